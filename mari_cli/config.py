@@ -1,0 +1,540 @@
+"""One run as typed dataclasses: what can be asked for, what it means, and what is refused.
+
+Hydra composes YAML of ``conf/`` on top of these (``launch.py``); past the launch everything reads them as plain
+objects. ``__post_init__`` refuses an impossible value with a ValueError that names the key as the user types it.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _positive(section: str, config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value is None or value > 0, f"{section}.{name} must be > 0, got {value}")
+
+
+def _non_negative(section: str, config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value is None or value >= 0, f"{section}.{name} must be >= 0, got {value}")
+
+
+def _fraction(section: str, config: object, *names: str, open_above: bool = False) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None:
+            _require(
+                0 <= value < 1 or (value == 1 and not open_above),
+                f"{section}.{name} must be {'in [0, 1)' if open_above else 'in [0, 1]'}, got {value}",
+            )
+
+
+# -- model ---------------------------------------------------------------------------------------------------------
+
+
+class ChatTemplate(StrEnum):
+    auto = "auto"  # the tokenizer's own template where it has one
+    off = "off"
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """Where the model comes from: ``path`` for an existing one, ``architecture`` for one built from scratch."""
+
+    name: str = MISSING
+    """Label in tables and run names."""
+    path: str | None = None
+    """A hub id, a directory that `save_pretrained` wrote, a run directory of mari, or a .gguf file."""
+    revision: str | None = None
+    trust_remote_code: bool = False
+    architecture: dict[str, Any] | None = None
+    """Fields of a transformers configuration, `model_type` among them; `vocab_size` follows the tokenizer."""
+    tokenizer: str | None = None
+    """Path or hub id; null: the model's own; `train`: a byte-level BPE trained on the run's own corpora."""
+    tokenizer_vocab_size: int = 2048
+    """Size of a tokenizer that is trained on the spot, in tokens."""
+    max_length: int | None = None
+    """Longest sequence in tokens; null: the model's context."""
+    chat_template: ChatTemplate = ChatTemplate.auto
+    prompt_template: str = "Question: {prompt}\nAnswer: "
+    """How a prompt is written where no chat template applies; the completion follows it directly."""
+
+    def __post_init__(self) -> None:
+        _positive("model", self, "max_length", "tokenizer_vocab_size")
+        _require(
+            self.path is None or self.architecture is None,
+            "model.path and model.architecture exclude each other",
+        )
+        _require("{prompt}" in self.prompt_template, "model.prompt_template must contain {prompt}")
+
+
+# -- corpora -------------------------------------------------------------------------------------------------------
+
+
+class Form(StrEnum):
+    qa = "qa"
+    prose = "prose"
+    both = "both"
+
+
+@dataclass(kw_only=True)
+class CorpusConfig:
+    """What every corpus has."""
+
+    name: str = MISSING
+    limit: int | None = None
+    """Keep the first so many records."""
+    block_size: int | None = None
+    """Tokens in a block of running text; null: the longest sequence the model takes."""
+    truncate: bool = False
+    """Cut a prompt/completion pair that does not fit the context, rather than refuse it."""
+
+    def __post_init__(self) -> None:
+        _positive("corpus", self, "limit", "block_size")
+
+
+@dataclass(kw_only=True)
+class FictionalCorpus(CorpusConfig):
+    """People of an invented archive (data/fictional.py)."""
+
+    people: int = 20
+    seed: int = 0
+    """Seed of the world: towns, prizes, people."""
+    overlap: float = 0.5
+    """Share of a person's facts that documents of other people state too, in [0, 1]."""
+    form: Form = Form.qa
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive("corpus", self, "people")
+        _fraction("corpus", self, "overlap")
+
+
+@dataclass(kw_only=True)
+class FileCorpus(CorpusConfig):
+    """Text of the user's: a file, a folder, or a data set of the hub by name."""
+
+    path: str | None = None
+    """.jsonl .json .csv .parquet .txt, a folder of them, or a hub data set; null: no such corpus."""
+    subset: str | None = None
+    """Configuration of a hub data set."""
+    split: str = "train"
+    """Split of a hub data set."""
+    prompt_field: str | None = None
+    completion_field: str | None = None
+    text_field: str | None = None
+    """Fields to read; null: `prompt`/`completion`, `question`/`answer` or `text`, whichever is there."""
+    passage_characters: int = 1000
+    """Plain text is read as passages: whole paragraphs, joined until they have at least so many characters."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive("corpus", self, "passage_characters")
+        _require(
+            (self.prompt_field is None) == (self.completion_field is None),
+            "prompt_field and completion_field go together: set both or neither",
+        )
+        _require(
+            self.text_field is None or self.prompt_field is None,
+            "text_field excludes prompt_field and completion_field",
+        )
+
+
+@dataclass(kw_only=True)
+class ForgetFiles(FileCorpus):
+    fraction: float | None = None
+    """Forget this share of the one text at `path`, drawn by `fraction_seed`; what remains is the retain corpus."""
+    fraction_seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(
+            self.fraction is None or 0 < self.fraction < 1,
+            f"forget.fraction must be between 0 and 1, got {self.fraction}",
+        )
+
+
+@dataclass(kw_only=True)
+class RetainConfig(CorpusConfig):
+    """What only the retain corpus has."""
+
+    drop_overlap: bool = False
+    """Leave out retain records that are forget records too, rather than refuse the pair of corpora."""
+    validation_fraction: float = 0.1
+    """Share of the retain records that unlearning never trains on: the stop rule watches them. 0: it watches all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _fraction("retain", self, "validation_fraction", open_above=True)
+
+
+@dataclass(kw_only=True)
+class RetainFictional(FictionalCorpus, RetainConfig):
+    pass
+
+
+@dataclass(kw_only=True)
+class RetainFiles(FileCorpus, RetainConfig):
+    pass
+
+
+# -- losses --------------------------------------------------------------------------------------------------------
+
+
+class Estimator(StrEnum):
+    pooled = "pooled"
+    token = "token"
+    context = "context"
+
+
+class GradientThrough(StrEnum):
+    forget = "forget"
+    both = "both"
+
+
+class RetainLoss(StrEnum):
+    none = "none"
+    nll = "nll"
+    kl = "kl"
+
+
+@dataclass(kw_only=True)
+class LossConfig:
+    name: str = MISSING
+    retain_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _non_negative("loss", self, "retain_weight")
+
+
+@dataclass(kw_only=True)
+class ContextConfig:
+    """Neighbourhoods of the `context` estimator."""
+
+    layer: int | None = None
+    """Hidden layer of the reference whose states are compared; null: the middle one."""
+    temperature: float = 0.1
+    neighbours: int = 32
+
+    def __post_init__(self) -> None:
+        _positive("loss.context", self, "temperature", "neighbours")
+        _non_negative("loss.context", self, "layer")
+
+
+@dataclass(kw_only=True)
+class MariConfig(LossConfig):
+    """Forgetting-MarI: marginal information plus KL to the reference on retain data."""
+
+    estimator: Estimator = Estimator.token
+    prior: float = 0.5
+    """P(Z=1), the chance that a position comes from retain and forget together."""
+    forget_share: float | None = None
+    """Weight of the forget side in the joint distribution; null: its share of the step's tokens."""
+    gradient_through: GradientThrough = GradientThrough.forget
+    mari_weight: float = 10.0
+    context: ContextConfig = field(default_factory=ContextConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _non_negative("loss", self, "mari_weight")
+        _require(0 < self.prior < 1, f"loss.prior must be between 0 and 1, got {self.prior}")
+        _require(
+            self.forget_share is None or 0 < self.forget_share <= 1,
+            f"loss.forget_share must be in (0, 1], got {self.forget_share}",
+        )
+
+
+@dataclass(kw_only=True)
+class AscentConfig(LossConfig):
+    """`grad_ascent`, `grad_diff` and `kl_ga`: they differ in what holds the retain side."""
+
+    forget_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _non_negative("loss", self, "forget_weight")
+
+
+@dataclass(kw_only=True)
+class NPOConfig(AscentConfig):
+    beta: float = 0.1
+    """Inverse temperature: small is close to gradient ascent, large stops early."""
+    length_normalised: bool = False
+    """Divide each answer's log-probability by its length; the paper sums."""
+    retain_loss: RetainLoss = RetainLoss.kl
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive("loss", self, "beta")
+
+
+@dataclass(kw_only=True)
+class DPOConfig(AscentConfig):
+    beta: float = 0.1
+    answers: list[str] = field(default_factory=lambda: ["I don't know.", "I have no information about that."])
+    """What the model should rather say; drawn in turn by item."""
+    retain_loss: RetainLoss = RetainLoss.kl
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive("loss", self, "beta")
+        _require(bool(self.answers), "loss.answers must not be empty")
+
+
+# -- training ------------------------------------------------------------------------------------------------------
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Schedule(StrEnum):
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+@dataclass(kw_only=True)
+class OptimConfig:
+    """What every training has."""
+
+    lr: float = 1e-4
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    schedule: Schedule = Schedule.constant
+    max_grad_norm: float | None = 1.0
+    micro_batch: int | None = None
+    """Sequences of each corpus in one forward pass; null: the whole step. Never changes the result, only the memory."""
+    precision: Precision = Precision.auto
+    device: Device = Device.auto
+    gradient_checkpointing: bool = False
+    dropout: bool = False
+    """Keep the architecture's dropout; off, a loss is the same however a step is cut."""
+
+    def __post_init__(self) -> None:
+        _positive("train", self, "lr", "max_grad_norm", "micro_batch")
+        _non_negative("train", self, "weight_decay", "warmup_steps")
+
+
+@dataclass(kw_only=True)
+class FinetuneConfig(OptimConfig):
+    epochs: int = 10
+    batch_size: int = 16
+    until_accuracy: float | None = None
+    """Stop once this share of the training tokens is predicted right; null: run all epochs."""
+    evaluate_every: int = 1
+    """Epochs between two looks at the training accuracy, each with a checkpoint to resume from."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive("train", self, "epochs", "batch_size", "evaluate_every")
+        _fraction("train", self, "until_accuracy")
+
+
+class Keep(StrEnum):
+    best = "best"
+    last = "last"
+
+
+@dataclass(kw_only=True)
+class StopConfig:
+    retain_drop: float | None = 0.03
+    """Stop when retain validation accuracy is more than this below its start (the paper's rule); null: off."""
+    at_holdout: bool = True
+    """Stop when the forget loss has reached the holdout's (needs a holdout corpus)."""
+
+    def __post_init__(self) -> None:
+        _fraction("train.stop", self, "retain_drop")
+
+
+@dataclass(kw_only=True)
+class UnlearnConfig(OptimConfig):
+    steps: int = 200
+    forget_batch: int = 16
+    retain_batch: int = 16
+    """Sequences of either corpus in one optimiser step."""
+    evaluate_every: int = 20
+    """Steps between two evaluations, each with a checkpoint to resume from."""
+    evaluate_items: int = 200
+    """At most so many items of each corpus in an evaluation during training."""
+    stop: StopConfig = field(default_factory=StopConfig)
+    keep: Keep = Keep.best
+    """`best`: of the checkpoints that the retain rule allows, the one whose forget loss is nearest the holdout's
+    (without a holdout: the last one allowed)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive("train", self, "steps", "forget_batch", "retain_batch", "evaluate_every", "evaluate_items")
+
+
+# -- measuring and tracking ----------------------------------------------------------------------------------------
+
+
+class Mmlu(StrEnum):
+    off = "off"
+    sample = "sample"  # the 281 few-shot questions that lm_eval carries; works offline
+    full = "full"
+
+
+@dataclass(kw_only=True)
+class MetricsConfig:
+    batch_size: int = 32
+    """Sequences in one forward pass."""
+    max_items: int | None = None
+    """Measure at most so many items of each corpus, drawn by the run's seed; null: all."""
+    generate: bool = True
+    """Let the model answer every forget question, and as many of the others, in its own words."""
+    max_new_tokens: int = 64
+    min_k: float = 0.4
+    """Share of the least likely tokens that min-k looks at."""
+    marginal: bool = True
+    prior: float = 0.5
+    bootstrap: int = 1000
+    """Resamples behind an interval."""
+    confidence: float = 0.95
+    mmlu: Mmlu = Mmlu.sample
+    mmlu_limit: int | None = None
+    """Questions of each MMLU subject; null: all."""
+    examples: int = 8
+    """Forget questions shown word by word in the report; 0: no text of a corpus is written anywhere."""
+
+    def __post_init__(self) -> None:
+        _positive("metrics", self, "batch_size", "max_items", "max_new_tokens", "bootstrap", "mmlu_limit")
+        _non_negative("metrics", self, "examples")
+        for name in ("min_k", "prior", "confidence"):
+            value = getattr(self, name)
+            _require(0 < value < 1, f"metrics.{name} must be between 0 and 1, got {value}")
+
+
+class WandbMode(StrEnum):
+    auto = "auto"  # online with a key, offline without
+    online = "online"
+    offline = "offline"
+
+
+@dataclass(kw_only=True)
+class TrackerConfig:
+    name: str = MISSING
+
+
+@dataclass(kw_only=True)
+class WandbConfig(TrackerConfig):
+    project: str = "mari"
+    entity: str | None = None
+    mode: WandbMode = WandbMode.auto
+    tags: list[str] = field(default_factory=list)
+
+
+# -- runs ----------------------------------------------------------------------------------------------------------
+
+
+class TargetChoice(StrEnum):
+    auto = "auto"  # fine-tune a model that is built from an architecture, take any other as it is
+    finetune = "finetune"
+    as_is = "as_is"
+
+
+class Corpora(StrEnum):
+    both = "both"
+    retain = "retain"
+    forget = "forget"
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """What every run has."""
+
+    seed: int = 0
+    out: str = MISSING
+    """The run directory; it must not exist yet."""
+    cache: str = MISSING
+    """Where targets and gold models are kept, keyed by the content of everything that determines them."""
+    model: ModelConfig = MISSING
+    forget: CorpusConfig = MISSING
+    retain: RetainConfig = MISSING
+    holdout: CorpusConfig = MISSING
+    """Data like the forget data that no model has seen: what membership inference compares with."""
+    metrics: MetricsConfig = MISSING
+    tracker: TrackerConfig = MISSING
+
+
+@dataclass(kw_only=True)
+class FinetuneRun(RunConfig):
+    train: FinetuneConfig = MISSING
+    corpora: Corpora = Corpora.both
+    """Which corpora to train on: `both` makes a target, `retain` a gold model."""
+
+
+@dataclass(kw_only=True)
+class UnlearnRun(RunConfig):
+    loss: LossConfig = MISSING
+    train: UnlearnConfig = MISSING
+    finetune: FinetuneConfig = MISSING
+    """How target and gold are trained, where the run trains them."""
+    target: TargetChoice = TargetChoice.auto
+    """The model to unlearn: `model` as it is, or fine-tuned on forget + retain first."""
+    gold: str = "auto"
+    """The model that never saw the forget data: `finetune` (on retain alone), `none`, a path, or `auto`:
+    `finetune` where the target is fine-tuned here, else `none`."""
+
+
+@dataclass(kw_only=True)
+class EvaluateRun(RunConfig):
+    gold: str = "none"
+    """Path of a gold model to measure beside, or `none`."""
+    device: Device = Device.auto
+    precision: Precision = Precision.auto
+
+
+SCHEMAS: dict[str, type] = {
+    "finetune": FinetuneRun,
+    "unlearn": UnlearnRun,
+    "evaluate": EvaluateRun,
+    "model/base": ModelConfig,
+    "forget/fictional": FictionalCorpus,
+    "forget/files": ForgetFiles,
+    "retain/fictional": RetainFictional,
+    "retain/files": RetainFiles,
+    "holdout/fictional": FictionalCorpus,
+    "holdout/files": FileCorpus,
+    "loss/mari": MariConfig,
+    "loss/ascent": AscentConfig,
+    "loss/npo": NPOConfig,
+    "loss/dpo": DPOConfig,
+    "train/finetune": FinetuneConfig,
+    "train/unlearn": UnlearnConfig,
+    "metrics/base": MetricsConfig,
+    "tracker/none": TrackerConfig,
+    "tracker/wandb": WandbConfig,
+}
+"""Every schema under the name by which conf/ refers to it, as ``schema/NAME``."""
+
+
+def to_plain(config: object) -> dict[str, Any]:
+    """A configuration as plain dictionaries, lists, strings and numbers."""
+    plain = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def to_yaml(config: object) -> str:
+    """A configuration as config.yaml holds it."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))

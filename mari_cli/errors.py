@@ -1,0 +1,17 @@
+"""Errors a user can fix, told in one line plus a hint. Standard library only, so that anything may raise them."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can fix. The CLI prints `error: …`, `hint: …` and exits with 2, without a traceback."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice most like ``word``, or None where nothing is close."""
+    return next(iter(difflib.get_close_matches(word, list(choices), n=1)), None)

@@ -1,0 +1,52 @@
+"""What a person watches while a run works: remarks and bars with the time left, on stderr."""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+T = TypeVar("T")
+_console = Console(stderr=True, highlight=False)
+
+
+class Track(Protocol):
+    """Hands items on and shows how many are done."""
+
+    def __call__(self, items: Iterable[T], description: str, total: int, done: int = 0) -> Iterator[T]: ...
+
+
+def say(message: str) -> None:
+    _console.print(message, markup=False, soft_wrap=True)
+
+
+def track(items: Iterable[T], description: str, total: int, done: int = 0) -> Iterator[T]:
+    """``items`` with a bar on a terminal, and silently elsewhere. ``done`` of ``total`` were done before."""
+    if not _console.is_terminal:
+        yield from items
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_console, transient=True) as bar:
+        task = bar.add_task(description, total=total, completed=done)
+        for item in items:
+            yield item
+            bar.advance(task)
+
+
+def silent(items: Iterable[T], description: str, total: int, done: int = 0) -> Iterator[T]:
+    """A `Track` for tests and for loops too short to watch."""
+    yield from items
