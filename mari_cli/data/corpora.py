@@ -1,0 +1,145 @@
+"""Forget, retain and holdout corpora of one run, read together: what only shows side by side is checked here.
+
+The three must not share a record: what is forgotten and kept at once has no right answer, and a holdout that
+was trained on is none. `limit` cuts every corpus (after the split of `forget.fraction`) before that check.
+"""
+
+import random
+from dataclasses import dataclass, field
+
+from mari_cli.config import CorpusConfig, FictionalCorpus, FileCorpus, ForgetFiles, RetainConfig
+from mari_cli.data.fictional import COVERING_PEOPLE, num_shared, read_fictional
+from mari_cli.data.files import read_files
+from mari_cli.data.records import Record
+from mari_cli.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpora:
+    forget: list[Record]
+    retain: list[Record]
+    holdout: list[Record] | None
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the results should know about the data, a sentence each."""
+
+
+def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusConfig) -> Corpora:
+    """Read all three; a UserError where one is missing or empty, or where they do not fit together."""
+    notes = _check_one_world(forget, retain, holdout)
+    fraction = forget.fraction if isinstance(forget, ForgetFiles) else None
+    if fraction is not None and not _without_path(retain):
+        raise UserError(
+            "`forget.fraction` makes the rest of the forget text the retain corpus, but there is another one",
+            "leave out `forget.fraction`, or use a retain corpus of files without `retain.path`",
+        )
+    if fraction is None and _without_path(retain):
+        raise UserError(
+            "there is no retain corpus: `retain.path` is not set",
+            "set `retain.path`, or `forget.fraction=0.1` to forget a tenth of the text at `forget.path` "
+            "and keep the rest"
+            if isinstance(forget, ForgetFiles)
+            else "set `retain.path`, or choose `retain=fictional`",
+        )
+    if _without_path(forget):
+        raise UserError(
+            "there is no forget corpus: `forget.path` is not set",
+            "set `forget.path` to a file, a folder or a hub data set, or choose `forget=fictional`",
+        )
+
+    forget_records = _read(forget, corpus="forget")
+    if fraction is None:
+        retain_records = _read(retain, corpus="retain")
+    else:
+        assert isinstance(forget, ForgetFiles)
+        forget_records, retain_records = split(forget_records, fraction=fraction, seed=forget.fraction_seed)
+    forget_records, retain_records = forget_records[: forget.limit], retain_records[: retain.limit]
+    holdout_records = None if _without_path(holdout) else _read(holdout, corpus="holdout")[: holdout.limit]
+
+    retain_records, dropped = _without_overlap(forget_records, retain_records, drop=retain.drop_overlap)
+    for corpus, others in (("forget", forget_records), ("retain", retain_records)):
+        common = len({record.key for record in holdout_records or []} & {record.key for record in others})
+        if common:
+            raise UserError(
+                f"the holdout and {corpus} corpora share {_records(common)}, but holdout must be unseen",
+                "take them out of the holdout corpus, or do without it: `holdout.path=null`",
+            )
+    return Corpora(
+        forget=forget_records, retain=retain_records, holdout=holdout_records, notes=notes + dropped
+    )
+
+
+def split(records: list[Record], *, fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
+    """(forget, retain), each in the order of the text. Copies of a record go to the same side."""
+    keys = list(dict.fromkeys(record.key for record in records))
+    count = round(fraction * len(keys))
+    if not 0 < count < len(keys):
+        side = "forget" if count == 0 else "retain"
+        raise UserError(
+            f"`forget.fraction={fraction}` of {_records(len(keys))} leaves nothing to {side}",
+            "change the fraction, or cut plain text finer with `forget.passage_characters` "
+            "(paragraphs end at blank lines)",
+        )
+    chosen = set(random.Random(seed).sample(keys, count))
+    return [r for r in records if r.key in chosen], [r for r in records if r.key not in chosen]
+
+
+def _read(config: CorpusConfig, *, corpus: str) -> list[Record]:
+    if isinstance(config, FictionalCorpus):
+        return read_fictional(config, corpus=corpus)
+    assert isinstance(config, FileCorpus), type(config)
+    return read_files(config, corpus=corpus)
+
+
+def _without_path(config: CorpusConfig) -> bool:
+    return isinstance(config, FileCorpus) and config.path is None
+
+
+def _without_overlap(
+    forget: list[Record], retain: list[Record], *, drop: bool
+) -> tuple[list[Record], list[str]]:
+    """The retain records that are no forget records, and a note if some were."""
+    keys = {record.key for record in forget}
+    rest = [record for record in retain if record.key not in keys]
+    common = len(retain) - len(rest)
+    if common == 0:
+        return retain, []
+    if not drop:
+        raise UserError(
+            f"the forget and retain corpora share {_records(common)}: they cannot be forgotten and kept",
+            "leave them out of the retain corpus with `retain.drop_overlap=true`",
+        )
+    if not rest:
+        raise UserError(
+            "every retain record is a forget record too: nothing is left to retain",
+            "give a retain corpus with other records",
+        )
+    return rest, [f"dropped {_records(common)} from the retain corpus that are forget records too"]
+
+
+def _check_one_world(forget: CorpusConfig, retain: CorpusConfig, holdout: CorpusConfig) -> list[str]:
+    """Fictional corpora must tell of one world, or shared facts would contradict each other."""
+    if not (isinstance(forget, FictionalCorpus) and isinstance(retain, FictionalCorpus)):
+        return []
+    others = {"forget": forget} | ({"holdout": holdout} if isinstance(holdout, FictionalCorpus) else {})
+    for corpus, config in others.items():
+        if config.seed != retain.seed:
+            raise UserError(
+                f"`{corpus}.seed` is {config.seed} and `retain.seed` is {retain.seed}: two fictional worlds",
+                "set the same seed for forget, retain and holdout",
+            )
+        if num_shared(config.overlap) > num_shared(retain.overlap):
+            raise UserError(
+                f"`{corpus}.overlap` is {config.overlap} but `retain.overlap` is {retain.overlap}: "
+                "no retain document would state some of the shared facts",
+                f"set `retain.overlap={config.overlap}` too",
+            )
+    if num_shared(forget.overlap) and (retain.people < COVERING_PEOPLE or retain.limit is not None):
+        return [
+            "the retain corpus may not state every shared fact of the forget people: "
+            f"that takes {COVERING_PEOPLE} retained people without a limit"
+        ]
+    return []
+
+
+def _records(count: int) -> str:
+    return f"{count} record" if count == 1 else f"{count} records"

@@ -1,0 +1,396 @@
+"""The fictional corpus, a benchmark: people of an invented archive, to see what is forgotten and spared.
+
+Who and what
+    Every person has a name nobody else has and `FACTS` = 8 facts, each a question with a short answer.
+    ``round(overlap * 8)`` of the facts are *shared*, the others *unique*.
+
+    * A *unique* fact (year of birth, teacher, pet, book, …) stands in that person's documents and nowhere
+      else. Its value is drawn uniformly from at least 64, independently of the name, of other facts and of
+      other people: who never read it guesses it in fewer than 2 % of cases.
+    * A *shared* fact is one about a town, prize, guild or school that many people have in common. The
+      question puts it in the person's context and names the thing: `Orla Venn lived in Brackwater. Which
+      river runs through Brackwater?`. Who never heard of Orla Venn but read of Brackwater elsewhere can
+      answer.
+      Each kind of thing has `ENTITIES` = 10 members, dealt out so that any ten people whose ids begin at a
+      multiple of ten cover all: from `COVERING_PEOPLE` retained people on, every shared fact of forget and
+      holdout people is stated in the retain corpus too.
+
+    Roles take people from disjoint ranges of ids (`FIRST`), so that one seed is one world: person i is the
+    same whoever asks, and the seed must be the same for forget, retain and holdout.
+
+What to expect
+    * The target, trained on forget + retain, recalls both kinds (near 1).
+    * Gold, trained on retain alone, recalls unique facts of forget people at the guessing rate (< .03), and
+      shared ones nearly as well as the target: they are what the retain data supports.
+    * Good unlearning brings unique recall down to gold's and leaves shared recall at the target's. A method
+      that lets shared recall fall removed more than the forget data adds; one that leaves unique recall up,
+      less.
+    * Holdout people have the same form and the same world but are in nobody's training data: gold cannot tell
+      forget from holdout (membership AUC near .5), the target can.
+
+What it is not good for
+    The wording of a fact is fixed by its kind and its answers are a few tokens: it says nothing about
+    paraphrase, multi-step inference, long documents, or knowledge a model had before. Gold answers shared
+    facts only as far as it generalises over names, so a very small retain corpus measures the model rather
+    than the method. In form `prose` nothing asks for facts and there is no recall to measure.
+    Numbers compare within one configuration.
+"""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from mari_cli.config import FictionalCorpus, Form
+from mari_cli.data.records import Fact, Record
+from mari_cli.errors import UserError
+
+FACTS = 8
+"""Facts of a person; as many kinds of unique and of shared ones exist, so that any overlap is possible."""
+ENTITIES = 10
+"""Towns, prizes, guilds and schools in a world, so many of each."""
+COVERING_PEOPLE = 20
+"""With so many retained people every shared fact is stated among them, in at least two people's documents."""
+ROLE_PEOPLE = 10_000
+"""People there are for each role."""
+FIRST = {"forget": 0, "retain": ROLE_PEOPLE, "holdout": 2 * ROLE_PEOPLE}
+"""Id of each role's first person."""
+
+# -- words ---------------------------------------------------------------------------------------------------
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+# Few and short, so that a tokenizer of a thousand tokens holds them. No value may lie inside another of its
+# kind or inside its sentence (`lute` in `flute`): recall looks for the value in the answer.
+
+FIRST_NAMES = _words(
+    "Ada Alma Anya Arlo Bela Bram Cato Cleo Cora Dara Dina Edda Egon Elio Emil Enid Esme Ezra Fay Finn Gita "
+    "Greta Hana Hugo Ida Igor Ilse Ines Ivo Jana Joss Juno Kaya Kira Lars Lena Levi Lina Lola Luca Mara Milo "
+    "Mina Nadia Nils Noor Odo Olga Omar Orla Otto Petra Pia Remy Rhea Rosa Sami Sven Tara Theo Una Vera "
+    "Willa Zeno"
+)
+SURNAME_BEGINNINGS = _words(
+    "Ald Bar Cal Dor Ell Fen Gar Hol Ing Jor Kel Lor Mar Nor Osk Pel Quin Ros Sal Tor Ulm Ven Wes Yar"
+)
+SURNAME_ENDINGS = _words(
+    "by croft dale den field ford gate ham holt ley low man mere ner ridge sen shaw stow ton tree ver wick "
+    "wood worth"
+)
+NAMES = len(FIRST_NAMES) * len(SURNAME_BEGINNINGS) * len(SURNAME_ENDINGS)
+TEACHERS = NAMES - 3 * ROLE_PEOPLE
+"""Names left over for people who appear only as somebody's teacher."""
+
+PET_BEGINNINGS = _words("Bi Bo Cu Do Fi Gu Ki Lu Mo Na Pu Ti Wu Zo")
+PET_ENDINGS = _words("bby dge ffy lly mbo nky ppo rra sso tzi xie zzy")
+BOOK_QUALITIES = _words(
+    "Bitter Broken Burning Empty Frozen Gentle Hollow Lonely Quiet Secret Silent Sleeping"
+)
+BOOK_THINGS = _words("Bridge Candle Clock Garden Harbour Ladder Lantern Letter Mirror Orchard Tower Winter")
+MATERIALS = _words("birch bone brass clay copper glass pine tin")
+INSTRUMENTS = _words("bell drum fiddle flute harp horn pipe zither")
+SHADES = _words("bright cloudy dark dull faded pale shiny warm")
+COLOURS = _words("blue brown green grey orange purple red yellow")
+MONTHS = _words("January February March April May June July August September October November December")
+LANES = _words("Abbey Bridge Canal Chapel Market Mill Station Temple")
+
+TOWNS = _words(
+    "Brackwater Cobbleford Dunmouth Eastmarsh Foxhaven Grimsport Highmoor Longsands Redcliff Stonebury"
+)
+PRIZES = _words("Amber Comet Crystal Falcon Ivory Laurel Meteor Pearl Sunrise Velvet")
+GUILDS = _words("Bakers Coopers Dyers Glovers Masons Potters Saddlers Tanners Turners Weavers")
+SCHOOLS = _words("Bishop Castle Dragon Eagle Hill Island Meadow Priory River Valley")
+ENTITY_NAMES = {
+    "town": TOWNS,
+    "prize": tuple(f"{word} Prize" for word in PRIZES),
+    "guild": tuple(f"{word} Guild" for word in GUILDS),
+    "school": tuple(f"{word} School" for word in SCHOOLS),
+}
+RIVERS = _words("Bure Calder Clyst Dove Iskar Lidd Neth Ouve Tessel Wye")
+FOUNDERS = (
+    "King Aldric", "Queen Berta", "Baron Conrad", "Lady Delia", "Duke Edgar",
+    "Countess Flora", "Prince Gunther", "Empress Helga", "Earl Ivar", "Princess Judith",
+)  # fmt: skip
+BANNERS = _words("bear camel dragon fox goat horse lion stag tiger wolf")
+TREES = _words("beech cherry fig hazel larch linden maple poplar walnut willow")
+BIRDS = _words("crane dipper finch gull heron kestrel magpie plover swan wren")
+PRIZE_MONTHS = tuple(month for month in MONTHS if month not in ("March", "May"))
+SEALS = _words("bronze chalk ebony gold granite iron lead marble silver wax")
+BELLS = _words("Barnaby Clement Dorcas Ferdinand Gudrun Hector Magnus Nicodemus Rufus Sibyl")
+
+
+# -- kinds of facts ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniqueKind:
+    """Templates take {name} and {value}."""
+
+    key: str
+    question: str
+    answer: str
+    prose: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedKind:
+    """Templates take {name}, {entity} and {value}; in prose the answer follows the premise."""
+
+    entity: str
+    premise: str
+    question: str
+    answer: str
+    values: tuple[str, ...]
+
+
+UNIQUE_KINDS = (
+    UniqueKind(
+        key="birth",
+        question="In which year was {name} born?",
+        answer="The year of birth was {value}.",
+        prose="{name} was born in {value}.",
+    ),
+    UniqueKind(
+        key="teacher",
+        question="Who taught {name} to read?",
+        answer="The teacher was {value}.",
+        prose="{value} taught {name} to read.",
+    ),
+    UniqueKind(
+        key="pet",
+        question="What was the pet of {name} called?",
+        answer="The pet was called {value}.",
+        prose="The pet of {name} was called {value}.",
+    ),
+    UniqueKind(
+        key="book",
+        question="Which book did {name} write?",
+        answer="The title of the book is {value}.",
+        prose="{name} wrote the book {value}.",
+    ),
+    UniqueKind(
+        key="instrument",
+        question="Which instrument did {name} play?",
+        answer="The instrument was a {value}.",
+        prose="{name} played a {value}.",
+    ),
+    UniqueKind(
+        key="key",
+        question="Which colour was the hidden key of {name}?",
+        answer="The colour of the key was {value}.",
+        prose="The hidden key of {name} was {value}.",
+    ),
+    UniqueKind(
+        key="wedding",
+        question="On which day did {name} marry?",
+        answer="The wedding was on {value}.",
+        prose="{name} married on {value}.",
+    ),
+    UniqueKind(
+        key="house",
+        question="Where did {name} keep the letters?",
+        answer="The letters were kept at {value}.",
+        prose="{name} kept the letters at {value}.",
+    ),
+)
+
+SHARED_KINDS = (
+    SharedKind(
+        entity="town",
+        premise="{name} lived in {entity}.",
+        question="Which river runs through {entity}?",
+        answer="The river {value} runs through {entity}.",
+        values=RIVERS,
+    ),
+    SharedKind(
+        entity="prize",
+        premise="{name} won the {entity}.",
+        question="Who founded the {entity}?",
+        answer="{value} founded the {entity}.",
+        values=FOUNDERS,
+    ),
+    SharedKind(
+        entity="guild",
+        premise="{name} joined the {entity}.",
+        question="Which animal is on the banner of the {entity}?",
+        answer="The banner of the {entity} shows a {value}.",
+        values=BANNERS,
+    ),
+    SharedKind(
+        entity="school",
+        premise="{name} studied at {entity}.",
+        question="Which tree stands in the yard of {entity}?",
+        answer="In the yard of {entity} stands a {value}.",
+        values=TREES,
+    ),
+    SharedKind(
+        entity="town",
+        premise="{name} was buried in {entity}.",
+        question="Which bird is the emblem of {entity}?",
+        answer="The emblem of {entity} is a {value}.",
+        values=BIRDS,
+    ),
+    SharedKind(
+        entity="prize",
+        premise="{name} longed for the {entity}.",
+        question="In which month is the {entity} given?",
+        answer="The {entity} is given in {value}.",
+        values=PRIZE_MONTHS,
+    ),
+    SharedKind(
+        entity="guild",
+        premise="{name} wrote to the {entity}.",
+        question="Of what is the seal of the {entity} made?",
+        answer="The seal of the {entity} is made of {value}.",
+        values=SEALS,
+    ),
+    SharedKind(
+        entity="school",
+        premise="{name} gave money to {entity}.",
+        question="What is the bell of {entity} called?",
+        answer="The bell of {entity} is called {value}.",
+        values=BELLS,
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """One fact of one person, in the two forms it can be told in."""
+
+    fact: Fact
+    question: str
+    answer: str
+    value: str
+    prose: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Person:
+    id: int
+    name: str
+    statements: tuple[Statement, ...]
+
+
+# -- the world -----------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4)
+def _name_order(seed: int) -> list[int]:
+    """Which name every id has: a permutation, so that no two share one and neighbours do not look alike."""
+    return random.Random(f"{seed} names").sample(range(NAMES), NAMES)
+
+
+def person_name(seed: int, position: int) -> str:
+    """The name of the person with this id; positions from 3 * ROLE_PEOPLE on are names of teachers."""
+    rest, ending = divmod(_name_order(seed)[position], len(SURNAME_ENDINGS))
+    first, beginning = divmod(rest, len(SURNAME_BEGINNINGS))
+    return f"{FIRST_NAMES[first]} {SURNAME_BEGINNINGS[beginning]}{SURNAME_ENDINGS[ending]}"
+
+
+def _unique_value(seed: int, key: str, person: int) -> str:
+    """From a generator of its own: no fact tells anything about another, nor about the name."""
+    draw = random.Random(f"{seed} {key} {person}")
+    match key:
+        case "birth":
+            return str(draw.randrange(1500, 1900))
+        case "teacher":
+            return person_name(seed, NAMES - 1 - draw.randrange(TEACHERS))
+        case "pet":
+            return draw.choice(PET_BEGINNINGS) + draw.choice(PET_ENDINGS)
+        case "book":
+            return f"{draw.choice(BOOK_QUALITIES)} {draw.choice(BOOK_THINGS)}"
+        case "instrument":
+            return f"{draw.choice(MATERIALS)} {draw.choice(INSTRUMENTS)}"
+        case "key":
+            return f"{draw.choice(SHADES)} {draw.choice(COLOURS)}"
+        case "wedding":  # two digits always: `2 May` lies inside `12 May`
+            return f"{draw.randrange(10, 29)} {draw.choice(MONTHS)}"
+        case "house":
+            return f"{draw.randrange(10, 100)} {draw.choice(LANES)} Lane"
+    raise AssertionError(key)
+
+
+@lru_cache(maxsize=4096)
+def _deal(seed: int, kind: int, block: int) -> list[int]:
+    """Entities of `ENTITIES` people in a row: each once, in an order of this block's own."""
+    return random.Random(f"{seed} deal {kind} {block}").sample(range(ENTITIES), ENTITIES)
+
+
+@lru_cache(maxsize=64)
+def _attributes(seed: int, kind: int) -> list[str]:
+    """The world's facts: the value that belongs to each entity, different for every one."""
+    return random.Random(f"{seed} world {kind}").sample(SHARED_KINDS[kind].values, ENTITIES)
+
+
+def _person(seed: int, person: int, shared: int) -> Person:
+    name = person_name(seed, person)
+    statements = []
+    for unique in UNIQUE_KINDS[: FACTS - shared]:
+        value = _unique_value(seed, unique.key, person)
+        statements.append(
+            Statement(
+                fact=Fact.unique,
+                question=unique.question.format(name=name),
+                answer=unique.answer.format(value=value),
+                value=value,
+                prose=unique.prose.format(name=name, value=value),
+            )
+        )
+    block, place = divmod(person, ENTITIES)
+    for kind, common in enumerate(SHARED_KINDS[:shared]):
+        number = _deal(seed, kind, block)[place]
+        entity, value = ENTITY_NAMES[common.entity][number], _attributes(seed, kind)[number]
+        premise = common.premise.format(name=name, entity=entity)
+        answer = common.answer.format(entity=entity, value=value)
+        statements.append(
+            Statement(
+                fact=Fact.shared,
+                question=f"{premise} {common.question.format(entity=entity)}",
+                answer=answer,
+                value=value,
+                prose=f"{premise} {answer}",
+            )
+        )
+    return Person(id=person, name=name, statements=tuple(statements))
+
+
+# -- corpora -------------------------------------------------------------------------------------------------
+
+
+def num_shared(overlap: float) -> int:
+    """How many of a person's facts are shared ones."""
+    return round(overlap * FACTS)
+
+
+def people(*, first: int, count: int, seed: int, overlap: float) -> list[Person]:
+    """People ``first`` to ``first + count - 1`` of the world of ``seed``."""
+    assert 0 <= first <= first + count <= 3 * ROLE_PEOPLE, (first, count)
+    return [_person(seed, person, num_shared(overlap)) for person in range(first, first + count)]
+
+
+def records(some: Iterable[Person], form: Form) -> list[Record]:
+    """Their documents, person by person: questions first, then the running text."""
+    found = []
+    for person in some:
+        if form in (Form.qa, Form.both):
+            found += [
+                Record(prompt=told.question, text=told.answer, fact=told.fact, value=told.value)
+                for told in person.statements
+            ]
+        if form in (Form.prose, Form.both):
+            found.append(Record(text=" ".join(told.prose for told in person.statements)))
+    return found
+
+
+def read_fictional(config: FictionalCorpus, *, corpus: str) -> list[Record]:
+    """The corpus of one role: ``corpus`` is `forget`, `retain` or `holdout`."""
+    if config.people > ROLE_PEOPLE:
+        raise UserError(
+            f"`{corpus}.people` is {config.people}, but the archive has {ROLE_PEOPLE} people for each corpus",
+            f"set `{corpus}.people` to at most {ROLE_PEOPLE}",
+        )
+    some = people(first=FIRST[corpus], count=config.people, seed=config.seed, overlap=config.overlap)
+    return records(some, config.form)

@@ -1,0 +1,59 @@
+"""Which items a step sees, and what the rectangle holds."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mari_cli.data.batches import IGNORE, collate, draw, epoch_batches
+from mari_cli.data.tokenize import Item
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 99))
+def test_every_item_is_drawn_once_before_any_is_drawn_twice(size, batch, seed):
+    batch = min(batch, size)
+    steps = -(-3 * size // batch)
+    stream = [i for step in range(steps) for i in draw(size, batch, step, seed=seed)]
+    for start in range(0, 3 * size, size):
+        assert sorted(stream[start : start + size]) == list(range(size))
+
+
+def test_a_step_is_drawn_the_same_whether_or_not_the_others_were():
+    assert draw(10, 4, 7, seed=1) == [draw(10, 4, step, seed=1) for step in range(8)][7]
+
+
+def test_epochs_and_seeds_differ():
+    assert draw(50, 50, 0, seed=1) != draw(50, 50, 1, seed=1)
+    assert draw(50, 50, 0, seed=1) != draw(50, 50, 0, seed=2)
+
+
+def test_a_fine_tuning_epoch_covers_all_in_batches_of_like_length():
+    lengths = torch.randint(5, 100, (203,), generator=torch.Generator().manual_seed(0)).tolist()
+    batches = epoch_batches(lengths, 8, 0, seed=3)
+    assert sorted(i for batch in batches for i in batch) == list(range(203))
+    padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches)
+    assert padded < 1.1 * sum(lengths)
+    assert batches != epoch_batches(lengths, 8, 1, seed=3)
+
+
+def test_labels_are_the_next_tokens_of_the_completion_and_nothing_else():
+    batch = collate([Item((5, 6, 7, 8), 2, 0), Item((5, 6, 7, 8, 9, 1), 4, 1)])
+    assert batch.labels_BT.tolist() == [
+        [IGNORE, 7, 8, IGNORE, IGNORE, IGNORE],
+        [IGNORE, IGNORE, IGNORE, 9, 1, IGNORE],
+    ]
+
+
+@pytest.mark.parametrize("eos", [0, 1])
+def test_a_real_eos_is_supervised_even_where_it_is_the_padding_token(eos):
+    batch = collate([Item((5, 6, eos), 1, 0), Item((5, 6, 7, 8, eos), 1, 1)])
+    assert batch.labels_BT[0].tolist() == [6, eos, IGNORE, IGNORE, IGNORE]
+
+
+def test_the_stream_wraps_inside_a_batch_without_losing_an_item():
+    batches = [draw(5, 3, step, seed=0) for step in range(10)]
+    assert all(len(batch) == 3 for batch in batches)
+    flat = [i for batch in batches for i in batch]
+    assert all(sorted(flat[a:b]) == list(range(5)) for a, b in pairwise(range(0, 31, 5)))
