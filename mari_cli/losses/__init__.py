@@ -1,0 +1,1 @@
+"""What unlearning minimises: functions of tensors."""

@@ -1,0 +1,106 @@
+"""Marginal information: what the forget data adds to what the retain data supports.
+
+S. Xu, Y. Ni, S. Broecker, T. Strohmer, "Forgetting-MarI: LLM Unlearning via Marginal Information Regularization",
+2025, https://arxiv.org/abs/2511.11914. Z is a coin: 0 "this position comes from retain data alone", 1 "from retain and
+forget data together", P(Z=1) = ``prior``; X is a token the model draws at such a position. The term to minimise is the
+mutual information I(X;Z), a generalised Jensen-Shannon divergence in nats, 0 <= I <= H(Z) <= log 2.
+
+The paper names the *pooled* and the *token-wise* estimator; how it weights positions is not public, so the weights here
+are ours (`token_information` says which). `context_information` is ours altogether.
+
+These are the full-logits formulas, the oracle for every faster way to compute them.
+Shapes: N, M = supervised positions of retain and forget data in one optimiser step, V = vocabulary, C = positions in a
+completion, D = hidden size of the reference.
+"""
+
+import torch
+from torch import Tensor
+
+
+def generalised_jsd(p_r: Tensor, p_ru: Tensor, prior: Tensor | float) -> Tensor:
+    """I(X;Z) of ``p_r`` [..., V] (Z=0) and ``p_ru`` [..., V] (Z=1), in nats, over the last dimension.
+
+    Near I = 0 the textbook form subtracts almost equal logarithms; log1p of the difference does not cancel.
+    The logarithms carry no gradient because their part of it vanishes identically:
+    (1-π) p_r d log(p_r/m) + π p_ru d log(p_ru/m) = (1-π) dp_r + π dp_ru - dm = 0.
+    """
+    prior = torch.as_tensor(prior, dtype=p_r.dtype, device=p_r.device)
+    if prior.dim():
+        prior = prior.unsqueeze(-1)
+    with torch.no_grad():
+        tiny = torch.finfo(p_r.dtype).tiny
+        difference = p_ru - p_r
+        log_r = -torch.log1p(prior * difference / p_r.clamp_min(tiny))
+        log_ru = -torch.log1p(-(1 - prior) * difference / p_ru.clamp_min(tiny))
+        log_r = torch.where(p_r > 0, log_r, 0.0)
+        log_ru = torch.where(p_ru > 0, log_ru, 0.0)
+    return ((1 - prior) * p_r * log_r + prior * p_ru * log_ru).sum(-1)
+
+
+def pooled_information(p_r_NV: Tensor, p_u_MV: Tensor, *, prior: float, forget_share: float | None) -> Tensor:
+    """I(X;Z) of two vocabulary vectors: the mean prediction over retain, and over retain and forget together."""
+    share = forget_share if forget_share is not None else len(p_u_MV) / (len(p_r_NV) + len(p_u_MV))
+    p_r_V, p_u_V = p_r_NV.mean(0), p_u_MV.mean(0)
+    return generalised_jsd(p_r_V, (1 - share) * p_r_V + share * p_u_V, prior)
+
+
+def token_information(
+    p_r_NV: Tensor,
+    p_u_MV: Tensor,
+    index_r_N: Tensor,
+    index_u_M: Tensor,
+    *,
+    prior: float,
+    forget_share: float | None,
+) -> Tensor:
+    """I(X;Z|C), C the index of a token in its completion (or block): one pair of vectors per index.
+
+    With a_c and u_c the shares of retain and forget tokens at index c, the joint distribution fixes everything else:
+    b_c = (1-ρ) a_c + ρ u_c, P(c) = (1-π) a_c + π b_c, P(Z=1|c) = π b_c / P(c), forget share at c = ρ u_c / b_c. An
+    index that only one corpus reaches adds nothing: there C tells Z, and X cannot add to it. Where all completions
+    are of one length this is the plain mean over indices.
+    """
+    share = forget_share if forget_share is not None else len(p_u_MV) / (len(p_r_NV) + len(p_u_MV))
+    length = int(torch.cat([index_r_N, index_u_M]).max()) + 1
+    count_r_C = torch.bincount(index_r_N, minlength=length).to(p_r_NV.dtype)
+    count_u_C = torch.bincount(index_u_M, minlength=length).to(p_u_MV.dtype)
+    both_C = ((count_r_C > 0) & (count_u_C > 0)).nonzero().squeeze(-1)
+    p_r_CV = p_r_NV.new_zeros(length, p_r_NV.shape[-1]).index_add(0, index_r_N, p_r_NV)[both_C]
+    p_u_CV = p_u_MV.new_zeros(length, p_u_MV.shape[-1]).index_add(0, index_u_M, p_u_MV)[both_C]
+    a_C, u_C = count_r_C[both_C] / len(p_r_NV), count_u_C[both_C] / len(p_u_MV)
+    b_C = (1 - share) * a_C + share * u_C
+    p_C = (1 - prior) * a_C + prior * b_C
+    p_r_CV = p_r_CV / count_r_C[both_C].unsqueeze(-1)
+    p_u_CV = p_u_CV / count_u_C[both_C].unsqueeze(-1)
+    share_C1 = (share * u_C / b_C).unsqueeze(-1)
+    information_C = generalised_jsd(p_r_CV, (1 - share_C1) * p_r_CV + share_C1 * p_u_CV, prior * b_C / p_C)
+    return (p_C * information_C).sum()
+
+
+def neighbour_weights(
+    states_r_ND: Tensor, states_u_MD: Tensor, *, temperature: float, neighbours: int
+) -> Tensor:
+    """[M, N]: how much each retain position speaks for the context of each forget position; rows sum to 1.
+
+    ``states`` are the reference's hidden states, centred here by the retain mean and normalised; the weights are a
+    softmax of cosine similarity / ``temperature`` over the ``neighbours`` nearest.
+    """
+    centre_D = states_r_ND.mean(0)
+    r_ND = torch.nn.functional.normalize(states_r_ND - centre_D, dim=-1)
+    u_MD = torch.nn.functional.normalize(states_u_MD - centre_D, dim=-1)
+    similarity_MN = u_MD @ r_ND.T / temperature
+    nearest = similarity_MN.topk(min(neighbours, len(r_ND)), dim=-1)
+    weights_MN = torch.zeros_like(similarity_MN)
+    return weights_MN.scatter(-1, nearest.indices, nearest.values.softmax(-1))
+
+
+def context_information(
+    p_r_NV: Tensor, p_u_MV: Tensor, weights_MN: Tensor, *, prior: float, forget_share: float | None
+) -> Tensor:
+    """Mean over forget positions of I(X;Z), each against what the retain data says in similar contexts.
+
+    ``weights_MN`` are `neighbour_weights`. ``forget_share`` as above: null is the forget share of the step's tokens.
+    """
+    share = forget_share if forget_share is not None else len(p_u_MV) / (len(p_r_NV) + len(p_u_MV))
+    supported_MV = weights_MN.to(p_r_NV.dtype) @ p_r_NV
+    return generalised_jsd(supported_MV, (1 - share) * supported_MV + share * p_u_MV, prior).mean()
