@@ -1,0 +1,1 @@
+"""Models and tokenizers, from a hub, a directory, a GGUF file or a configuration."""

@@ -1,0 +1,56 @@
+"""Where a model runs, and in which numbers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from mari_cli.config import Device, Precision
+from mari_cli.errors import UserError
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Weights are always held in float32 (updates at small learning rates must not vanish); ``dtype`` is that of the
+    trunk's matrix products."""
+
+    device: torch.device
+    dtype: torch.dtype
+    reason: str
+    """Why this precision, for the log."""
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            yield
+
+    @property
+    def needs_loss_scaling(self) -> bool:
+        return self.dtype == torch.float16
+
+    @property
+    def precision(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+
+def choose_compute(device: Device, precision: Precision) -> Compute:
+    """Settle ``auto``, and refuse what this machine cannot do."""
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise UserError("no CUDA device here", "use `train.device=auto` or `train.device=cpu`")
+    cuda = torch.cuda.is_available() and device is not Device.cpu
+    if not cuda:
+        if precision is Precision.float16:
+            raise UserError("float16 needs a CUDA device", "use `train.precision=bfloat16` or `float32`")
+        if precision is Precision.auto:
+            return Compute(torch.device("cpu"), torch.float32, "auto: CPU")
+        return Compute(torch.device("cpu"), getattr(torch, precision), "asked for")
+    name = torch.cuda.get_device_name()
+    major, minor = torch.cuda.get_device_capability()
+    has_bfloat16 = major >= 8  # earlier cards only emulate it
+    if precision is Precision.bfloat16 and not has_bfloat16:
+        raise UserError(f"{name} has no bfloat16 arithmetic", "use `train.precision=float16` or `float32`")
+    if precision is Precision.auto:
+        dtype = torch.bfloat16 if has_bfloat16 else torch.float16
+        return Compute(torch.device("cuda"), dtype, f"auto: {name}, SM {major}{minor}")
+    return Compute(torch.device("cuda"), getattr(torch, precision), "asked for")

@@ -1,0 +1,1 @@
+"""The training loop, and the precision, optimiser and checkpoints it needs."""

@@ -1,0 +1,177 @@
+"""The training loop of fine-tuning and of unlearning, read from top to bottom."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mari_cli.config import OptimConfig, Schedule
+from mari_cli.errors import UserError
+from mari_cli.losses.objective import Terms
+from mari_cli.models.head import States
+from mari_cli.models.load import LanguageModel
+from mari_cli.progress import Track
+from mari_cli.train import state
+from mari_cli.train.step import Group, NonFiniteLoss, backward
+from mari_cli.train.stop import Verdict
+
+Log = Callable[[dict[str, Any]], None]
+"""Takes one record of metrics.jsonl: `step`, `kind` and numbers."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the loop is given. Steps are optimiser steps, counted from 0."""
+
+    steps: int
+    items_at: Callable[[int], Group]
+    """The step's items by role; a function of the step alone, so that a resumed run sees the same."""
+    objective: Callable[[int, Mapping[str, States]], Terms]
+    evaluate: Callable[[int], dict[str, float]]
+    """Measure the model as it is after so many steps."""
+    judge: Callable[[list[dict[str, Any]]], Verdict]
+    """Read the evaluations so far; the first is of step 0."""
+    evaluate_every: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    steps: int
+    kept_step: int
+    stopped_by: str | None
+    tokens: int
+
+
+def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
+    """Linear warm-up to ``config.lr``, then constant, or down to 0 at ``steps`` linearly or along a half cosine."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    match config.schedule:
+        case Schedule.constant:
+            return config.lr
+        case Schedule.linear:
+            return config.lr * (1 - done)
+        case Schedule.cosine:
+            return config.lr * (1 + math.cos(math.pi * done)) / 2
+
+
+def adamw(model: torch.nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices only, not on biases, norms and their like."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, fused=next(model.parameters()).is_cuda)
+
+
+def fit(
+    lm: LanguageModel,
+    job: Job,
+    config: OptimConfig,
+    *,
+    state_dir: Path,
+    log: Log,
+    track: Track,
+    description: str,
+) -> Outcome:
+    """Train ``lm`` in place and leave in it the weights of the kept step.
+
+    A state is written to ``state_dir`` at every evaluation; where one is there already the loop goes on from it, on a
+    CPU to the same bits as if it had never stopped. Raises UserError at a loss that is not finite, before the update.
+    """
+    model, compute = lm.model, lm.compute
+    training_mode = config.dropout or config.gradient_checkpointing
+    optimizer = adamw(model, config)
+    scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.needs_loss_scaling)
+
+    progress = state.Progress()
+    resumed = state.latest(state_dir)
+    if resumed:
+        progress = state.load_progress(resumed)
+        state.load_weights(resumed, model)
+        state.load_optimizer(resumed, model, optimizer)
+        if progress.loss_scale is not None:
+            scaler.load_state_dict({**scaler.state_dict(), "scale": progress.loss_scale})
+    else:
+        _evaluate(job, progress, log)
+        state.save(state_dir, model, optimizer, progress)
+
+    first = progress.step
+    for step in track(range(first, job.steps), description, job.steps, first):
+        if progress.stopped_by:
+            break
+        started = time.perf_counter()
+        items = job.items_at(step)
+        lr = learning_rate(config, step, job.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+
+        model.train(training_mode)
+        try:
+            terms = backward(
+                lm,
+                items,
+                partial(job.objective, step),
+                micro_batch=config.micro_batch,
+                scale=scaler.scale,
+            )
+            scaler.unscale_(optimizer)
+            norm = _clip(model, config.max_grad_norm)
+            if (
+                not math.isfinite(norm) and not compute.needs_loss_scaling
+            ):  # a GradScaler skips the step and halves
+                raise NonFiniteLoss("gradient not finite")
+        except NonFiniteLoss as error:
+            raise UserError(
+                f"step {step + 1}: {error}; the update was not made",
+                f"lower `train.lr` (now {config.lr:g}); what was reached is in {state_dir}",
+            ) from error
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+        progress.step = step + 1
+        tokens = sum(len(item.input_ids) for role in items.values() for item in role)
+        progress.tokens += tokens
+        progress.loss_scale = scaler.get_scale() if scaler.is_enabled() else None
+        seconds = time.perf_counter() - started
+        log(
+            {
+                "step": step + 1,
+                "kind": "train",
+                **terms,
+                "lr": lr,
+                "grad_norm": norm,
+                "tokens": tokens,
+                "seconds": seconds,
+            }
+        )
+
+        if (step + 1) % job.evaluate_every == 0 or step + 1 == job.steps:
+            _evaluate(job, progress, log)
+            state.save(state_dir, model, optimizer, progress)
+
+    model.eval()
+    if progress.kept_step != progress.step:
+        state.load_weights(state_dir / f"step_{progress.kept_step:08d}", model)
+    return Outcome(progress.step, progress.kept_step, progress.stopped_by, progress.tokens)
+
+
+def _evaluate(job: Job, progress: state.Progress, log: Log) -> None:
+    look = {"step": progress.step, **job.evaluate(progress.step)}
+    progress.history.append(look)
+    verdict = job.judge(progress.history)
+    progress.kept_step, progress.stopped_by = verdict.kept_step, verdict.stop
+    log({"kind": "eval", **look})
+
+
+def _clip(model: torch.nn.Module, max_norm: float | None) -> float:
+    """Clip the gradient to ``max_norm`` and return its norm before."""
+    return float(torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm if max_norm else math.inf))

@@ -1,0 +1,109 @@
+"""What a killed run needs to go on as if nothing had happened: safetensors and JSON, replaced whole."""
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mari_cli import runs
+
+
+@dataclass
+class Progress:
+    """The part of a training state that is not tensors."""
+
+    step: int = 0
+    """Optimiser steps done."""
+    tokens: int = 0
+    """Tokens the trunk has seen, prompts included, padding not."""
+    kept_step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """The evaluations so far."""
+    stopped_by: str | None = None
+    loss_scale: float | None = None
+
+
+def _weights(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
+
+
+def _optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{name}/{key}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def save(
+    directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
+    """Write the state of ``progress.step`` beside the last one, then drop what no later resume can need.
+
+    The newest whole `step_*` directory is the state. Weights worth keeping are those of the kept step and the newest.
+    """
+    name = f"step_{progress.step:08d}"
+    size = 3 * sum(p.numel() * p.element_size() for p in model.parameters())
+    runs.check_disk(directory.parent, size)
+    directory.mkdir(parents=True, exist_ok=True)
+    with runs.atomic_directory(directory / name) as temporary:
+        save_file(_weights(model), temporary / "model.safetensors")
+        tensors = _optimizer_tensors(model, optimizer)
+        tensors["random/cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["random/cuda"] = torch.cuda.get_rng_state()
+        save_file(tensors, temporary / "optimizer.safetensors")
+        (temporary / "progress.json").write_text(json.dumps(vars(progress)))
+    for other in directory.glob("step_*"):
+        if other.name == name:
+            continue
+        if other.name == f"step_{progress.kept_step:08d}":
+            (other / "optimizer.safetensors").unlink(missing_ok=True)
+        else:
+            shutil.rmtree(other)
+
+
+def latest(directory: Path) -> Path | None:
+    """The newest complete state under ``directory``."""
+    complete = sorted(path.parent for path in directory.glob("step_*/optimizer.safetensors"))
+    return complete[-1] if complete else None
+
+
+def resumed_step(directory: Path) -> int:
+    """The step that a resumed run goes on from; -1 where nothing was saved yet."""
+    path = latest(directory)
+    return load_progress(path).step if path else -1
+
+
+def load_progress(path: Path) -> Progress:
+    return Progress(**json.loads((path / "progress.json").read_text()))
+
+
+def load_optimizer(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Restore the optimiser's moments and the random state."""
+    tensors = load_file(path / "optimizer.safetensors")
+    torch.set_rng_state(tensors.pop("random/cpu"))
+    cuda = tensors.pop("random/cuda", None)
+    if cuda is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(cuda)
+    fused = bool(optimizer.defaults.get("fused"))
+    for name, parameter in model.named_parameters():
+        prefix = f"{name}/"
+        state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        # the moments live with the weights, the step count too where the optimiser is fused, else on the CPU
+        optimizer.state[parameter] = {
+            key: value if key == "step" and not fused else value.to(parameter.device)
+            for key, value in state.items()
+        }
+
+
+@torch.no_grad()
+def load_weights(path: Path, model: torch.nn.Module) -> None:
+    weights = load_file(path / "model.safetensors")
+    for name, parameter in model.named_parameters():
+        parameter.copy_(weights[name])

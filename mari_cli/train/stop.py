@@ -1,0 +1,57 @@
+"""When unlearning should stop, and which of its checkpoints to keep: a function of the evaluations so far."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mari_cli.config import Keep, StopConfig
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One look during training. Losses in nats per token, accuracy as a fraction."""
+
+    step: int
+    forget_nll: float
+    retain_accuracy: float
+    """Token accuracy on retain validation items."""
+    holdout_nll: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    kept_step: int
+    """The checkpoint to keep, of those so far."""
+    stop: str | None
+    """Why to stop now, or None."""
+
+
+def judge(history: Sequence[Evaluation], config: StopConfig, keep: Keep) -> Verdict:
+    """The paper's rule (retain accuracy more than `retain_drop` below its start, relative) and the holdout rule.
+
+    Kept is, of the checkpoints that the retain rule allows, the one whose forget loss is nearest the holdout's: below
+    it the data is still recognisable, above it the forgetting itself is. Without a holdout it is the last one allowed.
+    The start (step 0, the target itself) is always allowed, and kept only where nothing else is.
+    """
+    start, latest = history[0], history[-1]
+    floor = start.retain_accuracy * (1 - config.retain_drop) if config.retain_drop is not None else 0.0
+    stop = None
+    if latest.retain_accuracy < floor:
+        stop = (
+            f"retain validation accuracy {latest.retain_accuracy:.4f} is more than {config.retain_drop:.0%} "
+            f"below its start {start.retain_accuracy:.4f}"
+        )
+    elif config.at_holdout and latest.holdout_nll is not None and latest.forget_nll >= latest.holdout_nll:
+        stop = f"forget loss {latest.forget_nll:.3f} has reached the holdout's {latest.holdout_nll:.3f} nats/token"
+    if keep is Keep.last:
+        return Verdict(latest.step, stop)
+    allowed = [look for look in history[1:] if look.retain_accuracy >= floor]
+    if not allowed:
+        return Verdict(start.step, stop)
+    if allowed[-1].holdout_nll is None:
+        return Verdict(allowed[-1].step, stop)
+    return Verdict(min(allowed, key=_distance_to_holdout).step, stop)
+
+
+def _distance_to_holdout(look: Evaluation) -> float:
+    assert look.holdout_nll is not None
+    return abs(look.forget_nll - look.holdout_nll)

@@ -1,0 +1,64 @@
+"""When unlearning stops and what it keeps."""
+
+from mari_cli.config import Keep, StopConfig
+from mari_cli.train.stop import Evaluation, judge
+
+RULES = StopConfig()
+
+
+def look(step, forget, retain, holdout=None):
+    return Evaluation(step=step, forget_nll=forget, retain_accuracy=retain, holdout_nll=holdout)
+
+
+START = look(0, 0.1, 0.9, 2.0)
+
+
+def test_retain_accuracy_may_fall_by_three_per_cent_of_its_start_and_no_more():
+    floor = 0.9 * 0.97
+    assert judge([START, look(10, 0.5, floor + 1e-9, 2.0)], RULES, Keep.best).stop is None
+    verdict = judge([START, look(10, 0.5, floor - 1e-9, 2.0)], RULES, Keep.best)
+    assert verdict.stop is not None
+    assert "more than 3% below its start" in verdict.stop
+
+
+def test_it_stops_where_the_forget_loss_reaches_the_holdouts():
+    verdict = judge([START, look(10, 2.1, 0.9, 2.05)], RULES, Keep.best)
+    assert verdict.stop is not None
+    assert "reached the holdout" in verdict.stop
+
+
+def test_without_a_holdout_only_the_retain_rule_stops():
+    assert judge([look(0, 0.1, 0.9), look(10, 99.0, 0.9)], RULES, Keep.best).stop is None
+
+
+def test_either_rule_can_be_switched_off():
+    off = StopConfig(retain_drop=None, at_holdout=False)
+    assert judge([START, look(10, 9.0, 0.1, 2.0)], off, Keep.best).stop is None
+
+
+def test_the_checkpoint_nearest_the_holdouts_loss_is_kept_from_either_side():
+    history = [START, look(10, 1.0, 0.9, 2.0), look(20, 1.9, 0.9, 2.0), look(30, 3.0, 0.9, 2.0)]
+    assert judge(history, RULES, Keep.best).kept_step == 20
+    history[2] = look(20, 1.2, 0.9, 2.0)
+    history[3] = look(30, 2.1, 0.9, 2.0)
+    assert judge(history, RULES, Keep.best).kept_step == 30
+
+
+def test_a_checkpoint_that_breaks_the_retain_rule_is_never_kept():
+    history = [START, look(10, 1.0, 0.9, 2.0), look(20, 2.0, 0.5, 2.0)]
+    assert judge(history, RULES, Keep.best).kept_step == 10
+
+
+def test_the_start_is_kept_only_where_nothing_else_is_allowed():
+    assert judge([START], RULES, Keep.best).kept_step == 0
+    assert judge([START, look(10, 5.0, 0.1, 2.0)], RULES, Keep.best).kept_step == 0
+    assert judge([START, look(10, 5.0, 0.9, 2.0)], RULES, Keep.best).kept_step == 10
+
+
+def test_without_a_holdout_the_last_allowed_checkpoint_is_kept():
+    history = [look(0, 0.1, 0.9), look(10, 1.0, 0.9), look(20, 2.0, 0.9), look(30, 3.0, 0.5)]
+    assert judge(history, RULES, Keep.best).kept_step == 20
+
+
+def test_last_keeps_the_last():
+    assert judge([START, look(10, 5.0, 0.1, 2.0)], RULES, Keep.last).kept_step == 10
