@@ -1,0 +1,1 @@
+"""What is measured: functions of tensors or strings, each with unit, direction and degenerate value."""

@@ -1,0 +1,34 @@
+"""What the model says in its own words, against what it should (or should no longer) say."""
+
+import re
+import unicodedata
+from functools import cache
+from typing import Any
+
+
+@cache
+def _rouge_l() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], use_stemmer=True)
+
+
+def verbatim_rouge_l(generated: str, truth: str) -> float:
+    """ROUGE-L recall with stemmer, as TOFU: longest common subsequence over the truth's length, in words.
+
+    In [0, 1], 0 for an empty generation. rouge-score reads a-z and 0-9 only, so text in another script scores
+    0 too.
+    """
+    return float(_rouge_l().score(truth, generated)["rougeL"].recall)
+
+
+def _words(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+
+
+def recalled(generated: str, value: str) -> bool:
+    """Whether the value stands in the text as whole words, whatever the case and the white space."""
+    wanted = _words(value)
+    if not wanted:
+        raise ValueError("an empty value is in every text")
+    return re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", _words(generated)) is not None

@@ -1,0 +1,267 @@
+"""Every metric's name, unit, direction, range, source and degenerate value: what it takes to print a number.
+
+Full names are `group/metric`. The metrics of answers exist for each set of items, and what counts as better
+depends on the set: retained answers should stay known, forgotten ones should look as they do to the gold
+model (the one trained without them), unseen ones should be left alone.
+"""
+
+from dataclasses import dataclass, replace
+from math import inf, log
+from typing import Literal
+
+from mari_cli.errors import UserError, nearest
+
+Direction = Literal["up", "down", "gold"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """``low`` and ``high`` bound every possible value; ``direction`` `gold`: best = the gold model's."""
+
+    name: str
+    label: str
+    unit: str
+    direction: Direction
+    low: float
+    high: float
+    description: str
+    source: str
+    degenerate: str
+
+
+_NO_TOKENS = "an answer without tokens is refused"
+
+ANSWER_METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            name="answer_nll",
+            label="answer NLL",
+            unit="nats/token",
+            direction="down",
+            low=0.0,
+            high=inf,
+            description="mean over items of the mean token loss of the answer",
+            source="TOFU, Maini et al. 2024",
+            degenerate=_NO_TOKENS,
+        ),
+        Metric(
+            name="answer_probability",
+            label="answer probability",
+            unit="probability",
+            direction="up",
+            low=0.0,
+            high=1.0,
+            description="mean over items of exp(-mean token loss of the answer)",
+            source="TOFU, Maini et al. 2024",
+            degenerate=_NO_TOKENS,
+        ),
+        Metric(
+            name="token_accuracy",
+            label="token accuracy",
+            unit="fraction of tokens",
+            direction="up",
+            low=0.0,
+            high=1.0,
+            description="share of all the set's answer tokens that are predicted right under teacher forcing",
+            source="exact memorization pooled over tokens; the accuracy of Forgetting-MarI's stop rule",
+            degenerate="long answers weigh more; a set without tokens is refused",
+        ),
+        Metric(
+            name="exact_match",
+            label="exact match",
+            unit="fraction of items",
+            direction="up",
+            low=0.0,
+            high=1.0,
+            description="share of items whose greedy teacher-forced tokens all equal the answer",
+            source="Carlini et al. 2021, under teacher forcing",
+            degenerate=_NO_TOKENS,
+        ),
+        Metric(
+            name="exact_memorization",
+            label="exact memorization",
+            unit="fraction",
+            direction="up",
+            low=0.0,
+            high=1.0,
+            description="mean over items of the share of positions where the argmax equals the label",
+            source="Tirumala et al. 2022",
+            degenerate=_NO_TOKENS,
+        ),
+        Metric(
+            name="extraction_strength",
+            label="extraction strength",
+            unit="fraction",
+            direction="up",
+            low=0.0,
+            high=1.0,
+            description="mean over items of 1 - k/T, k the shortest prefix after which every token is right",
+            source="Carlini et al. 2021; corrected where the last token is wrong",
+            degenerate="0 when the last token is wrong, 1 when all are right; " + _NO_TOKENS,
+        ),
+        Metric(
+            name="perplexity",
+            label="perplexity",
+            unit="1",
+            direction="down",
+            low=1.0,
+            high=inf,
+            description="exp of the mean loss over all answer tokens of the set",
+            source="standard, token-weighted",
+            degenerate="infinite past a mean loss of 709 nats; a set without tokens is refused",
+        ),
+        Metric(
+            name="verbatim_rouge_l",
+            label="ROUGE-L recall",
+            unit="fraction",
+            direction="up",
+            low=0.0,
+            high=1.0,
+            description="mean over items of the greedily generated answer's ROUGE-L recall, with stemmer",
+            source="TOFU, Maini et al. 2024; rouge-score",
+            degenerate="0 for an empty generation and for text without a-z and 0-9, which rouge-score skips",
+        ),
+    )
+}
+"""Metrics of a set of answers by bare name; the direction is that of data which should stay known."""
+
+SETS: dict[str, str] = {"forget": "forget", "retain": "retain", "holdout": "holdout"}
+"""Sets of items and the words before a label."""
+
+
+def _of_set(name: str, metric: Metric) -> Metric:
+    return replace(
+        metric,
+        name=f"{name}/{metric.name}",
+        label=f"{SETS[name]} {metric.label}",
+        direction=metric.direction if name == "retain" else "gold",
+    )
+
+
+METRICS: dict[str, Metric] = {
+    **{f"{name}/{bare}": _of_set(name, metric) for name in SETS for bare, metric in ANSWER_METRICS.items()},
+    "privacy/loss_auc": Metric(
+        name="privacy/loss_auc",
+        label="loss AUC",
+        unit="ROC AUC",
+        direction="gold",
+        low=0.0,
+        high=1.0,
+        description="membership inference by the answer's loss, forget against holdout: 1 = forget looks "
+        "trained on, below gold's = over-forgotten and just as visible",
+        source="Yeom et al. 2018",
+        degenerate="0.5 when all scores tie; an empty set is refused",
+    ),
+    "privacy/min_k_auc": Metric(
+        name="privacy/min_k_auc",
+        label="min-k AUC",
+        unit="ROC AUC",
+        direction="gold",
+        low=0.0,
+        high=1.0,
+        description="membership inference by the mean log-probability of the least likely tokens (40 %, or "
+        "`metrics.min_k`), forget against holdout: 1 = forget looks trained on",
+        source="Shi et al. 2024 (Min-K% Prob)",
+        degenerate="0.5 when all scores tie; an empty set is refused",
+    ),
+    "marginal/pooled": Metric(
+        name="marginal/pooled",
+        label="marginal information, pooled",
+        unit="nats",
+        direction="down",
+        low=0.0,
+        high=log(2),
+        description="what one token tells of whether forget data took part: I(X;Z) of the mean predictions "
+        "over the whole retain and forget sets",
+        source="Xu, Ni, Broecker, Strohmer 2025 (Forgetting-MarI), weighting ours",
+        degenerate="0 when the mean predictions coincide; biased upwards by finite sets",
+    ),
+    "marginal/token": Metric(
+        name="marginal/token",
+        label="marginal information, by position",
+        unit="nats",
+        direction="down",
+        low=0.0,
+        high=log(2),
+        description="I(X;Z|C) with C the position in the answer, over the whole retain and forget sets",
+        source="Xu, Ni, Broecker, Strohmer 2025 (Forgetting-MarI), weighting ours",
+        degenerate="a position that only one set reaches adds 0; biased upwards by finite sets",
+    ),
+    "marginal/fano_accuracy_bound": Metric(
+        name="marginal/fano_accuracy_bound",
+        label="detector accuracy, Fano bound",
+        unit="fraction",
+        direction="down",
+        low=0.5,
+        high=1.0,
+        description="no detector that sees one token is right more often; from the pooled information",
+        source="Fano 1961",
+        degenerate="the larger prior (0.5) at zero information",
+    ),
+    "marginal/bayes_accuracy": Metric(
+        name="marginal/bayes_accuracy",
+        label="detector accuracy, best possible",
+        unit="fraction",
+        direction="down",
+        low=0.5,
+        high=1.0,
+        description="accuracy of the best detector that sees one token, 1/2 + TV/2; never above Fano's bound",
+        source="Bayes detector between the two pooled predictions",
+        degenerate="the larger prior (0.5) when the predictions coincide",
+    ),
+    "marginal/tv": Metric(
+        name="marginal/tv",
+        label="total variation",
+        unit="fraction",
+        direction="down",
+        low=0.0,
+        high=1.0,
+        description="total variation between the pooled predictions of retain and of retain + forget",
+        source="standard",
+        degenerate="0 when the predictions coincide",
+    ),
+    "facts/unique_recall": Metric(
+        name="facts/unique_recall",
+        label="unique-fact recall",
+        unit="fraction of items",
+        direction="gold",
+        low=0.0,
+        high=1.0,
+        description="generated answers that name it, of forget questions after a fact stated nowhere else",
+        source="this project's fictional corpus",
+        degenerate="absent where the corpus does not know its facts",
+    ),
+    "facts/shared_recall": Metric(
+        name="facts/shared_recall",
+        label="shared-fact recall",
+        unit="fraction of items",
+        direction="up",
+        low=0.0,
+        high=1.0,
+        description="generated answers that name it, of forget questions after a fact that retained "
+        "documents state too",
+        source="this project's fictional corpus",
+        degenerate="absent where the corpus does not know its facts",
+    ),
+    "benchmark/mmlu": Metric(
+        name="benchmark/mmlu",
+        label="MMLU",
+        unit="accuracy",
+        direction="up",
+        low=0.0,
+        high=1.0,
+        description="zero-shot accuracy on four-choice questions of 57 subjects, through lm_eval",
+        source="Hendrycks et al. 2021",
+        degenerate="0.25 is chance",
+    ),
+}
+"""Every metric by full name."""
+
+
+def describe(full_name: str) -> Metric:
+    """The metric of that full name, as in `forget/answer_nll`."""
+    if full_name not in METRICS:
+        guess = nearest(full_name, METRICS)
+        raise UserError(f"unknown metric `{full_name}`", f"did you mean `{guess}`?" if guess else None)
+    return METRICS[full_name]

@@ -1,0 +1,183 @@
+"""Numbers with their intervals: from per-item values to an Estimate.
+
+Every bootstrap resamples items, never tokens: tokens of one answer are not independent. The interval is
+scipy's percentile interval, for all statistics alike: it never leaves the statistic's range, and it carries
+over to any monotone function of it (perplexity = exp of the mean loss). BCa would be second-order better for
+skewed losses, but its jackknife costs n² values for an AUC and it is undefined as soon as all resamples
+agree, which happens in every run: a target that has memorised its data scores exactly 1.
+
+Where all resamples agree on 0 or 1 of a fraction, the interval is Wilson's: a bootstrap would claim
+certainty.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.likelihood import exp_or_inf
+from mari_cli.metrics.privacy import auc
+
+Floats = NDArray[np.float64]
+
+_ROWS_AT_ONCE = 4_000_000  # values of resamples in memory at any time: 32 MB
+
+
+def _values(name: str, values: ArrayLike) -> Floats:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"{name}: expected at least one value as a vector, got shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: {(~np.isfinite(array)).sum()} of {array.size} values are not finite")
+    return array
+
+
+def _percentiles(
+    samples: Sequence[Floats],
+    statistic: Callable[..., Any],
+    *,
+    paired: bool,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> tuple[float, float]:
+    interval = stats.bootstrap(
+        samples,
+        statistic,
+        n_resamples=resamples,
+        batch=max(1, _ROWS_AT_ONCE // sum(len(sample) for sample in samples)),
+        vectorized=True,
+        paired=paired,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def _of_fraction(
+    value: float, n: int, low: float, high: float, independent: int, confidence: float
+) -> Estimate:
+    """Wilson's interval where every resample agreed on 0 or 1; none where they agreed on anything else."""
+    if low < high:
+        return Estimate(value=value, n=n, low=low, high=high)
+    if value in (0.0, 1.0):
+        wilson = proportion_estimate(round(value * independent), independent, confidence=confidence)
+        return Estimate(value=value, n=n, low=wilson.low, high=wilson.high)
+    return Estimate(value=value, n=n)
+
+
+def proportion_estimate(successes: int, n: int, *, confidence: float = 0.95) -> Estimate:
+    """A share of independent yes/no items with Wilson's interval, which is honest at 0 and at 1."""
+    if n <= 0:
+        raise ValueError("a proportion needs at least one item")
+    if n == 1:
+        return Estimate(value=float(successes), n=1)
+    interval = stats.binomtest(successes, n).proportion_ci(confidence_level=confidence, method="wilson")
+    return Estimate(value=successes / n, n=n, low=float(interval.low), high=float(interval.high))
+
+
+def mean_estimate(
+    values: ArrayLike, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """Mean over items. Values that are all 0 or 1 are a proportion; a single item has no interval."""
+    array = _values("mean", values)
+    n = array.size
+    if n == 1:
+        return Estimate(value=float(array[0]), n=1)
+    if np.isin(array, (0.0, 1.0)).all():
+        return proportion_estimate(int(array.sum()), n, confidence=confidence)
+    if np.ptp(array) == 0:
+        return Estimate(value=float(array[0]), n=n)
+    low, high = _percentiles(
+        (array,), np.mean, paired=False, resamples=resamples, confidence=confidence, seed=seed
+    )
+    return Estimate(value=float(array.mean()), n=n, low=low, high=high)
+
+
+def _ratio(numerator: Floats, denominator: Floats, axis: int = -1) -> Any:
+    return numerator.sum(axis=axis) / denominator.sum(axis=axis)
+
+
+def _ratio_parts(
+    numerators: ArrayLike, denominators: ArrayLike, resamples: int, confidence: float, seed: int
+) -> tuple[float, int, float, float]:
+    above, below = _values("ratio", numerators), _values("ratio", denominators)
+    if above.shape != below.shape or (below <= 0).any():
+        raise ValueError("a ratio needs one positive denominator for each numerator")
+    value = float(_ratio(above, below))
+    if above.size == 1:
+        return value, 1, value, value
+    low, high = _percentiles(
+        (above, below), _ratio, paired=True, resamples=resamples, confidence=confidence, seed=seed
+    )
+    return value, above.size, low, high
+
+
+def ratio_estimate(
+    numerators: ArrayLike,
+    denominators: ArrayLike,
+    *,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """Sum over sum, items resampled in pairs: a fraction weighted by tokens, as right tokens over all."""
+    value, n, low, high = _ratio_parts(numerators, denominators, resamples, confidence, seed)
+    return Estimate(value=value, n=1) if n == 1 else _of_fraction(value, n, low, high, n, confidence)
+
+
+def perplexity_estimate(
+    loss_sums: ArrayLike,
+    tokens: ArrayLike,
+    *,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """exp of the loss over all tokens, each item given as the sum of its losses in nats and its tokens."""
+    value, n, low, high = _ratio_parts(loss_sums, tokens, resamples, confidence, seed)
+    if low == high:
+        return Estimate(value=exp_or_inf(value), n=n)
+    return Estimate(value=exp_or_inf(value), n=n, low=exp_or_inf(low), high=exp_or_inf(high))
+
+
+def _auc_by_ranks(forget: Floats, holdout: Floats, axis: int = -1) -> Any:
+    """Mann-Whitney's U over the number of pairs, for many resamples at once; ties share their mean rank."""
+    n, m = forget.shape[axis], holdout.shape[axis]
+    ranks = stats.rankdata(np.concatenate([forget, holdout], axis=axis), axis=axis)
+    of_forget = np.take(ranks, np.arange(n), axis=axis).sum(axis=axis)
+    return (of_forget - n * (n + 1) / 2) / (n * m)
+
+
+def auc_estimate(
+    forget_scores: Sequence[float] | Floats,
+    holdout_scores: Sequence[float] | Floats,
+    *,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """Membership AUC; either set is resampled on its own, so that no resample lacks a side.
+
+    For sets that separate completely the interval is Wilson's for as many items as the smaller set has: an
+    AUC averages over ways to pair each of these with another of the larger set, and each way is a share of so
+    many independent pairs.
+    """
+    value = auc(forget_scores, holdout_scores)
+    forget, holdout = _values("forget scores", forget_scores), _values("holdout scores", holdout_scores)
+    n, fewer = forget.size + holdout.size, min(forget.size, holdout.size)
+    if fewer == 1:
+        return Estimate(value=value, n=n)
+    low, high = _percentiles(
+        (forget, holdout),
+        _auc_by_ranks,
+        paired=False,
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
+    )
+    return _of_fraction(value, n, low, high, fewer, confidence)

@@ -1,0 +1,1 @@
+"""Benchmark protocols over the metrics: a data set in, named results out."""

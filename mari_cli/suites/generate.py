@@ -1,0 +1,67 @@
+"""What the model says when asked: greedy answers to prompts, and continuations of running text."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from mari_cli.data.tokenize import Item
+from mari_cli.models.load import LanguageModel
+from mari_cli.progress import Track
+from mari_cli.suites.scores import length_sorted
+
+
+def question_and_truth(item: Item) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Token ids to start from, and those that should follow: prompt and completion, or the halves of a block."""
+    start = item.supervised_from if item.supervised_from > 1 else max(1, len(item.input_ids) // 2)
+    return item.input_ids[:start], item.input_ids[start:]
+
+
+@torch.no_grad()
+def answer(
+    lm: LanguageModel,
+    items: Sequence[Item],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    track: Track,
+    description: str,
+) -> list[tuple[str, str]]:
+    """(generated, truth) of every item, as text; greedy, at most ``max_new_tokens`` and what the context allows."""
+    lm.model.eval()
+    pairs = [question_and_truth(item) for item in items]
+    answers = [("", "")] * len(items)
+    batches = list(length_sorted([len(question) for question, _ in pairs], batch_size))
+    for indices in track(batches, description, len(batches)):
+        width = max(len(pairs[i][0]) for i in indices)
+        input_ids_BT = torch.zeros(len(indices), width, dtype=torch.long)
+        mask_BT = torch.zeros_like(input_ids_BT)
+        for row, i in enumerate(indices):  # generation continues at the right edge, so padding goes left
+            question = torch.tensor(pairs[i][0])
+            input_ids_BT[row, width - len(question) :] = question
+            mask_BT[row, width - len(question) :] = 1
+        room = min(max_new_tokens, lm.max_length - width)
+        if room > 0:
+            with lm.compute.autocast():
+                generate: Any = lm.model.generate
+                output = generate(
+                    input_ids_BT.to(lm.device),
+                    attention_mask=mask_BT.to(lm.device),
+                    max_new_tokens=room,
+                    do_sample=False,
+                    temperature=None,
+                    top_p=None,
+                    top_k=None,
+                    use_cache=True,
+                    pad_token_id=lm.tokenizer.eos_token_id,
+                )
+            new_BT = output[:, width:].cpu()
+        else:
+            new_BT = torch.empty(len(indices), 0, dtype=torch.long)
+        for row, i in enumerate(indices):
+            answers[i] = (decode(lm, new_BT[row].tolist()), decode(lm, pairs[i][1]))
+    return answers
+
+
+def decode(lm: LanguageModel, ids: Sequence[int]) -> str:
+    return str(lm.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()

@@ -1,0 +1,107 @@
+"""One forward pass per item serves every teacher-forced metric.
+
+Shapes: N supervised positions, T targets of one item, D hidden size, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mari_cli.data.batches import collate
+from mari_cli.data.tokenize import Item
+from mari_cli.metrics import likelihood, memorization, privacy
+from mari_cli.models.head import head_of, supervised, trunk
+from mari_cli.models.load import LanguageModel
+from mari_cli.progress import Track
+
+ROWS = 2048
+"""Positions whose logits exist at one time."""
+
+
+@dataclass(frozen=True)
+class ItemScore:
+    """Losses in nats; shares in [0, 1]."""
+
+    tokens: int
+    tokens_right: int
+    loss_sum: float
+    answer_nll: float
+    answer_probability: float
+    exact_match: float
+    exact_memorization: float
+    extraction_strength: float
+    min_k: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one corpus, in the order of its items. ``states`` hold [n_i, D] per item where they were asked for."""
+
+    items: list[ItemScore]
+    states: list[Tensor]
+
+    def column(self, name: str) -> list[float]:
+        """One score of every item."""
+        return [getattr(item, name) for item in self.items]
+
+
+def length_sorted(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Batches of indices with little padding between them."""
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+@torch.no_grad()
+def score(
+    lm: LanguageModel,
+    items: Sequence[Item],
+    *,
+    batch_size: int,
+    min_k: float,
+    track: Track,
+    description: str,
+    keep_states: bool = False,
+) -> Scores:
+    """Score every item under ``lm``; ``min_k`` is the share of least likely tokens."""
+    lm.model.eval()
+    head = head_of(lm.model)
+    scored: list[ItemScore | None] = [None] * len(items)
+    states: list[Tensor] = [torch.empty(0)] * (len(items) if keep_states else 0)
+    batches = list(length_sorted([len(item.input_ids) for item in items], batch_size))
+    for indices in track(batches, description, len(batches)):
+        batch = collate([items[i] for i in indices]).to(lm.device)
+        with lm.compute.autocast():
+            h_BTD, _ = trunk(lm.model, batch.input_ids_BT)
+        part = supervised(batch, h_BTD)
+        log_p_N, predicted_N = [], []
+        for h_ND, labels_N in zip(part.h_ND.split(ROWS), part.labels_N.split(ROWS), strict=True):
+            logits_NV = head(h_ND)
+            log_p_N.append(-torch.nn.functional.cross_entropy(logits_NV, labels_N, reduction="none"))
+            predicted_N.append(logits_NV.argmax(-1))
+        counts = [items[i].num_targets for i in indices]
+        columns = (torch.cat(log_p_N).cpu(), torch.cat(predicted_N).cpu(), part.labels_N.cpu())
+        for i, log_p_T, predicted_T, labels_T in zip(
+            indices, *(column.split(counts) for column in columns), strict=True
+        ):
+            scored[i] = _score_item(log_p_T, predicted_T, labels_T, min_k)
+        if keep_states:
+            for i, h_TD in zip(indices, part.h_ND.float().cpu().split(counts), strict=True):
+                states[i] = h_TD.clone()
+    return Scores([item for item in scored if item is not None], states)
+
+
+def _score_item(log_p_T: Tensor, predicted_T: Tensor, labels_T: Tensor, k: float) -> ItemScore:
+    return ItemScore(
+        tokens=len(labels_T),
+        tokens_right=int((predicted_T == labels_T).sum()),
+        loss_sum=-log_p_T.double().sum().item(),
+        answer_nll=likelihood.answer_nll(-log_p_T),
+        answer_probability=likelihood.answer_probability(-log_p_T),
+        exact_match=memorization.exact_match(predicted_T, labels_T),
+        exact_memorization=memorization.exact_memorization(predicted_T, labels_T),
+        extraction_strength=memorization.extraction_strength(predicted_T, labels_T),
+        min_k=privacy.min_k(log_p_T, k),
+    )

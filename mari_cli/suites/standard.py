@@ -1,0 +1,219 @@
+"""What every run measures of a model: memorisation, likelihood, membership, marginal information, facts, MMLU."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from mari_cli.config import MetricsConfig, Mmlu
+from mari_cli.data.records import Fact, Record
+from mari_cli.data.tokenize import Item
+from mari_cli.metrics import statistics
+from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.generation import recalled, verbatim_rouge_l
+from mari_cli.metrics.marginal import Supervised, marginal_information
+from mari_cli.metrics.privacy import auc as auc_of
+from mari_cli.models.head import head_of
+from mari_cli.models.load import LanguageModel
+from mari_cli.progress import Track
+from mari_cli.suites.generate import answer
+from mari_cli.suites.mmlu import mmlu
+from mari_cli.suites.scores import ItemScore, Scores, score
+
+MARGINAL_RESAMPLES = 200
+"""At most so many for marginal information: each costs a vocabulary vector for every position."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Records of one role, and the items they became."""
+
+    records: Sequence[Record]
+    items: Sequence[Item]
+
+    def record_of(self, index: int) -> Record:
+        return self.records[self.items[index].record]
+
+    def subset(self, limit: int | None, seed: int) -> "Corpus":
+        """At most ``limit`` items, drawn by ``seed``, in their old order."""
+        if limit is None or limit >= len(self.items):
+            return self
+        chosen = sorted(random.Random(seed).sample(range(len(self.items)), limit))
+        return Corpus(self.records, [self.items[i] for i in chosen])
+
+
+Corpora = Mapping[str, Corpus]
+"""By role: `forget`, `retain` and, where there is one, `holdout`."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    metrics: dict[str, Estimate]
+    items: list[dict[str, Any]]
+    """Per-item values, without any text."""
+    answers: list[str]
+    """What the model said to the first forget questions, as many as `metrics.examples`."""
+
+
+def quick(
+    lm: LanguageModel, corpora: Corpora, *, batch_size: int, min_k: float, track: Track
+) -> dict[str, float]:
+    """The few numbers that are followed during training: no intervals, no generation."""
+    values: dict[str, float] = {}
+    scores = {}
+    for role, corpus in corpora.items():
+        scores[role] = score(
+            lm, corpus.items, batch_size=batch_size, min_k=min_k, track=track, description=f"scoring {role}"
+        )
+        nll = scores[role].column("answer_nll")
+        values[f"{role}/answer_nll"] = sum(nll) / len(nll)
+        right, tokens = scores[role].column("tokens_right"), scores[role].column("tokens")
+        values[f"{role}/token_accuracy"] = sum(right) / sum(tokens)
+        exact = scores[role].column("exact_match")
+        values[f"{role}/exact_match"] = sum(exact) / len(exact)
+    if "forget" in scores and "holdout" in scores:
+        values["privacy/loss_auc"] = auc_of(
+            [-nll for nll in scores["forget"].column("answer_nll")],
+            [-nll for nll in scores["holdout"].column("answer_nll")],
+        )
+    return values
+
+
+def measure(
+    lm: LanguageModel, corpora: Corpora, config: MetricsConfig, *, seed: int, track: Track, name: str
+) -> Measured:
+    """Everything that ``config`` asks for, with intervals over items. ``name`` is the model's, for progress bars."""
+    means, ratios, auc, perplexity = _estimators(config, seed)
+    corpora = {role: corpus.subset(config.max_items, seed) for role, corpus in corpora.items()}
+    metrics: dict[str, Estimate] = {}
+    rows: list[dict[str, Any]] = []
+    scores = {
+        role: score(
+            lm,
+            corpus.items,
+            batch_size=config.batch_size,
+            min_k=config.min_k,
+            track=track,
+            description=f"{name}: scoring {role}",
+            keep_states=config.marginal and role != "holdout",
+        )
+        for role, corpus in corpora.items()
+    }
+    for role, scored in scores.items():
+        for metric in (
+            "answer_nll",
+            "answer_probability",
+            "exact_match",
+            "exact_memorization",
+            "extraction_strength",
+        ):
+            metrics[f"{role}/{metric}"] = means(scored.column(metric))
+        metrics[f"{role}/token_accuracy"] = ratios(scored.column("tokens_right"), scored.column("tokens"))
+        metrics[f"{role}/perplexity"] = perplexity(scored.column("loss_sum"), scored.column("tokens"))
+        rows += [_row(role, i, corpora[role], item) for i, item in enumerate(scored.items)]
+    if "holdout" in scores:
+        forget, holdout = scores["forget"], scores["holdout"]
+        metrics["privacy/loss_auc"] = auc(
+            [-nll for nll in forget.column("answer_nll")], [-nll for nll in holdout.column("answer_nll")]
+        )
+        metrics["privacy/min_k_auc"] = auc(forget.column("min_k"), holdout.column("min_k"))
+    if config.marginal and "retain" in scores:
+        metrics |= _marginal(lm, scores, config, seed)
+    answers: list[str] = []
+    if config.generate:
+        by_key = {(row["set"], row["item"]): row for row in rows}
+        answers = _generate(lm, corpora, config, metrics, by_key, means, seed, track, name)
+    if config.mmlu is not Mmlu.off:
+        metrics["benchmark/mmlu"] = mmlu(
+            lm.model, lm.tokenizer, mode=config.mmlu, limit=config.mmlu_limit, confidence=config.confidence
+        )
+    return Measured(metrics, rows, answers)
+
+
+Estimator = Callable[..., Estimate]
+
+
+def _estimators(config: MetricsConfig, seed: int) -> tuple[Estimator, Estimator, Estimator, Estimator]:
+    def bound(function: Estimator) -> Estimator:
+        return lambda *values: function(
+            *values, resamples=config.bootstrap, confidence=config.confidence, seed=seed
+        )
+
+    return (
+        bound(statistics.mean_estimate),
+        bound(statistics.ratio_estimate),
+        bound(statistics.auc_estimate),
+        bound(statistics.perplexity_estimate),
+    )
+
+
+def _row(role: str, index: int, corpus: Corpus, item: ItemScore) -> dict[str, Any]:
+    record = corpus.record_of(index)
+    values = asdict(item)
+    del values["tokens_right"], values["loss_sum"]
+    return {"set": role, "item": index, "key": record.key[:16], "fact": record.fact} | values
+
+
+def _marginal(
+    lm: LanguageModel, scores: Mapping[str, Scores], config: MetricsConfig, seed: int
+) -> dict[str, Estimate]:
+    return marginal_information(
+        _supervised(scores["retain"]),
+        _supervised(scores["forget"]),
+        head_of(lm.model),
+        prior=config.prior,
+        resamples=min(config.bootstrap, MARGINAL_RESAMPLES),
+        confidence=config.confidence,
+        seed=seed,
+    )
+
+
+def _supervised(scored: Scores) -> Supervised:
+    counts = torch.tensor([len(states) for states in scored.states])
+    return Supervised(
+        h_ND=torch.cat(scored.states),
+        item_N=torch.repeat_interleave(torch.arange(len(counts)), counts),
+        position_N=torch.cat([torch.arange(count) for count in counts.tolist()]),
+    )
+
+
+def _generate(
+    lm: LanguageModel,
+    corpora: Corpora,
+    config: MetricsConfig,
+    metrics: dict[str, Estimate],
+    rows: Mapping[tuple[str, int], dict[str, Any]],
+    means: Estimator,
+    seed: int,
+    track: Track,
+    name: str,
+) -> list[str]:
+    """ROUGE-L and recall of facts from generated answers; returns those to the first forget questions."""
+    answers: dict[str, list[tuple[str, str]]] = {}
+    for role, corpus in corpora.items():
+        # as many of the others as of the forget items, so that generating does not outlast unlearning
+        count = min(len(corpus.items), len(corpora["forget"].items))
+        chosen = sorted(random.Random(seed).sample(range(len(corpus.items)), count))
+        answers[role] = answer(
+            lm,
+            [corpus.items[i] for i in chosen],
+            max_new_tokens=config.max_new_tokens,
+            batch_size=config.batch_size,
+            track=track,
+            description=f"{name}: answering {role}",
+        )
+        recalls: dict[Fact, list[float]] = {}
+        rouge = []
+        for i, (generated, truth) in zip(chosen, answers[role], strict=True):
+            row, record = rows[role, i], corpus.record_of(i)
+            row["verbatim_rouge_l"] = verbatim_rouge_l(generated, truth)
+            rouge.append(row["verbatim_rouge_l"])
+            if record.fact is not None and record.value is not None:
+                row["recalled"] = int(recalled(generated, record.value))
+                recalls.setdefault(record.fact, []).append(float(row["recalled"]))
+        metrics[f"{role}/verbatim_rouge_l"] = means(rouge)
+        if role == "forget":
+            metrics |= {f"facts/{fact}_recall": means(values) for fact, values in sorted(recalls.items())}
+    return [generated for generated, _ in answers["forget"][: config.examples]]

@@ -1,0 +1,57 @@
+import pytest
+
+from mari_cli.errors import UserError
+from mari_cli.metrics.registry import METRICS, SETS, describe
+
+OTHERS = [
+    "privacy/loss_auc",
+    "privacy/min_k_auc",
+    "marginal/pooled",
+    "marginal/token",
+    "marginal/fano_accuracy_bound",
+    "marginal/bayes_accuracy",
+    "marginal/tv",
+    "facts/unique_recall",
+    "facts/shared_recall",
+    "benchmark/mmlu",
+]
+OF_ANSWERS = [
+    "answer_nll",
+    "answer_probability",
+    "token_accuracy",
+    "exact_match",
+    "exact_memorization",
+    "extraction_strength",
+    "perplexity",
+    "verbatim_rouge_l",
+]
+
+
+def test_every_metric_of_a_result_is_registered_under_its_full_name():
+    expected = {f"{name}/{metric}" for name in ("forget", "retain", "holdout") for metric in OF_ANSWERS}
+    assert set(METRICS) == expected | set(OTHERS)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_states_unit_range_source_and_degenerate_value(name):
+    metric = describe(name)
+    assert metric.name == name
+    assert metric.low < metric.high
+    assert all([metric.label, metric.unit, metric.description, metric.source, metric.degenerate])
+
+
+def test_forget_and_unseen_answers_are_best_at_golds_value_and_retained_ones_at_the_end_of_the_scale():
+    assert describe("retain/answer_nll").direction == "down"
+    assert describe("retain/exact_match").direction == "up"
+    for name in set(SETS) - {"retain"}:
+        assert {describe(f"{name}/{metric}").direction for metric in OF_ANSWERS} == {"gold"}
+
+
+def test_over_forgetting_is_no_better_than_remembering():
+    assert describe("privacy/loss_auc").direction == "gold"
+
+
+def test_an_unknown_metric_is_refused_with_the_nearest_name():
+    with pytest.raises(UserError, match="unknown metric `forget/answer_nl`") as refused:
+        describe("forget/answer_nl")
+    assert refused.value.hint == "did you mean `forget/answer_nll`?"

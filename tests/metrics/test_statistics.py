@@ -1,0 +1,149 @@
+from math import exp, sqrt
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mari_cli.errors import UserError
+from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.privacy import auc
+from mari_cli.metrics.statistics import (
+    auc_estimate,
+    mean_estimate,
+    perplexity_estimate,
+    proportion_estimate,
+    ratio_estimate,
+)
+
+NORMAL = np.random.default_rng(1).normal(3.0, 2.0, size=400)
+
+
+def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    p = successes / n
+    middle, half = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+
+
+def test_the_interval_of_a_mean_is_close_to_the_normal_one_on_normal_data():
+    estimate = mean_estimate(NORMAL)
+    half = 1.96 * NORMAL.std(ddof=1) / sqrt(len(NORMAL))
+    assert estimate.value == pytest.approx(NORMAL.mean())
+    assert estimate.n == 400
+    assert estimate.low == pytest.approx(NORMAL.mean() - half, abs=0.05)
+    assert estimate.high == pytest.approx(NORMAL.mean() + half, abs=0.05)
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(3)
+    estimates = [mean_estimate(rng.exponential(1.0, size=80), resamples=300, seed=i) for i in range(200)]
+    held = sum(estimate.low <= 1.0 <= estimate.high for estimate in estimates)
+    assert 0.87 <= held / 200 <= 0.99
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
+    assert mean_estimate(NORMAL, seed=7) == mean_estimate(NORMAL, seed=7)
+    assert mean_estimate(NORMAL, seed=7) != mean_estimate(NORMAL, seed=8)
+
+
+def test_less_confidence_is_a_narrower_interval():
+    wide, narrow = mean_estimate(NORMAL, confidence=0.99), mean_estimate(NORMAL, confidence=0.5)
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_a_single_item_has_no_interval():
+    assert mean_estimate([0.3]) == Estimate(value=0.3, n=1)
+    assert ratio_estimate([3], [4]) == Estimate(value=0.75, n=1)
+    assert proportion_estimate(1, 1) == Estimate(value=1.0, n=1)
+
+
+def test_no_item_has_no_mean():
+    with pytest.raises(ValueError, match="at least one value"):
+        mean_estimate([])
+
+
+def test_a_value_that_is_not_finite_is_refused():
+    with pytest.raises(ValueError, match="1 of 3 values are not finite"):
+        mean_estimate([1.0, float("nan"), 2.0])
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 50), (50, 50), (13, 50)])
+def test_zeros_and_ones_are_a_proportion_with_wilsons_interval(successes, n):
+    estimate = mean_estimate([1.0] * successes + [0.0] * (n - successes))
+    assert (estimate.low, estimate.high) == pytest.approx(wilson(successes, n))
+    assert estimate == proportion_estimate(successes, n)
+
+
+def test_all_right_is_not_certainty():
+    estimate = mean_estimate([1.0] * 20)
+    assert estimate.value == estimate.high == 1.0
+    assert 0.8 < estimate.low < 0.9
+
+
+def test_other_constants_claim_no_interval():
+    assert mean_estimate([0.25] * 9) == Estimate(value=0.25, n=9)
+
+
+def test_a_ratio_weighs_items_by_their_tokens():
+    correct, tokens = [9, 0], [10, 90]
+    assert ratio_estimate(correct, tokens).value == pytest.approx(0.09)
+
+
+def test_the_interval_of_a_ratio_resamples_whole_items():
+    """Ten tokens of one answer that stand and fall together are one observation, not ten."""
+    rng = np.random.default_rng(0)
+    items = rng.integers(0, 2, size=100)
+    ratio, items_alone = ratio_estimate(items * 10, np.full(100, 10)), mean_estimate(items)
+    assert ratio.high - ratio.low == pytest.approx(items_alone.high - items_alone.low, rel=0.15)
+
+
+def test_a_ratio_of_one_has_the_interval_of_as_many_items():
+    estimate = ratio_estimate([3, 5, 2], [3, 5, 2])
+    assert (estimate.value, estimate.n) == (1.0, 3)
+    assert (estimate.low, estimate.high) == pytest.approx(wilson(3, 3))
+
+
+def test_a_ratio_without_tokens_is_refused():
+    with pytest.raises(ValueError, match="positive denominator"):
+        ratio_estimate([1, 0], [2, 0])
+
+
+def test_perplexity_is_exp_of_the_ratio_in_value_and_interval():
+    sums, tokens = np.random.default_rng(2).exponential(20, 60), np.full(60, 10)
+    loss, estimate = ratio_estimate(sums, tokens), perplexity_estimate(sums, tokens)
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx(
+        (exp(loss.value), exp(loss.low), exp(loss.high))
+    )
+
+
+def test_perplexity_of_one_claims_no_interval():
+    assert perplexity_estimate([0.0, 0.0], [4, 5]) == Estimate(value=1.0, n=2)
+
+
+def test_the_auc_with_ties_is_scikit_learns_and_lies_in_its_interval():
+    rng = np.random.default_rng(4)
+    forget, holdout = rng.integers(0, 6, 80).astype(float), rng.integers(-1, 5, 60).astype(float)
+    estimate = auc_estimate(forget, holdout)
+    assert estimate.value == auc(forget, holdout)
+    assert estimate.n == 140
+    assert estimate.low < estimate.value < estimate.high
+
+
+def test_the_interval_of_an_auc_agrees_with_the_binormal_one():
+    """Hanley and McNeil's standard error, for exponential scores at which it is exact."""
+    rng = np.random.default_rng(5)
+    estimate = auc_estimate(rng.exponential(2.0, 300), rng.exponential(1.0, 300))
+    a = 2 / 3
+    q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
+    error = sqrt((a * (1 - a) + 299 * (q1 - a * a) + 299 * (q2 - a * a)) / 300**2)
+    assert (estimate.high - estimate.low) / 2 == pytest.approx(stats.norm.ppf(0.975) * error, rel=0.15)
+
+
+def test_sets_that_separate_completely_still_have_an_interval():
+    estimate = auc_estimate([5.0, 6.0, 7.0], [1.0, 2.0, 3.0, 4.0])
+    assert estimate.value == 1.0
+    assert (estimate.low, estimate.high) == pytest.approx(wilson(3, 3))
+
+
+def test_an_auc_without_holdout_is_refused():
+    with pytest.raises(UserError, match="holdout"):
+        auc_estimate([1.0, 2.0], [])
