@@ -1,0 +1,1 @@
+"""Result files in, tables, plots and HTML out: no model, no torch."""

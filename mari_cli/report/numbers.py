@@ -1,0 +1,48 @@
+"""Numbers as people read them: aligned, with a real minus sign, and never hiding what is not finite."""
+
+import math
+
+
+def number(value: float, *, signed: bool = False) -> str:
+    """Three decimals where that says something, fewer for large values, powers of ten at the extremes."""
+    if math.isnan(value):
+        return "not finite"  # NaN, or an infinity that JSON had no word for
+    size = abs(value)
+    sign = "−" if value < 0 else "+" if signed and value > 0 else ""
+    if math.isinf(value):
+        return f"{sign}∞"
+    if size >= 1e5 or 0 < size < 5e-4:
+        mantissa, exponent = f"{size:.1e}".split("e")
+        return f"{sign}{mantissa}e{int(exponent)}".replace("e-", "e−")
+    decimals = 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
+    text = f"{size:,.{decimals}f}"
+    return text if float(text.replace(",", "")) == 0 else sign + text
+
+
+def interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{number(low)}–{number(high)}"
+
+
+def percent(share: float) -> str:
+    """A share in words that never round to `0 %` or `100 %` what is neither."""
+    if not math.isfinite(share):
+        return number(share)
+    if 0 < share < 0.005:
+        return "under 1 %"
+    if 0.995 <= share < 1:
+        return "over 99 %"
+    return f"{100 * share:.0f} %".replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return number(seconds)
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
+
+
+def listed(words: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([*([", ".join(words[:-1])] if words[:-1] else []), *words[-1:]])

@@ -1,0 +1,299 @@
+"""A finished run directory as typed values, which is all that the rest of the report sees of it."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from mari_cli.errors import UserError
+from mari_cli.metrics.estimate import Estimate
+from mari_cli.runs import CONFIG, RESULT, RUN, Run
+
+SCHEMA_VERSION = 1
+MODEL_ROLES = ("target", "model", "unlearned", "gold")
+"""Every model a result may hold, in the order in which a reader meets them."""
+
+_HOUSEKEEPING = frozenset({"step", "kind", "loss", "lr", "grad_norm", "tokens", "seconds"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelResult:
+    """One model's metrics by full name (``forget/answer_nll``), and the hash of its weights, if taken."""
+
+    metrics: dict[str, Estimate]
+    hash: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How the unlearning went and ended. ``stopped_by`` is None where all steps were run."""
+
+    steps: int
+    kept_step: int | None = None
+    stopped_by: str | None = None
+    precision: str | None = None
+    precision_reason: str | None = None
+    device: str | None = None
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One record under one model: values by metric name without the set (``answer_nll``), never its text."""
+
+    model: str
+    set: str
+    item: int
+    values: dict[str, float]
+    fact: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A forget question with what each model said, by role. Untrusted text: whoever shows it escapes it."""
+
+    prompt: str | None
+    answer: str
+    outputs: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """All that a report needs of one run."""
+
+    path: Path
+    name: str
+    task: str
+    result: dict[str, Any]
+    """The result as it was written, for whoever passes it on."""
+    models: dict[str, ModelResult]
+    loss: str | None = None
+    command: list[str] = field(default_factory=list)
+    created: str | None = None
+    seconds: float | None = None
+    training: Training | None = None
+    notes: list[str] = field(default_factory=list)
+    train_rows: list[dict[str, float]] = field(default_factory=list)
+    """One a training step: ``step``, ``loss``, every term of the loss, ``lr``, …"""
+    eval_rows: list[dict[str, float]] = field(default_factory=list)
+    """One an evaluation during training: ``step`` and metrics by full name."""
+    items: list[Item] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    config_yaml: str = ""
+    environment: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Per corpus: records, tokens, hash."""
+
+    def setting(self, key: str) -> Any:
+        """A value of the resolved config by dotted key, None where it is not there."""
+        value: Any = self.config
+        for part in key.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                return None
+            value = value[part]
+        return value
+
+    @property
+    def terms(self) -> list[str]:
+        """Names of the loss terms that were logged, in the order in which they appear."""
+        return list(dict.fromkeys(key for row in self.train_rows for key in row if key not in _HOUSEKEEPING))
+
+    def values(self, *, model: str, set: str, metric: str) -> dict[int, float]:
+        """Per-item values by item number."""
+        return {
+            entry.item: entry.values[metric]
+            for entry in self.items
+            if entry.model == model and entry.set == set and metric in entry.values
+        }
+
+
+def is_finished(path: Path) -> bool:
+    """A run writes its result last, so the file says that everything else is there."""
+    return Run(path).finished
+
+
+def run_directories(path: Path) -> list[Path]:
+    """The finished runs that ``path`` stands for: itself, or the finished jobs of a sweep."""
+    if not path.exists():
+        raise UserError(f"run directory `{path}` does not exist", "`mari runs list` shows the finished runs")
+    if not path.is_dir():
+        raise UserError(f"`{path}` is a file, not a run directory", f"did you mean `{path.parent}`?")
+    if is_finished(path):
+        return [path]
+    started = (path / RUN).is_file()
+    jobs = [] if started else sorted((d for d in path.iterdir() if is_finished(d)), key=_natural)
+    if jobs:
+        return jobs
+    if started:
+        raise UserError(
+            f"run `{path}` is not finished: it has no `result.json`",
+            f"go on with it: `--resume {path}`",
+        )
+    raise UserError(
+        f"`{path}` is not a run directory: it has no `result.json`, and no finished run lies in it",
+        "`mari runs list` shows the finished runs",
+    )
+
+
+def read_run(path: Path, *, result: dict[str, Any] | None = None) -> RunData:
+    """Read a run directory.
+
+    ``result`` replaces ``result.json``, for a run that writes its report just before it is finished.
+    """
+    if result is None:
+        if run_directories(path) != [path]:  # refuses what is no run
+            raise UserError(f"`{path}` holds runs, it is none itself", f"try `mari compare {path}`")
+        result = Run(path).result()
+    if not isinstance(result.get("models"), dict) or "task" not in result:
+        raise UserError(f"`{path / RESULT}` is not the result of a run", "was it edited by hand?")
+    if result.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(
+            f"`{path}` was written in format {result.get('schema_version')}, this mari reads format "
+            f"{SCHEMA_VERSION}",
+            "use the version of mari named in its `environment.json`",
+        )
+    rows = Run(path).metrics()
+    config_file = path / CONFIG
+    config_yaml = config_file.read_text(encoding="utf-8") if config_file.exists() else ""
+    training = result.get("training")
+    return RunData(
+        path=path,
+        name=str(result.get("name") or path.name),
+        task=str(result["task"]),
+        result=result,
+        models={
+            role: ModelResult(
+                metrics={name: _estimate(value) for name, value in entry["metrics"].items()},
+                hash=entry.get("hash"),
+            )
+            for role in MODEL_ROLES
+            if (entry := result["models"].get(role)) is not None
+        },
+        loss=result.get("loss"),
+        command=[str(word) for word in result.get("command") or []],
+        created=result.get("created"),
+        seconds=result.get("seconds"),
+        training=_training(training) if training else None,
+        notes=[str(note) for note in result.get("notes") or []],
+        train_rows=[_numbers(row) for row in rows if row.get("kind") == "train"],
+        eval_rows=[_numbers(row) for row in rows if row.get("kind") == "eval"],
+        items=[_item(row) for row in _json_lines(path / "items.jsonl")],
+        examples=[_example(entry) for entry in _json(path / "examples.json", default=[])],
+        config=_config(config_yaml),
+        config_yaml=config_yaml,
+        environment=_json(path / "environment.json", default={}),
+        data=_corpora(_json(path / "data.json", default={})),
+    )
+
+
+def read_runs(paths: list[Path]) -> list[RunData]:
+    """Every finished run among ``paths`` and in the sweeps among them, each once."""
+    directories = {run.resolve(): run for path in paths for run in run_directories(path)}
+    return [read_run(run) for run in directories.values()]
+
+
+def _natural(path: Path) -> list[tuple[bool, int, str]]:
+    """Sort key that puts job 10 after job 9."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts if part]
+
+
+def _json(path: Path, *, default: Any = None) -> Any:
+    if default is not None and not path.exists():
+        return default
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"`{path}` is not JSON: line {error.lineno}: {error.msg}", "was it edited by hand?"
+        ) from error
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"`{path}` is not JSON: line {number}: {error.msg}", "was it edited by hand?"
+            ) from error
+    return rows
+
+
+def _number(value: object) -> float:
+    """Standard JSON has no NaN: a run writes null for whatever is not finite."""
+    return math.nan if value is None else float(str(value))
+
+
+def _optional(value: object) -> float | None:
+    return None if value is None else _number(value)
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        key: _number(value)
+        for key, value in row.items()
+        if key != "kind" and not isinstance(value, str | list)
+    }
+
+
+def _estimate(value: Mapping[str, Any]) -> Estimate:
+    return Estimate(
+        value=_number(value["value"]),
+        n=int(value.get("n") or 0),
+        low=_optional(value.get("low")),
+        high=_optional(value.get("high")),
+    )
+
+
+def _training(value: Mapping[str, Any]) -> Training:
+    return Training(
+        steps=int(value["steps"]),
+        **{
+            key: value.get(key)
+            for key in ("kept_step", "stopped_by", "precision", "precision_reason", "device", "tokens")
+        },
+    )
+
+
+def _item(row: Mapping[str, Any]) -> Item:
+    names = {"model", "set", "item", "key", "fact"}
+    return Item(
+        model=row["model"],
+        set=row["set"],
+        item=int(row["item"]),
+        fact=row.get("fact"),
+        values={key: _number(value) for key, value in row.items() if key not in names},
+    )
+
+
+def _example(entry: Mapping[str, Any]) -> Example:
+    return Example(
+        prompt=entry.get("prompt"),
+        answer=entry["answer"],
+        outputs={role: entry[role] for role in MODEL_ROLES if entry.get(role) is not None},
+    )
+
+
+def _config(text: str) -> dict[str, Any]:
+    container = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else {}
+    return {str(key): value for key, value in container.items()} if isinstance(container, dict) else {}
+
+
+def _corpora(value: object) -> dict[str, dict[str, Any]]:
+    """``data.json`` as corpus -> fields, be it a mapping or a list of named corpora."""
+    if isinstance(value, list):
+        return {str(entry.get("name", number)): dict(entry) for number, entry in enumerate(value)}
+    assert isinstance(value, dict)
+    return {
+        str(key): dict(entry) if isinstance(entry, dict) else {"value": entry} for key, entry in value.items()
+    }

@@ -1,0 +1,60 @@
+"""`mari evaluate`: measure a model as it is, beside a gold model where there is one."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mari_cli import runs
+from mari_cli.config import EvaluateRun
+from mari_cli.models.device import choose_compute
+from mari_cli.models.load import describe_architecture, load_model
+from mari_cli.progress import say, track
+from mari_cli.suites.standard import Measured
+from mari_cli.tasks.measuring import examples, measured
+from mari_cli.tasks.recording import recording
+from mari_cli.tasks.setting import cache_directory, describe_data, prepare, seed_for, tokenize_corpora
+
+
+def evaluate(config: EvaluateRun, *, command: Sequence[str], resume: bool = False) -> dict[str, Any]:
+    """Run it and return the result (result.json). UserError for what the user can mend, before anything is written."""
+    if not resume:
+        runs.refuse_existing(Path(config.out))
+    compute = choose_compute(config.device, config.precision)
+    setting = prepare(config, compute)
+    seed = seed_for(config.seed, "initialisation")
+    lm = load_model(config.model, setting.tokenizer, compute, seed=seed)
+    corpora = tokenize_corpora(config, setting, lm)
+    say(f"model: {config.model.name} ({describe_architecture(lm.model)})")
+
+    with recording(
+        config, compute, task="evaluate", command=command, resume=resume, data=describe_data(corpora)
+    ) as record:
+        models: dict[str, tuple[Measured, str]] = {}
+        sources = {"model": config.model}
+        if config.gold != "none":
+            sources["gold"] = replace(config.model, path=config.gold, architecture=None, revision=None)
+        for role, source in sources.items():
+            lm = load_model(source, setting.tokenizer, compute, seed=seed)
+            models[role] = measured(
+                lm,
+                corpora,
+                config.metrics,
+                seed=config.seed,
+                cache=cache_directory(config),
+                track=track,
+                name=role,
+            )
+        answers = {role: found.answers for role, (found, _) in models.items()}
+        record.run.write_json("examples.json", examples(lm, corpora, answers))
+        rows = [{"model": role} | row for role, (found, _) in models.items() for row in found.items]
+        record.run.write_text("items.jsonl", runs.json_lines(rows))
+        return record.finish(
+            task="evaluate",
+            name=config.model.name,
+            loss=None,
+            models={role: (found.metrics, weights) for role, (found, weights) in models.items()},
+            outcome=None,
+            compute=compute,
+            notes=setting.texts.notes,
+        )

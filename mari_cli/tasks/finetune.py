@@ -1,0 +1,71 @@
+"""`mari finetune`: teach a model the corpora, which makes a target, or the retain corpus alone, which makes a gold."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mari_cli import runs
+from mari_cli.config import Corpora, FinetuneRun
+from mari_cli.models.device import choose_compute
+from mari_cli.models.load import describe_architecture, load_model
+from mari_cli.progress import say, track
+from mari_cli.tasks.measuring import examples, measured
+from mari_cli.tasks.recording import recording
+from mari_cli.tasks.setting import describe_data, prepare, seed_for, tokenize_corpora
+from mari_cli.tasks.training import finetune as train
+from mari_cli.train import state
+
+
+def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = False) -> dict[str, Any]:
+    """Run it and return the result (result.json). UserError for what the user can mend, before anything is written."""
+    if not resume:
+        runs.refuse_existing(Path(config.out))
+    compute = choose_compute(config.train.device, config.train.precision)
+    setting = prepare(config, compute)
+    lm = load_model(
+        config.model,
+        setting.tokenizer,
+        compute,
+        seed=seed_for(config.seed, "initialisation"),
+        dropout=config.train.dropout,
+        gradient_checkpointing=config.train.gradient_checkpointing,
+    )
+    corpora = tokenize_corpora(config, setting, lm)
+    roles = ("forget", "retain") if config.corpora is Corpora.both else (config.corpora.value,)
+    items = [item for role in roles for item in corpora[role].items]
+    say(f"model: {config.model.name} ({describe_architecture(lm.model)})")
+
+    with recording(
+        config, compute, task="finetune", command=command, resume=resume, data=describe_data(corpora)
+    ) as record:
+        state_dir = record.run.path / runs.STATE
+        record.run.truncate_metrics(state.resumed_step(state_dir))
+        outcome = train(
+            lm,
+            items,
+            config.train,
+            seed=config.seed,
+            state_dir=state_dir,
+            log=record.log,
+            track=track,
+            description=f"fine-tuning on {' + '.join(roles)}",
+        )
+        say(f"{outcome.stopped_by or 'all epochs done'} after {outcome.steps} steps")
+        if not (record.run.path / "checkpoint").exists():
+            lm.save(record.run.path / "checkpoint")
+        found, weights = measured(
+            lm, corpora, config.metrics, seed=config.seed, cache=None, track=track, name="model"
+        )
+        record.run.write_json("examples.json", examples(lm, corpora, {"model": found.answers}))
+        record.run.write_text(
+            "items.jsonl", runs.json_lines([{"model": "model"} | row for row in found.items])
+        )
+        return record.finish(
+            task="finetune",
+            name=f"{config.model.name} on {' + '.join(roles)}",
+            loss=None,
+            models={"model": (found.metrics, weights)},
+            outcome=outcome,
+            compute=compute,
+            notes=setting.texts.notes,
+        )

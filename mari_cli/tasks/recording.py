@@ -1,0 +1,124 @@
+"""A run while it is going on: its directory, its tracker, its numbers, and its end, good or bad."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mari_cli import runs
+from mari_cli.config import RunConfig, to_plain, to_yaml
+from mari_cli.metrics.estimate import Estimate
+from mari_cli.progress import say
+from mari_cli.report.page import render, write_report
+from mari_cli.report.read import read_run
+from mari_cli.runs import Run
+from mari_cli.tasks.measuring import as_json
+from mari_cli.tasks.setting import device_info
+from mari_cli.models.device import Compute
+from mari_cli.tracking import Tracker, open_tracker
+from mari_cli.train.loop import Outcome
+
+SCHEMA_VERSION = 1
+
+
+@dataclass
+class Recording:
+    run: Run
+    tracker: Tracker
+    started: float
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """One line of metrics.jsonl; the tracker sees the same numbers under stable names."""
+        self.run.append_metrics(record)
+        prefix = "train/" if record["kind"] == "train" else ""
+        values = {
+            prefix + name if "/" not in name else name: value
+            for name, value in record.items()
+            if name not in ("step", "kind")
+        }
+        self.tracker.log(values, step=record["step"])
+
+    def finish(
+        self,
+        *,
+        task: str,
+        name: str,
+        loss: str | None,
+        models: Mapping[str, tuple[Mapping[str, Estimate], str]],
+        outcome: Outcome | None,
+        compute: Compute,
+        notes: Sequence[str],
+    ) -> dict[str, Any]:
+        """Write the report and, last of all, the result; returns the result. ``models``: role to metrics and hash."""
+        about = self.run.about()
+        training = None
+        if outcome:
+            training = {
+                "steps": outcome.steps,
+                "kept_step": outcome.kept_step,
+                "stopped_by": outcome.stopped_by,
+                "tokens": outcome.tokens,
+                "precision": compute.precision,
+                "precision_reason": compute.reason,
+                "device": str(compute.device),
+            }
+        result = {
+            "schema_version": SCHEMA_VERSION,
+            "task": task,
+            "name": name,
+            "loss": loss,
+            "command": about["command"],
+            "created": about["created"],
+            "seconds": round(time.monotonic() - self.started, 1),
+            "models": {
+                role: {"metrics": as_json(metrics), "hash": hash} for role, (metrics, hash) in models.items()
+            },
+            "training": training,
+            "notes": list(notes),
+        }
+        report = self.run.path / "report.html"
+        write_report(report, render([read_run(self.run.path, result=result)], title=f"mari {task}: {name}"))
+        final = models.get("unlearned") or models.get("model")
+        assert final
+        self.tracker.summary({name: estimate.value for name, estimate in final[0].items()})
+        columns = ["metric", *models]
+        names = list(dict.fromkeys(name for metrics, _ in models.values() for name in metrics))
+        rows = [
+            [name, *(metrics[name].value if name in metrics else None for metrics, _ in models.values())]
+            for name in names
+        ]
+        self.tracker.table("results", columns, rows)
+        self.tracker.artifact(report, name="report", kind="report")
+        self.run.finish(result)
+        return result
+
+
+@contextmanager
+def recording(
+    config: RunConfig,
+    compute: Compute,
+    *,
+    task: str,
+    command: Sequence[str],
+    resume: bool,
+    data: Mapping[str, Any],
+) -> Iterator[Recording]:
+    """A run from its first file to its tracker's exit code. Nothing is written before this."""
+    started = time.monotonic()
+    if resume:
+        run = Run.resume(Path(config.out))
+    else:
+        run = Run.create(Path(config.out), to_yaml(config), command=command, task=task)
+    run.write_json("environment.json", runs.environment(device=device_info(compute)) | {"seed": config.seed})
+    run.write_json("data.json", data)
+    tracker = open_tracker(config.tracker, run_dir=run.path, run_config=to_plain(config), name=run.path.name)
+    say(f"run: {run.path}")
+    say(f"precision: {compute.precision} ({compute.reason})")
+    say(tracker.note)
+    try:
+        yield Recording(run, tracker, started)
+    finally:
+        tracker.finish(0 if sys.exc_info()[0] is None else 1)

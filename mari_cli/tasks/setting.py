@@ -1,0 +1,105 @@
+"""What every task begins with: the corpora, the model, the compute, and the checks before anything is written."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from mari_cli import runs
+from mari_cli.config import CorpusConfig, RunConfig
+from mari_cli.data.corpora import Corpora as Texts
+from mari_cli.data.corpora import load_corpora
+from mari_cli.data.records import Record
+from mari_cli.data.tokenize import Item, count_tokens
+from mari_cli.models.device import Compute
+from mari_cli.models.load import LanguageModel, load_tokenizer
+from mari_cli.suites.standard import Corpus
+from mari_cli.tracking import check_tracker
+
+
+def seed_for(seed: int, purpose: str) -> int:
+    """A seed for one purpose: two purposes of one run never share their random numbers."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:4], "big")
+
+
+@dataclass(frozen=True)
+class Setting:
+    texts: Texts
+    tokenizer: PreTrainedTokenizerBase
+    compute: Compute
+
+
+def prepare(config: RunConfig, compute: Compute) -> Setting:
+    """Read the corpora and settle the tokenizer; every refusal that needs no model happens here."""
+    check_tracker(config.tracker)
+    texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
+    words = (
+        part for record in [*texts.forget, *texts.retain] for part in (record.prompt, record.text) if part
+    )
+    return Setting(texts, load_tokenizer(config.model, words), compute)
+
+
+def tokenize_corpora(config: RunConfig, setting: Setting, lm: LanguageModel) -> dict[str, Corpus]:
+    """By role: `forget`, `retain` and, where there is one, `holdout`."""
+    roles: list[tuple[str, CorpusConfig, list[Record] | None]] = [
+        ("forget", config.forget, setting.texts.forget),
+        ("retain", config.retain, setting.texts.retain),
+        ("holdout", config.holdout, setting.texts.holdout),
+    ]
+    return {
+        role: Corpus(
+            records,
+            lm.tokenize(records, corpus=role, block_size=corpus.block_size, truncate=corpus.truncate),
+        )
+        for role, corpus, records in roles
+        if records is not None
+    }
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """Content hash of all weights, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def items_hash(items: Sequence[Item]) -> str:
+    """Content hash of token sequences and what is supervised in them."""
+    return runs.content_hash([[list(item.input_ids), item.supervised_from] for item in items])
+
+
+def describe_data(corpora: dict[str, Corpus]) -> dict[str, Any]:
+    """data.json: what went in, without a word of it."""
+    return {
+        role: {
+            "records": len(corpus.records),
+            "items": len(corpus.items),
+            "tokens": count_tokens(corpus.items),
+            "targets": sum(item.num_targets for item in corpus.items),
+            "sha256": runs.content_hash([record.key for record in corpus.records]),
+            "items_sha256": items_hash(corpus.items),
+        }
+        for role, corpus in corpora.items()
+    }
+
+
+def device_info(compute: Compute) -> dict[str, Any]:
+    """What environment.json says of the hardware."""
+    cuda = compute.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "precision": compute.precision,
+        "precision_reason": compute.reason,
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda if cuda else None,
+    }
+
+
+def cache_directory(config: RunConfig) -> Path:
+    return Path(config.cache).expanduser()

@@ -1,0 +1,150 @@
+"""Fine-tuning as a job for the loop, and its results kept by what determines them."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from mari_cli import runs
+from mari_cli.config import FinetuneConfig, ModelConfig
+from mari_cli.data.batches import epoch_batches
+from mari_cli.data.tokenize import Item
+from mari_cli.losses.objective import Positions, Step, Terms, nll_objective
+from mari_cli.models.head import States, head_of
+from mari_cli.models.load import LanguageModel, load_model
+from mari_cli.progress import Track, say, silent
+from mari_cli.suites.scores import score
+from mari_cli.tasks.setting import Setting, items_hash, seed_for, weights_hash
+from mari_cli.train.loop import Job, Log, Outcome, fit
+from mari_cli.train.step import Group
+from mari_cli.train.stop import Verdict
+
+RECIPE = 1
+"""Part of every cache key: raise it when a change here or in train/ changes what fine-tuning results in."""
+WATCHED_ITEMS = 256
+"""Items on which the training accuracy is watched."""
+
+
+def positions(lm: LanguageModel, states: States) -> Positions:
+    """Logits at the supervised positions, with the model's own head."""
+    logits_NV = head_of(lm.model)(states.h_ND)
+    return Positions(logits_NV, states.labels_N, states.sequence_N, states.index_N, states.sequences)
+
+
+def finetune(
+    lm: LanguageModel,
+    items: Sequence[Item],
+    config: FinetuneConfig,
+    *,
+    seed: int,
+    state_dir: Path,
+    log: Log,
+    track: Track,
+    description: str,
+) -> Outcome:
+    """Train ``lm`` in place on ``items``, until `until_accuracy` of the training tokens are right or epochs are done."""
+    steps_per_epoch = -(-len(items) // config.batch_size)
+    lengths = [len(item.input_ids) for item in items]
+    order_seed = seed_for(seed, "fine-tuning order")
+
+    @lru_cache(maxsize=2)
+    def batches(epoch: int) -> list[list[int]]:
+        return epoch_batches(lengths, config.batch_size, epoch, seed=order_seed)
+
+    def items_at(step: int) -> Group:
+        epoch, batch = divmod(step, steps_per_epoch)
+        return {"retain": [items[i] for i in batches(epoch)[batch]]}
+
+    def objective(step: int, states: Mapping[str, States]) -> Terms:
+        return nll_objective(Step(retain=positions(lm, states["retain"])))
+
+    watched = [items[i] for i in range(0, len(items), max(1, len(items) // WATCHED_ITEMS))]
+
+    def evaluate(step: int) -> dict[str, float]:
+        scored = score(lm, watched, batch_size=32, min_k=0.4, track=silent, description="")
+        right, tokens = sum(scored.column("tokens_right")), sum(scored.column("tokens"))
+        nll = sum(scored.column("answer_nll")) / len(watched)
+        return {"train/token_accuracy": right / tokens, "train/answer_nll": nll}
+
+    def judge(history: list[dict[str, Any]]) -> Verdict:
+        latest = history[-1]
+        accuracy, wanted = latest["train/token_accuracy"], config.until_accuracy
+        done = wanted is not None and accuracy >= wanted
+        return Verdict(latest["step"], f"token accuracy {accuracy:.4f} reached {wanted}" if done else None)
+
+    torch.manual_seed(seed_for(seed, "dropout"))
+    job = Job(
+        steps=config.epochs * steps_per_epoch,
+        items_at=items_at,
+        objective=objective,
+        evaluate=evaluate,
+        judge=judge,
+        evaluate_every=config.evaluate_every * steps_per_epoch,
+    )
+    return fit(lm, job, config, state_dir=state_dir, log=log, track=track, description=description)
+
+
+def finetuned(
+    base: ModelConfig,
+    setting: Setting,
+    items: Sequence[Item],
+    config: FinetuneConfig,
+    *,
+    seed: int,
+    cache: Path,
+    track: Track,
+    role: str,
+) -> Path:
+    """Directory of ``base`` fine-tuned on ``items``: from the cache where it was trained before, else trained now.
+
+    The key is the content of all that determines the result, the starting weights and every token included. A
+    training that died goes on from its last state; two runs that want the same model wait for one training.
+    """
+    lm = load_model(
+        base,
+        setting.tokenizer,
+        setting.compute,
+        seed=seed_for(seed, "initialisation"),
+        dropout=config.dropout,
+        gradient_checkpointing=config.gradient_checkpointing,
+    )
+    key = runs.content_hash(
+        {
+            "recipe": RECIPE,
+            "weights": weights_hash(lm.model),
+            "items": items_hash(items),
+            "config": asdict(config),
+            "seed": seed,
+            "device": setting.compute.device.type,
+            "precision": setting.compute.precision,
+        }
+    )[:24]
+    directory = cache / "models" / key
+    directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory / "lock"):
+        if (directory / "checkpoint").exists():
+            say(f"{role}: from the cache ({directory})")
+            return directory
+        runs.recover(directory)
+        say(f"{role}: fine-tuning on {len(items)} items, at most {config.epochs} epochs")
+        with (directory / runs.METRICS).open("a") as metrics:
+            outcome = finetune(
+                lm,
+                items,
+                config,
+                seed=seed,
+                state_dir=directory / runs.STATE,
+                track=track,
+                description=role,
+                log=lambda record: print(json.dumps(record), file=metrics, flush=True),
+            )
+        lm.save(directory / "checkpoint")
+        shutil.rmtree(directory / runs.STATE)
+        say(f"{role}: {outcome.stopped_by or 'all epochs done'} after {outcome.steps} steps")
+    return directory

@@ -1,0 +1,86 @@
+"""A run that is killed goes on, and ends where it would have ended, to the last bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+
+pytestmark = pytest.mark.slow
+STEPS = 12
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "mari_cli", *arguments],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> None:
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+
+
+def rows(run: Path) -> list[dict]:
+    """metrics.jsonl without what measures time."""
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
+
+
+def kill_after(process: subprocess.Popen, run: Path, step: int) -> None:
+    """SIGKILL once ``step`` is in the metrics: no handler runs, nothing is tidied up."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        path = run / "metrics.jsonl"
+        if path.exists() and f'"step": {step},' in path.read_text():
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return
+        time.sleep(0.005)
+    pytest.fail(f"the run ended before step {step} was seen: {process.stderr.read()}")
+
+
+@pytest.mark.parametrize("loss", ["mari", "npo"])
+def test_a_killed_run_resumes_to_the_same_bits(loss, tmp_path, cache):
+    arguments = [*TINY, f"loss={loss}", f"cache={cache}", f"train.steps={STEPS}", "train.evaluate_every=3",
+                 "train.stop.retain_drop=null"]  # fmt: skip
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    finish(start("unlearn", *arguments, f"out={whole}"))
+
+    process = start("unlearn", *arguments, f"out={cut}")
+    kill_after(process, cut, 5)  # between two checkpoints
+    assert not (cut / "result.json").exists()
+    finish(start("unlearn", "--resume", str(cut)))
+
+    assert (cut / "checkpoint" / "model.safetensors").read_bytes() == (
+        whole / "checkpoint" / "model.safetensors"
+    ).read_bytes()
+    assert rows(cut) == rows(whole)
+    one, other = (json.loads((run / "result.json").read_text()) for run in (cut, whole))
+    assert one["models"] == other["models"]
+    assert one["training"] == other["training"]
+
+
+def test_a_killed_fine_tuning_resumes_to_the_same_bits(tmp_path, cache):
+    tiny = [item.replace("finetune.", "train.") for item in TINY if not item.startswith("train.")]
+    arguments = [*tiny, f"cache={cache}", "train.epochs=6", "train.batch_size=8"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    finish(start("finetune", *arguments, f"out={whole}"))
+
+    process = start("finetune", *arguments, f"out={cut}")
+    kill_after(process, cut, 10)
+    finish(start("finetune", "--resume", str(cut)))
+    assert (cut / "checkpoint" / "model.safetensors").read_bytes() == (
+        whole / "checkpoint" / "model.safetensors"
+    ).read_bytes()
+    assert rows(cut) == rows(whole)

@@ -1,0 +1,182 @@
+"""End to end on a tiny GPT-2: every loss runs, and leaves a run that stands alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mari_cli import launch
+from mari_cli.errors import UserError
+from mari_cli.tasks.evaluate import evaluate
+from mari_cli.tasks.finetune import finetune
+from mari_cli.tasks.unlearn import unlearn
+
+pytestmark = pytest.mark.smoke
+LOSSES = ["mari", "mari_pooled", "mari_context", "grad_ascent", "grad_diff", "kl_ga", "npo", "dpo"]
+
+
+def run(out: Path, cache: Path, *overrides: str) -> dict:
+    arguments = [*TINY, f"out={out}", f"cache={cache}", *overrides]
+    return launch.run(unlearn, launch.Experiment("unlearn", arguments)).result
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_unlearns_and_leaves_a_whole_run(loss, tmp_path, cache):
+    out = tmp_path / "run"
+    result = run(
+        out, cache, f"loss={loss}", "metrics.generate=true", "metrics.examples=2", "metrics.max_new_tokens=8"
+    )
+    names = {path.name for path in out.iterdir()}
+    assert names >= {
+        "config.yaml",
+        "environment.json",
+        "data.json",
+        "metrics.jsonl",
+        "items.jsonl",
+        "examples.json",
+        "checkpoint",
+        "report.html",
+        "result.json",
+    }
+    assert "state" not in names
+    assert result == json.loads((out / "result.json").read_text())
+    assert set(result["models"]) == {"target", "unlearned", "gold"}
+    measured = result["models"]["unlearned"]["metrics"]
+    assert {"forget/answer_nll", "facts/unique_recall", "privacy/loss_auc", "marginal/pooled"} <= set(
+        measured
+    )
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "train"] == list(
+        range(1, result["training"]["steps"] + 1)
+    )
+    assert len(json.loads((out / "examples.json").read_text())) == 2
+    AutoModelForCausalLM.from_pretrained(out / "checkpoint")
+    AutoTokenizer.from_pretrained(out / "checkpoint")
+
+
+def test_the_target_changes_the_gold_and_the_measurement_of_both_are_made_once(tmp_path, cache):
+    first = run(tmp_path / "a", cache)
+    before = sorted(path.name for path in (cache / "models").iterdir())
+    second = run(tmp_path / "b", cache)
+    assert sorted(path.name for path in (cache / "models").iterdir()) == before
+    assert first["models"] == second["models"]
+    run(tmp_path / "c", cache, "finetune.lr=1e-3")
+    assert len(list((cache / "models").iterdir())) == len(before) + 2
+
+
+def test_micro_batches_do_not_change_the_result(tmp_path, cache):
+    whole = run(tmp_path / "whole", cache)["models"]["unlearned"]["metrics"]
+    cut = run(tmp_path / "cut", cache, "train.micro_batch=2")["models"]["unlearned"]["metrics"]
+    for name in ("forget/answer_nll", "retain/answer_nll"):
+        assert cut[name]["value"] == pytest.approx(whole[name]["value"], rel=1e-5)
+
+
+def test_mmlu_is_measured_on_the_model_in_memory(tmp_path, cache):
+    result = run(tmp_path / "run", cache, "metrics.mmlu=sample", "metrics.mmlu_limit=1")
+    assert result["models"]["unlearned"]["metrics"]["benchmark/mmlu"]["n"] == 57
+
+
+def test_no_word_of_the_corpora_is_written_where_no_examples_are_asked_for(tmp_path, cache):
+    out = tmp_path / "run"
+    run(out, cache, "metrics.examples=0", "metrics.generate=true", "metrics.max_new_tokens=4")
+    from mari_cli.data.fictional import people
+
+    names = [person.name for person in people(first=0, count=2, seed=0, overlap=0.5)]
+    for path in out.glob("*.*"):
+        assert not any(name in path.read_text() for name in names), path
+
+
+def test_a_model_and_corpora_of_the_users_own(tmp_path, cache):
+    first = tmp_path / "first"
+    run(first, cache)
+    forget, retain = tmp_path / "letters.jsonl", tmp_path / "rest.jsonl"
+    forget.write_text(
+        "".join(json.dumps({"prompt": f"Who is {n}?", "completion": f"{n} is ill."}) + "\n" for n in "ABC")
+    )
+    retain.write_text(
+        "".join(
+            json.dumps({"prompt": f"Who is {n}?", "completion": f"{n} is well."}) + "\n" for n in "DEFGHI"
+        )
+    )
+    arguments = [
+        f"model.path={first}",
+        f"forget.path={forget}",
+        f"retain.path={retain}",
+        f"out={tmp_path / 'own'}",
+        f"cache={cache}",
+        "metrics=fast",
+        "train.steps=3",
+    ]
+    result = launch.run(unlearn, launch.Experiment("unlearn", arguments)).result
+    assert set(result["models"]) == {"target", "unlearned"}
+    assert "privacy/loss_auc" not in result["models"]["target"]["metrics"]
+    assert any("fewer than a batch" in note for note in result["notes"])
+
+
+def test_a_tenth_of_a_text_is_forgotten_and_the_rest_retained(tmp_path, cache):
+    first = tmp_path / "first"
+    run(first, cache)
+    book = tmp_path / "book.txt"
+    book.write_text(
+        "\n\n".join(
+            f"Chapter {i}. " + f"It was a night like {i} others, and rain fell. " * 12 for i in range(20)
+        )
+    )
+    arguments = [
+        f"model.path={first}",
+        f"forget.path={book}",
+        f"out={tmp_path / 'own'}",
+        f"cache={cache}",
+        "metrics=fast",
+        "train.steps=2",
+        "train.forget_batch=2",
+        "train.retain_batch=2",
+        "loss=mari_context",
+    ]
+    launch.run(unlearn, launch.Experiment("unlearn", arguments))
+    data = json.loads((tmp_path / "own" / "data.json").read_text())
+    assert (data["forget"]["records"], data["retain"]["records"]) == (1, 9)
+
+
+def test_finetune_then_evaluate_the_run(tmp_path, cache):
+    tiny = [
+        item.replace("finetune.", "train.")
+        for item in TINY
+        if not item.startswith(("train.steps", "train.evaluate", "train.forget", "train.retain"))
+    ]
+    out = tmp_path / "target"
+    taught = launch.run(
+        finetune, launch.Experiment("finetune", [*tiny, f"out={out}", f"cache={cache}"])
+    ).result
+    arguments = ["metrics=fast", "metrics.bootstrap=20", f"out={tmp_path / 'evaluation'}", f"cache={cache}"]
+    result = launch.run(evaluate, launch.Experiment("evaluate", arguments, model=str(out))).result
+    ours, theirs = result["models"]["model"], taught["models"]["model"]
+    assert ours["hash"] == theirs["hash"]
+    assert ours["metrics"]["forget/answer_nll"]["value"] == theirs["metrics"]["forget/answer_nll"]["value"]
+
+
+def test_a_finished_run_is_never_written_again(tmp_path, cache):
+    out = tmp_path / "run"
+    run(out, cache)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    with pytest.raises(UserError, match="exists"):
+        run(out, cache)
+    with pytest.raises(UserError, match="finished"):
+        launch.resume(unlearn, "unlearn", out)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_a_loss_that_explodes_stops_before_the_update_and_names_the_step(tmp_path, cache):
+    with pytest.raises(UserError, match=r"step \d+: .*not finite; the update was not made"):
+        run(
+            tmp_path / "run",
+            cache,
+            "loss=grad_ascent",
+            "loss.forget_weight=1e38",
+            "train.max_grad_norm=null",
+            "train.lr=1e30",
+            "train.stop.retain_drop=null",
+            "train.stop.at_holdout=false",
+        )
