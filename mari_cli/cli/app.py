@@ -1,0 +1,351 @@
+"""Every command: what can be typed, with examples that run. The work is behind the imports in the bodies.
+
+stdout carries results (the final table, paths, YAML), stderr all the rest.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mari_cli import __version__
+from mari_cli.cli.completion import complete_override
+from mari_cli.cli.door import Door, note
+
+KEYS = """\
+Without -c, a path chooses the option that reads it: model.path=X means model=pretrained, and
+forget.path=X means forget=text for a .txt file or a folder of them, else forget=jsonl; likewise
+retain.path and holdout.path."""
+
+
+def _epilog(*examples: str, keys: bool = False) -> str:
+    # \b keeps the lines of a paragraph as they are
+    lines = "\n".join(f"  {example}" for example in examples)
+    return (f"{KEYS}\n\n" if keys else "") + f"\b\nExamples:\n{lines}"
+
+
+def _app(**kwargs: Any) -> typer.Typer:
+    return typer.Typer(
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,  # a plain traceback, never with locals
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        **kwargs,
+    )
+
+
+app = _app(cls=Door)
+config_app = _app(
+    no_args_is_help=True,
+    help="Look at configurations without running anything.",
+    epilog=_epilog("mari config show loss=npo", "mari config list loss"),
+)
+runs_app = _app(no_args_is_help=True, help="Look at what was run.", epilog=_epilog("mari runs list"))
+app.add_typer(config_app, name="config")
+app.add_typer(runs_app, name="runs")
+
+
+class TaskName(StrEnum):
+    unlearn = "unlearn"
+    finetune = "finetune"
+    evaluate = "evaluate"
+
+
+class Launcher(StrEnum):
+    basic = "basic"
+    joblib = "joblib"
+    submitit_local = "submitit_local"
+    submitit_slurm = "submitit_slurm"
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="What to change in the configuration, e.g. loss=npo train.steps=400.",
+        autocompletion=complete_override,
+        show_default=False,
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="A complete run, such as those in experiments/."),
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN", help="Go on with a run that was cut off, from its last checkpoint."),
+]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mari {__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog=_epilog(
+        "mari unlearn                         the whole of it on a tiny model, without downloads",
+        "mari unlearn model.path=DIR forget.path=letters.jsonl retain.path=rest.jsonl",
+        "mari sweep loss=mari,kl_ga,npo       one run for each, and a table",
+        "mari config show                     every key with its value",
+    ),
+)
+def mari(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Make a language model forget, and measure that it did."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command(
+    epilog=_epilog(
+        "mari finetune",
+        "mari finetune corpora=retain out=runs/gold",
+        "mari finetune model=stories15m forget=tofu train.epochs=14",
+        "mari finetune --resume runs/gold",
+        keys=True,
+    )
+)
+def finetune(overrides: Overrides = None, config: ConfigFile = None, resume: Resume = None) -> None:
+    """Teach a model the forget and retain corpora (a target), or the retain corpus alone (a gold model)."""
+    _run("finetune", overrides, config, resume)
+
+
+@app.command(
+    epilog=_epilog(
+        "mari unlearn",
+        "mari unlearn loss=npo loss.beta=0.2 train.steps=400 out=runs/npo",
+        "mari unlearn model.path=DIR forget.path=letters.jsonl retain.path=rest.jsonl",
+        "mari unlearn model.path=DIR forget.path=diary.txt forget.fraction=0.1",
+        "mari unlearn -c experiments/demo/run.yaml seed=1",
+        "mari unlearn --resume runs/npo",
+        keys=True,
+    )
+)
+def unlearn(overrides: Overrides = None, config: ConfigFile = None, resume: Resume = None) -> None:
+    """Make a model forget one corpus and keep another; measure it before, after, and beside a gold model.
+
+    Without arguments: a tiny GPT-2, built and trained here on an invented archive of people.
+    """
+    _run("unlearn", overrides, config, resume)
+
+
+@app.command(
+    epilog=_epilog(
+        "mari evaluate runs/npo",
+        "mari evaluate runs/npo metrics.mmlu=full gold=runs/gold",
+        "mari evaluate HuggingFaceTB/SmolLM2-135M-Instruct forget=tofu metrics=fast",
+        keys=True,
+    )
+)
+def evaluate(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL_OR_RUN",
+            help="A hub id, a directory, a .gguf file; or a run, whose model and corpora are then taken.",
+            show_default=False,
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+) -> None:
+    """Measure a model, training nothing."""
+    if model is not None and "=" in model and not Path(model).exists():  # no model, but the first KEY=VALUE
+        overrides, model = [model, *(overrides or [])], None
+    _run("evaluate", overrides, config, model=model)
+
+
+@app.command(
+    epilog=_epilog(
+        "mari sweep loss=mari,kl_ga,npo seed=0,1,2 out=sweeps/first",
+        "mari sweep -c experiments/demo/run.yaml",
+        "mari sweep loss.mari_weight=1,3,10,30 --launcher joblib --jobs 2",
+        "mari sweep loss=mari,npo --launcher submitit_slurm hydra.launcher.partition=gpu",
+        "mari sweep --task finetune corpora=both,retain",
+        keys=True,
+    )
+)
+def sweep(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    task: Annotated[
+        TaskName, typer.Option(help="What each job does; a file says so itself.")
+    ] = TaskName.unlearn,
+    launcher: Annotated[
+        Launcher | None, typer.Option(help="Where jobs run: one by one here, side by side here, or on SLURM.")
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Jobs side by side, with --launcher joblib; else one for each core."),
+    ] = None,
+) -> None:
+    """Run every combination of `KEY=A,B,…`, and compare what came out.
+
+    All combinations are checked before the first starts. A job that fails does not stop the others; the exit
+    code is then 1.
+    """
+    from mari_cli import launch
+    from mari_cli.cli import tables
+    from mari_cli.errors import UserError
+
+    if jobs is not None and launcher is not Launcher.joblib:
+        raise UserError("`--jobs` needs `--launcher joblib`", "the basic launcher runs one job after another")
+    extra = [f"hydra/launcher={launcher}"] if launcher else []
+    extra += [f"hydra.launcher.n_jobs={jobs}"] if jobs else []
+    planned = launch.plan(launch.Experiment(str(task), [*(overrides or []), *extra], config))
+    note(f"{len(planned.jobs)} jobs in {planned.directory}")
+    results = launch.sweep(_Task(planned.task), planned)
+
+    tables.print_grid(tables.of_sweep(planned.jobs, results))
+    done = []
+    for job, result in zip(planned.jobs, results, strict=True):
+        if isinstance(result, launch.Failed):
+            note(f"job {job.number + 1} of {len(planned.jobs)} ({job.label}) failed: {result.reason}")
+        else:
+            done.append(Path(job.config.out))
+    if done:
+        report = planned.directory / "report.html"
+        _compare(done, report)
+        typer.echo(report)
+    if len(done) < len(results):
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog=_epilog(
+        "mari compare runs/mari runs/npo",
+        "mari compare sweeps/first runs/gold --out first.html",
+    )
+)
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN", help="Runs; a sweep stands for its jobs.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The report to write.")] = Path("compare.html"),
+) -> None:
+    """Put finished runs side by side: a table here, plots in an HTML file."""
+    from mari_cli.cli import tables
+
+    tables.print_grid(tables.of_results(_compare(runs, out)))
+    typer.echo(out)
+
+
+@config_app.command(
+    "show",
+    epilog=_epilog(
+        "mari config show",
+        "mari config show loss=npo forget=tofu",
+        "mari config show --task finetune > finetune.yaml",
+        "mari config show -c experiments/demo/run.yaml",
+        keys=True,
+    ),
+)
+def config_show(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    task: Annotated[
+        TaskName, typer.Option(help="The command whose configuration is meant.")
+    ] = TaskName.unlearn,
+) -> None:
+    """Print the whole configuration as YAML, as a run would take it."""
+    from mari_cli import launch
+
+    shown = launch.show(launch.Experiment(str(task), overrides or [], config))
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.syntax import Syntax
+
+        Console().print(Syntax(shown, "yaml", background_color="default"))
+    else:
+        typer.echo(shown, nl=False)
+
+
+@config_app.command("list", epilog=_epilog("mari config list", "mari config list loss"))
+def config_list(
+    group: Annotated[str | None, typer.Argument(help="Only this group.", show_default=False)] = None,
+) -> None:
+    """Name what can be chosen, as GROUP=OPTION."""
+    from mari_cli import launch
+    from mari_cli.cli import tables
+
+    tables.print_grid(tables.of_options(launch.options(group)))
+
+
+@runs_app.command("list", epilog=_epilog("mari runs list", "mari runs list sweeps/first"))
+def runs_list(
+    roots: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="DIR", help="Where to look; else in runs/ and sweeps/.", show_default=False),
+    ] = None,
+) -> None:
+    """List runs, finished or not, oldest first."""
+    from mari_cli.cli import tables
+    from mari_cli.errors import UserError
+    from mari_cli.runs import list_runs
+
+    for root in roots or []:
+        if not root.is_dir():
+            raise UserError(f"no directory `{root}`", "give the directory that holds the runs")
+    found = [run for root in roots or [Path("runs"), Path("sweeps")] for run in list_runs(root)]
+    if not found:
+        note("no runs")
+        return
+    tables.print_grid(tables.of_runs(sorted(found, key=lambda run: run.created)))
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A function of ``mari_cli.tasks``, imported when it is called: a typo is told before torch is loaded."""
+
+    name: str
+
+    def __call__(self, cfg: Any, /, *, command: list[str], resume: bool = False) -> Any:
+        function = getattr(import_module(f"mari_cli.tasks.{self.name}"), self.name)
+        return function(cfg, command=command, resume=resume)
+
+
+def _run(
+    task: str,
+    overrides: Sequence[str] | None,
+    config: Path | None,
+    resume: Path | None = None,
+    model: str | None = None,
+) -> None:
+    from mari_cli import launch
+    from mari_cli.cli import tables
+    from mari_cli.errors import UserError
+
+    if resume is None:
+        outcome = launch.run(_Task(task), launch.Experiment(task, overrides or [], config, model))
+    elif overrides or config:
+        raise UserError(
+            "a run goes on as it began: `--resume` takes no KEY=VALUE and no `-c`",
+            "start a new run to change something",
+        )
+    else:
+        outcome = launch.resume(_Task(task), task, resume)
+    tables.print_grid(tables.of_results([outcome.result]))
+    out = Path(outcome.config.out)
+    typer.echo(out / "report.html" if (out / "report.html").exists() else out)
+
+
+def _compare(runs: list[Path], out: Path) -> list[dict[str, Any]]:
+    from mari_cli.tasks.compare import compare
+
+    return compare(runs, out)
+
+
+def main() -> None:
+    app(prog_name="mari")

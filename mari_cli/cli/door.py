@@ -1,0 +1,49 @@
+"""Where every error leaves: what the user can fix as `error:` and `hint:`, the rest as Python tells it."""
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from mari_cli.errors import UserError
+
+
+def note(message: str) -> None:
+    """A line for the person watching; results go to stdout instead."""
+    typer.echo(message, err=True)
+
+
+def refuse(message: str, hint: str | None) -> None:
+    note(f"error: {message}")
+    if hint:
+        note(f"  hint: {hint}")
+
+
+class Door(TyperGroup):
+    """The group of all commands."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Exit codes: 2 what the user can fix, 130 interrupted, 1 what only we can (with a traceback)."""
+        try:
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
+        except UserError as error:
+            refuse(str(error), error.hint)
+            raise SystemExit(2) from None
+        except typer.TyperException as error:  # a word on the command line that typer does not know
+            message, _, guess = error.format_message().replace("'", "`").partition(" Did you mean ")
+            message = message[:1].lower() + message[1:].rstrip(".").replace("Value error, ", "")
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context else "mari"
+            refuse(message, f"did you mean {guess}" if guess else f"`{command} --help` lists what it takes")
+            raise SystemExit(2) from None
+        raise SystemExit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Ctrl-C is caught here, before typer makes a bare exit code of it."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            task, out = getattr(interrupt, "task", None), getattr(interrupt, "out", None)
+            resumable = task in ("unlearn", "finetune") and out is not None and out.is_dir()
+            note("interrupted" + (f"; `mari {task} --resume {out}` goes on" if resumable else ""))
+            raise typer.Exit(130) from None

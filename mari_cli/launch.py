@@ -1,0 +1,596 @@
+"""Compose a run's config with Hydra and hand it to a task: here, over a sweep, or on a cluster.
+
+The only module that imports Hydra. Past it, code sees the dataclasses of ``mari_cli.config``: a task never
+meets a DictConfig, and whatever a task raises comes out of here as it is.
+"""
+
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+import hydra
+import yaml
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.plugins.completion_plugin import DefaultCompletionPlugin
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from mari_cli import config
+from mari_cli.config import RunConfig
+from mari_cli.errors import UserError
+from mari_cli.retell import explain, impossible_value, unknown_key
+
+CONF = "mari_cli.conf"
+TASKS = ("unlearn", "finetune", "evaluate")
+CORPORA = ("forget", "retain", "holdout")
+SCRATCH = "gpt2_tiny"
+"""The default model, which is built and trained from nothing."""
+# Hydra 1.4 deprecates the parameter, 1.3 warns without it.
+_VERSION: dict[str, Any] = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}
+
+
+class Task(Protocol):
+    """A function of ``mari_cli.tasks``: one run, from its config to its result. Launchers pickle it."""
+
+    def __call__(self, cfg: Any, /, *, command: list[str], resume: bool = False) -> Any: ...
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while ``task`` wrote to ``out``."""
+
+    def __init__(self, task: str, out: str) -> None:
+        super().__init__(task, out)
+        self.task = task
+        self.out = Path(out)
+
+
+# -- what to compose -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A command's config: the primary of ``task`` or a file of the user's, and overrides of it."""
+
+    task: str
+    overrides: Sequence[str] = ()
+    file: Path | None = None
+    model: str | None = None
+    """What `evaluate` measures: a model, or a run, whose corpora it then takes too."""
+
+    @property
+    def primary(self) -> str:
+        return self.file.stem if self.file else self.task
+
+    @property
+    def arguments(self) -> list[str]:
+        """Every override for Hydra, weakest first: of two for one key the later one holds."""
+        search_path = [f"hydra.searchpath=[pkg://{CONF}]"] if self.file else []
+        chosen = [*self._subject(), *([] if self.file else implied_choices(self.overrides)), *self.overrides]
+        gentle = [] if self.file else trained_model_choices(chosen, self.task)
+        return [*search_path, *gentle, *chosen]
+
+    @property
+    def command(self) -> list[str]:
+        """What to type to get this run again."""
+        file = ["-c", str(self.file)] if self.file else []
+        return ["mari", self.task, *([self.model] if self.model else []), *file, *self.overrides]
+
+    def _subject(self) -> list[str]:
+        if self.model is None:
+            return []
+        if _is_run(Path(self.model)):
+            return [f"{section}={_RUN_OPTION}" for section in ("model", *CORPORA)]
+        return [
+            "model=pretrained",
+            f"model.path={quote(self.model)}",
+            f"model.name={quote(_label(self.model))}",
+        ]
+
+
+def implied_choices(overrides: Sequence[str]) -> list[str]:
+    """Group options that a path leaves no doubt about, so that nobody needs to type them.
+
+    `model.path=X` means `model=pretrained`; `forget.path=X` means `forget=text` for a .txt file or a folder
+    with some, else `forget=jsonl`; the same for retain and holdout. With a `retain.path` of its own, a text
+    to forget is not cut in two.
+    """
+    given = dict(override.partition("=")[::2] for override in overrides)
+    implied: dict[str, str] = {}
+    if (path := given.get("model.path", "null")) != "null" and "model" not in given:
+        implied["model"] = "pretrained"
+        if not re.search(r"[,()\[\]{}$]", path):  # one path, not a sweep over several
+            implied["model.name"] = quote(_label(path.strip("'\"")))
+    for corpus in CORPORA:
+        if (path := given.get(f"{corpus}.path", "null")) != "null" and corpus not in given:
+            implied[corpus] = "text" if _is_text(path.strip("'\"")) else "jsonl"
+    if "retain.path" in given and (given.get("forget") or implied.get("forget")) == "text":
+        implied["forget.fraction"] = "null"
+    return [f"{key}={value}" for key, value in implied.items()]
+
+
+def trained_model_choices(overrides: Sequence[str], task: str) -> list[str]:
+    """Any model but the default comes trained, and is trained on gently: not as one from scratch is."""
+    given = dict(override.partition("=")[::2] for override in overrides)
+    if given.get("model", SCRATCH) == SCRATCH:
+        return []
+    gentle = {
+        "unlearn": {"train": "unlearn", "train@finetune": "finetune"},
+        "finetune": {"train": "finetune"},
+    }
+    return [f"{key}={value}" for key, value in gentle.get(task, {}).items() if key not in given]
+
+
+def quote(value: str) -> str:
+    """``value`` as Hydra's grammar reads it: a backslash counts only before a quote, or at the end."""
+    if not re.search(r"[^A-Za-z0-9_./-]", value):
+        return value
+    escaped = re.sub(r"(\\*)('|\Z)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
+    return f"'{escaped}'"
+
+
+def _label(path: str) -> str:
+    """A model's name in tables, from its path or hub id."""
+    return Path(path).name or path
+
+
+def _is_text(path: str) -> bool:
+    folder = Path(path).expanduser()
+    return path.endswith(".txt") or (folder.is_dir() and any(folder.glob("*.txt")))
+
+
+# -- Hydra ---------------------------------------------------------------------------------------------------
+
+
+def register() -> None:
+    """Make the schemas known to Hydra as ``schema/NAME``, apart from the options that users choose from."""
+    store = ConfigStore.instance()
+    for name, schema in config.SCHEMAS.items():
+        group, _, option = f"schema/{name}".rpartition("/")
+        store.store(name=option, node=schema, group=group)
+
+
+@contextmanager
+def session(experiment: Experiment) -> Iterator[Any]:
+    """Hydra's controller, with our configs on its search path; its errors are retold.
+
+    Nothing of ours may raise inside: an error of a task's must not pass for one of its config.
+    """
+    register()
+    if experiment.file:
+        _check_file(experiment.file)
+        scope: Any = hydra.initialize_config_dir(
+            str(experiment.file.parent.resolve()), job_name="mari", **_VERSION
+        )
+    else:
+        scope = hydra.initialize_config_module(CONF, job_name="mari", **_VERSION)
+    if experiment.model and _is_run(Path(experiment.model)):
+        _register_run(Path(experiment.model))
+    with scope:
+        try:
+            yield GlobalHydra.instance().hydra
+        except UserError:
+            raise
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+            raise explain(error, experiment.task) from error
+
+
+def compose(experiment: Experiment) -> DictConfig:
+    """The config as Hydra composes it, not yet checked by ``parse``."""
+    with session(experiment):
+        return hydra.compose(experiment.primary, experiment.arguments)
+
+
+def show(experiment: Experiment) -> str:
+    """The config as YAML: with `???` where it lacks a value, and refused where a value is impossible."""
+    cfg = compose(experiment)
+    if any(_missing(cfg)):
+        return OmegaConf.to_yaml(cfg)
+    parse(cfg, experiment)
+    return OmegaConf.to_yaml(cfg, resolve=True)
+
+
+def parse(cfg: DictConfig, experiment: Experiment | None = None) -> RunConfig:
+    """The dataclasses of a composed config; what composition lets through but makes no sense is refused."""
+    kind = OmegaConf.get_type(cfg)
+    if not (is_dataclass(kind) and issubclass(kind, RunConfig)):
+        raise UserError(
+            f"`{experiment.file if experiment else cfg}` does not describe a run",
+            "begin it with `defaults: [unlearn, _self_]`, or `finetune`, or `evaluate`",
+        )
+    task = task_of(kind)
+    for key, section in _surplus(cfg):
+        raise unknown_key(key, section, task)
+    for key in _missing(cfg):
+        raise UserError(f"`{key}` is not set", f"set it: `{key}=…`")
+    try:
+        parsed = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise explain(error, task) from error
+    except ValueError as error:
+        refused = _refused_section(cfg)
+        schema = OmegaConf.get_type(cfg._get_node(refused)) if refused else kind
+        raise impossible_value(error, refused, schema) from error
+    assert isinstance(parsed, RunConfig)
+    return parsed
+
+
+def task_of(kind: type) -> str:
+    """The name of the task that a run's schema belongs to."""
+    return next(task for task in TASKS if config.SCHEMAS[task] is kind)
+
+
+def _check_file(file: Path) -> None:
+    if not file.is_file():
+        raise UserError(f"no file `{file}`", "`-c` takes a YAML file; complete runs are in experiments/")
+    if file.suffix != ".yaml":
+        raise UserError(f"`{file}` is not a .yaml file", "Hydra reads only files whose name ends in `.yaml`")
+
+
+def _nodes(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any, type | None]]:
+    """Every key with its node, unresolved, and the type of the section it is in."""
+    for key in cfg:
+        node = cfg._get_node(key)
+        yield f"{prefix}{key}", node, OmegaConf.get_type(cfg)
+        if OmegaConf.is_dict(node) and not (
+            node._is_none() or node._is_missing() or node._is_interpolation()
+        ):
+            yield from _nodes(node, f"{prefix}{key}.")
+
+
+def _surplus(cfg: DictConfig) -> Iterator[tuple[str, type]]:
+    """Keys that `+KEY=VALUE` has added to a schema that does not have them."""
+    for key, _, section in _nodes(cfg):
+        if (
+            section
+            and is_dataclass(section)
+            and key.rpartition(".")[2] not in {f.name for f in fields(section)}
+        ):
+            yield key, section
+
+
+def _missing(cfg: DictConfig) -> Iterator[str]:
+    """Keys that must be set and are not; ``OmegaConf.missing_keys`` would resolve interpolations and fail."""
+    return (key for key, node, _ in _nodes(cfg) if node._is_missing())
+
+
+def _refused_section(cfg: DictConfig) -> str | None:
+    """The section whose values alone are refused; None where it takes several to contradict each other."""
+    for key in cfg:
+        if OmegaConf.is_dict(section := cfg._get_node(key)):
+            try:
+                OmegaConf.to_object(section)
+            except ValueError:
+                return str(key)
+    return None
+
+
+# -- one run -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run that was done: its config, and what its task returned."""
+
+    config: RunConfig
+    result: Any
+
+
+@dataclass(frozen=True)
+class _Raised:
+    error: Exception
+
+
+@dataclass(frozen=True)
+class _Single:
+    """What Hydra calls for one run. It never raises, so what Hydra raises is known to be about the config."""
+
+    task: Task
+    config: RunConfig
+    command: list[str]
+
+    def __call__(self, cfg: DictConfig) -> Outcome | _Raised:
+        try:
+            return Outcome(self.config, _perform(self.task, self.config, self.command))
+        except Exception as error:  # raised again by run(), outside of Hydra
+            return _Raised(error)
+
+
+def run(task: Task, experiment: Experiment) -> Outcome:
+    """Run ``task`` in this process. What it raises comes out as it is."""
+    with session(experiment):
+        composed = hydra.compose(experiment.primary, experiment.arguments, return_hydra_config=True)
+    launcher = composed.hydra.runtime.choices["hydra/launcher"]
+    with open_dict(composed):
+        del composed["hydra"]
+    cfg = parse(composed, experiment)  # before Hydra makes a directory for what is no run
+    _check_task(cfg, experiment)
+    if launcher != "basic":
+        raise UserError(
+            f"`hydra/launcher={launcher}` has no effect on a single run",
+            "`mari sweep` launches a single run too; `hydra/launcher=basic` runs it here",
+        )
+    with session(experiment) as controller:
+        job = controller.run(
+            config_name=experiment.primary,
+            task_function=_Single(task, cfg, experiment.command),
+            overrides=experiment.arguments,
+        )
+        outcome = job.return_value
+    if isinstance(outcome, _Raised):
+        raise outcome.error
+    assert isinstance(outcome, Outcome)
+    return outcome
+
+
+def resume(task: Task, name: str, run_directory: Path) -> Outcome:
+    """Go on with a run of task ``name`` that was cut off, with the config that it wrote."""
+    cfg = replace(load_run_config(run_directory), out=str(run_directory))
+    experiment = Experiment(name, ["--resume", str(run_directory)])
+    _check_task(cfg, experiment, f"`mari {task_of(type(cfg))} --resume {run_directory}`")
+    return Outcome(cfg, _perform(task, cfg, experiment.command, resume=True))
+
+
+def _perform(task: Task, cfg: RunConfig, command: list[str], *, resume: bool = False) -> Any:
+    try:
+        return task(cfg, command=command, resume=resume)
+    except KeyboardInterrupt as error:
+        raise Interrupted(task_of(type(cfg)), cfg.out) from error
+
+
+def _check_task(cfg: RunConfig, experiment: Experiment, instead: str | None = None) -> None:
+    if (found := task_of(type(cfg))) != experiment.task:
+        where = experiment.file or "the run"
+        raise UserError(
+            f"`{where}` describes a run of `mari {found}`, not of `mari {experiment.task}`",
+            instead or f"`mari {found} -c {experiment.file}`",
+        )
+
+
+# -- sweeps --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A job of a sweep that ended in an error."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One combination of a sweep, composed and checked."""
+
+    number: int
+    overrides: tuple[str, ...]
+    varied: dict[str, str]
+    """What sets this job apart: the overrides that differ from job to job."""
+    config: RunConfig
+    command: list[str]
+
+    @property
+    def label(self) -> str:
+        return " ".join(f"{key}={value}" for key, value in self.varied.items()) or self.config.out
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Every job of a sweep, before the first has started."""
+
+    experiment: Experiment
+    task: str
+    directory: Path
+    jobs: tuple[Job, ...]
+
+
+@dataclass(frozen=True)
+class _Guarded:
+    """What the launcher calls for each job: a failure becomes a value, and the other jobs go on."""
+
+    task: Task
+    sweep: Sweep
+
+    def __call__(self, cfg: DictConfig) -> Any:
+        job = self.sweep.jobs[HydraConfig.get().job.num]
+        assert tuple(HydraConfig.get().overrides.task) == job.overrides, (
+            "the launcher counts jobs differently"
+        )
+        print(f"job {job.number + 1} of {len(self.sweep.jobs)}: {job.label}", file=sys.stderr, flush=True)
+        try:
+            return _perform(self.task, job.config, job.command)
+        except UserError as error:
+            return Failed(f"{error} ({error.hint})" if error.hint else str(error))
+        except Exception as error:  # whatever it is, the sweep goes on and reports it
+            traceback.print_exc()
+            return Failed(f"{type(error).__name__}: {error}")
+
+
+def plan(experiment: Experiment) -> Sweep:
+    """Compose and check every combination, so that a typo in the last one does not wait for the first to end.
+
+    Without `-c` the jobs are of the experiment's task; a file says itself what it describes.
+    """
+    with session(experiment) as controller:
+        loader = controller.config_loader
+        master = controller.compose_config(
+            config_name=experiment.primary,
+            overrides=experiment.arguments,
+            run_mode=RunMode.MULTIRUN,
+            with_log_configuration=False,
+        )
+        given = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
+        given += list(master.hydra.overrides.task)
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(given)
+        combinations = [tuple(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+        composed = [loader.load_sweep_config(master, list(overrides)) for overrides in combinations]
+        directory = Path(str(composed[0].hydra.sweep.dir))
+    for cfg in composed:
+        with open_dict(cfg):
+            del cfg["hydra"]
+    configs = [parse(cfg, experiment) for cfg in composed]
+    task = task_of(type(configs[0]))
+    if _out(composed[0]) != _out(
+        OmegaConf.create((_conf() / f"{task}.yaml").read_text(encoding="utf-8"))
+    ):  # the user has chosen one
+        directory = Path(configs[0].out)
+    if directory.exists():
+        raise UserError(f"output directory `{directory}` exists", "choose another with `out=`")
+    jobs = []
+    for number, (overrides, varied, cfg) in enumerate(
+        zip(combinations, _varied(combinations), configs, strict=True)
+    ):
+        name = "_".join(
+            [str(number), *(f"{key.rpartition('.')[2]}={value}" for key, value in varied.items())]
+        )
+        out = directory / re.sub(r"[^\w.=+-]+", "-", name)[:100]
+        kept = [override for override in overrides if not override.startswith("out=")]
+        command = Experiment(task, kept, experiment.file).command
+        jobs.append(Job(number, overrides, varied, replace(cfg, out=str(out)), command))
+    return Sweep(experiment, task, directory, tuple(jobs))
+
+
+def sweep(task: Task, planned: Sweep) -> list[Any]:
+    """Run ``task`` over every job, through the configured launcher: results or Failed, in the jobs' order."""
+    arguments = [*planned.experiment.arguments, f"hydra.sweep.dir={quote(str(planned.directory))}"]
+    with session(planned.experiment) as controller:
+        batches = controller.multirun(
+            config_name=planned.experiment.primary, task_function=_Guarded(task, planned), overrides=arguments
+        )
+        return [job.return_value for batch in batches for job in batch]
+
+
+def _varied(combinations: Sequence[tuple[str, ...]]) -> list[dict[str, str]]:
+    """Of each job's overrides, those that not every job has."""
+    common = set(combinations[0]).intersection(*combinations[1:])
+    return [
+        dict(override.partition("=")[::2] for override in overrides if override not in common)
+        for overrides in combinations
+    ]
+
+
+def _out(cfg: Any) -> Any:
+    """`out` as it is written, unresolved."""
+    return cfg._get_node("out")._value()
+
+
+# -- configs on disk -----------------------------------------------------------------------------------------
+
+
+_RUN_OPTION = "_run"
+"""The option under which the sections of a run that is evaluated stand in their groups."""
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "config.yaml").is_file()
+
+
+def load_run_config(run: Path) -> RunConfig:
+    """The config of the run in a directory, from its `config.yaml`: resolved, so nothing is composed.
+
+    Plain YAML does not say which schema a section had. Its keys do: no two schemas of a group have the same.
+    """
+    if not _is_run(run):
+        raise UserError(
+            f"`{run}` is no run directory: it has no `config.yaml`",
+            "`mari runs list` shows the runs there are",
+        )
+    try:
+        data = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    except yaml.YAMLError as error:
+        raise explain(error, "unlearn") from error
+    assert isinstance(data, dict)
+    data.pop("task", None)
+    schema = _schema_of(data, TASKS, run)
+    cfg = OmegaConf.structured(schema)
+    for key, section in data.items():
+        group = "train/finetune" if key == "finetune" else f"{key!s}/"
+        if names := [name for name in config.SCHEMAS if name.startswith(group)]:
+            cfg[key] = _schema_of(section, names, run)
+    try:
+        merged = OmegaConf.merge(cfg, data)
+    except OmegaConfBaseException as error:
+        raise explain(error, task_of(schema)) from error
+    assert isinstance(merged, DictConfig)
+    return parse(merged)
+
+
+def _schema_of(data: dict[Any, Any], names: Sequence[str], run: Path) -> type:
+    """The schema with exactly these keys, or else the smallest that has them all."""
+    fitting = [
+        config.SCHEMAS[name] for name in names if set(data) <= {f.name for f in fields(config.SCHEMAS[name])}
+    ]
+    if not fitting:
+        raise UserError(
+            f"`{run / 'config.yaml'}` has keys that this version does not know",
+            "it was written by another version of mari, or by hand",
+        )
+    return min(fitting, key=lambda schema: len(fields(schema)))
+
+
+def _register_run(run: Path) -> None:
+    """Offer the sections of ``run`` as options of their groups; its checkpoint is the model."""
+    cfg = load_run_config(run)
+    model = replace(
+        cfg.model, name=_label(str(run)), path=str(run), revision=None, architecture=None, tokenizer=None
+    )
+    sections = {"model": model, **{corpus: getattr(cfg, corpus) for corpus in CORPORA}}
+    for group, node in sections.items():
+        ConfigStore.instance().store(name=_RUN_OPTION, node=node, group=group, package=group)
+
+
+@dataclass(frozen=True)
+class Option:
+    """A file in a group of conf/: what can be chosen as GROUP=NAME."""
+
+    group: str
+    name: str
+    description: str
+
+
+def options(group: str | None = None) -> list[Option]:
+    """Every option of ``group``, or of all groups, with the first sentence of its file's comment."""
+    groups = sorted(
+        entry.name for entry in _conf().iterdir() if entry.is_dir() and not entry.name.startswith("_")
+    )
+    if group is not None and group not in groups:
+        raise UserError(
+            f"no config group `{group}`", f"the groups are {', '.join(f'`{name}`' for name in groups)}"
+        )
+    found = []
+    for name in groups if group is None else [group]:
+        for file in sorted(_conf().joinpath(name).iterdir(), key=lambda file: file.name):
+            if file.name.endswith(".yaml"):
+                comment = re.match(r"(?:#.*\n)+", file.read_text(encoding="utf-8"))
+                text = (
+                    " ".join(re.sub(r"^# ?", "", comment[0], flags=re.MULTILINE).split()) if comment else ""
+                )
+                found.append(Option(name, file.name.removesuffix(".yaml"), text))
+    return found
+
+
+def _conf() -> Any:
+    """The folder conf/, wherever it is installed."""
+    return resources.files(CONF)
+
+
+# -- shell completion ----------------------------------------------------------------------------------------
+
+
+def complete(task: str, incomplete: str) -> list[str]:
+    """What ``incomplete`` may go on to, by Hydra's own matcher."""
+    experiment = Experiment(task)
+    with session(experiment) as controller:
+        found = DefaultCompletionPlugin(controller.config_loader)._query(experiment.primary, incomplete)
+    ours = (f"{incomplete}_", *(word for word in ("hydra", "schema") if not incomplete.startswith(word)))
+    return [match for match in found if not match.startswith(ours)]

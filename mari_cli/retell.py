@@ -1,0 +1,246 @@
+"""What Hydra and OmegaConf say about a config that does not compose, retold as one line and a hint.
+
+Works on the errors' text and attributes alone: importing this needs neither Hydra nor a config that composes.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any
+
+from mari_cli import config
+from mari_cli.errors import UserError, nearest
+
+LIST_KEYS = "`mari config show` lists every key with its value"
+TYPES = {
+    "Float": "a number",
+    "Integer": "a whole number",
+    "Boolean": "`true` or `false`",
+    "bool": "`true` or `false`",
+}
+OPTION_OF = {"files": "jsonl", "ascent": "grad_diff"}
+"""An option that builds on a schema, where their names differ."""
+LAUNCHERS = {"joblib": "hydra-joblib-launcher", "submitit": "mari-cli[slurm]"}
+"""What to install for a launcher, by the beginning of its name."""
+
+
+def explain(error: Exception, task: str) -> UserError:
+    """Retell ``error``, raised while a config of ``task`` was composed or parsed."""
+    if (missing := getattr(error, "missing_cfg_file", None)) is not None:
+        return _no_such_option(missing, getattr(error, "options", None))
+    if (override := getattr(error, "override", None)) is not None:
+        return _no_override(override)
+    if (mark := getattr(error, "problem_mark", None)) is not None:  # of PyYAML
+        problem = getattr(error, "problem", None) or "syntax error"
+        return UserError(f"`{mark.name}` line {mark.line + 1} is not YAML: {problem}", "mend that line")
+    text = "\n".join(str(e) for e in (error.__cause__, error) if e is not None)
+    key = _said("full_key", text)
+    if match := re.search(r"Key '(.*?)' not in '(\w+)'", text):
+        typed = re.search(r"Could not override '(.*?)'", text)
+        section = getattr(config, match[2], None)
+        return unknown_key(key or match[1], section, task, typed[1] if typed else None)
+    if match := re.search(r"Could not override '(.*?)'", text):  # a group, in a defaults list
+        return unknown_key(match[1], None, task) if match[1] else _no_override(match[1])
+    for pattern, retold in _RETOLD:
+        if match := re.search(pattern, text):
+            return retold(match, key, _example(getattr(config, _said("object_type", text), None), key))
+    said = next((line for line in text.splitlines() if "raised while composing" not in line), text)
+    said = said[:1].lower() + said[1:].rstrip(".")
+    return UserError(f"`{key}`: {said}" if key else said, LIST_KEYS)
+
+
+def unknown_key(key: str, section: type | None, task: str, typed: str | None = None) -> UserError:
+    """``key`` is not in ``section``; ``typed`` is all that was typed, where that goes on below the key."""
+    typed = typed or key
+    parent, _, word = key.rpartition(".")
+    siblings = [field.name for field in fields(section)] if is_dataclass(section) else []
+    there = keys(task)
+    elsewhere = [known for known in there if known.rpartition(".")[2] == typed.rpartition(".")[2]]
+    hint = LIST_KEYS
+    near = nearest(word, siblings)
+    if far := nearest(
+        word, {name for _, schema in _schemas(parent) for name in _names(schema)}.difference(siblings)
+    ):
+        others = [OPTION_OF.get(name, name) for name, schema in _schemas(parent) if far in _names(schema)]
+        listed = " and ".join(f"`{parent}={option}`" for option in others)
+        question = "" if far == word else f"did you mean `{parent}.{far}`? "
+        hint = (
+            f"{question}{listed} {'has' if len(others) == 1 else 'have'} it, the {parent} chosen here has not"
+        )
+    if near and far != word:
+        corrected = ".".join(filter(None, [parent, near]))
+        whole = corrected + typed.removeprefix(key)
+        hint = f"did you mean `{whole if whole in there else corrected}`?"
+    elif not parent and (guess := next(iter(elsewhere), None) or nearest(typed, there)):
+        hint = f"did you mean `{guess}`?"
+    return UserError(f"unknown config key `{typed}`", hint)
+
+
+def impossible_value(error: ValueError, section: str | None, schema: type | None) -> UserError:
+    """What a ``__post_init__`` refused; a schema of several sections does not know in which it stood."""
+    message = str(error)
+    if section is not None:
+        message = re.sub(r"\bcorpus\.", f"{section}.", message)
+        if section == "finetune":
+            message = re.sub(r"\btrain\.", "finetune.", message)
+        if f"{section}." not in message:
+            message = f"{section}: {message}"
+    if "exclude each other" in message:
+        return UserError(_quoted(message), "an existing model takes `model=pretrained model.path=…`")
+    hint = _example(schema, message.split()[0])
+    return UserError(_quoted(message), hint)
+
+
+def _quoted(message: str) -> str:
+    """``message`` with its dotted keys in backticks."""
+    return re.sub(r"\b[a-z_]+(\.[a-z_]+)+\b", r"`\g<0>`", message)
+
+
+def keys(task: str) -> list[str]:
+    """Every dotted key that some config of ``task`` has."""
+
+    def below(prefix: str, schema: type) -> Iterator[str]:
+        for field in fields(schema):
+            yield f"{prefix}{field.name}"
+            for _, choice in _schemas(f"{prefix}{field.name}", field.type):
+                yield from below(f"{prefix}{field.name}.", choice)
+
+    return list(dict.fromkeys(below("", config.SCHEMAS[task])))
+
+
+def _schemas(section: str, kind: Any = None) -> list[tuple[str, type]]:
+    """The schemas that may stand at ``section``: those of its group, or the one its type names."""
+    if section == "finetune":
+        return [("finetune", config.SCHEMAS["train/finetune"])]
+    start = f"{section}/"
+    group = [
+        (name.removeprefix(start), schema)
+        for name, schema in config.SCHEMAS.items()
+        if name.startswith(start)
+    ]
+    if isinstance(kind, type) and is_dataclass(kind):
+        return [(name, schema) for name, schema in group if issubclass(schema, kind)] or [("", kind)]
+    return group
+
+
+def _names(schema: type) -> set[str]:
+    return {field.name for field in fields(schema)}
+
+
+def _said(name: str, text: str) -> str:
+    match = re.search(rf"^\s*{name}[:=] *(\S*)$", text, re.MULTILINE)
+    return match[1] if match else ""
+
+
+def _example(schema: Any, key: str) -> str:
+    """A value that ``key`` can have: the one of its schema, or of a section within."""
+    for field in fields(schema) if is_dataclass(schema) else ():
+        if field.name == key.rpartition(".")[2] and field.default not in (MISSING, None, "???"):
+            return f"e.g. `{key}={str(field.default).lower()}`"
+        if is_dataclass(field.type) and f".{field.name}." in key:
+            return _example(field.type, key)
+    return LIST_KEYS
+
+
+def _wrong_type(match: re.Match[str], key: str, example: str) -> UserError:
+    return UserError(f"`{key}` must be {TYPES.get(match[2], match[2])}, got `{match[1]}`", example)
+
+
+def _not_a_choice(match: re.Match[str], key: str, example: str) -> UserError:
+    value, choices = match[1], match[2].split(", ")
+    listed = ", ".join(f"`{choice}`" for choice in choices)
+    if value == "False" and "off" in choices:  # which YAML makes of a bare off
+        return UserError(
+            f"`{key}` must be one of {listed}, got `false`", 'in YAML, off needs quotes: `"off"`'
+        )
+    near = nearest(value, choices)
+    return UserError(
+        f"`{key}` must be one of {listed}, got `{value}`",
+        f"did you mean `{key}={near}`?" if near else example,
+    )
+
+
+def _wrong_section(match: re.Match[str], key: str, example: str) -> UserError:
+    names = {schema.__name__: name for name, schema in config.SCHEMAS.items()}
+    found, expected = names.get(match[1]), names.get(match[2])
+    if found is None or expected is None:
+        return UserError(f"`{key}` is a section, not a value", f"set what is in it: `{key}.KEY=VALUE`")
+    return UserError(
+        f"`{found.replace('/', '=')}` does not fit here", f"this command takes `{expected.replace('/', '=')}`"
+    )
+
+
+_RETOLD: list[tuple[str, Callable[[re.Match[str], str, str], UserError]]] = [
+    (r"Value '(.*?)' of type '\w+' could not be converted to (\w+)", _wrong_type),
+    (r"Value '(.*?)' is not a valid (bool)", _wrong_type),
+    (r"Invalid value '(.*?)', expected one of \[(.*?)\]", _not_a_choice),
+    (r"Invalid type assigned: (\w+) is not a subclass of (\w+)", _wrong_section),
+    (r"is not Optional", lambda match, key, example: UserError(f"`{key}` cannot be null", example)),
+    (
+        r"Ambiguous value for argument '(.*?)'",
+        lambda match, key, example: UserError(
+            f"`{match[1]}` asks for several runs", "`mari sweep` runs them; a list is written `KEY=[a,b]`"
+        ),
+    ),
+    (
+        r"Multiple values for ([\w/@]+)",
+        lambda match, key, example: UserError(
+            f"`{match[1]}` is chosen twice", f"in a defaults list, write `override {match[1]}: OPTION`"
+        ),
+    ),
+    (
+        r"Override '(\S+) : (\S+)' is defined before '(\S+): (\S+)'",
+        lambda match, key, example: UserError(
+            f"`override {match[1]}: {match[2]}` stands before `{match[3]}: {match[4]}`",
+            "overrides stand at the end of a defaults list, after `_self_`",
+        ),
+    ),
+    (
+        r"Interpolation key '(.*?)' not found",
+        lambda match, key, example: UserError(
+            f"`{key}` follows `{match[1]}`, which this config does not have", f"set it: `{key}=…`"
+        ),
+    ),
+    (
+        r"group override must be a string or a list",
+        lambda match, key, example: UserError(
+            "a group takes the name of one of its options", "`mari config list` names them"
+        ),
+    ),
+    (
+        r"primary config '(.*?)' must be a DictConfig",
+        lambda match, key, example: UserError(
+            f"`{match[1]}.yaml` does not hold keys and values", "begin it with `defaults: [unlearn, _self_]`"
+        ),
+    ),
+]
+
+
+def _no_such_option(missing: str, options: Sequence[str] | None) -> UserError:
+    group, _, option = missing.rpartition("/")
+    if not group:
+        return UserError(
+            f"no config named `{missing}`", "the file of a run builds on `unlearn`, `finetune` or `evaluate`"
+        )
+    if group == "hydra/launcher" and (
+        extra := [LAUNCHERS[name] for name in LAUNCHERS if option.startswith(name)]
+    ):
+        return UserError(f"launcher `{option}` is not installed", f"pip install '{extra[0]}'")
+    listed = [name for name in options or [] if not name.startswith("_")]
+    near = nearest(option, listed)
+    hint = f"did you mean `{near}`? " if near else ""
+    return UserError(
+        f"no {group} named `{option}`" if option else f"`{group}=` names no option",
+        f"{hint}{group} is one of {', '.join(f'`{name}`' for name in listed)}",
+    )
+
+
+def _no_override(override: str) -> UserError:
+    key, equals, value = override.partition("=")
+    if not (key and equals):
+        return UserError(f"`{override or '='}` is not KEY=VALUE", "e.g. `loss=npo` or `train.steps=100`")
+    quoted = value.replace('"', '\\"')
+    return UserError(
+        f"cannot read the value of `{override}`",
+        f"""text with special characters needs two pairs of quotes: '{key}="{quoted}"'""",
+    )

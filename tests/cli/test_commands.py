@@ -1,0 +1,44 @@
+"""What the commands do besides running tasks: show, list, and hand over."""
+
+from omegaconf import OmegaConf
+
+from mari_cli import config, launch
+from mari_cli.launch import Experiment
+
+
+def test_config_show_prints_yaml_that_is_the_config(mari):
+    said = mari("config", "show", "loss=npo", "train.steps=7", "out=here")
+    shown = OmegaConf.create(said.out)
+    assert (shown.loss.name, shown.train.steps) == ("npo", 7)
+    parsed = launch.parse(launch.compose(Experiment("unlearn", ["loss=npo", "train.steps=7", "out=here"])))
+    assert OmegaConf.to_container(shown) == config.to_plain(parsed)
+    assert said.err == ""
+
+
+def test_config_show_prints_a_run_that_can_be_read_back(mari, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(mari("config", "show", "--task", "finetune").out)
+    assert isinstance(launch.load_run_config(tmp_path / "run"), config.FinetuneRun)
+
+
+def test_config_show_takes_a_file(mari, tmp_path):
+    (tmp_path / "mine.yaml").write_text("defaults: [unlearn, override loss: dpo, _self_]\nseed: 8\n")
+    shown = OmegaConf.create(mari("config", "show", "-c", "mine.yaml", "train.lr=0.5").out)
+    assert (shown.loss.name, shown.seed, shown.train.lr) == ("dpo", 8, 0.5)
+
+
+def test_config_list_names_every_group(mari):
+    said = mari("config", "list")
+    words = {line.split()[0] for line in said.out.splitlines()[1:]}
+    assert {"model=gpt2_tiny", "forget=tofu", "retain=jsonl", "holdout=text", "loss=mari", "train=unlearn",
+            "metrics=fast", "tracker=wandb"} <= words  # fmt: skip
+
+
+def test_config_list_of_one_group(mari):
+    said = mari("config", "list", "tracker")
+    assert [line.split()[0] for line in said.out.splitlines()[1:]] == ["tracker=none", "tracker=wandb"]
+
+
+def test_runs_list_of_nothing_says_so_on_stderr(mari):
+    said = mari("runs", "list")
+    assert (said.code, said.out, said.err) == (0, "", "no runs\n")

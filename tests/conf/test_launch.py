@@ -1,0 +1,432 @@
+"""The door to Hydra, with small tasks of our own: what reaches a task, what comes back, and what is told."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError
+
+from mari_cli import config, launch
+from mari_cli.config import MariConfig, NPOConfig, UnlearnRun
+from mari_cli.errors import UserError
+from mari_cli.launch import Experiment, Failed
+
+
+def describe(cfg, *, command, resume=False):
+    assert type(cfg) is UnlearnRun
+    return {"loss": cfg.loss.name, "seed": cfg.seed, "out": cfg.out, "command": command, "pid": os.getpid()}
+
+
+def fail_on_seed_one(cfg, *, command, resume=False):
+    if cfg.seed == 1:
+        raise RuntimeError("the disk caught fire")
+    if cfg.seed == 2:
+        raise UserError("no such corpus", "make one")
+    return cfg.seed
+
+
+def break_the_rules(cfg, *, command, resume=False):
+    raise UserError("the corpus is empty", "fill it")
+
+
+def fumble_with_a_config(cfg, *, command, resume=False):
+    OmegaConf.structured(MariConfig).betta  # noqa: B018
+
+
+def be_interrupted(cfg, *, command, resume=False):
+    raise KeyboardInterrupt
+
+
+def touch(cfg, *, command, resume=False):
+    Path(cfg.out).mkdir(parents=True)
+    return cfg
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def demo(tmp_path):
+    """A run of the user's with a group of its own beside it, and what to sweep over."""
+    folder = tmp_path / "experiments" / "demo"
+    (folder / "method").mkdir(parents=True)
+    (folder / "run.yaml").write_text(
+        "defaults: [unlearn, method: mari, _self_]\n"
+        "seed: 3\n"
+        "hydra:\n  sweeper:\n    params:\n      method: mari,kl_ga,npo\n"
+    )
+    for method, steps in {"mari": 30, "kl_ga": 20, "npo": 10}.items():
+        (folder / "method" / f"{method}.yaml").write_text(
+            f"# @package _global_\ndefaults: [override /loss: {method}]\ntrain:\n  steps: {steps}\n"
+        )
+    return folder / "run.yaml"
+
+
+# -- a single run ------------------------------------------------------------------------------------------
+
+
+def test_a_task_gets_dataclasses_and_the_command_that_repeats_it():
+    outcome = launch.run(describe, Experiment("unlearn", ["loss=npo", "seed=4"]))
+    assert outcome.result["loss"] == "npo"
+    assert outcome.result["command"] == ["mari", "unlearn", "loss=npo", "seed=4"]
+    assert isinstance(outcome.config.loss, NPOConfig)
+
+
+def test_a_run_leaves_nothing_on_the_disk_but_what_the_task_writes(tmp_path):
+    launch.run(describe, Experiment("unlearn"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_task_raises_comes_out_as_it_is(capfd):
+    with pytest.raises(UserError, match="the corpus is empty"):
+        launch.run(break_the_rules, Experiment("unlearn"))
+    with pytest.raises(ConfigAttributeError):
+        launch.run(fumble_with_a_config, Experiment("unlearn"))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_interrupted_run_says_where_it_was():
+    with pytest.raises(launch.Interrupted) as interrupted:
+        launch.run(be_interrupted, Experiment("unlearn", ["out=here"]))
+    assert (interrupted.value.task, interrupted.value.out) == ("unlearn", Path("here"))
+
+
+def test_hydra_is_left_as_it_was_found():
+    launch.run(describe, Experiment("unlearn"))
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_a_file_is_a_whole_run(demo):
+    outcome = launch.run(describe, Experiment("unlearn", file=demo))
+    assert (outcome.result["loss"], outcome.result["seed"], outcome.config.train.steps) == ("mari", 3, 30)
+
+
+def test_overrides_hold_over_a_file_and_choose_from_the_groups_beside_it(demo):
+    outcome = launch.run(describe, Experiment("unlearn", ["method=npo", "seed=5"], demo))
+    assert (outcome.result["loss"], outcome.result["seed"], outcome.config.train.steps) == ("npo", 5, 10)
+    assert outcome.result["command"] == ["mari", "unlearn", "-c", str(demo), "method=npo", "seed=5"]
+
+
+def test_a_file_for_another_command_is_refused(demo):
+    with pytest.raises(UserError, match=r"describes a run of `mari unlearn`, not of `mari finetune`"):
+        launch.run(describe, Experiment("finetune", file=demo))
+
+
+def test_a_launcher_that_a_single_run_would_ignore_is_refused():
+    with pytest.raises(UserError, match="no effect on a single run"):
+        launch.run(describe, Experiment("unlearn", ["hydra/launcher=joblib"]))
+
+
+# -- what need not be said ---------------------------------------------------------------------------------
+
+
+def test_paths_choose_the_options_that_read_them():
+    cfg = launch.parse(
+        launch.compose(
+            Experiment("unlearn", ["model.path=models/llama", "forget.path=a.jsonl", "retain.path=b.csv"])
+        )
+    )
+    assert (cfg.model.path, cfg.model.name, cfg.model.architecture) == ("models/llama", "llama", None)
+    assert (cfg.forget.path, cfg.retain.path, cfg.holdout.path) == ("a.jsonl", "b.csv", None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "implied"),
+    [
+        (["forget.path=diary.txt"], ["forget=text"]),
+        (["forget.path=records"], ["forget=jsonl"]),
+        (["forget.path=texts"], ["forget=text"]),
+        (["forget.path='diary.txt'"], ["forget=text"]),
+        (["forget.path=diary.txt", "retain.path=rest.txt"],
+         ["forget=text", "retain=text", "forget.fraction=null"]),
+        (["forget=text", "forget.path=diary.txt", "retain.path=rest.jsonl"],
+         ["retain=jsonl", "forget.fraction=null"]),
+        (["holdout.path=new.parquet"], ["holdout=jsonl"]),
+        (["retain.path=null"], []),
+        (["forget=tofu", "forget.path=my/tofu"], []),
+        (["model=stories15m", "model.path=here"], []),
+        (["model.path=a/b"], ["model=pretrained", "model.name=b"]),
+        (["model.path=a,b"], ["model=pretrained"]),
+        (["loss=npo"], []),
+    ],
+)  # fmt: skip
+def test_a_path_implies_an_option_where_none_is_chosen(overrides, implied, tmp_path):
+    (tmp_path / "records").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "one.txt").touch()
+    assert launch.implied_choices(overrides) == implied
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lr"), [([], 3e-4), (["model.path=/a"], 1e-5), (["model=stories15m"], 1e-5),
+                          (["model.path=/a", "train=unlearn_tiny"], 3e-4), (["model.path=/a", "train.lr=1"], 1)]
+)  # fmt: skip
+def test_a_model_that_comes_trained_is_trained_on_gently(overrides, lr):
+    assert launch.compose(launch.Experiment("unlearn", overrides)).train.lr == lr
+
+
+def test_what_is_chosen_holds_over_what_is_implied():
+    overrides = ["forget.path=diary.txt", "retain.path=rest.txt", "forget.fraction=0.2", "model.path=x",
+                 "model.name=mine"]  # fmt: skip
+    cfg = launch.parse(launch.compose(Experiment("unlearn", overrides)))
+    assert (cfg.forget.fraction, cfg.model.name) == (0.2, "mine")
+
+
+@pytest.mark.parametrize(
+    "path", ["a b", "it's", "x=y", "a,b", "(1)", "~/m", "C:\\m", "end\\", "\\'", "ünï", "[x]", "a#b"]
+)
+def test_any_path_can_be_quoted(path):
+    cfg = launch.compose(Experiment("evaluate", model=path))
+    assert cfg.model.path == path
+
+
+# -- what composition lets through --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["foo", "loss.foo", "train.stop.foo"])
+def test_a_key_that_is_forced_in_is_unknown_all_the_same(key):
+    with pytest.raises(UserError, match=f"unknown config key `{key}`"):
+        launch.run(describe, Experiment("unlearn", [f"+{key}=1"]))
+
+
+def test_the_fields_of_an_architecture_are_free():
+    cfg = launch.parse(launch.compose(Experiment("unlearn", ["+model.architecture.n_inner=64"])))
+    assert cfg.model.architecture["n_inner"] == 64
+
+
+def test_a_value_that_must_be_set_is_asked_for_before_interpolations_fail_on_it():
+    with pytest.raises(UserError, match="`loss` is not set"):
+        launch.run(describe, Experiment("unlearn", ["~loss"]))
+
+
+# -- sweeps -------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_runs_every_combination():
+    planned = launch.plan(Experiment("unlearn", ["loss=mari,npo", "seed=0,1", "train.steps=5"]))
+    results = launch.sweep(describe, planned)
+    assert [(r["loss"], r["seed"]) for r in results] == [("mari", 0), ("mari", 1), ("npo", 0), ("npo", 1)]
+    assert [job.varied for job in planned.jobs][2] == {"loss": "npo", "seed": "0"}
+    assert results[3]["command"] == ["mari", "unlearn", "loss=npo", "seed=1", "train.steps=5"]
+
+
+def test_each_job_has_a_directory_of_its_own_named_by_what_varied():
+    planned = launch.plan(Experiment("unlearn", ["loss=mari,npo", "train.lr=1e-4,2e-4", "out=first"]))
+    assert planned.directory == Path("first")
+    assert [job.config.out for job in planned.jobs] == [
+        "first/0_loss=mari_lr=0.0001", "first/1_loss=mari_lr=0.0002",
+        "first/2_loss=npo_lr=0.0001", "first/3_loss=npo_lr=0.0002",
+    ]  # fmt: skip
+
+
+def test_a_sweep_without_an_out_goes_to_sweeps(tmp_path):
+    planned = launch.plan(Experiment("unlearn", ["seed=range(3)"]))
+    launch.sweep(touch, planned)
+    (sweep,) = (tmp_path / "sweeps").iterdir()
+    assert sorted(path.name for path in sweep.iterdir()) == [
+        "0_seed=0", "1_seed=1", "2_seed=2", "multirun.yaml"]  # fmt: skip
+
+
+def test_a_file_may_say_what_to_sweep_over(demo):
+    planned = launch.plan(Experiment("unlearn", file=demo))
+    assert [job.config.loss.name for job in planned.jobs] == ["mari", "kl_ga", "npo"]
+    assert [job.config.train.steps for job in planned.jobs] == [30, 20, 10]
+    assert [job.label for job in planned.jobs] == ["method=mari", "method=kl_ga", "method=npo"]
+    results = launch.sweep(describe, planned)
+    assert results[1]["command"] == ["mari", "unlearn", "-c", str(demo), "method=kl_ga"]
+
+
+def test_what_is_typed_holds_over_what_a_file_sweeps(demo):
+    planned = launch.plan(Experiment("unlearn", ["method=npo", "seed=1,2"], demo))
+    assert [(job.config.loss.name, job.config.seed) for job in planned.jobs] == [("npo", 1), ("npo", 2)]
+
+
+def test_a_typo_in_the_last_combination_is_found_before_the_first_job_starts(tmp_path):
+    with pytest.raises(UserError, match="no loss named `nppo`"):
+        launch.plan(Experiment("unlearn", ["loss=mari,nppo"]))
+    with pytest.raises(UserError, match=r"`loss\.prior` must be between 0 and 1"):
+        launch.plan(Experiment("unlearn", ["loss.prior=0.5,1.5"]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_that_fails_is_a_value_and_the_others_survive(capfd):
+    results = launch.sweep(fail_on_seed_one, launch.plan(Experiment("unlearn", ["seed=0,1,2,3"])))
+    assert results == [
+        0,
+        Failed("RuntimeError: the disk caught fire"),
+        Failed("no such corpus (make one)"),
+        3,
+    ]
+    told = capfd.readouterr()
+    assert told.out == ""
+    assert "job 2 of 4: seed=1" in told.err
+    assert 'raise RuntimeError("the disk caught fire")' in told.err
+    assert "raise UserError" not in told.err
+
+
+def test_an_interrupted_sweep_stops():
+    planned = launch.plan(Experiment("unlearn", ["seed=0,1", "out=s"]))
+    with pytest.raises(launch.Interrupted) as interrupted:
+        launch.sweep(be_interrupted, planned)
+    assert interrupted.value.out == Path("s/0_seed=0")
+
+
+def test_a_sweep_never_writes_where_something_is(tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.tex").touch()
+    with pytest.raises(UserError, match="`taken` exists"):
+        launch.plan(Experiment("unlearn", ["seed=0,1", "out=taken"]))
+
+
+def test_joblib_runs_jobs_in_other_processes():
+    planned = launch.plan(
+        Experiment("unlearn", ["seed=0,1,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"])
+    )
+    results = launch.sweep(describe, planned)
+    assert [result["seed"] for result in results] == [0, 1, 3]
+    assert os.getpid() not in {result["pid"] for result in results}
+
+
+def test_a_job_that_fails_in_another_process_is_a_value_too():
+    overrides = ["seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    results = launch.sweep(fail_on_seed_one, launch.plan(Experiment("unlearn", overrides)))
+    assert results == [0, Failed("RuntimeError: the disk caught fire")]
+
+
+def test_submitit_runs_jobs_where_it_is_installed(monkeypatch):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where a job finds `describe`
+    overrides = ["seed=0,1", "hydra/launcher=submitit_local", "out=s"]
+    results = launch.sweep(describe, launch.plan(Experiment("unlearn", overrides)))
+    assert [result["seed"] for result in results] == [0, 1]
+
+
+def test_a_launcher_that_is_not_installed_names_what_to_install():
+    with pytest.raises(UserError, match="launcher `submitit_cloud` is not installed") as refused:
+        launch.plan(Experiment("unlearn", ["seed=0,1", "hydra/launcher=submitit_cloud"]))
+    assert refused.value.hint == "pip install 'mari-cli[slurm]'"
+
+
+def test_any_task_can_be_swept():
+    planned = launch.plan(Experiment("finetune", ["corpora=both,retain"]))
+    assert planned.task == "finetune"
+    assert [job.config.corpora for job in planned.jobs] == ["both", "retain"]
+
+
+# -- runs on disk -------------------------------------------------------------------------------------------
+
+
+def write_run(directory: Path, *overrides: str, task: str = "unlearn") -> config.RunConfig:
+    cfg = launch.parse(launch.compose(Experiment(task, [*overrides, f"out={directory}"])))
+    directory.mkdir(parents=True)
+    (directory / "config.yaml").write_text(config.to_yaml(cfg))
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ("task", "overrides"),
+    [
+        *[
+            ("unlearn", [f"loss={loss}"])
+            for loss in ("mari", "grad_ascent", "grad_diff", "kl_ga", "npo", "dpo")
+        ],
+        ("unlearn", ["forget=tofu", "tracker=wandb", "tracker.tags=[a,b]", "metrics=fast"]),
+        ("unlearn", ["forget=text", "forget.path=x.txt", "model=stories15m", "model.chat_template=off"]),
+        ("finetune", ["retain=jsonl", "retain.path=rest.jsonl"]),
+        ("evaluate", ["model.path=x", "retain=tofu"]),
+    ],
+)  # fmt: skip
+def test_a_run_that_was_written_is_read_back_the_same(task, overrides, tmp_path):
+    cfg = write_run(tmp_path / "run", *overrides, task=task)
+    assert launch.load_run_config(tmp_path / "run") == cfg
+
+
+def test_a_run_goes_on_with_the_config_it_was_begun_with_wherever_it_now_lies(tmp_path):
+    write_run(tmp_path / "begun", "loss=npo", "seed=9")
+    (tmp_path / "begun").rename(tmp_path / "moved")
+
+    def resumed(cfg, *, command, resume=False):
+        return cfg, command, resume
+
+    cfg, command, resume = launch.resume(resumed, "unlearn", Path("moved")).result
+    assert (cfg.loss.name, cfg.seed, cfg.out) == ("npo", 9, "moved")
+    assert (command, resume) == (["mari", "unlearn", "--resume", "moved"], True)
+
+
+def test_a_run_of_another_command_is_not_resumed(tmp_path):
+    write_run(tmp_path / "gold", task="finetune")
+    with pytest.raises(UserError, match="of `mari finetune`, not of `mari unlearn`") as refused:
+        launch.resume(describe, "unlearn", Path("gold"))
+    assert refused.value.hint == "`mari finetune --resume gold`"
+
+
+def test_a_directory_without_a_config_is_no_run(tmp_path):
+    with pytest.raises(UserError, match=r"no run directory: it has no `config\.yaml`"):
+        launch.load_run_config(tmp_path)
+
+
+def test_a_config_of_another_version_is_told_as_such(tmp_path):
+    write_run(tmp_path / "run")
+    with (tmp_path / "run" / "config.yaml").open("a") as file:
+        file.write("warp_drive: true\n")
+    with pytest.raises(UserError, match="keys that this version does not know"):
+        launch.load_run_config(tmp_path / "run")
+
+
+def test_a_config_on_disk_that_was_spoilt_is_refused(tmp_path):
+    write_run(tmp_path / "run")
+    file = tmp_path / "run" / "config.yaml"
+    file.write_text(file.read_text().replace("steps: 300", "steps: many"))
+    with pytest.raises(UserError, match=r"`train\.steps` must be a whole number, got `many`"):
+        launch.load_run_config(tmp_path / "run")
+
+
+def test_to_evaluate_a_run_takes_its_corpora_and_its_model(tmp_path):
+    begun = write_run(tmp_path / "run", "forget.people=5", "retain.people=9", "model.max_length=64")
+    cfg = launch.parse(launch.compose(Experiment("evaluate", ["metrics=fast"], model="run")))
+    assert (cfg.forget, cfg.holdout) == (begun.forget, begun.holdout)
+    assert cfg.retain == replace(begun.retain)
+    assert (cfg.model.path, cfg.model.name, cfg.model.max_length) == ("run", "run", 64)
+    assert (cfg.model.architecture, cfg.model.tokenizer) == (None, None)
+
+
+def test_what_is_chosen_holds_over_the_run_that_is_evaluated(tmp_path):
+    write_run(tmp_path / "run", "forget.people=5")
+    cfg = launch.parse(
+        launch.compose(Experiment("evaluate", ["forget=tofu", "retain.people=3"], model="run"))
+    )
+    assert (cfg.forget.subset, cfg.retain.people) == ("forget10", 3)
+
+
+def test_to_evaluate_a_model_takes_its_path():
+    cfg = launch.parse(launch.compose(Experiment("evaluate", ["forget=tofu"], model="some/Model-7B")))
+    assert (cfg.model.path, cfg.model.name, cfg.forget.subset) == ("some/Model-7B", "Model-7B", "forget10")
+
+
+# -- the contract with Hydra --------------------------------------------------------------------------------
+
+
+def test_hydras_controller_has_what_we_use_of_it():
+    with launch.session(Experiment("unlearn")) as controller:
+        job = controller.run(config_name="unlearn", task_function=lambda cfg: cfg.seed, overrides=["seed=4"])
+        assert (job.return_value, list(job.overrides)) == (4, ["seed=4"])
+        (batch,) = controller.multirun(
+            config_name="unlearn", task_function=lambda cfg: cfg.seed, overrides=["seed=4,5"]
+        )
+        assert [job.return_value for job in batch] == [4, 5]
+
+
+def test_our_jobs_are_those_that_hydra_launches(demo):
+    seen = []
+    experiment = Experiment("unlearn", ["seed=1,2", "train.steps=choice(3,4)"], demo)
+    planned = launch.plan(experiment)
+    with launch.session(experiment) as controller:
+        controller.multirun(config_name="run", task_function=seen.append, overrides=experiment.arguments)
+    assert len(seen) == len(planned.jobs) == 12
+    for composed, job in zip(seen, planned.jobs, strict=True):
+        assert replace(launch.parse(composed), out=job.config.out) == job.config

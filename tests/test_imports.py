@@ -1,0 +1,131 @@
+"""The rooms of the house and the arrows between them: imports run one way, and heavy ones have one door."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mari_cli
+
+ROOT = Path(mari_cli.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+ARROWS: dict[str, set[str]] = {
+    "errors": set(),
+    "progress": set(),
+    "config": {"errors"},
+    "retell": {"errors", "config"},
+    "launch": {"errors", "config", "retell"},
+    "runs": {"errors"},
+    "data": {"errors", "config", "progress"},
+    "losses": {"config"},
+    "models": {"errors", "config", "progress", "runs", "data"},
+    "metrics": {"errors", "losses"},
+    "suites": {"errors", "config", "progress", "data", "models", "metrics"},
+    "train": {"errors", "config", "progress", "runs", "data", "losses", "models"},
+    "tracking": {"errors", "config", "runs"},
+    "report": {"errors", "runs", "metrics"},
+    "tasks": {"errors", "config", "progress", "runs", "data", "losses", "models", "metrics", "suites",
+              "train", "tracking", "report"},
+    "cli": {"errors", "launch", "runs", "tasks"},
+    "__main__": {"cli"},
+}  # fmt: skip
+"""Room: the rooms it may import from. `mari_cli` itself holds the version and imports nothing."""
+
+ONLY_DOOR = {"hydra": {"launch"}, "wandb": {"tracking"}, "lm_eval": {"suites"}, "typer": {"cli"}}
+LIGHT = {"errors", "config", "retell", "launch", "runs", "progress", "cli", "__main__"}
+HEAVY = {"torch", "transformers", "datasets", "lm_eval", "wandb"}
+HEAVY_FOR_HELP = HEAVY | {"hydra", "omegaconf", "rich", "matplotlib", "numpy"}
+
+
+def room(file: Path) -> str:
+    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(file: Path, *, module_level: bool = False) -> Iterator[str]:
+    """Dotted names that ``file`` imports; at module level only, those that importing it runs."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    typing_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if module_level and id(node) in typing_only | inside:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_imports_follow_the_arrows(file):
+    here = room(file)
+    if here == "__init__":
+        assert not [name for name in imported(file) if name.startswith("mari_cli")]
+        return
+    assert here in ARROWS, f"`{here}` is no room of this house: give it a place in ARROWS"
+    rooms = {name.split(".")[1] for name in imported(file) if name.startswith("mari_cli.")}
+    rooms -= {here, "__version__"}
+    assert rooms <= ARROWS[here], f"`{here}` must not import from {sorted(rooms - ARROWS[here])}"
+
+
+def test_no_arrow_runs_in_a_circle():
+    done: set[str] = set()
+    while rest := {name for name in ARROWS if name not in done}:
+        free = {name for name in rest if ARROWS[name] <= done}
+        assert free, f"a circle among {sorted(rest)}"
+        done |= free
+
+
+@pytest.mark.parametrize("library", ONLY_DOOR)
+def test_a_library_with_one_door_is_imported_nowhere_else(library):
+    rooms = {room(file) for file in FILES for name in imported(file) if name.split(".")[0] == library}
+    assert rooms <= ONLY_DOOR[library]
+
+
+def test_losses_know_tensors_and_nothing_else():
+    files = [file for file in FILES if room(file) == "losses"]
+    libraries = {name.split(".")[0] for file in files for name in imported(file)}
+    assert libraries - {"mari_cli"} - set(sys.stdlib_module_names) <= {"torch"}
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if room(file) in LIGHT], ids=lambda file: file.name)
+def test_the_way_to_a_task_is_light(file):
+    assert not HEAVY.intersection(name.split(".")[0] for name in imported(file, module_level=True))
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from mari_cli.cli import main\n"
+        "sys.argv = ['mari', '--help']\n"
+        "try:\n    main()\n"
+        "except SystemExit as stop:\n    assert stop.code in (0, None)\n"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Make a language model forget" in done.stdout
+    assert not HEAVY_FOR_HELP.intersection(done.stderr.split())
+
+
+def test_a_config_is_composed_without_torch():
+    code = (
+        "import sys\n"
+        "from mari_cli.launch import Experiment, compose, parse\n"
+        "parse(compose(Experiment('unlearn')))\n"
+        "assert 'torch' not in sys.modules, 'composing a config has loaded torch'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
