@@ -1,7 +1,8 @@
 """One run as typed dataclasses: what can be asked for, what it means, and what is refused.
 
-Hydra composes YAML of ``conf/`` on top of these (``launch.py``); past the launch everything reads them as plain
-objects. ``__post_init__`` refuses an impossible value with a ValueError that names the key as the user types it.
+Hydra composes YAML of ``conf/`` on top of these (``launch.py``); past the launch everything reads
+them as plain objects. ``__post_init__`` refuses an impossible value with a ValueError that names the
+key as the user types it.
 """
 
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ def _fraction(section: str, config: object, *names: str, open_above: bool = Fals
             )
 
 
-# -- model ---------------------------------------------------------------------------------------------------------
+# -- model ---------------------------------------------------------------------------------------------------
 
 
 class ChatTemplate(StrEnum):
@@ -48,7 +49,7 @@ class ChatTemplate(StrEnum):
 
 @dataclass(kw_only=True)
 class ModelConfig:
-    """Where the model comes from: ``path`` for an existing one, ``architecture`` for one built from scratch."""
+    """Where the model comes from: ``path`` of an existing one, or ``architecture`` to build from scratch."""
 
     name: str = MISSING
     """Label in tables and run names."""
@@ -77,7 +78,7 @@ class ModelConfig:
         _require("{prompt}" in self.prompt_template, "model.prompt_template must contain {prompt}")
 
 
-# -- corpora -------------------------------------------------------------------------------------------------------
+# -- corpora -------------------------------------------------------------------------------------------------
 
 
 class Form(StrEnum):
@@ -134,7 +135,7 @@ class FileCorpus(CorpusConfig):
     text_field: str | None = None
     """Fields to read; null: `prompt`/`completion`, `question`/`answer` or `text`, whichever is there."""
     passage_characters: int = 1000
-    """Plain text is read as passages: whole paragraphs, joined until they have at least so many characters."""
+    """Plain text is read as passages: whole paragraphs, joined to at least so many characters each."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,7 +153,7 @@ class FileCorpus(CorpusConfig):
 @dataclass(kw_only=True)
 class ForgetFiles(FileCorpus):
     fraction: float | None = None
-    """Forget this share of the one text at `path`, drawn by `fraction_seed`; what remains is the retain corpus."""
+    """Forget this share of the one text at `path`, drawn by `fraction_seed`; the rest is retain corpus."""
     fraction_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -170,7 +171,7 @@ class RetainConfig(CorpusConfig):
     drop_overlap: bool = False
     """Leave out retain records that are forget records too, rather than refuse the pair of corpora."""
     validation_fraction: float = 0.1
-    """Share of the retain records that unlearning never trains on: the stop rule watches them. 0: it watches all."""
+    """Share of retain records the stop rule watches and unlearning never trains on. 0: it watches all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -187,7 +188,7 @@ class RetainFiles(FileCorpus, RetainConfig):
     pass
 
 
-# -- losses --------------------------------------------------------------------------------------------------------
+# -- losses --------------------------------------------------------------------------------------------------
 
 
 class Estimator(StrEnum):
@@ -290,7 +291,7 @@ class DPOConfig(AscentConfig):
         _require(bool(self.answers), "loss.answers must not be empty")
 
 
-# -- training ------------------------------------------------------------------------------------------------------
+# -- training ------------------------------------------------------------------------------------------------
 
 
 class Precision(StrEnum):
@@ -322,7 +323,7 @@ class OptimConfig:
     schedule: Schedule = Schedule.constant
     max_grad_norm: float | None = 1.0
     micro_batch: int | None = None
-    """Sequences of each corpus in one forward pass; null: the whole step. Never changes the result, only the memory."""
+    """Sequences of each corpus per forward pass; null: the whole step. Changes memory, never the result."""
     precision: Precision = Precision.auto
     device: Device = Device.auto
     gradient_checkpointing: bool = False
@@ -357,7 +358,7 @@ class Keep(StrEnum):
 @dataclass(kw_only=True)
 class StopConfig:
     retain_drop: float | None = 0.03
-    """Stop when retain validation accuracy is more than this below its start (the paper's rule); null: off."""
+    """Stop if retain validation accuracy is more than this below its start (the paper's rule); null: off."""
     at_holdout: bool = True
     """Stop when the forget loss has reached the holdout's (needs a holdout corpus)."""
 
@@ -377,15 +378,15 @@ class UnlearnConfig(OptimConfig):
     """At most so many items of each corpus in an evaluation during training."""
     stop: StopConfig = field(default_factory=StopConfig)
     keep: Keep = Keep.best
-    """`best`: of the checkpoints that the retain rule allows, the one whose forget loss is nearest the holdout's
-    (without a holdout: the last one allowed)."""
+    """`best`: of the checkpoints that the retain rule allows, the one whose forget loss is nearest the
+    holdout's (without a holdout: the last one allowed)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _positive("train", self, "steps", "forget_batch", "retain_batch", "evaluate_every", "evaluate_items")
 
 
-# -- measuring and tracking ----------------------------------------------------------------------------------------
+# -- measuring and tracking ----------------------------------------------------------------------------------
 
 
 class Mmlu(StrEnum):
@@ -443,7 +444,7 @@ class WandbConfig(TrackerConfig):
     tags: list[str] = field(default_factory=list)
 
 
-# -- runs ----------------------------------------------------------------------------------------------------------
+# -- runs ----------------------------------------------------------------------------------------------------
 
 
 class TargetChoice(StrEnum):

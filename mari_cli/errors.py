@@ -1,11 +1,11 @@
-"""Errors a user can fix, told in one line plus a hint. Standard library only, so that anything may raise them."""
+"""Errors a user can fix, told in one line plus a hint. Standard library only, so anything may raise them."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can fix. The CLI prints `error: …`, `hint: …` and exits with 2, without a traceback."""
+    """Something the user can fix: the CLI prints `error: …` and `hint: …`, no traceback, and exits with 2."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)

@@ -18,8 +18,9 @@ IGNORE = -100
 class Batch:
     """``labels_BT[b, t]`` is the token to predict *at* position t (already shifted), or IGNORE.
 
-    Sequences are padded on the right. A causal model cannot look there from any position that counts, so no
-    attention mask is needed, and none can be wrong: a real EOS is never mistaken for padding, whatever the pad token.
+    Sequences are padded on the right. A causal model cannot look there from any position that
+    counts, so no attention mask is needed, and none can be wrong: a real EOS is never mistaken for
+    padding, whatever the pad token.
     """
 
     input_ids_BT: Tensor
@@ -49,8 +50,8 @@ def _permutation(size: int, seed: int, epoch: int) -> list[int]:
 def draw(size: int, batch_size: int, step: int, *, seed: int) -> list[int]:
     """Indices of the batch of optimiser step ``step`` (from 0): a stream of permutations, cut into batches.
 
-    Every index comes once before any comes twice. The stream is a function of its arguments alone, so a resumed run
-    needs no sampler state. Two corpora paired in a step have seeds of their own.
+    Every index comes once before any comes twice. The stream is a function of its arguments alone, so a
+    resumed run needs no sampler state. Two corpora paired in a step have seeds of their own.
     """
     start = step * batch_size
     first, last = start // size, (start + batch_size - 1) // size
@@ -59,7 +60,7 @@ def draw(size: int, batch_size: int, step: int, *, seed: int) -> list[int]:
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, epoch: int, *, seed: int) -> list[list[int]]:
-    """One epoch of fine-tuning: a permutation, sorted by length within pools of 16 batches, the batches shuffled.
+    """One epoch of fine-tuning: a permutation, sorted by length in pools of 16 batches, the batches shuffled.
 
     Sorting leaves little padding; the pools keep the batches of two epochs different.
     """

@@ -13,7 +13,7 @@ class Fact(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """``text`` is what is learned and forgotten: the completion of ``prompt``, or running text where there is none."""
+    """``text`` is learned and forgotten: the completion of ``prompt``, or running text if there is none."""
 
     text: str
     prompt: str | None = None

@@ -1,16 +1,17 @@
 """Marginal information: what the forget data adds to what the retain data supports.
 
-S. Xu, Y. Ni, S. Broecker, T. Strohmer, "Forgetting-MarI: LLM Unlearning via Marginal Information Regularization",
-2025, https://arxiv.org/abs/2511.11914. Z is a coin: 0 "this position comes from retain data alone", 1 "from retain and
-forget data together", P(Z=1) = ``prior``; X is a token the model draws at such a position. The term to minimise is the
-mutual information I(X;Z), a generalised Jensen-Shannon divergence in nats, 0 <= I <= H(Z) <= log 2.
+S. Xu, Y. Ni, S. Broecker, T. Strohmer, "Forgetting-MarI: LLM Unlearning via Marginal Information
+Regularization", 2025, https://arxiv.org/abs/2511.11914. Z is a coin: 0 "this position comes from retain data
+alone", 1 "from retain and forget data together", P(Z=1) = ``prior``; X is a token the model draws at such a
+position. The term to minimise is the mutual information I(X;Z), a generalised Jensen-Shannon divergence in
+nats, 0 <= I <= H(Z) <= log 2.
 
-The paper names the *pooled* and the *token-wise* estimator; how it weights positions is not public, so the weights here
-are ours (`token_information` says which). `context_information` is ours altogether.
+The paper names the *pooled* and the *token-wise* estimator; how it weights positions is not public, so the
+weights here are ours (`token_information` says which). `context_information` is ours altogether.
 
 These are the full-logits formulas, the oracle for every faster way to compute them.
-Shapes: N, M = supervised positions of retain and forget data in one optimiser step, V = vocabulary, C = positions in a
-completion, D = hidden size of the reference.
+Shapes: N, M = supervised positions of retain and forget data in one optimiser step, V = vocabulary,
+C = positions in a completion, D = hidden size of the reference.
 """
 
 import torch
@@ -38,7 +39,7 @@ def generalised_jsd(p_r: Tensor, p_ru: Tensor, prior: Tensor | float) -> Tensor:
 
 
 def pooled_information(p_r_NV: Tensor, p_u_MV: Tensor, *, prior: float, forget_share: float | None) -> Tensor:
-    """I(X;Z) of two vocabulary vectors: the mean prediction over retain, and over retain and forget together."""
+    """I(X;Z) of two vocabulary vectors: mean prediction over retain, and over retain and forget together."""
     share = forget_share if forget_share is not None else len(p_u_MV) / (len(p_r_NV) + len(p_u_MV))
     p_r_V, p_u_V = p_r_NV.mean(0), p_u_MV.mean(0)
     return generalised_jsd(p_r_V, (1 - share) * p_r_V + share * p_u_V, prior)
@@ -55,10 +56,10 @@ def token_information(
 ) -> Tensor:
     """I(X;Z|C), C the index of a token in its completion (or block): one pair of vectors per index.
 
-    With a_c and u_c the shares of retain and forget tokens at index c, the joint distribution fixes everything else:
-    b_c = (1-ρ) a_c + ρ u_c, P(c) = (1-π) a_c + π b_c, P(Z=1|c) = π b_c / P(c), forget share at c = ρ u_c / b_c. An
-    index that only one corpus reaches adds nothing: there C tells Z, and X cannot add to it. Where all completions
-    are of one length this is the plain mean over indices.
+    With a_c and u_c the shares of retain and forget tokens at index c, the joint distribution fixes
+    everything else: b_c = (1-ρ) a_c + ρ u_c, P(c) = (1-π) a_c + π b_c, P(Z=1|c) = π b_c / P(c), forget share
+    at c = ρ u_c / b_c. An index that only one corpus reaches adds nothing: there C tells Z, and X cannot add
+    to it. Where all completions are of one length this is the plain mean over indices.
     """
     share = forget_share if forget_share is not None else len(p_u_MV) / (len(p_r_NV) + len(p_u_MV))
     length = int(torch.cat([index_r_N, index_u_M]).max()) + 1
@@ -82,8 +83,8 @@ def neighbour_weights(
 ) -> Tensor:
     """[M, N]: how much each retain position speaks for the context of each forget position; rows sum to 1.
 
-    ``states`` are the reference's hidden states, centred here by the retain mean and normalised; the weights are a
-    softmax of cosine similarity / ``temperature`` over the ``neighbours`` nearest.
+    ``states`` are the reference's hidden states, centred here by the retain mean and normalised; the weights
+    are a softmax of cosine similarity / ``temperature`` over the ``neighbours`` nearest.
     """
     centre_D = states_r_ND.mean(0)
     r_ND = torch.nn.functional.normalize(states_r_ND - centre_D, dim=-1)
@@ -99,7 +100,7 @@ def context_information(
 ) -> Tensor:
     """Mean over forget positions of I(X;Z), each against what the retain data says in similar contexts.
 
-    ``weights_MN`` are `neighbour_weights`. ``forget_share`` as above: null is the forget share of the step's tokens.
+    ``weights_MN``: `neighbour_weights`; ``forget_share`` as above, null for that of the step's tokens.
     """
     share = forget_share if forget_share is not None else len(p_u_MV) / (len(p_r_NV) + len(p_u_MV))
     supported_MV = weights_MN.to(p_r_NV.dtype) @ p_r_NV

@@ -1,8 +1,8 @@
 """From a loss's configuration to one number per optimiser step.
 
-An objective sees everything of the step at once, and reduces once, over the step's global counts: how the step was
-cut into micro-batches cannot change it. That is the seam for a leaner engine: replace `Positions.logits_NV` by
-hidden states and a head, and nothing outside this room notices.
+An objective sees everything of the step at once, and reduces once, over the step's global counts: how the
+step was cut into micro-batches cannot change it. That is the seam for a leaner engine: replace
+`Positions.logits_NV` by hidden states and a head, and nothing outside this room notices.
 """
 
 from collections.abc import Callable
@@ -50,7 +50,10 @@ class Positions:
 
 @dataclass(frozen=True)
 class Reference:
-    """The frozen model's view of the same step, as far as the loss asks for it. M forget positions, D hidden size."""
+    """The frozen model's view of the same step, as far as the loss asks for it.
+
+    M forget positions, D hidden size.
+    """
 
     retain_NV: Tensor | None = None
     """Logits at the retain positions."""
@@ -194,8 +197,8 @@ ASCENT_RETAIN = {"grad_ascent": RetainLoss.none, "grad_diff": RetainLoss.nll, "k
 
 
 def build(config: LossConfig) -> tuple[Objective, Needs]:
-    """The objective of ``config``, and what it needs computed. To add a loss: its configuration class in config.py,
-    its formula beside these, and a branch here."""
+    """The objective of ``config``, and what it needs computed. To add a loss: its configuration class in
+    config.py, its formula beside these, and a branch here."""
     match config:
         case MariConfig():
             context = config.estimator is Estimator.context

@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def npo(log_p_S: Tensor, reference_S: Tensor, *, beta: float) -> Tensor:
-    """Negative preference optimization, R. Zhang et al. 2024, https://arxiv.org/abs/2404.05868, eq. 3: [S], unreduced.
+    """Negative preference optimization, R. Zhang et al. 2024, https://arxiv.org/abs/2404.05868, eq. 3.
 
-    -(2/β) log σ(-β log(p/p_ref)): gradient ascent with a brake, weaker the further an answer is below the reference.
-    At the reference it is 2 log 2 / β.
+    [S], unreduced: -(2/β) log σ(-β log(p/p_ref)), gradient ascent with a brake, weaker the further an answer
+    is below the reference. At the reference it is 2 log 2 / β.
     """
     return -(2 / beta) * F.logsigmoid(-beta * (log_p_S - reference_S))
 
@@ -19,10 +19,10 @@ def npo(log_p_S: Tensor, reference_S: Tensor, *, beta: float) -> Tensor:
 def dpo(
     preferred_S: Tensor, preferred_reference_S: Tensor, log_p_S: Tensor, reference_S: Tensor, *, beta: float
 ) -> Tensor:
-    """Direct preference optimization, R. Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, eq. 7: [S], unreduced.
+    """Direct preference optimization, R. Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, eq. 7.
 
-    Prefers an "I don't know" answer to the forget answer. At the reference it is log 2. (TOFU and OpenUnlearning
-    multiply by 2/β; the factor is `loss.forget_weight` here.)
+    [S], unreduced. Prefers an "I don't know" answer to the forget answer. At the reference it is log 2. (TOFU
+    and OpenUnlearning multiply by 2/β; the factor is `loss.forget_weight` here.)
     """
     margin_S = (preferred_S - preferred_reference_S) - (log_p_S - reference_S)
     return -F.logsigmoid(beta * margin_S)

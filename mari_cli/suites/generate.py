@@ -12,7 +12,7 @@ from mari_cli.suites.scores import length_sorted
 
 
 def question_and_truth(item: Item) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Token ids to start from, and those that should follow: prompt and completion, or the halves of a block."""
+    """Token ids to start from, and those that should follow: prompt and completion, or halves of a block."""
     start = item.supervised_from if item.supervised_from > 1 else max(1, len(item.input_ids) // 2)
     return item.input_ids[:start], item.input_ids[start:]
 
@@ -27,7 +27,7 @@ def answer(
     track: Track,
     description: str,
 ) -> list[tuple[str, str]]:
-    """(generated, truth) of every item, as text; greedy, at most ``max_new_tokens`` and what the context allows."""
+    """(generated, truth) text of each item; greedy, at most ``max_new_tokens`` and what the context holds."""
     lm.model.eval()
     pairs = [question_and_truth(item) for item in items]
     answers = [("", "")] * len(items)

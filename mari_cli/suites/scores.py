@@ -37,7 +37,7 @@ class ItemScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one corpus, in the order of its items. ``states`` hold [n_i, D] per item where they were asked for."""
+    """Of one corpus, in the order of its items. ``states`` hold [n_i, D] per item where asked for."""
 
     items: list[ItemScore]
     states: list[Tensor]

@@ -1,4 +1,4 @@
-"""What every run measures of a model: memorisation, likelihood, membership, marginal information, facts, MMLU."""
+"""What a run measures of a model: memorisation, likelihood, membership, marginal information, facts, MMLU."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -84,7 +84,7 @@ def quick(
 def measure(
     lm: LanguageModel, corpora: Corpora, config: MetricsConfig, *, seed: int, track: Track, name: str
 ) -> Measured:
-    """Everything that ``config`` asks for, with intervals over items. ``name`` is the model's, for progress bars."""
+    """Everything ``config`` asks for, with intervals over items. ``name``: the model's, for progress bars."""
     means, ratios, auc, perplexity = _estimators(config, seed)
     corpora = {role: corpus.subset(config.max_items, seed) for role, corpus in corpora.items()}
     metrics: dict[str, Estimate] = {}

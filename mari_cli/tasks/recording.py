@@ -11,13 +11,13 @@ from typing import Any
 from mari_cli import runs
 from mari_cli.config import RunConfig, to_plain, to_yaml
 from mari_cli.metrics.estimate import Estimate
+from mari_cli.models.device import Compute
 from mari_cli.progress import say
 from mari_cli.report.page import render, write_report
 from mari_cli.report.read import read_run
 from mari_cli.runs import Run
 from mari_cli.tasks.measuring import as_json
 from mari_cli.tasks.setting import device_info
-from mari_cli.models.device import Compute
 from mari_cli.tracking import Tracker, open_tracker
 from mari_cli.train.loop import Outcome
 
@@ -52,7 +52,7 @@ class Recording:
         compute: Compute,
         notes: Sequence[str],
     ) -> dict[str, Any]:
-        """Write the report and, last of all, the result; returns the result. ``models``: role to metrics and hash."""
+        """Write the report and, last of all, the result; returns it. ``models``: role to metrics and hash."""
         about = self.run.about()
         training = None
         if outcome:

@@ -1,4 +1,4 @@
-"""What every task begins with: the corpora, the model, the compute, and the checks before anything is written."""
+"""What every task begins with: corpora, model, compute, and the checks before anything is written."""
 
 import hashlib
 from collections.abc import Sequence

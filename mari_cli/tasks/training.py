@@ -48,7 +48,10 @@ def finetune(
     track: Track,
     description: str,
 ) -> Outcome:
-    """Train ``lm`` in place on ``items``, until `until_accuracy` of the training tokens are right or epochs are done."""
+    """Train ``lm`` in place on ``items``.
+
+    Ends when `until_accuracy` of the training tokens are right, or the epochs are done.
+    """
     steps_per_epoch = -(-len(items) // config.batch_size)
     lengths = [len(item.input_ids) for item in items]
     order_seed = seed_for(seed, "fine-tuning order")
@@ -101,7 +104,7 @@ def finetuned(
     track: Track,
     role: str,
 ) -> Path:
-    """Directory of ``base`` fine-tuned on ``items``: from the cache where it was trained before, else trained now.
+    """Directory of ``base`` fine-tuned on ``items``: from the cache if trained before, else trained now.
 
     The key is the content of all that determines the result, the starting weights and every token included. A
     training that died goes on from its last state; two runs that want the same model wait for one training.

@@ -48,7 +48,7 @@ class Outcome:
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
-    """Linear warm-up to ``config.lr``, then constant, or down to 0 at ``steps`` linearly or along a half cosine."""
+    """Linear warm-up to ``config.lr``; then constant, or linear or half a cosine down to 0 at ``steps``."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
@@ -83,8 +83,9 @@ def fit(
 ) -> Outcome:
     """Train ``lm`` in place and leave in it the weights of the kept step.
 
-    A state is written to ``state_dir`` at every evaluation; where one is there already the loop goes on from it, on a
-    CPU to the same bits as if it had never stopped. Raises UserError at a loss that is not finite, before the update.
+    A state is written to ``state_dir`` at every evaluation; where one is there already the loop goes on
+    from it, on a CPU to the same bits as if it had never stopped. Raises UserError at a loss that is not
+    finite, before the update.
     """
     model, compute = lm.model, lm.compute
     training_mode = config.dropout or config.gradient_checkpointing

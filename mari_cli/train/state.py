@@ -45,7 +45,7 @@ def save(
 ) -> None:
     """Write the state of ``progress.step`` beside the last one, then drop what no later resume can need.
 
-    The newest whole `step_*` directory is the state. Weights worth keeping are those of the kept step and the newest.
+    The newest whole `step_*` directory is the state. Weights worth keeping: the kept step's and the newest.
     """
     name = f"step_{progress.step:08d}"
     size = 3 * sum(p.numel() * p.element_size() for p in model.parameters())

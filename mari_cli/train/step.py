@@ -1,10 +1,10 @@
 """One optimiser step's gradients, exact however the step is cut.
 
-A loss that pools over the step is no sum over micro-batches. So with more than one of them the step runs twice over
-the trunk (after L. Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
-https://arxiv.org/abs/2101.06983): once without a graph to collect the hidden states of all micro-batches, then the
-loss over all of them gives its gradient there, and once more, micro-batch by micro-batch, to carry that gradient
-through the trunk.
+A loss that pools over the step is no sum over micro-batches. So with more than one of them the step runs
+twice over the trunk (after L. Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory
+Limited Setup", https://arxiv.org/abs/2101.06983): once without a graph to collect the hidden states of all
+micro-batches, then the loss over all of them gives its gradient there, and once more, micro-batch by
+micro-batch, to carry that gradient through the trunk.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,9 +32,9 @@ def backward(
 ) -> dict[str, float]:
     """Accumulate the gradient of ``objective`` on ``lm``'s parameters; return its terms.
 
-    ``objective`` maps the states of each role, over the whole step, to terms with `loss` among them. ``micro_batch``
-    is the number of sequences of each role in a forward pass, None for all at once. ``scale`` multiplies the loss
-    before its gradient is taken (loss scaling in float16).
+    ``objective`` maps the states of each role, over the whole step, to terms with `loss` among them.
+    ``micro_batch`` is the number of sequences of each role in a forward pass, None for all at once. ``scale``
+    multiplies the loss before its gradient is taken (loss scaling in float16).
     """
     batches = {role: _cut(items, micro_batch, lm.device) for role, items in groups.items()}
     if all(len(parts) == 1 for parts in batches.values()):

@@ -26,11 +26,14 @@ class Verdict:
 
 
 def judge(history: Sequence[Evaluation], config: StopConfig, keep: Keep) -> Verdict:
-    """The paper's rule (retain accuracy more than `retain_drop` below its start, relative) and the holdout rule.
+    """When to stop, by the paper's rule or the holdout rule, and which checkpoint to keep.
 
-    Kept is, of the checkpoints that the retain rule allows, the one whose forget loss is nearest the holdout's: below
-    it the data is still recognisable, above it the forgetting itself is. Without a holdout it is the last one allowed.
-    The start (step 0, the target itself) is always allowed, and kept only where nothing else is.
+    The paper's rule: retain accuracy is more than `retain_drop` below its start, relative.
+
+    Kept is, of the checkpoints that the retain rule allows, the one whose forget loss is nearest the
+    holdout's: below it the data is still recognisable, above it the forgetting itself is. Without a
+    holdout it is the last one allowed. The start (step 0, the target itself) is always allowed, and kept
+    only where nothing else is.
     """
     start, latest = history[0], history[-1]
     floor = start.retain_accuracy * (1 - config.retain_drop) if config.retain_drop is not None else 0.0
@@ -41,7 +44,10 @@ def judge(history: Sequence[Evaluation], config: StopConfig, keep: Keep) -> Verd
             f"below its start {start.retain_accuracy:.4f}"
         )
     elif config.at_holdout and latest.holdout_nll is not None and latest.forget_nll >= latest.holdout_nll:
-        stop = f"forget loss {latest.forget_nll:.3f} has reached the holdout's {latest.holdout_nll:.3f} nats/token"
+        stop = (
+            f"forget loss {latest.forget_nll:.3f} has reached the holdout's "
+            f"{latest.holdout_nll:.3f} nats/token"
+        )
     if keep is Keep.last:
         return Verdict(latest.step, stop)
     allowed = [look for look in history[1:] if look.retain_accuracy >= floor]

@@ -1,4 +1,4 @@
-"""The product's promise on its own benchmark: the target knew, the unlearned model does not, and the rest stayed."""
+"""The product's promise on its own benchmark: the target knew, the unlearned model forgot, the rest stays."""
 
 import pytest
 
@@ -16,8 +16,8 @@ def result(tmp_path_factory):
         "forget.people=10", "retain.people=40", "holdout.people=10",
         "finetune.lr=3e-3", "finetune.batch_size=32", "finetune.epochs=50", "finetune.schedule=cosine",
         "finetune.warmup_steps=25", "finetune.until_accuracy=0.999",
-        "train.lr=3e-4", "train.steps=150", "train.evaluate_every=5", "metrics.mmlu='off'", "metrics.bootstrap=200",
-        f"out={out / 'run'}", f"cache={out / 'cache'}",
+        "train.lr=3e-4", "train.steps=150", "train.evaluate_every=5", "metrics.mmlu='off'",
+        "metrics.bootstrap=200", f"out={out / 'run'}", f"cache={out / 'cache'}",
     ]  # fmt: skip
     return launch.run(unlearn, launch.Experiment("unlearn", arguments)).result
 
@@ -45,11 +45,15 @@ def test_the_unlearned_model_has_forgotten_what_only_the_forget_data_said(result
 def test_it_has_kept_what_the_retain_data_says_too(result):
     target = value(result, "target", "facts/shared_recall")
     assert value(result, "unlearned", "facts/shared_recall") > target - 0.1
-    assert value(result, "unlearned", "retain/exact_match") > 0.9 * value(result, "target", "retain/exact_match")
+    assert value(result, "unlearned", "retain/exact_match") > 0.9 * value(
+        result, "target", "retain/exact_match"
+    )
 
 
 def test_membership_comes_down_towards_golds(result):
-    before, after, gold = (value(result, role, "privacy/loss_auc") for role in ("target", "unlearned", "gold"))
+    before, after, gold = (
+        value(result, role, "privacy/loss_auc") for role in ("target", "unlearned", "gold")
+    )
     assert before > 0.8
     assert abs(after - gold) < abs(before - gold)
 
