@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from tiny import TINY
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,3 +75,8 @@ def test_mari_runs_from_the_wheel_in_another_directory(wheel, tmp_path):
         [str(python), "-c", asked], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert where.stdout.startswith(str(site))
+    subprocess.run(
+        [str(python), "-m", "mari_cli", "unlearn", *TINY, "out=run", "cache=cache"],
+        cwd=tmp_path / "elsewhere", check=True,
+    )  # fmt: skip
+    assert (tmp_path / "elsewhere" / "run" / "report.html").is_file()

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from mari_cli.data.records import Record
@@ -12,7 +13,7 @@ from mari_cli.errors import UserError
 
 @dataclass(frozen=True)
 class Item:
-    """One sequence: every token from ``supervised_from`` on is a target, predicted from all tokens before it."""
+    """One sequence: each token from ``supervised_from`` (>= 1) on is a target, predicted from all before."""
 
     input_ids: tuple[int, ...]
     supervised_from: int
@@ -43,8 +44,14 @@ class PromptStyle:
             return before, before + completion
         user = [{"role": "user", "content": prompt}]
         answered = [*user, {"role": "assistant", "content": completion}]
-        before = str(tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True))
-        whole = str(tokenizer.apply_chat_template(answered, tokenize=False)).rstrip()
+        try:
+            before = str(tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True))
+            whole = str(tokenizer.apply_chat_template(answered, tokenize=False)).rstrip()
+        except TemplateError as error:
+            raise UserError(
+                f"the chat template refuses a question with its answer: {error}",
+                "turn it off with `model.chat_template=off`",
+            ) from error
         if not whole.startswith(before):
             raise UserError(
                 "the chat template writes a prompt differently once it is answered",
@@ -59,8 +66,8 @@ def encode_pair(
     """Token ids of prompt, completion and one closing EOS; and the index of the first completion token.
 
     The whole text is tokenised at once, as the model will meet it, and the boundary is read off the character
-    offsets: a token that straddles it belongs to the completion. (Two separate tokenisations would differ wherever a
-    tokenizer merges across the boundary.)
+    offsets: a token that straddles it belongs to the completion. (Two separate tokenisations would differ
+    wherever a tokenizer merges across the boundary.)
     """
     assert record.prompt is not None
     before, whole = style.texts(tokenizer, record.prompt, record.text)
@@ -68,16 +75,18 @@ def encode_pair(
     ids: list[int] = list(encoding["input_ids"])
     # special tokens have the empty span (0, 0), which never passes the boundary
     start = next((i for i, (_, end) in enumerate(encoding["offset_mapping"]) if end > len(before)), len(ids))
+    start = max(start, 1)  # nothing predicts the very first token
     eos = tokenizer.eos_token_id
-    if ids[-1] != eos:
+    if ids[-1] != eos or start == len(ids):  # an EOS that ends the prompt ends no answer
         ids.append(eos)
     return ids, start
 
 
 def encode_text(text: str, tokenizer: PreTrainedTokenizerBase, block_size: int) -> list[list[int]]:
-    """Consecutive blocks of at most ``block_size`` tokens, each opened by BOS where the tokenizer has one.
+    """Consecutive blocks of at most ``block_size`` >= 2 tokens, each opened by BOS where there is one.
 
-    With a BOS every token of the text is a target; without one the first token of a block has nothing before it.
+    With a BOS every token of the text is a target; without one the first token of a block has nothing before
+    it.
     """
     ids: list[int] = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     opening = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
@@ -98,10 +107,15 @@ def tokenize(
 ) -> list[Item]:
     """Items of all ``records``, in order. ``corpus`` names the corpus in errors.
 
-    Raises UserError where a pair is longer than ``max_length`` and ``truncate`` was not asked for, or where a prompt
-    alone fills it.
+    Raises UserError where a pair is longer than ``max_length`` and ``truncate`` was not asked for, or where a
+    prompt alone fills it.
     """
     block_size = min(block_size or max_length, max_length)
+    if block_size < 2:
+        raise UserError(
+            f"a block of {block_size} token has no token to predict and one to predict it from",
+            f"set `{corpus}.block_size` and `model.max_length` to at least 2",
+        )
     items: list[Item] = []
     too_long = no_room = 0
     for number, record in enumerate(records):
@@ -114,12 +128,14 @@ def tokenize(
         items.append(Item(tuple(ids[:max_length]), start, number))
     if no_room:
         raise UserError(
-            f"{no_room} prompts of the {corpus} corpus fill the context of {max_length} tokens: no room for an answer",
+            f"{no_room} of {len(records)} prompts of the {corpus} corpus leave no room for an answer "
+            f"in {max_length} tokens",
             "shorten the prompts, or use a model with a longer context",
         )
     if too_long and not truncate:
         raise UserError(
-            f"{too_long} of {len(records)} records of the {corpus} corpus are longer than {max_length} tokens",
+            f"{too_long} of {len(records)} records of the {corpus} corpus "
+            f"are longer than {max_length} tokens",
             f"`{corpus}.truncate=true` cuts them, `model.max_length` sets the limit",
         )
     if not items:

@@ -12,8 +12,8 @@ from mari_cli.errors import UserError
 
 @dataclass(frozen=True)
 class Compute:
-    """Weights are always held in float32 (updates at small learning rates must not vanish); ``dtype`` is that of the
-    trunk's matrix products."""
+    """Weights are always held in float32, or updates at small learning rates would vanish; ``dtype`` is that
+    of the trunk's matrix products."""
 
     device: torch.device
     dtype: torch.dtype
@@ -34,14 +34,16 @@ class Compute:
         return str(self.dtype).removeprefix("torch.")
 
 
-def choose_compute(device: Device, precision: Precision) -> Compute:
-    """Settle ``auto``, and refuse what this machine cannot do."""
+def choose_compute(device: Device, precision: Precision, *, section: str = "train.") -> Compute:
+    """Settle ``auto``, and refuse what this machine cannot do. ``section`` is where the user set the two."""
     if device is Device.cuda and not torch.cuda.is_available():
-        raise UserError("no CUDA device here", "use `train.device=auto` or `train.device=cpu`")
+        raise UserError("no CUDA device here", f"use `{section}device=auto` or `{section}device=cpu`")
     cuda = torch.cuda.is_available() and device is not Device.cpu
     if not cuda:
         if precision is Precision.float16:
-            raise UserError("float16 needs a CUDA device", "use `train.precision=bfloat16` or `float32`")
+            raise UserError(
+                "float16 needs a CUDA device", f"use `{section}precision=bfloat16`, `float32` or `auto`"
+            )
         if precision is Precision.auto:
             return Compute(torch.device("cpu"), torch.float32, "auto: CPU")
         return Compute(torch.device("cpu"), getattr(torch, precision), "asked for")
@@ -49,7 +51,9 @@ def choose_compute(device: Device, precision: Precision) -> Compute:
     major, minor = torch.cuda.get_device_capability()
     has_bfloat16 = major >= 8  # earlier cards only emulate it
     if precision is Precision.bfloat16 and not has_bfloat16:
-        raise UserError(f"{name} has no bfloat16 arithmetic", "use `train.precision=float16` or `float32`")
+        raise UserError(
+            f"{name} has no bfloat16 arithmetic", f"use `{section}precision=float16`, `float32` or `auto`"
+        )
     if precision is Precision.auto:
         dtype = torch.bfloat16 if has_bfloat16 else torch.float16
         return Compute(torch.device("cuda"), dtype, f"auto: {name}, SM {major}{minor}")

@@ -41,7 +41,7 @@ class Head:
 
 
 def head_of(model: PreTrainedModel) -> Head:
-    """The head of a causal language model, in the conventions of the architectures that scale or cap their logits."""
+    """The head of a causal language model, with what some architectures do to its logits: scale or cap."""
     linear = model.get_output_embeddings()
     if linear is None:
         raise UserError(f"`{type(model).__name__}` has no language-model head", "use a causal language model")
@@ -57,7 +57,7 @@ def head_of(model: PreTrainedModel) -> Head:
 def trunk(
     model: PreTrainedModel, input_ids_BT: Tensor, *, layer: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Hidden states [B, T, D] after the final norm, and those of ``layer`` if asked for (0: the embeddings)."""
+    """Hidden states [B, T, D] after the final norm, and of ``layer`` if asked for (0: the embeddings)."""
     output = model.base_model(input_ids=input_ids_BT, use_cache=False, output_hidden_states=layer is not None)
     return output.last_hidden_state, None if layer is None else output.hidden_states[layer]
 
@@ -106,6 +106,7 @@ def check_parity(model: PreTrainedModel) -> None:
     gap = (ours - theirs).abs().max().item()
     if not gap <= 1e-3 * max(1.0, theirs.abs().max().item()):
         raise UserError(
-            f"the logits of `{type(model).__name__}` are not its head applied to its last hidden state (gap {gap:.3g})",
+            f"the logits of `{type(model).__name__}` are not its head applied to its last hidden state "
+            f"(gap {gap:.3g})",
             "this architecture is not supported yet",
         )

@@ -1,14 +1,18 @@
-"""A causal language model with its tokenizer: from a hub, a directory, a GGUF file, or an architecture to initialise."""
+"""A causal language model with its tokenizer: from a hub, a directory, a GGUF file, or an architecture."""
 
 import copy
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch.nn.modules.dropout import _DropoutNd
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -21,10 +25,21 @@ from mari_cli import runs
 from mari_cli.config import ChatTemplate, ModelConfig
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import Item, PromptStyle, tokenize
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, nearest
 from mari_cli.models.device import Compute
 from mari_cli.models.head import check_parity
-from mari_cli.models.tokenizer import check_tokenizer, train_tokenizer
+from mari_cli.models.tokenizer import check_tokenizer, only_own_tokens, train_tokenizer
+
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    ImportError,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""What transformers raises at a model, or a tokenizer, that it cannot make sense of."""
 
 
 @dataclass
@@ -55,7 +70,7 @@ class LanguageModel:
         )
 
     def save(self, path: Path) -> None:
-        """Weights (safetensors, float32) and tokenizer, as `from_pretrained` reads them; appears whole or not at all."""
+        """Weights (safetensors, float32) and tokenizer, as `from_pretrained` reads them: all or nothing."""
         bytes_needed = sum(p.numel() * p.element_size() for p in self.model.parameters())
         runs.check_disk(path.parent, bytes_needed)
         with runs.atomic_directory(path) as directory:
@@ -63,15 +78,21 @@ class LanguageModel:
             self.tokenizer.save_pretrained(directory)
 
 
-def _exists_as_path(path: str) -> bool:
-    return Path(path).expanduser().exists()
-
-
 def _local_or_hub(path: str) -> str:
-    """A run directory stands for its checkpoint; what looks like a path must exist; the rest are names of the hub."""
+    """A run stands for its checkpoint; what looks like a path must exist; the rest are names of the hub."""
     local = Path(path).expanduser()
     if (local / "checkpoint").is_dir():
         return str(local / "checkpoint")
+    if (local / runs.RUN).is_file():
+        raise UserError(
+            f"run `{path}` holds no model: it has no checkpoint",
+            "only a finished run of `mari unlearn` or `mari finetune` has one",
+        )
+    if local.is_file() and local.suffix != ".gguf":
+        raise UserError(
+            f"`{path}` is a file, but a model is a directory",
+            "give the directory with its config.json, or a .gguf file",
+        )
     if local.exists():
         return str(local)
     if path.startswith(("/", ".", "~")) or path.count("/") > 1 or local.suffix == ".gguf":
@@ -79,17 +100,29 @@ def _local_or_hub(path: str) -> str:
     return path
 
 
-def _retold(path: str, error: Exception) -> UserError:
-    first = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if _exists_as_path(path):
+def _retold(path: str, error: Exception, what: str) -> UserError:
+    """``what`` is `model` or `tokenizer`."""
+    if "trust_remote_code" in str(error):
         return UserError(
-            f"cannot load a model from `{path}`: {first}",
-            "it needs config.json, *.safetensors and tokenizer.json",
+            f"the {what} at `{path}` runs Python code of its own",
+            "read that code; `model.trust_remote_code=true` runs it",
         )
-    return UserError(
-        f"cannot load `{path}` from the hub: {first}",
-        "check the name and the connection, or give a local directory as `model.path`",
-    )
+    gist = _gist(error)
+    if not Path(path).expanduser().exists():
+        return UserError(
+            f"`{path}` is no local directory, and cannot be loaded from the hub: {gist}",
+            "check the name and the connection, or give a local directory",
+        )
+    hint = "a model directory holds config.json, *.safetensors and tokenizer.json"
+    if path.endswith(".gguf"):
+        hint = "it must be a whole file, of an architecture that transformers reads from GGUF"
+    return UserError(f"cannot load a {what} from `{path}`: {gist}", hint)
+
+
+def _gist(error: Exception) -> str:
+    """The first line of ``error``, and the second where the first only announces it."""
+    lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".:")
 
 
 def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedTokenizerBase:
@@ -103,14 +136,16 @@ def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedToke
             "set `model.tokenizer=train`, or a path",
         )
     place, arguments = _place(source)
+    if config.tokenizer is None and not arguments:
+        _refuse_other_formats(source, Path(place))
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             place, revision=config.revision, trust_remote_code=config.trust_remote_code, **arguments
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise _retold(source, error) from error
+    except UNREADABLE as error:
+        raise _retold(source, error, "tokenizer") from error
     check_tokenizer(tokenizer, source)
-    return tokenizer
+    return only_own_tokens(tokenizer) if "gguf_file" in arguments else tokenizer
 
 
 def _place(path: str) -> tuple[str, dict[str, Any]]:
@@ -122,50 +157,110 @@ def _place(path: str) -> tuple[str, dict[str, Any]]:
 
 
 def _from_architecture(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    fields = dict(config.architecture or {})
-    model_type = fields.pop("model_type", None)
+    values = dict(config.architecture or {})
+    model_type = values.pop("model_type", None)
     if model_type is None:
         raise UserError("model.architecture has no `model_type`", "for instance `model_type: gpt2`")
-    fields |= {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id}
-    fields |= {"eos_token_id": tokenizer.eos_token_id}
-    try:
-        architecture = AutoConfig.for_model(model_type, **fields)
-    except ValueError as error:
-        raise UserError(
-            f"cannot build an architecture: {str(error).splitlines()[0]}", "see `model.architecture`"
-        ) from error
+    _check_fields(model_type, values)
+    values |= {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id}
+    values |= {"eos_token_id": tokenizer.eos_token_id}
     torch.manual_seed(seed)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, dtype=torch.float32)
+    try:
+        architecture = AutoConfig.for_model(model_type, **values)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, dtype=torch.float32)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise UserError(
+            f"cannot build a `{model_type}`: {_gist(error)}", "check the values in `model.architecture`"
+        ) from error
     return model
+
+
+def _check_fields(model_type: str, values: dict[str, Any]) -> None:
+    """transformers takes any field and passes over what it does not know: a typo would go unnoticed."""
+    if model_type not in CONFIG_MAPPING:
+        near = nearest(model_type, CONFIG_MAPPING)
+        raise UserError(
+            f"no architecture is called `{model_type}`",
+            f"did you mean `{near}`?" if near else "it is one of transformers' names, as `gpt2` or `llama`",
+        )
+    schema: Any = CONFIG_MAPPING[model_type]
+    known = {field.name for field in fields(schema)} | set(schema.attribute_map)
+    for name in values:
+        if name not in known:
+            near = nearest(name, known)
+            raise UserError(
+                f"unknown config key `model.architecture.{name}`: a `{model_type}` has no such field",
+                f"did you mean `model.architecture.{near}`?" if near else "see its configuration class",
+            )
 
 
 def _pretrained(config: ModelConfig) -> PreTrainedModel:
     assert config.path
     place, arguments = _place(config.path)
-    common: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    if not arguments:
+        _refuse_other_formats(config.path, Path(place))
+        arguments = {"use_safetensors": True}
     try:
-        if "gguf_file" in arguments:
-            return _dequantised(
-                AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **arguments, **common)
-            )
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            place, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **common
+            place,
+            dtype=torch.float32,
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, in our words
+            **arguments,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, ImportError) as error:
-        raise _retold(config.path, error) from error
+    except UNREADABLE as error:
+        raise _retold(config.path, error, "model") from error
     model: PreTrainedModel = loaded[0]
-    info: dict[str, Any] = loaded[1]
-    lost = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if lost:
+    if misfit := _misfit(model, loaded[1]):
         raise UserError(
-            f"the checkpoint at `{config.path}` does not fit its model: {len(lost)} weights are missing, `{lost[0]}` among them",
-            "config.json and the weights must belong together",
+            f"the checkpoint at `{config.path}` does not fit its model: {misfit}",
+            "config and weights must belong together: take both from one source",
         )
-    return model
+    return _dequantised(model) if "gguf_file" in arguments else model
+
+
+def _refuse_other_formats(path: str, place: Path) -> None:
+    """Pickles above all: to load one is to run whatever is in it."""
+    if not place.is_dir():
+        return
+    if not (place / "config.json").is_file():
+        raise UserError(
+            f"no model in `{path}`: it has no config.json",
+            "a model directory holds config.json, *.safetensors and tokenizer.json",
+        )
+    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in place.glob(pattern))
+    if pickles and not any(place.glob("*.safetensors")):
+        raise UserError(
+            f"the weights in `{path}` are pickled (`{pickles[0]}`), and a pickle can run any code",
+            "where you trust it, load it with transformers and `save_pretrained` it: that writes safetensors",
+        )
+
+
+def _misfit(model: PreTrainedModel, info: dict[str, Any]) -> str | None:
+    """How weights and configuration contradict each other; None where they do not.
+
+    Weights that the model has no place for are none of its business, unless they are those of further layers.
+    """
+    if missing := sorted(info["missing_keys"]):
+        weights = "1 weight is" if len(missing) == 1 else f"{len(missing)} weights are"
+        return f"{weights} missing, `{missing[0]}` among them"
+    if mismatched := sorted(info["mismatched_keys"]):
+        name, found, wanted = mismatched[0]
+        return f"`{name}` is {list(found)}, not {list(wanted)}"
+
+    def kind(name: str) -> str:
+        return re.sub(r"\d+", "#", name)
+
+    kinds = {kind(name) for name in model.state_dict()}
+    if surplus := sorted(name for name in info["unexpected_keys"] if kind(name) in kinds):
+        return f"it has more layers than the config says, `{surplus[0]}` in one of them"
+    return None
 
 
 def _dequantised(model: Any) -> PreTrainedModel:
-    """A model that came out of a GGUF file remembers being quantised and refuses to be saved: a plain twin does not."""
+    """A model out of a GGUF file remembers that it was quantised and cannot be saved: a plain twin can."""
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -184,7 +279,7 @@ def load_model(
     dropout: bool = False,
     gradient_checkpointing: bool = False,
 ) -> LanguageModel:
-    """Load or initialise, on ``compute``'s device, weights in float32. ``seed`` is that of an initialisation."""
+    """Load or initialise, on ``compute``'s device, weights in float32; ``seed`` is for an initialisation."""
     # loading a shard is no news to a user; what matters is said by us
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()
@@ -223,12 +318,15 @@ def load_model(
 
 
 def switch_off_dropout(model: PreTrainedModel) -> None:
-    """In every mode: gradient checkpointing needs the training mode, and a loss must not depend on chance."""
+    """In every mode: gradient checkpointing needs the training mode, and a loss must not depend on chance.
+
+    On the modules alone: the configuration, which is saved with the weights, keeps what the architecture has.
+    """
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            setattr(module, "attention_dropout", 0.0)  # noqa: B010
+        for name, value in list(vars(module).items()):
+            is_rate = "drop" in name or (name == "p" and isinstance(module, _DropoutNd))
+            if is_rate and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def describe_architecture(model: PreTrainedModel) -> str:

@@ -1,7 +1,7 @@
-"""The model before unlearning, remembered instead of kept: its hidden states at the positions that will be asked for.
+"""The model before unlearning, remembered instead of kept: its hidden states where it will be asked.
 
-A forward pass over each item before the first step replaces a second model in memory and a second forward in every
-step. N supervised positions, D hidden size.
+A forward pass over each item before the first step replaces a second model in memory and a second forward in
+every step. N supervised positions, D hidden size.
 """
 
 from collections.abc import Sequence

@@ -1,29 +1,41 @@
 """`mari evaluate`: measure a model as it is, beside a gold model where there is one."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mari_cli import runs
-from mari_cli.config import EvaluateRun
+from mari_cli.config import EvaluateRun, ModelConfig
 from mari_cli.models.device import choose_compute
-from mari_cli.models.load import describe_architecture, load_model
+from mari_cli.models.load import LanguageModel, describe_architecture, load_model
 from mari_cli.progress import say, track
 from mari_cli.suites.standard import Measured
 from mari_cli.tasks.measuring import examples, measured
 from mari_cli.tasks.recording import recording
-from mari_cli.tasks.setting import cache_directory, describe_data, prepare, seed_for, tokenize_corpora
+from mari_cli.tasks.setting import (
+    cache_directory,
+    describe_data,
+    gold_at_path,
+    prepare,
+    seed_for,
+    tokenize_corpora,
+)
 
 
 def evaluate(config: EvaluateRun, *, command: Sequence[str], resume: bool = False) -> dict[str, Any]:
-    """Run it and return the result (result.json). UserError for what the user can mend, before anything is written."""
+    """Run it and return the result (result.json). Bad input is refused before anything is written."""
     if not resume:
         runs.refuse_existing(Path(config.out))
-    compute = choose_compute(config.device, config.precision)
+    compute = choose_compute(config.device, config.precision, section="")
     setting = prepare(config, compute)
-    seed = seed_for(config.seed, "initialisation")
-    lm = load_model(config.model, setting.tokenizer, compute, seed=seed)
+
+    def load(model: ModelConfig) -> LanguageModel:
+        return load_model(model, setting.tokenizer, compute, seed=seed_for(config.seed, "initialisation"))
+
+    gold = gold_at_path(config, words=["none"])
+    if gold:
+        load(gold)  # refuse now what would fail after the model was measured
+    lm = load(config.model)
     corpora = tokenize_corpora(config, setting, lm)
     say(f"model: {config.model.name} ({describe_architecture(lm.model)})")
 
@@ -31,11 +43,8 @@ def evaluate(config: EvaluateRun, *, command: Sequence[str], resume: bool = Fals
         config, compute, task="evaluate", command=command, resume=resume, data=describe_data(corpora)
     ) as record:
         models: dict[str, tuple[Measured, str]] = {}
-        sources = {"model": config.model}
-        if config.gold != "none":
-            sources["gold"] = replace(config.model, path=config.gold, architecture=None, revision=None)
-        for role, source in sources.items():
-            lm = load_model(source, setting.tokenizer, compute, seed=seed)
+
+        def take(role: str, lm: LanguageModel) -> None:
             models[role] = measured(
                 lm,
                 corpora,
@@ -45,6 +54,12 @@ def evaluate(config: EvaluateRun, *, command: Sequence[str], resume: bool = Fals
                 track=track,
                 name=role,
             )
+
+        take("model", lm)
+        if gold:
+            del lm
+            lm = load(gold)
+            take("gold", lm)
         answers = {role: found.answers for role, (found, _) in models.items()}
         record.run.write_json("examples.json", examples(lm, corpora, answers))
         rows = [{"model": role} | row for role, (found, _) in models.items() for row in found.items]

@@ -1,4 +1,4 @@
-"""`mari finetune`: teach a model the corpora, which makes a target, or the retain corpus alone, which makes a gold."""
+"""`mari finetune`: teach a model the corpora (a target), or the retain corpus alone (a gold model)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +11,13 @@ from mari_cli.models.load import describe_architecture, load_model
 from mari_cli.progress import say, track
 from mari_cli.tasks.measuring import examples, measured
 from mari_cli.tasks.recording import recording
-from mari_cli.tasks.setting import describe_data, prepare, seed_for, tokenize_corpora
+from mari_cli.tasks.setting import describe_data, prepare, require_disk, seed_for, tokenize_corpora
 from mari_cli.tasks.training import finetune as train
 from mari_cli.train import state
 
 
 def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = False) -> dict[str, Any]:
-    """Run it and return the result (result.json). UserError for what the user can mend, before anything is written."""
+    """Run it and return the result (result.json). Bad input is refused before anything is written."""
     if not resume:
         runs.refuse_existing(Path(config.out))
     compute = choose_compute(config.train.device, config.train.precision)
@@ -33,6 +33,7 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
     corpora = tokenize_corpora(config, setting, lm)
     roles = ("forget", "retain") if config.corpora is Corpora.both else (config.corpora.value,)
     items = [item for role in roles for item in corpora[role].items]
+    require_disk(config, lm)
     say(f"model: {config.model.name} ({describe_architecture(lm.model)})")
 
     with recording(

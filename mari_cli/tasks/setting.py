@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from mari_cli import runs
-from mari_cli.config import CorpusConfig, RunConfig
+from mari_cli.config import CorpusConfig, EvaluateRun, ModelConfig, RunConfig, UnlearnRun
 from mari_cli.data.corpora import Corpora as Texts
 from mari_cli.data.corpora import load_corpora
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import Item, count_tokens
+from mari_cli.errors import UserError
 from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel, load_tokenizer
 from mari_cli.suites.standard import Corpus
@@ -58,6 +59,27 @@ def tokenize_corpora(config: RunConfig, setting: Setting, lm: LanguageModel) -> 
         for role, corpus, records in roles
         if records is not None
     }
+
+
+def require_disk(config: RunConfig, lm: LanguageModel) -> None:
+    """Refuse a run that its disk could not hold to the end.
+
+    The most it holds is one state (weights and two moments) written beside the last, and the kept weights.
+    """
+    weights = sum(p.numel() * p.element_size() for p in lm.model.parameters())
+    runs.check_disk(Path(config.out), 7 * weights)
+
+
+def gold_at_path(config: UnlearnRun | EvaluateRun, *, words: Sequence[str]) -> ModelConfig | None:
+    """The gold model that `gold` names by its path; None where it is one of ``words``."""
+    if config.gold in words:
+        return None
+    if not Path(config.gold).expanduser().exists():
+        listed = ", ".join(f"`{word}`" for word in words)
+        raise UserError(
+            f"no gold model at `{config.gold}`", f"`gold` is a model or run directory, or one of {listed}"
+        )
+    return replace(config.model, path=config.gold, architecture=None, revision=None)
 
 
 def weights_hash(model: torch.nn.Module) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 from mari_cli import runs
 from mari_cli.config import MariConfig, ModelConfig, TargetChoice, UnlearnRun
 from mari_cli.data.tokenize import Item
-from mari_cli.errors import UserError
 from mari_cli.losses import objective as losses
 from mari_cli.models.device import choose_compute
 from mari_cli.models.load import LanguageModel, describe_architecture, load_model
@@ -21,33 +20,41 @@ from mari_cli.tasks.setting import (
     Setting,
     cache_directory,
     describe_data,
+    gold_at_path,
     prepare,
+    require_disk,
     seed_for,
     tokenize_corpora,
 )
 from mari_cli.tasks.training import finetuned
 
+GOLD_WORDS = ("finetune", "none", "auto")
+"""What `gold` may be besides a path."""
+
 
 def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False) -> dict[str, Any]:
-    """Run it and return the result (result.json). UserError for what the user can mend, before anything is written."""
+    """Run it and return the result (result.json). Bad input is refused before anything is written."""
     if not resume:
         runs.refuse_existing(Path(config.out))
     compute = choose_compute(config.train.device, config.train.precision)
-    choose_compute(config.finetune.device, config.finetune.precision)  # refuse now what would fail in an hour
+    # refuse now what would fail in an hour
+    choose_compute(config.finetune.device, config.finetune.precision, section="finetune.")
     objective, needs = losses.build(config.loss)
     setting = prepare(config, compute)
     base = load_model(config.model, setting.tokenizer, compute, seed=seed_for(config.seed, "initialisation"))
     corpora = tokenize_corpora(config, setting, base)
     alternatives = alternative_items(config, base, corpora["forget"]) if needs.alternative else []
     layer = context_layer(config, base) if needs.context_layer else None
-    _refuse_foreign_gold(config)
+    require_disk(config, base)
     say(f"model: {config.model.name} ({describe_architecture(base.model)})")
+    del base  # target and gold start from it anew
+    if gold := gold_at_path(config, words=GOLD_WORDS):
+        load(gold, config, setting)  # refuse now what would fail after the unlearning
 
     with recording(
         config, compute, task="unlearn", command=command, resume=resume, data=describe_data(corpora)
     ) as record:
         notes = [*setting.texts.notes]
-        del base  # target and gold start from it anew
         target_from = prepare_target(config, setting, corpora)
         gold_from = prepare_gold(config, setting, corpora)
         models: dict[str, Measured] = {}
@@ -92,7 +99,7 @@ def describe_loss(config: UnlearnRun) -> str:
     return f"{loss.name} {loss.estimator}" if isinstance(loss, MariConfig) else loss.name
 
 
-# -- target and gold -----------------------------------------------------------------------------------------------
+# -- target and gold -----------------------------------------------------------------------------------------
 
 
 def finetunes_target(config: UnlearnRun) -> bool:
@@ -116,7 +123,7 @@ def prepare_gold(config: UnlearnRun, setting: Setting, corpora: Mapping[str, Cor
         return None
     if choice == "finetune":
         return _finetuned(config, setting, corpora["retain"].items, "gold")
-    return replace(config.model, path=choice, architecture=None, revision=None)
+    return gold_at_path(config, words=GOLD_WORDS)
 
 
 def load(model: ModelConfig, config: UnlearnRun, setting: Setting) -> LanguageModel:
@@ -129,14 +136,6 @@ def load(model: ModelConfig, config: UnlearnRun, setting: Setting) -> LanguageMo
         dropout=config.train.dropout,
         gradient_checkpointing=config.train.gradient_checkpointing,
     )
-
-
-def _refuse_foreign_gold(config: UnlearnRun) -> None:
-    if config.gold not in ("auto", "none", "finetune") and not Path(config.gold).expanduser().is_dir():
-        raise UserError(
-            f"no gold model at `{config.gold}`",
-            "`gold` is a model or run directory, or `finetune`, `none` or `auto`",
-        )
 
 
 def _finetuned(config: UnlearnRun, setting: Setting, items: Sequence[Item], role: str) -> ModelConfig:

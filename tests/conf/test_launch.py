@@ -163,9 +163,15 @@ def test_a_path_implies_an_option_where_none_is_chosen(overrides, implied, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("overrides", "lr"), [([], 3e-4), (["model.path=/a"], 1e-5), (["model=stories15m"], 1e-5),
-                          (["model.path=/a", "train=unlearn_tiny"], 3e-4), (["model.path=/a", "train.lr=1"], 1)]
-)  # fmt: skip
+    ("overrides", "lr"),
+    [
+        ([], 3e-4),
+        (["model.path=/a"], 1e-5),
+        (["model=stories15m"], 1e-5),
+        (["model.path=/a", "train=unlearn_tiny"], 3e-4),
+        (["model.path=/a", "train.lr=1"], 1),
+    ],
+)
 def test_a_model_that_comes_trained_is_trained_on_gently(overrides, lr):
     assert launch.compose(launch.Experiment("unlearn", overrides)).train.lr == lr
 

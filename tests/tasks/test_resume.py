@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from tiny import TINY
 
 pytestmark = pytest.mark.slow
 STEPS = 12

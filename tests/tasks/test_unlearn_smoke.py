@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from tiny import TINY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mari_cli import launch
@@ -180,3 +180,14 @@ def test_a_loss_that_explodes_stops_before_the_update_and_names_the_step(tmp_pat
             "train.stop.retain_drop=null",
             "train.stop.at_holdout=false",
         )
+
+
+def test_wandb_sees_the_whole_run_offline(tmp_path, cache):
+    out = tmp_path / "run"
+    run(out, cache, "tracker=wandb", "tracker.mode=offline")
+    logs = list((out / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(logs) == 1
+    content = logs[0].read_bytes()  # tests/tracking decodes it; here it is enough that all of it is there
+    names = (b"train/loss", b"train/marginal_information", b"forget/answer_nll", b"report.html", b"results")
+    for name in names:
+        assert name in content
