@@ -1,8 +1,10 @@
 """A causal language model with its tokenizer: from a hub, a directory, a GGUF file, or an architecture."""
 
 import copy
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -73,9 +75,20 @@ class LanguageModel:
         """Weights (safetensors, float32) and tokenizer, as `from_pretrained` reads them: all or nothing."""
         bytes_needed = sum(p.numel() * p.element_size() for p in self.model.parameters())
         runs.check_disk(path.parent, bytes_needed)
-        with runs.atomic_directory(path) as directory:
+        with runs.atomic_directory(path) as directory, system_errors():
             self.model.save_pretrained(directory)
             self.tokenizer.save_pretrained(directory)
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Raise an OSError where safetensors met one: it tells of a full disk in words alone."""
+    try:
+        yield
+    except SafetensorError as error:
+        if (match := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise OSError(int(match[1]), os.strerror(int(match[1]))) from error
 
 
 def _local_or_hub(path: str) -> str:
@@ -127,7 +140,13 @@ def _gist(error: Exception) -> str:
 
 def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedTokenizerBase:
     """The tokenizer that ``config`` asks for; ``corpus`` is read only where one is trained."""
+    _hush()
     if config.tokenizer == "train":
+        if config.path is not None:
+            raise UserError(
+                f"`{config.path}` was trained with another vocabulary than `model.tokenizer=train` would make",
+                "leave out `model.tokenizer`; only a model from an architecture begins without one",
+            )
         return train_tokenizer(corpus, config.tokenizer_vocab_size)
     source = config.tokenizer or config.path
     if source is None:
@@ -146,6 +165,12 @@ def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedToke
         raise _retold(source, error, "tokenizer") from error
     check_tokenizer(tokenizer, source)
     return only_own_tokens(tokenizer) if "gguf_file" in arguments else tokenizer
+
+
+def _hush() -> None:
+    """Loading a shard is no news to a user; what matters is said by us."""
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
 
 
 def _place(path: str) -> tuple[str, dict[str, Any]]:
@@ -280,9 +305,7 @@ def load_model(
     gradient_checkpointing: bool = False,
 ) -> LanguageModel:
     """Load or initialise, on ``compute``'s device, weights in float32; ``seed`` is for an initialisation."""
-    # loading a shard is no news to a user; what matters is said by us
-    hf_logging.disable_progress_bar()
-    hf_logging.set_verbosity_error()
+    _hush()
     if config.path is None and config.architecture is None:
         raise UserError("no model given", "set `model.path=DIR_OR_HUB_ID`, or choose one: `model=gpt2_tiny`")
     model = _pretrained(config) if config.path else _from_architecture(config, tokenizer, seed)

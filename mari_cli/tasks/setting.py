@@ -1,6 +1,7 @@
 """What every task begins with: corpora, model, compute, and the checks before anything is written."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,12 +37,24 @@ class Setting:
 
 def prepare(config: RunConfig, compute: Compute) -> Setting:
     """Read the corpora and settle the tokenizer; every refusal that needs no model happens here."""
+    _check_places(config)
     check_tracker(config.tracker)
     texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
     words = (
         part for record in [*texts.forget, *texts.retain] for part in (record.prompt, record.text) if part
     )
     return Setting(texts, load_tokenizer(config.model, words), compute)
+
+
+def _check_places(config: RunConfig) -> None:
+    """Whether `out` and `cache` can be made; they are not made yet."""
+    for key, path in (("out", Path(config.out)), ("cache", cache_directory(config))):
+        there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK)):
+            raise UserError(
+                f"cannot make `{key}={path}`: `{there}` is no directory to write in",
+                f"choose another `{key}=`",
+            )
 
 
 def tokenize_corpora(config: RunConfig, setting: Setting, lm: LanguageModel) -> dict[str, Corpus]:

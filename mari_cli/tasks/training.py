@@ -136,7 +136,7 @@ def finetuned(
             return directory
         runs.recover(directory)
         say(f"{role}: fine-tuning on {len(items)} items, at most {config.epochs} epochs")
-        with (directory / runs.METRICS).open("a") as metrics:
+        with runs.retold_disk_errors(directory), (directory / runs.METRICS).open("a") as metrics:
             outcome = finetune(
                 lm,
                 items,

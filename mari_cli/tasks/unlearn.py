@@ -46,10 +46,11 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     alternatives = alternative_items(config, base, corpora["forget"]) if needs.alternative else []
     layer = context_layer(config, base) if needs.context_layer else None
     require_disk(config, base)
-    say(f"model: {config.model.name} ({describe_architecture(base.model)})")
+    description = describe_architecture(base.model)
     del base  # target and gold start from it anew
     if gold := gold_at_path(config, words=GOLD_WORDS):
         load(gold, config, setting)  # refuse now what would fail after the unlearning
+    say(f"model: {config.model.name} ({description})")
 
     with recording(
         config, compute, task="unlearn", command=command, resume=resume, data=describe_data(corpora)

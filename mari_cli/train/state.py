@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mari_cli import runs
+from mari_cli.models.load import system_errors
 
 
 @dataclass
@@ -51,7 +52,7 @@ def save(
     size = 3 * sum(p.numel() * p.element_size() for p in model.parameters())
     runs.check_disk(directory.parent, size)
     directory.mkdir(parents=True, exist_ok=True)
-    with runs.atomic_directory(directory / name) as temporary:
+    with runs.atomic_directory(directory / name) as temporary, system_errors():
         save_file(_weights(model), temporary / "model.safetensors")
         tensors = _optimizer_tensors(model, optimizer)
         tensors["random/cpu"] = torch.get_rng_state()

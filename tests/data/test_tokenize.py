@@ -1,9 +1,9 @@
-"""Which tokens are learnt: the completion and one EOS, never the prompt; of running text every token, once."""
+"""Which tokens are learnt: the completion and one EOS, never the prompt; of running text every one."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mari_cli.config import ModelConfig
@@ -57,10 +57,6 @@ def chatting(template: str, *extra: str):
     return made
 
 
-def learnt(ids: list[int], start: int, tokenizer) -> str:
-    return tokenizer.decode(ids[start:])
-
-
 PAIRS = [
     ("Where was Anna Berg born?", "In Süßkirchen, 1967."),
     ("What does she do?", "She repairs clocks; naïve visitors call it magic ✨."),
@@ -77,21 +73,19 @@ PAIRS = [
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("template", ["Question: {prompt}\nAnswer: ", "{prompt}\n", "{prompt}"])
 def test_the_completion_and_one_eos_are_learnt_and_nothing_of_the_prompt(tokenizer, pair, template):
-    """A token that holds the end of the prompt and the beginning of the completion belongs to the completion."""
+    """A token with the end of the prompt and the beginning of the completion belongs to the completion."""
     prompt, completion = pair
     before = template.replace("{prompt}", prompt)
-    ids, start = encode_pair(
-        Record(prompt=prompt, text=completion), tokenizer, PromptStyle(template, chat=False)
-    )
+    style = PromptStyle(template, chat=False)
+    ids, start = encode_pair(Record(prompt=prompt, text=completion), tokenizer, style)
     assert ids[-1] == tokenizer.eos_token_id
     assert tokenizer.eos_token_id not in ids[:-1]
     assert ids[0] == tokenizer.bos_token_id
-    prompt_side = tokenizer.decode(ids[1:start])
-    learnt_side = tokenizer.decode(ids[start:-1])
-    assert before.startswith(prompt_side)
-    straddling = before[len(prompt_side) :]
-    assert len(straddling) <= 1 or template == "{prompt}"  # the template's last space at most
-    assert learnt_side == straddling.lstrip(" ") + completion or learnt_side == straddling + completion
+    text, prompt_side = tokenizer.decode(ids[1:-1]), tokenizer.decode(ids[1:start])
+    assert text == before + completion
+    straddling = before.removeprefix(prompt_side)
+    assert straddling in ("", " ") or template == "{prompt}"
+    assert prompt_side + straddling + completion == text
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -101,11 +95,12 @@ def test_the_ids_are_those_of_the_whole_text_as_the_model_will_meet_it(tokenizer
     assert ids[:-1] == tokenizer.encode(f"Question: {prompt}\nAnswer: {completion}")
 
 
+WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="|"), min_size=1, max_size=20)
+"""Anything but half a surrogate pair, and what could spell a special token."""
+
+
 @settings(max_examples=150, deadline=None)
-@given(
-    prompt=st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=20),
-    completion=st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=20),
-)
+@given(prompt=WORDS, completion=WORDS)
 def test_whatever_the_text_a_completion_is_learnt_whole(bpe, prompt, completion):
     ids, start = encode_pair(Record(prompt=prompt, text=completion), bpe, STYLE)
     assert bpe.decode(ids[start:-1]).endswith(completion)
@@ -127,18 +122,14 @@ def test_a_tokenizer_without_bos_does_not_supervise_its_first_token():
     vocabulary = {"<eos>": 0, "a": 1, "b": 2, "ab": 3, "c": 4}
     backend = Tokenizer(models.BPE(vocabulary, [("a", "b")]))
     tok = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
-    assert encode_pair(Record(prompt="a", text="bc"), tok, PromptStyle("{prompt}", chat=False)) == (
-        [3, 4, 0],
-        1,
-    )
-    assert encode_pair(Record(prompt="a", text="b"), tok, PromptStyle("{prompt}", chat=False)) == ([3, 0], 1)
-    item = cut([Record(prompt="a", text="bc")], tok, style=PromptStyle("{prompt}", chat=False))[0]
+    style = PromptStyle("{prompt}", chat=False)
+    assert encode_pair(Record(prompt="a", text="bc"), tok, style) == ([3, 4, 0], 1)
+    assert encode_pair(Record(prompt="a", text="b"), tok, style) == ([3, 0], 1)
+    item = cut([Record(prompt="a", text="bc")], tok, style=style)[0]
     assert collate([item]).labels_BT.tolist() == [[4, 0, IGNORE]]
 
 
 def test_an_eos_that_the_tokenizer_adds_itself_is_not_doubled(bpe):
-    from tokenizers import processors
-
     tok = train_tokenizer(TEXTS * 4, 400)
     tok.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<|bos|> $A <|eos|>", special_tokens=[("<|bos|>", 0), ("<|eos|>", 1)]

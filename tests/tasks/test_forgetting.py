@@ -1,5 +1,7 @@
 """The product's promise on its own benchmark: the target knew, the unlearned model forgot, the rest stays."""
 
+from pathlib import Path
+
 import pytest
 
 from mari_cli import launch
@@ -8,18 +10,18 @@ from mari_cli.tasks.unlearn import unlearn
 pytestmark = pytest.mark.slow
 
 
+DEMO = Path(__file__).parents[2] / "experiments" / "demo" / "run.yaml"
+
+
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    """Half the demo's people, so that it takes a minute; gold's numbers are beside."""
+    """The demo's run of MarI; gold's numbers are beside.
+
+    The margins are wider than what the demo shows: another machine's rounding is another training.
+    """
     out = tmp_path_factory.mktemp("forgetting")
-    arguments = [
-        "forget.people=10", "retain.people=40", "holdout.people=10",
-        "finetune.lr=3e-3", "finetune.batch_size=32", "finetune.epochs=50", "finetune.schedule=cosine",
-        "finetune.warmup_steps=25", "finetune.until_accuracy=0.999",
-        "train.lr=3e-4", "train.steps=150", "train.evaluate_every=5", "metrics.mmlu='off'",
-        "metrics.bootstrap=200", f"out={out / 'run'}", f"cache={out / 'cache'}",
-    ]  # fmt: skip
-    return launch.run(unlearn, launch.Experiment("unlearn", arguments)).result
+    arguments = ["metrics.mmlu='off'", "metrics.bootstrap=200", f"out={out / 'run'}", f"cache={out / 'cache'}"]
+    return launch.run(unlearn, launch.Experiment("unlearn", arguments, DEMO)).result
 
 
 def value(result: dict, role: str, metric: str) -> float:
@@ -29,7 +31,7 @@ def value(result: dict, role: str, metric: str) -> float:
 def test_the_target_has_memorised_both_corpora(result):
     assert value(result, "target", "forget/exact_match") > 0.95
     assert value(result, "target", "retain/exact_match") > 0.95
-    assert value(result, "target", "facts/unique_recall") > 0.95
+    assert value(result, "target", "facts/unique_recall") > 0.9
 
 
 def test_gold_does_not_know_what_it_never_saw_but_what_others_say_too(result):
@@ -39,7 +41,7 @@ def test_gold_does_not_know_what_it_never_saw_but_what_others_say_too(result):
 
 def test_the_unlearned_model_has_forgotten_what_only_the_forget_data_said(result):
     gold = value(result, "gold", "facts/unique_recall")
-    assert abs(value(result, "unlearned", "facts/unique_recall") - gold) < 0.2
+    assert abs(value(result, "unlearned", "facts/unique_recall") - gold) < 0.15
 
 
 def test_it_has_kept_what_the_retain_data_says_too(result):
@@ -54,7 +56,7 @@ def test_membership_comes_down_towards_golds(result):
     before, after, gold = (
         value(result, role, "privacy/loss_auc") for role in ("target", "unlearned", "gold")
     )
-    assert before > 0.8
+    assert before > 0.75
     assert abs(after - gold) < abs(before - gold)
 
 
