@@ -172,8 +172,7 @@ class RetainConfig(CorpusConfig):
     """Leave out retain records that are forget records too, rather than refuse the pair of corpora."""
     validation_fraction: float = 0.0
     """Share of the retain records that unlearning never trains on, for the stop rule to watch; 0: it watches
-    records that are trained on. What is held out is not protected: a model that knows its retain data by heart
-    loses it (experiments/tofu_stories15m)."""
+    records that are trained on. What is held out is not protected (experiments/tofu_stories15m)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

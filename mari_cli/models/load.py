@@ -144,7 +144,7 @@ def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedToke
     if config.tokenizer == "train":
         if config.path is not None:
             raise UserError(
-                f"`{config.path}` was trained with another vocabulary than `model.tokenizer=train` would make",
+                f"`{config.path}` was trained with another vocabulary than `model.tokenizer=train` makes",
                 "leave out `model.tokenizer`; only a model from an architecture begins without one",
             )
         return train_tokenizer(corpus, config.tokenizer_vocab_size)

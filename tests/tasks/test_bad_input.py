@@ -76,7 +76,7 @@ def workshop(tmp_path_factory) -> Path:
     def variant(name: str) -> Path:
         return Path(shutil.copytree(root / "model", root / name))
 
-    train_tokenizer([text for text in FILES.values()], 320).save_pretrained(root / "words")
+    train_tokenizer(FILES.values(), 320).save_pretrained(root / "words")
     edit_json(variant("no_eos") / "tokenizer_config.json", eos_token=None)
     edit_json(variant("own_code") / "config.json", model_type="own", auto_map={"AutoConfig": "own.C"})
     edit_json(variant("fewer_layers") / "config.json", n_layer=1)

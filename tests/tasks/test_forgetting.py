@@ -20,7 +20,12 @@ def result(tmp_path_factory):
     The margins are wider than what the demo shows: another machine's rounding is another training.
     """
     out = tmp_path_factory.mktemp("forgetting")
-    arguments = ["metrics.mmlu='off'", "metrics.bootstrap=200", f"out={out / 'run'}", f"cache={out / 'cache'}"]
+    arguments = [
+        "metrics.mmlu='off'",
+        "metrics.bootstrap=200",
+        f"out={out / 'run'}",
+        f"cache={out / 'cache'}",
+    ]
     return launch.run(unlearn, launch.Experiment("unlearn", arguments, DEMO)).result
 
 
