@@ -201,9 +201,13 @@ def check_disk(path: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(there).free
     if free < needed_bytes:
         raise UserError(
-            f"not enough disk space: `{path}` needs {needed_bytes / GIB:.1f} GiB, {free / GIB:.1f} GiB free",
+            f"not enough disk space: `{path}` needs {_size(needed_bytes)}, {_size(free)} free",
             "free some space, or choose another disk with `out=` and `cache=`",
         )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB // 10 else f"{num_bytes / 1024**2:.1f} MiB"
 
 
 # -- runs ----------------------------------------------------------------------------------------------------

@@ -163,5 +163,5 @@ def test_too_little_disk_is_refused_with_both_numbers(tmp_path: Path) -> None:
         check_disk(tmp_path / "not" / "there", 2**60)
     message = str(refused.value)
     assert message.startswith(f"not enough disk space: `{tmp_path}/not/there` needs 1073741824.0 GiB, ")
-    assert message.endswith(" GiB free")
+    assert message.endswith("iB free")
     assert refused.value.hint is not None
