@@ -3,7 +3,7 @@
 Shapes: B = sequences, T = tokens of the longest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,3 +71,10 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, epoch: int, *, seed: 
         by_length = sorted(order[start : start + pool], key=lambda index: lengths[index])
         batches += [by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)]
     return [batches[i] for i in _permutation(len(batches), seed, epoch)]
+
+
+def length_sorted(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Batches of indices with little padding between them."""
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mari_cli.data.batches import collate
+from mari_cli.data.batches import collate, length_sorted
 from mari_cli.data.tokenize import Item
 from mari_cli.models.head import supervised, trunk
 from mari_cli.models.load import LanguageModel
@@ -38,8 +38,7 @@ def reference_states(
     """States of all ``items`` under ``lm`` as it is now; ``layer`` counts from 0 = the embeddings."""
     last: list[Tensor] = [torch.empty(0)] * len(items)
     middle: list[Tensor] = [torch.empty(0)] * (0 if layer is None else len(items))
-    order = sorted(range(len(items)), key=lambda i: len(items[i].input_ids))
-    chunks = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    chunks = list(length_sorted([len(item.input_ids) for item in items], batch_size))
     lm.model.eval()
     for chunk in track(chunks, f"reference on {name}", len(chunks)):
         batch = collate([items[i] for i in chunk]).to(lm.device)

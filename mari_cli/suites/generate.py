@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
+from mari_cli.data.batches import length_sorted
 from mari_cli.data.tokenize import Item
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track
-from mari_cli.suites.scores import length_sorted
 
 
 def question_and_truth(item: Item) -> tuple[tuple[int, ...], tuple[int, ...]]:

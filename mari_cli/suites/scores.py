@@ -3,13 +3,13 @@
 Shapes: N supervised positions, T targets of one item, D hidden size, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mari_cli.data.batches import collate
+from mari_cli.data.batches import collate, length_sorted
 from mari_cli.data.tokenize import Item
 from mari_cli.metrics import likelihood, memorization, privacy
 from mari_cli.models.head import head_of, supervised, trunk
@@ -45,13 +45,6 @@ class Scores:
     def column(self, name: str) -> list[float]:
         """One score of every item."""
         return [getattr(item, name) for item in self.items]
-
-
-def length_sorted(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Batches of indices with little padding between them."""
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
 
 
 @torch.no_grad()
