@@ -1,6 +1,6 @@
-"""The trunk that turns tokens into hidden states, and the head that turns hidden states into logits.
+"""The head that turns hidden states into logits.
 
-Shapes: B sequences, T tokens, N supervised positions, D hidden size, V vocabulary.
+Shapes: N positions, D hidden size, V vocabulary.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mari_cli.data.batches import IGNORE, Batch
 from mari_cli.errors import UserError
+from mari_cli.models.trunk import trunk
 
 
 @dataclass(frozen=True)
@@ -51,46 +51,6 @@ def head_of(model: PreTrainedModel) -> Head:
     )
     return Head(
         linear.weight, getattr(linear, "bias", None), scale, getattr(config, "final_logit_softcapping", None)
-    )
-
-
-def trunk(
-    model: PreTrainedModel, input_ids_BT: Tensor, *, layer: int | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """Hidden states [B, T, D] after the final norm, and of ``layer`` if asked for (0: the embeddings)."""
-    output = model.base_model(input_ids=input_ids_BT, use_cache=False, output_hidden_states=layer is not None)
-    return output.last_hidden_state, None if layer is None else output.hidden_states[layer]
-
-
-@dataclass(frozen=True)
-class States:
-    """Hidden states at the supervised positions of some sequences, sequence by sequence."""
-
-    h_ND: Tensor
-    labels_N: Tensor
-    sequence_N: Tensor
-    index_N: Tensor
-    """Index of the target in its completion or block."""
-    sequences: int
-
-    @staticmethod
-    def concatenate(parts: list["States"]) -> "States":
-        offsets = [sum(part.sequences for part in parts[:i]) for i in range(len(parts))]
-        return States(
-            torch.cat([part.h_ND for part in parts]),
-            torch.cat([part.labels_N for part in parts]),
-            torch.cat([part.sequence_N + offset for part, offset in zip(parts, offsets, strict=True)]),
-            torch.cat([part.index_N for part in parts]),
-            sum(part.sequences for part in parts),
-        )
-
-
-def supervised(batch: Batch, h_BTD: Tensor) -> States:
-    """Keep the positions that predict a target: the head never runs over prompts and padding."""
-    mask_BT = batch.labels_BT != IGNORE
-    index_BT = mask_BT.cumsum(1) - 1
-    return States(
-        h_BTD[mask_BT], batch.labels_BT[mask_BT], mask_BT.nonzero()[:, 0], index_BT[mask_BT], len(mask_BT)
     )
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mari_cli.data.batches import collate, length_sorted
 from mari_cli.data.tokenize import Item
-from mari_cli.models.head import supervised, trunk
 from mari_cli.models.load import LanguageModel
+from mari_cli.models.trunk import supervised, trunk
 from mari_cli.progress import Track
 
 

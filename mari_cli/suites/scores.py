@@ -12,8 +12,9 @@ from torch import Tensor
 from mari_cli.data.batches import collate, length_sorted
 from mari_cli.data.tokenize import Item
 from mari_cli.metrics import likelihood, memorization, privacy
-from mari_cli.models.head import head_of, supervised, trunk
+from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel
+from mari_cli.models.trunk import supervised, trunk
 from mari_cli.progress import Track
 
 ROWS = 2048

@@ -15,9 +15,10 @@ from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
 from mari_cli.losses import objective as losses
 from mari_cli.losses.objective import Needs, Positions, Reference, Step, Terms
-from mari_cli.models.head import Head, States, head_of
+from mari_cli.models.head import Head, head_of
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.reference import ReferenceStates, reference_states
+from mari_cli.models.trunk import States
 from mari_cli.progress import say, silent, track
 from mari_cli.suites.standard import Corpus, quick
 from mari_cli.tasks.recording import Recording

@@ -16,8 +16,9 @@ from mari_cli.config import FinetuneConfig, ModelConfig
 from mari_cli.data.batches import epoch_batches
 from mari_cli.data.tokenize import Item
 from mari_cli.losses.objective import Positions, Step, Terms, nll_objective
-from mari_cli.models.head import States, head_of
+from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel, load_model
+from mari_cli.models.trunk import States
 from mari_cli.progress import Track, say, silent
 from mari_cli.suites.scores import score
 from mari_cli.tasks.setting import Setting, items_hash, seed_for, weights_hash

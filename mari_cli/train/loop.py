@@ -13,8 +13,8 @@ import torch
 from mari_cli.config import OptimConfig, Schedule
 from mari_cli.errors import UserError
 from mari_cli.losses.objective import Terms
-from mari_cli.models.head import States
 from mari_cli.models.load import LanguageModel
+from mari_cli.models.trunk import States
 from mari_cli.progress import Track
 from mari_cli.train import state
 from mari_cli.train.step import Group, NonFiniteLoss, backward

@@ -15,8 +15,8 @@ from torch import Tensor
 from mari_cli.data.batches import Batch, collate
 from mari_cli.data.tokenize import Item
 from mari_cli.losses.objective import Terms
-from mari_cli.models.head import States, supervised, trunk
 from mari_cli.models.load import LanguageModel
+from mari_cli.models.trunk import States, supervised, trunk
 
 Group = Mapping[str, Sequence[Item]]
 """The items of a step by role: `forget`, `retain`, `alternative`."""

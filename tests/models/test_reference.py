@@ -15,9 +15,10 @@ from mari_cli.data.tokenize import Item
 from mari_cli.losses.likelihood import kl_from_reference
 from mari_cli.losses.objective import build
 from mari_cli.models.device import choose_compute
-from mari_cli.models.head import head_of, supervised, trunk
+from mari_cli.models.head import head_of
 from mari_cli.models.load import load_model
 from mari_cli.models.reference import reference_states
+from mari_cli.models.trunk import supervised, trunk
 from mari_cli.progress import silent
 from mari_cli.runs import Run
 from mari_cli.tasks.forgetting import alternative_items, context_layer, forget

@@ -8,7 +8,8 @@ from mari_cli.config import AscentConfig, Estimator, GradientThrough, MariConfig
 from mari_cli.data.batches import collate
 from mari_cli.data.tokenize import Item
 from mari_cli.losses.objective import Positions, Reference, Step, build, nll_objective
-from mari_cli.models.head import check_parity, head_of, supervised, trunk
+from mari_cli.models.head import check_parity, head_of
+from mari_cli.models.trunk import supervised, trunk
 from mari_cli.train.step import NonFiniteLoss, backward
 
 CPU = torch.device("cpu")
@@ -142,7 +143,7 @@ def test_with_dropout_the_second_pass_draws_the_masks_of_the_first():
 
     lm.model.zero_grad()
     torch.manual_seed(3)
-    from mari_cli.models.head import States
+    from mari_cli.models.trunk import States
 
     states = {}
     for role, group in GROUPS.items():
