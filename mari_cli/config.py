@@ -220,15 +220,19 @@ class LossConfig:
 
 @dataclass(kw_only=True)
 class ContextConfig:
-    """Neighbourhoods of the `context` estimator."""
+    """Neighbourhoods of the `context` estimator: of each forget position among all of the retain corpus."""
 
     layer: int | None = None
     """Hidden layer of the reference whose states are compared; null: the middle one."""
     temperature: float = 0.1
+    """Of the softmax over cosine similarities: small listens to the nearest alone."""
     neighbours: int = 32
+    """Retain positions that speak for a forget position; their weights sum to 1."""
+    stored_tokens: int = 64
+    """How many of a distribution's most probable tokens are kept beside the label; the rest is one tail."""
 
     def __post_init__(self) -> None:
-        _positive("loss.context", self, "temperature", "neighbours")
+        _positive("loss.context", self, "temperature", "neighbours", "stored_tokens")
         _non_negative("loss.context", self, "layer")
 
 

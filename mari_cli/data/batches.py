@@ -78,3 +78,8 @@ def length_sorted(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+def drawn_indices(size: int, batch_size: int, steps: int, *, seed: int) -> list[int]:
+    """All indices that `draw` gives in ``steps`` steps, sorted."""
+    return sorted(_permutation(size, seed, 0)[: steps * batch_size])  # beyond one permutation nothing is new

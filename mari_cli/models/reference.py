@@ -1,20 +1,193 @@
-"""The model before unlearning, remembered instead of kept: its hidden states where it will be asked.
+"""What the loss asks of the model before its first step: computed once by the model itself, kept on disk.
 
-A forward pass over each item before the first step replaces a second model in memory and a second forward in
-every step. N supervised positions, D hidden size.
+One forward pass over each item that will be drawn replaces a second model in memory and a second forward in
+every step. N supervised positions, D hidden size, S items.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mari_cli import runs
 from mari_cli.data.batches import collate, length_sorted
 from mari_cli.data.tokenize import Item
 from mari_cli.models.load import LanguageModel
-from mari_cli.models.trunk import supervised, trunk
+from mari_cli.models.store import Stored, stored
+from mari_cli.models.trunk import hidden_states, supervised, trunk
 from mari_cli.progress import Track
+
+DEFINITION = 1
+"""Part of every key: raise it when a change here or in the trunk changes what is remembered."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which rows belong to which item: item by item in the order of their indices, a row for each target."""
+
+    counts: Mapping[int, int]
+    """Index of an item: the number of its rows."""
+
+    @cached_property
+    def slices(self) -> dict[int, slice]:
+        ends = list(accumulate(self.counts.values()))
+        return {i: slice(end - count, end) for (i, count), end in zip(self.counts.items(), ends, strict=True)}
+
+    @cached_property
+    def places(self) -> dict[int, int]:
+        return {i: place for place, i in enumerate(self.counts)}
+
+    def gather(self, tensor: Tensor, items: Sequence[int], device: torch.device) -> Tensor:
+        """The rows of ``items``, in their order, on ``device``."""
+        return _moved([tensor[self.slices[i]] for i in items], device)
+
+    def gather_items(self, tensor_S: Tensor, items: Sequence[int], device: torch.device) -> Tensor:
+        """The entries of ``items`` of a tensor with one for each item."""
+        return _moved([tensor_S[[self.places[i] for i in items]]], device)
+
+
+def _moved(parts: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Concatenated on ``device``; towards CUDA from pinned memory, so that the host need not wait."""
+    rows = torch.cat(list(parts))
+    return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows.to(device)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What was remembered of the items of one corpus. Memory-mapped, on the CPU; None where not asked for."""
+
+    key: str
+    """Content hash of all that determines it."""
+    rows: Rows
+    device: torch.device
+    """Where it is gathered to."""
+    labels_N: Tensor
+    last_ND: Tensor | None
+    """Hidden states after the final norm, in 16 bits where the trunk computes in 16: the head would round
+    them to that."""
+    layer_ND: Tensor | None
+    """Hidden states of the layer that defines contexts; bfloat16 where the trunk computes in 16 bits, for
+    there are layers whose largest states float16 cannot hold."""
+    log_p_S: Tensor | None
+    """log p(completion | prompt) of each item, in nats, float64."""
+
+    def states(self, items: Sequence[int]) -> Tensor:
+        """Hidden states after the final norm [sum n_i, D], item by item in the order of ``items``."""
+        assert self.last_ND is not None
+        return self.rows.gather(self.last_ND, items, self.device)
+
+    def layer(self, items: Sequence[int]) -> Tensor:
+        """Hidden states of the layer that defines contexts [sum n_i, D]."""
+        assert self.layer_ND is not None
+        return self.rows.gather(self.layer_ND, items, self.device)
+
+    def log_p(self, items: Sequence[int]) -> Tensor:
+        """Log-probability of each item [S], float64."""
+        assert self.log_p_S is not None
+        return self.rows.gather_items(self.log_p_S, items, self.device)
+
+    @property
+    def bytes(self) -> int:
+        """On disk."""
+        return sum(t.nbytes for t in (self.last_ND, self.layer_ND, self.log_p_S) if t is not None)
+
+
+def remember(
+    lm: LanguageModel,
+    items: Sequence[Item],
+    wanted: Collection[int] | None,
+    *,
+    states: bool,
+    layer: int | None,
+    log_probability: Callable[[Tensor, Tensor], Tensor] | None,
+    directory: Path,
+    key: Mapping[str, Any],
+    batch_size: int,
+    track: Track,
+    name: str,
+) -> Reference:
+    """Ask ``lm`` as it is now, or the cache in ``directory``, about the items with indices ``wanted`` (None:
+    all): ``states`` after the final norm, those of ``layer`` (0 = the embeddings), and, where
+    ``log_probability`` of (states [N, D], labels [N]) -> [N] is given, its sum over each item.
+
+    ``key`` is what determines ``lm``'s weights; the rest of the key is taken from the arguments. ``name`` is
+    the corpus, for messages.
+    """
+    indices = sorted(range(len(items)) if wanted is None else set(wanted))
+    rows = Rows({i: items[i].num_targets for i in indices})
+    labels_N = torch.tensor(
+        [token for i in indices for token in items[i].input_ids[items[i].supervised_from :]]
+    )
+    last_dtype, layer_dtype = _dtypes(lm)
+    parts: dict[str, Stored] = {}
+    if states:
+        parts["last"] = Stored((len(labels_N), lm.model.get_output_embeddings().weight.shape[1]), last_dtype)
+    if layer is not None:
+        parts["layer"] = Stored((len(labels_N), lm.model.config.get_text_config().hidden_size), layer_dtype)
+    if log_probability is not None:
+        parts["log_p"] = Stored((len(indices),), torch.float64)
+    whole_key = {
+        **key,
+        "definition": DEFINITION,
+        "architecture": _architecture(lm),
+        "items": runs.content_hash([[i, items[i].input_ids, items[i].supervised_from] for i in indices]),
+        "parts": sorted(parts),
+        "layer": layer,
+        "precision": lm.compute.precision,
+        "dtype": str(last_dtype),
+        "device": lm.device.type,
+    }
+
+    @torch.no_grad()
+    def fill(tensors: Mapping[str, Tensor]) -> None:
+        batches = list(length_sorted([len(items[i].input_ids) for i in indices], batch_size))
+        lm.model.eval()
+        for batch in track(batches, f"reference on {name}", len(batches)):
+            drawn = [indices[place] for place in batch]
+            h_ND, layer_ND = hidden_states(lm.model, lm.compute, [items[i] for i in drawn], layer=layer)
+            counts = [rows.counts[i] for i in drawn]
+            by_part = {"last": h_ND, "layer": layer_ND}
+            for part in parts.keys() & by_part.keys():
+                states_ND = by_part[part]
+                assert states_ND is not None
+                for i, states_nD in zip(
+                    drawn, states_ND.to(parts[part].dtype).cpu().split(counts), strict=True
+                ):
+                    tensors[part][rows.slices[i]] = states_nD
+            if log_probability is not None:
+                of_batch_N = torch.cat([labels_N[rows.slices[i]] for i in drawn]).to(h_ND.device)
+                log_p_N = log_probability(h_ND, of_batch_N).double().cpu()
+                tensors["log_p"][batch] = torch.stack([log_p_n.sum() for log_p_n in log_p_N.split(counts)])
+
+    tensors = stored(directory / "reference", whole_key, parts, fill, name=f"reference on {name}")
+    return Reference(
+        key=runs.content_hash(whole_key),
+        rows=rows,
+        device=lm.device,
+        labels_N=labels_N,
+        last_ND=tensors.get("last"),
+        layer_ND=tensors.get("layer"),
+        log_p_S=tensors.get("log_p"),
+    )
+
+
+def _dtypes(lm: LanguageModel) -> tuple[torch.dtype, torch.dtype]:
+    """Of states after the final norm, and of those of a layer."""
+    if lm.compute.dtype.itemsize == 2:
+        return lm.compute.dtype, torch.bfloat16
+    full = torch.promote_types(next(lm.model.parameters()).dtype, torch.float32)
+    return full, full
+
+
+def _architecture(lm: LanguageModel) -> str:
+    """Hash of what the weights leave open: activations, positions, scales. The path does not matter."""
+    config = {name: value for name, value in lm.model.config.to_dict().items() if name != "_name_or_path"}
+    return runs.content_hash({"class": type(lm.model).__name__, "config": config})
 
 
 @dataclass(frozen=True)

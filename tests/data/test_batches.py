@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mari_cli.data.batches import IGNORE, collate, draw, epoch_batches
+from mari_cli.data.batches import IGNORE, collate, draw, drawn_indices, epoch_batches
 from mari_cli.data.tokenize import Item
 
 
@@ -57,3 +57,10 @@ def test_the_stream_wraps_inside_a_batch_without_losing_an_item():
     assert all(len(batch) == 3 for batch in batches)
     flat = [i for batch in batches for i in batch]
     assert all(sorted(flat[a:b]) == list(range(5)) for a, b in pairwise(range(0, 31, 5)))
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 20), st.integers(0, 99))
+def test_drawn_indices_are_those_that_all_steps_draw(size, batch, steps, seed):
+    batch = min(batch, size)
+    drawn = {i for step in range(steps) for i in draw(size, batch, step, seed=seed)}
+    assert drawn_indices(size, batch, steps, seed=seed) == sorted(drawn)

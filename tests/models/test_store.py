@@ -1,0 +1,161 @@
+"""Tensors on disk are whole and theirs, or made anew."""
+
+import resource
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mari_cli.errors import UserError
+from mari_cli.models.store import Stored, stored
+
+WANTED = {"states": Stored((5, 3), torch.bfloat16), "sums": Stored((4,), torch.float64)}
+KEY = {"weights": "abc", "layer": None}
+
+
+class Filler:
+    """Fills with what it is given, and counts how often it was asked."""
+
+    def __init__(self, start: int = 0) -> None:
+        self.start, self.calls = start, 0
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.calls += 1
+        for tensor in tensors.values():
+            assert not tensor.any()
+            tensor.copy_(torch.arange(self.start, self.start + tensor.numel()).view(tensor.shape))
+
+
+def files(root: Path) -> list[Path]:
+    return sorted(file for file in root.rglob("*") if file.is_file() and file.name != "lock")
+
+
+def test_what_was_filled_is_read_back_and_not_filled_again(tmp_path):
+    fill = Filler()
+    first = stored(tmp_path, KEY, WANTED, fill, name="states")
+    again = stored(tmp_path, KEY, WANTED, fill, name="states")
+    assert fill.calls == 1
+    for tensors in (first, again):
+        assert torch.equal(tensors["states"], torch.arange(15, dtype=torch.bfloat16).view(5, 3))
+        assert torch.equal(tensors["sums"], torch.arange(4, dtype=torch.float64))
+    assert [file.name for file in files(tmp_path)] == ["meta.json", "states.bin", "sums.bin"]
+    assert sum(file.stat().st_size for file in files(tmp_path) if file.suffix == ".bin") == 15 * 2 + 4 * 8
+
+
+@pytest.mark.parametrize(
+    ("key", "wanted"),
+    [
+        ({**KEY, "weights": "abd"}, WANTED),
+        ({**KEY, "layer": 0}, WANTED),
+        (KEY, {**WANTED, "sums": Stored((4,), torch.float32)}),
+        (KEY, {**WANTED, "states": Stored((3, 5), torch.bfloat16)}),
+    ],
+)
+def test_what_was_made_for_another_key_shape_or_type_is_not_used(key, wanted, tmp_path):
+    stored(tmp_path, KEY, WANTED, Filler(), name="states")
+    fill = Filler(7)
+    assert stored(tmp_path, key, wanted, fill, name="states")["sums"][0] == 7
+    assert fill.calls == 1
+
+
+@pytest.mark.parametrize("name", ["meta.json", "states.bin", "sums.bin"])
+@pytest.mark.parametrize("place", [0, 0.5, 1])
+def test_a_flipped_byte_is_detected_and_all_made_anew(name, place, tmp_path, capsys):
+    stored(tmp_path, KEY, WANTED, Filler(), name="states")
+    (path,) = tmp_path.rglob(name)
+    content = bytearray(path.read_bytes())
+    content[round(place * (len(content) - 1))] ^= 1
+    path.write_bytes(content)
+    fill = Filler()
+    tensors = stored(tmp_path, KEY, WANTED, fill, name="states")
+    assert fill.calls == 1
+    assert torch.equal(tensors["sums"], torch.arange(4, dtype=torch.float64))
+    assert "states: the cache in" in (said := capsys.readouterr().err)
+    assert "is damaged and is made anew" in said
+    stored(tmp_path, KEY, WANTED, fill, name="states")
+    assert fill.calls == 1
+
+
+@pytest.mark.parametrize("name", ["meta.json", "states.bin"])
+def test_a_missing_or_shortened_file_is_detected(name, tmp_path):
+    for damage in (lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-1])):
+        stored(tmp_path, KEY, WANTED, Filler(), name="states")
+        (path,) = tmp_path.rglob(name)
+        damage(path)
+        fill = Filler()
+        stored(tmp_path, KEY, WANTED, fill, name="states")
+        assert fill.calls == 1
+
+
+def test_an_interrupted_writing_leaves_nothing_that_is_taken_for_whole(tmp_path):
+    def interrupted(tensors: Mapping[str, Tensor]) -> None:
+        tensors["states"].fill_(3)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stored(tmp_path, KEY, WANTED, interrupted, name="states")
+    assert files(tmp_path) == []
+    fill = Filler()
+    stored(tmp_path, KEY, WANTED, fill, name="states")
+    assert fill.calls == 1
+
+
+def test_what_a_killed_writing_left_is_cleaned_up(tmp_path):
+    stored(tmp_path, KEY, WANTED, Filler(), name="states")
+    (whole,) = tmp_path.rglob("tensors")
+    whole.rename(whole.with_name(".tmp-0123"))  # killed before the last rename
+    fill = Filler()
+    stored(tmp_path, KEY, WANTED, fill, name="states")
+    assert fill.calls == 1
+    assert len(files(tmp_path)) == 3
+
+
+def test_a_full_disk_is_told_before_anything_is_computed(tmp_path):
+    fill = Filler()
+    with pytest.raises(UserError, match="not enough disk space"):
+        stored(tmp_path, KEY, {"states": Stored((1 << 50, 8), torch.float64)}, fill, name="states")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # as a quota would
+    try:
+        with pytest.raises(UserError, match="file too large"):
+            stored(tmp_path, KEY, {"states": Stored((1000,), torch.float64)}, fill, name="states")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert fill.calls == 0
+    assert files(tmp_path) == []
+
+
+def test_two_that_want_the_same_wait_for_one(tmp_path):
+    calls = []
+
+    def slow(tensors: Mapping[str, Tensor]) -> None:
+        calls.append(threading.get_ident())
+        time.sleep(0.2)
+        tensors["sums"].fill_(1)
+
+    runs = [
+        threading.Thread(target=stored, args=(tmp_path, KEY, WANTED, slow), kwargs={"name": "states"})
+        for _ in range(3)
+    ]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert len(calls) == 1
+
+
+def test_a_change_in_what_was_read_does_not_reach_the_file(tmp_path):
+    stored(tmp_path, KEY, WANTED, Filler(), name="states")["sums"].zero_()
+    fill = Filler()
+    assert stored(tmp_path, KEY, WANTED, fill, name="states")["sums"][3] == 3
+    assert fill.calls == 0
+
+
+def test_a_tensor_without_entries_is_a_tensor(tmp_path):
+    wanted = {"states": Stored((0, 3), torch.float32)}
+    for _ in range(2):
+        assert stored(tmp_path, KEY, wanted, Filler(), name="states")["states"].shape == (0, 3)
