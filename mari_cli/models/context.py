@@ -6,20 +6,22 @@ unlearning, w_ts a softmax over the k nearest s of ⟨g_t, g_s⟩ / temperature,
 centred by the retain mean and of unit length. (Ours, beyond the paper.) Being constants, the q_t need nothing
 of the step's other positions: the loss does not depend on the batch.
 
-Cost in floating-point operations: 2MND for the neighbours, exact because every pair is looked at; for the
-distributions 2UV(D + c), U <= min(Mk, MN/c) the positions whose prediction is asked for, which shrinks as
-positions that are worked on together share neighbours.
-Shapes: N, M retain and forget positions, D hidden size, V vocabulary, k neighbours, K tokens kept, c = chunk.
+Cost in floating-point operations: 2MND for the neighbours, exact because every pair is looked at; 4UVD for
+the predictions of the U <= min(N, Mk) positions that are somebody's neighbour, each through the head twice
+(for its normaliser, and for blocks of the vocabulary); 2MkV to weigh them.
+Shapes: N, M retain and forget positions, D hidden size, V vocabulary, k neighbours, K tokens kept; in lower
+case, some of them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import embedding_bag, normalize
 
+from mari_cli.models.head import Head
 from mari_cli.models.reference import Reference, Rows
 from mari_cli.models.store import Stored, stored
 from mari_cli.progress import Track
@@ -28,6 +30,8 @@ DEFINITION = 1
 """Part of every key: raise it when a change here changes what is computed."""
 BLOCK = 2048
 """Positions of either corpus that are compared at once."""
+NARROWEST = 512
+"""A block of the vocabulary is not narrower: for each block all neighbours' states are read."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Targets:
 def context_targets(
     retain: Reference,
     forget: Reference,
-    head: Callable[[Tensor], Tensor],
+    head: Head,
     *,
     temperature: float,
     neighbours: int,
@@ -64,17 +68,17 @@ def context_targets(
 ) -> Targets:
     """From the cache in ``directory``, or computed now.
 
-    ``retain`` remembers the whole corpus, states and layer; of ``forget`` the layer is enough. ``head`` maps
-    states to logits and belongs to the model that both remember. ``stored_tokens`` are kept beside the label.
-    Beside M · k neighbours and what is stored, no tensor has more than ``chunk`` · V entries (a chunk being
-    smaller than the vocabulary) or ``block`` · (``block`` + k).
+    ``retain`` remembers the whole corpus, states and layer; of ``forget`` the layer is enough. ``head`` is
+    that of the model that both remember. ``stored_tokens`` are kept beside the label. Besides the M · k
+    neighbours and what is stored, no tensor has more than ``chunk`` · V or ``block`` · (``block`` + k)
+    entries.
     """
     last_ND, retain_ND, forget_MD, device = retain.last_ND, retain.layer_ND, forget.layer_ND, retain.device
     assert last_ND is not None
     assert retain_ND is not None
     assert forget_MD is not None
-    positions, vocabulary = len(forget.labels_N), head(last_ND[:1].to(device)).shape[-1]
-    stored_shape = (positions, min(stored_tokens, vocabulary - 1) + 1)
+    tokens = min(stored_tokens, len(head.weight_VD) - 1)
+    rows = rows_at_once(len(forget_MD), len(head.weight_VD), tokens=tokens, chunk=chunk)
 
     def fill(tensors: Mapping[str, Tensor]) -> None:
         nearest_Mk, weights_Mk = nearest(
@@ -86,15 +90,20 @@ def context_targets(
             device=device,
             track=track,
         )
-        # positions with the same nearest neighbour next to each other: they share most of the others, too
-        blocks = nearest_Mk[:, 0].argsort(stable=True).split(chunk)
-        for rows_c in track(blocks, "context targets", len(blocks)):
-            q_cV = supported(
-                head, last_ND, nearest_Mk[rows_c], weights_Mk[rows_c], chunk=chunk, device=device
+        for start in range(0, len(forget_MD), rows):
+            here = slice(start, start + rows)
+            ids_mK, q_mK = supported(
+                head,
+                last_ND,
+                nearest_Mk[here].to(device),
+                weights_Mk[here].to(device),
+                forget.labels_N[here].to(device),
+                tokens=tokens,
+                chunk=chunk,
+                track=track,
             )
-            ids_cK, q_cK = sparse(q_cV, forget.labels_N[rows_c].to(device), stored_shape[1] - 1)
-            tensors["ids"][rows_c] = ids_cK.int().cpu()
-            tensors["q"][rows_c] = q_cK.float().cpu()
+            tensors["ids"][here] = ids_mK.int().cpu()
+            tensors["q"][here] = q_mK.float().cpu()
 
     key = {
         "definition": DEFINITION,
@@ -104,7 +113,8 @@ def context_targets(
         "neighbours": neighbours,
         "stored_tokens": stored_tokens,
     }
-    parts = {"ids": Stored(stored_shape, torch.int32), "q": Stored(stored_shape, torch.float32)}
+    shape = (len(forget_MD), 1 + tokens)
+    parts = {"ids": Stored(shape, torch.int32), "q": Stored(shape, torch.float32)}
     tensors = stored(directory / "context", key, parts, fill, name="context targets")
     return Targets(forget.rows, device, tensors["ids"], tensors["q"])
 
@@ -166,33 +176,77 @@ def largest(values_mn: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return ordered.values, columns_mk.gather(1, ordered.indices)
 
 
+def rows_at_once(positions: int, vocabulary: int, *, tokens: int, chunk: int) -> int:
+    """How many forget positions can be worked on so that a block of the vocabulary is not too narrow."""
+    return max(1, min(positions, chunk * vocabulary // (min(vocabulary, NARROWEST) + tokens)))
+
+
 def supported(
-    head: Callable[[Tensor], Tensor],
+    head: Head,
     last_ND: Tensor,
-    nearest_ck: Tensor,
-    weights_ck: Tensor,
+    nearest_mk: Tensor,
+    weights_mk: Tensor,
+    labels_m: Tensor,
     *,
+    tokens: int,
     chunk: int,
-    device: torch.device,
-) -> Tensor:
-    """q [c, V] of some forget positions: each of their neighbours goes through the head once."""
-    asked_U, column_ck = nearest_ck.unique(return_inverse=True)
-    q_cV: Tensor | None = None
-    for start in range(0, len(asked_U), chunk):
-        p_uV = head(last_ND[asked_U[start : start + chunk]].to(device)).softmax(-1)
-        row, place = ((column_ck >= start) & (column_ck < start + chunk)).nonzero(as_tuple=True)
-        w_cu = torch.zeros(len(nearest_ck), len(p_uV), dtype=weights_ck.dtype)
-        w_cu[row, column_ck[row, place] - start] = weights_ck[row, place]
-        part_cV = w_cu.to(device, p_uV.dtype) @ p_uV
-        q_cV = part_cV if q_cV is None else q_cV.add_(part_cV)
-    assert q_cV is not None
-    return q_cV
+    track: Track,
+) -> tuple[Tensor, Tensor]:
+    """(ids, q) [m, 1 + tokens] of some forget positions: of the label, and of the most probable others (of
+    equal ones the lower token).
+
+    In blocks of the vocabulary, so that each neighbour's prediction is computed once for all who share it.
+    """
+    device, vocabulary = nearest_mk.device, len(head.weight_VD)
+    asked_U, column_mk = nearest_mk.unique(return_inverse=True)
+    asked_U = asked_U.to(last_ND.device)
+    parts = asked_U.split(chunk)
+    lse_U = torch.cat(
+        [
+            head(last_ND[part].to(device)).logsumexp(-1)
+            for part in track(parts, "context normalisers", len(parts))
+        ]
+    )
+    width = max(1, min(vocabulary, chunk * vocabulary // len(labels_m) - tokens))
+    step = max(1, chunk * vocabulary // max(width, last_ND.shape[1]))
+    label_m1 = labels_m.unsqueeze(1)
+    q_label_m1 = lse_U.new_zeros(len(labels_m), 1)
+    best_mk, ids_mk = lse_U.new_empty(len(labels_m), 0), label_m1[:, :0]
+    starts = range(0, vocabulary, width)
+    for start in track(starts, "context targets", len(starts)):
+        block = columns(head, start, start + width)
+        q_mv = lse_U.new_zeros(len(labels_m), len(block.weight_VD))
+        for first in range(0, len(asked_U), step):
+            here = slice(first, first + step)
+            p_uv = block(last_ND[asked_U[here]].to(device)).sub_(lse_U[here].unsqueeze(1)).exp_()
+            q_mv += weighted_sum(p_uv, column_mk - first, weights_mk)
+        at_m1 = label_m1 - start
+        inside_m1 = (at_m1 >= 0) & (at_m1 < q_mv.shape[1])
+        at_m1 = at_m1.clamp(0, q_mv.shape[1] - 1)
+        q_here_m1 = q_mv.gather(1, at_m1)
+        q_label_m1 = torch.where(inside_m1, q_here_m1, q_label_m1)
+        q_mv.scatter_(1, at_m1, torch.where(inside_m1, -1.0, q_here_m1))  # the label competes with nobody
+        # the lower tokens on the left, so that they win a tie
+        ids_v = torch.arange(start, start + q_mv.shape[1], device=device)
+        best_mk, columns_mk = largest(torch.cat([best_mk, q_mv], 1), tokens)
+        ids_mk = torch.cat([ids_mk, ids_v.expand(len(labels_m), -1)], 1).gather(1, columns_mk)
+    return torch.cat([label_m1, ids_mk], 1), torch.cat([q_label_m1, best_mk], 1)
 
 
-def sparse(q_cV: Tensor, labels_c: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
-    """(ids, probabilities) of the label and of the ``tokens`` most probable others [c, 1 + tokens]. Spoils
-    ``q_cV``."""
-    label_c1 = labels_c.unsqueeze(1)
-    q_label_c1 = q_cV.gather(1, label_c1)
-    values, ids = largest(q_cV.scatter_(1, label_c1, -1.0), tokens)
-    return torch.cat([label_c1, ids[:, :tokens]], 1), torch.cat([q_label_c1, values[:, :tokens]], 1)
+def columns(head: Head, start: int, stop: int) -> Head:
+    """The part of ``head`` that gives the logits of the tokens from ``start`` to before ``stop``."""
+    bias_V = None if head.bias_V is None else head.bias_V[start:stop]
+    return replace(head, weight_VD=head.weight_VD[start:stop], bias_V=bias_V)
+
+
+def weighted_sum(p_uv: Tensor, row_mk: Tensor, weights_mk: Tensor) -> Tensor:
+    """Σ_k weights · p [m, v], over those rows that ``p_uv`` has."""
+    there_mk = (row_mk >= 0) & (row_mk < len(p_uv))
+    count_m = there_mk.sum(1)
+    return embedding_bag(
+        row_mk[there_mk],
+        p_uv,
+        count_m.cumsum(0) - count_m,
+        mode="sum",
+        per_sample_weights=weights_mk[there_mk].to(p_uv.dtype),
+    )

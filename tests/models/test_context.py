@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mari_cli.models.context import context_targets, largest, nearest, sparse, supported
+from mari_cli.models.context import context_targets, largest, nearest, rows_at_once, supported
+from mari_cli.models.head import Head
 from mari_cli.models.reference import Reference, Rows
 from mari_cli.progress import silent
 
@@ -48,16 +49,12 @@ def reference(key: str, counts: list[int], *, seed: int, size: int = 6, vocabula
 
 
 RETAIN, FORGET = reference("r", [7, 3, 9, 4], seed=1), reference("f", [5, 2, 6], seed=10)
-WEIGHT_VD = drawn(20, 6, seed=3)
+HEAD = Head(drawn(20, 6, seed=3), drawn(20, seed=4), softcap=5.0)
 OPTIONS = {"temperature": 0.3, "neighbours": 5, "stored_tokens": 4, "chunk": 8, "track": silent}
 
 
-def head(h_ND: Tensor) -> Tensor:
-    return h_ND @ WEIGHT_VD.T
-
-
 def expected(retain=RETAIN, forget=FORGET, *, temperature=0.3, neighbours=5) -> Tensor:
-    p_NV = head(retain.last_ND).softmax(-1)
+    p_NV = HEAD(retain.last_ND).softmax(-1)
     return dense(retain.layer_ND, forget.layer_ND, p_NV, temperature=temperature, neighbours=neighbours)
 
 
@@ -65,7 +62,11 @@ def computed(retain=RETAIN, forget=FORGET, *, temperature=0.3, neighbours=5, blo
     """q [M, V] in float64, through the parts that `context_targets` is made of."""
     near = {"temperature": temperature, "neighbours": neighbours, "block": block, "device": CPU}
     index_Mk, weights_Mk = nearest(retain.layer_ND, forget.layer_ND, **near, track=silent)
-    return supported(head, retain.last_ND, index_Mk, weights_Mk, chunk=chunk, device=CPU)
+    labels_M = torch.zeros(len(index_Mk), dtype=torch.long)
+    ids, q = supported(
+        HEAD, retain.last_ND, index_Mk, weights_Mk, labels_M, tokens=19, chunk=chunk, track=silent
+    )
+    return torch.zeros_like(q).scatter(1, ids, q)
 
 
 def test_the_largest_are_those_of_a_stable_sort():
@@ -120,12 +121,12 @@ def test_of_contexts_equally_near_the_first_speak():
 
 def test_a_single_retain_token_is_everybodys_neighbour():
     one = dataclasses.replace(RETAIN, layer_ND=RETAIN.layer_ND[:1], last_ND=RETAIN.last_ND[:1])
-    p_V = head(one.last_ND).softmax(-1)[0]
+    p_V = HEAD(one.last_ND).softmax(-1)[0]
     torch.testing.assert_close(computed(one), p_V.expand(13, -1), rtol=1e-12, atol=1e-14)
 
 
 def test_the_label_is_always_stored_and_beside_it_the_most_probable(tmp_path):
-    targets = context_targets(RETAIN, FORGET, head, directory=tmp_path, **OPTIONS, block=4)
+    targets = context_targets(RETAIN, FORGET, HEAD, directory=tmp_path, **OPTIONS, block=4)
     q_MV = expected()
     assert targets.ids_MK.shape == targets.q_MK.shape == (13, 5)
     assert targets.ids_MK.dtype == torch.int32
@@ -139,21 +140,31 @@ def test_the_label_is_always_stored_and_beside_it_the_most_probable(tmp_path):
 
 
 def test_where_all_tokens_are_stored_nothing_is_left_for_the_tail(tmp_path):
-    targets = context_targets(RETAIN, FORGET, head, directory=tmp_path, **{**OPTIONS, "stored_tokens": 64})
+    targets = context_targets(RETAIN, FORGET, HEAD, directory=tmp_path, **{**OPTIONS, "stored_tokens": 64})
     assert targets.ids_MK.shape == (13, 20)
     assert all(sorted(ids_K.tolist()) == list(range(20)) for ids_K in targets.ids_MK)
     torch.testing.assert_close(targets.q_MK.sum(1), torch.ones(13))
 
 
-def test_sparse_breaks_ties_by_the_lower_token():
-    q_MV = torch.tensor([[0.2, 0.2, 0.2, 0.2, 0.2]])
-    ids, q = sparse(q_MV, torch.tensor([1]), 2)
-    assert ids.tolist() == [[1, 0, 2]]
-    torch.testing.assert_close(q, torch.full((1, 3), 0.2))
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_of_tokens_equally_probable_the_lower_ones_are_stored(chunk):
+    alike = Head(torch.zeros(20, 6).double())
+    near = torch.zeros(2, 1, dtype=torch.long), torch.ones(2, 1).double()
+    ids, q = supported(
+        alike, RETAIN.last_ND, *near, torch.tensor([1, 15]), tokens=3, chunk=chunk, track=silent
+    )
+    assert ids.tolist() == [[1, 0, 2, 3], [15, 0, 1, 2]]
+    torch.testing.assert_close(q, torch.full((2, 4), 0.05).double())
+
+
+def test_forget_positions_are_worked_on_in_parts_where_there_are_many(tmp_path):
+    assert rows_at_once(13, 20, tokens=4, chunk=8) == 6
+    targets = context_targets(RETAIN, FORGET, HEAD, directory=tmp_path, **OPTIONS)
+    torch.testing.assert_close(targets.q_MK, expected().gather(1, targets.ids_MK.long()).float())
 
 
 def test_rows_are_those_of_the_items_in_their_order(tmp_path):
-    targets = context_targets(RETAIN, FORGET, head, directory=tmp_path, **OPTIONS)
+    targets = context_targets(RETAIN, FORGET, HEAD, directory=tmp_path, **OPTIONS)
     ids, q = targets.of([2, 0])
     rows = [*range(7, 13), *range(5)]
     assert torch.equal(ids, targets.ids_MK[rows])
@@ -161,24 +172,24 @@ def test_rows_are_those_of_the_items_in_their_order(tmp_path):
 
 
 def test_targets_are_computed_once_for_each_setting(tmp_path):
-    asked = []
+    work = []
 
-    def counting(h_ND: Tensor) -> Tensor:
-        asked.append(len(h_ND))
-        return head(h_ND)
+    def noting(things, description, total, done=0):
+        work.append(description)
+        return silent(things, description, total, done)
 
-    def rows_through_the_head(retain=RETAIN, forget=FORGET, **changed) -> int:
-        asked.clear()
-        context_targets(retain, forget, counting, directory=tmp_path, **{**OPTIONS, **changed})
-        return sum(asked) - 1  # one to learn the size of the vocabulary
+    def is_computed(retain=RETAIN, forget=FORGET, **changed) -> bool:
+        work.clear()
+        context_targets(retain, forget, HEAD, directory=tmp_path, **{**OPTIONS, "track": noting, **changed})
+        return bool(work)
 
-    assert rows_through_the_head() > 0
-    assert rows_through_the_head() == 0
-    assert rows_through_the_head(chunk=3, block=5) == 0
+    assert is_computed()
+    assert not is_computed()
+    assert not is_computed(chunk=3, block=5)
     for changed in ({"temperature": 0.31}, {"neighbours": 4}, {"stored_tokens": 5}):
-        assert rows_through_the_head(**changed) > 0
-    assert rows_through_the_head(retain=dataclasses.replace(RETAIN, key="other")) > 0
-    assert rows_through_the_head(forget=dataclasses.replace(FORGET, key="other")) > 0
+        assert is_computed(**changed)
+    assert is_computed(retain=dataclasses.replace(RETAIN, key="other"))
+    assert is_computed(forget=dataclasses.replace(FORGET, key="other"))
 
 
 class LargestTensor(TorchDispatchMode):
@@ -201,7 +212,7 @@ def test_no_tensor_is_larger_than_a_chunk_times_the_vocabulary(tmp_path):
     recorder = LargestTensor()
     with recorder:
         context_targets(
-            retain, forget, head, temperature=0.1, neighbours=neighbours, stored_tokens=4, chunk=chunk,
+            retain, forget, HEAD, temperature=0.1, neighbours=neighbours, stored_tokens=4, chunk=chunk,
             directory=tmp_path, track=silent, block=block,
         )  # fmt: skip
     # beside them only what is of the size of the input or the result: positions times a small number
