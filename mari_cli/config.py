@@ -203,6 +203,11 @@ class GradientThrough(StrEnum):
     both = "both"
 
 
+class PoolingScope(StrEnum):
+    step = "step"
+    micro = "micro"
+
+
 class RetainLoss(StrEnum):
     none = "none"
     nll = "nll"
@@ -246,6 +251,11 @@ class MariConfig(LossConfig):
     forget_share: float | None = None
     """Weight of the forget side in the joint distribution; null: its share of the step's tokens."""
     gradient_through: GradientThrough = GradientThrough.forget
+    """`forget`: the retain side is a target; `both`: the information moves both sides (not with `context`,
+    whose target is fixed)."""
+    pooling_scope: PoolingScope = PoolingScope.step
+    """What is averaged together: the whole optimiser step, however it is cut; or each micro-batch by itself,
+    which is another loss, cheaper and not what the paper minimises."""
     mari_weight: float = 10.0
     context: ContextConfig = field(default_factory=ContextConfig)
 
@@ -256,6 +266,10 @@ class MariConfig(LossConfig):
         _require(
             self.forget_share is None or 0 < self.forget_share <= 1,
             f"loss.forget_share must be in (0, 1], got {self.forget_share}",
+        )
+        _require(
+            self.estimator is not Estimator.context or self.gradient_through is GradientThrough.forget,
+            "loss.gradient_through=both needs loss.estimator=pooled or token: the target of context is fixed",
         )
 
 
@@ -328,7 +342,10 @@ class OptimConfig:
     schedule: Schedule = Schedule.constant
     max_grad_norm: float | None = 1.0
     micro_batch: int | None = None
-    """Sequences of each corpus per forward pass; null: the whole step. Changes memory, never the result."""
+    """Sequences of each corpus per forward pass; null: the whole step. Changes memory, never the result
+    (but see loss.pooling_scope)."""
+    chunk: int | None = None
+    """Positions whose logits exist at one time; null: what 128 MiB hold. Changes memory, never the result."""
     precision: Precision = Precision.auto
     device: Device = Device.auto
     gradient_checkpointing: bool = False
@@ -336,7 +353,7 @@ class OptimConfig:
     """Keep the architecture's dropout; off, a loss is the same however a step is cut."""
 
     def __post_init__(self) -> None:
-        _positive("train", self, "lr", "max_grad_norm", "micro_batch")
+        _positive("train", self, "lr", "max_grad_norm", "micro_batch", "chunk")
         _non_negative("train", self, "weight_decay", "warmup_steps")
 
 

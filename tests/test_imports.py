@@ -22,7 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "runs": {"errors"},
     "data": {"errors", "config", "progress"},
     "losses": {"config"},
-    "models": {"errors", "config", "progress", "runs", "data"},
+    "models": {"errors", "config", "progress", "runs", "data", "losses"},
     "metrics": {"errors", "losses"},
     "suites": {"errors", "config", "progress", "data", "models", "metrics"},
     "train": {"errors", "config", "progress", "runs", "data", "losses", "models"},

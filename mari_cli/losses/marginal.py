@@ -14,6 +14,8 @@ Shapes: N, M = supervised positions of retain and forget data in one optimiser s
 C = positions in a completion, D = hidden size of the reference.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -95,13 +97,105 @@ def neighbour_weights(
     return weights_MN.scatter(-1, nearest.indices, nearest.values.softmax(-1))
 
 
-def context_information(
-    p_r_NV: Tensor, p_u_MV: Tensor, weights_MN: Tensor, *, prior: float, forget_share: float | None
+def supported_information(
+    p_u_MV: Tensor, ids_MK: Tensor, supported_MK: Tensor, *, prior: float, share: float
 ) -> Tensor:
-    """Mean over forget positions of I(X;Z), each against what the retain data says in similar contexts.
+    """I(X;Z) at each forget position [M], against what the retain data supports in its context.
 
-    ``weights_MN``: `neighbour_weights`; ``forget_share`` as above, null for that of the step's tokens.
+    The supported distribution is known at the tokens ``ids_MK``, each named once a row; what is left of it
+    lies on all others together. They are one outcome here, so this is I of a coarser X, never above I of X.
     """
-    share = forget_share if forget_share is not None else len(p_u_MV) / (len(p_r_NV) + len(p_u_MV))
-    supported_MV = weights_MN.to(p_r_NV.dtype) @ p_r_NV
-    return generalised_jsd(supported_MV, (1 - share) * supported_MV + share * p_u_MV, prior).mean()
+    p_MK = p_u_MV.gather(-1, ids_MK)
+    rest_M1 = p_u_MV.scatter(-1, ids_MK, 0.0).sum(-1, keepdim=True)
+    r_ML, u_ML = with_rest(supported_MK.to(p_MK.dtype)), torch.cat([p_MK, rest_M1], -1)
+    return generalised_jsd(r_ML, (1 - share) * r_ML + share * u_ML, prior)
+
+
+def with_rest(supported_MK: Tensor) -> Tensor:
+    """[M, K+1]: the probabilities, and what they leave of 1."""
+    rest_M1 = (1 - supported_MK.sum(-1, keepdim=True)).clamp_min(0)
+    return torch.cat([supported_MK, rest_M1], -1)
+
+
+def information_and_gradient(
+    p_r: Tensor, p_u: Tensor, prior: Tensor, share: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """I(X;Z) of the sides' mean predictions [..., V], and its gradients there, without a graph.
+
+    ``prior`` and ``share`` [...]: P(Z=1) and the forget side's weight in the joint distribution. As
+    `generalised_jsd`: ∂I/∂p_ru = π log(p_ru/m), of which the forget side gets ``share`` and the retain side
+    the rest, and ∂I/∂p_r = (1-π) log(p_r/m) besides.
+    """
+    prior, share = prior.to(p_r).unsqueeze(-1), share.to(p_r).unsqueeze(-1)
+    tiny = torch.finfo(p_r.dtype).tiny
+    difference = (p_u - p_r).mul_(share)  # p_ru - p_r
+    p_ru = p_r + difference
+    log_r = torch.where(p_r > 0, -torch.log1p(prior * difference / p_r.clamp_min(tiny)), 0.0)
+    log_ru = torch.where(p_ru > 0, -torch.log1p((prior - 1) * difference / p_ru.clamp_min(tiny)), 0.0)
+    del difference
+    log_r *= 1 - prior
+    log_ru *= prior
+    information = (p_r * log_r).sum(-1) + (p_ru * log_ru).sum(-1)
+    gradient_r = log_r.add_(log_ru * (1 - share))
+    return information, gradient_r, log_ru.mul_(share)
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Which positions' predictions are averaged together, and how the pools add up to one information.
+
+    C pools; I = sum over pools of ``weight`` · I(X;Z | pool). Plain tensors on the CPU: what is pooled is
+    known from the tokens alone, before any forward pass.
+    """
+
+    retain_N: Tensor
+    """Pool of each retain position; -1: of none."""
+    forget_M: Tensor
+    retain_count_C: Tensor
+    """Positions of the whole step in each pool, other processes' among them."""
+    forget_count_C: Tensor
+    weight_C: Tensor
+    prior_C: Tensor
+    share_C: Tensor
+
+    def __len__(self) -> int:
+        return len(self.weight_C)
+
+    def names(self) -> dict[str, Tensor]:
+        return {"retain": self.retain_N, "forget": self.forget_M}
+
+    def counts(self) -> dict[str, Tensor]:
+        return {"retain": self.retain_count_C, "forget": self.forget_count_C}
+
+
+def one_pool(retain: int, forget: int, *, totals: tuple[int, int], prior: float, share: float) -> Pools:
+    """The pool of `pooled_information`: all ``retain`` and ``forget`` positions, of the step's ``totals``."""
+
+    def one(value: float) -> Tensor:
+        return torch.tensor([value], dtype=torch.float64)
+
+    return Pools(
+        torch.zeros(retain, dtype=torch.long),
+        torch.zeros(forget, dtype=torch.long),
+        one(totals[0]),
+        one(totals[1]),
+        one(1.0),
+        one(prior),
+        one(share),
+    )
+
+
+def pools_by_index(index_r_N: Tensor, index_u_M: Tensor, *, prior: float, share: float) -> Pools:
+    """The pools of `token_information`, where the weights are derived: one for each index both reach."""
+    length = int(torch.cat([index_r_N, index_u_M]).max()) + 1
+    count_r_C = torch.bincount(index_r_N, minlength=length).double()
+    count_u_C = torch.bincount(index_u_M, minlength=length).double()
+    both_C = (count_r_C > 0) & (count_u_C > 0)
+    name_C = torch.where(both_C, both_C.cumsum(0) - 1, -1)
+    count_r_C, count_u_C = count_r_C[both_C], count_u_C[both_C]
+    a_C, u_C = count_r_C / len(index_r_N), count_u_C / len(index_u_M)
+    b_C = (1 - share) * a_C + share * u_C
+    p_C = (1 - prior) * a_C + prior * b_C
+    return Pools(
+        name_C[index_r_N], name_C[index_u_M], count_r_C, count_u_C, p_C, prior * b_C / p_C, share * u_C / b_C
+    )

@@ -1,12 +1,14 @@
-"""From a loss's configuration to one number per optimiser step.
+"""From a loss's configuration to a number per optimiser step, and its gradient at the hidden states.
 
-An objective sees everything of the step at once, and reduces once, over the step's global counts: how the
-step was cut into micro-batches cannot change it. That is the seam for a leaner engine: replace
-`Positions.logits_NV` by hidden states and a head, and nothing outside this room notices.
+An objective is a function of readings (losses/engine.py) over the step's global counts: it never averages
+what it happens to see, so how a step was cut into micro-batches or over processes cannot change it. Its terms
+are sums over positions and sequences; those of the parts of a step add up.
+
+Shapes: N positions, S sequences, C pools, M forget positions.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -19,170 +21,170 @@ from mari_cli.config import (
     LossConfig,
     MariConfig,
     NPOConfig,
+    PoolingScope,
     RetainLoss,
 )
-from mari_cli.losses import likelihood, marginal, preference
+from mari_cli.losses import marginal, preference
+from mari_cli.losses.engine import Gradients, Readings, Rows, log_probabilities, sweep
+from mari_cli.losses.head import Head
+from mari_cli.losses.marginal import Pools
 
 
 @dataclass(frozen=True)
 class Positions:
-    """The supervised positions of one corpus in one step. N positions, V vocabulary, S sequences."""
+    """Where one role is supervised in a part of a step: known from the tokens alone, on the CPU."""
 
-    logits_NV: Tensor
     labels_N: Tensor
     sequence_N: Tensor
-    """Which sequence of the step a position belongs to."""
+    """Which sequence of the part a position belongs to."""
     index_N: Tensor
     """Index of the token in its completion or block."""
     sequences: int
-
-    def nll(self) -> Tensor:
-        return likelihood.token_nll(self.logits_NV, self.labels_N).mean()
-
-    def log_probability_S(self, *, length_normalised: bool = False) -> Tensor:
-        log_p_S = likelihood.sequence_log_probability(
-            self.logits_NV, self.labels_N, self.sequence_N, self.sequences
-        )
-        if length_normalised:
-            log_p_S = log_p_S / torch.bincount(self.sequence_N, minlength=self.sequences)
-        return log_p_S
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The frozen model's view of the same step, as far as the loss asks for it.
-
-    M forget positions, D hidden size.
-    """
-
-    retain_NV: Tensor | None = None
-    """Logits at the retain positions."""
-    forget: Positions | None = None
-    alternative: Positions | None = None
-    retain_states_ND: Tensor | None = None
-    """Hidden states of the layer that defines contexts."""
-    forget_states_MD: Tensor | None = None
+    """Sequences of the part."""
+    step_positions: int
+    """Positions of this role in the whole step."""
+    step_sequences: int
 
 
 @dataclass(frozen=True)
 class Step:
-    """What an objective sees. ``alternative`` holds the forget prompts with "I don't know" answers (DPO)."""
+    """What an objective knows of a step, or of a part of it, besides its readings, by role: `forget`,
+    `retain`, and `alternative`, the forget prompts with "I don't know" answers (DPO)."""
 
-    forget: Positions | None = None
-    retain: Positions | None = None
-    alternative: Positions | None = None
-    reference: Reference = Reference()
+    positions: Mapping[str, Positions]
+    reference_log_p: Mapping[str, Tensor] = field(default_factory=dict)
+    """The reference's log p(completion | prompt) of each sequence [S], in nats."""
+    pools: Pools | None = None
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a loss wants computed for it."""
+    """What a loss wants computed for it. Roles by name."""
 
-    retain: bool = True
-    retain_reference: bool = False
-    forget_reference: bool = False
-    alternative: bool = False
-    context_layer: bool = False
+    log_p: tuple[str, ...] = ()
+    kl: tuple[str, ...] = ()
+    survey: tuple[str, ...] = ()
+    """Roles whose log-probabilities it is not linear in: they are read before its gradient is taken."""
+    reference_log_p: tuple[str, ...] = ()
+    information: MariConfig | None = None
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Every role with items in a step, in the order in which the trunk sees them."""
+        asked = {*self.log_p, *self.kl, *(("forget", "retain") if self.information else ())}
+        return tuple(role for role in ("forget", "retain", "alternative") if role in asked)
+
+    @property
+    def pools(self) -> bool:
+        return self.information is not None and self.information.estimator is not Estimator.context
+
+    @property
+    def supported(self) -> bool:
+        return self.information is not None and not self.pools
+
+    @property
+    def couples(self) -> bool:
+        """Whether the loss is more than a sum over the sequences of a step: it needs them all at once."""
+        return self.pools and self.information.pooling_scope is PoolingScope.step  # type: ignore[union-attr]
 
 
 Terms = dict[str, Tensor]
-Objective = Callable[[Step], Terms]
 """Named scalars; `loss` is the one to minimise, the others are what it is made of, unweighted."""
 
 
-def nll_objective(step: Step) -> Terms:
+@dataclass(frozen=True)
+class Objective:
+    terms: Callable[[Step, Readings], Terms]
+    needs: Needs
+
+
+# -- the losses ----------------------------------------------------------------------------------------------
+
+
+def _mean_nll(role: str, step: Step, readings: Readings) -> Tensor:
+    """This part's share of the mean over the step's positions; so all below."""
+    log_p_N = readings.log_p.get(role)
+    return torch.zeros(()) if log_p_N is None else -log_p_N.sum() / step.positions[role].step_positions
+
+
+def _mean_kl(step: Step, readings: Readings) -> Tensor:
+    kl_N = readings.kl.get("retain")
+    return torch.zeros(()) if kl_N is None else kl_N.sum() / step.positions["retain"].step_positions
+
+
+def _sequence_log_p(role: str, step: Step, readings: Readings, *, length_normalised: bool = False) -> Tensor:
+    """log p(completion | prompt) [S], in nats: of each token on average, if ``length_normalised``."""
+    positions, log_p_N = step.positions[role], readings.log_p[role]
+    sequence_N = positions.sequence_N.to(log_p_N.device, non_blocking=True)
+    log_p_S = log_p_N.new_zeros(positions.sequences).index_add(0, sequence_N, log_p_N)
+    return log_p_S / _lengths(positions).to(log_p_S, non_blocking=True) if length_normalised else log_p_S
+
+
+def _lengths(positions: Positions) -> Tensor:
+    return torch.bincount(positions.sequence_N, minlength=positions.sequences)
+
+
+def nll(step: Step, readings: Readings) -> Terms:
     """Plain fine-tuning on whatever the step calls retain."""
-    assert step.retain
-    return {"loss": step.retain.nll()}
+    return {"loss": _mean_nll("retain", step, readings)}
 
 
-def _retain_term(kind: RetainLoss, step: Step) -> Terms:
-    if kind is RetainLoss.none:
-        return {}
-    assert step.retain
-    if kind is RetainLoss.nll:
-        return {"retain_nll": step.retain.nll()}
-    assert step.reference.retain_NV is not None
-    return {"retain_kl": likelihood.kl_from_reference(step.retain.logits_NV, step.reference.retain_NV).mean()}
+def _retain_terms(kind: RetainLoss, step: Step, readings: Readings) -> Terms:
+    match kind:
+        case RetainLoss.none:
+            return {}
+        case RetainLoss.nll:
+            return {"retain_nll": _mean_nll("retain", step, readings)}
+        case RetainLoss.kl:
+            return {"retain_kl": _mean_kl(step, readings)}
 
 
-def mari(config: MariConfig, step: Step) -> Terms:
+def mari(config: MariConfig, step: Step, readings: Readings) -> Terms:
     """mari_weight · I(X;Z|C) + retain_weight · KL(reference ‖ model) on retain data."""
-    assert step.retain
-    assert step.forget
-    p_r_NV, p_u_MV = step.retain.logits_NV.softmax(-1), step.forget.logits_NV.softmax(-1)
-    if config.gradient_through is GradientThrough.forget:
-        p_r_NV = p_r_NV.detach()
-    match config.estimator:
-        case Estimator.pooled:
-            information = marginal.pooled_information(
-                p_r_NV, p_u_MV, prior=config.prior, forget_share=config.forget_share
-            )
-        case Estimator.token:
-            information = marginal.token_information(
-                p_r_NV,
-                p_u_MV,
-                step.retain.index_N,
-                step.forget.index_N,
-                prior=config.prior,
-                forget_share=config.forget_share,
-            )
-        case Estimator.context:
-            assert step.reference.retain_states_ND is not None
-            assert step.reference.forget_states_MD is not None
-            information = marginal.context_information(
-                p_r_NV,
-                p_u_MV,
-                marginal.neighbour_weights(
-                    step.reference.retain_states_ND,
-                    step.reference.forget_states_MD,
-                    temperature=config.context.temperature,
-                    neighbours=config.context.neighbours,
-                ),
-                prior=config.prior,
-                forget_share=config.forget_share,
-            )
-    terms = _retain_term(RetainLoss.kl, step)
-    loss = config.mari_weight * information + config.retain_weight * terms["retain_kl"]
-    return {"loss": loss, "marginal_information": information, **terms}
+    read = readings.information
+    if read is None:
+        information = torch.zeros(())
+    elif step.pools is not None:
+        information = (step.pools.weight_C.to(read, non_blocking=True) * read).sum()
+    else:
+        information = read.sum() / step.positions["forget"].step_positions
+    retain_kl = _mean_kl(step, readings)
+    loss = config.mari_weight * information + config.retain_weight * retain_kl
+    return {"loss": loss, "marginal_information": information, "retain_kl": retain_kl}
 
 
-def ascent(config: AscentConfig, step: Step, retain: RetainLoss) -> Terms:
+def ascent(config: AscentConfig, retain: RetainLoss, step: Step, readings: Readings) -> Terms:
     """-forget_weight · NLL(forget) + retain_weight · what holds the retain side.
 
     none: gradient ascent. nll: gradient difference, B. Liu et al. 2022, https://arxiv.org/abs/2203.12817.
     kl: KL minimisation, P. Maini et al. 2024 (TOFU), https://arxiv.org/abs/2401.06121, section 3.3.
     """
-    assert step.forget
-    forget_nll = step.forget.nll()
-    return _with_retain(config, {"forget_nll": forget_nll}, -forget_nll, _retain_term(retain, step))
+    forget_nll = _mean_nll("forget", step, readings)
+    retain_terms = _retain_terms(retain, step, readings)
+    return _with_retain(config, {"forget_nll": forget_nll}, -forget_nll, retain_terms)
 
 
-def npo(config: NPOConfig, step: Step) -> Terms:
-    assert step.forget
-    assert step.reference.forget
-    value = preference.npo(
-        step.forget.log_probability_S(length_normalised=config.length_normalised),
-        step.reference.forget.log_probability_S(length_normalised=config.length_normalised),
-        beta=config.beta,
-    ).mean()
-    return _with_retain(config, {"npo": value}, value, _retain_term(config.retain_loss, step))
+def npo(config: NPOConfig, step: Step, readings: Readings) -> Terms:
+    value = torch.zeros(())
+    if "forget" in readings.log_p:
+        log_p_S = _sequence_log_p("forget", step, readings, length_normalised=config.length_normalised)
+        reference_S = step.reference_log_p["forget"].to(log_p_S, non_blocking=True)
+        if config.length_normalised:
+            reference_S = reference_S / _lengths(step.positions["forget"]).to(log_p_S, non_blocking=True)
+        value_S = preference.npo(log_p_S, reference_S, beta=config.beta)
+        value = value_S.sum() / step.positions["forget"].step_sequences
+    return _with_retain(config, {"npo": value}, value, _retain_terms(config.retain_loss, step, readings))
 
 
-def dpo(config: DPOConfig, step: Step) -> Terms:
-    reference = step.reference
-    assert step.forget
-    assert step.alternative
-    assert reference.forget
-    assert reference.alternative
-    value = preference.dpo(
-        step.alternative.log_probability_S(),
-        reference.alternative.log_probability_S(),
-        step.forget.log_probability_S(),
-        reference.forget.log_probability_S(),
-        beta=config.beta,
-    ).mean()
-    return _with_retain(config, {"dpo": value}, value, _retain_term(config.retain_loss, step))
+def dpo(config: DPOConfig, step: Step, readings: Readings) -> Terms:
+    value = torch.zeros(())
+    if "forget" in readings.log_p:
+        both = []
+        for role in ("alternative", "forget"):
+            log_p_S = _sequence_log_p(role, step, readings)
+            both += [log_p_S, step.reference_log_p[role].to(log_p_S, non_blocking=True)]
+        value = preference.dpo(*both, beta=config.beta).sum() / step.positions["forget"].step_sequences
+    return _with_retain(config, {"dpo": value}, value, _retain_terms(config.retain_loss, step, readings))
 
 
 def _with_retain(config: AscentConfig, terms: Terms, forget: Tensor, retain: Terms) -> Terms:
@@ -195,33 +197,135 @@ def _with_retain(config: AscentConfig, terms: Terms, forget: Tensor, retain: Ter
 ASCENT_RETAIN = {"grad_ascent": RetainLoss.none, "grad_diff": RetainLoss.nll, "kl_ga": RetainLoss.kl}
 """`loss.name` of the ascent family to what holds its retain side."""
 
+FINE_TUNING = Objective(nll, Needs(log_p=("retain",)))
 
-def build(config: LossConfig) -> tuple[Objective, Needs]:
-    """The objective of ``config``, and what it needs computed. To add a loss: its configuration class in
-    config.py, its formula beside these, and a branch here."""
+
+def build(config: LossConfig) -> Objective:
+    """The objective of ``config``. To add a loss: its configuration class in config.py, its formula beside
+    these, and a branch here."""
     match config:
         case MariConfig():
-            context = config.estimator is Estimator.context
-            return lambda step: mari(config, step), Needs(retain_reference=True, context_layer=context)
+            return Objective(
+                lambda step, readings: mari(config, step, readings), Needs(kl=("retain",), information=config)
+            )
         case NPOConfig():
-            kind = config.retain_loss
-            return lambda step: npo(config, step), Needs(
-                retain=kind is not RetainLoss.none,
-                retain_reference=kind is RetainLoss.kl,
-                forget_reference=True,
+            needs = replace(
+                _retain_needs(config.retain_loss), survey=("forget",), reference_log_p=("forget",)
             )
+            needs = replace(needs, log_p=("forget", *needs.log_p))
+            return Objective(lambda step, readings: npo(config, step, readings), needs)
         case DPOConfig():
-            kind = config.retain_loss
-            return lambda step: dpo(config, step), Needs(
-                retain=kind is not RetainLoss.none,
-                retain_reference=kind is RetainLoss.kl,
-                forget_reference=True,
-                alternative=True,
-            )
+            answers = ("forget", "alternative")
+            needs = replace(_retain_needs(config.retain_loss), survey=answers, reference_log_p=answers)
+            needs = replace(needs, log_p=(*answers, *needs.log_p))
+            return Objective(lambda step, readings: dpo(config, step, readings), needs)
         case AscentConfig() if config.name in ASCENT_RETAIN:
             retain = ASCENT_RETAIN[config.name]
-            return lambda step: ascent(config, step, retain), Needs(
-                retain=retain is not RetainLoss.none, retain_reference=retain is RetainLoss.kl
+            needs = _retain_needs(retain)
+            return Objective(
+                lambda step, readings: ascent(config, retain, step, readings),
+                replace(needs, log_p=("forget", *needs.log_p)),
             )
         case _:
             raise ValueError(f"no loss named `{config.name}`")
+
+
+def _retain_needs(kind: RetainLoss) -> Needs:
+    retain = ("retain",)
+    return Needs(log_p=retain if kind is RetainLoss.nll else (), kl=retain if kind is RetainLoss.kl else ())
+
+
+# -- their gradient ------------------------------------------------------------------------------------------
+
+
+def pools_of(config: MariConfig, positions: Mapping[str, Positions]) -> Pools:
+    """What a step, or a part of one, averages together.
+
+    With `pooling_scope: micro` the part is pooled as if it were a step, and weighs what it has of the step's
+    positions.
+    """
+    retain, forget = positions["retain"], positions["forget"]
+    here, there = len(forget.labels_N), len(retain.labels_N)
+    step_here, step_there = forget.step_positions, retain.step_positions
+    scale = 1.0
+    if config.pooling_scope is PoolingScope.micro:
+        scale = (here + there) / (step_here + step_there)
+        step_here, step_there = here, there
+    share = config.forget_share if config.forget_share is not None else step_here / (step_here + step_there)
+    if config.estimator is Estimator.pooled:
+        pools = marginal.one_pool(
+            there, here, totals=(step_there, step_here), prior=config.prior, share=share
+        )
+    else:
+        pools = marginal.pools_by_index(retain.index_N, forget.index_N, prior=config.prior, share=share)
+    return replace(pools, weight_C=pools.weight_C * scale)
+
+
+def differentiate(
+    objective: Objective,
+    step: Step,
+    rows: Mapping[str, Rows],
+    head: Head,
+    *,
+    chunk: int,
+    reference: Head | None = None,
+    scale: Callable[[Tensor], Tensor] = lambda loss: loss,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Terms, Gradients]:
+    """The terms of ``objective`` over ``rows`` and the gradient of its `loss`, times ``scale``.
+
+    The objective is linear in all readings but those it wants surveyed, so its gradient at the readings does
+    not wait for them. ``chunk``, ``reference`` and ``reduce`` as in `engine.sweep`.
+    """
+    needs = objective.needs
+    blank = _blank(needs, step, rows, head)
+    for role in needs.survey:
+        if role in rows:
+            log_p_N = log_probabilities(head, rows[role].h_ND, rows[role].labels_N, chunk=chunk)
+            blank.log_p[role].copy_(log_p_N)
+    leaves = [*blank.log_p.values(), *blank.kl.values()]
+    leaves += [] if blank.information is None else [blank.information]
+    with torch.enable_grad():
+        for leaf in leaves:
+            leaf.requires_grad_()
+        loss = scale(objective.terms(step, blank)["loss"])
+        found = iter(torch.autograd.grad(loss, leaves))
+    weights = Readings(
+        {role: next(found) for role in blank.log_p},
+        {role: next(found) for role in blank.kl},
+        None if blank.information is None else next(found),
+    )
+    through_retain = (
+        needs.information is not None and needs.information.gradient_through is GradientThrough.both
+    )
+    readings, gradients = sweep(
+        head,
+        rows,
+        weights,
+        chunk=chunk,
+        reference=reference,
+        pools=step.pools,
+        through_retain=through_retain,
+        reduce=reduce,
+    )
+    return objective.terms(step, readings), gradients
+
+
+def _blank(needs: Needs, step: Step, rows: Mapping[str, Rows], head: Head) -> Readings:
+    """Readings of the right shapes, all zero."""
+
+    def zeros(role: str, size: int) -> Tensor:
+        h_ND = rows[role].h_ND
+        dtype = torch.promote_types(h_ND.dtype, torch.float32)
+        if head.dtype is None:
+            dtype = torch.promote_types(dtype, head.weight_VD.dtype)
+        return torch.zeros(size, dtype=dtype, device=h_ND.device)
+
+    information = None
+    if needs.information is not None and "forget" in rows:
+        information = zeros("forget", len(rows["forget"].h_ND) if step.pools is None else len(step.pools))
+    return Readings(
+        {role: zeros(role, len(rows[role].h_ND)) for role in needs.log_p if role in rows},
+        {role: zeros(role, len(rows[role].h_ND)) for role in needs.kl if role in rows},
+        information,
+    )

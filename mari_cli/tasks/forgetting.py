@@ -1,47 +1,32 @@
 """Unlearning as a job for the loop: the items a step sees, what the reference said of them, when to stop."""
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from mari_cli import runs
 from mari_cli.config import DPOConfig, MariConfig, UnlearnRun
-from mari_cli.data.batches import draw
+from mari_cli.data.batches import draw, drawn_indices
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
-from mari_cli.losses import objective as losses
-from mari_cli.losses.objective import Needs, Positions, Reference, Step, Terms
-from mari_cli.models.head import Head, head_of
+from mari_cli.losses.engine import log_probabilities
+from mari_cli.losses.objective import Needs, Objective
+from mari_cli.models.context import context_targets
 from mari_cli.models.load import LanguageModel
-from mari_cli.models.reference import ReferenceStates, reference_states
-from mari_cli.models.trunk import States
+from mari_cli.models.reference import Reference as Remembered
+from mari_cli.models.reference import remember
 from mari_cli.progress import say, silent, track
 from mari_cli.suites.standard import Corpus, quick
 from mari_cli.tasks.recording import Recording
-from mari_cli.tasks.setting import seed_for
-from mari_cli.tasks.training import positions
+from mari_cli.tasks.setting import cache_directory, seed_for, weights_hash
 from mari_cli.train import state
 from mari_cli.train.loop import Job, Outcome, fit
-from mari_cli.train.step import Group
+from mari_cli.train.step import Group, Recalled, Reference, chunk_for, operand_head
 from mari_cli.train.stop import Evaluation, Verdict, judge
-
-
-@dataclass(frozen=True)
-class References:
-    """What the reference, the target before the first step, said where the loss will ask."""
-
-    head: Head
-    states: dict[str, ReferenceStates]
-
-    def gather(self, role: str, indices: Sequence[int], device: torch.device) -> torch.Tensor:
-        return ReferenceStates.gather(self.states[role].last, indices, device)
-
-    def gather_layer(self, role: str, indices: Sequence[int], device: torch.device) -> torch.Tensor:
-        return ReferenceStates.gather(self.states[role].layer, indices, device)
 
 
 def context_layer(config: UnlearnRun, lm: LanguageModel) -> int:
@@ -87,8 +72,7 @@ def forget(
     lm: LanguageModel,
     corpora: Mapping[str, Corpus],
     alternatives: Sequence[Item],
-    objective: losses.Objective,
-    needs: Needs,
+    objective: Objective,
     layer: int | None,
     record: Recording,
 ) -> tuple[Outcome, list[str]]:
@@ -104,26 +88,25 @@ def forget(
     }
     items = {"forget": forget_items, "retain": retain.items, "alternative": alternatives}
     seeds = {role: seed_for(seed, f"{role} order") for role in sizes}
-    references = remember(lm, items, needs, layer, config)
+    needs = objective.needs
+    stream_of = {"forget": "forget", "retain": "retain", "alternative": "forget"}
+    """Whose draw decides on the items of a role: an alternative goes with its forget item."""
 
     def indices_at(step: int) -> dict[str, list[int]]:
-        drawn = {role: draw(len(items[role]), sizes[role], step, seed=seeds[role]) for role in sizes}
-        if not needs.retain:
-            del drawn["retain"]
-        if needs.alternative:
-            drawn["alternative"] = drawn["forget"]
-        return drawn
+        streams = {role: stream_of[role] for role in needs.roles}
+        return {
+            role: draw(len(items[stream]), sizes[stream], step, seed=seeds[stream])
+            for role, stream in streams.items()
+        }
+
+    drawn = {
+        role: drawn_indices(len(items[stream]), sizes[stream], train.steps, seed=seeds[stream])
+        for role, stream in stream_of.items()
+    }
+    reference_of = remembering(lm, items, drawn, needs, layer, config)
 
     def items_at(step: int) -> Group:
         return {role: [items[role][i] for i in indices] for role, indices in indices_at(step).items()}
-
-    def step_objective(step: int, states: Mapping[str, States]) -> Terms:
-        indices = indices_at(step)
-        reference = refer(references, needs, indices, states)
-        by_role = {role: positions(lm, of_role) for role, of_role in states.items()}
-        return objective(
-            Step(by_role.get("forget"), by_role.get("retain"), by_role.get("alternative"), reference)
-        )
 
     watched = {"forget": corpora["forget"], "retain": validation}
     watched |= {"holdout": corpora["holdout"]} if "holdout" in corpora else {}
@@ -161,7 +144,8 @@ def forget(
     job = Job(
         steps=train.steps,
         items_at=items_at,
-        objective=step_objective,
+        objective=objective,
+        reference_at=lambda step: reference_of(indices_at(step)),
         evaluate=evaluate,
         judge=verdict,
         evaluate_every=train.evaluate_every,
@@ -177,49 +161,70 @@ def forget(
     return outcome, notes_on(outcome, sizes, train.forget_batch, train.retain_batch)
 
 
-def remember(
+def remembering(
     lm: LanguageModel,
     items: Mapping[str, Sequence[Item]],
+    drawn: Mapping[str, Sequence[int]],
     needs: Needs,
     layer: int | None,
     config: UnlearnRun,
-) -> References:
-    """Ask the reference once, before it changes, for everything that the loss will want of it."""
-    wanted = {
-        "retain": needs.retain_reference,
-        "forget": needs.forget_reference or needs.context_layer,
-        "alternative": needs.alternative,
-    }
-    states = {
-        role: reference_states(
-            lm, items[role], layer=layer, batch_size=config.metrics.batch_size, track=track, name=role
+) -> Callable[[Mapping[str, Sequence[int]]], Reference]:
+    """Ask the model once, before it changes, for everything that the loss will want of it.
+
+    ``drawn``: by role, the indices of the items that will be in a step. Returns what gives, for the indices
+    of a step by role, the reference as the step takes it.
+    """
+    head = operand_head(lm).frozen()
+    chunk = config.train.chunk or chunk_for(len(head.weight_VD))
+    key = {"weights": weights_hash(lm.model)}
+    cache = cache_directory(config)
+
+    def ask(role: str, *, states: bool = False, log_p: bool = False) -> Remembered:
+        return remember(
+            lm,
+            items[role],
+            None if layer is not None else drawn[role],  # contexts are looked for in all of a corpus
+            states=states,
+            layer=layer,
+            log_probability=partial(log_probabilities, head, chunk=chunk) if log_p else None,
+            directory=cache,
+            key=key,
+            batch_size=config.metrics.batch_size,
+            track=track,
+            name=role,
         )
-        for role, asked in wanted.items()
-        if asked
-    }
-    return References(head_of(lm.model).frozen(), states)
 
+    asked = {role: ask(role, states=True) for role in needs.kl}
+    asked |= {role: ask(role, log_p=True) for role in needs.reference_log_p}
+    targets = None
+    if needs.supported:
+        assert needs.information is not None
+        asked["forget"] = ask("forget")
+        context = needs.information.context
+        targets = context_targets(
+            asked["retain"],
+            asked["forget"],
+            head,
+            temperature=context.temperature,
+            neighbours=context.neighbours,
+            stored_tokens=context.stored_tokens,
+            chunk=chunk,
+            directory=cache,
+            track=track,
+        )
 
-def refer(
-    references: References, needs: Needs, indices: Mapping[str, Sequence[int]], states: Mapping[str, States]
-) -> Reference:
-    """The reference's view of one step."""
+    def of_step(indices: Mapping[str, Sequence[int]]) -> Reference:
+        def recall(role: str, at: range) -> Recalled:
+            chosen = [indices[role][i] for i in at]
+            return Recalled(
+                asked[role].states(chosen) if role in needs.kl else None,
+                asked[role].log_p(chosen) if role in needs.reference_log_p else None,
+                targets.of(chosen) if targets and role == "forget" else None,
+            )
 
-    def of(role: str) -> Positions:
-        of_role = states[role]
-        logits_NV = references.head(references.gather(role, indices[role], of_role.h_ND.device))
-        return Positions(logits_NV, of_role.labels_N, of_role.sequence_N, of_role.index_N, of_role.sequences)
+        return Reference(recall, head)
 
-    def layer_of(role: str) -> torch.Tensor:
-        return references.gather_layer(role, indices[role], states[role].h_ND.device)
-
-    return Reference(
-        retain_NV=of("retain").logits_NV if needs.retain_reference else None,
-        forget=of("forget") if needs.forget_reference else None,
-        alternative=of("alternative") if needs.alternative else None,
-        retain_states_ND=layer_of("retain") if needs.context_layer else None,
-        forget_states_MD=layer_of("forget") if needs.context_layer else None,
-    )
+    return of_step
 
 
 def notes_on(outcome: Outcome, sizes: Mapping[str, int], forget_batch: int, retain_batch: int) -> list[str]:

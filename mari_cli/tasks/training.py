@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -15,10 +15,8 @@ from mari_cli import runs
 from mari_cli.config import FinetuneConfig, ModelConfig
 from mari_cli.data.batches import epoch_batches
 from mari_cli.data.tokenize import Item
-from mari_cli.losses.objective import Positions, Step, Terms, nll_objective
-from mari_cli.models.head import head_of
+from mari_cli.losses.objective import FINE_TUNING
 from mari_cli.models.load import LanguageModel, load_model
-from mari_cli.models.trunk import States
 from mari_cli.progress import Track, say, silent
 from mari_cli.suites.scores import score
 from mari_cli.tasks.setting import Setting, items_hash, seed_for, weights_hash
@@ -30,12 +28,6 @@ RECIPE = 1
 """Part of every cache key: raise it when a change here or in train/ changes what fine-tuning results in."""
 WATCHED_ITEMS = 256
 """Items on which the training accuracy is watched."""
-
-
-def positions(lm: LanguageModel, states: States) -> Positions:
-    """Logits at the supervised positions, with the model's own head."""
-    logits_NV = head_of(lm.model)(states.h_ND)
-    return Positions(logits_NV, states.labels_N, states.sequence_N, states.index_N, states.sequences)
 
 
 def finetune(
@@ -65,9 +57,6 @@ def finetune(
         epoch, batch = divmod(step, steps_per_epoch)
         return {"retain": [items[i] for i in batches(epoch)[batch]]}
 
-    def objective(step: int, states: Mapping[str, States]) -> Terms:
-        return nll_objective(Step(retain=positions(lm, states["retain"])))
-
     watched = [items[i] for i in range(0, len(items), max(1, len(items) // WATCHED_ITEMS))]
 
     def evaluate(step: int) -> dict[str, float]:
@@ -86,7 +75,8 @@ def finetune(
     job = Job(
         steps=config.epochs * steps_per_epoch,
         items_at=items_at,
-        objective=objective,
+        objective=FINE_TUNING,
+        reference_at=lambda step: None,
         evaluate=evaluate,
         judge=judge,
         evaluate_every=config.evaluate_every * steps_per_epoch,

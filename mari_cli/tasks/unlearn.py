@@ -39,12 +39,13 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     compute = choose_compute(config.train.device, config.train.precision)
     # refuse now what would fail in an hour
     choose_compute(config.finetune.device, config.finetune.precision, section="finetune.")
-    objective, needs = losses.build(config.loss)
+    objective = losses.build(config.loss)
+    needs = objective.needs
     setting = prepare(config, compute)
     base = load_model(config.model, setting.tokenizer, compute, seed=seed_for(config.seed, "initialisation"))
     corpora = tokenize_corpora(config, setting, base)
-    alternatives = alternative_items(config, base, corpora["forget"]) if needs.alternative else []
-    layer = context_layer(config, base) if needs.context_layer else None
+    alternatives = alternative_items(config, base, corpora["forget"]) if "alternative" in needs.roles else []
+    layer = context_layer(config, base) if needs.supported else None
     require_disk(config, base)
     description = describe_architecture(base.model)
     del base  # target and gold start from it anew
@@ -70,7 +71,7 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
 
         lm = load(target_from, config, setting)
         take("target", lm)
-        outcome, more = forget(config, lm, corpora, alternatives, objective, needs, layer, record)
+        outcome, more = forget(config, lm, corpora, alternatives, objective, layer, record)
         notes += more
         if not (record.run.path / "checkpoint").exists():  # a run killed while it was measured has it already
             lm.save(record.run.path / "checkpoint")

@@ -2,9 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,11 @@ import torch
 
 from mari_cli.config import OptimConfig, Schedule
 from mari_cli.errors import UserError
-from mari_cli.losses.objective import Terms
+from mari_cli.losses.objective import Objective, Terms
 from mari_cli.models.load import LanguageModel
-from mari_cli.models.trunk import States
 from mari_cli.progress import Track
 from mari_cli.train import state
-from mari_cli.train.step import Group, NonFiniteLoss, backward
+from mari_cli.train.step import Group, Reference, backward
 from mari_cli.train.stop import Verdict
 
 Log = Callable[[dict[str, Any]], None]
@@ -31,7 +29,9 @@ class Job:
     steps: int
     items_at: Callable[[int], Group]
     """The step's items by role; a function of the step alone, so that a resumed run sees the same."""
-    objective: Callable[[int, Mapping[str, States]], Terms]
+    objective: Objective
+    reference_at: Callable[[int], Reference | None]
+    """What the model before the first step said of the step's items, where the objective asks for it."""
     evaluate: Callable[[int], dict[str, float]]
     """Measure the model as it is after so many steps."""
     judge: Callable[[list[dict[str, Any]]], Verdict]
@@ -115,25 +115,27 @@ def fit(
             group["lr"] = lr
 
         model.train(training_mode)
-        try:
-            terms = backward(
-                lm,
-                items,
-                partial(job.objective, step),
-                micro_batch=config.micro_batch,
-                scale=scaler.scale,
-            )
-            scaler.unscale_(optimizer)
-            norm = _clip(model, config.max_grad_norm)
-            if (
-                not math.isfinite(norm) and not compute.needs_loss_scaling
-            ):  # a GradScaler skips the step and halves
-                raise NonFiniteLoss("gradient not finite")
-        except NonFiniteLoss as error:
+        terms = backward(
+            lm,
+            items,
+            job.objective,
+            reference=job.reference_at(step),
+            micro_batch=config.micro_batch,
+            chunk=config.chunk,
+            scale=scaler.scale,
+        )
+        scaler.unscale_(optimizer)
+        norm = _clip(model, config.max_grad_norm)
+        values = _read({**terms, "grad_norm": norm})
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad == ["grad_norm"] and compute.needs_loss_scaling:
+            bad = []  # a GradScaler skips the step and halves
+        if bad:
+            names = ", ".join("gradient" if name == "grad_norm" else name for name in bad)
             raise UserError(
-                f"step {step + 1}: {error}; the update was not made",
+                f"step {step + 1}: {names} not finite; the update was not made",
                 f"lower `train.lr` (now {config.lr:g}); what was reached is in {state_dir}",
-            ) from error
+            )
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
@@ -147,9 +149,8 @@ def fit(
             {
                 "step": step + 1,
                 "kind": "train",
-                **terms,
+                **values,
                 "lr": lr,
-                "grad_norm": norm,
                 "tokens": tokens,
                 "seconds": seconds,
             }
@@ -173,6 +174,13 @@ def _evaluate(job: Job, progress: state.Progress, log: Log) -> None:
     log({"kind": "eval", **look})
 
 
-def _clip(model: torch.nn.Module, max_norm: float | None) -> float:
+def _clip(model: torch.nn.Module, max_norm: float | None) -> torch.Tensor:
     """Clip the gradient to ``max_norm`` and return its norm before."""
-    return float(torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm if max_norm else math.inf))
+    return torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm if max_norm else math.inf)
+
+
+def _read(tensors: Terms) -> dict[str, float]:
+    """All numbers of a step at once: the one time in it that the host waits for the device."""
+    device = tensors["grad_norm"].device
+    read = torch.stack([tensor.detach().to(device).double() for tensor in tensors.values()]).tolist()
+    return dict(zip(tensors, read, strict=True))

@@ -1,100 +1,215 @@
 """One optimiser step's gradients, exact however the step is cut.
 
-A loss that pools over the step is no sum over micro-batches. So with more than one of them the step runs
-twice over the trunk (after L. Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory
-Limited Setup", https://arxiv.org/abs/2101.06983): once without a graph to collect the hidden states of all
-micro-batches, then the loss over all of them gives its gradient there, and once more, micro-batch by
-micro-batch, to carry that gradient through the trunk.
+Where a loss is a sum over sequences, each micro-batch is carried through trunk, head and back by itself. A
+loss that pools over the step is no such sum: with more than one micro-batch the step then runs twice over the
+trunk (after L. Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
+https://arxiv.org/abs/2101.06983): once without a graph to collect the hidden states of all micro-batches,
+then the loss over all of them gives its gradient there, and once more, micro-batch by micro-batch, to carry
+that gradient through the trunk.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mari_cli.data.batches import Batch, collate
 from mari_cli.data.tokenize import Item
-from mari_cli.losses.objective import Terms
+from mari_cli.losses.engine import Gradients, Rows, Supported
+from mari_cli.losses.head import Head
+from mari_cli.losses.objective import Objective, Positions, Step, Terms, differentiate, pools_of
+from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel
-from mari_cli.models.trunk import States, supervised, trunk
+from mari_cli.models.trunk import hidden_states
 
 Group = Mapping[str, Sequence[Item]]
 """The items of a step by role: `forget`, `retain`, `alternative`."""
+
+CHUNK_BYTES = 128 * 2**20
+"""Of float32 logits, where `train.chunk` does not say."""
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What the reference said of some items of a step."""
+
+    states_ND: Tensor | None = None
+    log_p_S: Tensor | None = None
+    supported_MK: tuple[Tensor, Tensor] | None = None
+    """Tokens and their probabilities at each forget position."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The model before the first step, as far as a step asks for it."""
+
+    recall: Callable[[str, range], Recalled] = lambda role, at: Recalled()
+    """Of the items ``at`` in a role's part of the step."""
+    head: Head | None = None
+
+
+def positions_of(items: Sequence[Item], step_items: Sequence[Item]) -> Positions:
+    """Where ``items``, a part of ``step_items``, are supervised."""
+    targets = [item.input_ids[item.supervised_from :] for item in items]
+    lengths = torch.tensor([len(labels) for labels in targets])
+    return Positions(
+        torch.tensor([label for labels in targets for label in labels]),
+        torch.repeat_interleave(torch.arange(len(items)), lengths),
+        torch.cat([torch.arange(length) for length in lengths.tolist()]),
+        len(items),
+        sum(item.num_targets for item in step_items),
+        len(step_items),
+    )
 
 
 def backward(
     lm: LanguageModel,
     groups: Group,
-    objective: Callable[[Mapping[str, States]], Terms],
+    objective: Objective,
     *,
-    micro_batch: int | None,
+    reference: Reference | None = None,
+    micro_batch: int | None = None,
+    chunk: int | None = None,
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
-) -> dict[str, float]:
-    """Accumulate the gradient of ``objective`` on ``lm``'s parameters; return its terms.
+) -> Terms:
+    """Accumulate the gradient of ``objective`` on ``lm``'s parameters; return its terms, on the device.
 
-    ``objective`` maps the states of each role, over the whole step, to terms with `loss` among them.
-    ``micro_batch`` is the number of sequences of each role in a forward pass, None for all at once. ``scale``
-    multiplies the loss before its gradient is taken (loss scaling in float16).
+    ``micro_batch`` is the number of sequences of each role in a forward pass, None for all at once; ``chunk``
+    that of positions whose logits exist at one time. ``scale`` multiplies the loss before its gradient is
+    taken (loss scaling in float16).
     """
-    batches = {role: _cut(items, micro_batch, lm.device) for role, items in groups.items()}
-    if all(len(parts) == 1 for parts in batches.values()):
-        states = {role: _forward(lm, parts[0]) for role, parts in batches.items()}
-        terms = objective(states)
-        _refuse_non_finite(terms)
-        scale(terms["loss"]).backward()
-        return {name: term.item() for name, term in terms.items()}
+    reference = reference or Reference()
+    cuts = {role: _cut(len(items), micro_batch) for role, items in groups.items()}
+    head = operand_head(lm)
 
-    collected: dict[str, States] = {}
-    random_states: dict[str, list[tuple[Tensor, Tensor | None]]] = {}
+    def through_head(parts: Mapping[str, range], h: Mapping[str, Tensor]) -> tuple[Terms, Gradients]:
+        rows, step = _assemble(objective, groups, parts, h, reference)
+        return differentiate(
+            objective,
+            step,
+            rows,
+            head,
+            chunk=chunk or chunk_for(len(head.weight_VD)),
+            reference=reference.head,
+            scale=scale,
+        )
+
+    passes = max(len(parts) for parts in cuts.values())
+    if passes > 1 and objective.needs.couples:
+        return _in_two_phases(lm, groups, cuts, head, through_head)
+    total: Terms = {}
+    for k in range(passes):
+        parts = {role: parts[k] for role, parts in cuts.items() if k < len(parts)}
+        h = {role: _forward(lm, groups[role], part) for role, part in parts.items()}
+        terms, gradients = through_head(parts, {role: h_ND.detach() for role, h_ND in h.items()})
+        _push([(h_ND, gradients.h[role]) for role, h_ND in h.items()], gradients, head)
+        total = {name: term + total[name] if name in total else term for name, term in terms.items()}
+    return total
+
+
+def operand_head(lm: LanguageModel) -> Head:
+    """The head as a step computes with it: operands in the trunk's 16 bits where it has 16."""
+    sixteen = lm.compute.dtype != torch.float32
+    return head_of(lm.model, lm.compute.dtype if sixteen else None)
+
+
+def chunk_for(vocabulary: int) -> int:
+    return max(8, CHUNK_BYTES // (4 * vocabulary) // 8 * 8)
+
+
+ThroughHead = Callable[[Mapping[str, range], Mapping[str, Tensor]], tuple[Terms, Gradients]]
+
+
+def _in_two_phases(
+    lm: LanguageModel,
+    groups: Group,
+    cuts: Mapping[str, Sequence[range]],
+    head: Head,
+    through_head: ThroughHead,
+) -> Terms:
+    random_states: dict[str, list[tuple[Tensor, Tensor | None]]] = {role: [] for role in cuts}
+    collected: dict[str, Tensor] = {}
     with torch.no_grad():
-        for role, parts in batches.items():
-            random_states[role], outputs = [], []
+        for role, parts in cuts.items():
+            outputs = []
             for part in parts:
                 random_states[role].append(_random_state(lm.device))
-                outputs.append(_forward(lm, part))
-            collected[role] = States.concatenate(outputs)
-    for states_of_role in collected.values():
-        states_of_role.h_ND.requires_grad_()
-    terms = objective(collected)
-    _refuse_non_finite(terms)
-    scale(terms["loss"]).backward()
+                outputs.append(_forward(lm, groups[role], part))
+            collected[role] = torch.cat(outputs)
+    whole = {role: range(len(items)) for role, items in groups.items()}
+    terms, gradients = through_head(whole, collected)
+    _push([], gradients, head)
 
     after = _random_state(lm.device)
-    for role, parts in batches.items():
-        gradient_ND = collected[role].h_ND.grad
-        if gradient_ND is None:  # a role that only serves as a target
-            continue
+    for role, parts in cuts.items():
         start = 0
         for part, random_state in zip(parts, random_states[role], strict=True):
             _set_random_state(random_state, lm.device)  # the same dropout masks as in the first pass
-            h_ND = _forward(lm, part).h_ND
-            h_ND.backward(gradient_ND[start : start + len(h_ND)])
+            h_ND = _forward(lm, groups[role], part)
+            h_ND.backward(gradients.h[role][start : start + len(h_ND)])
             start += len(h_ND)
     _set_random_state(after, lm.device)
-    return {name: term.item() for name, term in terms.items()}
+    return terms
 
 
-class NonFiniteLoss(RuntimeError):
-    """The loss, or its gradient, is not a number to train on."""
+def _assemble(
+    objective: Objective,
+    groups: Group,
+    parts: Mapping[str, range],
+    h: Mapping[str, Tensor],
+    reference: Reference,
+) -> tuple[dict[str, Rows], Step]:
+    """What the engine reads and what the objective knows, of the items ``parts`` of the step."""
+    positions = {
+        role: positions_of([groups[role][i] for i in part], groups[role]) for role, part in parts.items()
+    }
+    recalled = {role: reference.recall(role, part) for role, part in parts.items()}
+    config = objective.needs.information
+    rows = {}
+    for role, h_ND in h.items():
+        of_role = recalled[role]
+        supported = None
+        if of_role.supported_MK is not None:
+            assert config is not None
+            ids_MK, probability_MK = (x.to(h_ND.device, non_blocking=True) for x in of_role.supported_MK)
+            step_forget, step_retain = (
+                sum(item.num_targets for item in groups[r]) for r in ("forget", "retain")
+            )
+            share = config.forget_share
+            share = step_forget / (step_forget + step_retain) if share is None else share
+            supported = Supported(ids_MK, probability_MK, config.prior, share)
+        states_ND = of_role.states_ND
+        rows[role] = Rows(
+            h_ND,
+            positions[role].labels_N.to(h_ND.device, non_blocking=True),
+            None if states_ND is None else states_ND.to(h_ND.device, non_blocking=True),
+            supported,
+        )
+    pooling = config is not None and objective.needs.pools and {"retain", "forget"} <= positions.keys()
+    pools = pools_of(config, positions) if config is not None and pooling else None
+    log_p = {role: of_role.log_p_S for role, of_role in recalled.items() if of_role.log_p_S is not None}
+    return rows, Step(positions, log_p, pools)
 
 
-def _refuse_non_finite(terms: Terms) -> None:
-    bad = [name for name, term in terms.items() if not torch.isfinite(term)]
-    if bad:
-        raise NonFiniteLoss(f"{', '.join(bad)} not finite")
+def _push(pairs: list[tuple[Tensor, Tensor]], gradients: Gradients, head: Head) -> None:
+    """One backward pass from the hidden states and the head, so that tied weights get both at once."""
+    for parameter, gradient in (
+        (head.weight_VD, gradients.head.weight_VD),
+        (head.bias_V, gradients.head.bias_V),
+    ):
+        if parameter is not None and gradient is not None:
+            pairs.append((parameter, gradient.to(parameter.dtype)))
+    torch.autograd.backward([tensor for tensor, _ in pairs], [gradient for _, gradient in pairs])
 
 
-def _cut(items: Sequence[Item], micro_batch: int | None, device: torch.device) -> list[Batch]:
-    size = micro_batch or len(items)
-    return [collate(items[i : i + size]).to(device) for i in range(0, len(items), size)]
+def _cut(size: int, micro_batch: int | None) -> list[range]:
+    at_once = micro_batch or size
+    return [range(i, min(i + at_once, size)) for i in range(0, size, at_once)]
 
 
-def _forward(lm: LanguageModel, batch: Batch) -> States:
-    with lm.compute.autocast():
-        h_BTD, _ = trunk(lm.model, batch.input_ids_BT)
-    states = supervised(batch, h_BTD)
-    dtype = torch.promote_types(states.h_ND.dtype, torch.float32)
-    return States(states.h_ND.to(dtype), states.labels_N, states.sequence_N, states.index_N, states.sequences)
+def _forward(lm: LanguageModel, items: Sequence[Item], part: range) -> Tensor:
+    h_ND, _ = hidden_states(lm.model, lm.compute, [items[i] for i in part])
+    return h_ND if lm.compute.dtype == torch.float32 else h_ND.to(lm.compute.dtype)
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

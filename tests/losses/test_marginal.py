@@ -1,5 +1,6 @@
 """The marginal-information term: closed forms, exactness of its gradient, and what must not change it."""
 
+import itertools
 import math
 
 import pytest
@@ -60,8 +61,10 @@ def estimate(name: str, p_r, p_u, *, index_r=None, index_u=None, states=None, we
         return marginal.pooled_information(p_r, p_u, **weights)
     if name == "token":
         return marginal.token_information(p_r, p_u, index_r, index_u, **weights)
-    neighbours = marginal.neighbour_weights(*states, temperature=0.1, neighbours=3)
-    return marginal.context_information(p_r, p_u, neighbours, **weights)
+    supported = marginal.neighbour_weights(*states, temperature=0.1, neighbours=3) @ p_r
+    tokens = torch.arange(p_r.shape[1]).expand(len(p_u), -1)
+    share = weights["forget_share"] or len(p_u) / (len(p_r) + len(p_u))
+    return marginal.supported_information(p_u, tokens, supported, prior=weights["prior"], share=share).mean()
 
 
 def setting(seed: int = 0) -> dict:
@@ -79,7 +82,8 @@ ESTIMATORS = ("pooled", "token", "context")
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_gradcheck(name):
-    p_r, p_u = predictions(7, 6, 1, grad=True), predictions(5, 6, 2, grad=True)
+    # what a context supports is a target, not something to move
+    p_r, p_u = predictions(7, 6, 1, grad=name != "context"), predictions(5, 6, 2, grad=True)
     assert torch.autograd.gradcheck(
         lambda r, u: estimate(name, r, u, **setting()), (p_r, p_u), atol=1e-9, rtol=1e-6
     )
@@ -165,3 +169,33 @@ def test_neighbours_are_the_nearest_and_their_weights_sum_to_one():
     assert weights.sum().item() == pytest.approx(1)
     assert weights[0].nonzero().flatten().tolist() == [0, 1]
     assert weights[0, 0] > 0.99
+
+
+def test_tokens_together_as_one_outcome_tell_no_more_than_apart():
+    p, q = (
+        torch.randn(3, 12, generator=torch.Generator().manual_seed(i)).double().softmax(-1) for i in (1, 2)
+    )
+    order = q.argsort(-1, descending=True)
+    by_stored = [
+        marginal.supported_information(p, order[:, :k], q.gather(-1, order[:, :k]), prior=0.5, share=0.5)
+        for k in (0, 1, 4, 11, 12)
+    ]
+    for fewer, more in itertools.pairwise(by_stored):
+        assert (fewer <= more + 1e-15).all()
+    torch.testing.assert_close(by_stored[-1], marginal.generalised_jsd(q, 0.5 * q + 0.5 * p, 0.5))
+    torch.testing.assert_close(by_stored[-2], by_stored[-1])  # of the last token, what is left is all
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_the_gradient_of_the_information_is_that_of_autograd(share):
+    p, q = (
+        torch.randn(3, 12, generator=torch.Generator().manual_seed(i)).double().softmax(-1) for i in (1, 2)
+    )
+    p.requires_grad_()
+    q.requires_grad_()
+    value = marginal.generalised_jsd(q, (1 - share) * q + share * p, 0.3)
+    expected = torch.autograd.grad(value.sum(), (q, p))
+    settings = torch.full((3,), 0.3).double(), torch.full((3,), share).double()
+    found, *gradients = marginal.information_and_gradient(q.detach(), p.detach(), *settings)
+    torch.testing.assert_close(found, value.detach())
+    torch.testing.assert_close(gradients, list(expected))

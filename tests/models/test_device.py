@@ -10,9 +10,8 @@ from tiny_models import GPT2, LLAMA, built
 from mari_cli.config import Device, OptimConfig, Precision
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
-from mari_cli.losses.objective import Positions, Step, nll_objective
+from mari_cli.losses.objective import FINE_TUNING
 from mari_cli.models.device import choose_compute
-from mari_cli.models.head import head_of
 from mari_cli.progress import silent
 from mari_cli.train import state
 from mari_cli.train.loop import Job, fit
@@ -69,20 +68,8 @@ def items(count: int, seed: int) -> list[Item]:
     ]
 
 
-def objective_of(lm):
-    def objective(states):
-        s = states["retain"]
-        return nll_objective(
-            Step(
-                retain=Positions(head_of(lm.model)(s.h_ND), s.labels_N, s.sequence_N, s.index_N, s.sequences)
-            )
-        )
-
-    return objective
-
-
 def gradient(lm) -> torch.Tensor:
-    backward(lm, {"retain": items(8, 1)}, objective_of(lm), micro_batch=3)
+    backward(lm, {"retain": items(8, 1)}, FINE_TUNING, micro_batch=3)
     return torch.cat([p.grad.flatten().cpu() for p in lm.model.parameters() if p.grad is not None])
 
 
@@ -111,7 +98,8 @@ def train(lm, state_dir, *, steps: int) -> list[dict]:
     job = Job(
         steps=steps,
         items_at=lambda step: {"retain": items(6, step)},
-        objective=lambda step, states: objective_of(lm)(states),
+        objective=FINE_TUNING,
+        reference_at=lambda step: None,
         evaluate=lambda step: {},
         judge=lambda history: Verdict(history[-1]["step"], None),
         evaluate_every=2,

@@ -6,7 +6,8 @@ from tiny_models import GPT2, LLAMA, SMALL, built
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from mari_cli.errors import UserError
-from mari_cli.models.head import Head, check_parity, head_of
+from mari_cli.losses.head import Head
+from mari_cli.models.head import check_parity, head_of
 from mari_cli.models.trunk import trunk
 
 ARCHITECTURES = {

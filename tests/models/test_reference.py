@@ -7,21 +7,20 @@ from functools import partial
 import pytest
 import torch
 from tiny import TINY
-from tiny_models import GPT2, LLAMA, built
+from tiny_models import LLAMA, built
 
 from mari_cli import launch
 from mari_cli.config import UnlearnRun
-from mari_cli.data.batches import collate
 from mari_cli.data.tokenize import Item
-from mari_cli.losses.likelihood import kl_from_reference, token_nll
+from mari_cli.losses.likelihood import token_nll
 from mari_cli.losses.marginal import neighbour_weights
 from mari_cli.losses.objective import build
 from mari_cli.models.context import context_targets
 from mari_cli.models.device import choose_compute
 from mari_cli.models.head import head_of
 from mari_cli.models.load import load_model
-from mari_cli.models.reference import reference_states, remember
-from mari_cli.models.trunk import supervised, trunk
+from mari_cli.models.reference import remember
+from mari_cli.models.trunk import trunk
 from mari_cli.progress import silent
 from mari_cli.runs import Run
 from mari_cli.tasks.forgetting import alternative_items, context_layer, forget
@@ -39,32 +38,6 @@ def items() -> list[Item]:
     ]
 
 
-@pytest.mark.parametrize("architecture", [GPT2, LLAMA], ids=["gpt2", "llama"])
-@pytest.mark.parametrize("batch_size", [1, 4, 100])
-def test_reference_states_are_a_forwards_whatever_the_batch_they_were_computed_in(architecture, batch_size):
-    lm = built(architecture)
-    states = reference_states(lm, items(), layer=1, batch_size=batch_size, track=silent, name="")
-    assert len(states.last) == len(states.layer) == len(items())
-    for item, last, layer in zip(items(), states.last, states.layer, strict=True):
-        with torch.no_grad():
-            fresh, fresh_layer = trunk(lm.model, torch.tensor([item.input_ids]), layer=1)
-        asked = slice(item.supervised_from - 1, -1)
-        assert last.dtype == torch.float32
-        torch.testing.assert_close(last, fresh[0, asked], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(layer, fresh_layer[0, asked], rtol=1e-5, atol=1e-5)
-
-
-def test_reference_states_do_not_follow_the_model_when_it_changes():
-    lm = built()
-    states = reference_states(lm, items(), layer=None, batch_size=4, track=silent, name="")
-    before = [tensor.clone() for tensor in states.last]
-    with torch.no_grad():
-        for parameter in lm.model.parameters():
-            parameter.add_(1)
-    assert states.layer == []
-    assert all(torch.equal(a, b) for a, b in zip(states.last, before, strict=True))
-
-
 STEPS = 3
 
 
@@ -80,9 +53,10 @@ def unlearned(loss: str, tmp_path, *overrides: str) -> tuple[list[tuple[int, boo
     setting = prepare(config, compute)
     lm = load_model(config.model, setting.tokenizer, compute, seed=0)
     corpora = tokenize_corpora(config, setting, lm)
-    objective, needs = build(config.loss)
-    alternatives = alternative_items(config, lm, corpora["forget"]) if needs.alternative else []
-    layer = context_layer(config, lm) if needs.context_layer else None
+    objective = build(config.loss)
+    needs = objective.needs
+    alternatives = alternative_items(config, lm, corpora["forget"]) if "alternative" in needs.roles else []
+    layer = context_layer(config, lm) if needs.supported else None
     record = Recording(Run.create(tmp_path / "run", "seed: 0\n", command=[]), NoTracker(), 0.0)
 
     forwards: list[tuple[int, bool]] = []
@@ -94,7 +68,7 @@ def unlearned(loss: str, tmp_path, *overrides: str) -> tuple[list[tuple[int, boo
 
     hook = torch.nn.modules.module.register_module_forward_pre_hook(note)  # of every module there is
     try:
-        forget(config, lm, corpora, alternatives, objective, needs, layer, record)
+        forget(config, lm, corpora, alternatives, objective, layer, record)
     finally:
         hook.remove()
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -131,20 +105,6 @@ def test_the_first_step_finds_no_distance_to_the_reference(loss, tmp_path):
     assert rows[-1]["retain_kl"] > 1e-6
     if loss == "npo":
         assert rows[0]["npo"] == pytest.approx(2 * math.log(2) / 0.1, rel=1e-5)
-
-
-def test_the_kl_to_the_reference_is_nothing_before_the_first_step():
-    """Summed in float64, and though the reference was asked in other batches than a step's."""
-    lm = built(LLAMA)
-    states = reference_states(lm, items(), layer=None, batch_size=3, track=silent, name="")
-    head, step = head_of(lm.model).frozen(), [4, 0, 9, 7]
-    batch = collate([items()[i] for i in step])
-    h_ND = supervised(batch, trunk(lm.model, batch.input_ids_BT)[0]).h_ND
-    kl_N = kl_from_reference(
-        head_of(lm.model)(h_ND.double()), head(states.gather(states.last, step, lm.device).double())
-    )
-    assert len(kl_N) == sum(items()[i].num_targets for i in step)
-    assert kl_N.abs().max() < 1e-9
 
 
 # -- on disk -------------------------------------------------------------------------------------------------

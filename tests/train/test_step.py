@@ -1,121 +1,43 @@
-"""A step's loss and gradient do not depend on how the step is cut, padded or ordered."""
+"""A step's loss and gradient do not depend on how the step is cut, chunked, padded or ordered."""
+
+from dataclasses import replace
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from steps import (
+    GROUPS,
+    LOSSES,
+    Bare,
+    V,
+    gpt2,
+    gradients,
+    group_of,
+    in_one_graph,
+    items,
+    llama,
+    reference_for,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mari_cli.config import AscentConfig, Estimator, GradientThrough, MariConfig, NPOConfig, RetainLoss
-from mari_cli.data.batches import collate
+from mari_cli.config import PoolingScope
 from mari_cli.data.tokenize import Item
-from mari_cli.losses.objective import Positions, Reference, Step, build, nll_objective
-from mari_cli.models.head import check_parity, head_of
-from mari_cli.models.trunk import supervised, trunk
-from mari_cli.train.step import NonFiniteLoss, backward
-
-CPU = torch.device("cpu")
+from mari_cli.losses.objective import FINE_TUNING, build
+from mari_cli.models.head import check_parity
+from mari_cli.models.trunk import hidden_states
+from mari_cli.train.step import backward
 
 
-class Bare:
-    """As much of a language model as a step needs: a float64 network without autocast."""
-
-    device = CPU
-
-    def __init__(self, model):
-        self.model = model.double()
-        self.compute = self
-
-    def autocast(self):
-        return torch.autocast("cpu", enabled=False)
-
-
-def gpt2(dropout: float = 0.0) -> Bare:
-    torch.manual_seed(0)
-    config = GPT2Config(
-        n_layer=2,
-        n_head=2,
-        n_embd=16,
-        n_positions=32,
-        vocab_size=23,
-        resid_pdrop=dropout,
-        embd_pdrop=dropout,
-        attn_pdrop=dropout,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    return Bare(GPT2LMHeadModel(config))
-
-
-def llama() -> Bare:
-    torch.manual_seed(0)
-    return Bare(
-        LlamaForCausalLM(
-            LlamaConfig(
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_key_value_heads=2,
-                hidden_size=16,
-                intermediate_size=24,
-                vocab_size=23,
-                max_position_embeddings=32,
-                tie_word_embeddings=False,
-            )
-        )
-    )
-
-
-def items(count: int, seed: int) -> list[Item]:
-    generator = torch.Generator().manual_seed(seed)
-    made = []
-    for i in range(count):
-        length = int(torch.randint(6, 14, (1,), generator=generator))
-        ids = torch.randint(2, 23, (length,), generator=generator).tolist()
-        made.append(Item(tuple(ids), 3, i))
-    return made
-
-
-GROUPS = {"forget": items(5, 1), "retain": items(8, 2)}
-CONFIGS = {
-    "mari pooled": MariConfig(name="mari", estimator=Estimator.pooled, gradient_through=GradientThrough.both),
-    "mari token": MariConfig(name="mari", estimator=Estimator.token),
-    "mari context": MariConfig(name="mari", estimator=Estimator.context),
-    "kl_ga": AscentConfig(name="kl_ga"),
-    "npo": NPOConfig(name="npo", retain_loss=RetainLoss.kl),
-}
-
-
-def objective_of(lm, config):
-    """The loss against a reference of random logits, the same however the step is cut."""
-    objective, _ = build(config)
-
-    def compute(states):
-        positions = {
-            role: Positions(head_of(lm.model)(s.h_ND), s.labels_N, s.sequence_N, s.index_N, s.sequences)
-            for role, s in states.items()
-        }
-        generator = torch.Generator().manual_seed(5)
-        reference = {
-            role: torch.randn(p.logits_NV.shape, generator=generator, dtype=torch.float64)
-            for role, p in sorted(positions.items())
-        }
-        f, r = positions["forget"], positions["retain"]
-        forget = Positions(reference["forget"], f.labels_N, f.sequence_N, f.index_N, f.sequences)
-        return objective(
-            Step(
-                f,
-                r,
-                None,
-                Reference(reference["retain"], forget, None, reference["retain"], reference["forget"]),
-            )
-        )
-
-    return compute
-
-
-def gradients(lm, config, *, micro_batch, groups=GROUPS):
+def taken(lm: Bare, config, *, groups=None, seed=3, frozen=None, **settings):
+    groups = groups or group_of(config)
+    reference = reference_for(config, frozen or type_of(lm)(seed=9), groups)
     lm.model.zero_grad()
-    torch.manual_seed(3)
-    terms = backward(lm, groups, objective_of(lm, config), micro_batch=micro_batch)
-    return terms, {name: p.grad.clone() for name, p in lm.model.named_parameters() if p.grad is not None}
+    torch.manual_seed(seed)
+    terms = backward(lm, groups, build(config), reference=reference, **settings)
+    return {name: term.item() for name, term in terms.items()}, gradients(lm)
+
+
+def type_of(lm: Bare):
+    return gpt2 if lm.model.config.model_type == "gpt2" else llama
 
 
 def assert_same(a, b, rtol=1e-10):
@@ -125,90 +47,182 @@ def assert_same(a, b, rtol=1e-10):
         torch.testing.assert_close(a[1][name], b[1][name], rtol=rtol, atol=1e-13)
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("config", LOSSES.values(), ids=LOSSES)
 @pytest.mark.parametrize("make", [gpt2, llama])
-def test_micro_batches_change_neither_loss_nor_gradient(config, make):
-    lm = make()
-    whole = gradients(lm, config, micro_batch=None)
-    for size in (1, 3, 5):
-        assert_same(whole, gradients(lm, config, micro_batch=size))
+def test_every_layout_gives_the_gradient_of_full_logits_in_one_graph(config, make):
+    """GPT-2 has a tied head, this Llama one of its own."""
+    lm, groups = make(), group_of(config)
+    expected = in_one_graph(lm, config, groups, reference_for(config, make(seed=9), groups))
+    for micro_batch, chunk in ((None, 1000), (None, 7), (1, 7), (3, 11), (5, 1000)):
+        assert_same(expected, taken(lm, config, micro_batch=micro_batch, chunk=chunk))
 
 
-def test_with_dropout_the_second_pass_draws_the_masks_of_the_first():
-    """Micro-batches of one step against the same forwards in one graph, drawn in the same order."""
+@pytest.mark.parametrize("name", ["mari pooled both", "kl_ga"])
+def test_with_dropout_micro_batches_are_the_same_forwards_in_one_graph(name):
+    """Where a loss pools over the step, its second pass over the trunk draws the masks of the first."""
+    lm, config = gpt2(dropout=0.3), LOSSES[name]
+    lm.model.train()
+    groups = group_of(config)
+    if name == "kl_ga":  # no second pass: the micro-batches of the two roles take turns
+        groups = {"forget": groups["forget"][:2], "retain": groups["retain"][:2]}
+    accumulated = taken(lm, config, groups=groups, micro_batch=2)
+    reference = reference_for(config, gpt2(seed=9), groups)
+    torch.manual_seed(3)
+    forwards = {role: [part[i : i + 2] for i in range(0, len(part), 2)] for role, part in groups.items()}
+    together = in_one_graph(lm, config, groups, reference, forwards)
+    assert_same(accumulated, together)
+
+
+def test_a_step_with_dropout_ends_in_the_random_state_of_its_first_pass():
+    """What a resumed run draws next must not depend on how often the trunk ran."""
     lm = gpt2(dropout=0.3)
     lm.model.train()
-    config = CONFIGS["mari pooled"]
-    accumulated = gradients(lm, config, micro_batch=2)
-
-    lm.model.zero_grad()
+    taken(lm, LOSSES["mari token"], micro_batch=2)
+    after = torch.get_rng_state()
     torch.manual_seed(3)
-    from mari_cli.models.trunk import States
+    with torch.no_grad():
+        for group in group_of(LOSSES["mari token"]).values():
+            for i in range(0, len(group), 2):
+                hidden_states(lm.model, lm.compute, group[i : i + 2])
+    assert torch.equal(after, torch.get_rng_state())
 
-    states = {}
-    for role, group in GROUPS.items():
-        parts = []
-        for start in range(0, len(group), 2):
-            batch = collate(group[start : start + 2])
-            parts.append(supervised(batch, trunk(lm.model, batch.input_ids_BT)[0]))
-        states[role] = States.concatenate(parts)
-    terms = objective_of(lm, config)(states)
-    terms["loss"].backward()
-    together = {name: p.grad.clone() for name, p in lm.model.named_parameters() if p.grad is not None}
-    assert_same(accumulated, ({name: t.item() for name, t in terms.items()}, together))
+
+def trained(config, *, steps: int, micro_batch: int | None):
+    lm, losses = gpt2(), []
+    optimizer = torch.optim.SGD(lm.model.parameters(), lr=0.05)
+    for step in range(steps):
+        groups = {"forget": items(8, 2 * step), "retain": items(8, 2 * step + 1)}
+        terms, _ = taken(lm, config, groups=groups, micro_batch=micro_batch)
+        optimizer.step()
+        losses.append(terms["loss"])
+    return losses, {name: p.detach().clone() for name, p in lm.model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["mari pooled", "mari token", "npo"])
+def test_eight_at_once_and_four_times_two_take_the_same_way_over_twenty_steps(name):
+    whole, cut = (trained(LOSSES[name], steps=20, micro_batch=size) for size in (None, 2))
+    assert whole[0] == pytest.approx(cut[0], rel=1e-9)
+    for key in whole[1]:
+        torch.testing.assert_close(whole[1][key], cut[1][key], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["mari pooled", "mari token"])
+def test_pooling_over_micro_batches_is_another_loss_and_has_to_be_asked_for(name):
+    lm = gpt2()
+    by_step = taken(lm, LOSSES[name], micro_batch=2)
+    config = replace(LOSSES[name], pooling_scope=PoolingScope.micro)
+    by_micro_batch = taken(lm, config, micro_batch=2)
+    assert by_micro_batch[0]["marginal_information"] > 1.05 * by_step[0]["marginal_information"]
+    assert_same(taken(lm, config, micro_batch=None), taken(lm, LOSSES[name], micro_batch=None))
+
+
+class Forwards:
+    """How often a model's trunk runs."""
+
+    def __init__(self, lm):
+        self.count = 0
+        lm.model.base_model.register_forward_hook(self.seen)
+
+    def seen(self, *_):
+        self.count += 1
+
+
+def test_the_trunk_runs_once_a_micro_batch_and_twice_only_where_the_loss_pools_over_the_step():
+    for name, passes in (("kl_ga", 1), ("npo", 1), ("mari context", 1), ("mari token", 2)):
+        lm, frozen = gpt2(), gpt2(seed=9)
+        forwards = Forwards(lm)
+        taken(lm, LOSSES[name], frozen=frozen, micro_batch=4)
+        assert forwards.count == passes * (2 + 2)  # 5 forget and 8 retain sequences, 4 at a time
+        taken(lm, LOSSES[name], frozen=frozen, micro_batch=None)
+        assert forwards.count == passes * 4 + 2
+
+
+class Largest(TorchDispatchMode):
+    def __init__(self):
+        self.entries = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(x, torch.Tensor) and V in x.shape:
+                self.entries = max(self.entries, x.numel())
+        return out
+
+
+@pytest.mark.parametrize("config", LOSSES.values(), ids=LOSSES)
+def test_in_a_whole_step_no_logits_of_more_than_a_chunk_exist(config):
+    lm, groups = gpt2(), group_of(config)
+    reference = reference_for(config, gpt2(seed=9), groups)
+    recalled = {
+        (role, i): reference.recall(role, range(i, i + 1))
+        for role in groups
+        for i in range(len(groups[role]))
+    }
+
+    def recall(role, at):
+        parts = [recalled[role, i] for i in at]
+        return type(parts[0])(
+            *(
+                None
+                if part is None
+                else tuple(torch.cat(side) for side in zip(*(vars(p)[field] for p in parts), strict=True))
+                if isinstance(part, tuple)
+                else torch.cat([vars(p)[field] for p in parts])
+                for field, part in vars(parts[0]).items()
+            )
+        )
+
+    chunk = 24  # above the hidden size, so that the head's own weight is no larger
+    with Largest() as seen:
+        backward(lm, groups, build(config), reference=replace(reference, recall=recall), chunk=chunk)
+    assert 0 < seen.entries <= chunk * V
 
 
 def test_padding_changes_nothing():
-    """One more, very long sequence pads all the others; its own labels are the only difference."""
+    """One more, very long sequence pads all the others."""
     lm = gpt2()
     short = items(3, 1)
-    alone = collate(short)
-    long = Item(tuple([2] * 32), 3, 9)
-    padded = collate([*short, long])
     with torch.no_grad():
-        a = supervised(alone, trunk(lm.model, alone.input_ids_BT)[0])
-        b = supervised(padded, trunk(lm.model, padded.input_ids_BT)[0])
-    torch.testing.assert_close(a.h_ND, b.h_ND[: len(a.h_ND)], rtol=1e-12, atol=1e-12)
-    assert a.labels_N.tolist() == b.labels_N[: len(a.labels_N)].tolist()
+        alone, _ = hidden_states(lm.model, lm.compute, short)
+        padded, _ = hidden_states(lm.model, lm.compute, [*short, Item(tuple([2] * 32), 3, 9)])
+    torch.testing.assert_close(alone, padded[: len(alone)], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("config", [CONFIGS["mari pooled"], CONFIGS["mari token"], CONFIGS["kl_ga"]])
-def test_the_order_in_the_batch_changes_nothing(config):
-    """Without a reference that depends on the order: the retain term off."""
-    config = type(config)(**{**vars(config), "retain_weight": 0.0})
-    lm = gpt2()
-    turned = {role: group[::-1] for role, group in GROUPS.items()}
-    a, b = (gradients(lm, config, micro_batch=None, groups=groups) for groups in (GROUPS, turned))
-    assert a[0]["loss"] == pytest.approx(b[0]["loss"], rel=1e-12)
-    for name in a[1]:
-        torch.testing.assert_close(a[1][name], b[1][name], rtol=1e-9, atol=1e-13)
+@pytest.mark.parametrize("name", ["mari pooled both", "mari token", "mari context", "kl_ga", "npo"])
+def test_the_order_in_the_batch_changes_nothing(name):
+    lm, config = gpt2(), LOSSES[name]
+    groups = group_of(config)
+    turned = {role: group[::-1] for role, group in groups.items()}
+    a, b = (taken(lm, config, groups=g) for g in (groups, turned))
+    assert a[0] == pytest.approx(b[0], rel=1e-11)
+    for key in a[1]:
+        torch.testing.assert_close(a[1][key], b[1][key], rtol=1e-9, atol=1e-13)
 
 
 def test_fine_tuning_averages_over_the_tokens_of_the_step_not_over_sequences():
-    lm = gpt2()
-
-    def objective(states):
-        s = states["retain"]
-        positions = Positions(head_of(lm.model)(s.h_ND), s.labels_N, s.sequence_N, s.index_N, s.sequences)
-        return nll_objective(Step(retain=positions))
-
+    lm, group = gpt2(), GROUPS["retain"]
+    losses = [
+        torch.nn.functional.cross_entropy(
+            lm.model(input_ids=torch.tensor([item.input_ids])).logits[0, item.supervised_from - 1 : -1],
+            torch.tensor(item.input_ids[item.supervised_from :]),
+            reduction="sum",
+        )
+        for item in group
+    ]
+    expected = sum(losses) / sum(item.num_targets for item in group)
     for size in (None, 1):
-        terms = backward(lm, {"retain": GROUPS["retain"]}, objective, micro_batch=size)
-        batch = collate(GROUPS["retain"])
-        logits = lm.model(input_ids=batch.input_ids_BT).logits
-        expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels_BT.flatten())
-        assert terms["loss"] == pytest.approx(expected.item(), rel=1e-12)
+        terms = backward(lm, {"retain": group}, FINE_TUNING, micro_batch=size)
+        assert terms["loss"].item() == pytest.approx(expected.item(), rel=1e-12)
 
 
-def test_a_loss_that_is_not_finite_is_refused_before_any_gradient():
-    lm = gpt2()
-
-    def objective(states):
-        return {"loss": states["retain"].h_ND.sum() * float("nan")}
-
-    with pytest.raises(NonFiniteLoss, match="loss not finite"):
-        backward(lm, {"retain": GROUPS["retain"]}, objective, micro_batch=None)
-    assert all(p.grad is None for p in lm.model.parameters())
+def test_a_frozen_head_is_left_alone_and_the_trunk_is_not():
+    lm, config = llama(), LOSSES["mari token"]
+    expected = taken(lm, config)
+    lm.model.lm_head.weight.requires_grad_(False)
+    lm.model.lm_head.weight.grad = None
+    found = taken(lm, config)
+    assert expected[1].keys() - found[1].keys() == {"lm_head.weight"}
+    assert_same(found, (expected[0], {k: g for k, g in expected[1].items() if k in found[1]}))
 
 
 @pytest.mark.parametrize("make", [gpt2, llama])

@@ -1,0 +1,355 @@
+"""Readings of the head over a whole step, and their gradient, without ever holding the step's logits.
+
+An objective is a function of three kinds of reading: the log-probabilities of labels, the divergence from the
+reference, and the marginal information of pools of positions. Given the objective's gradient at the readings,
+one sweep over chunks of positions computes the readings and carries the gradient through the head (closed
+forms, below); where a pool does not fit a chunk it is averaged in a sweep of its own before.
+
+With p = softmax(z), at the logits z of one position:
+
+    reading           gradient at z
+    log p[label]      onehot(label) - p
+    KL(q ‖ p)         p - q
+    I(P), P = mean p  p ∘ (γ - ⟨γ, p⟩) / count,  γ = ∂I/∂P
+
+Shapes: N, M positions, c positions of a chunk, D hidden size, V vocabulary, C pools, K stored tokens.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mari_cli.losses import marginal
+from mari_cli.losses.head import Head, HeadGradient
+from mari_cli.losses.marginal import Pools
+
+STRIP = 64
+"""Rows at a time where a temporary can be spared."""
+
+
+@dataclass(frozen=True)
+class Supported:
+    """What the retain data supports at each forget position, see `marginal.supported_information`."""
+
+    ids_MK: Tensor
+    probability_MK: Tensor
+    prior: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The supervised positions of one role."""
+
+    h_ND: Tensor
+    labels_N: Tensor
+    reference_ND: Tensor | None = None
+    """The reference's hidden states, where a divergence from it is asked for."""
+    supported: Supported | None = None
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Of each role what was read, [N]; and I of each pool [C], or of each supported position [M].
+
+    The gradient of an objective at its readings has the same form.
+    """
+
+    log_p: dict[str, Tensor] = field(default_factory=dict)
+    kl: dict[str, Tensor] = field(default_factory=dict)
+    information: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Gradients:
+    h: dict[str, Tensor]
+    """By role, [N, D] in the dtype of its hidden states."""
+    head: HeadGradient
+
+
+Index = slice | Tensor
+"""Some positions of a role: a stretch of them, or their numbers."""
+
+
+@torch.no_grad()
+def log_probabilities(head: Head, h_ND: Tensor, labels_N: Tensor, *, chunk: int) -> Tensor:
+    """log p(label) of each position [N]."""
+    operand = HeadGradient(head)
+    parts = zip(h_ND.split(chunk), labels_N.split(chunk), strict=True)
+    return torch.cat([_label_log_p(operand.logits(h_cD), labels_c) for h_cD, labels_c in parts])
+
+
+def _label_log_p(z_cV: Tensor, labels_c: Tensor) -> Tensor:
+    return _at(z_cV, labels_c) - z_cV.logsumexp(-1)
+
+
+def _at(x_cV: Tensor, labels_c: Tensor) -> Tensor:
+    return x_cV.gather(-1, labels_c.unsqueeze(-1)).squeeze(-1)
+
+
+@torch.no_grad()
+def sweep(
+    head: Head,
+    rows: Mapping[str, Rows],
+    weights: Readings,
+    *,
+    chunk: int,
+    reference: Head | None = None,
+    pools: Pools | None = None,
+    through_retain: bool = False,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Readings, Gradients]:
+    """The readings that ``weights`` has weights for, and the gradients of Σ weight · reading.
+
+    ``chunk``: positions whose logits exist at one time. ``reference``: the head of `Rows.reference_ND`.
+    ``pools`` are over the roles `retain` and `forget`; ``through_retain``: whether the gradient of their
+    information runs through the retain side too. ``reduce`` sums a tensor over the processes that share the
+    pools.
+    """
+    on_reference = None if reference is None else HeadGradient(reference)
+    sweeper = _Sweep(HeadGradient(head), on_reference, rows, weights)
+    left: dict[str, Tensor] = {role: torch.arange(len(of_role.h_ND)) for role, of_role in rows.items()}
+    if pools is not None:
+        for role, name_N in pools.names().items():
+            left[role] = (name_N < 0).nonzero().squeeze(-1)
+        for block in _blocks(pools, chunk):
+            if len(block) <= chunk and reduce is None:
+                sweeper.pool_at_once(block, pools, through_retain=through_retain)
+            else:
+                sweeper.pool_in_two_passes(
+                    block, pools, through_retain=through_retain, chunk=chunk, reduce=reduce
+                )
+    for role, index in left.items():
+        for index_c in _slices(index, chunk, rows[role].h_ND.device):
+            sweeper.close(sweeper.open(role, index_c))
+    return sweeper.readings, Gradients(sweeper.gradient, sweeper.head)
+
+
+def _slices(index: Tensor, chunk: int, device: torch.device) -> Iterator[Index]:
+    """``index``, sorted within what belongs together, in pieces of at most ``chunk``."""
+    for index_c in index.split(chunk):
+        if len(index_c) == 0:
+            continue
+        first, last = int(index_c[0]), int(index_c[-1])
+        if last - first + 1 == len(index_c) and bool((index_c.diff() == 1).all()):
+            yield slice(first, last + 1)  # a view instead of a copy
+        else:
+            yield index_c.to(device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The pools ``first`` to ``last`` (not included), and by role the positions in them, ordered by pool."""
+
+    first: int
+    last: int
+    index: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return sum(len(index) for index in self.index.values())
+
+
+def _blocks(pools: Pools, chunk: int) -> Iterator[_Block]:
+    """As many whole pools as fit a chunk; a pool that is larger by itself."""
+    names = pools.names()
+    order = {role: name_N.argsort(stable=True)[int((name_N < 0).sum()) :] for role, name_N in names.items()}
+    counts = {
+        role: torch.bincount(name_N[name_N >= 0], minlength=len(pools)) for role, name_N in names.items()
+    }
+    ends = {role: [0, *count_C.cumsum(0).tolist()] for role, count_C in counts.items()}
+    first, held = 0, 0
+    for c in range(len(pools) + 1):
+        size = chunk + 1 if c == len(pools) else sum(int(count_C[c]) for count_C in counts.values())
+        if c > first and held + size > chunk:
+            yield _Block(first, c, {role: order[role][ends[role][first] : ends[role][c]] for role in names})
+            first, held = c, 0
+        held += size
+
+
+@dataclass
+class _Slice:
+    """Positions of one role while their probabilities are in memory."""
+
+    role: str
+    index: Index
+    h_cD: Tensor
+    labels_c: Tensor
+    p_cV: Tensor
+    slope_cV: Tensor | None
+    q_cV: Tensor | None
+
+
+class _Sweep:
+    """What a sweep accumulates. A slice is opened, which reads it, and closed, which pushes its gradient."""
+
+    def __init__(
+        self, head: HeadGradient, reference: HeadGradient | None, rows: Mapping[str, Rows], weights: Readings
+    ) -> None:
+        self.head, self.reference, self.rows, self.weights = head, reference, rows, weights
+        self.gradient = {role: torch.zeros_like(of_role.h_ND) for role, of_role in rows.items()}
+        self.readings = Readings(
+            {role: torch.zeros_like(weight_N) for role, weight_N in weights.log_p.items()},
+            {role: torch.zeros_like(weight_N) for role, weight_N in weights.kl.items()},
+            None if weights.information is None else torch.zeros_like(weights.information),
+        )
+
+    def open(self, role: str, index: Index) -> _Slice:
+        rows = self.rows[role]
+        h_cD, labels_c = rows.h_ND[index], rows.labels_N[index]
+        z_cV = self.head.logits(h_cD)
+        normaliser_c = z_cV.logsumexp(-1)
+        if role in self.readings.log_p:
+            self.readings.log_p[role][index] = _at(z_cV, labels_c) - normaliser_c
+        q_cV = None
+        if role in self.readings.kl:
+            assert self.reference is not None
+            assert rows.reference_ND is not None
+            q_cV = self.reference.logits(rows.reference_ND[index])
+            self.readings.kl[role][index] = _divergence(q_cV, z_cV, normaliser_c)
+        slope_cV = self.head.slope(z_cV)
+        p_cV = z_cV.sub_(normaliser_c.unsqueeze(-1)).exp_()
+        return _Slice(role, index, h_cD, labels_c, p_cV, slope_cV, q_cV)
+
+    def close(self, part: _Slice, gamma_cV: Tensor | None = None) -> None:
+        """Push the gradient of a slice; ``gamma_cV`` [c, V] or [1, V] is that of the loss at its p, used up.
+
+        p ∘ (γ - ⟨γ, p⟩) + weight_kl (p - q) + weight_label (onehot - p), in one pass over p.
+        """
+        role, index, p_cV = part.role, part.index, part.p_cV
+        factor_c = p_cV.new_zeros(len(p_cV))  # what multiplies p, apart from γ
+        sparse: list[tuple[Tensor, Tensor]] = []  # tokens [c, K] and what is added at them
+        if role in self.weights.kl:
+            factor_c = factor_c + self.weights.kl[role][index]
+        if role in self.weights.log_p:
+            weight_c = self.weights.log_p[role][index]
+            factor_c = factor_c - weight_c
+            sparse.append((part.labels_c.unsqueeze(-1), weight_c.unsqueeze(-1)))
+        supported = self.rows[role].supported
+        if supported is not None:
+            assert gamma_cV is None
+            factor_u_c, ids_cK, added_cK = self._towards_support(part, supported)
+            factor_c = factor_c + factor_u_c
+            sparse.append((ids_cK, added_cK))
+        if gamma_cV is None:
+            delta_cV = p_cV.mul_(factor_c.unsqueeze(-1))
+        else:
+            mean_c = (
+                p_cV @ gamma_cV[0]
+                if len(gamma_cV) == 1
+                else torch.bmm(p_cV.unsqueeze(1), gamma_cV.unsqueeze(2)).flatten()
+            )
+            delta_cV = p_cV.mul_(gamma_cV - (mean_c - factor_c).unsqueeze(-1))
+        if part.q_cV is not None:
+            delta_cV.addcmul_(part.q_cV, self.weights.kl[role][index].unsqueeze(-1), value=-1)
+        for ids_cK, added_cK in sparse:
+            delta_cV.scatter_add_(-1, ids_cK, added_cK.to(delta_cV.dtype))
+        self.gradient[role][index] = self.head.push(delta_cV, part.h_cD, part.slope_cV)
+
+    def _towards_support(self, part: _Slice, supported: Supported) -> tuple[Tensor, Tensor, Tensor]:
+        """Read I against the supported distribution, over K tokens and the rest of them as one outcome.
+
+        γ is one number g_rest but at those tokens: δ = p (g_rest - ⟨γ, p⟩), and p (γ - g_rest) more there.
+        """
+        assert self.weights.information is not None
+        assert self.readings.information is not None
+        p_cV, ids_cK = part.p_cV, supported.ids_MK[part.index].long()
+        p_cK = p_cV.gather(-1, ids_cK)
+        p_cV.scatter_(-1, ids_cK, 0.0)
+        rest_c1 = p_cV.sum(-1, keepdim=True)  # 1 - Σ p_cK would lose the digits of a small rest
+        p_cV.scatter_(-1, ids_cK, p_cK)
+        u_cL = torch.cat([p_cK, rest_c1], -1)
+        r_cL = marginal.with_rest(supported.probability_MK[part.index].to(u_cL))
+        settings = (u_cL.new_tensor(value) for value in (supported.prior, supported.share))
+        information_c, _, g_cL = marginal.information_and_gradient(r_cL, u_cL, *settings)
+        self.readings.information[part.index] = information_c
+        g_cL *= self.weights.information[part.index].unsqueeze(-1)
+        mean_c1 = (g_cL * u_cL).sum(-1, keepdim=True)
+        g_cK, g_rest_c1 = g_cL[:, :-1], g_cL[:, -1:]
+        return (g_rest_c1 - mean_c1).squeeze(-1), ids_cK, p_cK * (g_cK - g_rest_c1)
+
+    def pool_at_once(self, block: _Block, pools: Pools, *, through_retain: bool) -> None:
+        """Pools whose probabilities fit in memory together: opened once, averaged, closed."""
+        parts: dict[str, _Slice] = {}
+        mean: dict[str, Tensor] = {}
+        share: dict[str, Tensor] = {}
+        for role, index in block.index.items():
+            device = self.rows[role].h_ND.device
+            (at,) = _slices(index, len(index), device)
+            parts[role] = self.open(role, at)
+            name_c = pools.names()[role][index] - block.first
+            count_c = pools.counts()[role][block.first : block.last][name_c]
+            share_cC = torch.zeros(len(index), block.last - block.first, dtype=torch.float64)
+            share_cC[torch.arange(len(index)), name_c] = 1 / count_c
+            share[role] = share_cC.to(parts[role].p_cV, non_blocking=True)
+            mean[role] = share[role].T @ parts[role].p_cV
+        gradient = self._read_pools(block, pools, mean)
+        del mean
+        self.close(parts.pop("forget"), share["forget"] @ gradient["forget"])
+        gamma_cV = share["retain"] @ gradient["retain"] if through_retain else None
+        self.close(parts.pop("retain"), gamma_cV)
+
+    def pool_in_two_passes(
+        self,
+        block: _Block,
+        pools: Pools,
+        *,
+        through_retain: bool,
+        chunk: int,
+        reduce: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        """One pool that does not fit: averaged in a first pass, its probabilities made again in a second."""
+        assert block.last == block.first + 1
+        sums: list[Tensor] = []
+        for role, index in block.index.items():
+            h_ND = self.rows[role].h_ND
+            sum_V = torch.zeros(len(self.head.operand_VD), dtype=torch.float64, device=h_ND.device)
+            for at in _slices(index, chunk, h_ND.device):
+                z_cV = self.head.logits(h_ND[at])
+                sum_V += z_cV.sub_(z_cV.logsumexp(-1, keepdim=True)).exp_().sum(0)
+            sums.append(sum_V)
+        sum_2V = torch.stack(sums)
+        if reduce is not None:
+            sum_2V = reduce(sum_2V)
+        counts = {role: float(count_C[block.first]) for role, count_C in pools.counts().items()}
+        mean = {role: (sum_V / counts[role])[None] for role, sum_V in zip(block.index, sum_2V, strict=True)}
+        gradient = self._read_pools(block, pools, mean)
+        wide = self.head.wide
+        for role, index in block.index.items():
+            pooled = role == "forget" or through_retain
+            gamma_1V = (gradient[role] / counts[role]).to(wide) if pooled else None
+            for at in _slices(index, chunk, self.rows[role].h_ND.device):
+                self.close(self.open(role, at), gamma_1V)
+
+    def _read_pools(self, block: _Block, pools: Pools, mean: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Read I of the block's pools; the gradient of the loss at both sides' mean predictions [C, V]."""
+        assert self.weights.information is not None
+        assert self.readings.information is not None
+        at = slice(block.first, block.last)
+        device = mean["retain"].device
+        prior_C, share_C = (x_C[at].to(device, non_blocking=True) for x_C in (pools.prior_C, pools.share_C))
+        information_C, retain_CV, forget_CV = marginal.information_and_gradient(
+            mean["retain"], mean["forget"], prior_C, share_C
+        )
+        self.readings.information[at] = information_C.to(self.readings.information.dtype)
+        weight_C1 = self.weights.information[at].unsqueeze(-1)
+        return {"retain": retain_CV.mul_(weight_C1), "forget": forget_CV.mul_(weight_C1)}
+
+
+def _divergence(reference_cV: Tensor, z_cV: Tensor, normaliser_c: Tensor) -> Tensor:
+    """KL(q ‖ p) [c] from both sides' logits; leaves q in the place of ``reference_cV``.
+
+    Of the difference of the logits, and by strips, for the sake of digits and of memory: at the reference
+    itself it is 0.
+    """
+    out = []
+    for q_sV, z_sV, normaliser_s in zip(
+        reference_cV.split(STRIP), z_cV.split(STRIP), normaliser_c.split(STRIP), strict=True
+    ):
+        difference_sV = q_sV - z_sV
+        reference_s = q_sV.logsumexp(-1)
+        q_sV.sub_(reference_s.unsqueeze(-1)).exp_()
+        expected_s = torch.bmm(q_sV.unsqueeze(1), difference_sV.unsqueeze(2)).flatten()
+        out.append(expected_s - reference_s + normaliser_s)
+    return torch.cat(out)

@@ -1,0 +1,139 @@
+"""A step as random hidden states, and every loss over it, twice: through the engine and from full logits."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mari_cli.config import (
+    AscentConfig,
+    DPOConfig,
+    Estimator,
+    GradientThrough,
+    LossConfig,
+    MariConfig,
+    NPOConfig,
+    RetainLoss,
+)
+from mari_cli.losses import naive
+from mari_cli.losses.engine import Rows, Supported
+from mari_cli.losses.head import Head
+from mari_cli.losses.objective import Objective, Positions, Step, Terms, build, differentiate, pools_of
+
+V, D, K = 23, 5, 6
+BOTH = GradientThrough.both
+LOSSES: dict[str, LossConfig] = {
+    "mari_pooled": MariConfig(name="mari", estimator=Estimator.pooled),
+    "mari_token": MariConfig(name="mari", estimator=Estimator.token, prior=0.3),
+    "mari_pooled_both": MariConfig(name="mari", estimator=Estimator.pooled, gradient_through=BOTH),
+    "mari_token_both": MariConfig(
+        name="mari", estimator=Estimator.token, gradient_through=BOTH, forget_share=0.7
+    ),
+    "mari_context": MariConfig(name="mari", estimator=Estimator.context, prior=0.4),
+    "grad_ascent": AscentConfig(name="grad_ascent"),
+    "grad_diff": AscentConfig(name="grad_diff", retain_weight=0.7),
+    "kl_ga": AscentConfig(name="kl_ga", forget_weight=0.3),
+    "npo": NPOConfig(name="npo", retain_loss=RetainLoss.nll),
+    "npo_by_length": NPOConfig(name="npo", length_normalised=True, beta=1.0),
+    "dpo": DPOConfig(name="dpo"),
+}
+LENGTHS = {"forget": [2, 4, 1], "retain": [3, 1, 5, 2], "alternative": [1, 3, 2]}
+HEADS = {
+    "plain": {},
+    "bias": {"bias": True},
+    "scale": {"scale": 0.25},
+    "softcap": {"softcap": 3.0},
+    "all": {"bias": True, "scale": 1.5, "softcap": 3.0},
+}
+
+
+def randn(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def head(
+    kind: str = "plain", *, seed: int = 0, dtype: torch.dtype = torch.float64, v: int = V, d: int = D
+) -> Head:
+    settings = HEADS[kind]
+    bias_V = randn(v, seed=seed + 1, dtype=dtype).requires_grad_() if settings.get("bias") else None
+    weight_VD = randn(v, d, seed=seed, dtype=dtype).requires_grad_()
+    return Head(weight_VD, bias_V, settings.get("scale", 1.0), settings.get("softcap"))
+
+
+def positions(lengths: list[int], seed: int, v: int = V) -> Positions:
+    labels = torch.randint(v, (sum(lengths),), generator=torch.Generator().manual_seed(seed))
+    sequence = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    index = torch.cat([torch.arange(length) for length in lengths])
+    return Positions(labels, sequence, index, len(lengths), sum(lengths), len(lengths))
+
+
+def case(
+    config: LossConfig,
+    *,
+    dtype: torch.dtype = torch.float64,
+    lengths: Mapping[str, list[int]] = LENGTHS,
+    v: int = V,
+    d: int = D,
+) -> tuple[Objective, Step, dict[str, Rows]]:
+    """The objective of ``config``, and a random step for it."""
+    objective = build(config)
+    needs = objective.needs
+    where = {role: positions(lengths[role], seed, v) for seed, role in enumerate(needs.roles)}
+    rows = {}
+    for seed, (role, at) in enumerate(where.items()):
+        n = len(at.labels_N)
+        h_ND = randn(n, d, seed=20 + seed, dtype=dtype)
+        reference_ND = randn(n, d, seed=30 + seed, dtype=dtype) if role in needs.kl else None
+        supported = None
+        if needs.supported and role == "forget":
+            ids_MK = randn(n, v, seed=40).argsort(-1)[:, :K]
+            probability_MK = randn(n, v, seed=41).softmax(-1).gather(-1, ids_MK).to(dtype)
+            supported = Supported(ids_MK.int(), probability_MK, config.prior, 0.6)
+        rows[role] = Rows(h_ND, at.labels_N, reference_ND, supported)
+    log_p = {role: randn(len(lengths[role]), seed=50) * 2 - 6 for role in needs.reference_log_p}
+    pools = pools_of(config, where) if needs.pools else None
+    return objective, Step(where, log_p, pools), rows
+
+
+def through_engine(
+    objective: Objective, step: Step, rows: Mapping[str, Rows], of: Head, reference: Head, *, chunk: int
+) -> tuple[Terms, dict[str, Tensor]]:
+    """Terms, and gradients by name: of the hidden states of each role, of the head's weight and bias."""
+    terms, found = differentiate(objective, step, rows, of, chunk=chunk, reference=reference)
+    gradients = dict(found.h) | {"weight": found.head.weight_VD}
+    return terms, gradients | ({} if found.head.bias_V is None else {"bias": found.head.bias_V})
+
+
+def naively(
+    objective: Objective, step: Step, rows: Mapping[str, Rows], of: Head, reference: Head
+) -> tuple[Terms, dict[str, Tensor]]:
+    leaves = {role: r.h_ND.detach().clone().requires_grad_() for role, r in rows.items()}
+    rows = {role: replace(r, h_ND=leaves[role]) for role, r in rows.items()}
+    config = objective.needs.information
+    readings = naive.readings(
+        of,
+        rows,
+        reference=reference,
+        index_N={role: at.index_N for role, at in step.positions.items()},
+        config=config,
+    )
+    if step.pools is not None:  # one number already: the objective's weights of pools add up what is one
+        one = torch.ones(1, dtype=readings.information.dtype)
+        step = replace(step, pools=replace(step.pools, weight_C=one))
+    terms = objective.terms(step, readings)
+    leaves |= {"weight": of.weight_VD} | ({} if of.bias_V is None else {"bias": of.bias_V})
+    gradients = torch.autograd.grad(terms["loss"], list(leaves.values()), materialize_grads=True)
+    return {name: term.detach() for name, term in terms.items()}, dict(zip(leaves, gradients, strict=True))
+
+
+def gap(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """The largest relative distance, in norm, over all tensors."""
+    assert found.keys() == expected.keys()
+    worst = 0.0
+    for name, x in expected.items():
+        assert torch.isfinite(found[name]).all(), name
+        distance, size = (found[name].double() - x.double()).norm().item(), x.double().norm().item()
+        worst = max(worst, distance / size if size else (0.0 if distance == 0 else math.inf))
+    return worst

@@ -1,0 +1,150 @@
+"""A tiny float64 model, items, a frozen reference, and the same step from full logits in one graph."""
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from mari_cli.config import (
+    AscentConfig,
+    DPOConfig,
+    Estimator,
+    GradientThrough,
+    LossConfig,
+    MariConfig,
+    NPOConfig,
+)
+from mari_cli.data.tokenize import Item
+from mari_cli.losses import naive
+from mari_cli.losses.engine import Rows, Supported, log_probabilities
+from mari_cli.losses.objective import Step, build, pools_of
+from mari_cli.models.head import head_of
+from mari_cli.models.trunk import hidden_states
+from mari_cli.train.step import Recalled, Reference, positions_of
+
+V, K = 23, 5
+
+
+class Bare:
+    """As much of a language model as a step needs: a float64 network without autocast."""
+
+    device = torch.device("cpu")
+    dtype = torch.float32
+
+    def __init__(self, model):
+        self.model = model.double().eval()
+        self.compute = self
+
+    def autocast(self):
+        return torch.autocast("cpu", enabled=False)
+
+
+def gpt2(dropout: float = 0.0, seed: int = 0) -> Bare:
+    torch.manual_seed(seed)
+    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 32, "vocab_size": V}
+    rates = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
+    return Bare(GPT2LMHeadModel(GPT2Config(**sizes, **rates, bos_token_id=0, eos_token_id=1)))
+
+
+def llama(seed: int = 0) -> Bare:
+    torch.manual_seed(seed)
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 16}
+    sizes |= {"intermediate_size": 24, "vocab_size": V, "max_position_embeddings": 32}
+    return Bare(LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=False)))
+
+
+def items(count: int, seed: int) -> list[Item]:
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for i in range(count):
+        length = int(torch.randint(6, 14, (1,), generator=generator))
+        made.append(Item(tuple(torch.randint(2, V, (length,), generator=generator).tolist()), 3, i))
+    return made
+
+
+GROUPS = {"forget": items(5, 1), "retain": items(8, 2), "alternative": items(5, 3)}
+LOSSES: dict[str, LossConfig] = {
+    "mari pooled": MariConfig(name="mari", estimator=Estimator.pooled),
+    "mari pooled both": MariConfig(
+        name="mari", estimator=Estimator.pooled, gradient_through=GradientThrough.both
+    ),
+    "mari token": MariConfig(name="mari", estimator=Estimator.token),
+    "mari context": MariConfig(name="mari", estimator=Estimator.context),
+    "kl_ga": AscentConfig(name="kl_ga"),
+    "npo": NPOConfig(name="npo"),
+    "dpo": DPOConfig(name="dpo"),
+}
+
+
+def group_of(config: LossConfig, groups=GROUPS):
+    return {role: groups[role] for role in build(config).needs.roles}
+
+
+def supported_at(item: Item) -> tuple[torch.Tensor, torch.Tensor]:
+    """Some distribution over K tokens for each target of ``item``: the same wherever the item stands."""
+    generator = torch.Generator().manual_seed(hash(item.input_ids) % 2**31)
+    ids_MK = torch.rand(item.num_targets, V, generator=generator).argsort(-1)[:, :K]
+    weights_MV = torch.rand(item.num_targets, V, generator=generator, dtype=torch.float64)
+    return ids_MK, (weights_MV / weights_MV.sum(-1, keepdim=True)).gather(-1, ids_MK)
+
+
+def reference_for(config: LossConfig, frozen: Bare, groups) -> Reference:
+    """What another model of the same architecture, the reference, says of a step."""
+    needs = build(config).needs
+    head = head_of(frozen.model).frozen()
+
+    @torch.no_grad()
+    def recall(role: str, at: range) -> Recalled:
+        chosen = [groups[role][i] for i in at]
+        h_ND, _ = hidden_states(frozen.model, frozen.compute, chosen)
+        log_p_S = supported = None
+        if role in needs.reference_log_p:
+            positions = positions_of(chosen, chosen)
+            log_p_N = log_probabilities(head, h_ND, positions.labels_N, chunk=7)
+            log_p_S = log_p_N.new_zeros(len(chosen)).index_add(0, positions.sequence_N, log_p_N)
+        if needs.supported and role == "forget":
+            parts = [supported_at(item) for item in chosen]
+            supported = tuple(torch.cat(side) for side in zip(*parts, strict=True))
+        return Recalled(h_ND if role in needs.kl else None, log_p_S, supported)
+
+    return Reference(recall, head)
+
+
+def in_one_graph(lm: Bare, config: LossConfig, groups, reference: Reference, forwards=None):
+    """Terms and gradients by parameter of the same step, from full logits and one backward pass.
+
+    ``forwards``: by role, the items of each forward pass; None: all in one.
+    """
+    objective = build(config)
+    forwards = forwards or {role: [group] for role, group in groups.items()}
+    h = {
+        role: torch.cat([hidden_states(lm.model, lm.compute, part)[0] for part in parts])
+        for role, parts in forwards.items()
+    }
+    positions = {role: positions_of(group, group) for role, group in groups.items()}
+    recalled = {role: reference.recall(role, range(len(group))) for role, group in groups.items()}
+    rows = {}
+    for role in groups:
+        supported = None
+        if recalled[role].supported_MK is not None:
+            counts = [len(positions[r].labels_N) for r in ("forget", "retain")]
+            supported = Supported(*recalled[role].supported_MK, config.prior, counts[0] / sum(counts))
+        rows[role] = Rows(h[role], positions[role].labels_N, recalled[role].states_ND, supported)
+    readings = naive.readings(
+        head_of(lm.model),
+        rows,
+        reference=reference.head,
+        index_N={role: at.index_N for role, at in positions.items()},
+        config=objective.needs.information,
+    )
+    pools = None
+    if objective.needs.pools:  # the naive information is one number already
+        pools = pools_of(config, positions)
+        pools = type(pools)(**{**vars(pools), "weight_C": torch.ones(1, dtype=torch.float64)})
+    log_p = {role: r.log_p_S for role, r in recalled.items() if r.log_p_S is not None}
+    terms = objective.terms(Step(positions, log_p, pools), readings)
+    lm.model.zero_grad()
+    terms["loss"].backward()
+    return {name: term.item() for name, term in terms.items()}, gradients(lm)
+
+
+def gradients(lm: Bare) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in lm.model.named_parameters() if p.grad is not None}
