@@ -48,6 +48,33 @@ class ChatTemplate(StrEnum):
 
 
 @dataclass(kw_only=True)
+class LoraConfig:
+    """Low-rank adapters on top of frozen weights (E. Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large
+    Language Models", https://arxiv.org/abs/2106.09685). They are what the run itself trains; a target or gold
+    model that it fine-tunes first is trained whole."""
+
+    rank: int | None = None
+    """null: no adapters, every weight is trained."""
+    alpha: float | None = None
+    """The adapters' product is scaled by alpha / rank; null: alpha is twice the rank."""
+    dropout: float = 0.0
+    """On the adapters' input; needs `train.dropout=true`."""
+    targets: list[str] | None = None
+    """Names of linear layers, as `q_proj`; null: all of them except the head."""
+    merge: bool = True
+    """What `checkpoint/` holds: true: a plain model, with the adapters merged in; false: the adapters, with a
+    note of the model that they belong to, which must then stay where it is."""
+
+    def __post_init__(self) -> None:
+        _positive("model.lora", self, "rank", "alpha")
+        _fraction("model.lora", self, "dropout", open_above=True)
+        _require(self.targets is None or bool(self.targets), "model.lora.targets must not be empty")
+        if self.rank is None:
+            for name, off in (("alpha", None), ("dropout", 0.0), ("targets", None), ("merge", True)):
+                _require(getattr(self, name) == off, f"model.lora.{name} needs model.lora.rank")
+
+
+@dataclass(kw_only=True)
 class ModelConfig:
     """Where the model comes from: ``path`` of an existing one, or ``architecture`` to build from scratch."""
 
@@ -68,6 +95,7 @@ class ModelConfig:
     chat_template: ChatTemplate = ChatTemplate.auto
     prompt_template: str = "Question: {prompt}\nAnswer: "
     """How a prompt is written where no chat template applies; the completion follows it directly."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
         _positive("model", self, "max_length", "tokenizer_vocab_size")
@@ -326,6 +354,16 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class OptimizerName(StrEnum):
+    adamw = "adamw"
+    adamw_8bit = "adamw_8bit"
+
+
+class Weights(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 class Schedule(StrEnum):
     constant = "constant"
     linear = "linear"
@@ -348,6 +386,12 @@ class OptimConfig:
     """Positions whose logits exist at one time; null: what 128 MiB hold. Changes memory, never the result."""
     precision: Precision = Precision.auto
     device: Device = Device.auto
+    optimizer: OptimizerName = OptimizerName.adamw
+    """`adamw_8bit` keeps the moments of large tensors in 8 bits: 2 bytes a weight instead of 8, and another
+    trajectory."""
+    weights: Weights = Weights.float32
+    """What the model's weights are held in while it is trained. `bfloat16`: so are the gradients, while the
+    optimiser steps float32 copies of what is trained; what is not trained (under LoRA) stays rounded."""
     gradient_checkpointing: bool = False
     dropout: bool = False
     """Keep the architecture's dropout; off, a loss is the same however a step is cut."""
@@ -355,6 +399,10 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _positive("train", self, "lr", "max_grad_norm", "micro_batch", "chunk")
         _non_negative("train", self, "weight_decay", "warmup_steps")
+        _require(
+            self.weights is Weights.float32 or self.precision in (Precision.auto, Precision.bfloat16),
+            f"train.weights=bfloat16 needs train.precision=bfloat16 or auto, got {self.precision}",
+        )
 
 
 @dataclass(kw_only=True)
@@ -499,11 +547,22 @@ class RunConfig:
     tracker: TrackerConfig = MISSING
 
 
+def _require_dropout(model: ModelConfig, train: OptimConfig) -> None:
+    if isinstance(model, ModelConfig) and isinstance(train, OptimConfig):  # neither is MISSING
+        _require(
+            model.lora.dropout == 0 or train.dropout,
+            f"model.lora.dropout={model.lora.dropout} needs train.dropout=true",
+        )
+
+
 @dataclass(kw_only=True)
 class FinetuneRun(RunConfig):
     train: FinetuneConfig = MISSING
     corpora: Corpora = Corpora.both
     """Which corpora to train on: `both` makes a target, `retain` a gold model."""
+
+    def __post_init__(self) -> None:
+        _require_dropout(self.model, self.train)
 
 
 @dataclass(kw_only=True)
@@ -518,6 +577,9 @@ class UnlearnRun(RunConfig):
     """The model that never saw the forget data: `finetune` (on retain alone), `none`, a path, or `auto`:
     `finetune` where the target is fine-tuned here, else `none`."""
 
+    def __post_init__(self) -> None:
+        _require_dropout(self.model, self.train)
+
 
 @dataclass(kw_only=True)
 class EvaluateRun(RunConfig):
@@ -525,6 +587,12 @@ class EvaluateRun(RunConfig):
     """Path of a gold model to measure beside, or `none`."""
     device: Device = Device.auto
     precision: Precision = Precision.auto
+
+    def __post_init__(self) -> None:
+        _require(
+            not isinstance(self.model, ModelConfig) or self.model.lora.rank is None,
+            "model.lora.rank must be null here: an evaluation trains nothing",
+        )
 
 
 SCHEMAS: dict[str, type] = {

@@ -1,5 +1,6 @@
 """Where every error leaves: what the user can fix as `error:` and `hint:`, the rest as Python tells it."""
 
+import logging
 from typing import Any
 
 import typer
@@ -19,11 +20,18 @@ def refuse(message: str, hint: str | None) -> None:
         note(f"  hint: {hint}")
 
 
+TALKATIVE = ("torchao", "torch.utils._pytree")
+"""Loggers of libraries that tell, on being imported, which kernels they lack: whoever has the extra `8bit`
+would read it above every result."""
+
+
 class Door(TyperGroup):
     """The group of all commands."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Exit codes: 2 what the user can fix, 130 interrupted, 1 what only we can (with a traceback)."""
+        for name in TALKATIVE:
+            logging.getLogger(name).setLevel(logging.ERROR)
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except UserError as error:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
-from mari_cli.config import Device, Precision
+from mari_cli.config import Device, Precision, Weights
 from mari_cli.errors import UserError
 
 
 @dataclass(frozen=True)
 class Compute:
-    """Weights are always held in float32, or updates at small learning rates would vanish; ``dtype`` is that
-    of the trunk's matrix products."""
+    """``dtype`` is that of the trunk's matrix products. What the optimiser steps is always float32, or small
+    updates would vanish; what the model computes with may be bfloat16 (train/optim.py)."""
 
     device: torch.device
     dtype: torch.dtype
@@ -34,11 +34,16 @@ class Compute:
         return str(self.dtype).removeprefix("torch.")
 
 
-def choose_compute(device: Device, precision: Precision, *, section: str = "train.") -> Compute:
-    """Settle ``auto``, and refuse what this machine cannot do. ``section`` is where the user set the two."""
+def choose_compute(
+    device: Device, precision: Precision, weights: Weights = Weights.float32, *, section: str = "train."
+) -> Compute:
+    """Settle ``auto``, and refuse what this machine cannot do. ``section`` is where the user set all this."""
     if device is Device.cuda and not torch.cuda.is_available():
         raise UserError("no CUDA device here", f"use `{section}device=auto` or `{section}device=cpu`")
     cuda = torch.cuda.is_available() and device is not Device.cpu
+    reason = "asked for"
+    if weights is Weights.bfloat16 and precision is Precision.auto:  # config.py refuses any other precision
+        precision, reason = Precision.bfloat16, f"auto: `{section}weights=bfloat16`"
     if not cuda:
         if precision is Precision.float16:
             raise UserError(
@@ -46,15 +51,18 @@ def choose_compute(device: Device, precision: Precision, *, section: str = "trai
             )
         if precision is Precision.auto:
             return Compute(torch.device("cpu"), torch.float32, "auto: CPU")
-        return Compute(torch.device("cpu"), getattr(torch, precision), "asked for")
+        return Compute(torch.device("cpu"), getattr(torch, precision), reason)
     name = torch.cuda.get_device_name()
     major, minor = torch.cuda.get_device_capability()
     has_bfloat16 = major >= 8  # earlier cards only emulate it
     if precision is Precision.bfloat16 and not has_bfloat16:
         raise UserError(
-            f"{name} has no bfloat16 arithmetic", f"use `{section}precision=float16`, `float32` or `auto`"
+            f"{name} has no bfloat16 arithmetic",
+            f"use `{section}weights=float32`"
+            if weights is Weights.bfloat16
+            else f"use `{section}precision=float16`, `float32` or `auto`",
         )
     if precision is Precision.auto:
         dtype = torch.bfloat16 if has_bfloat16 else torch.float16
         return Compute(torch.device("cuda"), dtype, f"auto: {name}, SM {major}{minor}")
-    return Compute(torch.device("cuda"), getattr(torch, precision), "asked for")
+    return Compute(torch.device("cuda"), getattr(torch, precision), reason)

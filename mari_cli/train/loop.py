@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
-from mari_cli.config import OptimConfig, Schedule
+from mari_cli.config import OptimConfig
 from mari_cli.errors import UserError
 from mari_cli.losses.objective import Objective, Terms
+from mari_cli.models.fingerprint import frozen_hash
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track
 from mari_cli.train import state
+from mari_cli.train.optim import Optimizer, learning_rate
 from mari_cli.train.step import Group, Reference, backward
 from mari_cli.train.stop import Verdict
 
@@ -47,30 +49,6 @@ class Outcome:
     tokens: int
 
 
-def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
-    """Linear warm-up to ``config.lr``; then constant, or linear or half a cosine down to 0 at ``steps``."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    match config.schedule:
-        case Schedule.constant:
-            return config.lr
-        case Schedule.linear:
-            return config.lr * (1 - done)
-        case Schedule.cosine:
-            return config.lr * (1 + math.cos(math.pi * done)) / 2
-
-
-def adamw(model: torch.nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only, not on biases, norms and their like."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, fused=next(model.parameters()).is_cuda)
-
-
 def fit(
     lm: LanguageModel,
     job: Job,
@@ -89,20 +67,26 @@ def fit(
     """
     model, compute = lm.model, lm.compute
     training_mode = config.dropout or config.gradient_checkpointing
-    optimizer = adamw(model, config)
+    frozen = frozen_hash(model)
+    optimizer = Optimizer(model, config)
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.needs_loss_scaling)
 
-    progress = state.Progress()
+    progress = state.Progress(frozen=frozen)
     resumed = state.latest(state_dir)
     if resumed:
         progress = state.load_progress(resumed)
-        state.load_weights(resumed, model)
-        state.load_optimizer(resumed, model, optimizer)
+        if progress.frozen != frozen:
+            raise UserError(
+                f"the state in `{state_dir}` was trained on top of other weights than those here now",
+                "put back the model that the run began with, or begin anew",
+            )
+        state.load_weights(resumed, optimizer)
+        state.load_optimizer(resumed, optimizer)
         if progress.loss_scale is not None:
             scaler.load_state_dict({**scaler.state_dict(), "scale": progress.loss_scale})
     else:
         _evaluate(job, progress, log)
-        state.save(state_dir, model, optimizer, progress)
+        state.save(state_dir, optimizer, progress)
 
     first = progress.step
     for step in track(range(first, job.steps), description, job.steps, first):
@@ -111,8 +95,7 @@ def fit(
         started = time.perf_counter()
         items = job.items_at(step)
         lr = learning_rate(config, step, job.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        optimizer.set_lr(lr)
 
         model.train(training_mode)
         terms = backward(
@@ -124,8 +107,9 @@ def fit(
             chunk=config.chunk,
             scale=scaler.scale,
         )
-        scaler.unscale_(optimizer)
-        norm = _clip(model, config.max_grad_norm)
+        optimizer.take_gradients()
+        scaler.unscale_(optimizer.engine)
+        norm = optimizer.clip(config.max_grad_norm)
         values = _read({**terms, "grad_norm": norm})
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad == ["grad_norm"] and compute.needs_loss_scaling:
@@ -136,9 +120,9 @@ def fit(
                 f"step {step + 1}: {names} not finite; the update was not made",
                 f"lower `train.lr` (now {config.lr:g}); what was reached is in {state_dir}",
             )
-        scaler.step(optimizer)
+        optimizer.step(scaler)
         scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
 
         progress.step = step + 1
         tokens = sum(len(item.input_ids) for role in items.values() for item in role)
@@ -158,11 +142,12 @@ def fit(
 
         if (step + 1) % job.evaluate_every == 0 or step + 1 == job.steps:
             _evaluate(job, progress, log)
-            state.save(state_dir, model, optimizer, progress)
+            state.save(state_dir, optimizer, progress)
 
     model.eval()
     if progress.kept_step != progress.step:
-        state.load_weights(state_dir / f"step_{progress.kept_step:08d}", model)
+        state.load_weights(state_dir / f"step_{progress.kept_step:08d}", optimizer)
+    optimizer.release()
     return Outcome(progress.step, progress.kept_step, progress.stopped_by, progress.tokens)
 
 
@@ -172,11 +157,6 @@ def _evaluate(job: Job, progress: state.Progress, log: Log) -> None:
     verdict = job.judge(progress.history)
     progress.kept_step, progress.stopped_by = verdict.kept_step, verdict.stop
     log({"kind": "eval", **look})
-
-
-def _clip(model: torch.nn.Module, max_norm: float | None) -> torch.Tensor:
-    """Clip the gradient to ``max_norm`` and return its norm before."""
-    return torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm if max_norm else math.inf)
 
 
 def _read(tensors: Terms) -> dict[str, float]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from mari_cli import runs
 from mari_cli.models.load import system_errors
+from mari_cli.train.optim import Optimizer
 
 
 @dataclass
@@ -27,34 +27,24 @@ class Progress:
     """The evaluations so far."""
     stopped_by: str | None = None
     loss_scale: float | None = None
+    frozen: str | None = None
+    """Hash of the weights that are not trained, and so are not in the state; None where all are."""
 
 
-def _weights(model: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
-
-
-def _optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{name}/{key}": value
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def save(
-    directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
-) -> None:
+def save(directory: Path, optimizer: Optimizer, progress: Progress) -> None:
     """Write the state of ``progress.step`` beside the last one, then drop what no later resume can need.
 
-    The newest whole `step_*` directory is the state. Weights worth keeping: the kept step's and the newest.
+    It holds what is trained, in float32 as it is stepped. The newest whole `step_*` directory is the state.
+    Weights worth keeping: the kept step's and the newest.
     """
     name = f"step_{progress.step:08d}"
-    size = 3 * sum(p.numel() * p.element_size() for p in model.parameters())
+    weights = {key: master.detach().contiguous() for key, master in optimizer.masters.items()}
+    size = 3 * sum(weight.numel() * weight.element_size() for weight in weights.values())
     runs.check_disk(directory.parent, size)
     directory.mkdir(parents=True, exist_ok=True)
     with runs.atomic_directory(directory / name) as temporary, system_errors():
-        save_file(_weights(model), temporary / "model.safetensors")
-        tensors = _optimizer_tensors(model, optimizer)
+        save_file(weights, temporary / "model.safetensors")
+        tensors = optimizer.tensors()
         tensors["random/cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["random/cuda"] = torch.cuda.get_rng_state()
@@ -85,26 +75,20 @@ def load_progress(path: Path) -> Progress:
     return Progress(**json.loads((path / "progress.json").read_text()))
 
 
-def load_optimizer(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def load_optimizer(path: Path, optimizer: Optimizer) -> None:
     """Restore the optimiser's moments and the random state."""
     tensors = load_file(path / "optimizer.safetensors")
     torch.set_rng_state(tensors.pop("random/cpu"))
     cuda = tensors.pop("random/cuda", None)
     if cuda is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(cuda)
-    fused = bool(optimizer.defaults.get("fused"))
-    for name, parameter in model.named_parameters():
-        prefix = f"{name}/"
-        state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        # the moments live with the weights, the step count too where the optimiser is fused, else on the CPU
-        optimizer.state[parameter] = {
-            key: value if key == "step" and not fused else value.to(parameter.device)
-            for key, value in state.items()
-        }
+    optimizer.load_tensors(tensors)
 
 
 @torch.no_grad()
-def load_weights(path: Path, model: torch.nn.Module) -> None:
+def load_weights(path: Path, optimizer: Optimizer) -> None:
     weights = load_file(path / "model.safetensors")
-    for name, parameter in model.named_parameters():
-        parameter.copy_(weights[name])
+    assert weights.keys() == optimizer.masters.keys()
+    for name, master in optimizer.masters.items():
+        master.copy_(weights[name])
+    optimizer.publish()
