@@ -542,7 +542,13 @@ def _register_run(run: Path) -> None:
     """Offer the sections of ``run`` as options of their groups; its checkpoint is the model."""
     cfg = load_run_config(run)
     model = replace(
-        cfg.model, name=_label(str(run)), path=str(run), revision=None, architecture=None, tokenizer=None
+        cfg.model,
+        name=_label(str(run)),
+        path=str(run),
+        revision=None,
+        architecture=None,
+        tokenizer=None,
+        lora=config.LoraConfig(),
     )
     sections = {"model": model, **{corpus: getattr(cfg, corpus) for corpus in CORPORA}}
     for group, node in sections.items():

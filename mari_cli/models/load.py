@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,17 @@ from mari_cli.data.records import Record
 from mari_cli.data.tokenize import Item, PromptStyle, tokenize
 from mari_cli.errors import UserError, nearest
 from mari_cli.models.device import Compute
+from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.head import check_parity
+from mari_cli.models.lora import (
+    Base,
+    apply_adapter,
+    has_adapters,
+    is_adapter,
+    merged_state,
+    read_base,
+    write_adapter,
+)
 from mari_cli.models.tokenizer import check_tokenizer, only_own_tokens, train_tokenizer
 
 UNREADABLE = (
@@ -72,11 +82,23 @@ class LanguageModel:
         )
 
     def save(self, path: Path) -> None:
-        """Weights (safetensors, float32) and tokenizer, as `from_pretrained` reads them: all or nothing."""
+        """Weights (safetensors, float32) and tokenizer, as `from_pretrained` reads them: all or nothing.
+
+        Of a model with adapters, what they amount to; the model itself stays as it is.
+        """
         bytes_needed = sum(p.numel() * p.element_size() for p in self.model.parameters())
         runs.check_disk(path.parent, bytes_needed)
+        state = merged_state(self.model) if has_adapters(self.model) else None
         with runs.atomic_directory(path) as directory, system_errors():
-            self.model.save_pretrained(directory)
+            self.model.save_pretrained(directory, state_dict=state)
+            self.tokenizer.save_pretrained(directory)
+
+    def save_adapter(self, path: Path, base: Base) -> None:
+        """The adapters alone, with the tokenizer and a note of ``base``: all or nothing."""
+        bytes_needed = sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
+        runs.check_disk(path.parent, bytes_needed)
+        with runs.atomic_directory(path) as directory, system_errors():
+            write_adapter(self.model, directory, base)
             self.tokenizer.save_pretrained(directory)
 
 
@@ -173,6 +195,37 @@ def _hush() -> None:
     hf_logging.set_verbosity_error()
 
 
+def base_of(config: ModelConfig, *, weights: str, sha256: str) -> Base:
+    """``config``'s model as an adapter's note of its base: by its absolute path, where it is a directory."""
+    if config.path is None:
+        raise UserError(
+            "an adapter needs a base that stays on disk, but this model is made from its architecture",
+            "leave out `model.lora.merge=false`, or save the model first and give it as `model.path`",
+        )
+    place = _local_or_hub(config.path)
+    if Path(place).exists():
+        return Base(str(Path(place).resolve()), None, weights, sha256)
+    return Base(place, config.revision, weights, sha256)
+
+
+def _with_adapter(config: ModelConfig, directory: Path) -> PreTrainedModel:
+    """The base of the adapter in ``directory``, with the adapter merged in."""
+    base = read_base(directory)
+    if base.path.startswith(("/", ".", "~")) and not Path(base.path).expanduser().exists():
+        raise UserError(
+            f"the base of the adapter at `{config.path}` is gone: no `{base.path}`",
+            "put it back; `model.lora.merge=true` leaves models that need no base",
+        )
+    model = _pretrained(replace(config, path=base.path, revision=base.revision))
+    if base.sha256 is not None and base.sha256 != weights_hash(model):
+        raise UserError(
+            f"the adapter at `{config.path}` was trained on other weights than those in `{base.path}` now",
+            "put back the weights that it was trained on",
+        )
+    apply_adapter(model, directory, base)
+    return model
+
+
 def _place(path: str) -> tuple[str, dict[str, Any]]:
     """Directory or hub name, and the further arguments of `from_pretrained`."""
     place = _local_or_hub(path)
@@ -222,6 +275,8 @@ def _check_fields(model_type: str, values: dict[str, Any]) -> None:
 def _pretrained(config: ModelConfig) -> PreTrainedModel:
     assert config.path
     place, arguments = _place(config.path)
+    if is_adapter(Path(place)):
+        return _with_adapter(config, Path(place))
     if not arguments:
         _refuse_other_formats(config.path, Path(place))
         arguments = {"use_safetensors": True}
@@ -238,6 +293,11 @@ def _pretrained(config: ModelConfig) -> PreTrainedModel:
     except UNREADABLE as error:
         raise _retold(config.path, error, "model") from error
     model: PreTrainedModel = loaded[0]
+    if has_adapters(model):  # transformers looks for an adapter's base by itself
+        raise UserError(
+            f"`{config.path}` is an adapter in a hub",
+            "download it: `model.path=` takes the directory of an adapter, and loads its base",
+        )
     if misfit := _misfit(model, loaded[1]):
         raise UserError(
             f"the checkpoint at `{config.path}` does not fit its model: {misfit}",
@@ -248,7 +308,7 @@ def _pretrained(config: ModelConfig) -> PreTrainedModel:
 
 def _refuse_other_formats(path: str, place: Path) -> None:
     """Pickles above all: to load one is to run whatever is in it."""
-    if not place.is_dir():
+    if not place.is_dir() or is_adapter(place):
         return
     if not (place / "config.json").is_file():
         raise UserError(

@@ -7,20 +7,25 @@ from typing import Any
 from mari_cli import runs
 from mari_cli.config import Corpora, FinetuneRun
 from mari_cli.models.device import choose_compute
-from mari_cli.models.load import describe_architecture, load_model
+from mari_cli.models.fingerprint import weights_hash
+from mari_cli.models.load import base_of, describe_architecture, load_model
+from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.progress import say, track
 from mari_cli.tasks.measuring import examples, measured
 from mari_cli.tasks.recording import recording
 from mari_cli.tasks.setting import describe_data, prepare, require_disk, seed_for, tokenize_corpora
+from mari_cli.tasks.training import adapt, keep
 from mari_cli.tasks.training import finetune as train
 from mari_cli.train import state
+from mari_cli.train.optim import check_optimizer
 
 
 def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = False) -> dict[str, Any]:
     """Run it and return the result (result.json). Bad input is refused before anything is written."""
     if not resume:
         runs.refuse_existing(Path(config.out))
-    compute = choose_compute(config.train.device, config.train.precision)
+    compute = choose_compute(config.train.device, config.train.precision, config.train.weights)
+    check_optimizer(config.train.optimizer)
     setting = prepare(config, compute)
     lm = load_model(
         config.model,
@@ -33,8 +38,14 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
     corpora = tokenize_corpora(config, setting, lm)
     roles = ("forget", "retain") if config.corpora is Corpora.both else (config.corpora.value,)
     items = [item for role in roles for item in corpora[role].items]
+    if not config.model.lora.merge:
+        base_of(config.model, weights="", sha256="")  # refused where there is none
+    description, base_hash = describe_architecture(lm.model), weights_hash(lm.model)
+    adapt(config, lm)
     require_disk(config, lm)
-    say(f"model: {config.model.name} ({describe_architecture(lm.model)})")
+    say(f"model: {config.model.name} ({description})")
+    if has_adapters(lm.model):
+        say(f"training {describe_adapters(lm.model)}")
 
     with recording(
         config, compute, task="finetune", command=command, resume=resume, data=describe_data(corpora)
@@ -53,7 +64,8 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
         )
         say(f"{outcome.stopped_by or 'all epochs done'} after {outcome.steps} steps")
         if not (record.run.path / "checkpoint").exists():
-            lm.save(record.run.path / "checkpoint")
+            keep(lm, config, config.model, base_hash, record.run.path / "checkpoint")
+        merge_adapters(lm.model)
         found, weights = measured(
             lm, corpora, config.metrics, seed=config.seed, cache=None, track=track, name="model"
         )

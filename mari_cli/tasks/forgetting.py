@@ -17,12 +17,13 @@ from mari_cli.losses.engine import log_probabilities
 from mari_cli.losses.objective import Needs, Objective
 from mari_cli.models.context import context_targets
 from mari_cli.models.load import LanguageModel
+from mari_cli.models.lora import adapters_off
 from mari_cli.models.reference import Reference as Remembered
 from mari_cli.models.reference import remember
 from mari_cli.progress import say, silent, track
 from mari_cli.suites.standard import Corpus, quick
 from mari_cli.tasks.recording import Recording
-from mari_cli.tasks.setting import cache_directory, seed_for, weights_hash
+from mari_cli.tasks.setting import cache_directory, seed_for
 from mari_cli.train import state
 from mari_cli.train.loop import Job, Outcome, fit
 from mari_cli.train.step import Group, Recalled, Reference, chunk_for, operand_head
@@ -75,8 +76,13 @@ def forget(
     objective: Objective,
     layer: int | None,
     record: Recording,
+    *,
+    target_hash: str,
 ) -> tuple[Outcome, list[str]]:
-    """Unlearn ``lm`` in place; it ends with the kept step's weights. Returns notes for the reader, too."""
+    """Unlearn ``lm`` in place; it ends with the kept step's weights. Returns notes for the reader, too.
+
+    ``target_hash``: of the weights of ``lm`` as it came, adapters apart.
+    """
     train, seed = config.train, config.seed
     retain, validation = hold_out(
         corpora["retain"], config.retain.validation_fraction, seed_for(seed, "retain validation")
@@ -103,7 +109,8 @@ def forget(
         role: drawn_indices(len(items[stream]), sizes[stream], train.steps, seed=seeds[stream])
         for role, stream in stream_of.items()
     }
-    reference_of = remembering(lm, items, drawn, needs, layer, config)
+    with adapters_off(lm.model):
+        reference_of = remembering(lm, items, drawn, needs, layer, config, target_hash=target_hash)
 
     def items_at(step: int) -> Group:
         return {role: [items[role][i] for i in indices] for role, indices in indices_at(step).items()}
@@ -168,6 +175,8 @@ def remembering(
     needs: Needs,
     layer: int | None,
     config: UnlearnRun,
+    *,
+    target_hash: str,
 ) -> Callable[[Mapping[str, Sequence[int]]], Reference]:
     """Ask the model once, before it changes, for everything that the loss will want of it.
 
@@ -176,7 +185,7 @@ def remembering(
     """
     head = operand_head(lm).frozen()
     chunk = config.train.chunk or chunk_for(len(head.weight_VD))
-    key = {"weights": weights_hash(lm.model)}
+    key = {"weights": target_hash}
     cache = cache_directory(config)
 
     def ask(role: str, *, states: bool = False, log_p: bool = False) -> Remembered:

@@ -9,11 +9,12 @@ from typing import Any
 from mari_cli import runs
 from mari_cli.config import MetricsConfig
 from mari_cli.metrics.estimate import Estimate
+from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track, say
 from mari_cli.suites.generate import decode, question_and_truth
 from mari_cli.suites.standard import Corpus, Measured, measure
-from mari_cli.tasks.setting import items_hash, weights_hash
+from mari_cli.tasks.setting import items_hash
 
 DEFINITIONS = 1
 """Part of every cache key: raise it when the definition of a metric changes."""

@@ -77,10 +77,12 @@ def tokenize_corpora(config: RunConfig, setting: Setting, lm: LanguageModel) -> 
 def require_disk(config: RunConfig, lm: LanguageModel) -> None:
     """Refuse a run that its disk could not hold to the end.
 
-    The most it holds is one state (weights and two moments) written beside the last, and the kept weights.
+    The most it holds is one state (trained weights and two moments) written beside the last, and the kept
+    weights; or at its end a state, the kept weights and the whole model.
     """
     weights = sum(p.numel() * p.element_size() for p in lm.model.parameters())
-    runs.check_disk(Path(config.out), 7 * weights)
+    trained = sum(p.numel() * p.element_size() for p in lm.model.parameters() if p.requires_grad)
+    runs.check_disk(Path(config.out), max(7 * trained, 4 * trained + weights))
 
 
 def gold_at_path(config: UnlearnRun | EvaluateRun, *, words: Sequence[str]) -> ModelConfig | None:
@@ -93,15 +95,6 @@ def gold_at_path(config: UnlearnRun | EvaluateRun, *, words: Sequence[str]) -> M
             f"no gold model at `{config.gold}`", f"`gold` is a model or run directory, or one of {listed}"
         )
     return replace(config.model, path=config.gold, architecture=None, revision=None)
-
-
-def weights_hash(model: torch.nn.Module) -> str:
-    """Content hash of all weights, by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def items_hash(items: Sequence[Item]) -> str:

@@ -12,14 +12,17 @@ import torch
 from filelock import FileLock
 
 from mari_cli import runs
-from mari_cli.config import FinetuneConfig, ModelConfig
+from mari_cli.config import FinetuneConfig, FinetuneRun, ModelConfig, UnlearnRun
 from mari_cli.data.batches import epoch_batches
 from mari_cli.data.tokenize import Item
 from mari_cli.losses.objective import FINE_TUNING
-from mari_cli.models.load import LanguageModel, load_model
+from mari_cli.models.fingerprint import weights_hash
+from mari_cli.models.head import check_parity
+from mari_cli.models.load import LanguageModel, base_of, load_model
+from mari_cli.models.lora import add_adapters
 from mari_cli.progress import Track, say, silent
 from mari_cli.suites.scores import score
-from mari_cli.tasks.setting import Setting, items_hash, seed_for, weights_hash
+from mari_cli.tasks.setting import Setting, items_hash, seed_for
 from mari_cli.train.loop import Job, Log, Outcome, fit
 from mari_cli.train.step import Group
 from mari_cli.train.stop import Verdict
@@ -28,6 +31,23 @@ RECIPE = 1
 """Part of every cache key: raise it when a change here or in train/ changes what fine-tuning results in."""
 WATCHED_ITEMS = 256
 """Items on which the training accuracy is watched."""
+
+
+def adapt(config: FinetuneRun | UnlearnRun, lm: LanguageModel) -> None:
+    """Put the run's adapters into ``lm``, where it has any."""
+    if config.model.lora.rank is not None:
+        add_adapters(lm.model, config.model.lora, seed=seed_for(config.seed, "adapters"))
+        check_parity(lm.model)
+
+
+def keep(
+    lm: LanguageModel, config: FinetuneRun | UnlearnRun, base: ModelConfig, base_hash: str, path: Path
+) -> None:
+    """Save what was trained: a plain model, or adapters of ``base``, whose weights' hash is ``base_hash``."""
+    if config.model.lora.merge:
+        lm.save(path)
+    else:
+        lm.save_adapter(path, base_of(base, weights=config.train.weights.value, sha256=base_hash))
 
 
 def finetune(

@@ -10,7 +10,8 @@ from mari_cli.config import MariConfig, ModelConfig, TargetChoice, UnlearnRun
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import objective as losses
 from mari_cli.models.device import choose_compute
-from mari_cli.models.load import LanguageModel, describe_architecture, load_model
+from mari_cli.models.load import LanguageModel, base_of, describe_architecture, load_model
+from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.progress import say, track
 from mari_cli.suites.standard import Corpus, Measured
 from mari_cli.tasks.forgetting import alternative_items, context_layer, forget
@@ -26,7 +27,8 @@ from mari_cli.tasks.setting import (
     seed_for,
     tokenize_corpora,
 )
-from mari_cli.tasks.training import finetuned
+from mari_cli.tasks.training import adapt, finetuned, keep
+from mari_cli.train.optim import check_optimizer
 
 GOLD_WORDS = ("finetune", "none", "auto")
 """What `gold` may be besides a path."""
@@ -36,9 +38,13 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     """Run it and return the result (result.json). Bad input is refused before anything is written."""
     if not resume:
         runs.refuse_existing(Path(config.out))
-    compute = choose_compute(config.train.device, config.train.precision)
+    compute = choose_compute(config.train.device, config.train.precision, config.train.weights)
+    check_optimizer(config.train.optimizer)
     # refuse now what would fail in an hour
-    choose_compute(config.finetune.device, config.finetune.precision, section="finetune.")
+    choose_compute(
+        config.finetune.device, config.finetune.precision, config.finetune.weights, section="finetune."
+    )
+    check_optimizer(config.finetune.optimizer, section="finetune.")
     objective = losses.build(config.loss)
     needs = objective.needs
     setting = prepare(config, compute)
@@ -46,8 +52,11 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     corpora = tokenize_corpora(config, setting, base)
     alternatives = alternative_items(config, base, corpora["forget"]) if "alternative" in needs.roles else []
     layer = context_layer(config, base) if needs.supported else None
-    require_disk(config, base)
     description = describe_architecture(base.model)
+    if not (config.model.lora.merge or finetunes_target(config)):
+        base_of(config.model, weights="", sha256="")  # refused where there is none
+    adapt(config, base)
+    require_disk(config, base)
     del base  # target and gold start from it anew
     if gold := gold_at_path(config, words=GOLD_WORDS):
         load(gold, config, setting)  # refuse now what would fail after the unlearning
@@ -71,10 +80,16 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
 
         lm = load(target_from, config, setting)
         take("target", lm)
-        outcome, more = forget(config, lm, corpora, alternatives, objective, layer, record)
+        adapt(config, lm)
+        if has_adapters(lm.model):
+            say(f"training {describe_adapters(lm.model)}")
+        outcome, more = forget(
+            config, lm, corpora, alternatives, objective, layer, record, target_hash=hashes["target"]
+        )
         notes += more
         if not (record.run.path / "checkpoint").exists():  # a run killed while it was measured has it already
-            lm.save(record.run.path / "checkpoint")
+            keep(lm, config, target_from, hashes["target"], record.run.path / "checkpoint")
+        merge_adapters(lm.model)
         take("unlearned", lm)
         if gold_from:
             del lm
@@ -143,7 +158,15 @@ def load(model: ModelConfig, config: UnlearnRun, setting: Setting) -> LanguageMo
 def _finetuned(config: UnlearnRun, setting: Setting, items: Sequence[Item], role: str) -> ModelConfig:
     directory = finetuned(
         config.model,
-        replace(setting, compute=choose_compute(config.finetune.device, config.finetune.precision)),
+        replace(
+            setting,
+            compute=choose_compute(
+                config.finetune.device,
+                config.finetune.precision,
+                config.finetune.weights,
+                section="finetune.",
+            ),
+        ),
         items,
         config.finetune,
         seed=config.seed,

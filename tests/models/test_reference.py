@@ -17,6 +17,7 @@ from mari_cli.losses.marginal import neighbour_weights
 from mari_cli.losses.objective import build
 from mari_cli.models.context import context_targets
 from mari_cli.models.device import choose_compute
+from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.head import head_of
 from mari_cli.models.load import load_model
 from mari_cli.models.reference import remember
@@ -25,7 +26,7 @@ from mari_cli.progress import silent
 from mari_cli.runs import Run
 from mari_cli.tasks.forgetting import alternative_items, context_layer, forget
 from mari_cli.tasks.recording import Recording
-from mari_cli.tasks.setting import prepare, tokenize_corpora, weights_hash
+from mari_cli.tasks.setting import prepare, tokenize_corpora
 from mari_cli.tracking import NoTracker
 
 
@@ -68,7 +69,7 @@ def unlearned(loss: str, tmp_path, *overrides: str) -> tuple[list[tuple[int, boo
 
     hook = torch.nn.modules.module.register_module_forward_pre_hook(note)  # of every module there is
     try:
-        forget(config, lm, corpora, alternatives, objective, layer, record)
+        forget(config, lm, corpora, alternatives, objective, layer, record, target_hash="")
     finally:
         hook.remove()
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

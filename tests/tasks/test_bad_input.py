@@ -85,6 +85,10 @@ def workshop(tmp_path_factory) -> Path:
     save_file(tensors, root / "misfit" / "model.safetensors", {"format": "pt"})
     pickled = variant("pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    adapter = variant("adapter")
+    (adapter / "config.json").unlink()
+    (adapter / "model.safetensors").unlink()
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "/gone/model"}')
     (root / "weightless").mkdir()
     shutil.copy(root / "model" / "config.json", root / "weightless")
     return root
@@ -161,6 +165,19 @@ BAD = {
     "more than the context": (f"unlearn {OWN} model.max_length=65", "exceeds the context of `model`, 64 tokens", "leave it out"),
     "a gold model that is not there": (f"unlearn {OWN} gold=nowhere", "no gold model at `nowhere`", "`gold` is"),
     "a gold model that does not fit": (f"unlearn {OWN} gold=misfit", "the checkpoint at `misfit` does not fit", "belong together"),
+    # adapters, and what is stepped
+    "adapters of rank 0": (f"unlearn {OWN} model.lora.rank=0", "`model.lora.rank` must be > 0, got 0", ""),
+    "a rank that is no number": (f"unlearn {OWN} model.lora.rank=high", "`model.lora.rank` must be a whole number", ""),
+    "settings of adapters that are not asked for": (f"unlearn {OWN} model.lora.alpha=8", "`model.lora.alpha` needs `model.lora.rank`", ""),
+    "adapters where nothing is": (f"unlearn {OWN} model.lora.rank=4 model.lora.targets=[c_atn]", "has no linear layer called `c_atn`", "`c_attn`"),
+    "adapters at the head": (f"finetune {OWN} model.lora.rank=4 model.lora.targets=[lm_head]", "`lm_head` is the head", "leave it out"),
+    "dropout of adapters alone": (f"unlearn {OWN} model.lora.rank=4 model.lora.dropout=0.1", "`model.lora.dropout`=0.1 needs `train.dropout`=true", ""),
+    "an adapter of a model that is nowhere": ("unlearn model.lora.rank=4 model.lora.merge=false target=as_is forget.people=2 retain.people=4 holdout.people=2", "a base that stays on disk", "`model.path`"),
+    "an adapter whose base is gone": (f"unlearn {OWN} model.path=adapter", "the base of the adapter at `adapter` is gone: no `/gone/model`", "put it back"),
+    "an evaluation with adapters": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl model.lora.rank=4", "`model.lora.rank` must be null here", ""),
+    "bfloat16 weights under float16 products": (f"unlearn {OWN} train.weights=bfloat16 train.precision=float16", "`train.weights`=bfloat16 needs `train.precision`=bfloat16 or auto", ""),
+    "bfloat16 weights under float32 products": (f"unlearn {OWN} finetune.weights=bfloat16 finetune.precision=float32", "`finetune.weights`=bfloat16 needs `finetune.precision`=bfloat16 or auto", ""),
+    "an optimiser that is not there": (f"unlearn {OWN} train.optimizer=adam_8bit", "`train.optimizer` must be one of `adamw`, `adamw_8bit`", "`train.optimizer=adamw_8bit`"),
     # losses
     "dpo on running text": (f"unlearn {OWN} forget.path=book.txt loss=dpo", "dpo needs prompts", "`loss`"),
     "a layer that is not there": (f"unlearn {OWN} loss=mari_context loss.context.layer=3", "has 2 layers", "0 to 2"),

@@ -50,9 +50,20 @@ def kill_after(process: subprocess.Popen, run: Path, step: int) -> None:
     pytest.fail(f"the run ended before step {step} was seen: {process.stderr.read()}")
 
 
-@pytest.mark.parametrize("loss", ["mari", "npo"])
-def test_a_killed_run_resumes_to_the_same_bits(loss, tmp_path, cache):
-    arguments = [*TINY, f"loss={loss}", f"cache={cache}", f"train.steps={STEPS}", "train.evaluate_every=3",
+CASES = {
+    "mari": ["loss=mari"],
+    "npo": ["loss=npo"],
+    # of a rank that makes some of them large enough for 8 bits
+    "bfloat16 weights, adapters, 8 bits": ["loss=mari", "train.weights=bfloat16", "model.lora.rank=64",
+                                           "train.lr=1e-2", "train.optimizer=adamw_8bit"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_killed_run_resumes_to_the_same_bits(case, tmp_path, cache):
+    if "adamw_8bit" in " ".join(CASES[case]):
+        pytest.importorskip("torchao", reason="needs torchao: pip install 'mari-cli[8bit]'")
+    arguments = [*TINY, *CASES[case], f"cache={cache}", f"train.steps={STEPS}", "train.evaluate_every=3",
                  "train.stop.retain_drop=null", "train.stop.at_holdout=false"]  # fmt: skip
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     finish(start("unlearn", *arguments, f"out={whole}"))
