@@ -1,10 +1,12 @@
 """Which items a step sees, and how they become one rectangle of tokens.
 
-Shapes: B = sequences, T = tokens of the longest.
+Shapes: S = items, N = supervised positions of them all, B × T = the rectangle: a row for each item and the
+length of the longest, or one row and the length of all, where they are packed.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -15,30 +17,97 @@ IGNORE = -100
 
 
 @dataclass(frozen=True)
-class Batch:
-    """``labels_BT[b, t]`` is the token to predict *at* position t (already shifted), or IGNORE.
+class Documents:
+    """Where in a packed row the sequences lie that must not see each other."""
 
-    Sequences are padded on the right. A causal model cannot look there from any position that
-    counts, so no attention mask is needed, and none can be wrong: a real EOS is never mistaken for
-    padding, whatever the pad token.
+    lengths: tuple[int, ...]
+    """Tokens of each, in the order of the row: the shortest first, so that equal lengths are neighbours."""
+    boundaries: Tensor
+    """[S + 1], int32: where each begins, and the last one ends."""
+    position_ids_BT: Tensor
+    """[1, T]: from 0 in each."""
+
+    def to(self, device: torch.device) -> "Documents":
+        return Documents(self.lengths, _sent(self.boundaries, device), _sent(self.position_ids_BT, device))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tokens of some items, and which of their hidden states are asked for: all that is decided on the CPU.
+
+    Either padded: one row for each item, filled on the right. A causal model cannot look there from any
+    position that counts, so no attention mask is needed, and none can be wrong: a real EOS is never mistaken
+    for padding, whatever the pad token. Or packed: all items in one row, without any padding.
     """
 
     input_ids_BT: Tensor
-    labels_BT: Tensor
+    rows_N: Tensor
+    """Positions that predict a target, as rows of the flattened [B * T], item by item."""
+    labels_N: Tensor
+    """The target of each: the token that follows it."""
+    counts: tuple[int, ...]
+    """Targets of each item."""
+    tokens: int
+    """Tokens of all items, without padding."""
+    documents: Documents | None
+    """Of a packed row; None: padded."""
+
+    @property
+    def padding(self) -> float:
+        """Share of the positions that hold no token of an item, in [0, 1)."""
+        return 1 - self.tokens / self.input_ids_BT.numel()
+
+    @property
+    def labels_BT(self) -> Tensor:
+        """The token to predict *at* each position (already shifted), or IGNORE."""
+        labels_BT = torch.full_like(self.input_ids_BT, IGNORE)
+        return labels_BT.view(-1).index_copy(0, self.rows_N, self.labels_N).view_as(labels_BT)
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(self.input_ids_BT.to(device), self.labels_BT.to(device))
+        """The same on ``device``; on the way to a GPU nobody waits."""
+        return replace(
+            self,
+            input_ids_BT=_sent(self.input_ids_BT, device),
+            rows_N=_sent(self.rows_N, device),
+            labels_N=_sent(self.labels_N, device),
+            documents=self.documents and self.documents.to(device),
+        )
 
 
-def collate(items: Sequence[Item]) -> Batch:
-    length = max(len(item.input_ids) for item in items)
-    input_ids_BT = torch.zeros(len(items), length, dtype=torch.long)
-    labels_BT = torch.full((len(items), length), IGNORE)
-    for row, item in enumerate(items):
-        ids = torch.tensor(item.input_ids)
-        input_ids_BT[row, : len(ids)] = ids
-        labels_BT[row, item.supervised_from - 1 : len(ids) - 1] = ids[item.supervised_from :]
-    return Batch(input_ids_BT, labels_BT)
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def collate(items: Sequence[Item], *, packed: bool = False) -> Batch:
+    lengths = [len(item.input_ids) for item in items]
+    if packed:
+        order = sorted(range(len(items)), key=lengths.__getitem__)
+        ends = list(accumulate(lengths[i] for i in order))
+        begin = dict(zip(order, [0, *ends], strict=False))
+        documents = Documents(
+            tuple(lengths[i] for i in order),
+            torch.tensor([0, *ends], dtype=torch.int32),
+            torch.cat([torch.arange(lengths[i]) for i in order]).unsqueeze(0),
+        )
+        input_ids_BT = torch.tensor([token for i in order for token in items[i].input_ids]).unsqueeze(0)
+    else:
+        begin = {i: i * max(lengths) for i in range(len(items))}
+        documents = None
+        input_ids_BT = torch.zeros(len(items), max(lengths), dtype=torch.long)
+        for row, item in enumerate(items):
+            input_ids_BT[row, : lengths[row]] = torch.tensor(item.input_ids)
+    rows = [
+        torch.arange(begin[i] + item.supervised_from - 1, begin[i] + lengths[i] - 1)
+        for i, item in enumerate(items)
+    ]
+    return Batch(
+        input_ids_BT=input_ids_BT,
+        rows_N=torch.cat(rows),
+        labels_N=torch.tensor([token for item in items for token in item.input_ids[item.supervised_from :]]),
+        counts=tuple(item.num_targets for item in items),
+        tokens=sum(lengths),
+        documents=documents,
+    )
 
 
 def _permutation(size: int, seed: int, epoch: int) -> list[int]:

@@ -64,3 +64,50 @@ def test_drawn_indices_are_those_that_all_steps_draw(size, batch, steps, seed):
     batch = min(batch, size)
     drawn = {i for step in range(steps) for i in draw(size, batch, step, seed=seed)}
     assert drawn_indices(size, batch, steps, seed=seed) == sorted(drawn)
+
+
+# -- layouts -------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def some_items(draw_from) -> list[Item]:
+    sizes = draw_from(st.lists(st.integers(2, 12), min_size=1, max_size=9))
+    return [
+        Item(tuple(range(100 * i, 100 * i + size)), draw_from(st.integers(1, size - 1)), i)
+        for i, size in enumerate(sizes)
+    ]
+
+
+@given(some_items(), st.booleans())
+def test_the_rows_asked_for_stand_before_their_targets_item_by_item(items, packed):
+    batch = collate(items, packed=packed)
+    targets = [token for item in items for token in item.input_ids[item.supervised_from :]]
+    assert batch.labels_N.tolist() == targets
+    assert batch.counts == tuple(item.num_targets for item in items)
+    assert (batch.input_ids_BT.flatten()[batch.rows_N] + 1).tolist() == targets
+    assert batch.labels_BT.flatten()[batch.rows_N].tolist() == targets
+    assert int((batch.labels_BT != IGNORE).sum()) == len(targets)
+
+
+@given(some_items())
+def test_a_packed_row_holds_every_item_whole_and_counts_its_positions_from_nothing(items):
+    batch = collate(items, packed=True)
+    documents = batch.documents
+    assert documents
+    assert batch.input_ids_BT.shape == documents.position_ids_BT.shape == (1, batch.tokens)
+    ids, positions = batch.input_ids_BT[0].tolist(), documents.position_ids_BT[0].tolist()
+    parts = [tuple(ids[a:b]) for a, b in pairwise(documents.boundaries.tolist())]
+    assert sorted(parts) == sorted(item.input_ids for item in items)
+    assert tuple(len(part) for part in parts) == documents.lengths == tuple(sorted(documents.lengths))
+    assert positions == [position for length in documents.lengths for position in range(length)]
+    assert documents.boundaries.dtype == torch.int32
+
+
+def test_packed_there_is_no_padding_where_a_rectangle_of_answers_would_hold_a_third():
+    """Lengths as those of 16 questions about authors with their answers, drawn at random."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.randint(25, 140, (16,), generator=generator).tolist()
+    items = [Item((1,) * size, 5, i) for i, size in enumerate(sizes)]
+    assert collate(items, packed=True).padding <= 0.02
+    assert collate(items).padding > 0.3
+    assert collate([Item((1, 2), 1, 0), Item((1, 2, 3, 4), 1, 1)]).padding == 0.25
