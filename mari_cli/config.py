@@ -370,6 +370,12 @@ class Schedule(StrEnum):
     cosine = "cosine"
 
 
+class Packing(StrEnum):
+    auto = "auto"
+    always = "always"  # not `on` and `off`: in YAML these are true and false
+    never = "never"
+
+
 @dataclass(kw_only=True)
 class OptimConfig:
     """What every training has."""
@@ -395,6 +401,9 @@ class OptimConfig:
     gradient_checkpointing: bool = False
     dropout: bool = False
     """Keep the architecture's dropout; off, a loss is the same however a step is cut."""
+    packing: Packing = Packing.auto
+    """Lay sequences end to end in one row, none seeing another, instead of padding them to one length.
+    `auto`: where the architecture allows it, which is tried out before step 1."""
 
     def __post_init__(self) -> None:
         _positive("train", self, "lr", "max_grad_norm", "micro_batch", "chunk")

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from mari_cli import runs
-from mari_cli.config import ChatTemplate, ModelConfig
+from mari_cli.config import ChatTemplate, ModelConfig, Packing
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import Item, PromptStyle, tokenize
 from mari_cli.errors import UserError, nearest
@@ -40,6 +40,7 @@ from mari_cli.models.lora import (
     read_base,
     write_adapter,
 )
+from mari_cli.models.packing import Layout, settle
 from mari_cli.models.tokenizer import check_tokenizer, only_own_tokens, train_tokenizer
 
 UNREADABLE = (
@@ -63,6 +64,8 @@ class LanguageModel:
     """Longest sequence, in tokens."""
     style: PromptStyle
     compute: Compute
+    layout: Layout
+    """Whether its sequences are packed."""
 
     @property
     def device(self) -> torch.device:
@@ -363,6 +366,7 @@ def load_model(
     seed: int,
     dropout: bool = False,
     gradient_checkpointing: bool = False,
+    packing: Packing = Packing.auto,
 ) -> LanguageModel:
     """Load or initialise, on ``compute``'s device, weights in float32; ``seed`` is for an initialisation."""
     _hush()
@@ -397,6 +401,7 @@ def load_model(
         max_length=config.max_length or context or 1024,
         style=PromptStyle(config.prompt_template, chat),
         compute=compute,
+        layout=settle(model, compute, packing),
     )
 
 

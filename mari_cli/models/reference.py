@@ -139,6 +139,7 @@ def remember(
         "parts": sorted(parts),
         "layer": layer,
         "precision": lm.compute.precision,
+        "packed": lm.layout.packed,
         "dtype": str(last_dtype),
         "device": lm.device.type,
     }
@@ -149,7 +150,9 @@ def remember(
         lm.model.eval()
         for batch in track(batches, f"reference on {name}", len(batches)):
             drawn = [indices[place] for place in batch]
-            h_ND, layer_ND = hidden_states(lm.model, lm.compute, [items[i] for i in drawn], layer=layer)
+            h_ND, layer_ND = hidden_states(
+                lm.model, lm.compute, [items[i] for i in drawn], packed=lm.layout.packed, layer=layer
+            )
             counts = [rows.counts[i] for i in drawn]
             by_part = {"last": h_ND, "layer": layer_ND}
             for part in parts.keys() & by_part.keys():

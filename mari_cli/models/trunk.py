@@ -4,9 +4,7 @@ Shapes: B sequences, T tokens, N supervised positions, D hidden size.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -40,42 +38,9 @@ def trunk(
     return output.last_hidden_state, None if layer is None else output.hidden_states[layer]
 
 
-@dataclass(frozen=True)
-class States:
-    """Hidden states at the supervised positions of some sequences, sequence by sequence."""
-
-    h_ND: Tensor
-    labels_N: Tensor
-    sequence_N: Tensor
-    index_N: Tensor
-    """Index of the target in its completion or block."""
-    sequences: int
-
-    @staticmethod
-    def concatenate(parts: list["States"]) -> "States":
-        offsets = [sum(part.sequences for part in parts[:i]) for i in range(len(parts))]
-        return States(
-            torch.cat([part.h_ND for part in parts]),
-            torch.cat([part.labels_N for part in parts]),
-            torch.cat([part.sequence_N + offset for part, offset in zip(parts, offsets, strict=True)]),
-            torch.cat([part.index_N for part in parts]),
-            sum(part.sequences for part in parts),
-        )
-
-
 def rows(batch: Batch, h_BTD: Tensor) -> Tensor:
     """[N, D] at the positions that predict a target: the head never runs over prompts and padding."""
     return h_BTD.flatten(0, 1).index_select(0, batch.rows_N)
-
-
-def supervised(batch: Batch, h_BTD: Tensor) -> States:
-    """``rows`` with what there is to know of each."""
-    sequence_N = torch.arange(len(batch.counts)).repeat_interleave(torch.tensor(batch.counts))
-    index_N = torch.cat([torch.arange(count) for count in batch.counts])
-    device = h_BTD.device
-    return States(
-        rows(batch, h_BTD), batch.labels_N, sequence_N.to(device), index_N.to(device), len(batch.counts)
-    )
 
 
 def hidden_states(

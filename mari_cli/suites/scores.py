@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mari_cli.data.batches import collate, length_sorted
+from mari_cli.data.batches import length_sorted
 from mari_cli.data.tokenize import Item
 from mari_cli.metrics import likelihood, memorization, privacy
 from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel
-from mari_cli.models.trunk import supervised, trunk
+from mari_cli.models.trunk import hidden_states
 from mari_cli.progress import Track
 
 ROWS = 2048
@@ -66,23 +66,21 @@ def score(
     states: list[Tensor] = [torch.empty(0)] * (len(items) if keep_states else 0)
     batches = list(length_sorted([len(item.input_ids) for item in items], batch_size))
     for indices in track(batches, description, len(batches)):
-        batch = collate([items[i] for i in indices]).to(lm.device)
-        with lm.compute.autocast():
-            h_BTD, _ = trunk(lm.model, batch.input_ids_BT)
-        part = supervised(batch, h_BTD)
-        log_p_N, predicted_N = [], []
-        for h_ND, labels_N in zip(part.h_ND.split(ROWS), part.labels_N.split(ROWS), strict=True):
-            logits_NV = head(h_ND)
-            log_p_N.append(-torch.nn.functional.cross_entropy(logits_NV, labels_N, reduction="none"))
-            predicted_N.append(logits_NV.argmax(-1))
-        counts = [items[i].num_targets for i in indices]
-        columns = (torch.cat(log_p_N).cpu(), torch.cat(predicted_N).cpu(), part.labels_N.cpu())
-        for i, log_p_T, predicted_T, labels_T in zip(
-            indices, *(column.split(counts) for column in columns), strict=True
-        ):
+        chunk = [items[i] for i in indices]
+        h_ND, _ = hidden_states(lm.model, lm.compute, chunk, packed=lm.layout.packed)
+        targets = [torch.tensor(item.input_ids[item.supervised_from :]) for item in chunk]
+        labels_N = torch.cat(targets).to(lm.device)
+        log_p, predicted = [], []
+        for part_ND, part_N in zip(h_ND.split(ROWS), labels_N.split(ROWS), strict=True):
+            logits_NV = head(part_ND)
+            log_p.append(-torch.nn.functional.cross_entropy(logits_NV, part_N, reduction="none"))
+            predicted.append(logits_NV.argmax(-1))
+        counts = [item.num_targets for item in chunk]
+        columns = (torch.cat(log_p).cpu().split(counts), torch.cat(predicted).cpu().split(counts), targets)
+        for i, log_p_T, predicted_T, labels_T in zip(indices, *columns, strict=True):
             scored[i] = _score_item(log_p_T, predicted_T, labels_T, min_k)
         if keep_states:
-            for i, h_TD in zip(indices, part.h_ND.float().cpu().split(counts), strict=True):
+            for i, h_TD in zip(indices, h_ND.float().cpu().split(counts), strict=True):
                 states[i] = h_TD.clone()
     return Scores([item for item in scored if item is not None], states)
 

@@ -34,6 +34,7 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
         seed=seed_for(config.seed, "initialisation"),
         dropout=config.train.dropout,
         gradient_checkpointing=config.train.gradient_checkpointing,
+        packing=config.train.packing,
     )
     corpora = tokenize_corpora(config, setting, lm)
     roles = ("forget", "retain") if config.corpora is Corpora.both else (config.corpora.value,)
@@ -46,6 +47,7 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
     say(f"model: {config.model.name} ({description})")
     if has_adapters(lm.model):
         say(f"training {describe_adapters(lm.model)}")
+    say(f"layout: {lm.layout}")
 
     with recording(
         config, compute, task="finetune", command=command, resume=resume, data=describe_data(corpora)

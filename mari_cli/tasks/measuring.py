@@ -43,6 +43,7 @@ def measured(
             "seed": seed,
             "device": lm.device.type,
             "precision": lm.compute.precision,
+            "packed": lm.layout.packed,
         }
     )[:24]
     path = cache / "measured" / f"{key}.json" if cache else None

@@ -127,6 +127,7 @@ def finetuned(
         seed=seed_for(seed, "initialisation"),
         dropout=config.dropout,
         gradient_checkpointing=config.gradient_checkpointing,
+        packing=config.packing,
     )
     key = runs.content_hash(
         {

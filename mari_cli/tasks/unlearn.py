@@ -48,11 +48,11 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     objective = losses.build(config.loss)
     needs = objective.needs
     setting = prepare(config, compute)
-    base = load_model(config.model, setting.tokenizer, compute, seed=seed_for(config.seed, "initialisation"))
+    base = load(config.model, config, setting)
     corpora = tokenize_corpora(config, setting, base)
     alternatives = alternative_items(config, base, corpora["forget"]) if "alternative" in needs.roles else []
     layer = context_layer(config, base) if needs.supported else None
-    description = describe_architecture(base.model)
+    description, layout = describe_architecture(base.model), base.layout
     if not (config.model.lora.merge or finetunes_target(config)):
         base_of(config.model, weights="", sha256="")  # refused where there is none
     adapt(config, base)
@@ -61,6 +61,7 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     if gold := gold_at_path(config, words=GOLD_WORDS):
         load(gold, config, setting)  # refuse now what would fail after the unlearning
     say(f"model: {config.model.name} ({description})")
+    say(f"layout: {layout}")
 
     with recording(
         config, compute, task="unlearn", command=command, resume=resume, data=describe_data(corpora)
@@ -152,6 +153,7 @@ def load(model: ModelConfig, config: UnlearnRun, setting: Setting) -> LanguageMo
         seed=seed_for(config.seed, "initialisation"),
         dropout=config.train.dropout,
         gradient_checkpointing=config.train.gradient_checkpointing,
+        packing=config.train.packing,
     )
 
 

@@ -208,7 +208,7 @@ def _cut(size: int, micro_batch: int | None) -> list[range]:
 
 
 def _forward(lm: LanguageModel, items: Sequence[Item], part: range) -> Tensor:
-    h_ND, _ = hidden_states(lm.model, lm.compute, [items[i] for i in part])
+    h_ND, _ = hidden_states(lm.model, lm.compute, [items[i] for i in part], packed=lm.layout.packed)
     return h_ND if lm.compute.dtype == torch.float32 else h_ND.to(lm.compute.dtype)
 
 

@@ -11,12 +11,14 @@ from mari_cli.config import (
     LossConfig,
     MariConfig,
     NPOConfig,
+    Packing,
 )
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import naive
 from mari_cli.losses.engine import Rows, Supported, log_probabilities
 from mari_cli.losses.objective import Step, build, pools_of
 from mari_cli.models.head import head_of
+from mari_cli.models.packing import settle
 from mari_cli.models.trunk import hidden_states
 from mari_cli.train.step import Recalled, Reference, positions_of
 
@@ -29,26 +31,28 @@ class Bare:
     device = torch.device("cpu")
     dtype = torch.float32
 
-    def __init__(self, model):
+    def __init__(self, model, *, packing=Packing.never):
         self.model = model.double().eval()
         self.compute = self
+        self.layout = settle(self.model, self, packing)
 
     def autocast(self):
         return torch.autocast("cpu", enabled=False)
 
 
-def gpt2(dropout: float = 0.0, seed: int = 0) -> Bare:
+def gpt2(dropout: float = 0.0, seed: int = 0, packing: Packing = Packing.never) -> Bare:
     torch.manual_seed(seed)
     sizes = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 32, "vocab_size": V}
     rates = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
-    return Bare(GPT2LMHeadModel(GPT2Config(**sizes, **rates, bos_token_id=0, eos_token_id=1)))
+    config = GPT2Config(**sizes, **rates, bos_token_id=0, eos_token_id=1)
+    return Bare(GPT2LMHeadModel(config), packing=packing)
 
 
-def llama(seed: int = 0) -> Bare:
+def llama(seed: int = 0, packing: Packing = Packing.never) -> Bare:
     torch.manual_seed(seed)
     sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 16}
     sizes |= {"intermediate_size": 24, "vocab_size": V, "max_position_embeddings": 32}
-    return Bare(LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=False)))
+    return Bare(LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=False)), packing=packing)
 
 
 def items(count: int, seed: int) -> list[Item]:

@@ -19,7 +19,7 @@ from steps import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mari_cli.config import PoolingScope
+from mari_cli.config import Packing, PoolingScope
 from mari_cli.data.tokenize import Item
 from mari_cli.losses.objective import FINE_TUNING, build
 from mari_cli.models.head import check_parity
@@ -55,6 +55,14 @@ def test_every_layout_gives_the_gradient_of_full_logits_in_one_graph(config, mak
     expected = in_one_graph(lm, config, groups, reference_for(config, make(seed=9), groups))
     for micro_batch, chunk in ((None, 1000), (None, 7), (1, 7), (3, 11), (5, 1000)):
         assert_same(expected, taken(lm, config, micro_batch=micro_batch, chunk=chunk))
+
+
+@pytest.mark.parametrize("name", ["mari pooled", "mari token", "npo"])
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_packed_a_step_is_what_it_is_padded(name, make):
+    padded = taken(make(), LOSSES[name])
+    for micro_batch in (None, 3):
+        assert_same(padded, taken(make(packing=Packing.always), LOSSES[name], micro_batch=micro_batch))
 
 
 @pytest.mark.parametrize("name", ["mari pooled both", "kl_ga"])

@@ -1,0 +1,118 @@
+"""Whether a model's sequences are packed into one row, or padded to one length: asked once, before step 1."""
+
+import inspect
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mari_cli.config import Packing
+from mari_cli.data.tokenize import Item
+from mari_cli.errors import UserError
+from mari_cli.models import attention
+from mari_cli.models.attention import UnsupportedAttention
+from mari_cli.models.device import Compute
+from mari_cli.models.trunk import hidden_states
+
+PROBES = (12, 5, 2, 9, 5)
+"""Tokens in the sequences that are packed to try it: first the longest, which comes last in the row."""
+ROUNDING, LEAK = 5e-3, 1e-5
+"""Relative differences allowed: between products of other shapes, which may be in TF32; and of one shape."""
+KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+"""Kinds of layers, of transformers' names, that reach other tokens through our attention alone."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    packed: bool
+    reason: str
+    """Why, for the log."""
+
+    def __str__(self) -> str:
+        return f"{'packed' if self.packed else 'padded'} ({self.reason})"
+
+
+def settle(model: PreTrainedModel, compute: Compute, packing: Packing) -> Layout:
+    """Choose the layout; where it is to be packed, ``model`` gets the attention that this needs.
+
+    Packing is refused where a try shows that it would change what the model computes, or where the
+    architecture asks for something that cannot be kept inside a document.
+    """
+    if packing is Packing.never:
+        return Layout(False, "asked for")
+    obstacle = _obstacle(model, compute)
+    if obstacle is None:
+        return Layout(True, "asked for" if packing is Packing.always else "auto: no padding, same states")
+    if packing is Packing.always:
+        raise UserError(
+            f"the sequences of a `{type(model).__name__}` cannot be packed: {obstacle}",
+            "leave out `packing`: `auto` pads them",
+        )
+    return Layout(False, f"auto: {obstacle}")
+
+
+def _obstacle(model: PreTrainedModel, compute: Compute) -> str | None:
+    """Why ``model`` cannot be packed; None where it can, and then our attention is installed."""
+    config = model.config.get_text_config()
+    if unknown := sorted(set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYERS):
+        return f"it has layers of `{unknown[0]}`"
+    if getattr(config, "attention_chunk_size", None) is not None:
+        return "its attention is cut into chunks"
+    if not model._can_set_attn_implementation() or config._attn_implementation != attention.PLAIN:
+        return f"its attention is not one that transformers can compute as `{attention.PLAIN}`"
+    if "position_ids" not in inspect.signature(model.base_model.forward).parameters:
+        return "it takes no positions"
+    attention.install(model)
+    try:
+        obstacle = _difference(model, compute)
+    except UnsupportedAttention as error:
+        obstacle = str(error)
+    except (TypeError, ValueError, RuntimeError) as error:  # what code of others makes of unknown arguments
+        obstacle = f"it fails at a packed row: {(str(error).splitlines() or [type(error).__name__])[0]}"
+    if obstacle is not None:
+        model.set_attn_implementation(attention.PLAIN)
+    return obstacle
+
+
+@torch.no_grad()
+def _difference(model: PreTrainedModel, compute: Compute) -> str | None:
+    """How packed hidden states differ from those of each sequence alone; None where they do not.
+
+    First without autocast, where what should not be there stands out from rounding; then as training runs.
+    """
+    exact = Compute(compute.device, torch.float32, "")
+    for tried in (exact, compute) if compute.dtype != torch.float32 else (exact,):
+        items, others = _probes(model, seed=0), _probes(model, seed=1)
+        alone = torch.cat([hidden_states(model, tried, [item])[0] for item in items])
+        packed, _ = hidden_states(model, tried, items, packed=True)
+        allowed, leak_allowed = ROUNDING, LEAK
+        if (eps := max(torch.finfo(dtype).eps for dtype in (tried.dtype, alone.dtype))) > ROUNDING / 8:
+            # a router of experts may tip over by the rounding of 16 bits: then it does so padded as well
+            padded, _ = hidden_states(model, tried, items)
+            allowed = max(8 * eps, 2 * _gap(padded, alone))
+            leak_allowed = 8 * eps
+        if packed.isnan().any() and not alone.isnan().any():
+            return "it does not hand documents to its attention"
+        if not (gap := _gap(packed, alone)) <= allowed:
+            return f"its hidden states would be others (relative difference {gap:.2g})"
+        mixed, _ = hidden_states(model, tried, [items[0], *others[1:]], packed=True)
+        count = items[0].num_targets
+        if not (leak := _gap(mixed[:count], packed[:count])) <= leak_allowed:
+            return f"a sequence would see the others (relative difference {leak:.2g})"
+    return None
+
+
+def _probes(model: PreTrainedModel, *, seed: int) -> list[Item]:
+    config = model.config.get_text_config()
+    longest = getattr(config, "max_position_embeddings", None) or max(PROBES)
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        Item(tuple(torch.randint(config.vocab_size, (size,), generator=generator).tolist()), 1, i)
+        for i, size in enumerate(min(size, longest) for size in PROBES)
+    ]
+
+
+def _gap(states: Tensor, others: Tensor) -> float:
+    """Relative difference in the Euclidean norm."""
+    return float((states.float() - others.float()).norm() / others.float().norm())
