@@ -262,7 +262,7 @@ class ContextConfig:
     neighbours: int = 32
     """Retain positions that speak for a forget position; their weights sum to 1."""
     stored_tokens: int = 64
-    """How many of a distribution's most probable tokens are kept beside the label; the rest is one tail."""
+    """How many of a distribution's most probable tokens are kept beside the label; the others are one tail."""
 
     def __post_init__(self) -> None:
         _positive("loss.context", self, "temperature", "neighbours", "stored_tokens")
@@ -376,6 +376,11 @@ class Packing(StrEnum):
     never = "never"
 
 
+class Parallel(StrEnum):
+    ddp = "ddp"
+    fsdp = "fsdp"
+
+
 @dataclass(kw_only=True)
 class OptimConfig:
     """What every training has."""
@@ -404,6 +409,9 @@ class OptimConfig:
     packing: Packing = Packing.auto
     """Lay sequences end to end in one row, none seeing another, instead of padding them to one length.
     `auto`: where the architecture allows it, which is tried out before step 1."""
+    parallel: Parallel = Parallel.ddp
+    """How several processes share a training. `ddp`: each keeps all weights; `fsdp`: each keeps its shards of
+    weights, gradients and optimiser states. Changes memory, never the result."""
 
     def __post_init__(self) -> None:
         _positive("train", self, "lr", "max_grad_norm", "micro_batch", "chunk")

@@ -1,12 +1,17 @@
 """Where every error leaves: what the user can fix as `error:` and `hint:`, the rest as Python tells it."""
 
-import logging
+import os
+import time
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from mari_cli.errors import UserError
+from mari_cli.tasks.worker import hush
+
+PATIENCE = 5
+"""Seconds that others of several processes leave the first to tell an error."""
 
 
 def note(message: str) -> None:
@@ -15,14 +20,11 @@ def note(message: str) -> None:
 
 
 def refuse(message: str, hint: str | None) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(PATIENCE)  # once the first is gone the launcher ends the others, and it is told only once
     note(f"error: {message}")
     if hint:
         note(f"  hint: {hint}")
-
-
-TALKATIVE = ("torchao", "torch.utils._pytree")
-"""Loggers of libraries that tell, on being imported, which kernels they lack: whoever has the extra `8bit`
-would read it above every result."""
 
 
 class Door(TyperGroup):
@@ -30,8 +32,7 @@ class Door(TyperGroup):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Exit codes: 2 what the user can fix, 130 interrupted, 1 what only we can (with a traceback)."""
-        for name in TALKATIVE:
-            logging.getLogger(name).setLevel(logging.ERROR)
+        hush()
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except UserError as error:

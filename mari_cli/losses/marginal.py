@@ -199,3 +199,53 @@ def pools_by_index(index_r_N: Tensor, index_u_M: Tensor, *, prior: float, share:
     return Pools(
         name_C[index_r_N], name_C[index_u_M], count_r_C, count_u_C, p_C, prior * b_C / p_C, share * u_C / b_C
     )
+
+
+def own_pools(pools: Pools, *, processes: int, process: int) -> tuple[Pools, dict[str, Tensor]]:
+    """The pools that fall to one of several processes, and by role the positions that it works on.
+
+    Whole pools, so that nothing of them has to be summed; the positions of none fill up what is uneven. A
+    function of the pools alone: every process knows the parts of all.
+    """
+    loads = [0.0] * processes
+    owner_C = torch.empty(len(pools), dtype=torch.long)
+    size_C = pools.retain_count_C + pools.forget_count_C
+    for c in size_C.argsort(descending=True, stable=True).tolist():
+        least = min(range(processes), key=loads.__getitem__)
+        owner_C[c] = least
+        loads[least] += float(size_C[c])
+    positions = {}
+    for role, name_N in pools.names().items():
+        owner_N = torch.where(name_N < 0, -1, owner_C[name_N]) if len(pools) else name_N.clone()
+        free = (owner_N < 0).nonzero().squeeze(-1)
+        level = (sum(loads) + len(free)) / processes
+        room = torch.tensor([max(0.0, level - load) for load in loads], dtype=torch.float64)
+        ends = (room.cumsum(0) / room.sum().clamp_min(1e-9) * len(free)).round().long()
+        owner_N[free] = torch.searchsorted(ends, torch.arange(len(free)), right=True).clamp_max(processes - 1)
+        for k, added in enumerate(torch.bincount(owner_N[free], minlength=processes).tolist()):
+            loads[k] += added
+        positions[role] = (owner_N == process).nonzero().squeeze(-1)
+    mine_C = owner_C == process
+    renamed_C = torch.where(mine_C, mine_C.cumsum(0) - 1, -1)
+
+    def renamed(role: str) -> Tensor:
+        name_N = pools.names()[role][positions[role]]
+        return torch.where(name_N < 0, -1, renamed_C[name_N]) if len(pools) else name_N
+
+    return (
+        Pools(
+            renamed("retain"),
+            renamed("forget"),
+            *(
+                x_C[mine_C]
+                for x_C in (
+                    pools.retain_count_C,
+                    pools.forget_count_C,
+                    pools.weight_C,
+                    pools.prior_C,
+                    pools.share_C,
+                )
+            ),
+        ),
+        positions,
+    )

@@ -26,7 +26,7 @@ from mari_cli.config import (
 )
 from mari_cli.losses import marginal, preference
 from mari_cli.losses.engine import Gradients, Readings, Rows, log_probabilities, sweep
-from mari_cli.losses.head import Head
+from mari_cli.losses.head import Head, HeadGradient
 from mari_cli.losses.marginal import Pools
 
 
@@ -44,6 +44,15 @@ class Positions:
     step_positions: int
     """Positions of this role in the whole step."""
     step_sequences: int
+
+    def at(self, index_N: Tensor) -> "Positions":
+        """Only those positions."""
+        return replace(
+            self,
+            labels_N=self.labels_N[index_N],
+            sequence_N=self.sequence_N[index_N],
+            index_N=self.index_N[index_N],
+        )
 
 
 @dataclass(frozen=True)
@@ -271,11 +280,14 @@ def differentiate(
     reference: Head | None = None,
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
     reduce: Callable[[Tensor], Tensor] | None = None,
+    counts_pools: bool = True,
 ) -> tuple[Terms, Gradients]:
     """The terms of ``objective`` over ``rows`` and the gradient of its `loss`, times ``scale``.
 
     The objective is linear in all readings but those it wants surveyed, so its gradient at the readings does
-    not wait for them. ``chunk``, ``reference`` and ``reduce`` as in `engine.sweep`.
+    not wait for them. ``chunk``, ``reference`` and ``reduce`` as in `engine.sweep`. Of the processes that
+    share pools each has their whole information; the terms of all add up if only one of them
+    ``counts_pools``.
     """
     needs = objective.needs
     blank = _blank(needs, step, rows, head)
@@ -285,6 +297,8 @@ def differentiate(
             blank.log_p[role].copy_(log_p_N)
     leaves = [*blank.log_p.values(), *blank.kl.values()]
     leaves += [] if blank.information is None else [blank.information]
+    if not leaves:  # none of the step's items are in this part
+        return objective.terms(step, blank), Gradients({}, HeadGradient(head))
     with torch.enable_grad():
         for leaf in leaves:
             leaf.requires_grad_()
@@ -308,6 +322,8 @@ def differentiate(
         through_retain=through_retain,
         reduce=reduce,
     )
+    if not counts_pools and readings.information is not None:
+        readings = replace(readings, information=torch.zeros_like(readings.information))
     return objective.terms(step, readings), gradients
 
 

@@ -1,6 +1,8 @@
 """Where a model keeps the head that turns hidden states into logits, and whether that is all of it."""
 
 import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Partial
 from transformers import PreTrainedModel
 
 from mari_cli.errors import UserError
@@ -11,7 +13,8 @@ from mari_cli.models.trunk import trunk
 def head_of(model: PreTrainedModel, dtype: torch.dtype | None = None) -> Head:
     """The head of a causal language model, with what some architectures do to its logits: scale or cap.
 
-    ``dtype`` is that of its operands, where it is narrower than the weights.
+    ``dtype`` is that of its operands, where it is narrower than the weights. A head in shards is gathered, by
+    all processes at once; a gradient at it goes back to the shards, summed over the processes.
     """
     linear = model.get_output_embeddings()
     if linear is None:
@@ -21,7 +24,18 @@ def head_of(model: PreTrainedModel, dtype: torch.dtype | None = None) -> Head:
         getattr(config, "logits_scaling", None) or 1.0
     )
     softcap = getattr(config, "final_logit_softcapping", None)
-    return Head(linear.weight, getattr(linear, "bias", None), scale, softcap, dtype)
+    bias = getattr(linear, "bias", None)
+    return Head(
+        _whole(linear.weight, dtype), None if bias is None else _whole(bias, None), scale, softcap, dtype
+    )
+
+
+def _whole(parameter: Tensor, dtype: torch.dtype | None) -> Tensor:
+    if not isinstance(parameter, DTensor):
+        return parameter
+    narrow = parameter if dtype is None else parameter.to(dtype)
+    assert isinstance(narrow, DTensor)
+    return narrow.full_tensor(grad_placements=[Partial("sum")])
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mari_cli import runs
+from mari_cli import distributed, runs
 from mari_cli.config import Corpora, FinetuneRun
 from mari_cli.models.device import choose_compute
 from mari_cli.models.fingerprint import weights_hash
@@ -13,7 +13,14 @@ from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.progress import say, track
 from mari_cli.tasks.measuring import examples, measured
 from mari_cli.tasks.recording import recording
-from mari_cli.tasks.setting import describe_data, prepare, require_disk, seed_for, tokenize_corpora
+from mari_cli.tasks.setting import (
+    describe_data,
+    prepare,
+    refuse_shards,
+    require_disk,
+    seed_for,
+    tokenize_corpora,
+)
 from mari_cli.tasks.training import adapt, keep
 from mari_cli.tasks.training import finetune as train
 from mari_cli.train import state
@@ -22,10 +29,11 @@ from mari_cli.train.optim import check_optimizer
 
 def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = False) -> dict[str, Any]:
     """Run it and return the result (result.json). Bad input is refused before anything is written."""
-    if not resume:
+    if not resume and distributed.first():  # which may be far enough to make it when others come here
         runs.refuse_existing(Path(config.out))
     compute = choose_compute(config.train.device, config.train.precision, config.train.weights)
     check_optimizer(config.train.optimizer)
+    refuse_shards(config.train, compute)
     setting = prepare(config, compute)
     lm = load_model(
         config.model,
@@ -65,7 +73,7 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
             description=f"fine-tuning on {' + '.join(roles)}",
         )
         say(f"{outcome.stopped_by or 'all epochs done'} after {outcome.steps} steps")
-        if not (record.run.path / "checkpoint").exists():
+        if record.run.writes and not (record.run.path / "checkpoint").exists():
             keep(lm, config, config.model, base_hash, record.run.path / "checkpoint")
         merge_adapters(lm.model)
         found, weights = measured(

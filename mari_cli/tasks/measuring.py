@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mari_cli import runs
+from mari_cli import distributed, runs
 from mari_cli.config import MetricsConfig
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.models.fingerprint import weights_hash
@@ -47,13 +47,16 @@ def measured(
         }
     )[:24]
     path = cache / "measured" / f"{key}.json" if cache else None
-    if path and path.exists():
+    if path and distributed.agreed(path.exists()):
         say(f"{name}: measured before")
         return _read(json.loads(path.read_text())), weights
     say(f"{name}: measuring")
     result = measure(lm, corpora, config, seed=seed, track=track, name=name)
+    result = distributed.agreed(result)
     if path:
-        runs.atomic_write_json(path, asdict(result))
+        if distributed.first():
+            runs.atomic_write_json(path, asdict(result))
+        distributed.wait()
         # what a cache gives back must be what a first run sees, to the last bit and the last missing value
         result = _read(json.loads(path.read_text()))
     return result, weights

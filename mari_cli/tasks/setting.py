@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,17 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from mari_cli import runs
-from mari_cli.config import CorpusConfig, EvaluateRun, ModelConfig, RunConfig, UnlearnRun
+from mari_cli import distributed, runs
+from mari_cli.config import (
+    CorpusConfig,
+    EvaluateRun,
+    ModelConfig,
+    OptimConfig,
+    OptimizerName,
+    Parallel,
+    RunConfig,
+    UnlearnRun,
+)
 from mari_cli.data.corpora import Corpora as Texts
 from mari_cli.data.corpora import load_corpora
 from mari_cli.data.records import Record
@@ -26,6 +35,40 @@ from mari_cli.tracking import check_tracker
 def seed_for(seed: int, purpose: str) -> int:
     """A seed for one purpose: two purposes of one run never share their random numbers."""
     return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:4], "big")
+
+
+def dropout_seed(seed: int) -> int:
+    """Another in each process, or all would drop the same."""
+    process = f" {distributed.rank()}" if distributed.rank() else ""
+    return seed_for(seed, f"dropout{process}")
+
+
+def require_whole_shares(batches: Mapping[str, int], processes: int) -> None:
+    """Refuse a batch, named by its key, that several processes cannot share evenly."""
+    for key, batch in batches.items():
+        if batch % processes:
+            below = batch - batch % processes
+            nearest = [f"`{key}={size}`" for size in (below, below + processes) if size]
+            raise UserError(
+                f"`{key}={batch}` on {processes} processes: each takes an equal share of a step",
+                f"use {' or '.join(nearest)}, or another number of processes",
+            )
+
+
+def refuse_shards(config: OptimConfig, compute: Compute, *, section: str = "train.") -> None:
+    """Refuse what does not go with weights in shards."""
+    if config.parallel is not Parallel.fsdp or distributed.size() == 1:
+        return
+    if compute.needs_loss_scaling:  # no process has the gradients whole from which the scale follows
+        raise UserError(
+            f"`{section}parallel=fsdp` does not train in float16",
+            f"use `{section}parallel=ddp`, or `{section}precision=bfloat16`",
+        )
+    if config.optimizer is OptimizerName.adamw_8bit:
+        raise UserError(
+            f"`{section}optimizer=adamw_8bit` does not take weights in shards",
+            f"use `{section}parallel=ddp`, or `{section}optimizer=adamw`",
+        )
 
 
 @dataclass(frozen=True)

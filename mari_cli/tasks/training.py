@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from mari_cli import runs
+from mari_cli import distributed, runs
 from mari_cli.config import FinetuneConfig, FinetuneRun, ModelConfig, UnlearnRun
 from mari_cli.data.batches import epoch_batches
 from mari_cli.data.tokenize import Item
@@ -22,7 +23,7 @@ from mari_cli.models.load import LanguageModel, base_of, load_model
 from mari_cli.models.lora import add_adapters
 from mari_cli.progress import Track, say, silent
 from mari_cli.suites.scores import score
-from mari_cli.tasks.setting import Setting, items_hash, seed_for
+from mari_cli.tasks.setting import Setting, dropout_seed, items_hash, seed_for
 from mari_cli.train.loop import Job, Log, Outcome, fit
 from mari_cli.train.step import Group
 from mari_cli.train.stop import Verdict
@@ -79,7 +80,7 @@ def finetune(
 
     watched = [items[i] for i in range(0, len(items), max(1, len(items) // WATCHED_ITEMS))]
 
-    def evaluate(step: int) -> dict[str, float]:
+    def evaluate(lm: LanguageModel, step: int) -> dict[str, float]:
         scored = score(lm, watched, batch_size=32, min_k=0.4, track=silent, description="")
         right, tokens = sum(scored.column("tokens_right")), sum(scored.column("tokens"))
         nll = sum(scored.column("answer_nll")) / len(watched)
@@ -91,7 +92,7 @@ def finetune(
         done = wanted is not None and accuracy >= wanted
         return Verdict(latest["step"], f"token accuracy {accuracy:.4f} reached {wanted}" if done else None)
 
-    torch.manual_seed(seed_for(seed, "dropout"))
+    torch.manual_seed(dropout_seed(seed))
     job = Job(
         steps=config.epochs * steps_per_epoch,
         items_at=items_at,
@@ -134,6 +135,8 @@ def finetuned(
             "recipe": RECIPE,
             "weights": weights_hash(lm.model),
             "items": items_hash(items),
+            # the same weights up to rounding, but which process drew which mask stays in them
+            "processes": distributed.size() if config.dropout else 1,
             "config": asdict(config),
             "seed": seed,
             "device": setting.compute.device.type,
@@ -142,11 +145,12 @@ def finetuned(
     )[:24]
     directory = cache / "models" / key
     directory.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory / "lock"):
-        if (directory / "checkpoint").exists():
+    with FileLock(directory / "lock") if distributed.first() else nullcontext():
+        if distributed.agreed((directory / "checkpoint").exists()):
             say(f"{role}: from the cache ({directory})")
             return directory
-        runs.recover(directory)
+        if distributed.first():
+            runs.recover(directory)
         say(f"{role}: fine-tuning on {len(items)} items, at most {config.epochs} epochs")
         with runs.retold_disk_errors(directory), (directory / runs.METRICS).open("a") as metrics:
             outcome = finetune(
@@ -157,9 +161,11 @@ def finetuned(
                 state_dir=directory / runs.STATE,
                 track=track,
                 description=role,
-                log=lambda record: print(json.dumps(record), file=metrics, flush=True),
+                log=(lambda record: print(json.dumps(record), file=metrics, flush=True)),
             )
-        lm.save(directory / "checkpoint")
-        shutil.rmtree(directory / runs.STATE)
+        if distributed.first():
+            lm.save(directory / "checkpoint")
+            shutil.rmtree(directory / runs.STATE)
+        distributed.wait()
         say(f"{role}: {outcome.stopped_by or 'all epochs done'} after {outcome.steps} steps")
     return directory

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mari_cli import runs
+from mari_cli import distributed, runs
 from mari_cli.config import MariConfig, ModelConfig, TargetChoice, UnlearnRun
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import objective as losses
@@ -23,6 +23,7 @@ from mari_cli.tasks.setting import (
     describe_data,
     gold_at_path,
     prepare,
+    refuse_shards,
     require_disk,
     seed_for,
     tokenize_corpora,
@@ -36,15 +37,17 @@ GOLD_WORDS = ("finetune", "none", "auto")
 
 def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False) -> dict[str, Any]:
     """Run it and return the result (result.json). Bad input is refused before anything is written."""
-    if not resume:
+    if not resume and distributed.first():  # which may be far enough to make it when others come here
         runs.refuse_existing(Path(config.out))
     compute = choose_compute(config.train.device, config.train.precision, config.train.weights)
     check_optimizer(config.train.optimizer)
+    refuse_shards(config.train, compute)
     # refuse now what would fail in an hour
-    choose_compute(
+    later = choose_compute(
         config.finetune.device, config.finetune.precision, config.finetune.weights, section="finetune."
     )
     check_optimizer(config.finetune.optimizer, section="finetune.")
+    refuse_shards(config.finetune, later, section="finetune.")
     objective = losses.build(config.loss)
     needs = objective.needs
     setting = prepare(config, compute)
@@ -84,12 +87,11 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
         adapt(config, lm)
         if has_adapters(lm.model):
             say(f"training {describe_adapters(lm.model)}")
-        outcome, more = forget(
-            config, lm, corpora, alternatives, objective, layer, record, target_hash=hashes["target"]
-        )
+        outcome, more = forget(config, lm, corpora, alternatives, objective, layer, record)
         notes += more
-        if not (record.run.path / "checkpoint").exists():  # a run killed while it was measured has it already
-            keep(lm, config, target_from, hashes["target"], record.run.path / "checkpoint")
+        there = record.run.path / "checkpoint"
+        if record.run.writes and not there.exists():  # a run killed while it was measured has it already
+            keep(lm, config, target_from, hashes["target"], there)
         merge_adapters(lm.model)
         take("unlearned", lm)
         if gold_from:

@@ -3,13 +3,14 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mari_cli.config import OptimConfig
+from mari_cli import distributed
+from mari_cli.config import OptimConfig, Parallel, Weights
 from mari_cli.errors import UserError
 from mari_cli.losses.objective import Objective, Terms
 from mari_cli.models.fingerprint import frozen_hash
@@ -17,6 +18,7 @@ from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track
 from mari_cli.train import state
 from mari_cli.train.optim import Optimizer, learning_rate
+from mari_cli.train.sharding import sharded
 from mari_cli.train.step import Group, Reference, backward
 from mari_cli.train.stop import Verdict
 
@@ -34,8 +36,8 @@ class Job:
     objective: Objective
     reference_at: Callable[[int], Reference | None]
     """What the model before the first step said of the step's items, where the objective asks for it."""
-    evaluate: Callable[[int], dict[str, float]]
-    """Measure the model as it is after so many steps."""
+    evaluate: Callable[[LanguageModel, int], dict[str, float]]
+    """Measure the model as it is after so many steps; in all processes at once."""
     judge: Callable[[list[dict[str, Any]]], Verdict]
     """Read the evaluations so far; the first is of step 0."""
     evaluate_every: int
@@ -64,15 +66,38 @@ def fit(
     A state is written to ``state_dir`` at every evaluation; where one is there already the loop goes on
     from it, on a CPU to the same bits as if it had never stopped. Raises UserError at a loss that is not
     finite, before the update.
+
+    Several processes take each step together (train/step.py). All see the same numbers, so all decide the
+    same; ``log`` is called in the first alone.
     """
+    if not distributed.first():
+        log = _ignore
+    frozen = frozen_hash(lm.model)
+    if config.parallel is not Parallel.fsdp or distributed.size() == 1:
+        return _fit(lm, job, config, frozen, state_dir, log, track, description)
+    with sharded(lm, weights=config.weights) as trained:
+        # the shards are the float32 copies already
+        stepped = replace(config, weights=Weights.float32)
+        return _fit(trained, job, stepped, frozen, state_dir, log, track, description)
+
+
+def _fit(
+    lm: LanguageModel,
+    job: Job,
+    config: OptimConfig,
+    frozen: str | None,
+    state_dir: Path,
+    log: Log,
+    track: Track,
+    description: str,
+) -> Outcome:
     model, compute = lm.model, lm.compute
     training_mode = config.dropout or config.gradient_checkpointing
-    frozen = frozen_hash(model)
     optimizer = Optimizer(model, config)
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.needs_loss_scaling)
 
     progress = state.Progress(frozen=frozen)
-    resumed = state.latest(state_dir)
+    resumed = distributed.agreed(state.latest(state_dir))
     if resumed:
         progress = state.load_progress(resumed)
         if progress.frozen != frozen:
@@ -85,7 +110,7 @@ def fit(
         if progress.loss_scale is not None:
             scaler.load_state_dict({**scaler.state_dict(), "scale": progress.loss_scale})
     else:
-        _evaluate(job, progress, log)
+        _evaluate(lm, job, progress, log)
         state.save(state_dir, optimizer, progress)
 
     first = progress.step
@@ -141,7 +166,7 @@ def fit(
         )
 
         if (step + 1) % job.evaluate_every == 0 or step + 1 == job.steps:
-            _evaluate(job, progress, log)
+            _evaluate(lm, job, progress, log)
             state.save(state_dir, optimizer, progress)
 
     model.eval()
@@ -151,8 +176,12 @@ def fit(
     return Outcome(progress.step, progress.kept_step, progress.stopped_by, progress.tokens)
 
 
-def _evaluate(job: Job, progress: state.Progress, log: Log) -> None:
-    look = {"step": progress.step, **job.evaluate(progress.step)}
+def _ignore(record: dict[str, Any]) -> None:
+    pass
+
+
+def _evaluate(lm: LanguageModel, job: Job, progress: state.Progress, log: Log) -> None:
+    look = {"step": progress.step, **job.evaluate(lm, progress.step)}
     progress.history.append(look)
     verdict = job.judge(progress.history)
     progress.kept_step, progress.stopped_by = verdict.kept_step, verdict.stop

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from mari_cli.config import OptimConfig, OptimizerName, Schedule, Weights
 from mari_cli.errors import UserError
@@ -96,7 +97,8 @@ class Optimizer:
 
     def clip(self, max_norm: float | None) -> Tensor:
         """Clip the gradient to ``max_norm`` and return its norm before."""
-        return torch.nn.utils.clip_grad_norm_(self.masters.values(), max_norm if max_norm else math.inf)
+        norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), max_norm if max_norm else math.inf)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def step(self, scaler: torch.amp.GradScaler) -> None:
         with self._compiled_on_cuda():

@@ -1,17 +1,26 @@
-"""What a killed run needs to go on as if nothing had happened: safetensors and JSON, replaced whole."""
+"""What a killed run needs to go on as if nothing had happened: safetensors and JSON, replaced whole.
+
+It goes on in any number of processes. With dropout another number draws other masks: each process has random
+numbers of its own.
+"""
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-from mari_cli import runs
-from mari_cli.models.load import system_errors
+from mari_cli import distributed, runs
+from mari_cli.train import checkpoint
 from mari_cli.train.optim import Optimizer
+
+MODEL, OPTIMIZER = "model", "optimizer"
+"""Directories of a state: weights, and what steps them."""
 
 
 @dataclass
@@ -38,30 +47,29 @@ def save(directory: Path, optimizer: Optimizer, progress: Progress) -> None:
     Weights worth keeping: the kept step's and the newest.
     """
     name = f"step_{progress.step:08d}"
-    weights = {key: master.detach().contiguous() for key, master in optimizer.masters.items()}
-    size = 3 * sum(weight.numel() * weight.element_size() for weight in weights.values())
-    runs.check_disk(directory.parent, size)
-    directory.mkdir(parents=True, exist_ok=True)
-    with runs.atomic_directory(directory / name) as temporary, system_errors():
-        save_file(weights, temporary / "model.safetensors")
-        tensors = optimizer.tensors()
-        tensors["random/cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["random/cuda"] = torch.cuda.get_rng_state()
-        save_file(tensors, temporary / "optimizer.safetensors")
-        (temporary / "progress.json").write_text(json.dumps(vars(progress)))
+    size = 3 * sum(master.numel() * master.element_size() for master in optimizer.masters.values())
+    if distributed.first():
+        runs.check_disk(directory.parent, size)
+        directory.mkdir(parents=True, exist_ok=True)
+    with checkpoint.directory_of_all(directory / name) as temporary:
+        checkpoint.write(temporary / MODEL, optimizer.masters)
+        checkpoint.write(temporary / OPTIMIZER, optimizer.tensors() | _random_state())
+        if distributed.first():
+            (temporary / "progress.json").write_text(json.dumps(vars(progress)))
+    if not distributed.first():
+        return
     for other in directory.glob("step_*"):
         if other.name == name:
             continue
         if other.name == f"step_{progress.kept_step:08d}":
-            (other / "optimizer.safetensors").unlink(missing_ok=True)
+            shutil.rmtree(other / OPTIMIZER, ignore_errors=True)
         else:
             shutil.rmtree(other)
 
 
 def latest(directory: Path) -> Path | None:
     """The newest complete state under ``directory``."""
-    complete = sorted(path.parent for path in directory.glob("step_*/optimizer.safetensors"))
+    complete = sorted(path.parent for path in directory.glob(f"step_*/{OPTIMIZER}"))
     return complete[-1] if complete else None
 
 
@@ -77,18 +85,39 @@ def load_progress(path: Path) -> Progress:
 
 def load_optimizer(path: Path, optimizer: Optimizer) -> None:
     """Restore the optimiser's moments and the random state."""
-    tensors = load_file(path / "optimizer.safetensors")
-    torch.set_rng_state(tensors.pop("random/cpu"))
-    cuda = tensors.pop("random/cuda", None)
+
+    def room(name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
+        """A moment of a weight in shards is in shards too."""
+        master = optimizer.masters.get(name.rpartition("/")[0])
+        if isinstance(master, DTensor) and master.shape == size:
+            return torch.zeros_like(master, dtype=dtype)
+        return torch.empty(size, dtype=dtype)
+
+    tensors = checkpoint.read(path / OPTIMIZER, room)
+    _set_random_state(tensors)
+    optimizer.load_tensors({name: t for name, t in tensors.items() if not name.startswith("random/")})
+
+
+def _random_state() -> dict[str, Tensor]:
+    """Of this process."""
+    states = {f"random/{distributed.rank()}/cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states[f"random/{distributed.rank()}/cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _set_random_state(tensors: Mapping[str, Tensor]) -> None:
+    """A process that was not there before keeps what it was seeded with."""
+    if (cpu := tensors.get(f"random/{distributed.rank()}/cpu")) is not None:
+        torch.set_rng_state(cpu)
+    cuda = tensors.get(f"random/{distributed.rank()}/cuda")
     if cuda is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(cuda)
-    optimizer.load_tensors(tensors)
 
 
 @torch.no_grad()
 def load_weights(path: Path, optimizer: Optimizer) -> None:
-    weights = load_file(path / "model.safetensors")
-    assert weights.keys() == optimizer.masters.keys()
-    for name, master in optimizer.masters.items():
-        master.copy_(weights[name])
+    masters = optimizer.masters
+    read = checkpoint.read(path / MODEL, lambda name, size, dtype: masters[name])
+    assert read.keys() == masters.keys()
     optimizer.publish()

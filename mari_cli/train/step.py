@@ -6,15 +6,23 @@ trunk (after L. Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size u
 https://arxiv.org/abs/2101.06983): once without a graph to collect the hidden states of all micro-batches,
 then the loss over all of them gives its gradient there, and once more, micro-batch by micro-batch, to carry
 that gradient through the trunk.
+
+Several processes each take a stretch of every role's sequences; terms and gradients add up. What a loss pools
+over the step they exchange: sums of predictions, or hidden states.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from mari_cli import distributed
+from mari_cli.config import Estimator
 from mari_cli.data.tokenize import Item
+from mari_cli.losses import marginal
 from mari_cli.losses.engine import Gradients, Rows, Supported
 from mari_cli.losses.head import Head
 from mari_cli.losses.objective import Objective, Positions, Step, Terms, differentiate, pools_of
@@ -38,6 +46,14 @@ class Recalled:
     supported_MK: tuple[Tensor, Tensor] | None = None
     """Tokens and their probabilities at each forget position."""
 
+    def nothing(self) -> "Recalled":
+        """The same of no item at all."""
+        return Recalled(
+            None if self.states_ND is None else self.states_ND[:0],
+            None if self.log_p_S is None else self.log_p_S[:0],
+            None if self.supported_MK is None else (self.supported_MK[0][:0], self.supported_MK[1][:0]),
+        )
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -51,11 +67,11 @@ class Reference:
 def positions_of(items: Sequence[Item], step_items: Sequence[Item]) -> Positions:
     """Where ``items``, a part of ``step_items``, are supervised."""
     targets = [item.input_ids[item.supervised_from :] for item in items]
-    lengths = torch.tensor([len(labels) for labels in targets])
+    lengths = torch.tensor([len(labels) for labels in targets], dtype=torch.long)
     return Positions(
-        torch.tensor([label for labels in targets for label in labels]),
+        torch.tensor([label for labels in targets for label in labels], dtype=torch.long),
         torch.repeat_interleave(torch.arange(len(items)), lengths),
-        torch.cat([torch.arange(length) for length in lengths.tolist()]),
+        torch.tensor([i for labels in targets for i in range(len(labels))], dtype=torch.long),
         len(items),
         sum(item.num_targets for item in step_items),
         len(step_items),
@@ -84,27 +100,38 @@ def backward(
 
     def through_head(parts: Mapping[str, range], h: Mapping[str, Tensor]) -> tuple[Terms, Gradients]:
         rows, step = _assemble(objective, groups, parts, h, reference)
-        return differentiate(
-            objective,
-            step,
+        if objective.needs.couples and distributed.size() > 1:
+            assert objective.needs.information is not None
+            together = _pooled if objective.needs.information.estimator is Estimator.pooled else _by_pools
+        else:
+            together = _alone
+        return together(
             rows,
-            head,
-            chunk=chunk or chunk_for(len(head.weight_VD)),
-            reference=reference.head,
-            scale=scale,
+            step,
+            groups,
+            partial(
+                differentiate,
+                objective,
+                head=head,
+                chunk=chunk or chunk_for(len(head.weight_VD)),
+                reference=reference.head,
+                scale=scale,
+            ),
         )
 
     passes = max(len(parts) for parts in cuts.values())
-    if passes > 1 and objective.needs.couples:
-        return _in_two_phases(lm, groups, cuts, head, through_head)
     total: Terms = {}
-    for k in range(passes):
-        parts = {role: parts[k] for role, parts in cuts.items() if k < len(parts)}
-        h = {role: _forward(lm, groups[role], part) for role, part in parts.items()}
-        terms, gradients = through_head(parts, {role: h_ND.detach() for role, h_ND in h.items()})
-        _push([(h_ND, gradients.h[role]) for role, h_ND in h.items()], gradients, head)
-        total = {name: term + total[name] if name in total else term for name, term in terms.items()}
-    return total
+    if passes > 1 and objective.needs.couples:
+        total = _in_two_phases(lm, groups, cuts, head, through_head)
+    else:
+        for k in range(passes):
+            parts = {role: parts[k] for role, parts in cuts.items() if k < len(parts)}
+            h = {role: _forward(lm, groups[role], part) for role, part in parts.items()}
+            terms, gradients = through_head(parts, {role: h_ND.detach() for role, h_ND in h.items()})
+            _push([(h_ND, gradients.h[role]) for role, h_ND in h.items()], gradients, head)
+            total = {name: term + total[name] if name in total else term for name, term in terms.items()}
+    distributed.sum_gradients([p for p in lm.model.parameters() if not isinstance(p, DTensor)])
+    return _summed(total, lm.device)
 
 
 def operand_head(lm: LanguageModel) -> Head:
@@ -136,7 +163,7 @@ def _in_two_phases(
                 random_states[role].append(_random_state(lm.device))
                 outputs.append(_forward(lm, groups[role], part))
             collected[role] = torch.cat(outputs)
-    whole = {role: range(len(items)) for role, items in groups.items()}
+    whole = {role: distributed.share(len(items)) for role, items in groups.items()}
     terms, gradients = through_head(whole, collected)
     _push([], gradients, head)
 
@@ -152,6 +179,75 @@ def _in_two_phases(
     return terms
 
 
+Differentiate = Callable[..., tuple[Terms, Gradients]]
+"""`differentiate` of (step, rows), and what else it may take by name."""
+
+
+def _alone(
+    rows: Mapping[str, Rows], step: Step, groups: Group, differentiate: Differentiate
+) -> tuple[Terms, Gradients]:
+    """What no other process has a part in."""
+    there = {role for role, of_role in rows.items() if step.positions[role].sequences}
+    terms, gradients = differentiate(
+        replace(step, positions={role: step.positions[role] for role in there}),
+        {role: rows[role] for role in rows if role in there},
+    )
+    nothing = {role: torch.zeros_like(of_role.h_ND) for role, of_role in rows.items()}
+    return terms, replace(gradients, h=nothing | gradients.h)
+
+
+def _pooled(
+    rows: Mapping[str, Rows], step: Step, groups: Group, differentiate: Differentiate
+) -> tuple[Terms, Gradients]:
+    """One pool over all processes: they add up its two sums of predictions, 2V numbers."""
+    return differentiate(step, rows, reduce=distributed.summed, counts_pools=distributed.first())
+
+
+def _by_pools(
+    rows: Mapping[str, Rows], step: Step, groups: Group, differentiate: Differentiate
+) -> tuple[Terms, Gradients]:
+    """Many pools over all processes: these exchange hidden states, far fewer numbers than predictions, and
+    each takes some pools whole."""
+    processes = distributed.size()
+    assert step.pools is not None
+    pools, owned = marginal.own_pools(step.pools, processes=processes, process=distributed.rank())
+    lengths = {
+        role: [
+            sum(items[i].num_targets for i in distributed.share(len(items), of=k)) for k in range(processes)
+        ]
+        for role, items in groups.items()
+    }
+    positions, own_rows = {}, {}
+    for role, of_role in rows.items():
+        own_N, whole = owned[role], positions_of(groups[role], groups[role])
+        positions[role] = whole.at(own_N)
+        on_device_N = own_N.to(of_role.h_ND.device, non_blocking=True)
+
+        def gathered(x_ND: Tensor, role: str = role, index_N: Tensor = on_device_N) -> Tensor:
+            return distributed.concatenated(x_ND, lengths[role])[index_N]
+
+        own_rows[role] = Rows(
+            gathered(of_role.h_ND),
+            positions[role].labels_N.to(of_role.h_ND.device, non_blocking=True),
+            None if of_role.reference_ND is None else gathered(of_role.reference_ND),
+        )
+    terms, gradients = differentiate(replace(step, positions=positions, pools=pools), own_rows)
+    h = {}
+    for role, of_role in rows.items():
+        whole_ND = of_role.h_ND.new_zeros(sum(lengths[role]), of_role.h_ND.shape[-1])
+        whole_ND[owned[role].to(whole_ND.device, non_blocking=True)] = gradients.h[role]
+        h[role] = distributed.summed(whole_ND).split(lengths[role])[distributed.rank()]
+    return terms, replace(gradients, h=h)
+
+
+def _summed(terms: Terms, device: torch.device) -> Terms:
+    """Over all processes: each has a part of every sum."""
+    if distributed.size() == 1:
+        return terms
+    sums = distributed.summed(torch.stack([term.detach().to(device).double() for term in terms.values()]))
+    return dict(zip(terms, sums, strict=True))
+
+
 def _assemble(
     objective: Objective,
     groups: Group,
@@ -163,7 +259,10 @@ def _assemble(
     positions = {
         role: positions_of([groups[role][i] for i in part], groups[role]) for role, part in parts.items()
     }
-    recalled = {role: reference.recall(role, part) for role, part in parts.items()}
+    recalled = {
+        role: reference.recall(role, part) if part else reference.recall(role, range(1)).nothing()
+        for role, part in parts.items()
+    }
     config = objective.needs.information
     rows = {}
     for role, h_ND in h.items():
@@ -185,8 +284,15 @@ def _assemble(
             None if states_ND is None else states_ND.to(h_ND.device, non_blocking=True),
             supported,
         )
-    pooling = config is not None and objective.needs.pools and {"retain", "forget"} <= positions.keys()
-    pools = pools_of(config, positions) if config is not None and pooling else None
+    pools = None
+    if config is not None and objective.needs.pools:
+        pooled = positions
+        if objective.needs.couples and config.estimator is Estimator.token:
+            pooled = {role: positions_of(groups[role], groups[role]) for role in positions}
+        everyone = objective.needs.couples  # counts positions, not only this part
+        there = {role for role, at in pooled.items() if everyone or len(at.labels_N)}
+        if {"retain", "forget"} <= there:
+            pools = pools_of(config, pooled)
     log_p = {role: of_role.log_p_S for role, of_role in recalled.items() if of_role.log_p_S is not None}
     return rows, Step(positions, log_p, pools)
 
@@ -203,12 +309,18 @@ def _push(pairs: list[tuple[Tensor, Tensor]], gradients: Gradients, head: Head) 
 
 
 def _cut(size: int, micro_batch: int | None) -> list[range]:
-    at_once = micro_batch or size
-    return [range(i, min(i + at_once, size)) for i in range(0, size, at_once)]
+    """This process's share of ``size`` sequences, in micro-batches: as many of them in every process."""
+    share = distributed.share(size)
+    longest = -(-size // distributed.size())
+    at_once = micro_batch or longest
+    return [share[i : i + at_once] for i in range(0, longest, at_once)]
 
 
 def _forward(lm: LanguageModel, items: Sequence[Item], part: range) -> Tensor:
-    h_ND, _ = hidden_states(lm.model, lm.compute, [items[i] for i in part], packed=lm.layout.packed)
+    """Also where a process has nothing to do the trunk runs: sharded weights are gathered by all."""
+    drawn = [items[i] for i in part] or items[:1]
+    h_ND, _ = hidden_states(lm.model, lm.compute, drawn, packed=lm.layout.packed)
+    h_ND = h_ND if part else h_ND[:0]
     return h_ND if lm.compute.dtype == torch.float32 else h_ND.to(lm.compute.dtype)
 
 

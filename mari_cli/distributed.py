@@ -1,0 +1,150 @@
+"""Several processes that do one run together, and their few verbs; with one process each does nothing.
+
+All of them run the same program over the same items and keep the same weights. What is decided from a file
+or a clock is decided by the first and told to the others, and only the first writes.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+PATIENCE = timedelta(days=1)
+"""How long the others wait for work that the first does alone. A process that dies is noticed at once, by its
+closed connections and by the launcher; this ends what hangs otherwise."""
+BUCKET_BYTES = 64 * 2**20
+"""Of gradients that are summed over the processes at one time."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_objects: list[dist.ProcessGroup] = []
+"""The group over which objects travel and long waits are waited, once there is one: on the CPU, patient."""
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """This process as one of those that its environment tells of (RANK, WORLD_SIZE, MASTER_ADDR …)."""
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    elif "OMP_NUM_THREADS" not in os.environ:  # else each would take all cores, and all would wait for each
+        neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // neighbours))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    _objects.append(dist.new_group(backend="gloo", timeout=PATIENCE))
+    yield
+    # not after an error: the others may be waiting for us, and our end is what they notice
+    _objects.clear()
+    dist.destroy_process_group()
+
+
+def size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def first() -> bool:
+    return rank() == 0
+
+
+def share(count: int, *, of: int | None = None, processes: int | None = None) -> range:
+    """The stretch of ``count`` things that falls to a process, by default to this one: none is longer by more
+    than one than another."""
+    at, processes = rank() if of is None else of, processes or size()
+    return range(count * at // processes, count * (at + 1) // processes)
+
+
+# -- tensors -------------------------------------------------------------------------------------------------
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The sum over all processes, in place; the same bits in all of them."""
+    if size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def sum_gradients(parameters: Sequence[Tensor]) -> None:
+    """Replace each gradient by its sum over all processes; they must have the same gradients at all."""
+    if size() == 1:
+        return
+    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for gradient in (p.grad for p in parameters if p.grad is not None):
+        kinds.setdefault((gradient.dtype, gradient.device), []).append(gradient)
+    for gradients in kinds.values():
+        for bucket in _buckets(gradients):
+            wide = torch.promote_types(bucket[0].dtype, torch.float32)  # 16 bits are rounded once, at the end
+            flat = torch.cat([gradient.reshape(-1).to(wide) for gradient in bucket])
+            dist.all_reduce(flat)
+            for gradient, whole in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+                gradient.copy_(whole.view_as(gradient))
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        if bucket and sum(t.nbytes for t in bucket) + tensor.nbytes > BUCKET_BYTES:
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
+
+
+def concatenated(tensor: Tensor, lengths: Sequence[int]) -> Tensor:
+    """The tensors [n_i, …] of all processes, one after another; ``lengths`` are their n_i."""
+    if size() == 1:
+        return tensor
+    longest = max(lengths)
+    padded = tensor.new_zeros(longest, *tensor.shape[1:])
+    padded[: len(tensor)] = tensor
+    everyone = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(everyone, padded)
+    return torch.cat([part[:length] for part, length in zip(everyone, lengths, strict=True)])
+
+
+# -- objects -------------------------------------------------------------------------------------------------
+
+
+def agreed(value: T) -> T:
+    """The first process's ``value``, in all of them. Others wait for it as long as it takes."""
+    if size() == 1:
+        return value
+    told: list[T] = [value]
+    dist.broadcast_object_list(told, src=0, group=_objects[0])
+    return told[0]
+
+
+def objects() -> dist.ProcessGroup | None:
+    """The group over which objects travel, whatever the device; None with one process."""
+    return _objects[0] if size() > 1 else None
+
+
+def wait() -> None:
+    """Until all processes have come here."""
+    if size() > 1:
+        dist.barrier(group=_objects[0])
+
+
+def spread(work: Sequence[T], do: Callable[[T], R]) -> Iterator[R]:
+    """``do`` of each piece of ``work``, in order, in all processes: each process does every so manieth piece.
+
+    All do equally many, the last piece more than once where it must be: sharded weights are gathered by all.
+    """
+    for start in range(0, len(work), size()):
+        result = do(work[min(start + rank(), len(work) - 1)])
+        if size() == 1:
+            yield result
+            continue
+        results: list[R | None] = [None] * size()
+        dist.all_gather_object(results, result, group=_objects[0])
+        yield from results[: len(work) - start]  # type: ignore[misc]

@@ -1,0 +1,70 @@
+"""Weights, gradients and optimiser states cut into shards, one for each process: torch's FSDP2."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from mari_cli import distributed
+from mari_cli.config import Weights
+from mari_cli.models.load import LanguageModel
+
+
+@contextmanager
+def sharded(lm: LanguageModel, *, weights: Weights = Weights.float32) -> Iterator[LanguageModel]:
+    """``lm`` in shards, to train on; while it lasts ``lm`` itself has no weights, afterwards those that the
+    training left.
+
+    The modules that are sharded are a copy: no hook of theirs stays behind. Shards are float32; what is
+    gathered of them, block by block, is what the model computes with in one process, ``weights``.
+    """
+    twin = copy.deepcopy(lm.model, {id(p): p for p in lm.model.parameters()})
+    policy = MixedPrecisionPolicy(cast_forward_inputs=False)
+    if weights is Weights.bfloat16:
+        policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+        for parameter in twin.parameters():
+            if not parameter.requires_grad:  # stays rounded, as in one process
+                parameter.data = parameter.data.to(torch.bfloat16).float()
+    _shard(twin, policy)
+    head = lm.model.get_output_embeddings()
+    assert isinstance(head, nn.Module)
+    # where no training moves the head it is the reference's too (`Head.frozen`), which wants it whole
+    kept = {id(p) for p in head.parameters() if not p.requires_grad}
+    for parameter in lm.model.parameters():
+        if id(parameter) not in kept:
+            parameter.data = parameter.data.new_empty(0)
+    yield replace(lm, model=twin)
+    with torch.no_grad():
+        pairs = zip(lm.model.named_parameters(), twin.named_parameters(), strict=True)
+        for (name, parameter), (other, shard) in pairs:
+            assert name == other
+            assert isinstance(shard, DTensor)
+            parameter.data = shard.full_tensor()
+
+
+def _shard(model: PreTrainedModel, policy: MixedPrecisionPolicy) -> None:
+    """In place. The trunk is the root, because it is what a step calls; the head is a unit of its own."""
+    mesh = init_device_mesh(next(model.parameters()).device.type, (distributed.size(),))
+    trunk, head, embedding = model.base_model, model.get_output_embeddings(), model.get_input_embeddings()
+    assert isinstance(head, nn.Module)
+    tied = head.weight is embedding.weight
+    blocks = [m for m in trunk.modules() if type(m).__name__ in (model._no_split_modules or ())]
+    units: list[nn.Module] = [*blocks, trunk] if tied else [*blocks, trunk, head]
+    for unit in units:
+        # the trunk too: after a forward without a backward its parameters would stay whole
+        fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+        assert isinstance(unit, FSDPModule)
+        # a loss is a sum over the step, not a mean of the processes' means
+        unit.set_gradient_divide_factor(1.0)
+        unit.set_force_sum_reduction_for_comms(True)
+    if tied:
+        head.weight = embedding.weight
