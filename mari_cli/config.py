@@ -262,7 +262,7 @@ class ContextConfig:
     neighbours: int = 32
     """Retain positions that speak for a forget position; their weights sum to 1."""
     stored_tokens: int = 64
-    """How many of a distribution's most probable tokens are kept beside the label; the others are one tail."""
+    """How many of a distribution's most probable tokens are kept beside the label; the rest is one tail."""
 
     def __post_init__(self) -> None:
         _positive("loss.context", self, "temperature", "neighbours", "stored_tokens")

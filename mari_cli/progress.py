@@ -1,5 +1,9 @@
-"""What a person watches while a run works: remarks and bars with the time left, on stderr."""
+"""What a person watches while a run works: remarks and bars with the time left, on stderr.
 
+Of several processes only the first speaks; a launcher tells each its number.
+"""
+
+import os
 from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
@@ -23,13 +27,18 @@ class Track(Protocol):
     def __call__(self, items: Iterable[T], description: str, total: int, done: int = 0) -> Iterator[T]: ...
 
 
+def _speaks() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(message: str) -> None:
-    _console.print(message, markup=False, soft_wrap=True)
+    if _speaks():
+        _console.print(message, markup=False, soft_wrap=True)
 
 
 def track(items: Iterable[T], description: str, total: int, done: int = 0) -> Iterator[T]:
     """``items`` with a bar on a terminal, and silently elsewhere. ``done`` of ``total`` were done before."""
-    if not _console.is_terminal:
+    if not (_speaks() and _console.is_terminal):
         yield from items
         return
     columns = (

@@ -218,6 +218,8 @@ class Run:
     """One run directory."""
 
     path: Path
+    writes: bool = True
+    """False: another process writes the same, and what this one would write is left out."""
 
     @classmethod
     def create(cls, path: Path, config_yaml: str, *, command: Sequence[str], task: str = "") -> "Run":
@@ -285,14 +287,16 @@ class Run:
 
     def write_text(self, name: str, text: str) -> Path:
         """Write one file of the run, atomically."""
-        self._must_be_open()
-        atomic_write_text(self.path / name, text)
+        if self.writes:
+            self._must_be_open()
+            atomic_write_text(self.path / name, text)
         return self.path / name
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write one file of the run as JSON, atomically; a number that is not finite becomes null."""
-        self._must_be_open()
-        atomic_write_json(self.path / name, value)
+        if self.writes:
+            self._must_be_open()
+            atomic_write_json(self.path / name, value)
         return self.path / name
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
@@ -301,6 +305,8 @@ class Run:
         Write the metrics of a step before the state to resume from at that step: ``truncate_metrics`` takes
         away what is too new, nothing brings back what was never there.
         """
+        if not self.writes:
+            return
         self._must_be_open()
         line = (json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n").encode()
         path = self.path / METRICS
@@ -319,6 +325,8 @@ class Run:
 
     def truncate_metrics(self, step: int) -> None:
         """Drop what came after ``step``, as the run goes on from there, and a last line that was cut off."""
+        if not self.writes:
+            return
         self._must_be_open()
         if (self.path / METRICS).exists():
             kept = [line for line, record in self._metrics_lines() if record.get("step", step) <= step]
@@ -345,6 +353,8 @@ class Run:
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write result.json: from here on the run is finished, and the state to resume from is not needed."""
+        if not self.writes:
+            return
         self._must_be_open()
         atomic_write_json(self.path / RESULT, dict(result))
         shutil.rmtree(self.path / STATE, ignore_errors=True)

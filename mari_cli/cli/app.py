@@ -3,19 +3,22 @@
 stdout carries results (the final table, paths, YAML), stderr all the rest.
 """
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from mari_cli import __version__
 from mari_cli.cli.completion import complete_override
 from mari_cli.cli.door import Door, note
+
+R = TypeVar("R")
 
 KEYS = """\
 Without -c, a path chooses the option that reads it: model.path=X means model=pretrained, and
@@ -81,6 +84,18 @@ Resume = Annotated[
 ]
 
 
+Processes = Annotated[
+    int,
+    typer.Option(
+        "--nproc",
+        min=1,
+        metavar="N",
+        help="Train in N processes on this machine: one for each GPU. For several machines: torchrun.",
+        show_default=False,
+    ),
+]
+
+
 def _version(asked: bool) -> None:
     if asked:
         typer.echo(f"mari {__version__}")
@@ -116,9 +131,11 @@ def mari(
         keys=True,
     )
 )
-def finetune(overrides: Overrides = None, config: ConfigFile = None, resume: Resume = None) -> None:
+def finetune(
+    overrides: Overrides = None, config: ConfigFile = None, resume: Resume = None, nproc: Processes = 1
+) -> None:
     """Teach a model the forget and retain corpora (a target), or the retain corpus alone (a gold model)."""
-    _run("finetune", overrides, config, resume)
+    _run("finetune", overrides, config, resume, processes=nproc)
 
 
 @app.command(
@@ -128,16 +145,19 @@ def finetune(overrides: Overrides = None, config: ConfigFile = None, resume: Res
         "mari unlearn model.path=DIR forget.path=letters.jsonl retain.path=rest.jsonl",
         "mari unlearn model.path=DIR forget.path=diary.txt forget.fraction=0.1",
         "mari unlearn -c experiments/demo/run.yaml seed=1",
+        "mari unlearn --nproc 8 model.path=DIR forget.path=letters.jsonl retain.path=rest.jsonl",
         "mari unlearn --resume runs/npo",
         keys=True,
     )
 )
-def unlearn(overrides: Overrides = None, config: ConfigFile = None, resume: Resume = None) -> None:
+def unlearn(
+    overrides: Overrides = None, config: ConfigFile = None, resume: Resume = None, nproc: Processes = 1
+) -> None:
     """Make a model forget one corpus and keep another; measure it before, after, and beside a gold model.
 
     Without arguments: a tiny GPT-2, built and trained here on an invented archive of people.
     """
-    _run("unlearn", overrides, config, resume)
+    _run("unlearn", overrides, config, resume, processes=nproc)
 
 
 @app.command(
@@ -322,23 +342,48 @@ def _run(
     config: Path | None,
     resume: Path | None = None,
     model: str | None = None,
+    processes: int = 1,
 ) -> None:
     from mari_cli import launch
     from mari_cli.cli import tables
     from mari_cli.errors import UserError
 
-    if resume is None:
-        outcome = launch.run(_Task(task), launch.Experiment(task, overrides or [], config, model))
-    elif overrides or config:
+    if resume is not None and (overrides or config):
         raise UserError(
             "a run goes on as it began: `--resume` takes no KEY=VALUE and no `-c`",
             "start a new run to change something",
         )
-    else:
-        outcome = launch.resume(_Task(task), task, resume)
+
+    def start(work: launch.Task) -> launch.Outcome:
+        if resume is None:
+            return launch.run(work, launch.Experiment(task, overrides or [], config, model))
+        return launch.resume(work, task, resume)
+
+    outcome = _by_processes(_Task(task), start, processes)
+    if outcome is None:
+        return
     tables.print_grid(tables.of_results([outcome.result]))
     out = Path(outcome.config.out)
     typer.echo(out / "report.html" if (out / "report.html").exists() else out)
+
+
+def _by_processes(task: "_Task", start: Callable[[Any], R], processes: int) -> R | None:
+    """``start`` of ``task`` here, in processes of its own, or as one of those that torchrun has started: of
+    these only the first returns an outcome."""
+    from mari_cli.errors import UserError
+
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > 1 and processes > 1:
+        raise UserError("`--nproc` under torchrun: the processes are there already", "leave out `--nproc`")
+    if started > 1:
+        from mari_cli.tasks.together import take_part
+
+        return take_part(task, start)
+    if processes > 1:
+        from mari_cli.tasks.together import Launched
+
+        return start(Launched(task, processes))
+    return start(task)
 
 
 def _compare(runs: list[Path], out: Path) -> list[dict[str, Any]]:

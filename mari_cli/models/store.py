@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from mari_cli import runs
+from mari_cli import distributed, runs
 from mari_cli.progress import say
 
 META = "meta.json"
@@ -47,11 +47,15 @@ def stored(
     """The tensors ``wanted``, memory-mapped: from the directory of ``key`` under ``root`` if they are there,
     else written there by ``fill``, which gets them empty. ``key`` is all that determines them.
 
-    Two runs that want the same wait for one of them. What is changed in the result stays in this process.
+    Two runs that want the same wait for one of them; of several processes of a run the first looks and fills.
+    What is changed in the result stays in this process.
     """
     directory = root / runs.content_hash(key)[:24]
     directory.mkdir(parents=True, exist_ok=True)
     whole = directory / "tensors"
+    if not distributed.first():
+        distributed.wait()
+        return {part: _mapped(whole / f"{part}.bin", tensor) for part, tensor in wanted.items()}
     with FileLock(directory / "lock"):
         runs.recover(directory)
         if _is_whole(whole, key, wanted):
@@ -64,6 +68,7 @@ def stored(
             with runs.atomic_directory(whole) as scratch:
                 fill({part: _created(scratch / f"{part}.bin", tensor) for part, tensor in wanted.items()})
                 runs.atomic_write_bytes(scratch / META, _seal(scratch, key, wanted))
+        distributed.wait()
         return {part: _mapped(whole / f"{part}.bin", tensor) for part, tensor in wanted.items()}
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from mari_cli import distributed
 from mari_cli.data.batches import length_sorted
 from mari_cli.data.tokenize import Item
 from mari_cli.models.load import LanguageModel
@@ -31,8 +32,8 @@ def answer(
     lm.model.eval()
     pairs = [question_and_truth(item) for item in items]
     answers = [("", "")] * len(items)
-    batches = list(length_sorted([len(question) for question, _ in pairs], batch_size))
-    for indices in track(batches, description, len(batches)):
+
+    def of_batch(indices: list[int]) -> list[str]:
         width = max(len(pairs[i][0]) for i in indices)
         input_ids_BT = torch.zeros(len(indices), width, dtype=torch.long)
         mask_BT = torch.zeros_like(input_ids_BT)
@@ -58,8 +59,13 @@ def answer(
             new_BT = output[:, width:].cpu()
         else:
             new_BT = torch.empty(len(indices), 0, dtype=torch.long)
-        for row, i in enumerate(indices):
-            answers[i] = (decode(lm, new_BT[row].tolist()), decode(lm, pairs[i][1]))
+        return [decode(lm, new_T.tolist()) for new_T in new_BT]
+
+    batches = list(length_sorted([len(question) for question, _ in pairs], batch_size))
+    results = track(distributed.spread(batches, of_batch), description, len(batches))
+    for indices, result in zip(batches, results, strict=True):
+        for i, generated in zip(indices, result, strict=True):
+            answers[i] = (generated, decode(lm, pairs[i][1]))
     return answers
 
 

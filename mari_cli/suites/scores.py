@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mari_cli import distributed
 from mari_cli.data.batches import length_sorted
 from mari_cli.data.tokenize import Item
 from mari_cli.metrics import likelihood, memorization, privacy
@@ -59,13 +60,16 @@ def score(
     description: str,
     keep_states: bool = False,
 ) -> Scores:
-    """Score every item under ``lm``; ``min_k`` is the share of least likely tokens."""
+    """Score every item under ``lm``; ``min_k`` is the share of least likely tokens.
+
+    Several processes take the batches in turn, and all get all scores: those of one process, to the bit.
+    """
     lm.model.eval()
     head = head_of(lm.model)
     scored: list[ItemScore | None] = [None] * len(items)
     states: list[Tensor] = [torch.empty(0)] * (len(items) if keep_states else 0)
-    batches = list(length_sorted([len(item.input_ids) for item in items], batch_size))
-    for indices in track(batches, description, len(batches)):
+
+    def of_batch(indices: list[int]) -> list[tuple[ItemScore, Tensor | None]]:
         chunk = [items[i] for i in indices]
         h_ND, _ = hidden_states(lm.model, lm.compute, chunk, packed=lm.layout.packed)
         targets = [torch.tensor(item.input_ids[item.supervised_from :]) for item in chunk]
@@ -77,11 +81,22 @@ def score(
             predicted.append(logits_NV.argmax(-1))
         counts = [item.num_targets for item in chunk]
         columns = (torch.cat(log_p).cpu().split(counts), torch.cat(predicted).cpu().split(counts), targets)
-        for i, log_p_T, predicted_T, labels_T in zip(indices, *columns, strict=True):
-            scored[i] = _score_item(log_p_T, predicted_T, labels_T, min_k)
-        if keep_states:
-            for i, h_TD in zip(indices, h_ND.float().cpu().split(counts), strict=True):
-                states[i] = h_TD.clone()
+        of_items = [
+            _score_item(log_p_T, predicted_T, labels_T, min_k)
+            for log_p_T, predicted_T, labels_T in zip(*columns, strict=True)
+        ]
+        if not keep_states:
+            return [(of_item, None) for of_item in of_items]
+        kept = h_ND.float().cpu().split(counts)
+        return [(of_item, h_TD.clone()) for of_item, h_TD in zip(of_items, kept, strict=True)]
+
+    batches = list(length_sorted([len(item.input_ids) for item in items], batch_size))
+    results = track(distributed.spread(batches, of_batch), description, len(batches))
+    for indices, result in zip(batches, results, strict=True):
+        for i, (of_item, h_TD) in zip(indices, result, strict=True):
+            scored[i] = of_item
+            if h_TD is not None:
+                states[i] = h_TD
     return Scores([item for item in scored if item is not None], states)
 
 

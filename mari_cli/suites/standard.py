@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from mari_cli import distributed
 from mari_cli.config import MetricsConfig, Mmlu
 from mari_cli.data.records import Fact, Record
 from mari_cli.data.tokenize import Item
@@ -126,9 +127,18 @@ def measure(
         by_key = {(row["set"], row["item"]): row for row in rows}
         answers = _generate(lm, corpora, config, metrics, by_key, means, seed, track, name)
     if config.mmlu is not Mmlu.off:
-        metrics["benchmark/mmlu"] = mmlu(
-            lm.model, lm.tokenizer, mode=config.mmlu, limit=config.mmlu_limit, confidence=config.confidence
-        )
+        found = None
+        if distributed.first():  # lm_eval asks the model by itself
+            found = mmlu(
+                lm.model,
+                lm.tokenizer,
+                mode=config.mmlu,
+                limit=config.mmlu_limit,
+                confidence=config.confidence,
+            )
+        found = distributed.agreed(found)
+        assert found is not None
+        metrics["benchmark/mmlu"] = found
     return Measured(metrics, rows, answers)
 
 

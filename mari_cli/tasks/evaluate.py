@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mari_cli import runs
+from mari_cli import distributed, runs
 from mari_cli.config import EvaluateRun, ModelConfig
 from mari_cli.models.device import choose_compute
 from mari_cli.models.load import LanguageModel, describe_architecture, load_model
@@ -24,7 +24,7 @@ from mari_cli.tasks.setting import (
 
 def evaluate(config: EvaluateRun, *, command: Sequence[str], resume: bool = False) -> dict[str, Any]:
     """Run it and return the result (result.json). Bad input is refused before anything is written."""
-    if not resume:
+    if not resume and distributed.first():  # which may be far enough to make it when others come here
         runs.refuse_existing(Path(config.out))
     compute = choose_compute(config.device, config.precision, section="")
     setting = prepare(config, compute)

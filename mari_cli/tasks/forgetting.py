@@ -23,7 +23,7 @@ from mari_cli.models.reference import remember
 from mari_cli.progress import say, silent, track
 from mari_cli.suites.standard import Corpus, quick
 from mari_cli.tasks.recording import Recording
-from mari_cli.tasks.setting import cache_directory, seed_for
+from mari_cli.tasks.setting import cache_directory, dropout_seed, seed_for
 from mari_cli.train import state
 from mari_cli.train.loop import Job, Outcome, fit
 from mari_cli.train.step import Group, Recalled, Reference, chunk_for, operand_head
@@ -122,7 +122,7 @@ def forget(
         for role, corpus in watched.items()
     }
 
-    def evaluate(step: int) -> dict[str, float]:
+    def evaluate(lm: LanguageModel, step: int) -> dict[str, float]:
         values = quick(
             lm, watched, batch_size=config.metrics.batch_size, min_k=config.metrics.min_k, track=silent
         )
@@ -157,7 +157,7 @@ def forget(
         judge=verdict,
         evaluate_every=train.evaluate_every,
     )
-    torch.manual_seed(seed_for(seed, "dropout"))
+    torch.manual_seed(dropout_seed(seed))
     state_dir = record.run.path / runs.STATE
     record.run.truncate_metrics(state.resumed_step(state_dir))
     outcome = fit(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mari_cli import runs
+from mari_cli import distributed, runs
 from mari_cli.config import RunConfig, to_plain, to_yaml
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.models.device import Compute
@@ -18,7 +18,7 @@ from mari_cli.report.read import read_run
 from mari_cli.runs import Run
 from mari_cli.tasks.measuring import as_json
 from mari_cli.tasks.setting import device_info
-from mari_cli.tracking import Tracker, open_tracker
+from mari_cli.tracking import NoTracker, Tracker, open_tracker
 from mari_cli.train.loop import Outcome
 
 SCHEMA_VERSION = 1
@@ -53,6 +53,8 @@ class Recording:
         notes: Sequence[str],
     ) -> dict[str, Any]:
         """Write the report and, last of all, the result; returns it. ``models``: role to metrics and hash."""
+        if not self.run.writes:
+            return {}
         about = self.run.about()
         training = None
         if outcome:
@@ -108,13 +110,24 @@ def recording(
 ) -> Iterator[Recording]:
     """A run from its first file to its tracker's exit code. Nothing is written before this."""
     started = time.monotonic()
-    if resume:
+    if not distributed.first():
+        run = Run(Path(config.out), writes=False)
+    elif resume:
         run = Run.resume(Path(config.out))
     else:
         run = Run.create(Path(config.out), to_yaml(config), command=command, task=task)
-    run.write_json("environment.json", runs.environment(device=device_info(compute)) | {"seed": config.seed})
+    distributed.wait()
+    run.write_json(
+        "environment.json",
+        runs.environment(device=device_info(compute))
+        | {"seed": config.seed, "processes": distributed.size()},
+    )
     run.write_json("data.json", data)
-    tracker = open_tracker(config.tracker, run_dir=run.path, run_config=to_plain(config), name=run.path.name)
+    tracker: Tracker = NoTracker()
+    if run.writes:
+        tracker = open_tracker(
+            config.tracker, run_dir=run.path, run_config=to_plain(config), name=run.path.name
+        )
     say(f"run: {run.path}")
     say(f"precision: {compute.precision} ({compute.reason})")
     say(tracker.note)

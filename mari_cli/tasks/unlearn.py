@@ -87,7 +87,9 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
         adapt(config, lm)
         if has_adapters(lm.model):
             say(f"training {describe_adapters(lm.model)}")
-        outcome, more = forget(config, lm, corpora, alternatives, objective, layer, record)
+        outcome, more = forget(
+            config, lm, corpora, alternatives, objective, layer, record, target_hash=hashes["target"]
+        )
         notes += more
         there = record.run.path / "checkpoint"
         if record.run.writes and not there.exists():  # a run killed while it was measured has it already

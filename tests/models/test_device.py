@@ -100,7 +100,7 @@ def train(lm, state_dir, *, steps: int) -> list[dict]:
         items_at=lambda step: {"retain": items(6, step)},
         objective=FINE_TUNING,
         reference_at=lambda step: None,
-        evaluate=lambda step: {},
+        evaluate=lambda lm, step: {},
         judge=lambda history: Verdict(history[-1]["step"], None),
         evaluate_every=2,
     )

@@ -1,0 +1,153 @@
+"""A task in several processes: started here by torch's launcher, or found started by `torchrun`.
+
+One of them, or the command line that starts them, composes the config; all others are told it. The run
+directory and the cache must be the same for all, on one machine or on a file system that all see.
+"""
+
+import json
+import logging
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from mari_cli import distributed
+from mari_cli.config import Device, FinetuneRun, RunConfig, UnlearnRun
+from mari_cli.errors import UserError
+from mari_cli.tasks.setting import require_whole_shares
+from mari_cli.tasks.worker import work
+
+R = TypeVar("R")
+
+
+class Task(Protocol):
+    """From a config to a result; picklable."""
+
+    def __call__(self, cfg: Any, /, *, command: list[str], resume: bool = False) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Launched:
+    """``task``, in ``processes`` of its own on this machine; returns what the first of them returned.
+
+    Where one fails or is killed all are ended, and its reason is raised here.
+    """
+
+    task: Task
+    processes: int
+
+    def __call__(self, cfg: RunConfig, /, *, command: list[str], resume: bool = False) -> Any:
+        require_whole_shares(batches(cfg), self.processes)
+        require_gpus(cfg, self.processes)
+        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # told below, in our words
+        launch = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=self.processes,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=0,
+            shutdown_timeout=5,
+        )
+        try:
+            results = elastic_launch(launch, work)(self.task, cfg, command, resume)
+        except ChildFailedError as error:
+            raise reason_of(error, self.processes, cfg) from None
+        return results[0]
+
+
+def reason_of(error: ChildFailedError, processes: int, cfg: RunConfig) -> Exception:
+    """Of all that failed what failed first: the others only lost it."""
+    failures = list(error.failures.values())
+    killed = [f for f in failures if f.exitcode < 0 and f.exitcode != -signal.SIGTERM]
+    if killed:
+        name = signal.Signals(-killed[0].exitcode).name
+        hint = "out of memory, if nobody meant it"
+        if isinstance(cfg, UnlearnRun | FinetuneRun):
+            task = "unlearn" if isinstance(cfg, UnlearnRun) else "finetune"
+            hint += f"; `mari {task} --resume {cfg.out} --nproc {processes}` goes on"
+        return UserError(
+            f"process {killed[0].local_rank} of {processes} was killed ({name}); the others were ended", hint
+        )
+    told = sorted(failures, key=lambda failure: ("Refused: " not in _said(failure), failure.timestamp))
+    said = _said(told[0])
+    if "Refused: " in said:
+        message, hint = json.loads(said.partition("Refused: ")[2])
+        return UserError(message, hint)
+    return RuntimeError(f"process {told[0].local_rank} of {processes} failed\n{_traceback(told[0])}")
+
+
+def _said(failure: ProcessFailure) -> str:
+    """The error as a worker raised it; empty where it left no word."""
+    told = failure.error_file_data.get("message") if failure.error_file_data else None
+    return str(told["message"]) if isinstance(told, dict) else ""
+
+
+def require_gpus(cfg: RunConfig, processes: int) -> None:
+    """One for each process on this machine, where there are any."""
+    device = cfg.train.device if isinstance(cfg, UnlearnRun | FinetuneRun) else Device.auto
+    there = torch.cuda.device_count()
+    if there and device is not Device.cpu and processes > there:
+        raise UserError(
+            f"`--nproc {processes}`, but this machine has {there} GPUs",
+            f"use `--nproc {there}`, or `train.device=cpu`",
+        )
+
+
+def _traceback(failure: ProcessFailure) -> str:
+    told = failure.message
+    return str(told["extraInfo"]["py_callstack"]) if isinstance(told, dict) else str(told)
+
+
+def batches(cfg: RunConfig) -> dict[str, int]:
+    """What processes share: sequences of a step, by key."""
+    match cfg:
+        case UnlearnRun():
+            return {
+                "train.forget_batch": cfg.train.forget_batch,
+                "train.retain_batch": cfg.train.retain_batch,
+            }
+        case FinetuneRun():
+            return {"train.batch_size": cfg.train.batch_size}
+        case _:
+            return {}
+
+
+# -- under torchrun ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Leading:
+    """``task`` in the first process, which composes: the others are told what to do just before it begins."""
+
+    task: Task
+    told: bool = False
+
+    def __call__(self, cfg: RunConfig, /, *, command: list[str], resume: bool = False) -> Any:
+        require_whole_shares(batches(cfg), distributed.size())
+        self.told = True
+        distributed.agreed((cfg, command, resume))
+        return self.task(cfg, command=command, resume=resume)
+
+
+def take_part(task: Task, lead: Callable[[Task], R]) -> R | None:
+    """``lead(task)`` in the first process, the same task in the others, which get None."""
+    with distributed.joined():
+        if distributed.first():
+            leading = Leading(task)
+            try:
+                return lead(leading)
+            finally:
+                if not leading.told:
+                    distributed.agreed(None)
+        told = distributed.agreed(None)
+        if told is None:  # the first process says why
+            raise SystemExit(2)
+        cfg, command, resume = told
+        task(cfg, command=command, resume=resume)
+        return None

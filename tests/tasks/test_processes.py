@@ -1,0 +1,168 @@
+"""`mari unlearn --nproc 2`: the run of one process; and one error, not a hang, where a process dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import TINY
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ErrorHandler, ProcessFailure
+
+from mari_cli import launch
+from mari_cli.cli import main
+from mari_cli.errors import UserError
+from mari_cli.tasks.setting import require_whole_shares
+from mari_cli.tasks.together import reason_of
+from mari_cli.tasks.unlearn import unlearn
+from mari_cli.tasks.worker import Refused
+
+LONG = ["train.steps=16", "train.evaluate_every=2", "train.stop.retain_drop=null",
+        "train.stop.at_holdout=false", "train.lr=3e-3"]  # fmt: skip
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "mari_cli", *arguments],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def workers_of(process: subprocess.Popen) -> list[int]:
+    """Those of its children that multiprocessing has spawned to work."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (entry / "cmdline").read_text()
+        except OSError:
+            continue
+        if parent == process.pid and "spawn_main" in command:
+            found.append(int(entry.name))
+    return sorted(found)
+
+
+def wait_for_step(step: int, run: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        path = run / "metrics.jsonl"
+        if path.exists() and f'"step": {step},' in path.read_text():
+            return
+        time.sleep(0.005)
+    pytest.fail(f"the run ended before step {step} was seen: {process.communicate()[1]}")
+
+
+def values(result: dict) -> dict[tuple[str, str], float]:
+    return {
+        (role, name): estimate["value"]
+        for role, model in result["models"].items()
+        for name, estimate in model["metrics"].items()
+        if estimate["value"] is not None
+    }
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_all_with_one_error_and_the_run_goes_on_in_one_process(tmp_path, cache):
+    arguments = [*TINY, *LONG, f"cache={cache}"]
+    whole = launch.run(unlearn, launch.Experiment("unlearn", [*arguments, f"out={tmp_path / 'whole'}"]))
+    cut = tmp_path / "cut"
+    process = start("unlearn", "--nproc", "2", *arguments, "train.parallel=fsdp", f"out={cut}")
+    wait_for_step(5, cut, process)
+    workers = workers_of(process)
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGKILL)
+    killed = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - killed < 20
+    assert process.returncode == 2
+    told = [line for line in errors.splitlines() if "error" in line.lower()]
+    assert told == ["error: process 1 of 2 was killed (SIGKILL); the others were ended"]
+    assert f"`mari unlearn --resume {cut} --nproc 2` goes on" in errors
+    assert "Traceback" not in errors
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert json.loads((cut / "environment.json").read_text())["processes"] == 2
+
+    resumed = launch.resume(unlearn, "unlearn", cut)
+    assert resumed.result["training"]["steps"] == 16
+    assert values(resumed.result) == pytest.approx(values(whole.result), rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_same_run_and_only_the_first_process_speaks(tmp_path, cache):
+    arguments = [*TINY, f"cache={cache}"]
+    alone = launch.run(unlearn, launch.Experiment("unlearn", [*arguments, f"out={tmp_path / 'alone'}"]))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "mari_cli"]
+    command = [*torchrun, "unlearn", *arguments, f"out={tmp_path / 'both'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report.html") == 1
+    result = json.loads((tmp_path / "both" / "result.json").read_text())
+    assert values(result) == pytest.approx(values(alone.result), rel=1e-3, abs=1e-4)
+
+
+def died(tmp_path: Path, monkeypatch, rank: int, error: Exception) -> ProcessFailure:
+    """A process that ended by ``error``, as torch's launcher hears of it."""
+    file = tmp_path / f"{rank}.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+    try:
+        raise error
+    except type(error) as raised:
+        ErrorHandler().record_exception(raised)
+    return ProcessFailure(local_rank=rank, pid=1, exitcode=1, error_file=str(file))
+
+
+def test_what_one_process_refuses_is_told_as_it_was_said_whatever_befell_the_others(tmp_path, monkeypatch):
+    cfg = launch.parse(launch.compose(launch.Experiment("unlearn")))
+    lost = died(tmp_path, monkeypatch, 0, RuntimeError("Connection closed by peer"))
+    words = ["the disk of `this` machine is full", "free some space"]
+    said = died(tmp_path, monkeypatch, 1, Refused(json.dumps(words)))
+    reason = reason_of(ChildFailedError("", {0: lost, 1: said}), 2, cfg)
+    assert isinstance(reason, UserError)
+    assert [str(reason), reason.hint] == words
+    other = reason_of(ChildFailedError("", {0: lost}), 2, cfg)
+    assert isinstance(other, RuntimeError)
+    assert str(other).startswith("process 0 of 2 failed\n")
+    assert "Connection closed by peer" in str(other)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused_with_the_nearest_that_they_can(
+    tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "run"
+    arguments = ["mari", "unlearn", "--nproc", "2", "train.forget_batch=15", f"out={out}"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: `train.forget_batch=15` on 2 processes: each takes an equal share of a step\n"
+        "  hint: use `train.forget_batch=14` or `train.forget_batch=16`, or another number of processes\n"
+    )
+    assert not out.exists()
+    with pytest.raises(UserError) as refused:
+        require_whole_shares({"train.batch_size": 3}, 4)
+    assert "use `train.batch_size=4`, or" in refused.value.hint
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_gpus_end_where_one_does(parallel, tmp_path, cache):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    arguments = [*TINY, f"cache={cache}", "train.precision=float32", "finetune.precision=float32"]
+    alone = launch.run(unlearn, launch.Experiment("unlearn", [*arguments, f"out={tmp_path / 'alone'}"]))
+    both = tmp_path / "both"
+    process = start("unlearn", "--nproc", "2", *arguments, f"train.parallel={parallel}", f"out={both}")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    result = json.loads((both / "result.json").read_text())
+    assert values(result) == pytest.approx(values(alone.result), rel=1e-3, abs=1e-4)

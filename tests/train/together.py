@@ -1,0 +1,50 @@
+"""Processes of a test: spawned once, talking over gloo, each giving back what it found."""
+
+import os
+import pickle
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch.multiprocessing as mp
+
+
+def together(processes: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """``work(*arguments)`` in so many processes at once; what each returned, by rank."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = mp.get_context("spawn")
+    queue = context.SimpleQueue()
+    workers = [
+        context.Process(target=_work, args=(rank, processes, port, queue, work, arguments), daemon=True)
+        for rank in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    found = {rank: pickle.loads(result) for rank, result in (queue.get() for _ in workers)}
+    for worker in workers:
+        worker.join()
+    failed = [result for result in found.values() if isinstance(result, _Failed)]
+    assert not failed, failed[0].text
+    return [found[rank] for rank in range(processes)]
+
+
+class _Failed:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def _work(rank: int, processes: int, port: int, queue: Any, work: Callable[..., Any], arguments: Any) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_RANK": str(rank)}
+    from mari_cli import distributed
+
+    try:
+        with distributed.joined():
+            result = work(*arguments)
+        queue.put((rank, pickle.dumps(result)))  # tensors by value: their sender ends before they are read
+    except BaseException:
+        queue.put((rank, pickle.dumps(_Failed(traceback.format_exc()))))
+        os._exit(1)  # without a word to the others, which then end too
