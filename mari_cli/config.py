@@ -5,6 +5,7 @@ them as plain objects. ``__post_init__`` refuses an impossible value with a Valu
 key as the user types it.
 """
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -37,6 +38,22 @@ def _fraction(section: str, config: object, *names: str, open_above: bool = Fals
                 0 <= value < 1 or (value == 1 and not open_above),
                 f"{section}.{name} must be {'in [0, 1)' if open_above else 'in [0, 1]'}, got {value}",
             )
+
+
+SIZE_UNITS = {"GiB": 2**30, "MiB": 2**20, "GB": 10**9, "MB": 10**6}
+
+
+def bytes_of(text: str, key: str) -> int:
+    """A size as a user writes it, `40GiB`; ``key`` is where, for the message."""
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]+)\s*", text)
+    unit = {name.lower(): size for name, size in SIZE_UNITS.items()}.get(found[2].lower()) if found else None
+    _require(
+        unit is not None and found is not None and float(found[1]) > 0,
+        f"{key} must be a size like 40GiB ({', '.join(SIZE_UNITS)}), got {text}",
+    )
+    assert found is not None
+    assert unit is not None
+    return round(float(found[1]) * unit)
 
 
 # -- model ---------------------------------------------------------------------------------------------------
@@ -364,6 +381,12 @@ class Weights(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class Memory(StrEnum):
+    auto = "auto"
+    as_configured = "as_configured"
+    unchecked = "unchecked"
+
+
 class Schedule(StrEnum):
     constant = "constant"
     linear = "linear"
@@ -412,9 +435,17 @@ class OptimConfig:
     parallel: Parallel = Parallel.ddp
     """How several processes share a training. `ddp`: each keeps all weights; `fsdp`: each keeps its shards of
     weights, gradients and optimiser states. Changes memory, never the result."""
+    memory: Memory = Memory.auto
+    """What happens before step 1 to a step that does not fit `memory_limit`. `auto`: of `chunk`,
+    `gradient_checkpointing` and `micro_batch` as much is changed as it takes, the cheapest first, and it is
+    said; `as_configured`: it is refused, with the settings that would fit; `unchecked`: nobody looks."""
+    memory_limit: str | None = None
+    """`40GiB`, say; null: what the CUDA device has free, and no limit on a CPU."""
 
     def __post_init__(self) -> None:
         _positive("train", self, "lr", "max_grad_norm", "micro_batch", "chunk")
+        if self.memory_limit is not None:
+            bytes_of(self.memory_limit, "train.memory_limit")
         _non_negative("train", self, "weight_decay", "warmup_steps")
         _require(
             self.weights is Weights.float32 or self.precision in (Precision.auto, Precision.bfloat16),

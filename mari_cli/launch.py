@@ -201,6 +201,13 @@ def show(experiment: Experiment) -> str:
     return OmegaConf.to_yaml(cfg, resolve=True)
 
 
+def configured(experiment: Experiment) -> RunConfig:
+    """The dataclasses of a run of ``experiment``'s task, which is not started."""
+    cfg = parse(compose(experiment), experiment)
+    _check_task(cfg, experiment)
+    return cfg
+
+
 def parse(cfg: DictConfig, experiment: Experiment | None = None) -> RunConfig:
     """The dataclasses of a composed config; what composition lets through but makes no sense is refused."""
     kind = OmegaConf.get_type(cfg)

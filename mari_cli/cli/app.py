@@ -107,6 +107,7 @@ def _version(asked: bool) -> None:
     epilog=_epilog(
         "mari unlearn                         the whole of it on a tiny model, without downloads",
         "mari unlearn model.path=DIR forget.path=letters.jsonl retain.path=rest.jsonl",
+        "mari plan                            what that would cost: memory, time, disk",
         "mari sweep loss=mari,kl_ga,npo       one run for each, and a table",
         "mari config show                     every key with its value",
     ),
@@ -158,6 +159,52 @@ def unlearn(
     Without arguments: a tiny GPT-2, built and trained here on an invented archive of people.
     """
     _run("unlearn", overrides, config, resume, processes=nproc)
+
+
+@app.command(
+    epilog=_epilog(
+        "mari plan",
+        "mari plan model.path=DIR forget.path=letters.jsonl retain.path=rest.jsonl --device H100",
+        "mari plan model=llama_3_2_1b --lengths 512 --memory 40GiB",
+        "mari plan model=llama_3_1_8b --lengths 64+192 --device A100 train.forget_batch=8 --json",
+        keys=True,
+    )
+)
+def plan(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOKENS",
+            help="Stands for corpora and tokenizer: 512 is running text in blocks of 512 tokens, 64+48 "
+            "prompts of 64 tokens with answers of 48; with a comma, forget and retain: 512,1024.",
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="What a step must fit, as 40GiB; else the device's.")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="H200, H100, A100, L40S, RTX4090 or cpu; else what is here."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Say what a run of `mari unlearn` would cost: operations, memory, disk and time, and what makes it fit.
+
+    In seconds, without weights and without a GPU: the real step runs once on tensors that have shapes and no
+    content.
+    """
+    from mari_cli import launch
+    from mari_cli.cli import tables
+    from mari_cli.tasks import plan as task
+
+    cfg = launch.configured(launch.Experiment("unlearn", overrides or [], config))
+    found = task.plan(cfg, lengths=lengths, memory=memory, device=device)  # type: ignore[arg-type]
+    if as_json:
+        typer.echo(task.as_json(found))
+    else:
+        tables.print_grid(tables.of_plan(task.rows(found)))
 
 
 @app.command(

@@ -103,6 +103,10 @@ def of_sweep(jobs: Sequence["Job"], results: Sequence[Any]) -> Grid:
     return Grid(["job", *keys, "status", *metrics], rows, numbers=len(keys) + 2)
 
 
+def of_plan(rows: Sequence[Sequence[str]]) -> Grid:
+    return Grid(["figure", "value", "what it is"], rows, numbers=3)
+
+
 def of_options(options: Sequence["Option"]) -> Grid:
     rows = [[f"{option.group}={option.name}", option.description] for option in options]
     return Grid(["choice", "what it is"], rows, numbers=2)

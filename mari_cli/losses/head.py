@@ -16,12 +16,12 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
+def _product(a: Tensor, b: Tensor, *, widens: bool) -> Tensor:
     """a @ b, accumulated and returned in float32 or better whatever the operands."""
     wide = _wide(a.dtype)
     if a.dtype == wide:
         return a @ b
-    return torch.mm(a, b, out_dtype=wide) if a.is_cuda else a.to(wide) @ b.to(wide)
+    return torch.mm(a, b, out_dtype=wide) if widens else a.to(wide) @ b.to(wide)
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,18 @@ class Head:
     scale: float = 1.0
     softcap: float | None = None
     dtype: torch.dtype | None = None
+    widens: bool | None = None
+    """Whether products of 16-bit operands come out in float32 by themselves; None: where CUDA makes them."""
+
+    @property
+    def mixed(self) -> bool:
+        return self.weight_VD.is_cuda if self.widens is None else self.widens
 
     def __call__(self, h_ND: Tensor) -> Tensor:
         """[N, V]; differentiable, one tensor of N x V and no more than three of them in the graph."""
         dtype = self.dtype or torch.promote_types(_wide(h_ND.dtype), self.weight_VD.dtype)
         with torch.autocast(h_ND.device.type, enabled=False):
-            z_NV = _product(h_ND.to(dtype), self.weight_VD.to(dtype).T)
+            z_NV = _product(h_ND.to(dtype), self.weight_VD.to(dtype).T, widens=self.mixed)
         if self.bias_V is not None:
             z_NV = z_NV + self.bias_V.to(z_NV.dtype)
         if self.scale != 1.0:
@@ -73,7 +79,7 @@ class HeadGradient:
         weight_VD, bias_V = self.head.weight_VD, self.head.bias_V
         # cast once, not once a chunk
         self.operand_VD = weight_VD.detach().to(self.head.dtype or _wide(weight_VD.dtype))
-        if not weight_VD.is_cuda:
+        if not self.head.mixed:
             self.operand_VD = self.operand_VD.to(
                 _wide(self.operand_VD.dtype)
             )  # no CPU product widens by itself
@@ -93,7 +99,7 @@ class HeadGradient:
 
     def logits(self, h_ND: Tensor) -> Tensor:
         """As `Head`, in place: one tensor of N x V."""
-        z_NV = _product(self.operands(h_ND), self.operand_VD.T)
+        z_NV = _product(self.operands(h_ND), self.operand_VD.T, widens=self.head.mixed)
         if self.head.bias_V is not None:
             z_NV += self.head.bias_V.detach()
         if self.head.scale != 1.0:
@@ -124,5 +130,7 @@ class HeadGradient:
                 self.weight_VD.addmm_(operand_NV.T, operand_ND)
             else:
                 for v in range(0, len(self.weight_VD), STRIP):
-                    self.weight_VD[v : v + STRIP] += _product(operand_NV[:, v : v + STRIP].T, operand_ND)
-        return _product(operand_NV, self.operand_VD).to(h_ND.dtype)
+                    self.weight_VD[v : v + STRIP] += _product(
+                        operand_NV[:, v : v + STRIP].T, operand_ND, widens=self.head.mixed
+                    )
+        return _product(operand_NV, self.operand_VD, widens=self.head.mixed).to(h_ND.dtype)

@@ -26,6 +26,11 @@ class Compute:
             yield
 
     @property
+    def widens(self) -> bool:
+        """Whether products of 16-bit operands come out in float32 by themselves."""
+        return self.device.type == "cuda"
+
+    @property
     def needs_loss_scaling(self) -> bool:
         return self.dtype == torch.float16
 

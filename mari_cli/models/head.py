@@ -10,11 +10,12 @@ from mari_cli.losses.head import Head
 from mari_cli.models.trunk import trunk
 
 
-def head_of(model: PreTrainedModel, dtype: torch.dtype | None = None) -> Head:
+def head_of(model: PreTrainedModel, dtype: torch.dtype | None = None, *, widens: bool | None = None) -> Head:
     """The head of a causal language model, with what some architectures do to its logits: scale or cap.
 
-    ``dtype`` is that of its operands, where it is narrower than the weights. A head in shards is gathered, by
-    all processes at once; a gradient at it goes back to the shards, summed over the processes.
+    ``dtype`` is that of its operands, where it is narrower than the weights; ``widens`` as in `Head`. A head
+    in shards is gathered, by all processes at once; a gradient at it goes back to the shards, summed over the
+    processes.
     """
     linear = model.get_output_embeddings()
     if linear is None:
@@ -26,7 +27,12 @@ def head_of(model: PreTrainedModel, dtype: torch.dtype | None = None) -> Head:
     softcap = getattr(config, "final_logit_softcapping", None)
     bias = getattr(linear, "bias", None)
     return Head(
-        _whole(linear.weight, dtype), None if bias is None else _whole(bias, None), scale, softcap, dtype
+        _whole(linear.weight, dtype),
+        None if bias is None else _whole(bias, None),
+        scale,
+        softcap,
+        dtype,
+        widens,
     )
 
 

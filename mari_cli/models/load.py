@@ -138,7 +138,7 @@ def _local_or_hub(path: str) -> str:
     return path
 
 
-def _retold(path: str, error: Exception, what: str) -> UserError:
+def retold(path: str, error: Exception, what: str) -> UserError:
     """``what`` is `model` or `tokenizer`."""
     if "trust_remote_code" in str(error):
         return UserError(
@@ -179,7 +179,7 @@ def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedToke
             "a model from an architecture has no tokenizer of its own",
             "set `model.tokenizer=train`, or a path",
         )
-    place, arguments = _place(source)
+    place, arguments = place_of(source)
     if config.tokenizer is None and not arguments:
         _refuse_other_formats(source, Path(place))
     try:
@@ -187,7 +187,7 @@ def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedToke
             place, revision=config.revision, trust_remote_code=config.trust_remote_code, **arguments
         )
     except UNREADABLE as error:
-        raise _retold(source, error, "tokenizer") from error
+        raise retold(source, error, "tokenizer") from error
     check_tokenizer(tokenizer, source)
     return only_own_tokens(tokenizer) if "gguf_file" in arguments else tokenizer
 
@@ -229,7 +229,7 @@ def _with_adapter(config: ModelConfig, directory: Path) -> PreTrainedModel:
     return model
 
 
-def _place(path: str) -> tuple[str, dict[str, Any]]:
+def place_of(path: str) -> tuple[str, dict[str, Any]]:
     """Directory or hub name, and the further arguments of `from_pretrained`."""
     place = _local_or_hub(path)
     if place.endswith(".gguf"):
@@ -242,7 +242,7 @@ def _from_architecture(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, 
     model_type = values.pop("model_type", None)
     if model_type is None:
         raise UserError("model.architecture has no `model_type`", "for instance `model_type: gpt2`")
-    _check_fields(model_type, values)
+    check_fields(model_type, values)
     values |= {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id}
     values |= {"eos_token_id": tokenizer.eos_token_id}
     torch.manual_seed(seed)
@@ -256,7 +256,7 @@ def _from_architecture(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, 
     return model
 
 
-def _check_fields(model_type: str, values: dict[str, Any]) -> None:
+def check_fields(model_type: str, values: dict[str, Any]) -> None:
     """transformers takes any field and passes over what it does not know: a typo would go unnoticed."""
     if model_type not in CONFIG_MAPPING:
         near = nearest(model_type, CONFIG_MAPPING)
@@ -277,7 +277,7 @@ def _check_fields(model_type: str, values: dict[str, Any]) -> None:
 
 def _pretrained(config: ModelConfig) -> PreTrainedModel:
     assert config.path
-    place, arguments = _place(config.path)
+    place, arguments = place_of(config.path)
     if is_adapter(Path(place)):
         return _with_adapter(config, Path(place))
     if not arguments:
@@ -294,7 +294,7 @@ def _pretrained(config: ModelConfig) -> PreTrainedModel:
             **arguments,
         )
     except UNREADABLE as error:
-        raise _retold(config.path, error, "model") from error
+        raise retold(config.path, error, "model") from error
     model: PreTrainedModel = loaded[0]
     if has_adapters(model):  # transformers looks for an adapter's base by itself
         raise UserError(
@@ -389,7 +389,7 @@ def load_model(
     if not dropout:
         switch_off_dropout(model)
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model)
     torch.nn.Module.to(model, compute.device)
     model.eval()
     check_parity(model)
@@ -403,6 +403,14 @@ def load_model(
         compute=compute,
         layout=settle(model, compute, packing),
     )
+
+
+def checkpoint_activations(model: PreTrainedModel, wanted: bool = True) -> None:
+    """Make activations again on the way back rather than keep them; not ``wanted``: keep them."""
+    name = "enable" if wanted else "disable"
+    call = getattr(model, f"activation_checkpointing_{name}", None)  # as transformers calls it from 5.23 on
+    call = call or getattr(model, f"gradient_checkpointing_{name}")
+    call(*([{"use_reentrant": False}] if wanted else []))
 
 
 def switch_off_dropout(model: PreTrainedModel) -> None:

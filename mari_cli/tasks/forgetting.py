@@ -2,7 +2,8 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -68,6 +69,64 @@ def hold_out(corpus: Corpus, fraction: float, seed: int) -> tuple[Corpus, Corpus
     return train, watch
 
 
+STREAM_OF = {"forget": "forget", "retain": "retain", "alternative": "forget"}
+"""Whose draw decides on the items of a role: an alternative goes with its forget item."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Which items are in which step: a function of the configuration and the step alone."""
+
+    config: UnlearnRun
+    items: Mapping[str, Sequence[Item]]
+    needs: Needs
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Items of a corpus in each step."""
+        train = self.config.train
+        return {
+            "forget": min(train.forget_batch, len(self.items["forget"])),
+            "retain": min(train.retain_batch, len(self.items["retain"])),
+        }
+
+    def indices_at(self, step: int) -> dict[str, list[int]]:
+        """By role of the loss."""
+        return {role: self._draw(STREAM_OF[role], step) for role in self.needs.roles}
+
+    def items_at(self, step: int) -> Group:
+        return {role: [self.items[role][i] for i in at] for role, at in self.indices_at(step).items()}
+
+    def drawn(self) -> dict[str, list[int]]:
+        """By role, the indices of all items that will be in a step."""
+        return {
+            role: drawn_indices(
+                len(self.items[stream]),
+                self.sizes[stream],
+                self.config.train.steps,
+                seed=self._seed(stream),
+            )
+            for role, stream in STREAM_OF.items()
+        }
+
+    def _draw(self, stream: str, step: int) -> list[int]:
+        return draw(len(self.items[stream]), self.sizes[stream], step, seed=self._seed(stream))
+
+    def _seed(self, stream: str) -> int:
+        return seed_for(self.config.seed, f"{stream} order")
+
+
+def draws_of(
+    config: UnlearnRun, corpora: Mapping[str, Corpus], alternatives: Sequence[Item], needs: Needs
+) -> tuple[Draws, Corpus]:
+    """What a run trains on, and what it watches of the retain corpus."""
+    retain, validation = hold_out(
+        corpora["retain"], config.retain.validation_fraction, seed_for(config.seed, "retain validation")
+    )
+    items = {"forget": corpora["forget"].items, "retain": retain.items, "alternative": alternatives}
+    return Draws(config, items, needs), validation
+
+
 def forget(
     config: UnlearnRun,
     lm: LanguageModel,
@@ -84,36 +143,11 @@ def forget(
     ``target_hash``: of the weights of ``lm`` as it came, adapters apart.
     """
     train, seed = config.train, config.seed
-    retain, validation = hold_out(
-        corpora["retain"], config.retain.validation_fraction, seed_for(seed, "retain validation")
-    )
-    forget_items = corpora["forget"].items
-    sizes = {
-        "forget": min(train.forget_batch, len(forget_items)),
-        "retain": min(train.retain_batch, len(retain.items)),
-    }
-    items = {"forget": forget_items, "retain": retain.items, "alternative": alternatives}
-    seeds = {role: seed_for(seed, f"{role} order") for role in sizes}
-    needs = objective.needs
-    stream_of = {"forget": "forget", "retain": "retain", "alternative": "forget"}
-    """Whose draw decides on the items of a role: an alternative goes with its forget item."""
-
-    def indices_at(step: int) -> dict[str, list[int]]:
-        streams = {role: stream_of[role] for role in needs.roles}
-        return {
-            role: draw(len(items[stream]), sizes[stream], step, seed=seeds[stream])
-            for role, stream in streams.items()
-        }
-
-    drawn = {
-        role: drawn_indices(len(items[stream]), sizes[stream], train.steps, seed=seeds[stream])
-        for role, stream in stream_of.items()
-    }
+    draws, validation = draws_of(config, corpora, alternatives, objective.needs)
     with adapters_off(lm.model):
-        reference_of = remembering(lm, items, drawn, needs, layer, config, target_hash=target_hash)
-
-    def items_at(step: int) -> Group:
-        return {role: [items[role][i] for i in indices] for role, indices in indices_at(step).items()}
+        reference_of = remembering(
+            lm, draws.items, draws.drawn(), objective.needs, layer, config, target_hash=target_hash
+        )
 
     watched = {"forget": corpora["forget"], "retain": validation}
     watched |= {"holdout": corpora["holdout"]} if "holdout" in corpora else {}
@@ -150,9 +184,9 @@ def forget(
 
     job = Job(
         steps=train.steps,
-        items_at=items_at,
+        items_at=draws.items_at,
         objective=objective,
-        reference_at=lambda step: reference_of(indices_at(step)),
+        reference_at=lambda step: reference_of(draws.indices_at(step)),
         evaluate=evaluate,
         judge=verdict,
         evaluate_every=train.evaluate_every,
@@ -165,7 +199,7 @@ def forget(
     )
     say(outcome.stopped_by or f"all {outcome.steps} steps done")
     say(f"kept: step {outcome.kept_step}")
-    return outcome, notes_on(outcome, sizes, train.forget_batch, train.retain_batch)
+    return outcome, notes_on(outcome, draws.sizes, train.forget_batch, train.retain_batch)
 
 
 def remembering(
@@ -222,6 +256,8 @@ def remembering(
             track=track,
         )
 
+    kept_head = head if needs.kl else None  # a copy of the head's weights, which few losses need in a step
+
     def of_step(indices: Mapping[str, Sequence[int]]) -> Reference:
         def recall(role: str, at: range) -> Recalled:
             chosen = [indices[role][i] for i in at]
@@ -231,7 +267,7 @@ def remembering(
                 targets.of(chosen) if targets and role == "forget" else None,
             )
 
-        return Reference(recall, head)
+        return Reference(recall, kept_head)
 
     return of_step
 

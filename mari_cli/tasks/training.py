@@ -23,6 +23,7 @@ from mari_cli.models.load import LanguageModel, base_of, load_model
 from mari_cli.models.lora import add_adapters
 from mari_cli.progress import Track, say, silent
 from mari_cli.suites.scores import score
+from mari_cli.tasks.fitting import settled
 from mari_cli.tasks.setting import Setting, dropout_seed, items_hash, seed_for
 from mari_cli.train.loop import Job, Log, Outcome, fit
 from mari_cli.train.step import Group
@@ -92,9 +93,11 @@ def finetune(
         done = wanted is not None and accuracy >= wanted
         return Verdict(latest["step"], f"token accuracy {accuracy:.4f} reached {wanted}" if done else None)
 
+    steps = config.epochs * steps_per_epoch
+    config = settled(lm, config, FINE_TUNING, items_at, steps)
     torch.manual_seed(dropout_seed(seed))
     job = Job(
-        steps=config.epochs * steps_per_epoch,
+        steps=steps,
         items_at=items_at,
         objective=FINE_TUNING,
         reference_at=lambda step: None,

@@ -14,7 +14,8 @@ from mari_cli.models.load import LanguageModel, base_of, describe_architecture, 
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.progress import say, track
 from mari_cli.suites.standard import Corpus, Measured
-from mari_cli.tasks.forgetting import alternative_items, context_layer, forget
+from mari_cli.tasks.fitting import settled
+from mari_cli.tasks.forgetting import alternative_items, context_layer, draws_of, forget
 from mari_cli.tasks.measuring import examples, measured
 from mari_cli.tasks.recording import recording
 from mari_cli.tasks.setting import (
@@ -60,6 +61,9 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
         base_of(config.model, weights="", sha256="")  # refused where there is none
     adapt(config, base)
     require_disk(config, base)
+    draws, _ = draws_of(config, corpora, alternatives, needs)
+    # what does not fit is refused, or made to fit, before target and gold are trained
+    config = replace(config, train=settled(base, config.train, objective, draws.items_at, config.train.steps))
     del base  # target and gold start from it anew
     if gold := gold_at_path(config, words=GOLD_WORDS):
         load(gold, config, setting)  # refuse now what would fail after the unlearning

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -66,7 +68,13 @@ def read(directory: Path, room: Callable[[str, torch.Size, torch.dtype], Tensor]
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Torch warns of a single process even where it is told of it."""
+    """Torch warns of a single process even where it is told of it, and wraps what the disk said."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
+        try:
+            yield
+        except CheckpointException as error:
+            for cause, _ in error.failures.values():
+                if isinstance(cause, OSError | SafetensorError):
+                    raise cause from error
+            raise

@@ -36,6 +36,9 @@ Group = Mapping[str, Sequence[Item]]
 CHUNK_BYTES = 128 * 2**20
 """Of float32 logits, where `train.chunk` does not say."""
 
+MORE_PADDING = 1.05
+"""How many times the tokens of separate forward passes a common one may have."""
+
 
 @dataclass(frozen=True)
 class Recalled:
@@ -126,7 +129,7 @@ def backward(
     else:
         for k in range(passes):
             parts = {role: parts[k] for role, parts in cuts.items() if k < len(parts)}
-            h = {role: _forward(lm, groups[role], part) for role, part in parts.items()}
+            h = _forward_roles(lm, groups, parts)
             terms, gradients = through_head(parts, {role: h_ND.detach() for role, h_ND in h.items()})
             _push([(h_ND, gradients.h[role]) for role, h_ND in h.items()], gradients, head)
             total = {name: term + total[name] if name in total else term for name, term in terms.items()}
@@ -137,7 +140,7 @@ def backward(
 def operand_head(lm: LanguageModel) -> Head:
     """The head as a step computes with it: operands in the trunk's 16 bits where it has 16."""
     sixteen = lm.compute.dtype != torch.float32
-    return head_of(lm.model, lm.compute.dtype if sixteen else None)
+    return head_of(lm.model, lm.compute.dtype if sixteen else None, widens=lm.compute.widens)
 
 
 def chunk_for(vocabulary: int) -> int:
@@ -305,6 +308,7 @@ def _push(pairs: list[tuple[Tensor, Tensor]], gradients: Gradients, head: Head) 
     ):
         if parameter is not None and gradient is not None:
             pairs.append((parameter, gradient.to(parameter.dtype)))
+    gradients.head.weight_VD = gradients.head.bias_V = None  # not held, in float32, through the trunk's pass
     torch.autograd.backward([tensor for tensor, _ in pairs], [gradient for _, gradient in pairs])
 
 
@@ -322,6 +326,30 @@ def _forward(lm: LanguageModel, items: Sequence[Item], part: range) -> Tensor:
     h_ND, _ = hidden_states(lm.model, lm.compute, drawn, packed=lm.layout.packed)
     h_ND = h_ND if part else h_ND[:0]
     return h_ND if lm.compute.dtype == torch.float32 else h_ND.to(lm.compute.dtype)
+
+
+def _forward_roles(lm: LanguageModel, groups: Group, parts: Mapping[str, range]) -> dict[str, Tensor]:
+    """Hidden states by role. Where it costs little padding all roles go through the trunk together: weights
+    are cast to 16 bits once, and each weight gets its gradient in one piece.
+
+    Decided by the whole step: every process must call the trunk as often as the others.
+    """
+    apart = sum(_rectangle(groups[role]) for role in parts)
+    together = _rectangle([item for role in parts for item in groups[role]])
+    if lm.layout.packed or together <= MORE_PADDING * apart:
+        items = {role: [groups[role][i] for i in part] for role, part in parts.items()}
+        everything = [item for of_role in items.values() for item in of_role]
+        some = next(iter(groups.values()))
+        h_ND = _forward(lm, everything or some, range(len(everything)))
+        counts = [sum(item.num_targets for item in of_role) for of_role in items.values()]
+        return dict(zip(items, h_ND.split(counts), strict=True))
+    with lm.compute.autocast():  # the copies of the weights that it makes serve until its end
+        return {role: _forward(lm, groups[role], part) for role, part in parts.items()}
+
+
+def _rectangle(items: Sequence[Item]) -> int:
+    """Tokens, padding included."""
+    return len(items) * max(len(item.input_ids) for item in items)
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -1,5 +1,7 @@
 """What the commands do besides running tasks: show, list, and hand over."""
 
+import json
+
 from omegaconf import OmegaConf
 
 from mari_cli import config, launch
@@ -42,3 +44,35 @@ def test_config_list_of_one_group(mari):
 def test_runs_list_of_nothing_says_so_on_stderr(mari):
     said = mari("runs", "list")
     assert (said.code, said.out, said.err) == (0, "", "no runs\n")
+
+
+PLAN = ("plan", "--lengths", "16+8,24", "train.steps=3", "--device", "cpu")
+
+
+def test_plan_prints_a_table_on_stdout_and_writes_nothing(mari, tmp_path):
+    said = mari(*PLAN)
+    assert said.code == 0
+    figures = {line.partition("  ")[0] for line in said.out.splitlines()}
+    assert {
+        "model",
+        "settings",
+        "operations a step",
+        "memory at the peak",
+        "disk: run",
+        "time a step",
+    } <= figures
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_prints_everything_as_json(mari):
+    found = json.loads(mari(*PLAN, "--json", "--memory", "1GiB").out)
+    assert found["step"]["sequences"] == {"forget": 16, "retain": 16}
+    assert found["step"]["tokens"] == 16 * 24 * 2
+    assert sum(found["memory"]["parts"].values()) == found["memory"]["peak"]
+    assert found["memory"]["limit"] == 2**30
+
+
+def test_plan_refuses_what_fits_nowhere(mari):
+    said = mari(*PLAN, "--memory", "1MiB")
+    assert (said.code, said.out) == (2, "")
+    assert "error: a step does not fit 1.0 MiB" in said.err

@@ -11,8 +11,8 @@ import pytest
 
 from mari_cli import __version__
 
-COMMANDS = ["", "finetune", "unlearn", "evaluate", "sweep", "compare", "config", "config show", "config list",
-            "runs", "runs list"]  # fmt: skip
+COMMANDS = ["", "finetune", "unlearn", "plan", "evaluate", "sweep", "compare", "config", "config show",
+            "config list", "runs", "runs list"]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -55,6 +55,8 @@ def test_every_example_in_the_help_is_a_config_that_composes(example, mari, tmp_
         words = words[1:]
     if "--nproc" in words:  # no part of the config
         words = words[: words.index("--nproc")] + words[words.index("--nproc") + 2 :]
+    if command == "plan":
+        task, words = "unlearn", [word for word in words if "=" in word]
     assert mari("config", "show", "--task", task, *words).code == 0
 
 

@@ -30,6 +30,7 @@ class Bare:
 
     device = torch.device("cpu")
     dtype = torch.float32
+    widens = False
 
     def __init__(self, model, *, packing=Packing.never):
         self.model = model.double().eval()

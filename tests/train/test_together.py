@@ -15,6 +15,7 @@ from mari_cli.config import OptimConfig, Parallel
 from mari_cli.data.tokenize import Item
 from mari_cli.losses.marginal import own_pools, pools_by_index
 from mari_cli.losses.objective import FINE_TUNING, build
+from mari_cli.models.packing import Layout
 from mari_cli.progress import silent
 from mari_cli.suites.scores import score
 from mari_cli.train.loop import Job, fit
@@ -37,11 +38,12 @@ class Model:
 
     model: torch.nn.Module
     compute: Bare
+    layout: Layout
     device = torch.device("cpu")
 
 
 def one_step(config, make, groups, kept, **settings):
-    lm = Model((bare := make()).model, bare)
+    lm = Model((bare := make()).model, bare, bare.layout)
     reference = reference_for(config, make(seed=9), groups)
     with sharded(lm) if kept == "sharded" else nullcontext(lm) as trained:
         terms = backward(trained, groups, build(config), reference=reference, **settings)
@@ -79,7 +81,7 @@ def steps_of(kinds):
 def way(kept, steps: int = 20):
     """Losses and weights over so many steps."""
     config, losses = LOSSES["mari token"], []
-    lm = Model((bare := gpt2()).model, bare)
+    lm = Model((bare := gpt2()).model, bare, bare.layout)
     with sharded(lm) if kept == "sharded" else nullcontext(lm) as trained:
         optimizer = torch.optim.AdamW(trained.model.parameters(), lr=1e-3)
         for step in range(steps):

@@ -1,0 +1,1 @@
+"""What a piece of work costs: bytes alive at one time, floating-point operations, and what devices offer."""

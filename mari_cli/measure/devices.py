@@ -1,0 +1,77 @@
+"""What named devices offer, by their makers' data sheets; memory as torch reports it, a little less than is
+sold."""
+
+import os
+import time
+from dataclasses import dataclass
+
+import torch
+
+GIB = 2**30
+MFU = 0.45
+"""Share of a GPU's peak that a training step is assumed to reach: an assumption, no measurement."""
+CPU_SHARE = 0.6
+"""Of the speed of one large matrix product, on a CPU."""
+
+
+@dataclass(frozen=True)
+class Device:
+    name: str
+    flops: float
+    """Peak operations a second in dense bfloat16 products with float32 sums; 0: not known."""
+    memory: int
+    """Bytes."""
+    bandwidth: float
+    """Bytes a second to its memory; 0: not known."""
+    share: float
+    """Of `flops`, what a step is assumed to reach."""
+    source: str
+    cuda: bool = True
+
+
+def _gpu(name: str, teraflops: float, gib: float, gigabytes_a_second: float, source: str) -> Device:
+    return Device(name, teraflops * 1e12, round(gib * GIB), gigabytes_a_second * 1e9, MFU, source)
+
+
+GPUS = {
+    device.name.lower(): device
+    for device in (
+        _gpu("H200", 989.4, 139.7, 4800, "NVIDIA H200 SXM data sheet"),
+        _gpu("H100", 989.4, 79.1, 3350, "NVIDIA H100 SXM data sheet"),
+        _gpu("A100", 312.0, 79.1, 2039, "NVIDIA A100 80GB SXM data sheet"),
+        _gpu("L40S", 362.05, 44.3, 864, "NVIDIA L40S data sheet"),
+        _gpu("RTX4090", 165.2, 23.5, 1008, "NVIDIA Ada GPU architecture white paper"),
+    )
+}
+CPU = "cpu"
+
+
+def named(name: str) -> Device | None:
+    """A device of the table, whatever its spelling (`RTX 4090`, `nvidia h100`); or this machine's CPU."""
+    plain = name.lower().removeprefix("nvidia").replace(" ", "").replace("-", "").replace("_", "")
+    return this_cpu() if plain == CPU else GPUS.get(plain.removeprefix("geforce"))
+
+
+def this_cpu() -> Device:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Device("this CPU", _measured_flops(), memory, 0.0, CPU_SHARE, "a matrix product here", cuda=False)
+
+
+def _measured_flops(size: int = 768) -> float:
+    a = torch.rand(size, size)
+    best = float("inf")
+    for _ in range(4):  # the first one wakes the threads
+        started = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def this_gpu() -> Device:
+    """The CUDA device of this machine: its memory, and the table's speed where it is in there."""
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    name = properties.name
+    known = next((gpu for key, gpu in GPUS.items() if key in name.lower().replace(" ", "")), None)
+    if known is None:
+        return Device(name, 0.0, properties.total_memory, 0.0, MFU, "torch")
+    return Device(name, known.flops, properties.total_memory, known.bandwidth, MFU, known.source)

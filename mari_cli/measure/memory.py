@@ -1,0 +1,119 @@
+"""Bytes of tensors that are alive at one time, by what they are for.
+
+A dispatch mode sees every tensor an operator returns; a storage counts from then until it is freed. It works
+on real tensors and on fake ones alike, so what is forecast and what is measured are counted the same way.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mari_cli.measure.flops import operations
+
+aten = torch.ops.aten
+
+
+def _like_first(args: Any) -> int:
+    tensor: Tensor = args[0]
+    return tensor.numel() * tensor.element_size()
+
+
+SCRATCH: dict[Any, Callable[[Any], int]] = {aten.logsumexp: _like_first}
+"""Operators that take memory while they run and give it back before they return: bytes, from their arguments.
+
+`logsumexp` holds exp(x - max), on every device (ATen/native/ReduceOps.cpp).
+"""
+
+
+@dataclass
+class _Alive:
+    reference: "weakref.ref[Any]"
+    bytes: int
+    part: str
+
+
+class Tracker(TorchDispatchMode):
+    """Counts, between `__enter__` and `__exit__`, what is allocated; and what `watch` was told of before."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.part = "other"
+        """What is allocated now is for this."""
+        self.label: Callable[[], str] | None = None
+        """Says so instead of `part`, where it is set."""
+        self.now: dict[str, int] = {}
+        self.most: dict[str, int] = {}
+        """Of each part the most at one time, whenever that was."""
+        self.flops = 0
+        """Floating-point operations so far."""
+        self.total = 0
+        self.peak = 0
+        self.at_peak: dict[str, int] = {}
+        self._alive: dict[int, _Alive] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (scratch := SCRATCH.get(func.overloadpacket)) is not None:
+            self._add(self._label(), scratch(args))
+            self._add(self._label(), -scratch(args))
+        out = func(*args, **(kwargs or {}))
+        self.flops += operations(func, args, kwargs or {}, out)
+        part: str | None = None
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                part = part or self._label()
+                self._see(leaf, part)
+        return out
+
+    def watch(self, tensors: Iterable[Tensor], part: str) -> None:
+        """Count ``tensors``, which exist already, as ``part``; those that are counted change over to it."""
+        for tensor in tensors:
+            key = tensor.untyped_storage()._cdata
+            if (alive := self._alive.get(key)) is not None:
+                self._add(alive.part, -alive.bytes)
+                self._add(part, alive.bytes)
+                alive.part = part
+            else:
+                self._see(tensor, part)
+
+    def restart(self) -> None:
+        """Look for a new peak from here on."""
+        self.peak, self.at_peak, self.most = self.total, dict(self.now), dict(self.now)
+
+    @contextmanager
+    def during(self, part: str) -> Iterator[None]:
+        """What is allocated inside is for ``part``."""
+        before, self.part = self.part, part
+        try:
+            yield
+        finally:
+            self.part = before
+
+    def _label(self) -> str:
+        return self.label() if self.label else self.part
+
+    def _see(self, tensor: Tensor, part: str) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._alive:
+            return
+        size = storage.nbytes()
+        self._alive[key] = _Alive(weakref.ref(storage, lambda _: self._forget(key)), size, part)
+        self._add(part, size)
+
+    def _forget(self, key: int) -> None:
+        alive = self._alive.pop(key)
+        self._add(alive.part, -alive.bytes)
+
+    def _add(self, part: str, size: int) -> None:
+        now = self.now[part] = self.now.get(part, 0) + size
+        self.most[part] = max(now, self.most.get(part, 0))
+        self.total += size
+        if self.total > self.peak:
+            self.peak, self.at_peak = self.total, {name: size for name, size in self.now.items() if size}

@@ -1,0 +1,101 @@
+"""A model's shapes without its weights: from its configuration alone, on torch's `meta` device."""
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from mari_cli.config import ModelConfig
+from mari_cli.errors import UserError
+from mari_cli.models.load import UNREADABLE, check_fields, place_of, retold, switch_off_dropout
+
+_LLAMA_1B = {
+    "model_type": "llama", "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192,
+    "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
+    "max_position_embeddings": 131072, "tie_word_embeddings": True,
+}  # fmt: skip
+_LLAMA_8B = {
+    "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
+    "max_position_embeddings": 131072, "tie_word_embeddings": False,
+}  # fmt: skip
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "meta-llama/Llama-3.2-1B": _LLAMA_1B,
+    "meta-llama/Llama-3.2-1B-Instruct": _LLAMA_1B,
+    "meta-llama/Llama-3.1-8B": _LLAMA_8B,
+    "meta-llama/Llama-3.1-8B-Instruct": _LLAMA_8B,
+    "HuggingFaceTB/SmolLM2-135M-Instruct": {
+        "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
+        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
+        "max_position_embeddings": 8192, "tie_word_embeddings": True,
+    },
+    "openai-community/gpt2-large": {
+        "model_type": "gpt2", "vocab_size": 50257, "n_embd": 1280, "n_layer": 36, "n_head": 20,
+        "n_positions": 1024,
+    },
+    "Xenova/llama2.c-stories15M": {
+        "model_type": "llama", "vocab_size": 32000, "hidden_size": 288, "intermediate_size": 768,
+        "num_hidden_layers": 6, "num_attention_heads": 6, "num_key_value_heads": 6,
+        "max_position_embeddings": 256, "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+"""Shapes of models by their names on the hub, as their makers publish them: what is behind a licence, or out
+of reach, can be planned nevertheless."""
+
+
+def skeleton(
+    config: ModelConfig, *, vocabulary: int | None, dropout: bool = False, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, str]:
+    """The model of ``config`` without weights, and where its shapes are from.
+
+    ``vocabulary``: tokens of its tokenizer, where a model from an architecture follows it.
+    """
+    architecture, source = _shapes(config, vocabulary)
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                architecture, dtype=dtype, trust_remote_code=config.trust_remote_code
+            )
+    except UNREADABLE as error:
+        raise retold(config.path or config.name, error, "model") from error
+    if not dropout:
+        switch_off_dropout(model)
+    return model, source
+
+
+def _shapes(config: ModelConfig, vocabulary: int | None) -> tuple[PreTrainedConfig, str]:
+    if config.path is None:
+        if config.architecture is None:
+            raise UserError(
+                "no model given", "choose one: `model=llama_3_2_1b`, or `model.path=DIR_OR_HUB_ID`"
+            )
+        return _of(dict(config.architecture), vocabulary), "model.architecture"
+    place, arguments = place_of(config.path)
+    options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code, **arguments}
+    try:  # a directory, or what was downloaded before
+        return AutoConfig.from_pretrained(place, local_files_only=True, **options), place
+    except UNREADABLE as error:
+        if config.path in PUBLISHED:
+            return _of(dict(PUBLISHED[config.path]), None), "as published"
+        try:
+            return AutoConfig.from_pretrained(place, **options), "the hub"
+        except UNREADABLE:
+            told = retold(config.path, error, "model")
+    raise UserError(
+        str(told),
+        "its shapes are enough: `model.path=null` and "
+        "`model.architecture={model_type: llama, vocab_size: 128256, hidden_size: 2048, …}`",
+    )
+
+
+def _of(values: dict[str, Any], vocabulary: int | None) -> PreTrainedConfig:
+    model_type = values.pop("model_type", None)
+    if model_type is None:
+        raise UserError("model.architecture has no `model_type`", "for instance `model_type: gpt2`")
+    check_fields(model_type, values)
+    if vocabulary is not None:
+        values["vocab_size"] = vocabulary
+    try:
+        return AutoConfig.for_model(model_type, **values)
+    except UNREADABLE as error:
+        raise retold(model_type, error, "model") from error

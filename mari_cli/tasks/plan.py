@@ -1,0 +1,356 @@
+"""`mari plan`: what a run of `mari unlearn` will cost, without weights and without a GPU."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from mari_cli.config import Device as DeviceChoice
+from mari_cli.config import ModelConfig, Precision, UnlearnRun, bytes_of
+from mari_cli.data.corpora import load_corpora
+from mari_cli.data.tokenize import Item, PromptStyle
+from mari_cli.errors import UserError
+from mari_cli.losses import objective as losses
+from mari_cli.losses.objective import Objective
+from mari_cli.measure import devices
+from mari_cli.measure.devices import Device
+from mari_cli.models.load import LanguageModel, load_tokenizer
+from mari_cli.models.packing import Layout
+from mari_cli.models.skeleton import skeleton
+from mari_cli.progress import say
+from mari_cli.tasks.forgetting import Draws, alternative_items, context_layer, draws_of
+from mari_cli.tasks.setting import Setting, tokenize_corpora
+from mari_cli.train import planner
+from mari_cli.train.planner import AsOn
+
+STATE_COPIES = 7
+"""Times the weights in float32: the last state and the one that is written beside it (weights and two moments
+each), and the kept weights."""
+
+
+def plan(
+    config: UnlearnRun, *, lengths: str | None = None, memory: str | None = None, device: str | None = None
+) -> dict[str, Any]:
+    """The cost of a step and of the run, and the way to take a step that fits ``memory``.
+
+    ``lengths`` stands for the corpora: `512` is running text in blocks of 512 tokens, `64+48` prompts of 64
+    tokens with answers of 48; two of them, with a comma between, are forget and retain. ``memory`` is a size
+    as `40GiB`; without it, that of ``device``: a name of `devices.GPUS`, `cpu`, or None for what is here.
+    """
+    on = _device(device, memory)
+    limit = _asked_memory(memory) if memory else on.memory if on.cuda else None
+    if memory is None and config.train.memory_limit is not None:
+        limit = bytes_of(config.train.memory_limit, "train.memory_limit")
+    objective = losses.build(config.loss)
+    lm, draws, shapes_from = _subject(config, objective, on, lengths)
+    groups = planner.heaviest(draws.items_at, config.train.steps)
+    choice = planner.choose(lm, groups, objective, config.train, limit=limit, tell=_tell)
+    if limit is not None:
+        planner.require(choice, config.train, limit=limit)
+    chosen = choice.chosen
+    assert chosen is not None
+    baseline = planner.fine_tuning(lm, groups, chosen.settings, config.train)
+    run = _run(draws, config.train.steps)
+    seconds = chosen.flops / (on.flops * on.share) if on.flops else None
+    # a step of the run is on average lighter than the heaviest, which was counted
+    mean_seconds = None if seconds is None else seconds * run.padded / planner.padded_tokens(groups)
+    return {
+        "model": {
+            "name": config.model.name,
+            "shapes": shapes_from,
+            "parameters": sum(p.numel() for p in lm.model.parameters()),
+            "trained": sum(p.numel() for p in lm.model.parameters() if p.requires_grad),
+            "precision": lm.compute.precision,
+        },
+        "loss": config.loss.name,
+        "device": asdict(on),
+        "step": {
+            "sequences": {role: len(of_role) for role, of_role in groups.items()},
+            "tokens": planner.tokens(groups),
+            "targets": sum(item.num_targets for of_role in groups.values() for item in of_role),
+            "padding": 1 - planner.tokens(groups) / planner.padded_tokens(groups),
+        },
+        "settings": {**asdict(chosen.settings), "changed": chosen.settings.beyond(_asked(config))},
+        "why": planner.reason(choice, limit=limit),
+        "tried": [
+            {"settings": asdict(f.settings), "flops": f.flops, "needed": f.needed} for f in choice.tried
+        ],
+        "flops": {
+            "step": chosen.flops,
+            "fine_tuning": baseline.flops,
+            "ratio": chosen.flops / baseline.flops,
+        },
+        "memory": {
+            "peak": chosen.peak,
+            "parts": chosen.parts,
+            "loss_stage": chosen.loss_stage,
+            "needed": chosen.needed,
+            "limit": limit,
+            "fine_tuning_peak": baseline.peak,
+            "ratio": chosen.peak / baseline.peak,
+        },
+        "disk": _disk(lm, draws),
+        "time": {
+            "assumed_share_of_peak": on.share if on.flops else None,
+            "step_seconds": mean_seconds,
+            "tokens_per_second": None if not mean_seconds else run.tokens / mean_seconds,
+            "run_seconds": None if mean_seconds is None else mean_seconds * config.train.steps,
+        },
+        "run": {"steps": config.train.steps, **asdict(run)},
+    }
+
+
+def _tell(tried: str) -> None:
+    say(f"counting {tried}")
+
+
+def _asked(config: UnlearnRun) -> planner.Settings:
+    return planner.Settings.of(config.train)
+
+
+# -- the device ----------------------------------------------------------------------------------------------
+
+
+def _device(name: str | None, memory: str | None) -> Device:
+    if name is None:
+        if torch.cuda.is_available():
+            return devices.this_gpu()
+        if memory is None:
+            return devices.this_cpu()
+        return Device("a GPU", 0.0, _asked_memory(memory), 0.0, devices.MFU, "--memory")
+    if (found := devices.named(name)) is None:
+        known = ", ".join(f"`{gpu.name}`" for gpu in devices.GPUS.values())
+        raise UserError(
+            f"no device called `{name}` is known",
+            f"one of {known}, `cpu`; of any other give the `--memory`",
+        )
+    return found
+
+
+def _asked_memory(memory: str) -> int:
+    try:
+        return bytes_of(memory, "--memory")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _compute(config: UnlearnRun, on: Device) -> AsOn:
+    """As `choose_compute` would settle it there."""
+    asked = config.train.precision
+    cuda = on.cuda and config.train.device is not DeviceChoice.cpu
+    if asked is Precision.auto:
+        dtype, reason = (torch.bfloat16, f"auto: {on.name}") if cuda else (torch.float32, "auto: CPU")
+    else:
+        dtype, reason = getattr(torch, asked), "asked for"
+    return AsOn(torch.device("cpu"), dtype, reason, mixes=cuda)
+
+
+# -- the model and what it sees ------------------------------------------------------------------------------
+
+
+def _subject(
+    config: UnlearnRun, objective: Objective, on: Device, lengths: str | None
+) -> tuple[LanguageModel, Draws, str]:
+    """The model without weights, what it is trained on, and where its shapes are from."""
+    compute = _compute(config, on)
+    if lengths is not None:
+        model, source = skeleton(
+            config.model, vocabulary=_vocabulary(config.model), dropout=config.train.dropout
+        )
+        lm = _language_model(config.model, model, None, compute)
+        items = imagined_items(lengths, config, lm.max_length)
+        if objective.needs.supported:
+            context_layer(config, lm)
+        return lm, Draws(config, items, objective.needs), source
+    try:
+        texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
+        words = (part for r in [*texts.forget, *texts.retain] for part in (r.prompt, r.text) if part)
+        tokenizer = load_tokenizer(config.model, words)
+    except UserError as error:
+        hint = "`--lengths 512` plans without corpora and tokenizer"
+        raise UserError(str(error), f"{error.hint}; {hint}" if error.hint else hint) from error
+    vocabulary = len(tokenizer) if config.model.path is None else None
+    model, source = skeleton(config.model, vocabulary=vocabulary, dropout=config.train.dropout)
+    lm = _language_model(config.model, model, tokenizer, compute)
+    if objective.needs.supported:
+        context_layer(config, lm)
+    corpora = tokenize_corpora(config, Setting(texts, tokenizer, compute), lm)
+    alternatives = (
+        alternative_items(config, lm, corpora["forget"]) if "alternative" in objective.needs.roles else []
+    )
+    draws, _ = draws_of(config, corpora, alternatives, objective.needs)
+    return lm, draws, source
+
+
+def _vocabulary(config: ModelConfig) -> int | None:
+    """Tokens, where neither the model nor a tokenizer says."""
+    architecture = config.architecture
+    if architecture is None or "vocab_size" in architecture:
+        return None
+    if config.tokenizer == "train":
+        return config.tokenizer_vocab_size
+    raise UserError(
+        "without corpora nothing says how many tokens the model has",
+        "add `vocab_size` to `model.architecture`",
+    )
+
+
+def _language_model(
+    config: ModelConfig, model: PreTrainedModel, tokenizer: Any, compute: AsOn
+) -> LanguageModel:
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    chat = (
+        tokenizer is not None and tokenizer.chat_template is not None and config.chat_template.value == "auto"
+    )
+    return LanguageModel(
+        model=model,
+        tokenizer=tokenizer,
+        name=config.name,
+        max_length=config.max_length or context or 1024,
+        style=PromptStyle(config.prompt_template, chat),
+        compute=compute,
+        layout=Layout(False, "planned as padded"),
+    )
+
+
+def imagined_items(lengths: str, config: UnlearnRun, max_length: int) -> dict[str, Sequence[Item]]:
+    """Items of the lengths that ``lengths`` asks for, as many as the run draws; no item comes twice."""
+    parts = lengths.split(",")
+    shapes = [_shape(part, lengths, max_length) for part in parts]
+    if len(shapes) > 2:
+        raise UserError(f"`--lengths {lengths}` has {len(parts)} parts", "forget and retain, or one for both")
+    train = config.train
+
+    def some(shape: tuple[int, int], batch: int) -> list[Item]:
+        tokens, start = shape
+        return [Item((0,) * tokens, start, i) for i in range(batch * train.steps)]
+
+    forget = some(shapes[0], train.forget_batch)
+    return {"forget": forget, "retain": some(shapes[-1], train.retain_batch), "alternative": forget}
+
+
+def _shape(part: str, whole: str, max_length: int) -> tuple[int, int]:
+    """(tokens, index of the first that is a target)."""
+    try:
+        counts = [int(word) for word in part.split("+")]
+    except ValueError:
+        counts = []
+    if not (1 <= len(counts) <= 2 and min(counts) >= 1 and sum(counts) >= 2):
+        raise UserError(
+            f"`--lengths {whole}` is no number of tokens",
+            "`512` for running text, `64+48` for a prompt and its answer, `512,1024` for forget and retain",
+        )
+    if sum(counts) > max_length:
+        raise UserError(
+            f"`--lengths {whole}` is longer than the model takes, {max_length} tokens",
+            "shorten it, or set `model.max_length`",
+        )
+    return sum(counts), counts[0] if len(counts) == 2 else 1
+
+
+# -- the run -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Means over the steps that were looked at."""
+
+    tokens: float
+    padded: float
+    padding: float
+
+
+def _run(draws: Draws, steps: int) -> _Run:
+    looked_at = [draws.items_at(step) for step in planner.some_of(steps)]
+    tokens = sum(map(planner.tokens, looked_at)) / len(looked_at)
+    padded = sum(map(planner.padded_tokens, looked_at)) / len(looked_at)
+    return _Run(tokens, padded, 1 - tokens / padded)
+
+
+def _disk(lm: LanguageModel, draws: Draws) -> dict[str, int]:
+    """Bytes that the run writes, as models/reference.py, models/context.py and train/state.py do."""
+    vocabulary, width = lm.model.get_output_embeddings().weight.shape
+    hidden = lm.model.config.get_text_config().hidden_size
+    each = 2 if lm.compute.dtype.itemsize == 2 else 4
+    drawn, items, needs = draws.drawn(), draws.items, draws.needs
+
+    def targets(role: str, *, whole: bool) -> int:
+        chosen = range(len(items[role])) if whole else set(drawn[role])
+        return sum(items[role][i].num_targets for i in chosen)
+
+    reference = sum(targets(role, whole=needs.supported) * width * each for role in needs.kl)
+    reference += sum(8 * len(set(drawn[role])) for role in needs.reference_log_p)
+    context = 0
+    if needs.supported:
+        assert needs.information is not None
+        stored = min(needs.information.context.stored_tokens, vocabulary - 1) + 1
+        forget, retain = targets("forget", whole=True), targets("retain", whole=True)
+        context = (forget + retain) * hidden * each + forget * stored * 8
+        if "retain" not in needs.kl:
+            context += retain * width * each
+    weights = 4 * sum(p.numel() for p in lm.model.parameters())
+    return {"reference": reference, "context": context, "run": STATE_COPIES * weights}
+
+
+# -- as a table ----------------------------------------------------------------------------------------------
+
+
+def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(figure, value, what to know of it) of a plan."""
+    model, step, flops, memory = found["model"], found["step"], found["flops"], found["memory"]
+    device, disk, run, clock = found["device"], found["disk"], found["run"], found["time"]
+    size = planner.size
+    sequences = " + ".join(f"{count} {role}" for role, count in step["sequences"].items())
+    out = [
+        ("model", f"{model['parameters'] / 1e6:.1f} M", f"{model['name']}, shapes: {model['shapes']}"),
+        ("device", device["name"], f"{size(device['memory'])}, {model['precision']} ({device['source']})"),
+        ("settings", found["settings"]["changed"] or "as configured", found["why"]),
+        ("tokens a step", f"{run['tokens']:.0f}", f"{sequences} sequences"),
+        (
+            "padding",
+            f"{run['padding']:.1%}",
+            f"{step['padding']:.1%} in the heaviest step, which all below is of",
+        ),
+        (
+            "operations a step",
+            f"{flops['step'] / 1e12:.3g} T",
+            f"{flops['ratio']:.3f} × fine-tuning on the same",
+        ),
+        ("memory at the peak", size(memory["peak"]), f"{memory['ratio']:.3f} × fine-tuning on the same"),
+    ]
+    out += [(f"  {part}", size(count), "") for part, count in memory["parts"].items()]
+    spare = memory["needed"] - memory["peak"]
+    if spare:
+        out.append(("  kept free", size(spare), "for CUDA itself, and what cannot be fitted together"))
+    out += [
+        ("disk: reference", size(disk["reference"] + disk["context"]), "kept in `cache` for further runs"),
+        ("disk: run", size(disk["run"]), "two states to resume from, and the kept weights"),
+    ]
+    if clock["step_seconds"] is not None:
+        share = (
+            f"if {clock['assumed_share_of_peak']:.0%} of {device['flops'] / 1e12:.3g} T a second are reached"
+        )
+        out += [
+            ("time a step", _duration(clock["step_seconds"]), share),
+            (
+                "time of the run",
+                _duration(clock["run_seconds"]),
+                f"{run['steps']} steps, without evaluations",
+            ),
+        ]
+    return out
+
+
+def as_json(found: Mapping[str, Any]) -> str:
+    return json.dumps(found, indent=2)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds * 1e3:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,494 @@
+"""What a step will cost, before any step: the real step, run once on a model without content.
+
+Floating-point operations, and the most memory alive at one time, by what it is for. From that follows the
+cheapest way to take a step that fits a memory; every way gives the same gradient.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+from torch.utils.hooks import RemovableHandle
+
+from mari_cli.config import Estimator, Memory, OptimConfig, OptimizerName, PoolingScope
+from mari_cli.errors import UserError
+from mari_cli.losses.objective import FINE_TUNING, Objective
+from mari_cli.measure import fake
+from mari_cli.measure.memory import Tracker
+from mari_cli.models.device import Compute
+from mari_cli.models.load import LanguageModel, checkpoint_activations
+from mari_cli.models.packing import Layout
+from mari_cli.train.optim import Optimizer
+from mari_cli.train.step import Group, Recalled, Reference, backward, chunk_for, operand_head
+
+C = TypeVar("C", bound=OptimConfig)
+
+GIB = 2**30
+RESERVE_BYTES, RESERVE_SHARE = 1 * GIB, 0.05
+"""Of a CUDA device's memory: what its context and libraries hold, and what the allocator cannot fit
+together."""
+SMALL_CHUNK = 128
+"""Positions; of fewer the products with the head would be slow."""
+MOST_LOGITS = 2**31
+"""Entries of one tensor, beyond which kernels count in 64 bits and slow down."""
+PARTS = ("weights", "gradients", "optimizer", "reference", "activations", "loss stage")
+UNFORESEEABLE = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+
+
+class Unforeseeable(UserError):
+    """A model whose computation depends on its data, as a router of experts may: no forecast is possible."""
+
+
+class DoesNotFit(UserError):
+    """No setting makes a step fit."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What may be chosen without changing the result."""
+
+    micro_batch: int | None = None
+    chunk: int | None = None
+    gradient_checkpointing: bool = False
+
+    @staticmethod
+    def of(config: OptimConfig) -> "Settings":
+        return Settings(config.micro_batch, config.chunk, config.gradient_checkpointing)
+
+    def into(self, config: C) -> C:
+        """``config`` with these settings."""
+        return replace(config, **vars(self))
+
+    def beyond(self, other: "Settings") -> str:
+        """What is set here otherwise than in ``other``, as a user types it."""
+        words = [
+            f"train.{name}={str(value).lower()}"
+            for name, value in vars(self).items()
+            if value != getattr(other, name)
+        ]
+        return " ".join(words)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One optimiser step. Bytes are those of tensors: `needed` tells what a device needs."""
+
+    settings: Settings
+    flops: int
+    peak: int
+    parts: dict[str, int]
+    """At the peak; they add up to it."""
+    loss_stage: int
+    """The most that the loss stage holds at one time, at the peak or not."""
+    gradients: int
+    """Of all weights that are trained: they are not all there at every peak."""
+    cuda: bool
+
+    @property
+    def needed(self) -> int:
+        return self.peak + round(self.peak * RESERVE_SHARE) + RESERVE_BYTES if self.cuda else self.peak
+
+    @property
+    def fixed(self) -> int:
+        """What no way of taking the step can spare."""
+        return self.gradients + sum(self.parts[part] for part in ("weights", "optimizer", "reference"))
+
+
+@dataclass(frozen=True)
+class AsOn(Compute):
+    """A CPU that computes as another device would."""
+
+    mixes: bool = False
+
+    @property
+    def widens(self) -> bool:
+        return self.mixes
+
+
+# -- one step ------------------------------------------------------------------------------------------------
+
+
+def forecast(
+    lm: LanguageModel,
+    groups: Group,
+    objective: Objective,
+    settings: Settings,
+    config: OptimConfig,
+    *,
+    optimizer: bool = True,
+) -> Forecast:
+    """The cost of one step over ``groups``: without ``optimizer``, of its gradient alone. Of ``lm`` only the
+    shapes are looked at, and its compute."""
+    world = fake.mode()
+    compute = AsOn(torch.device("cpu"), lm.compute.dtype, "", mixes=lm.compute.widens)
+    padded = Layout(False, "planned as padded, which is never less")
+    blank = replace(lm, model=fake.twin(lm.model, world), compute=compute, layout=padded)
+    try:
+        return run(
+            blank,
+            groups,
+            objective,
+            settings,
+            config,
+            reference=partial(imagined, groups=groups, objective=objective, world=world),
+            optimizer=optimizer,
+        )
+    except UNFORESEEABLE as error:
+        raise Unforeseeable(
+            f"a step of `{lm.name}` cannot be planned: what it computes depends on its data "
+            f"({type(error).__name__})",
+            "`train.memory=as_configured` trains without a plan",
+        ) from error
+
+
+def run(
+    lm: LanguageModel,
+    groups: Group,
+    objective: Objective,
+    settings: Settings,
+    config: OptimConfig,
+    *,
+    reference: Callable[[LanguageModel], Reference],
+    optimizer: bool = True,
+) -> Forecast:
+    """Take one step with ``lm``, real or fake, on a CPU, and count. ``reference`` makes what it is told."""
+    model = lm.model
+    checkpoint_activations(model, settings.gradient_checkpointing)
+    model.train(config.dropout or settings.gradient_checkpointing)
+    # in float32 whatever the moments are held in: torchao's tensors know no shapes without content
+    engine = Optimizer(model, replace(config, optimizer=OptimizerName.adamw))
+    tracker = Tracker()
+    tracker.watch([*model.parameters(), *model.buffers()], "weights")
+    if engine.masters is not engine.weights:
+        tracker.watch(list(engine.masters.values()), "optimizer")
+    with tracker:
+        with tracker.during("reference"):
+            remembered = reference(lm)
+        handles = list(_attribute(lm, tracker))
+        backward(
+            lm,
+            groups,
+            objective,
+            reference=remembered,
+            micro_batch=settings.micro_batch,
+            chunk=settings.chunk,
+        )
+        for handle in handles:
+            handle.remove()
+        flops = tracker.flops
+        peak, parts, loss_stage = tracker.peak, tracker.at_peak, tracker.most["loss stage"]
+        tracker.label = None
+        if optimizer:
+            tracker.restart()
+            masters = tracker.now.get("optimizer", 0)
+            with tracker.during("gradients"):
+                engine.take_gradients()
+            with tracker.during("optimizer"):
+                engine.engine.step()
+            # from the second step on it is there all the time
+            state = tracker.now.get("optimizer", 0) - masters
+            if config.optimizer is OptimizerName.adamw_8bit:
+                state //= 4
+            peak, parts = peak + state, {**parts, "optimizer": state + masters}
+            # on CUDA one kernel does it all, and needs nothing besides
+            if tracker.peak > peak and not lm.compute.widens:
+                peak, parts = tracker.peak, tracker.at_peak
+    assert set(parts) <= set(PARTS), parts
+    return Forecast(
+        settings,
+        flops,
+        peak,
+        {part: parts.get(part, 0) for part in PARTS},
+        loss_stage,
+        sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad),
+        lm.compute.widens,
+    )
+
+
+def _attribute(lm: LanguageModel, tracker: Tracker) -> Iterator[RemovableHandle]:
+    """Let ``tracker`` know what is allocated for what: the trunk, forwards and backwards, or the loss."""
+    inside = False
+
+    def enter(*_: object) -> None:
+        nonlocal inside
+        inside = True
+
+    def leave(*_: object) -> None:
+        nonlocal inside
+        inside = False
+
+    def label() -> str:
+        in_backward = torch._C._current_graph_task_id() != -1
+        return "activations" if inside or in_backward else "loss stage"
+
+    def accumulated(parameter: torch.Tensor) -> None:
+        assert parameter.grad is not None
+        tracker.watch([parameter.grad], "gradients")
+
+    tracker.label = label
+    yield lm.model.base_model.register_forward_pre_hook(enter)
+    yield lm.model.base_model.register_forward_hook(leave)
+    for parameter in lm.model.parameters():
+        if parameter.requires_grad:
+            yield parameter.register_post_accumulate_grad_hook(accumulated)
+
+
+def imagined(lm: LanguageModel, *, groups: Group, objective: Objective, world: FakeTensorMode) -> Reference:
+    """A reference that says things of the right shapes."""
+    needs = objective.needs
+    head = operand_head(lm).frozen() if needs.kl else None
+    vocabulary, width = lm.model.get_output_embeddings().weight.shape
+    sixteen = lm.compute.dtype.itemsize == 2
+    states_dtype = lm.compute.dtype if sixteen else torch.promote_types(lm.model.dtype, torch.float32)
+
+    def recall(role: str, at: range) -> Recalled:
+        items = [groups[role][i] for i in at]
+        size = sum(item.num_targets for item in items)
+        states_ND = log_p_S = supported_MK = None
+        if role in needs.kl:
+            states_ND = fake.empty((size, width), states_dtype, world)
+        if role in needs.reference_log_p:
+            log_p_S = torch.zeros(len(items), dtype=torch.float64)
+        if needs.supported and role == "forget":
+            assert needs.information is not None
+            stored = min(needs.information.context.stored_tokens, vocabulary - 1) + 1
+            supported_MK = (
+                fake.empty((size, stored), torch.int32, world),
+                fake.empty((size, stored), torch.float32, world),
+            )
+        return Recalled(states_ND, log_p_S, supported_MK)
+
+    return Reference(recall, head)
+
+
+def fine_tuning(
+    lm: LanguageModel, groups: Group, settings: Settings, config: OptimConfig, *, optimizer: bool = True
+) -> Forecast:
+    """The cost of a plain fine-tuning step over the forget and retain items of ``groups`` as one corpus,
+    through the same engine, with as many sequences in a forward pass as the two have together."""
+    items = [item for role in ("forget", "retain") for item in groups.get(role, ())]
+    together = None
+    if settings.micro_batch is not None:
+        together = settings.micro_batch * sum(role in groups for role in ("forget", "retain"))
+    own = replace(settings, micro_batch=together)
+    return forecast(lm, {"retain": items}, FINE_TUNING, own, config, optimizer=optimizer)
+
+
+# -- the choice ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The cheapest way that fits, or none."""
+
+    chosen: Forecast | None
+    configured: Forecast
+    tried: list[Forecast]
+    """In the order of trying."""
+
+    @property
+    def nearest(self) -> Forecast:
+        return min(self.tried, key=lambda forecast: forecast.needed)
+
+
+def choose(
+    lm: LanguageModel,
+    groups: Group,
+    objective: Objective,
+    config: OptimConfig,
+    *,
+    limit: int | None,
+    tell: Callable[[str], None] = lambda message: None,
+) -> Choice:
+    """Try ways to take a step, from the cheapest on, until one needs no more than ``limit`` bytes; without a
+    limit that is the one that is configured. ``tell`` is told what is tried."""
+    tried: list[Forecast] = []
+
+    def attempt(settings: Settings) -> Forecast:
+        tell(f"a step {settings.beyond(first) or 'as configured'}")
+        found = forecast(lm, groups, objective, settings, config)
+        tried.append(found)
+        return found
+
+    first = Settings.of(config)
+    configured = attempt(first)
+    if limit is None:
+        return Choice(configured, configured, tried)
+    if configured.needed <= limit:
+        once = _logits_once(lm, groups, objective, config)
+        kept = once and attempt(once)
+        return Choice(kept if kept and kept.needed <= limit else configured, configured, tried)
+    if configured.fixed > limit:  # no way of taking a step spares that; say how near the leanest comes
+        if not first.gradient_checkpointing and lm.model.supports_gradient_checkpointing:
+            attempt(replace(first, gradient_checkpointing=True))
+        return Choice(None, configured, tried)
+    chunk = first.chunk or chunk_for(len(operand_head(lm).weight_VD))
+    for settings in ways(lm, groups, objective, config):
+        if settings != first:
+            if _is_hopeless(settings, configured, groups, limit):
+                continue
+            found = attempt(settings)
+            if found.needed <= limit:
+                return Choice(found, configured, tried)
+        else:
+            found = configured
+        if chunk > SMALL_CHUNK and found.needed - found.parts["loss stage"] <= limit:
+            smaller = attempt(replace(settings, chunk=SMALL_CHUNK))
+            if smaller.needed <= limit:
+                return Choice(smaller, configured, tried)
+    return Choice(None, configured, tried)
+
+
+def _logits_once(
+    lm: LanguageModel, groups: Group, objective: Objective, config: OptimConfig
+) -> Settings | None:
+    """Cheaper than as configured: with room for the logits of a whole pool they need not be made again."""
+    information = objective.needs.information
+    vocabulary = len(operand_head(lm).weight_VD)
+    positions = sum(item.num_targets for items in groups.values() for item in items)
+    pays = (
+        config.memory is Memory.auto
+        and config.chunk is None
+        and lm.compute.widens  # on a CPU small chunks are the faster ones
+        and information is not None
+        and information.estimator is Estimator.pooled
+        and chunk_for(vocabulary) < positions <= MOST_LOGITS // vocabulary
+    )
+    return replace(Settings.of(config), chunk=positions) if pays else None
+
+
+def ways(lm: LanguageModel, groups: Group, objective: Objective, config: OptimConfig) -> Iterator[Settings]:
+    """From the fewest operations to the most, each with its logits in chunks as configured.
+
+    For a loss that is a sum over sequences smaller micro-batches come first: they cost nothing. One that
+    pools over the step has to run twice over the trunk for them, which is a little more than to make
+    activations twice.
+    """
+    asked = Settings.of(config)
+    largest = asked.micro_batch or max(len(items) for items in groups.values())
+    cuts = dict.fromkeys(math.ceil(largest / 2**k) for k in range(1, largest.bit_length() + 1))
+    information = objective.needs.information
+    if information is not None and information.pooling_scope is PoolingScope.micro:
+        cuts = {}  # there a micro-batch is part of the loss
+    cut_up = [replace(asked, micro_batch=cut) for cut in cuts if cut < largest]
+    can = lm.model.supports_gradient_checkpointing and not asked.gradient_checkpointing
+    again = [replace(asked, gradient_checkpointing=True)] if can else []
+    yield asked
+    yield from [*again, *cut_up] if objective.needs.couples else [*cut_up, *again]
+    if again:
+        yield from (replace(settings, gradient_checkpointing=True) for settings in cut_up)
+
+
+def _is_hopeless(settings: Settings, configured: Forecast, groups: Group, limit: int) -> bool:
+    """Whether it is plain without a try that micro-batches of this size are too large."""
+    if settings.gradient_checkpointing or settings.micro_batch is None:
+        return False
+    whole = configured.settings.micro_batch or max(len(items) for items in groups.values())
+    left = 0.8 * settings.micro_batch / whole  # of one whose sequences are short
+    spared = configured.parts["activations"] * (1 - min(1.0, left)) + configured.parts["loss stage"]
+    return configured.needed - spared > limit
+
+
+def require(choice: Choice, config: OptimConfig, *, limit: int) -> None:
+    """Refuse what does not fit; with what would, where the settings are not to be changed."""
+    first, chosen = Settings.of(config), choice.chosen
+    if chosen is None:
+        raise _refusal(choice, config, limit=limit)
+    if config.memory is not Memory.auto and chosen.settings != first:
+        raise DoesNotFit(
+            f"a step as configured needs {size(choice.configured.needed)}, more than {size(limit)}",
+            f"`{chosen.settings.beyond(first)}` needs {size(chosen.needed)}; "
+            "`train.memory=auto` chooses by itself",
+        )
+
+
+def _refusal(choice: Choice, config: OptimConfig, *, limit: int) -> DoesNotFit:
+    """Where nothing fits: what came nearest, and what would change more than the way of taking a step."""
+    near = choice.nearest
+    asked = near.settings.beyond(Settings.of(config))
+    needed, optimizer = near.needed, near.parts["optimizer"]
+    adapters = needed - near.parts["gradients"] - optimizer
+    shared = near.parts["weights"] + near.parts["gradients"] + optimizer
+    ways = {
+        "train.optimizer=adamw_8bit": needed - optimizer * 3 // 4,
+        "model.lora.rank=16": adapters,
+        "model.lora.rank=16 train.weights=bfloat16": adapters - near.parts["weights"] // 2,
+    }
+    ways |= {f"--nproc {2**k} train.parallel=fsdp": needed - round(shared * (1 - 2.0**-k)) for k in (1, 2, 3)}
+    fitting = {setting: need for setting, need in ways.items() if need <= limit}
+    shown = fitting or dict([min(ways.items(), key=lambda way: way[1])])
+    return DoesNotFit(
+        f"a step does not fit {size(limit)}: "
+        + (f"with `{asked}` it still needs {size(needed)}" if asked else f"it needs {size(needed)}")
+        + (f", {size(near.fixed)} of it whatever the batch" if near.fixed > limit else ""),
+        f"{f'with `{asked}` ' if asked else ''}about: "
+        + "; ".join(f"`{setting}` {size(need)}" for setting, need in list(shown.items())[:3]),
+    )
+
+
+def size(count: float) -> str:
+    """Bytes, in the unit that fits."""
+    for unit, factor in (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def reason(choice: Choice, *, limit: int | None) -> str:
+    """Why the chosen way was chosen, for the log."""
+    chosen, configured = choice.chosen, choice.configured
+    assert chosen is not None
+    if limit is None:
+        return f"{size(chosen.needed)}, no limit"
+    why = "fits"
+    if chosen.needed > configured.needed:
+        why = "logits are made once: there is room for them"
+    elif chosen is not configured:
+        more = chosen.flops / configured.flops - 1
+        why = f"as configured it is {size(configured.needed)}; {more:.0%} more operations"
+    return f"{size(chosen.needed)} of {size(limit)}: {why}"
+
+
+def describe(choice: Choice, config: OptimConfig, *, limit: int) -> str:
+    """One line for the log: what was chosen, and why."""
+    assert choice.chosen is not None
+    change = choice.chosen.settings.beyond(Settings.of(config)) or "as configured"
+    return f"{change} ({reason(choice, limit=limit)})"
+
+
+# -- which step ----------------------------------------------------------------------------------------------
+
+STEPS_LOOKED_AT = 1000
+
+
+def heaviest(items_at: Callable[[int], Group], steps: int) -> Group:
+    """The step with the most tokens, padding included; of many steps so many evenly spaced ones are looked
+    at."""
+    return max((items_at(step) for step in some_of(steps)), key=padded_tokens)
+
+
+def some_of(steps: int) -> range:
+    return range(0, steps, max(1, steps // STEPS_LOOKED_AT))
+
+
+def padded_tokens(groups: Group) -> int:
+    return sum(len(items) * max(len(item.input_ids) for item in items) for items in groups.values())
+
+
+def tokens(groups: Group) -> int:
+    return sum(len(item.input_ids) for items in groups.values() for item in items)

@@ -1,0 +1,132 @@
+"""What `mari plan` says, held against what a run does; and that the training asks the same planner."""
+
+import json
+
+import pytest
+
+from mari_cli import launch
+from mari_cli.config import bytes_of
+from mari_cli.errors import UserError
+from mari_cli.losses.objective import build
+from mari_cli.tasks import plan as planning
+from mari_cli.tasks import setting as settings
+from mari_cli.tasks.forgetting import Draws, remembering
+from mari_cli.tasks.plan import imagined_items, plan
+from mari_cli.tasks.unlearn import load, unlearn
+from tests.tiny import TINY
+
+
+def configured(*overrides: str):
+    return launch.configured(launch.Experiment("unlearn", [*TINY, *overrides]))
+
+
+def planned(*overrides: str, **options):
+    return plan(configured(*overrides), **{"device": "cpu", **options})
+
+
+def test_with_the_corpora_at_hand_the_very_steps_of_the_run_are_planned(tmp_path):
+    config = configured(f"out={tmp_path / 'run'}", f"cache={tmp_path / 'cache'}")
+    found = plan(config, device="cpu")
+    unlearned(tmp_path, "run")
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    seen = [line["tokens"] for line in lines if line["kind"] == "train"]
+    assert found["run"]["tokens"] == pytest.approx(sum(seen) / len(seen))
+    assert found["step"]["tokens"] <= max(seen)
+    assert found["model"]["parameters"] < 100_000
+    assert found["model"]["shapes"] == "model.architecture"
+
+
+@pytest.mark.parametrize("loss", ["mari", "mari_context", "npo", "grad_ascent"])
+def test_the_disk_it_asks_for_is_what_the_caches_take(loss, tmp_path, monkeypatch):
+    config = configured(f"loss={loss}", f"cache={tmp_path}", "train.retain_batch=2")
+    found = plan(config, device="cpu")["disk"]
+    compute = planning._compute(config, planning._device("cpu", None))
+    setting = settings.prepare(config, compute)
+    lm = load(config.model, config, setting)
+    corpora = settings.tokenize_corpora(config, setting, lm)
+    items = {"forget": corpora["forget"].items, "retain": corpora["retain"].items, "alternative": []}
+    needs = build(config.loss).needs
+    layer = planning.context_layer(config, lm) if needs.supported else None
+    remembering(lm, items, Draws(config, items, needs).drawn(), needs, layer, config, target_hash="")
+    written = sum(file.stat().st_size for file in tmp_path.rglob("*.bin"))
+    assert found["reference"] + found["context"] == written
+    assert (written > 0) == (loss != "grad_ascent")
+
+
+def test_lengths_stand_for_corpora_and_tokenizer():
+    config = configured()
+    found = imagined_items("16+8,24", config, 64)
+    assert {(len(i.input_ids), i.num_targets) for i in found["forget"]} == {(24, 8)}
+    assert {(len(i.input_ids), i.num_targets) for i in found["retain"]} == {(24, 23)}
+    assert len(found["forget"]) == config.train.forget_batch * config.train.steps
+
+
+@pytest.mark.parametrize("lengths", ["", "x", "1", "0+5", "3+4+5", "8,8,8", "900"])
+def test_lengths_that_mean_nothing_are_refused(lengths):
+    with pytest.raises(UserError, match="--lengths"):
+        imagined_items(lengths, configured(), 64)
+
+
+def test_a_large_model_is_planned_from_its_published_shapes(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config = launch.configured(
+        launch.Experiment("unlearn", ["model=smollm2_135m", "train.forget_batch=2", "train.retain_batch=2"])
+    )
+    found = plan(config, lengths="64", device="h100")
+    assert found["model"]["precision"] == "bfloat16"
+    assert found["memory"]["parts"]["weights"] == pytest.approx(4 * 134.5e6, rel=0.01)
+    assert found["memory"]["parts"]["optimizer"] == pytest.approx(8 * 134.5e6, rel=0.01)
+    assert found["memory"]["needed"] > found["memory"]["peak"] + 2**30
+    # 6 operations for each weight and token, the head's share of it once more, and attention
+    assert found["flops"]["fine_tuning"] == pytest.approx(6 * 134.5e6 * 4 * 64, rel=0.1)
+    assert found["time"]["step_seconds"] == pytest.approx(found["flops"]["step"] / (0.45 * 989.4e12))
+
+
+def test_an_unknown_device_is_told_with_those_that_are_known():
+    with pytest.raises(UserError, match="no device called `V1`") as refused:
+        planned(device="V1")
+    assert "`H100`" in refused.value.hint
+    with pytest.raises(UserError, match="--memory must be a size like 40GiB"):
+        planned(memory="lots")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("40GiB", 40 * 2**30), ("1.5 gb", 1_500_000_000), ("7MiB", 7 * 2**20)]
+)
+def test_sizes_are_read_as_they_are_written(text, size):
+    assert bytes_of(text, "train.memory_limit") == size
+
+
+@pytest.mark.parametrize("text", ["40", "GiB", "-1GiB", "0MiB", "4 apples"])
+def test_a_size_without_sense_is_refused(text):
+    with pytest.raises(UserError, match=r"`train\.memory_limit` must be a size like 40GiB"):
+        configured(f"train.memory_limit='{text}'")
+
+
+# -- the training asks it too --------------------------------------------------------------------------------
+
+
+def unlearned(tmp_path, name: str, *overrides: str):
+    arguments = [*TINY, f"cache={tmp_path / 'cache'}", f"out={tmp_path / name}", *overrides]
+    return launch.run(unlearn, launch.Experiment("unlearn", arguments)).result
+
+
+def test_a_run_that_is_made_to_fit_says_so_and_ends_where_it_would_have(tmp_path, capsys):
+    free = unlearned(tmp_path, "free")
+    needed = planned(f"cache={tmp_path / 'cache'}")["memory"]["needed"]
+    capsys.readouterr()
+    limit = f"train.memory_limit={needed * 0.8 / 2**20:.3f}MiB"
+    squeezed = unlearned(tmp_path, "squeezed", limit)
+    said = capsys.readouterr().err
+    assert "memory: train." in said
+    assert "as configured it is" in said
+    for metric in ("forget/answer_nll", "retain/answer_nll"):
+        values = [run["models"]["unlearned"]["metrics"][metric]["value"] for run in (free, squeezed)]
+        assert values[0] == pytest.approx(values[1], abs=1e-4)
+
+
+def test_a_run_that_cannot_fit_is_refused_before_its_first_step(tmp_path):
+    with pytest.raises(UserError, match="a step does not fit"):
+        unlearned(tmp_path, "none", "train.memory_limit=1MiB")
+    assert not (tmp_path / "none").exists()
+    assert not (tmp_path / "cache" / "models").exists()  # nor was a target trained for it

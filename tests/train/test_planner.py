@@ -1,0 +1,308 @@
+"""What is forecast is what is measured; and of all ways that fit the cheapest is taken."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from mari_cli.config import Estimator, MariConfig, Memory, NPOConfig, PoolingScope, UnlearnConfig
+from mari_cli.data.tokenize import Item
+from mari_cli.errors import UserError
+from mari_cli.losses.objective import FINE_TUNING, build
+from mari_cli.models.load import LanguageModel
+from mari_cli.models.packing import Layout
+from mari_cli.train import planner
+from mari_cli.train.optim import adamw
+from mari_cli.train.planner import AsOn, Settings
+from mari_cli.train.step import Recalled, Reference, backward, operand_head
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 256,
+    "vocab_size": 2000,
+    "tie_word_embeddings": True,
+}
+GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 3, "n_head": 4, "vocab_size": 1500, "n_positions": 256}
+POOLED = MariConfig(name="mari", estimator=Estimator.pooled)
+TOKEN = MariConfig(name="mari", estimator=Estimator.token)
+CONTEXT = MariConfig(name="mari", estimator=Estimator.context)
+NPO = NPOConfig(name="npo")
+
+
+def language_model(architecture=LLAMA, dtype=torch.float32, device="cpu", **changes) -> LanguageModel:
+    torch.manual_seed(0)
+    values = {**architecture, **changes}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
+    for module in model.modules():  # as mari does
+        for name in ("p", "attn_dropout", "resid_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    compute = AsOn(torch.device(device), dtype, "", mixes=device == "cuda")
+    return LanguageModel(model.to(device), None, "tiny", 256, None, compute, Layout(False, ""))
+
+
+def items(count: int, tokens: int, start: int = 1) -> list[Item]:
+    return [Item((1,) * (tokens - i % 3), start, i) for i in range(count)]
+
+
+GROUPS = {"forget": items(6, 96), "retain": items(6, 96)}
+
+
+def reference(lm: LanguageModel, *, groups, objective) -> Reference:
+    """Something of the right shapes."""
+    needs = objective.needs
+    head = operand_head(lm).frozen() if needs.kl else None
+    width = lm.model.get_output_embeddings().weight.shape[1]
+    kind = lm.compute.dtype if lm.compute.dtype.itemsize == 2 else torch.float32
+
+    def recall(role: str, at: range) -> Recalled:
+        chosen = [groups[role][i] for i in at]
+        size = sum(item.num_targets for item in chosen)
+        states = log_p = supported = None
+        if role in needs.kl:
+            states = torch.randn(size, width, dtype=kind, device=lm.device)
+        if role in needs.reference_log_p:
+            log_p = torch.full((len(chosen),), -20.0, dtype=torch.float64)
+        if needs.supported and role == "forget":
+            ids = torch.arange(65, dtype=torch.int32, device=lm.device).repeat(size, 1)
+            supported = ids, torch.full((size, 65), 1 / 80, device=lm.device)
+        return Recalled(states, log_p, supported)
+
+    return Reference(recall, head)
+
+
+def measured(lm, groups, objective, config, tmp_path) -> int:
+    """The peak of one whole training step, by the allocator's own account of it."""
+    lm.model.train(config.gradient_checkpointing)
+    if config.gradient_checkpointing:
+        planner.checkpoint_activations(lm.model)
+    recalled = reference(lm, groups=groups, objective=objective)
+    optimizer = adamw(list(lm.model.parameters()), config)
+
+    def step() -> None:
+        settings = {"micro_batch": config.micro_batch, "chunk": config.chunk}
+        backward(lm, groups, objective, reference=recalled, **settings)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    state = [t for moments in optimizer.state.values() for t in moments.values()]
+    held = [*lm.model.parameters(), *lm.model.buffers(), *state]
+    if recalled.head is not None and recalled.head.weight_VD.requires_grad is False:
+        held.append(recalled.head.weight_VD)
+    before = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}.values())
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        step()
+    profile.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    now = peak = 0
+    for event in sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"]):
+        now += event["args"]["Bytes"]
+        peak = max(peak, now)
+    return before + peak
+
+
+CASES = {
+    "pooled": (language_model, POOLED, UnlearnConfig(chunk=128)),
+    "checkpointed": (language_model, TOKEN, UnlearnConfig(chunk=64, gradient_checkpointing=True)),
+    "two phases": (language_model, POOLED, UnlearnConfig(chunk=64, micro_batch=2)),
+    "context, untied": (
+        partial(language_model, tie_word_embeddings=False),
+        CONTEXT,
+        UnlearnConfig(chunk=128),
+    ),
+    "gpt2, npo": (partial(language_model, GPT2), NPO, UnlearnConfig(chunk=128, micro_batch=3)),
+    "bfloat16": (partial(language_model, dtype=torch.bfloat16), TOKEN, UnlearnConfig(chunk=128)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_forecast_is_what_the_allocator_says_within_5_percent(case, tmp_path):
+    make, loss, config = CASES[case]
+    lm, objective = make(), build(loss)
+    found = planner.forecast(lm, GROUPS, objective, Settings.of(config), config)
+    assert sum(found.parts.values()) == found.peak
+    assert found.peak == pytest.approx(measured(lm, GROUPS, objective, config, tmp_path), rel=0.05)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_fake_step_is_counted_as_a_real_one(case):
+    make, loss, config = CASES[case]
+    lm, objective = make(), build(loss)
+    fake = planner.forecast(lm, GROUPS, objective, Settings.of(config), config)
+    told = partial(reference, groups=GROUPS, objective=objective)
+    real = planner.run(lm, GROUPS, objective, Settings.of(config), config, reference=told)
+    assert fake.flops == real.flops
+    assert fake.peak == pytest.approx(real.peak, rel=0.01)
+    assert fake.parts["activations"] == pytest.approx(real.parts["activations"], rel=0.02, abs=4096)
+
+
+def test_a_forecast_leaves_the_model_as_it_was():
+    lm = language_model()
+    lm.model.eval()
+    before = {name: tensor.clone() for name, tensor in lm.model.state_dict().items()}
+    config = UnlearnConfig(gradient_checkpointing=True)
+    planner.forecast(lm, GROUPS, build(POOLED), Settings.of(config), config)
+    assert all(torch.equal(before[name], tensor) for name, tensor in lm.model.state_dict().items())
+    assert not lm.model.training
+    assert all(p.grad is None for p in lm.model.parameters())
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in lm.model.modules())
+
+
+def test_the_loss_costs_little_beside_fine_tuning_on_the_same_tokens():
+    lm = language_model(vocab_size=20000)
+    config = UnlearnConfig(chunk=64)
+    settings = Settings.of(config)
+    own = planner.fine_tuning(lm, GROUPS, settings, config)
+    head = 2 * 20000 * 64 * sum(item.num_targets for of_role in GROUPS.values() for item in of_role)
+    pooled = planner.forecast(lm, GROUPS, build(POOLED), settings, config)
+    token = planner.forecast(lm, GROUPS, build(TOKEN), settings, config)
+    # pooled: every logit twice, and the reference's on the retain half; token: only these
+    assert pooled.flops - own.flops == pytest.approx(1.5 * head, rel=0.1)
+    assert token.flops - own.flops == pytest.approx(0.5 * head, rel=0.3)
+
+
+# -- the choice ----------------------------------------------------------------------------------------------
+
+
+def tried(loss, limit, config=None, groups=GROUPS, lm=None):
+    config = config or UnlearnConfig(chunk=128)
+    return planner.choose(lm or language_model(), groups, build(loss), config, limit=limit)
+
+
+def test_without_a_limit_nothing_is_changed():
+    choice = tried(POOLED, None)
+    assert choice.chosen is choice.configured
+    assert len(choice.tried) == 1
+
+
+def test_a_pooled_loss_checkpoints_before_it_runs_twice_over_the_trunk():
+    config, groups = UnlearnConfig(chunk=128), {"forget": items(4, 60), "retain": items(4, 60)}
+    free, lm = tried(POOLED, None, config, groups).chosen, language_model()
+    first = tried(POOLED, int(0.8 * free.needed), config, groups, lm).chosen
+    assert first.settings == Settings(None, 128, True)
+    second = tried(POOLED, int(0.95 * first.needed), config, groups, lm).chosen
+    assert second.settings.micro_batch is not None
+    assert free.flops < first.flops < second.flops
+
+
+def test_a_loss_that_is_a_sum_takes_smaller_micro_batches_which_cost_nothing():
+    free = tried(NPO, None).chosen
+    chosen = tried(NPO, int(0.8 * free.needed)).chosen
+    assert chosen.settings.micro_batch == 3
+    assert not chosen.settings.gradient_checkpointing
+    assert chosen.flops == pytest.approx(free.flops, rel=0.01)
+
+
+def test_smaller_chunks_of_logits_come_first_where_they_are_enough():
+    lm = language_model(num_hidden_layers=1, vocab_size=8000)
+    config = UnlearnConfig(chunk=1200)
+    free = tried(TOKEN, None, config, lm=lm).chosen
+    chosen = tried(TOKEN, int(0.8 * free.needed), config, lm=lm).chosen
+    assert chosen.settings == Settings(None, planner.SMALL_CHUNK, False)
+
+
+def test_where_micro_batches_are_part_of_the_loss_they_stay():
+    loss = replace(TOKEN, pooling_scope=PoolingScope.micro)
+    config = UnlearnConfig(chunk=128, micro_batch=6)
+    assert {way.micro_batch for way in planner.ways(language_model(), GROUPS, build(loss), config)} == {6}
+
+
+def test_with_room_for_all_logits_they_are_made_once():
+    lm = language_model(vocab_size=128256, num_hidden_layers=1)
+    lm = replace(lm, compute=replace(lm.compute, dtype=torch.bfloat16, mixes=True))
+    choice = tried(POOLED, 64 * planner.GIB, UnlearnConfig(), lm=lm)
+    positions = sum(item.num_targets for of_role in GROUPS.values() for item in of_role)
+    assert choice.chosen.settings.chunk == positions
+    assert choice.chosen.flops < choice.configured.flops
+
+
+def test_what_cannot_fit_is_refused_with_what_comes_nearest():
+    config = UnlearnConfig(chunk=128)
+    limit = 2**20
+    choice = tried(POOLED, limit, config)
+    assert choice.chosen is None
+    with pytest.raises(
+        UserError, match=r"does not fit 1\.0 MiB.*gradient_checkpointing.*whatever the batch"
+    ) as refused:
+        planner.require(choice, config, limit=limit)
+    assert "about" in refused.value.hint
+
+
+def test_settings_that_are_not_to_be_changed_are_refused_with_those_that_fit():
+    config = UnlearnConfig(chunk=128, memory=Memory.as_configured)
+    limit = int(0.8 * tried(POOLED, None, config).chosen.needed)
+    choice = tried(POOLED, limit, config)
+    with pytest.raises(UserError, match="a step as configured needs") as refused:
+        planner.require(choice, config, limit=limit)
+    assert "`train.gradient_checkpointing=true` needs" in refused.value.hint
+
+
+def test_every_way_gives_the_same_gradient():
+    lm = language_model()
+    lm.model.double()
+    config, objective = UnlearnConfig(chunk=50), build(TOKEN)
+    torch.manual_seed(1)
+    whole = reference(lm, groups=GROUPS, objective=objective)
+    states = {
+        role: torch.randn(sum(i.num_targets for i in GROUPS[role]), 64, dtype=torch.float64)
+        for role in GROUPS
+    }
+    counts = {role: [i.num_targets for i in GROUPS[role]] for role in GROUPS}
+
+    def recall(role: str, at: range) -> Recalled:
+        parts = states[role].split(counts[role])
+        return Recalled(torch.cat([parts[i] for i in at]) if role == "retain" else None)
+
+    def gradient(settings: Settings) -> torch.Tensor:
+        lm.model.zero_grad()
+        planner.checkpoint_activations(lm.model, settings.gradient_checkpointing)
+        lm.model.train(settings.gradient_checkpointing)
+        how = {"micro_batch": settings.micro_batch, "chunk": settings.chunk}
+        backward(lm, GROUPS, objective, reference=Reference(recall, whole.head), **how)
+        return torch.cat([p.grad.flatten() for p in lm.model.parameters()])
+
+    expected = gradient(Settings.of(config))
+    for settings in planner.ways(lm, GROUPS, objective, config):
+        assert torch.allclose(
+            gradient(settings), expected, rtol=0, atol=1e-12 + 1e-9 * float(expected.abs().max())
+        )
+
+
+def test_the_heaviest_step_counts_its_padding():
+    steps = [
+        {"retain": items(2, 10)},
+        {"retain": [*items(1, 12), *items(1, 3)]},
+        {"retain": items(2, 11)},
+    ]
+    assert planner.heaviest(lambda step: steps[step], 3) is steps[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_forecast_is_what_a_gpu_takes_within_10_percent(checkpointing):
+    sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "vocab_size": 32000}
+    lm = language_model(dtype=torch.bfloat16, device="cuda", **sizes)
+    groups = {role: [Item((1,) * 256, 1, i) for i in range(8)] for role in ("forget", "retain")}
+    config = UnlearnConfig(gradient_checkpointing=checkpointing)
+    lm.model.train(checkpointing)
+    if checkpointing:
+        planner.checkpoint_activations(lm.model)
+    for objective in (build(POOLED), build(TOKEN), FINE_TUNING):
+        seen = groups if objective is not FINE_TUNING else {"retain": groups["retain"]}
+        forecast = planner.forecast(lm, seen, objective, Settings.of(config), config, optimizer=False)
+        told = reference(lm, groups=seen, objective=objective)
+        for _ in range(2):
+            lm.model.zero_grad(set_to_none=True)
+            torch.cuda.reset_peak_memory_stats()
+            backward(lm, seen, objective, reference=told)
+        assert forecast.peak == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.1)
+        del told
