@@ -34,6 +34,10 @@ smoke: $(READY) ## every loss end to end on a tiny GPT-2
 gpu: $(READY) ## the tests that need a CUDA device
 	$(BIN)/pytest -m gpu
 
+.PHONY: bench
+bench: $(READY) ## what the engine costs beside plain fine-tuning and full logits: a table of ratios
+	$(BIN)/python experiments/engine/bench.py
+
 .PHONY: format
 format: $(READY) ## put the code into its form
 	$(BIN)/ruff format .

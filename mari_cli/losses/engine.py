@@ -243,6 +243,7 @@ class _Sweep:
             delta_cV = p_cV.mul_(gamma_cV - (mean_c - factor_c).unsqueeze(-1))
         if part.q_cV is not None:
             delta_cV.addcmul_(part.q_cV, self.weights.kl[role][index].unsqueeze(-1), value=-1)
+            part.q_cV = None  # its room is for the products
         for ids_cK, added_cK in sparse:
             delta_cV.scatter_add_(-1, ids_cK, added_cK.to(delta_cV.dtype))
         self.gradient[role][index] = self.head.push(delta_cV, part.h_cD, part.slope_cV)
@@ -308,6 +309,7 @@ class _Sweep:
             for at in _slices(index, chunk, h_ND.device):
                 z_cV = self.head.logits(h_ND[at])
                 sum_V += z_cV.sub_(z_cV.logsumexp(-1, keepdim=True)).exp_().sum(0)
+                del z_cV  # or it would still be there when the next one is made
             sums.append(sum_V)
         sum_2V = torch.stack(sums)
         if reduce is not None:

@@ -48,7 +48,10 @@ class Head:
         """[N, V]; differentiable, one tensor of N x V and no more than three of them in the graph."""
         dtype = self.dtype or torch.promote_types(_wide(h_ND.dtype), self.weight_VD.dtype)
         with torch.autocast(h_ND.device.type, enabled=False):
-            z_NV = _product(h_ND.to(dtype), self.weight_VD.to(dtype).T, widens=self.mixed)
+            operands = h_ND.to(dtype), self.weight_VD.to(dtype).T
+            differentiable = torch.is_grad_enabled() and any(operand.requires_grad for operand in operands)
+            # a product that widens by itself has no derivative in torch
+            z_NV = _product(*operands, widens=self.mixed and not differentiable)
         if self.bias_V is not None:
             z_NV = z_NV + self.bias_V.to(z_NV.dtype)
         if self.scale != 1.0:

@@ -61,7 +61,8 @@ def evaluate(config: EvaluateRun, *, command: Sequence[str], resume: bool = Fals
             lm = load(gold)
             take("gold", lm)
         answers = {role: found.answers for role, (found, _) in models.items()}
-        record.run.write_json("examples.json", examples(lm, corpora, answers))
+        said = examples(lm, corpora, answers, config.metrics, seed=config.seed)
+        record.run.write_json("examples.json", said)
         rows = [{"model": role} | row for role, (found, _) in models.items() for row in found.items]
         record.run.write_text("items.jsonl", runs.json_lines(rows))
         return record.finish(

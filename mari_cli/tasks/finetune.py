@@ -79,7 +79,8 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
         found, weights = measured(
             lm, corpora, config.metrics, seed=config.seed, cache=None, track=track, name="model"
         )
-        record.run.write_json("examples.json", examples(lm, corpora, {"model": found.answers}))
+        said = examples(lm, corpora, {"model": found.answers}, config.metrics, seed=config.seed)
+        record.run.write_json("examples.json", said)
         record.run.write_text(
             "items.jsonl", runs.json_lines([{"model": "model"} | row for row in found.items])
         )

@@ -73,10 +73,18 @@ def _read(content: dict[str, Any]) -> Measured:
 
 
 def examples(
-    lm: LanguageModel, corpora: Mapping[str, Corpus], answers: Mapping[str, list[str]]
+    lm: LanguageModel,
+    corpora: Mapping[str, Corpus],
+    answers: Mapping[str, list[str]],
+    config: MetricsConfig,
+    *,
+    seed: int,
 ) -> list[dict[str, Any]]:
-    """examples.json: the first forget questions, the truth, and what each model (by role) said."""
-    forget = corpora["forget"]
+    """examples.json: the first forget questions, the truth, and what each model (by role) said.
+
+    ``config`` and ``seed`` as the answers were measured with: they draw the same questions again.
+    """
+    forget = corpora["forget"].subset(config.max_items, seed)
     rows = []
     for i in range(min((len(texts) for texts in answers.values()), default=0)):
         record, item = forget.record_of(i), forget.items[i]

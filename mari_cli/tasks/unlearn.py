@@ -106,7 +106,8 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
             take("gold", lm)
 
         answers = {role: found.answers for role, found in models.items()}
-        record.run.write_json("examples.json", examples(lm, corpora, answers))
+        said = examples(lm, corpora, answers, config.metrics, seed=config.seed)
+        record.run.write_json("examples.json", said)
         rows = [{"model": role} | row for role, found in models.items() for row in found.items]
         record.run.write_text("items.jsonl", runs.json_lines(rows))
         return record.finish(
