@@ -82,7 +82,12 @@ def log_probabilities(head: Head, h_ND: Tensor, labels_N: Tensor, *, chunk: int)
 
 
 def _label_log_p(z_cV: Tensor, labels_c: Tensor) -> Tensor:
-    return _at(z_cV, labels_c) - z_cV.logsumexp(-1)
+    return _at(z_cV, labels_c) - _normaliser(z_cV)
+
+
+def _normaliser(z_cV: Tensor) -> Tensor:
+    """log Σ exp z [c], by strips: torch makes all exponentials at once."""
+    return torch.cat([z_sV.logsumexp(-1) for z_sV in z_cV.split(STRIP)])
 
 
 def _at(x_cV: Tensor, labels_c: Tensor) -> Tensor:
@@ -199,7 +204,7 @@ class _Sweep:
         rows = self.rows[role]
         h_cD, labels_c = rows.h_ND[index], rows.labels_N[index]
         z_cV = self.head.logits(h_cD)
-        normaliser_c = z_cV.logsumexp(-1)
+        normaliser_c = _normaliser(z_cV)
         if role in self.readings.log_p:
             self.readings.log_p[role][index] = _at(z_cV, labels_c) - normaliser_c
         q_cV = None
@@ -240,10 +245,17 @@ class _Sweep:
                 if len(gamma_cV) == 1
                 else torch.bmm(p_cV.unsqueeze(1), gamma_cV.unsqueeze(2)).flatten()
             )
-            delta_cV = p_cV.mul_(gamma_cV - (mean_c - factor_c).unsqueeze(-1))
+            for p_sV, gamma_sV, less_s in zip(
+                p_cV.split(STRIP),
+                gamma_cV.expand_as(p_cV).split(STRIP),
+                (mean_c - factor_c).split(STRIP),
+                strict=True,
+            ):
+                p_sV.mul_(gamma_sV - less_s.unsqueeze(-1))
+            delta_cV = p_cV
         if part.q_cV is not None:
             delta_cV.addcmul_(part.q_cV, self.weights.kl[role][index].unsqueeze(-1), value=-1)
-            part.q_cV = None  # its room is for the products
+            part.q_cV = None  # not held while the head's gradient is made
         for ids_cK, added_cK in sparse:
             delta_cV.scatter_add_(-1, ids_cK, added_cK.to(delta_cV.dtype))
         self.gradient[role][index] = self.head.push(delta_cV, part.h_cD, part.slope_cV)
@@ -307,9 +319,7 @@ class _Sweep:
             h_ND = self.rows[role].h_ND
             sum_V = torch.zeros(len(self.head.operand_VD), dtype=torch.float64, device=h_ND.device)
             for at in _slices(index, chunk, h_ND.device):
-                z_cV = self.head.logits(h_ND[at])
-                sum_V += z_cV.sub_(z_cV.logsumexp(-1, keepdim=True)).exp_().sum(0)
-                del z_cV  # or it would still be there when the next one is made
+                sum_V += self._predictions(h_ND[at]).sum(0)
             sums.append(sum_V)
         sum_2V = torch.stack(sums)
         if reduce is not None:
@@ -323,6 +333,11 @@ class _Sweep:
             gamma_1V = (gradient[role] / counts[role]).to(wide) if pooled else None
             for at in _slices(index, chunk, self.rows[role].h_ND.device):
                 self.close(self.open(role, at), gamma_1V)
+
+    def _predictions(self, h_cD: Tensor) -> Tensor:
+        """[c, V]"""
+        z_cV = self.head.logits(h_cD)
+        return z_cV.sub_(_normaliser(z_cV).unsqueeze(-1)).exp_()
 
     def _read_pools(self, block: _Block, pools: Pools, mean: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Read I of the block's pools; the gradient of the loss at both sides' mean predictions [C, V]."""

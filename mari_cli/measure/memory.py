@@ -4,10 +4,13 @@ A dispatch mode sees every tensor an operator returns; a storage counts from the
 on real tensors and on fake ones alike, so what is forecast and what is measured are counted the same way.
 """
 
+import json
+import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -117,3 +120,26 @@ class Tracker(TorchDispatchMode):
         self.total += size
         if self.total > self.peak:
             self.peak, self.at_peak = self.total, {name: size for name, size in self.now.items() if size}
+
+
+def allocator_peak(work: Callable[[], object]) -> int:
+    """The most that ``work`` has allocated on the CPU at one time, beyond what there is already: by the
+    account of torch's allocator, which knows nothing of a `Tracker` and misses no operator's temporaries."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        work()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profile.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    now = peak = 0
+    for event in sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: float(e["ts"])):
+        now += event["args"]["Bytes"]
+        peak = max(peak, now)
+    return peak
+
+
+def held(tensors: Iterable[Tensor]) -> int:
+    """Bytes of their storages, each once."""
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
+    return sum(storage.nbytes() for storage in storages.values())

@@ -88,14 +88,15 @@ def unlearned(loss: str, tmp_path, *overrides: str) -> tuple[list[tuple[int, boo
         ("dpo", 3),
     ],
 )
-def test_a_step_runs_one_model_once_for_each_role(loss, roles, tmp_path):
+def test_a_step_runs_one_model_at_most_once_for_each_role(loss, roles, tmp_path):
     forwards, rows = unlearned(loss, tmp_path)
     assert len(rows) == STEPS
     assert len({model for model, _ in forwards}) == 1
     with_graph = [graph for _, graph in forwards]
-    assert with_graph.count(True) == STEPS * roles
+    count = with_graph.count(True)
+    assert STEPS <= count <= STEPS * roles  # roles of one length share a pass
     first = with_graph.index(True)
-    assert all(with_graph[first : first + STEPS * roles])  # nothing else ran in between
+    assert all(with_graph[first : first + count])  # nothing else ran in between
 
 
 @pytest.mark.parametrize("loss", ["mari", "mari_pooled", "mari_context", "kl_ga", "npo"])

@@ -10,8 +10,6 @@ from mari_cli.config import ModelConfig
 from mari_cli.errors import UserError
 from mari_cli.models.skeleton import PUBLISHED, skeleton
 
-STORIES = Path(__file__).parents[3] / "shared" / "models" / "stories15M"
-
 
 def of(**values):
     return skeleton(ModelConfig(name="tiny", **values), vocabulary=None)

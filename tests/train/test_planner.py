@@ -1,6 +1,5 @@
 """What is forecast is what is measured; and of all ways that fit the cheapest is taken."""
 
-import json
 from dataclasses import replace
 from functools import partial
 
@@ -12,6 +11,7 @@ from mari_cli.config import Estimator, MariConfig, Memory, NPOConfig, PoolingSco
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
 from mari_cli.losses.objective import FINE_TUNING, build
+from mari_cli.measure.memory import allocator_peak, held
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.packing import Layout
 from mari_cli.train import planner
@@ -78,11 +78,10 @@ def reference(lm: LanguageModel, *, groups, objective) -> Reference:
     return Reference(recall, head)
 
 
-def measured(lm, groups, objective, config, tmp_path) -> int:
+def measured(lm, groups, objective, config) -> int:
     """The peak of one whole training step, by the allocator's own account of it."""
+    planner.checkpoint_activations(lm.model, config.gradient_checkpointing)
     lm.model.train(config.gradient_checkpointing)
-    if config.gradient_checkpointing:
-        planner.checkpoint_activations(lm.model)
     recalled = reference(lm, groups=groups, objective=objective)
     optimizer = adamw(list(lm.model.parameters()), config)
 
@@ -92,22 +91,10 @@ def measured(lm, groups, objective, config, tmp_path) -> int:
         optimizer.step()
         optimizer.zero_grad()
 
-    step()
-    state = [t for moments in optimizer.state.values() for t in moments.values()]
-    held = [*lm.model.parameters(), *lm.model.buffers(), *state]
-    if recalled.head is not None and recalled.head.weight_VD.requires_grad is False:
-        held.append(recalled.head.weight_VD)
-    before = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}.values())
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        step()
-    profile.export_chrome_trace(str(tmp_path / "trace.json"))
-    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
-    now = peak = 0
-    for event in sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"]):
-        now += event["args"]["Bytes"]
-        peak = max(peak, now)
-    return before + peak
+    step()  # from now on the optimiser's state is there
+    state = [tensor for moments in optimizer.state.values() for tensor in moments.values()]
+    head = [] if recalled.head is None else [recalled.head.weight_VD]
+    return held([*lm.model.parameters(), *lm.model.buffers(), *state, *head]) + allocator_peak(step)
 
 
 CASES = {
@@ -125,12 +112,12 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_forecast_is_what_the_allocator_says_within_5_percent(case, tmp_path):
+def test_the_forecast_is_what_the_allocator_says_within_5_percent(case):
     make, loss, config = CASES[case]
     lm, objective = make(), build(loss)
     found = planner.forecast(lm, GROUPS, objective, Settings.of(config), config)
     assert sum(found.parts.values()) == found.peak
-    assert found.peak == pytest.approx(measured(lm, GROUPS, objective, config, tmp_path), rel=0.05)
+    assert found.peak == pytest.approx(measured(lm, GROUPS, objective, config), rel=0.05)
 
 
 @pytest.mark.parametrize("case", CASES)
