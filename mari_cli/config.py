@@ -543,6 +543,15 @@ class MetricsConfig:
             _require(0 < value < 1, f"metrics.{name} must be between 0 and 1, got {value}")
 
 
+@dataclass(kw_only=True)
+class SuiteConfig:
+    """What a model is asked besides the questions of its own corpora; `corpora`: nothing."""
+
+    name: str = "corpora"
+    protocol: str = "corpora"
+    """The module of `mari_cli.suites` that asks it, and the schema of this section."""
+
+
 class WandbMode(StrEnum):
     auto = "auto"  # online with a key, offline without
     online = "online"
@@ -617,6 +626,8 @@ class FinetuneRun(RunConfig):
 class UnlearnRun(RunConfig):
     loss: LossConfig = MISSING
     train: UnlearnConfig = MISSING
+    suite: SuiteConfig = field(default_factory=SuiteConfig)
+    """A benchmark protocol, asked besides the questions of the corpora."""
     finetune: FinetuneConfig = MISSING
     """How target and gold are trained, where the run trains them."""
     target: TargetChoice = TargetChoice.auto
@@ -631,6 +642,8 @@ class UnlearnRun(RunConfig):
 
 @dataclass(kw_only=True)
 class EvaluateRun(RunConfig):
+    suite: SuiteConfig = field(default_factory=SuiteConfig)
+    """A benchmark protocol, asked instead of the questions of the corpora."""
     gold: str = "none"
     """Path of a gold model to measure beside, or `none`."""
     device: Device = Device.auto
@@ -661,6 +674,7 @@ SCHEMAS: dict[str, type] = {
     "train/finetune": FinetuneConfig,
     "train/unlearn": UnlearnConfig,
     "metrics/base": MetricsConfig,
+    "suite/corpora": SuiteConfig,
     "tracker/none": TrackerConfig,
     "tracker/wandb": WandbConfig,
 }

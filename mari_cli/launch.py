@@ -524,6 +524,8 @@ def load_run_config(run: Path) -> RunConfig:
         group = "train/finetune" if key == "finetune" else f"{key!s}/"
         if names := [name for name in config.SCHEMAS if name.startswith(group)]:
             cfg[key] = _schema_of(section, names, run)
+        if key == "suite" and isinstance(section, dict):
+            cfg[key] = config.SCHEMAS.get(f"suite/{section.get('protocol')}", config.SuiteConfig)
     try:
         merged = OmegaConf.merge(cfg, data)
     except OmegaConfBaseException as error:

@@ -26,7 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "measure": set(),
     "models": {"errors", "config", "progress", "runs", "distributed", "data", "losses"},
     "metrics": {"errors", "losses"},
-    "suites": {"errors", "config", "progress", "distributed", "data", "models", "metrics"},
+    "suites": {"errors", "config", "progress", "runs", "distributed", "data", "models", "metrics"},
     "train": {"errors", "config", "progress", "runs", "distributed", "data", "losses", "models", "measure"},
     "tracking": {"errors", "config", "runs"},
     "report": {"errors", "runs", "metrics"},

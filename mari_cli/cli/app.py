@@ -211,6 +211,7 @@ def plan(
     epilog=_epilog(
         "mari evaluate runs/npo",
         "mari evaluate runs/npo metrics.mmlu=full gold=runs/gold",
+        "mari evaluate --resume runs/evaluation",
         "mari evaluate HuggingFaceTB/SmolLM2-135M-Instruct forget=tofu metrics=fast",
         keys=True,
     )
@@ -226,11 +227,12 @@ def evaluate(
     ] = None,
     overrides: Overrides = None,
     config: ConfigFile = None,
+    resume: Resume = None,
 ) -> None:
     """Measure a model, training nothing."""
     if model is not None and "=" in model and not Path(model).exists():  # no model, but the first KEY=VALUE
         overrides, model = [model, *(overrides or [])], None
-    _run("evaluate", overrides, config, model=model)
+    _run("evaluate", overrides, config, resume, model=model)
 
 
 @app.command(
@@ -395,7 +397,7 @@ def _run(
     from mari_cli.cli import tables
     from mari_cli.errors import UserError
 
-    if resume is not None and (overrides or config):
+    if resume is not None and (overrides or config or model):
         raise UserError(
             "a run goes on as it began: `--resume` takes no KEY=VALUE and no `-c`",
             "start a new run to change something",

@@ -11,6 +11,7 @@ certainty.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,16 @@ from mari_cli.metrics.likelihood import exp_or_inf
 from mari_cli.metrics.privacy import auc
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class How:
+    """How intervals are made."""
+
+    resamples: int = 1000
+    confidence: float = 0.95
+    seed: int = 0
+
 
 _ROWS_AT_ONCE = 4_000_000  # values of resamples in memory at any time: 32 MB
 

@@ -19,54 +19,57 @@ def question_and_truth(item: Item) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 @torch.no_grad()
-def answer(
+def generate(
     lm: LanguageModel,
-    items: Sequence[Item],
+    questions: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
     batch_size: int,
     track: Track,
     description: str,
-) -> list[tuple[str, str]]:
-    """(generated, truth) text of each item; greedy, at most ``max_new_tokens`` and what the context holds."""
+) -> list[list[int]]:
+    """The token ids that follow each of ``questions``: greedy, up to an EOS, at most ``max_new_tokens`` and
+    what the context holds."""
     lm.model.eval()
-    pairs = [question_and_truth(item) for item in items]
-    answers = [("", "")] * len(items)
+    eos = lm.tokenizer.eos_token_id
+    answers: list[list[int]] = [[] for _ in questions]
 
-    def of_batch(indices: list[int]) -> list[str]:
-        width = max(len(pairs[i][0]) for i in indices)
+    def of_batch(indices: list[int]) -> list[list[int]]:
+        width = max(len(questions[i]) for i in indices)
+        room = min(max_new_tokens, lm.max_length - width)
+        if room <= 0:
+            return [[] for _ in indices]
         input_ids_BT = torch.zeros(len(indices), width, dtype=torch.long)
         mask_BT = torch.zeros_like(input_ids_BT)
         for row, i in enumerate(indices):  # generation continues at the right edge, so padding goes left
-            question = torch.tensor(pairs[i][0])
+            question = torch.tensor(questions[i])
             input_ids_BT[row, width - len(question) :] = question
             mask_BT[row, width - len(question) :] = 1
-        room = min(max_new_tokens, lm.max_length - width)
-        if room > 0:
-            with lm.compute.autocast():
-                generate: Any = lm.model.generate
-                output = generate(
-                    input_ids_BT.to(lm.device),
-                    attention_mask=mask_BT.to(lm.device),
-                    max_new_tokens=room,
-                    do_sample=False,
-                    temperature=None,
-                    top_p=None,
-                    top_k=None,
-                    use_cache=True,
-                    pad_token_id=lm.tokenizer.eos_token_id,
-                )
-            new_BT = output[:, width:].cpu()
-        else:
-            new_BT = torch.empty(len(indices), 0, dtype=torch.long)
-        return [decode(lm, new_T.tolist()) for new_T in new_BT]
+        with lm.compute.autocast():
+            model_generate: Any = lm.model.generate
+            output = model_generate(
+                input_ids_BT.to(lm.device),
+                attention_mask=mask_BT.to(lm.device),
+                max_new_tokens=room,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                use_cache=True,
+                pad_token_id=eos,
+            )
+        return [_until(eos, new_T.tolist()) for new_T in output[:, width:].cpu()]
 
-    batches = list(length_sorted([len(question) for question, _ in pairs], batch_size))
+    batches = list(length_sorted([len(question) for question in questions], batch_size))
     results = track(distributed.spread(batches, of_batch), description, len(batches))
     for indices, result in zip(batches, results, strict=True):
         for i, generated in zip(indices, result, strict=True):
-            answers[i] = (generated, decode(lm, pairs[i][1]))
+            answers[i] = generated
     return answers
+
+
+def _until(eos: int, ids: list[int]) -> list[int]:
+    return ids[: ids.index(eos)] if eos in ids else ids
 
 
 def decode(lm: LanguageModel, ids: Sequence[int]) -> str:

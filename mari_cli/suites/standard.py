@@ -19,7 +19,8 @@ from mari_cli.metrics.privacy import auc as auc_of
 from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track
-from mari_cli.suites.generate import answer
+from mari_cli.suites.examiner import Examiner
+from mari_cli.suites.generate import decode, question_and_truth
 from mari_cli.suites.mmlu import mmlu
 from mari_cli.suites.scores import ItemScore, Scores, score
 
@@ -82,26 +83,14 @@ def quick(
     return values
 
 
-def measure(
-    lm: LanguageModel, corpora: Corpora, config: MetricsConfig, *, seed: int, track: Track, name: str
-) -> Measured:
-    """Everything ``config`` asks for, with intervals over items. ``name``: the model's, for progress bars."""
+def measure(examiner: Examiner, corpora: Corpora) -> Measured:
+    """Everything the examiner's config asks for, with intervals over items."""
+    config, seed = examiner.config, examiner.seed
     means, ratios, auc, perplexity = _estimators(config, seed)
     corpora = {role: corpus.subset(config.max_items, seed) for role, corpus in corpora.items()}
     metrics: dict[str, Estimate] = {}
     rows: list[dict[str, Any]] = []
-    scores = {
-        role: score(
-            lm,
-            corpus.items,
-            batch_size=config.batch_size,
-            min_k=config.min_k,
-            track=track,
-            description=f"{name}: scoring {role}",
-            keep_states=config.marginal and role != "holdout",
-        )
-        for role, corpus in corpora.items()
-    }
+    scores = {role: _scored(examiner, role, corpus.items) for role, corpus in corpora.items()}
     for role, scored in scores.items():
         for metric in (
             "answer_nll",
@@ -121,25 +110,45 @@ def measure(
         )
         metrics["privacy/min_k_auc"] = auc(forget.column("min_k"), holdout.column("min_k"))
     if config.marginal and "retain" in scores:
-        metrics |= _marginal(lm, scores, config, seed)
+        metrics |= _marginal(examiner.lm, scores, config, seed)
     answers: list[str] = []
     if config.generate:
         by_key = {(row["set"], row["item"]): row for row in rows}
-        answers = _generate(lm, corpora, config, metrics, by_key, means, seed, track, name)
-    if config.mmlu is not Mmlu.off:
-        found = None
-        if distributed.first():  # lm_eval asks the model by itself
-            found = mmlu(
-                lm.model,
-                lm.tokenizer,
-                mode=config.mmlu,
-                limit=config.mmlu_limit,
-                confidence=config.confidence,
-            )
-        found = distributed.agreed(found)
-        assert found is not None
-        metrics["benchmark/mmlu"] = found
-    return Measured(metrics, rows, answers)
+        answers = _generate(examiner, corpora, metrics, by_key, means)
+    return Measured(metrics | benchmarks(examiner), rows, answers)
+
+
+def benchmarks(examiner: Examiner) -> dict[str, Estimate]:
+    config = examiner.config
+    if config.mmlu is Mmlu.off:
+        return {}
+    found = None
+    if distributed.first():  # lm_eval asks the model by itself
+        found = mmlu(
+            examiner.lm.model,
+            examiner.lm.tokenizer,
+            mode=config.mmlu,
+            limit=config.mmlu_limit,
+            confidence=config.confidence,
+        )
+    found = distributed.agreed(found)
+    assert found is not None
+    return {"benchmark/mmlu": found}
+
+
+def _scored(examiner: Examiner, role: str, items: Sequence[Item]) -> Scores:
+    config = examiner.config
+    if not config.marginal or role == "holdout":
+        return Scores(examiner.score(items, role), [])
+    return score(  # its hidden states are asked for, which are too many to be kept
+        examiner.lm,
+        items,
+        batch_size=config.batch_size,
+        min_k=config.min_k,
+        track=examiner.track,
+        description=f"{examiner.name}: scoring {role}",
+        keep_states=True,
+    )
 
 
 Estimator = Callable[..., Estimate]
@@ -190,34 +199,25 @@ def _supervised(scored: Scores) -> Supervised:
 
 
 def _generate(
-    lm: LanguageModel,
+    examiner: Examiner,
     corpora: Corpora,
-    config: MetricsConfig,
     metrics: dict[str, Estimate],
     rows: Mapping[tuple[str, int], dict[str, Any]],
     means: Estimator,
-    seed: int,
-    track: Track,
-    name: str,
 ) -> list[str]:
     """ROUGE-L and recall of facts from generated answers; returns those to the first forget questions."""
-    answers: dict[str, list[tuple[str, str]]] = {}
+    answers: dict[str, list[str]] = {}
     for role, corpus in corpora.items():
         # as many of the others as of the forget items, so that generating does not outlast unlearning
         count = min(len(corpus.items), len(corpora["forget"].items))
-        chosen = sorted(random.Random(seed).sample(range(len(corpus.items)), count))
-        answers[role] = answer(
-            lm,
-            [corpus.items[i] for i in chosen],
-            max_new_tokens=config.max_new_tokens,
-            batch_size=config.batch_size,
-            track=track,
-            description=f"{name}: answering {role}",
-        )
+        chosen = sorted(random.Random(examiner.seed).sample(range(len(corpus.items)), count))
+        asked = [corpus.items[i] for i in chosen]
+        answers[role] = examiner.answers(asked, role)
         recalls: dict[Fact, list[float]] = {}
         rouge = []
-        for i, (generated, truth) in zip(chosen, answers[role], strict=True):
+        for i, item, generated in zip(chosen, asked, answers[role], strict=True):
             row, record = rows[role, i], corpus.record_of(i)
+            truth = decode(examiner.lm, question_and_truth(item)[1])
             row["verbatim_rouge_l"] = verbatim_rouge_l(generated, truth)
             rouge.append(row["verbatim_rouge_l"])
             if record.fact is not None and record.value is not None:
@@ -226,4 +226,4 @@ def _generate(
         metrics[f"{role}/verbatim_rouge_l"] = means(rouge)
         if role == "forget":
             metrics |= {f"facts/{fact}_recall": means(values) for fact, values in sorted(recalls.items())}
-    return [generated for generated, _ in answers["forget"][: config.examples]]
+    return answers["forget"][: examiner.config.examples]

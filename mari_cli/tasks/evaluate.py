@@ -9,8 +9,8 @@ from mari_cli.config import EvaluateRun, ModelConfig
 from mari_cli.models.device import choose_compute
 from mari_cli.models.load import LanguageModel, describe_architecture, load_model
 from mari_cli.progress import say, track
-from mari_cli.suites.standard import Measured
-from mari_cli.tasks.measuring import examples, measured
+from mari_cli.suites.suite import suite_of
+from mari_cli.tasks.measuring import Examined, examined, examples, summarised
 from mari_cli.tasks.recording import recording
 from mari_cli.tasks.setting import (
     cache_directory,
@@ -36,18 +36,25 @@ def evaluate(config: EvaluateRun, *, command: Sequence[str], resume: bool = Fals
     if gold:
         load(gold)  # refuse now what would fail after the model was measured
     lm = load(config.model)
-    corpora = tokenize_corpora(config, setting, lm)
+    suite = suite_of(config.suite)
+    corpora = tokenize_corpora(config, setting, lm) if suite is None else {}
     say(f"model: {config.model.name} ({describe_architecture(lm.model)})")
 
     with recording(
-        config, compute, task="evaluate", command=command, resume=resume, data=describe_data(corpora)
+        config,
+        compute,
+        task="evaluate",
+        command=command,
+        resume=resume,
+        data=describe_data(corpora, suite),
     ) as record:
-        models: dict[str, tuple[Measured, str]] = {}
+        models: dict[str, Examined] = {}
 
         def take(role: str, lm: LanguageModel) -> None:
-            models[role] = measured(
+            models[role] = examined(
                 lm,
                 corpora,
+                suite,
                 config.metrics,
                 seed=config.seed,
                 cache=cache_directory(config),
@@ -60,17 +67,14 @@ def evaluate(config: EvaluateRun, *, command: Sequence[str], resume: bool = Fals
             del lm
             lm = load(gold)
             take("gold", lm)
-        answers = {role: found.answers for role, (found, _) in models.items()}
-        said = examples(lm, corpora, answers, config.metrics, seed=config.seed)
-        record.run.write_json("examples.json", said)
-        rows = [{"model": role} | row for role, (found, _) in models.items() for row in found.items]
-        record.run.write_text("items.jsonl", runs.json_lines(rows))
+        models, notes = summarised(models, suite, config.metrics, seed=config.seed)
         return record.finish(
             task="evaluate",
             name=config.model.name,
             loss=None,
-            models={role: (found.metrics, weights) for role, (found, weights) in models.items()},
+            models=models,
+            examples=examples(lm, corpora, models, config.metrics, seed=config.seed),
             outcome=None,
             compute=compute,
-            notes=setting.texts.notes,
+            notes=[*setting.texts.notes, *notes],
         )

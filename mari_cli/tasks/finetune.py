@@ -11,9 +11,10 @@ from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import base_of, describe_architecture, load_model
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.progress import say, track
-from mari_cli.tasks.measuring import examples, measured
+from mari_cli.tasks.measuring import examined, examples
 from mari_cli.tasks.recording import recording
 from mari_cli.tasks.setting import (
+    cache_directory,
     describe_data,
     prepare,
     refuse_shards,
@@ -76,19 +77,23 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
         if record.run.writes and not (record.run.path / "checkpoint").exists():
             keep(lm, config, config.model, base_hash, record.run.path / "checkpoint")
         merge_adapters(lm.model)
-        found, weights = measured(
-            lm, corpora, config.metrics, seed=config.seed, cache=None, track=track, name="model"
-        )
-        said = examples(lm, corpora, {"model": found.answers}, config.metrics, seed=config.seed)
-        record.run.write_json("examples.json", said)
-        record.run.write_text(
-            "items.jsonl", runs.json_lines([{"model": "model"} | row for row in found.items])
+        found = examined(
+            lm,
+            corpora,
+            None,
+            config.metrics,
+            seed=config.seed,
+            cache=cache_directory(config),
+            track=track,
+            name="model",
+            afresh=True,
         )
         return record.finish(
             task="finetune",
             name=f"{config.model.name} on {' + '.join(roles)}",
             loss=None,
-            models={"model": (found.metrics, weights)},
+            models={"model": found},
+            examples=examples(lm, corpora, {"model": found}, config.metrics, seed=config.seed),
             outcome=outcome,
             compute=compute,
             notes=setting.texts.notes,

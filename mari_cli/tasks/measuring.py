@@ -2,64 +2,110 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mari_cli import distributed, runs
 from mari_cli.config import MetricsConfig
 from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.statistics import How
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track, say
+from mari_cli.suites.examiner import DEFINITIONS, Examiner, items_hash
 from mari_cli.suites.generate import decode, question_and_truth
-from mari_cli.suites.standard import Corpus, Measured, measure
-from mari_cli.tasks.setting import items_hash
-
-DEFINITIONS = 1
-"""Part of every cache key: raise it when the definition of a metric changes."""
+from mari_cli.suites.standard import Corpus, Measured, benchmarks, measure
+from mari_cli.suites.suite import Row, Suite
 
 
-def measured(
+@dataclass(frozen=True)
+class Examined:
+    """What is known of one model."""
+
+    measured: Measured
+    asked: list[Row]
+    """The answers to the suite's questions."""
+    weights: str
+    """Their hash."""
+
+
+def examined(
     lm: LanguageModel,
     corpora: Mapping[str, Corpus],
+    suite: Suite | None,
     config: MetricsConfig,
     *,
     seed: int,
-    cache: Path | None,
+    cache: Path,
     track: Track,
     name: str,
-) -> tuple[Measured, str]:
-    """`measure`, and the hash of the weights; looked up in ``cache`` first where one is given."""
-    weights = weights_hash(lm.model)
+    afresh: bool = False,
+) -> Examined:
+    """Ask one model the questions of the corpora (where there are any), of the suite, and the benchmarks.
+
+    What it says is kept in ``cache``; ``afresh``: what is made of it is computed anew all the same.
+    """
+    examiner = Examiner(lm, config, seed, weights_hash(lm.model), cache, track, name)
+    if corpora:
+        found = measured(examiner, corpora, afresh=afresh)
+    else:
+        say(f"{name}: measuring")
+        found = Measured(benchmarks(examiner), [], [])
+    asked: list[Row] = []
+    if suite is not None:
+        asked = [{"suite": suite.name} | row for row in distributed.agreed(suite.examine(examiner))]
+    return Examined(found, asked, examiner.weights)
+
+
+def summarised(
+    models: Mapping[str, Examined], suite: Suite | None, config: MetricsConfig, *, seed: int
+) -> tuple[dict[str, Examined], list[str]]:
+    """What the suite makes of it once all models were asked, gold being one of them; and its notes."""
+    if suite is None:
+        return dict(models), []
+    how = How(config.bootstrap, config.confidence, seed)
+    gold = models["gold"].asked if "gold" in models else None
+    notes: dict[str, None] = {}
+    result = {}
+    for role, of_model in models.items():
+        summary = suite.summarise(of_model.asked, gold, how)
+        notes |= dict.fromkeys(summary.notes)
+        found = of_model.measured
+        result[role] = replace(of_model, measured=replace(found, metrics=found.metrics | summary.metrics))
+    return result, list(notes)
+
+
+def measured(examiner: Examiner, corpora: Mapping[str, Corpus], *, afresh: bool = False) -> Measured:
+    """`measure`, looked up in the examiner's cache first."""
+    lm, config, name = examiner.lm, examiner.config, examiner.name
     key = runs.content_hash(
         {
             "definitions": DEFINITIONS,
-            "weights": weights,
+            "weights": examiner.weights,
             "items": {role: items_hash(corpus.items) for role, corpus in corpora.items()},
             "records": {role: [r.key for r in corpus.records] for role, corpus in corpora.items()},
             "facts": [[r.fact, r.value] for r in corpora["forget"].records],
             "config": asdict(config),
-            "seed": seed,
+            "seed": examiner.seed,
             "device": lm.device.type,
             "precision": lm.compute.precision,
             "packed": lm.layout.packed,
         }
     )[:24]
-    path = cache / "measured" / f"{key}.json" if cache else None
+    path = None if afresh or examiner.cache is None else examiner.cache / "measured" / f"{key}.json"
     if path and distributed.agreed(path.exists()):
         say(f"{name}: measured before")
-        return _read(json.loads(path.read_text())), weights
+        return _read(json.loads(path.read_text()))
     say(f"{name}: measuring")
-    result = measure(lm, corpora, config, seed=seed, track=track, name=name)
-    result = distributed.agreed(result)
+    result = distributed.agreed(measure(examiner, corpora))
     if path:
         if distributed.first():
             runs.atomic_write_json(path, asdict(result))
         distributed.wait()
         # what a cache gives back must be what a first run sees, to the last bit and the last missing value
         result = _read(json.loads(path.read_text()))
-    return result, weights
+    return result
 
 
 def _read(content: dict[str, Any]) -> Measured:
@@ -75,7 +121,7 @@ def _read(content: dict[str, Any]) -> Measured:
 def examples(
     lm: LanguageModel,
     corpora: Mapping[str, Corpus],
-    answers: Mapping[str, list[str]],
+    models: Mapping[str, Examined],
     config: MetricsConfig,
     *,
     seed: int,
@@ -84,6 +130,9 @@ def examples(
 
     ``config`` and ``seed`` as the answers were measured with: they draw the same questions again.
     """
+    if not corpora:
+        return []
+    answers = {role: found.measured.answers for role, found in models.items()}
     forget = corpora["forget"].subset(config.max_items, seed)
     rows = []
     for i in range(min((len(texts) for texts in answers.values()), default=0)):

@@ -10,13 +10,12 @@ from typing import Any
 
 from mari_cli import distributed, runs
 from mari_cli.config import RunConfig, to_plain, to_yaml
-from mari_cli.metrics.estimate import Estimate
 from mari_cli.models.device import Compute
 from mari_cli.progress import say
 from mari_cli.report.page import render, write_report
 from mari_cli.report.read import read_run
 from mari_cli.runs import Run
-from mari_cli.tasks.measuring import as_json
+from mari_cli.tasks.measuring import Examined, as_json
 from mari_cli.tasks.setting import device_info
 from mari_cli.tracking import NoTracker, Tracker, open_tracker
 from mari_cli.train.loop import Outcome
@@ -47,14 +46,22 @@ class Recording:
         task: str,
         name: str,
         loss: str | None,
-        models: Mapping[str, tuple[Mapping[str, Estimate], str]],
+        models: Mapping[str, Examined],
+        examples: Sequence[Mapping[str, Any]],
         outcome: Outcome | None,
         compute: Compute,
         notes: Sequence[str],
     ) -> dict[str, Any]:
-        """Write the report and, last of all, the result; returns it. ``models``: role to metrics and hash."""
+        """Write items and examples, the report and, last of all, the result; returns it."""
         if not self.run.writes:
             return {}
+        rows = [
+            {"model": role} | row
+            for role, found in models.items()
+            for row in [*found.measured.items, *found.asked]
+        ]
+        self.run.write_text("items.jsonl", runs.json_lines(rows))
+        self.run.write_json("examples.json", list(examples))
         about = self.run.about()
         training = None
         if outcome:
@@ -76,7 +83,8 @@ class Recording:
             "created": about["created"],
             "seconds": round(time.monotonic() - self.started, 1),
             "models": {
-                role: {"metrics": as_json(metrics), "hash": hash} for role, (metrics, hash) in models.items()
+                role: {"metrics": as_json(found.measured.metrics), "hash": found.weights}
+                for role, found in models.items()
             },
             "training": training,
             "notes": list(notes),
@@ -85,14 +93,13 @@ class Recording:
         write_report(report, render([read_run(self.run.path, result=result)], title=f"mari {task}: {name}"))
         final = models.get("unlearned") or models.get("model")
         assert final
-        self.tracker.summary({name: estimate.value for name, estimate in final[0].items()})
-        columns = ["metric", *models]
-        names = list(dict.fromkeys(name for metrics, _ in models.values() for name in metrics))
-        rows = [
-            [name, *(metrics[name].value if name in metrics else None for metrics, _ in models.values())]
-            for name in names
+        self.tracker.summary({name: estimate.value for name, estimate in final.measured.metrics.items()})
+        measured = [found.measured.metrics for found in models.values()]
+        table = [
+            [name, *(metrics[name].value if name in metrics else None for metrics in measured)]
+            for name in dict.fromkeys(name for metrics in measured for name in metrics)
         ]
-        self.tracker.table("results", columns, rows)
+        self.tracker.table("results", ["metric", *models], table)
         self.tracker.artifact(report, name="report", kind="report")
         self.run.finish(result)
         return result

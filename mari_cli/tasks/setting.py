@@ -24,11 +24,13 @@ from mari_cli.config import (
 from mari_cli.data.corpora import Corpora as Texts
 from mari_cli.data.corpora import load_corpora
 from mari_cli.data.records import Record
-from mari_cli.data.tokenize import Item, count_tokens
+from mari_cli.data.tokenize import count_tokens
 from mari_cli.errors import UserError
 from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel, load_tokenizer
+from mari_cli.suites.examiner import items_hash
 from mari_cli.suites.standard import Corpus
+from mari_cli.suites.suite import Suite
 from mari_cli.tracking import check_tracker
 
 
@@ -140,14 +142,10 @@ def gold_at_path(config: UnlearnRun | EvaluateRun, *, words: Sequence[str]) -> M
     return replace(config.model, path=config.gold, architecture=None, revision=None)
 
 
-def items_hash(items: Sequence[Item]) -> str:
-    """Content hash of token sequences and what is supervised in them."""
-    return runs.content_hash([[list(item.input_ids), item.supervised_from] for item in items])
-
-
-def describe_data(corpora: dict[str, Corpus]) -> dict[str, Any]:
+def describe_data(corpora: Mapping[str, Corpus], suite: Suite | None = None) -> dict[str, Any]:
     """data.json: what went in, without a word of it."""
-    return {
+    asked = {} if suite is None else {suite.name: dict(suite.describe())}
+    return asked | {
         role: {
             "records": len(corpus.records),
             "items": len(corpus.items),

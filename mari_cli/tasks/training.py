@@ -22,9 +22,10 @@ from mari_cli.models.head import check_parity
 from mari_cli.models.load import LanguageModel, base_of, load_model
 from mari_cli.models.lora import add_adapters
 from mari_cli.progress import Track, say, silent
+from mari_cli.suites.examiner import items_hash
 from mari_cli.suites.scores import score
 from mari_cli.tasks.fitting import settled
-from mari_cli.tasks.setting import Setting, dropout_seed, items_hash, seed_for
+from mari_cli.tasks.setting import Setting, dropout_seed, seed_for
 from mari_cli.train.loop import Job, Log, Outcome, fit
 from mari_cli.train.step import Group
 from mari_cli.train.stop import Verdict

@@ -13,10 +13,11 @@ from mari_cli.models.device import choose_compute
 from mari_cli.models.load import LanguageModel, base_of, describe_architecture, load_model
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.progress import say, track
-from mari_cli.suites.standard import Corpus, Measured
+from mari_cli.suites.standard import Corpus
+from mari_cli.suites.suite import suite_of
 from mari_cli.tasks.fitting import settled
 from mari_cli.tasks.forgetting import alternative_items, context_layer, draws_of, forget
-from mari_cli.tasks.measuring import examples, measured
+from mari_cli.tasks.measuring import Examined, examined, examples, summarised
 from mari_cli.tasks.recording import recording
 from mari_cli.tasks.setting import (
     Setting,
@@ -52,6 +53,7 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     objective = losses.build(config.loss)
     needs = objective.needs
     setting = prepare(config, compute)
+    suite = suite_of(config.suite)
     base = load(config.model, config, setting)
     corpora = tokenize_corpora(config, setting, base)
     alternatives = alternative_items(config, base, corpora["forget"]) if "alternative" in needs.roles else []
@@ -71,19 +73,29 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     say(f"layout: {layout}")
 
     with recording(
-        config, compute, task="unlearn", command=command, resume=resume, data=describe_data(corpora)
+        config,
+        compute,
+        task="unlearn",
+        command=command,
+        resume=resume,
+        data=describe_data(corpora, suite),
     ) as record:
         notes = [*setting.texts.notes]
         target_from = prepare_target(config, setting, corpora)
         gold_from = prepare_gold(config, setting, corpora)
-        models: dict[str, Measured] = {}
-        hashes: dict[str, str] = {}
+        models: dict[str, Examined] = {}
 
         def take(role: str, lm: LanguageModel) -> None:
-            # what was just unlearned is measured afresh, the models it is compared with once for all runs
-            cache = None if role == "unlearned" else cache_directory(config)
-            models[role], hashes[role] = measured(
-                lm, corpora, config.metrics, seed=config.seed, cache=cache, track=track, name=role
+            models[role] = examined(
+                lm,
+                corpora,
+                suite,
+                config.metrics,
+                seed=config.seed,
+                cache=cache_directory(config),
+                track=track,
+                name=role,
+                afresh=role == "unlearned",  # the models it is compared with: once for all runs
             )
 
         lm = load(target_from, config, setting)
@@ -92,12 +104,12 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
         if has_adapters(lm.model):
             say(f"training {describe_adapters(lm.model)}")
         outcome, more = forget(
-            config, lm, corpora, alternatives, objective, layer, record, target_hash=hashes["target"]
+            config, lm, corpora, alternatives, objective, layer, record, target_hash=models["target"].weights
         )
         notes += more
         there = record.run.path / "checkpoint"
         if record.run.writes and not there.exists():  # a run killed while it was measured has it already
-            keep(lm, config, target_from, hashes["target"], there)
+            keep(lm, config, target_from, models["target"].weights, there)
         merge_adapters(lm.model)
         take("unlearned", lm)
         if gold_from:
@@ -105,19 +117,16 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
             lm = load(gold_from, config, setting)
             take("gold", lm)
 
-        answers = {role: found.answers for role, found in models.items()}
-        said = examples(lm, corpora, answers, config.metrics, seed=config.seed)
-        record.run.write_json("examples.json", said)
-        rows = [{"model": role} | row for role, found in models.items() for row in found.items]
-        record.run.write_text("items.jsonl", runs.json_lines(rows))
+        models, missing = summarised(models, suite, config.metrics, seed=config.seed)
         return record.finish(
             task="unlearn",
             name=describe_loss(config),
             loss=config.loss.name,
-            models={role: (found.metrics, hashes[role]) for role, found in models.items()},
+            models=models,
+            examples=examples(lm, corpora, models, config.metrics, seed=config.seed),
             outcome=outcome,
             compute=compute,
-            notes=notes,
+            notes=[*notes, *missing],
         )
 
 

@@ -13,9 +13,9 @@ CONF = Path(str(resources.files("mari_cli.conf")))
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 OPTIONS = launch.options()
 GROUPS = {
-    "unlearn": {"model", "forget", "retain", "holdout", "loss", "train", "metrics", "tracker"},
+    "unlearn": {"model", "forget", "retain", "holdout", "loss", "train", "metrics", "suite", "tracker"},
     "finetune": {"model", "forget", "retain", "holdout", "train", "metrics", "tracker"},
-    "evaluate": {"model", "forget", "retain", "holdout", "metrics", "tracker"},
+    "evaluate": {"model", "forget", "retain", "holdout", "metrics", "suite", "tracker"},
 }
 
 

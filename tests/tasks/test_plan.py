@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tiny import TINY
 
 from mari_cli import launch
 from mari_cli.config import bytes_of
@@ -13,7 +14,6 @@ from mari_cli.tasks import setting as settings
 from mari_cli.tasks.forgetting import Draws, remembering
 from mari_cli.tasks.plan import imagined_items, plan
 from mari_cli.tasks.unlearn import load, unlearn
-from tests.tiny import TINY
 
 
 def configured(*overrides: str):

@@ -1,0 +1,140 @@
+"""One model under examination. What it scores and says is kept, piece by piece, by the content of everything
+that determines it: an examination that was cut off goes on where it was, and nobody asks twice.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mari_cli import distributed, runs
+from mari_cli.config import MetricsConfig
+from mari_cli.data.records import Record
+from mari_cli.data.tokenize import Item
+from mari_cli.models.load import LanguageModel
+from mari_cli.progress import Track, silent
+from mari_cli.suites.generate import decode, generate, question_and_truth
+from mari_cli.suites.scores import ItemScore, score
+
+R = TypeVar("R")
+
+DEFINITIONS = 2
+"""Part of every key: raise it when the definition of a metric changes."""
+PIECE = 64
+"""Items that are kept together: what is lost when an examination is cut off."""
+
+
+@dataclass(frozen=True)
+class Examiner:
+    lm: LanguageModel
+    config: MetricsConfig
+    seed: int
+    weights: str
+    """Hash of the model's weights."""
+    cache: Path | None
+    track: Track
+    name: str
+    """The model's, for progress bars."""
+
+    def tokenize(self, records: Sequence[Record], *, corpus: str) -> list[Item]:
+        """An item for each pair, in the prompt style of the model."""
+        return self.lm.tokenize(list(records), corpus=corpus, block_size=None, truncate=False)
+
+    def score(self, items: Sequence[Item], what: str) -> list[ItemScore]:
+        """One forward pass for each item."""
+
+        def ask(some: list[Item]) -> list[dict[str, Any]]:
+            scored = score(
+                self.lm,
+                some,
+                batch_size=self.config.batch_size,
+                min_k=self.config.min_k,
+                track=silent,
+                description="",
+            )
+            return [asdict(item) for item in scored.items]
+
+        settings = {"min_k": self.config.min_k}
+        rows = self._kept("scores", settings, items, ask, f"scoring {what}")
+        return [_score_of(row) for row in rows]
+
+    def answers(self, items: Sequence[Item], what: str, *, max_new_tokens: int | None = None) -> list[str]:
+        """What the model says to the prompt of each item, greedily."""
+        most = max_new_tokens or self.config.max_new_tokens
+
+        def ask(some: list[Item]) -> list[list[int]]:
+            questions = [question_and_truth(item)[0] for item in some]
+            return generate(
+                self.lm,
+                questions,
+                max_new_tokens=most,
+                batch_size=self.config.batch_size,
+                track=silent,
+                description="",
+            )
+
+        settings = {"max_new_tokens": most, "eos": self.lm.tokenizer.eos_token_id}
+        said = self._kept("answers", settings, items, ask, f"answering {what}")
+        return [decode(self.lm, ids) for ids in said]
+
+    def _kept(
+        self,
+        kind: str,
+        settings: dict[str, Any],
+        items: Sequence[Item],
+        ask: Callable[[list[Item]], list[R]],
+        description: str,
+    ) -> list[R]:
+        order = sorted(range(len(items)), key=lambda i: len(items[i].input_ids))
+        pieces = [order[start : start + PIECE] for start in range(0, len(order), PIECE)]
+        found: dict[int, R] = {}
+
+        def one_by_one() -> Iterator[tuple[int, R]]:
+            for piece in pieces:
+                some = [items[i] for i in piece]
+                yield from zip(piece, self._piece(kind, settings, some, ask), strict=True)
+
+        for i, result in self.track(one_by_one(), f"{self.name}: {description}", len(items)):
+            found[i] = result
+        return [found[i] for i in range(len(items))]
+
+    def _piece(
+        self, kind: str, settings: dict[str, Any], items: list[Item], ask: Callable[[list[Item]], list[R]]
+    ) -> list[R]:
+        if self.cache is None:
+            return ask(items)
+        key = runs.content_hash([kind, settings, self._asked, items_hash(items)])[:24]
+        path = self.cache / kind / key[:2] / f"{key}.json"
+        if not distributed.agreed(path.exists()):
+            results = ask(items)
+            if distributed.first():
+                runs.atomic_write_json(path, results)
+            distributed.wait()
+        # read back at once: a first examination sees what a later one will
+        found: list[R] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    @cached_property
+    def _asked(self) -> dict[str, Any]:
+        return {
+            "definitions": DEFINITIONS,
+            "weights": self.weights,
+            "device": self.lm.device.type,
+            "precision": self.lm.compute.precision,
+            "packed": self.lm.layout.packed,
+            "batch_size": self.config.batch_size,
+        }
+
+
+def _score_of(row: dict[str, Any]) -> ItemScore:
+    """JSON has no NaN."""
+    whole: dict[str, Any] = {name: math.nan if value is None else value for name, value in row.items()}
+    return ItemScore(**whole)
+
+
+def items_hash(items: Sequence[Item]) -> str:
+    """Content hash of token sequences and what is supervised in them."""
+    return runs.content_hash([[list(item.input_ids), item.supervised_from] for item in items])
