@@ -417,7 +417,11 @@ class OptimConfig:
     """Sequences of each corpus per forward pass; null: the whole step. Changes memory, never the result
     (but see loss.pooling_scope)."""
     chunk: int | None = None
-    """Positions whose logits exist at one time; null: what 128 MiB hold. Changes memory, never the result."""
+    """Positions whose logits are made at one time; null: what 128 MiB hold. Changes memory, never the
+    result."""
+    keep_logits: bool | None = None
+    """Hold the logits of a loss that pools over the step until its pool is averaged, instead of making them
+    twice; null: where they take at most 2 GiB. Changes memory, never the result."""
     precision: Precision = Precision.auto
     device: Device = Device.auto
     optimizer: OptimizerName = OptimizerName.adamw
@@ -436,9 +440,10 @@ class OptimConfig:
     """How several processes share a training. `ddp`: each keeps all weights; `fsdp`: each keeps its shards of
     weights, gradients and optimiser states. Changes memory, never the result."""
     memory: Memory = Memory.auto
-    """What happens before step 1 to a step that does not fit `memory_limit`. `auto`: of `chunk`,
-    `gradient_checkpointing` and `micro_batch` as much is changed as it takes, the cheapest first, and it is
-    said; `as_configured`: it is refused, with the settings that would fit; `unchecked`: nobody looks."""
+    """What happens before step 1 to a step that does not fit `memory_limit`. `auto`: of `keep_logits`,
+    `chunk`, `gradient_checkpointing` and `micro_batch` as much is changed as it takes, the cheapest first,
+    and it is said; `as_configured`: it is refused, with the settings that would fit; `unchecked`: nobody
+    looks."""
     memory_limit: str | None = None
     """`40GiB`, say; null: what the CUDA device has free, and no limit on a CPU."""
 

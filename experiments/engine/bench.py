@@ -150,7 +150,7 @@ def groups_of(sequences: int, tokens: int) -> dict[str, list[Item]]:
 def step_figures() -> list[Figure]:
     figures, groups, config = [], groups_of(8, 512), UnlearnConfig()
     lm = language_model(LLAMA_1B)
-    settings = Settings(chunk=512)
+    settings = Settings(chunk=512, keep_logits=False)
     plain = planner.fine_tuning(lm, groups, settings, config)
     for name, reach in (("pooled", 1.11), ("token", 1.04), ("context", 1.08)):
         step = planner.forecast(lm, groups, build(LOSSES[name]), settings, config)
@@ -163,7 +163,7 @@ def step_figures() -> list[Figure]:
         narrow,
         groups,
         build(LOSSES["pooled"]),
-        Settings(chunk=512, gradient_checkpointing=True),
+        Settings(chunk=512, keep_logits=False, gradient_checkpointing=True),
         config,
         optimizer=False,
     )
@@ -175,7 +175,7 @@ def step_figures() -> list[Figure]:
         adapters,
         groups_of(2, 1024),
         build(LOSSES["token"]),
-        Settings(chunk=512, gradient_checkpointing=True),
+        Settings(chunk=512, keep_logits=False, gradient_checkpointing=True),
         UnlearnConfig(weights=Weights.bfloat16),
     )
     needed = with_adapters.needed / 2**30

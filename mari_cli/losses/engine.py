@@ -105,13 +105,15 @@ def sweep(
     pools: Pools | None = None,
     through_retain: bool = False,
     reduce: Callable[[Tensor], Tensor] | None = None,
+    keep_logits: bool = False,
 ) -> tuple[Readings, Gradients]:
     """The readings that ``weights`` has weights for, and the gradients of Σ weight · reading.
 
     ``chunk``: positions whose logits exist at one time. ``reference``: the head of `Rows.reference_ND`.
     ``pools`` are over the roles `retain` and `forget`; ``through_retain``: whether the gradient of their
     information runs through the retain side too. ``reduce`` sums a tensor over the processes that share the
-    pools.
+    pools. ``keep_logits``: those of a pool that does not fit a chunk are held, chunk by chunk, from the sweep
+    that averages it to the one that carries its gradient, instead of being made twice.
     """
     on_reference = None if reference is None else HeadGradient(reference)
     sweeper = _Sweep(HeadGradient(head), on_reference, rows, weights)
@@ -124,7 +126,12 @@ def sweep(
                 sweeper.pool_at_once(block, pools, through_retain=through_retain)
             else:
                 sweeper.pool_in_two_passes(
-                    block, pools, through_retain=through_retain, chunk=chunk, reduce=reduce
+                    block,
+                    pools,
+                    through_retain=through_retain,
+                    chunk=chunk,
+                    reduce=reduce,
+                    keep=keep_logits,
                 )
     for role, index in left.items():
         for index_c in _slices(index, chunk, rows[role].h_ND.device):
@@ -200,10 +207,11 @@ class _Sweep:
             None if weights.information is None else torch.zeros_like(weights.information),
         )
 
-    def open(self, role: str, index: Index) -> _Slice:
+    def open(self, role: str, index: Index, made: Tensor | None = None) -> _Slice:
+        """``made``: the logits [c, V], where they are there already; used up."""
         rows = self.rows[role]
         h_cD, labels_c = rows.h_ND[index], rows.labels_N[index]
-        z_cV = self.head.logits(h_cD)
+        z_cV = self.head.logits(h_cD) if made is None else made
         normaliser_c = _normaliser(z_cV)
         if role in self.readings.log_p:
             self.readings.log_p[role][index] = _at(z_cV, labels_c) - normaliser_c
@@ -311,15 +319,23 @@ class _Sweep:
         through_retain: bool,
         chunk: int,
         reduce: Callable[[Tensor], Tensor] | None,
+        keep: bool,
     ) -> None:
-        """One pool that does not fit: averaged in a first pass, its probabilities made again in a second."""
+        """One pool that does not fit: averaged in a first pass, its gradient carried back in a second, from
+        logits that are kept or made again."""
         assert block.last == block.first + 1
         sums: list[Tensor] = []
+        kept: list[Tensor] = []
         for role, index in block.index.items():
             h_ND = self.rows[role].h_ND
             sum_V = torch.zeros(len(self.head.operand_VD), dtype=torch.float64, device=h_ND.device)
             for at in _slices(index, chunk, h_ND.device):
-                sum_V += self._predictions(h_ND[at]).sum(0)
+                z_cV = self.head.logits(h_ND[at])
+                for z_sV in z_cV.split(STRIP):
+                    sum_V += z_sV.softmax(-1).sum(0)
+                if keep:
+                    kept.append(z_cV)
+                del z_cV  # or it would still be there when the next one is made
             sums.append(sum_V)
         sum_2V = torch.stack(sums)
         if reduce is not None:
@@ -332,12 +348,7 @@ class _Sweep:
             pooled = role == "forget" or through_retain
             gamma_1V = (gradient[role] / counts[role]).to(wide) if pooled else None
             for at in _slices(index, chunk, self.rows[role].h_ND.device):
-                self.close(self.open(role, at), gamma_1V)
-
-    def _predictions(self, h_cD: Tensor) -> Tensor:
-        """[c, V]"""
-        z_cV = self.head.logits(h_cD)
-        return z_cV.sub_(_normaliser(z_cV).unsqueeze(-1)).exp_()
+                self.close(self.open(role, at, kept.pop(0) if keep else None), gamma_1V)
 
     def _read_pools(self, block: _Block, pools: Pools, mean: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Read I of the block's pools; the gradient of the loss at both sides' mean predictions [C, V]."""

@@ -281,12 +281,13 @@ def differentiate(
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
     reduce: Callable[[Tensor], Tensor] | None = None,
     counts_pools: bool = True,
+    keep_logits: bool = False,
 ) -> tuple[Terms, Gradients]:
     """The terms of ``objective`` over ``rows`` and the gradient of its `loss`, times ``scale``.
 
     The objective is linear in all readings but those it wants surveyed, so its gradient at the readings does
-    not wait for them. ``chunk``, ``reference`` and ``reduce`` as in `engine.sweep`. Of the processes that
-    share pools each has their whole information; the terms of all add up if only one of them
+    not wait for them. ``chunk``, ``reference``, ``reduce`` and ``keep_logits`` as in `engine.sweep`. Of the
+    processes that share pools each has their whole information; the terms of all add up if only one of them
     ``counts_pools``.
     """
     needs = objective.needs
@@ -321,6 +322,7 @@ def differentiate(
         pools=step.pools,
         through_retain=through_retain,
         reduce=reduce,
+        keep_logits=keep_logits,
     )
     if not counts_pools and readings.information is not None:
         readings = replace(readings, information=torch.zeros_like(readings.information))

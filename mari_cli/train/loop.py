@@ -130,6 +130,7 @@ def _fit(
             reference=job.reference_at(step),
             micro_batch=config.micro_batch,
             chunk=config.chunk,
+            keep_logits=config.keep_logits,
             scale=scaler.scale,
         )
         optimizer.take_gradients()

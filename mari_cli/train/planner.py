@@ -29,7 +29,16 @@ from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel, checkpoint_activations
 from mari_cli.models.packing import Layout
 from mari_cli.train.optim import Optimizer
-from mari_cli.train.step import Group, Recalled, Reference, backward, chunk_for, operand_head
+from mari_cli.train.step import (
+    KEPT_BYTES,
+    Group,
+    Recalled,
+    Reference,
+    backward,
+    chunk_for,
+    logits_bytes,
+    operand_head,
+)
 
 C = TypeVar("C", bound=OptimConfig)
 
@@ -39,8 +48,6 @@ RESERVE_BYTES, RESERVE_SHARE = 1 * GIB, 0.05
 together."""
 SMALL_CHUNK = 128
 """Positions; of fewer the products with the head would be slow."""
-MOST_LOGITS = 2**31
-"""Entries of one tensor, beyond which kernels count in 64 bits and slow down."""
 PARTS = ("weights", "gradients", "optimizer", "reference", "activations", "loss stage")
 UNFORESEEABLE = (
     DataDependentOutputException,
@@ -64,11 +71,12 @@ class Settings:
 
     micro_batch: int | None = None
     chunk: int | None = None
+    keep_logits: bool | None = None
     gradient_checkpointing: bool = False
 
     @staticmethod
     def of(config: OptimConfig) -> "Settings":
-        return Settings(config.micro_batch, config.chunk, config.gradient_checkpointing)
+        return Settings(config.micro_batch, config.chunk, config.keep_logits, config.gradient_checkpointing)
 
     def into(self, config: C) -> C:
         """``config`` with these settings."""
@@ -192,6 +200,7 @@ def run(
             reference=remembered,
             micro_batch=settings.micro_batch,
             chunk=settings.chunk,
+            keep_logits=settings.keep_logits,
         )
         for handle in handles:
             handle.remove()
@@ -363,28 +372,28 @@ def _logits_once(
     lm: LanguageModel, groups: Group, objective: Objective, config: OptimConfig
 ) -> Settings | None:
     """Cheaper than as configured: with room for the logits of a whole pool they need not be made again."""
+    size = logits_bytes(groups, len(operand_head(lm).weight_VD))
+    pays = config.memory is Memory.auto and config.keep_logits is None and size > KEPT_BYTES
+    return replace(Settings.of(config), keep_logits=True) if pays and _holds(objective) else None
+
+
+def _holds(objective: Objective) -> bool:
+    """Whether a step has logits to keep."""
     information = objective.needs.information
-    vocabulary = len(operand_head(lm).weight_VD)
-    positions = sum(item.num_targets for items in groups.values() for item in items)
-    pays = (
-        config.memory is Memory.auto
-        and config.chunk is None
-        and lm.compute.widens  # on a CPU small chunks are the faster ones
-        and information is not None
-        and information.estimator is Estimator.pooled
-        and chunk_for(vocabulary) < positions <= MOST_LOGITS // vocabulary
-    )
-    return replace(Settings.of(config), chunk=positions) if pays else None
+    return information is not None and information.estimator is Estimator.pooled
 
 
 def ways(lm: LanguageModel, groups: Group, objective: Objective, config: OptimConfig) -> Iterator[Settings]:
-    """From the fewest operations to the most, each with its logits in chunks as configured.
+    """From the fewest operations to the most, each with its logits in chunks as configured; but for the first
+    they are not held.
 
     For a loss that is a sum over sequences smaller micro-batches come first: they cost nothing. One that
     pools over the step has to run twice over the trunk for them, which is a little more than to make
     activations twice.
     """
-    asked = Settings.of(config)
+    first = asked = Settings.of(config)
+    if _holds(objective) and asked.keep_logits is not False:
+        asked = replace(asked, keep_logits=False)
     largest = asked.micro_batch or max(len(items) for items in groups.values())
     cuts = dict.fromkeys(math.ceil(largest / 2**k) for k in range(1, largest.bit_length() + 1))
     information = objective.needs.information
@@ -393,7 +402,7 @@ def ways(lm: LanguageModel, groups: Group, objective: Objective, config: OptimCo
     cut_up = [replace(asked, micro_batch=cut) for cut in cuts if cut < largest]
     can = lm.model.supports_gradient_checkpointing and not asked.gradient_checkpointing
     again = [replace(asked, gradient_checkpointing=True)] if can else []
-    yield asked
+    yield from dict.fromkeys((first, asked))
     yield from [*again, *cut_up] if objective.needs.couples else [*cut_up, *again]
     if again:
         yield from (replace(settings, gradient_checkpointing=True) for settings in cut_up)

@@ -36,6 +36,9 @@ Group = Mapping[str, Sequence[Item]]
 CHUNK_BYTES = 128 * 2**20
 """Of float32 logits, where `train.chunk` does not say."""
 
+KEPT_BYTES = 2 * 2**30
+"""Of float32 logits that are held through a pooled step, where `train.keep_logits` does not say."""
+
 MORE_PADDING = 1.05
 """How many times the tokens of separate forward passes a common one may have."""
 
@@ -89,17 +92,22 @@ def backward(
     reference: Reference | None = None,
     micro_batch: int | None = None,
     chunk: int | None = None,
+    keep_logits: bool | None = None,
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
 ) -> Terms:
     """Accumulate the gradient of ``objective`` on ``lm``'s parameters; return its terms, on the device.
 
     ``micro_batch`` is the number of sequences of each role in a forward pass, None for all at once; ``chunk``
-    that of positions whose logits exist at one time. ``scale`` multiplies the loss before its gradient is
-    taken (loss scaling in float16).
+    that of positions whose logits are made at one time, and ``keep_logits`` whether those of a pool are held
+    until it is averaged (None: where they are at most `KEPT_BYTES`). ``scale`` multiplies the loss before
+    its gradient is taken (loss scaling in float16).
     """
     reference = reference or Reference()
     cuts = {role: _cut(len(items), micro_batch) for role, items in groups.items()}
     head = operand_head(lm)
+    vocabulary = len(head.weight_VD)
+    if keep_logits is None:
+        keep_logits = logits_bytes(groups, vocabulary) <= KEPT_BYTES
 
     def through_head(parts: Mapping[str, range], h: Mapping[str, Tensor]) -> tuple[Terms, Gradients]:
         rows, step = _assemble(objective, groups, parts, h, reference)
@@ -116,9 +124,10 @@ def backward(
                 differentiate,
                 objective,
                 head=head,
-                chunk=chunk or chunk_for(len(head.weight_VD)),
+                chunk=chunk or chunk_for(vocabulary),
                 reference=reference.head,
                 scale=scale,
+                keep_logits=keep_logits,
             ),
         )
 
@@ -141,6 +150,12 @@ def operand_head(lm: LanguageModel) -> Head:
     """The head as a step computes with it: operands in the trunk's 16 bits where it has 16."""
     sixteen = lm.compute.dtype != torch.float32
     return head_of(lm.model, lm.compute.dtype if sixteen else None, widens=lm.compute.widens)
+
+
+def logits_bytes(groups: Group, vocabulary: int) -> int:
+    """Of all float32 logits of this process's share of a step."""
+    positions = sum(items[i].num_targets for items in groups.values() for i in distributed.share(len(items)))
+    return 4 * vocabulary * positions
 
 
 def chunk_for(vocabulary: int) -> int:

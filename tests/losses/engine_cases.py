@@ -98,10 +98,19 @@ def case(
 
 
 def through_engine(
-    objective: Objective, step: Step, rows: Mapping[str, Rows], of: Head, reference: Head, *, chunk: int
+    objective: Objective,
+    step: Step,
+    rows: Mapping[str, Rows],
+    of: Head,
+    reference: Head,
+    *,
+    chunk: int,
+    keep_logits: bool = False,
 ) -> tuple[Terms, dict[str, Tensor]]:
     """Terms, and gradients by name: of the hidden states of each role, of the head's weight and bias."""
-    terms, found = differentiate(objective, step, rows, of, chunk=chunk, reference=reference)
+    terms, found = differentiate(
+        objective, step, rows, of, chunk=chunk, reference=reference, keep_logits=keep_logits
+    )
     gradients = dict(found.h) | {"weight": found.head.weight_VD}
     return terms, gradients | ({} if found.head.bias_V is None else {"bias": found.head.bias_V})
 

@@ -28,6 +28,16 @@ def test_in_float64_the_engine_is_the_naive_formula(name, kind):
 
 
 @pytest.mark.parametrize("name", LOSSES)
+def test_it_does_not_matter_whether_logits_are_kept_or_made_again(name):
+    objective, step, rows = case(LOSSES[name])
+    heads = head("softcap"), head("softcap", seed=7)
+    expected = through_engine(objective, step, rows, *heads, chunk=3)
+    kept = through_engine(objective, step, rows, *heads, chunk=3, keep_logits=True)
+    for found, of_found in zip(kept, expected, strict=True):
+        assert gap(found, of_found) == 0
+
+
+@pytest.mark.parametrize("name", LOSSES)
 def test_in_float32_it_is_the_naive_formula_in_float64(name):
     objective, step, rows = case(LOSSES[name])
     single = case(LOSSES[name], dtype=torch.float32)
@@ -130,9 +140,10 @@ def test_no_tensor_has_more_than_a_chunk_of_logits(name, kind):
     objective, step, rows = case(LOSSES[name], dtype=torch.float32, **SIZES)
     of, reference = (head(kind, seed=seed, dtype=torch.float32, v=300, d=8) for seed in (0, 7))
     weight = (300, 8)
-    with Largest(allowed=[weight, weight[::-1]]) as seen:
-        differentiate(objective, step, rows, of, chunk=chunk, reference=reference)
-    assert seen.entries == chunk * 300
+    for keep in (False, True):
+        with Largest(allowed=[weight, weight[::-1]]) as seen:
+            differentiate(objective, step, rows, of, chunk=chunk, reference=reference, keep_logits=keep)
+        assert seen.entries == chunk * 300
     with Largest(allowed=[weight, weight[::-1]]) as seen:
         naively(objective, step, rows, of, reference)
     assert seen.entries == max(len(r.h_ND) for r in rows.values()) * 300

@@ -15,6 +15,7 @@ from mari_cli.measure.memory import allocator_peak, held
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.packing import Layout
 from mari_cli.train import planner
+from mari_cli.train import step as steps
 from mari_cli.train.optim import adamw
 from mari_cli.train.planner import AsOn, Settings
 from mari_cli.train.step import Recalled, Reference, backward, operand_head
@@ -86,8 +87,15 @@ def measured(lm, groups, objective, config) -> int:
     optimizer = adamw(list(lm.model.parameters()), config)
 
     def step() -> None:
-        settings = {"micro_batch": config.micro_batch, "chunk": config.chunk}
-        backward(lm, groups, objective, reference=recalled, **settings)
+        backward(
+            lm,
+            groups,
+            objective,
+            reference=recalled,
+            micro_batch=config.micro_batch,
+            chunk=config.chunk,
+            keep_logits=config.keep_logits,
+        )
         optimizer.step()
         optimizer.zero_grad()
 
@@ -98,7 +106,8 @@ def measured(lm, groups, objective, config) -> int:
 
 
 CASES = {
-    "pooled": (language_model, POOLED, UnlearnConfig(chunk=128)),
+    "pooled": (language_model, POOLED, UnlearnConfig(chunk=128, keep_logits=False)),
+    "pooled, logits kept": (language_model, POOLED, UnlearnConfig(chunk=128)),
     "checkpointed": (language_model, TOKEN, UnlearnConfig(chunk=64, gradient_checkpointing=True)),
     "two phases": (language_model, POOLED, UnlearnConfig(chunk=64, micro_batch=2)),
     "context, untied": (
@@ -146,7 +155,7 @@ def test_a_forecast_leaves_the_model_as_it_was():
 
 def test_the_loss_costs_little_beside_fine_tuning_on_the_same_tokens():
     lm = language_model(vocab_size=20000)
-    config = UnlearnConfig(chunk=64)
+    config = UnlearnConfig(chunk=64, keep_logits=False)
     settings = Settings.of(config)
     own = planner.fine_tuning(lm, GROUPS, settings, config)
     head = 2 * 20000 * 64 * sum(item.num_targets for of_role in GROUPS.values() for item in of_role)
@@ -172,10 +181,11 @@ def test_without_a_limit_nothing_is_changed():
 
 
 def test_a_pooled_loss_checkpoints_before_it_runs_twice_over_the_trunk():
-    config, groups = UnlearnConfig(chunk=128), {"forget": items(4, 60), "retain": items(4, 60)}
+    config = UnlearnConfig(chunk=128, keep_logits=False)
+    groups = {"forget": items(4, 60), "retain": items(4, 60)}
     free, lm = tried(POOLED, None, config, groups).chosen, language_model()
     first = tried(POOLED, int(0.8 * free.needed), config, groups, lm).chosen
-    assert first.settings == Settings(None, 128, True)
+    assert first.settings == Settings.of(replace(config, gradient_checkpointing=True))
     second = tried(POOLED, int(0.95 * first.needed), config, groups, lm).chosen
     assert second.settings.micro_batch is not None
     assert free.flops < first.flops < second.flops
@@ -194,7 +204,7 @@ def test_smaller_chunks_of_logits_come_first_where_they_are_enough():
     config = UnlearnConfig(chunk=1200)
     free = tried(TOKEN, None, config, lm=lm).chosen
     chosen = tried(TOKEN, int(0.8 * free.needed), config, lm=lm).chosen
-    assert chosen.settings == Settings(None, planner.SMALL_CHUNK, False)
+    assert chosen.settings == Settings(chunk=planner.SMALL_CHUNK)
 
 
 def test_where_micro_batches_are_part_of_the_loss_they_stay():
@@ -203,13 +213,20 @@ def test_where_micro_batches_are_part_of_the_loss_they_stay():
     assert {way.micro_batch for way in planner.ways(language_model(), GROUPS, build(loss), config)} == {6}
 
 
-def test_with_room_for_all_logits_they_are_made_once():
-    lm = language_model(vocab_size=128256, num_hidden_layers=1)
-    lm = replace(lm, compute=replace(lm.compute, dtype=torch.bfloat16, mixes=True))
-    choice = tried(POOLED, 64 * planner.GIB, UnlearnConfig(), lm=lm)
-    positions = sum(item.num_targets for of_role in GROUPS.values() for item in of_role)
-    assert choice.chosen.settings.chunk == positions
+def test_with_room_for_all_logits_they_are_made_once(monkeypatch):
+    monkeypatch.setattr(planner, "KEPT_BYTES", 2**10)
+    monkeypatch.setattr(steps, "KEPT_BYTES", 2**10)
+    choice = tried(POOLED, 64 * planner.GIB, UnlearnConfig(chunk=128))
+    assert choice.chosen.settings == Settings(chunk=128, keep_logits=True)
     assert choice.chosen.flops < choice.configured.flops
+
+
+def test_logits_are_made_again_before_anything_else_is():
+    config = UnlearnConfig(chunk=128)
+    free = tried(POOLED, None, config).chosen
+    chosen = tried(POOLED, int(0.95 * free.needed), config).chosen
+    assert chosen.settings == Settings(chunk=128, keep_logits=False)
+    assert chosen.flops > free.flops
 
 
 def test_what_cannot_fit_is_refused_with_what_comes_nearest():
@@ -225,7 +242,7 @@ def test_what_cannot_fit_is_refused_with_what_comes_nearest():
 
 
 def test_settings_that_are_not_to_be_changed_are_refused_with_those_that_fit():
-    config = UnlearnConfig(chunk=128, memory=Memory.as_configured)
+    config = UnlearnConfig(chunk=128, keep_logits=False, memory=Memory.as_configured)
     limit = int(0.8 * tried(POOLED, None, config).chosen.needed)
     choice = tried(POOLED, limit, config)
     with pytest.raises(UserError, match="a step as configured needs") as refused:
