@@ -90,6 +90,11 @@ def _normaliser(z_cV: Tensor) -> Tensor:
     return torch.cat([z_sV.logsumexp(-1) for z_sV in z_cV.split(STRIP)])
 
 
+def _sum_of_predictions(z_cV: Tensor) -> Tensor:
+    """Σ softmax(z) over the positions [V]."""
+    return torch.stack([z_sV.softmax(-1).sum(0) for z_sV in z_cV.split(STRIP)]).sum(0, dtype=torch.float64)
+
+
 def _at(x_cV: Tensor, labels_c: Tensor) -> Tensor:
     return x_cV.gather(-1, labels_c.unsqueeze(-1)).squeeze(-1)
 
@@ -331,8 +336,7 @@ class _Sweep:
             sum_V = torch.zeros(len(self.head.operand_VD), dtype=torch.float64, device=h_ND.device)
             for at in _slices(index, chunk, h_ND.device):
                 z_cV = self.head.logits(h_ND[at])
-                for z_sV in z_cV.split(STRIP):
-                    sum_V += z_sV.softmax(-1).sum(0)
+                sum_V += _sum_of_predictions(z_cV)
                 if keep:
                     kept.append(z_cV)
                 del z_cV  # or it would still be there when the next one is made
