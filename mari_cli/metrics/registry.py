@@ -259,6 +259,25 @@ METRICS: dict[str, Metric] = {
 """Every metric by full name."""
 
 
+_LOGGED = {"forget": "memorization", "facts": "memorization", "retain": "utility", "holdout": "utility"}
+
+
+def logged_as(full_name: str) -> str:
+    """The name under which a metric is followed in metrics.jsonl and by a tracker: grouped by what it says.
+
+    `forget/answer_nll` is `memorization/forget/answer_nll`, `retain/…` is `utility/retain/…`; the rest, as
+    `privacy/loss_auc` and `benchmark/mmlu`, say so themselves.
+    """
+    group = _LOGGED.get(full_name.partition("/")[0])
+    return f"{group}/{full_name}" if group else full_name
+
+
+def as_logged(name: str) -> str:
+    """The metric's full name, from `logged_as`."""
+    group, _, rest = name.partition("/")
+    return rest if group in _LOGGED.values() else name
+
+
 def describe(full_name: str) -> Metric:
     """The metric of that full name, as in `forget/answer_nll`."""
     if full_name not in METRICS:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from mari_cli.errors import UserError
 from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.registry import as_logged
 from mari_cli.runs import CONFIG, RESULT, RUN, Run
 
 SCHEMA_VERSION = 1
@@ -240,7 +241,7 @@ def _optional(value: object) -> float | None:
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
     return {
-        key: _number(value)
+        as_logged(key): _number(value)
         for key, value in row.items()
         if key != "kind" and not isinstance(value, str | list)
     }

@@ -27,6 +27,9 @@ from mari_cli.suites.scores import ItemScore, Scores, score
 MARGINAL_RESAMPLES = 200
 """At most so many for marginal information: each costs a vocabulary vector for every position."""
 
+MEANS = ("answer_nll", "answer_probability", "exact_match", "exact_memorization", "extraction_strength")
+"""Metrics of a set of answers that are means over items."""
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -69,17 +72,17 @@ def quick(
         scores[role] = score(
             lm, corpus.items, batch_size=batch_size, min_k=min_k, track=track, description=f"scoring {role}"
         )
-        nll = scores[role].column("answer_nll")
-        values[f"{role}/answer_nll"] = sum(nll) / len(nll)
         right, tokens = scores[role].column("tokens_right"), scores[role].column("tokens")
         values[f"{role}/token_accuracy"] = sum(right) / sum(tokens)
-        exact = scores[role].column("exact_match")
-        values[f"{role}/exact_match"] = sum(exact) / len(exact)
+        for metric in MEANS:
+            column = scores[role].column(metric)
+            values[f"{role}/{metric}"] = sum(column) / len(column)
     if "forget" in scores and "holdout" in scores:
+        forget, holdout = scores["forget"], scores["holdout"]
         values["privacy/loss_auc"] = auc_of(
-            [-nll for nll in scores["forget"].column("answer_nll")],
-            [-nll for nll in scores["holdout"].column("answer_nll")],
+            [-nll for nll in forget.column("answer_nll")], [-nll for nll in holdout.column("answer_nll")]
         )
+        values["privacy/min_k_auc"] = auc_of(forget.column("min_k"), holdout.column("min_k"))
     return values
 
 
@@ -92,13 +95,7 @@ def measure(examiner: Examiner, corpora: Corpora) -> Measured:
     rows: list[dict[str, Any]] = []
     scores = {role: _scored(examiner, role, corpus.items) for role, corpus in corpora.items()}
     for role, scored in scores.items():
-        for metric in (
-            "answer_nll",
-            "answer_probability",
-            "exact_match",
-            "exact_memorization",
-            "extraction_strength",
-        ):
+        for metric in MEANS:
             metrics[f"{role}/{metric}"] = means(scored.column(metric))
         metrics[f"{role}/token_accuracy"] = ratios(scored.column("tokens_right"), scored.column("tokens"))
         metrics[f"{role}/perplexity"] = perplexity(scored.column("loss_sum"), scored.column("tokens"))

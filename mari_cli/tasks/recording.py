@@ -10,6 +10,7 @@ from typing import Any
 
 from mari_cli import distributed, runs
 from mari_cli.config import RunConfig, to_plain, to_yaml
+from mari_cli.metrics.registry import logged_as
 from mari_cli.models.device import Compute
 from mari_cli.progress import say
 from mari_cli.report.page import render, write_report
@@ -30,12 +31,14 @@ class Recording:
     started: float
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """One line of metrics.jsonl; the tracker sees the same numbers under stable names."""
-        self.run.append_metrics(record)
-        prefix = "train/" if record["kind"] == "train" else ""
+        """One line of metrics.jsonl; the tracker sees the same numbers under the same names, those of a
+        training step under `train/`."""
+        training = record["kind"] == "train"
+        named = {name if training else logged_as(name): value for name, value in record.items()}
+        self.run.append_metrics(named)
         values = {
-            prefix + name if "/" not in name else name: value
-            for name, value in record.items()
+            f"train/{name}" if training else name: value
+            for name, value in named.items()
             if name not in ("step", "kind")
         }
         self.tracker.log(values, step=record["step"])
@@ -93,7 +96,9 @@ class Recording:
         write_report(report, render([read_run(self.run.path, result=result)], title=f"mari {task}: {name}"))
         final = models.get("unlearned") or models.get("model")
         assert final
-        self.tracker.summary({name: estimate.value for name, estimate in final.measured.metrics.items()})
+        self.tracker.summary(
+            {logged_as(name): estimate.value for name, estimate in final.measured.metrics.items()}
+        )
         measured = [found.measured.metrics for found in models.values()]
         table = [
             [name, *(metrics[name].value if name in metrics else None for metrics in measured)]

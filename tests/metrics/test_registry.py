@@ -1,7 +1,7 @@
 import pytest
 
 from mari_cli.errors import UserError
-from mari_cli.metrics.registry import METRICS, SETS, describe
+from mari_cli.metrics.registry import METRICS, SETS, as_logged, describe, logged_as
 
 OTHERS = [
     "privacy/loss_auc",
@@ -55,3 +55,18 @@ def test_an_unknown_metric_is_refused_with_the_nearest_name():
     with pytest.raises(UserError, match="unknown metric `forget/answer_nl`") as refused:
         describe("forget/answer_nl")
     assert refused.value.hint == "did you mean `forget/answer_nll`?"
+
+
+@pytest.mark.parametrize(
+    ("full", "logged"),
+    [
+        ("forget/answer_nll", "memorization/forget/answer_nll"),
+        ("facts/unique_recall", "memorization/facts/unique_recall"),
+        ("retain/exact_match", "utility/retain/exact_match"),
+        ("privacy/loss_auc", "privacy/loss_auc"),
+        ("benchmark/mmlu", "benchmark/mmlu"),
+    ],
+)
+def test_a_metric_is_logged_under_what_it_says(full, logged):
+    assert logged_as(full) == logged
+    assert as_logged(logged) == full

@@ -190,6 +190,12 @@ def test_wandb_sees_the_whole_run_offline(tmp_path, cache):
     assert len(logs) == 1
     # tests/tracking looks at every record; here it is enough that all of it is there
     content = b"".join(record.SerializeToString() for record in records(logs[0]))
-    names = (b"train/loss", b"train/marginal_information", b"forget/answer_nll", b"report.html", b"results")
+    names = (
+        b"train/loss",
+        b"train/marginal_information",
+        b"memorization/forget/answer_nll",
+        b"report.html",
+        b"results",
+    )
     for name in names:
         assert name in content
