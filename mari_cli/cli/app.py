@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from mari_cli import __version__
 from mari_cli.cli.completion import complete_override
 from mari_cli.cli.door import Door, note
+
+if TYPE_CHECKING:
+    from mari_cli.tasks.compare import Compared
 
 R = TypeVar("R")
 
@@ -285,7 +288,7 @@ def sweep(
             done.append(Path(job.config.out))
     if done:
         report = planned.directory / "report.html"
-        _compare(done, report)
+        _tell(_compare(done, report))
         typer.echo(report)
     if len(done) < len(results):
         raise typer.Exit(1)
@@ -307,7 +310,9 @@ def compare(
     """Put finished runs side by side: a table here, plots in an HTML file."""
     from mari_cli.cli import tables
 
-    tables.print_grid(tables.of_results(_compare(runs, out)))
+    found = _compare(runs, out)
+    tables.print_grid(tables.of_results(found.results))
+    _tell(found)
     typer.echo(out)
 
 
@@ -435,10 +440,20 @@ def _by_processes(task: "_Task", start: Callable[[Any], R], processes: int) -> R
     return start(task)
 
 
-def _compare(runs: list[Path], out: Path) -> list[dict[str, Any]]:
+def _compare(runs: list[Path], out: Path) -> "Compared":
     from mari_cli.tasks.compare import compare
 
     return compare(runs, out)
+
+
+def _tell(found: "Compared") -> None:
+    """How far two models are apart, and what of several the data cannot tell apart."""
+    from mari_cli.cli import tables
+
+    if found.differences:
+        tables.print_grid(tables.of_differences(found.differences))
+    if found.not_separable:
+        typer.echo(found.not_separable)
 
 
 def main() -> None:

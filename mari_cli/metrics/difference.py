@@ -146,7 +146,7 @@ def difference_over_seeds(
         return None
     x, y = np.array(list(a.values())), np.array([b[seed] for seed in (a if paired else b)])
     value = float(x.mean() - y.mean())
-    if paired and np.ptp(x - y) == 0 or np.ptp(x) == np.ptp(y) == 0:
+    if (paired and np.ptp(x - y) == 0) or np.ptp(x) == np.ptp(y) == 0:
         ends = (0.0, 0.0) if value == 0 else (None, None)  # no spread, no claim
         return Difference(value=value, n=n, by="seeds", low=ends[0], high=ends[1])
     test = stats.ttest_rel(x, y) if paired else stats.ttest_ind(x, y, equal_var=False)

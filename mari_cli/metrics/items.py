@@ -1,6 +1,6 @@
 """How a metric is made of the values of items, so that it can be made again of other draws of them.
 
-Not every metric is: marginal information is of tokens, a benchmark keeps its own counts. Those have no recipe.
+Not every metric is: marginal information is of tokens, a benchmark keeps its own counts.
 """
 
 from collections.abc import Callable, Iterable
@@ -103,8 +103,9 @@ def auc(values: tuple[Floats, ...], draws: tuple[Indices, ...]) -> Any:
 
 def recipe(metric: str) -> Recipe:
     """How the metric of that full name would be made, were there items with such values."""
-    *suites, group, name = metric.rpartition("/")[0].split("/") + [metric.rpartition("/")[2]]
-    suite = "/".join(suites) or None
+    path, _, name = metric.rpartition("/")
+    suites, _, group = path.rpartition("/")
+    suite = suites or None
     if group == "privacy" and name.endswith("_auc"):
         score = name.removesuffix("_auc")
         return Recipe(suite, ("forget", "holdout"), lambda item: (_attack(item, score),), auc)
@@ -176,4 +177,3 @@ def what_differs(a: Made, b: Made) -> str | None:
             common = len(set(ours) & set(theirs))
             return f"{len(ours)} items of the one and {len(theirs)} of the other, {common} in common"
     return None
-

@@ -18,6 +18,7 @@ from mari_cli import runs as runs_on_disk
 from mari_cli.metrics.registry import Metric
 from mari_cli.report import numbers
 from mari_cli.report.comparison import (
+    GROUPS,
     Change,
     Row,
     Standing,
@@ -47,15 +48,6 @@ OVERVIEW = (
     "benchmark/mmlu",
 )
 """Columns of the table of several runs."""
-_GROUPS = {
-    "forget": "Forget data",
-    "facts": "Facts about the forgotten",
-    "privacy": "Membership inference, forget against holdout",
-    "retain": "Retain data",
-    "holdout": "Holdout: data no model saw",
-    "marginal": "Marginal information",
-    "benchmark": "General ability",
-}
 _TONES = {
     Standing.at: "good",
     Standing.short: "short",
@@ -201,10 +193,10 @@ def _cell(row: Row, name: str) -> Cell:
 
 
 def _groups(names: list[str], columns: list[Row]) -> list[tuple[str, list[Line]]]:
-    prefixes = sorted({name.split("/")[0] for name in names}, key=lambda p: [*_GROUPS, p].index(p))
+    prefixes = sorted({name.split("/")[0] for name in names}, key=lambda p: [*GROUPS, p].index(p))
     return [
         (
-            _GROUPS.get(prefix, prefix),
+            GROUPS.get(prefix, prefix),
             [
                 Line(
                     label=metric_of(name).label.removeprefix(f"{prefix} "),

@@ -296,7 +296,7 @@ _TERM_WORDS = {
 def loss_curves(runs: list[RunData]) -> Plot | None:
     """Every term of the loss by step; the total too, where the runs minimise the same one."""
     rows = _capped(comparison_rows(runs))
-    drawn = [row for row in results(rows) if row.run.train_rows]
+    drawn = [row for row in results(rows) if any(run.train_rows for run in row.runs)]
     if not drawn:
         return None
     terms = list(dict.fromkeys(term for row in drawn for term in row.run.terms))
@@ -309,14 +309,14 @@ def loss_curves(runs: list[RunData]) -> Plot | None:
     with _figure(2.25 * lines + 0.1, columns=columns, rows=lines) as (figure, axes):
         for axis, term in zip(axes, panels, strict=False):
             seen: list[float] = []
-            for row in drawn:
+            for row, run in _every_seed(drawn):
                 points = [
-                    (r["step"], r[term]) for r in row.run.train_rows if math.isfinite(r.get(term, math.nan))
+                    (r["step"], r[term]) for r in run.train_rows if math.isfinite(r.get(term, math.nan))
                 ]
                 if points:
                     seen += [y for _, y in points]
                     axis.plot(*zip(*points, strict=True), color=_COLOURS[colour_of(row, rows)], linewidth=1.2)
-                kept = row.run.training.kept_step if row.run.training else None
+                kept = run.training.kept_step if run.training else None
                 if kept is not None:
                     axis.axvline(
                         kept, color=_COLOURS[colour_of(row, rows)], linewidth=0.8, linestyle=(0, (2, 3))
@@ -340,6 +340,10 @@ def loss_curves(runs: list[RunData]) -> Plot | None:
     return Plot(svg=svg, caption=_and_capped(caption, runs), legend=_legend(drawn) if len(drawn) > 1 else [])
 
 
+def _every_seed(rows: list[Row]) -> list[tuple[Row, RunData]]:
+    return [(row, run) for row in rows for run in row.runs]
+
+
 def trajectory(runs: list[RunData]) -> Plot | None:
     """What was forgotten against what was retained, on the way: one line a run."""
     rows = _capped(comparison_rows(runs))
@@ -347,21 +351,21 @@ def trajectory(runs: list[RunData]) -> Plot | None:
     panels = [
         x_name
         for x_name in ("forget/answer_nll", "forget/token_accuracy")
-        if any(_path(row.run, x_name, y_name) for row in results(rows))
+        if any(_path(run, x_name, y_name) for row in results(rows) for run in row.runs)
     ]
     if not panels:
         return None
     with _figure(3.5, columns=len(panels)) as (figure, axes):
         for axis, x_name in zip(axes, panels, strict=True):
             seen = []
-            for row in results(rows):
-                path = _path(row.run, x_name, y_name)
+            for row, run in _every_seed(results(rows)):
+                path = _path(run, x_name, y_name)
                 if not path:
                     continue
                 colour = _COLOURS[colour_of(row, rows)]
                 seen += [x for _, x, _ in path]
                 xs, ys = [x for _, x, _ in path], [y for _, _, y in path]
-                before = row.target.metrics if row.target else {}
+                before = run.models["target"].metrics if "target" in run.models else {}
                 begin = _finite(before.get(x_name)), _finite(before.get(y_name))
                 if begin[0] and begin[1] and path[0][0] > 0:
                     axis.plot(
@@ -372,7 +376,7 @@ def trajectory(runs: list[RunData]) -> Plot | None:
                         linestyle=(0, (1, 3)),
                     )
                 axis.plot(xs, ys, color=colour, marker="o", markersize=3, markeredgewidth=0, linewidth=1.2)
-                kept = row.run.training.kept_step if row.run.training else None
+                kept = run.training.kept_step if run.training else None
                 for step, x, y in path:
                     if step == kept:
                         axis.plot(
@@ -431,7 +435,7 @@ def scatter(runs: list[RunData]) -> Plot | None:
     for row in [row for row in results(rows) if row.role == "unlearned"]:
         before = row.run.values(model="target", set="forget", metric="answer_nll")
         after = row.run.values(model="unlearned", set="forget", metric="answer_nll")
-        facts = {e.item: e.fact for e in row.run.items if e.model == "target" and e.set == "forget"}
+        facts = {e.item: e.fact for e in row.run.items_of("target") if (e.suite, e.set) == (None, "forget")}
         points = [(before[i], after[i], facts[i]) for i in before if i in after]
         if any(math.isfinite(x + y) for x, y, _ in points):
             pairs[row.label] = (row, points)
@@ -490,7 +494,7 @@ def scatter(runs: list[RunData]) -> Plot | None:
             axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
             _decades(axis, "x")
             _decades(axis, "y")
-            axis.set_title(row.label)
+            axis.set_title(row.label + _first_seed(row))
             axis.set_xlabel("before, nats/token")
             axis.set_ylabel("after, nats/token")
         for axis in axes[len(shown) :]:
@@ -524,6 +528,11 @@ def scatter(runs: list[RunData]) -> Plot | None:
         if len(shown) == 1 and (row := shown[0][0]) and _curve(row, colour)
     ]
     return Plot(svg=svg, caption=caption, legend=legend)
+
+
+def _first_seed(row: Row) -> str:
+    """Which run is drawn, where items of one run only can be."""
+    return f": seed {row.run.seed}" if row.seeds else ""
 
 
 def _curve(row: Row, colour: str) -> list[float]:
@@ -572,7 +581,7 @@ def strips(runs: list[RunData]) -> Plot | None:
     for row in rows:
         values = _nlls(row.run, row.role, "forget")
         if values:
-            bands.append((f"forget, {row.label}", colour_of(row, rows), values))
+            bands.append((f"forget, {row.label}{_first_seed(row)}", colour_of(row, rows), values))
     unseen_of = next((row for row in rows if row.role == "gold"), next(iter(results(rows)), None))
     if unseen_of and (values := _nlls(unseen_of.run, unseen_of.role, "holdout")):
         bands.append((f"never seen, {unseen_of.label}", "unseen", values))

@@ -1,4 +1,4 @@
-"""Two models on the same items, two intervals, two methods over seeds: what separates them, and what does not."""
+"""Two models on the same items, two intervals, methods over seeds: what separates them, what does not."""
 
 from math import exp, sqrt
 
@@ -68,9 +68,7 @@ def test_an_auc_of_drawn_items_is_that_of_the_items_drawn():
     forget, holdout = RNG.integers(0, 9, 20).astype(float), RNG.integers(2, 12, 30).astype(float)
     whole = made("privacy/zlib_auc", rows("forget", zlib=forget) + rows("holdout", zlib=holdout))
     draws = RNG.integers(0, 20, (7, 20)), RNG.integers(0, 30, (7, 30))
-    assert whole.of(draws) == pytest.approx(
-        [auc(forget[f], holdout[h]) for f, h in zip(*draws, strict=True)]
-    )
+    assert whole.of(draws) == pytest.approx([auc(forget[f], holdout[h]) for f, h in zip(*draws, strict=True)])
 
 
 def test_facts_and_suites_are_told_apart():

@@ -168,7 +168,7 @@ def test_several_runs_are_compared_in_one_table(tmp_path: Path) -> None:
     page = page_of(*paths)
     overview = page[page.index("The runs side by side") : page.index("All metrics of all runs")]
     assert re.findall(r"</i>([\w ]+)</td>", overview) == ["before", "gold", "mari", "npo", "kl ga"]
-    assert "Not separable, because their 95 % intervals overlap" in overview
+    assert "Not separable by their intervals, there being no common items (95 % intervals" in overview
     assert "The totals of different losses are not comparable" in page
     assert page.count("--prompt") == 0
     assert page.count("model.prompt_template=Question: {prompt}") == 3
@@ -205,14 +205,14 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_compare_writes_a_report_and_returns_the_results(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / method, method=method) for method in ("mari", "npo")]
     found = compare(paths, tmp_path / "out.html")
-    assert [result["name"] for result in found] == ["mari", "npo"]
+    assert [result["name"] for result in found.results] == ["mari", "npo"]
     assert "<title>2 runs compared</title>" in (tmp_path / "out.html").read_text(encoding="utf-8")
 
 
 def test_compare_without_a_file_writes_nothing(tmp_path: Path) -> None:
     path = write_run(tmp_path / "a")
     before = sorted(tmp_path.rglob("*"))
-    assert [result["name"] for result in compare([path])] == ["mari"]
+    assert [result["name"] for result in compare([path]).results] == ["mari"]
     assert sorted(tmp_path.rglob("*")) == before
 
 
