@@ -316,6 +316,40 @@ def compare(
     typer.echo(out)
 
 
+@app.command(
+    epilog=_epilog(
+        "mari metrics",
+        "mari metrics truth_ratio",
+        "mari metrics forget/extraction_strength",
+        "mari metrics statistics              intervals, differences, seeds",
+    )
+)
+def metrics(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="A metric, by its full name or by its page's; else all are listed.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """List what is measured, or print how one metric is defined, read and varied elsewhere."""
+    from mari_cli.cli import tables
+    from mari_cli.docs import pages
+    from mari_cli.metrics.registry import METRICS
+
+    if name is None:
+        tables.print_grid(tables.of_metrics(METRICS.values()))
+        return
+    text = pages.find(name).text
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(text))
+    else:
+        typer.echo(text, nl=False)
+
+
 @config_app.command(
     "show",
     epilog=_epilog(

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mari_cli.launch import Job, Option
+    from mari_cli.metrics.registry import Metric
     from mari_cli.runs import RunSummary
 
 METRICS = (
@@ -161,6 +162,17 @@ def of_differences(differences: Mapping[str, Any]) -> Grid:
 
 def of_plan(rows: Sequence[Sequence[str]]) -> Grid:
     return Grid(["figure", "value", "what it is"], rows, numbers=3)
+
+
+BETTER = {"up": "higher", "down": "lower", "gold": "as gold"}
+
+
+def of_metrics(metrics: Iterable["Metric"]) -> Grid:
+    rows = [
+        [metric.name, metric.unit, BETTER[metric.direction], metric.description.replace("`", "")]
+        for metric in metrics
+    ]
+    return Grid(["metric", "unit", "better", "what it is"], rows, numbers=4)
 
 
 def of_options(options: Sequence["Option"]) -> Grid:
