@@ -328,7 +328,9 @@ def metrics(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="A metric, by its full name or by its page's; else all are listed.", show_default=False
+            metavar="NAME",
+            help="A metric, by its full name or by its page's; else all are listed.",
+            show_default=False,
         ),
     ] = None,
 ) -> None:

@@ -146,8 +146,9 @@ def difference_over_seeds(
         return None
     x, y = np.array(list(a.values())), np.array([b[seed] for seed in (a if paired else b)])
     value = float(x.mean() - y.mean())
-    if (paired and np.ptp(x - y) == 0) or np.ptp(x) == np.ptp(y) == 0:
-        ends = (0.0, 0.0) if value == 0 else (None, None)  # no spread, no claim
+    rounding = 1e-9 * float(np.abs([*x, *y]).max())
+    if (np.ptp(x - y) if paired else max(np.ptp(x), np.ptp(y))) <= rounding:  # no spread, no claim
+        ends = (0.0, 0.0) if abs(value) <= rounding else (None, None)
         return Difference(value=value, n=n, by="seeds", low=ends[0], high=ends[1])
     test = stats.ttest_rel(x, y) if paired else stats.ttest_ind(x, y, equal_var=False)
     interval = test.confidence_interval(confidence)

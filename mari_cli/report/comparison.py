@@ -109,17 +109,33 @@ def confidence_of(runs: Iterable[RunData]) -> float:
     return float(next((level for run in runs if (level := run.setting("metrics.confidence"))), 0.95))
 
 
+def side_of(role: Role, runs: tuple[RunData, ...]) -> Side:
+    """The model of that role; one that serves all the runs, as a shared gold model, is one model."""
+    one = role in ("target", "gold") and len({_identity(run, role) for run in runs}) == 1
+    return Side(role=role, runs=runs[:1] if one else runs)
+
+
 def difference(metric: str, a: Side, b: Side) -> Difference | None:
-    """Of ``a`` less ``b``; None where nothing judges it."""
+    """Of ``a`` less ``b``; None where nothing judges it. Seeds without any spread leave it to the items."""
     if len(a.runs) > 1 or len(b.runs) > 1:
-        return difference_over_seeds(
-            a.by_seed(metric), b.by_seed(metric), confidence=confidence_of((*a.runs, *b.runs))
+        over = difference_over_seeds(
+            _beside(a, b, metric), _beside(b, a, metric), confidence=confidence_of((*a.runs, *b.runs))
         )
+        if over is None or over.separable is not None:
+            return over
     ours, theirs = a.runs[0], b.runs[0]
     asked = (a.role, theirs.path, b.role, metric)
     if asked not in ours.differences:
         ours.differences[asked] = _of_models(metric, a, b)
     return ours.differences[asked]
+
+
+def _beside(side: Side, other: Side, metric: str) -> dict[int, float]:
+    """Values by seed; a target or gold model that serves every seed of ``other`` has its value at each."""
+    values = side.by_seed(metric)
+    if len(side.runs) == 1 and len(other.runs) > 1 and side.role in ("target", "gold"):
+        return {seed: value for value in values.values() for seed in other.by_seed(metric)}
+    return values
 
 
 def _of_models(metric: str, a: Side, b: Side) -> Difference | None:
@@ -166,7 +182,7 @@ class Row:
 
     @property
     def side(self) -> Side:
-        return Side(role=self.role, runs=self.runs)
+        return side_of(self.role, self.runs)
 
     def estimate(self, metric: str) -> Estimate | None:
         return self.model.metrics.get(metric)
@@ -179,18 +195,18 @@ class Row:
     def standing(self, metric: str) -> Standing | None:
         if self.gold is None or self.role == "gold" or self.estimate(metric) is None:
             return None
-        gold = Side(role="gold", runs=self.runs)
+        gold = side_of("gold", self.runs)
         return standing(difference(metric, self.side, gold), self.before_from_gold(metric))
 
     def before_from_gold(self, metric: str) -> Difference | None:
         if self.target is None or self.gold is None:
             return None
-        return difference(metric, Side(role="target", runs=self.runs), Side(role="gold", runs=self.runs))
+        return difference(metric, side_of("target", self.runs), side_of("gold", self.runs))
 
     def change(self, metric: str) -> Change | None:
         if self.target is None or self.role != "unlearned" or self.estimate(metric) is None:
             return None
-        before = Side(role="target", runs=self.runs)
+        before = side_of("target", self.runs)
         return change(difference(metric, self.side, before), direction=metric_of(metric).direction)
 
 
@@ -299,9 +315,8 @@ def comparison_rows(runs: list[RunData]) -> list[Row]:
         first: dict[object, tuple[str, tuple[RunData, ...]]] = {}
         for label, group in zip(labels, groups, strict=True):
             if all(role in run.models for run in group):
-                identities = [_identity(run, role) for run in group]
-                distinct = group if len(set(identities)) > 1 else group[:1]
-                first.setdefault(tuple(dict.fromkeys(identities)), (label, distinct))
+                identities = tuple(dict.fromkeys(_identity(run, role) for run in group))
+                first.setdefault(identities, (label, side_of(role, group).runs))
         for label, group in first.values():
             rows.append(_row(word if len(first) == 1 else f"{word} ({label})", role, group))
     made_here: tuple[Role, ...] = ("unlearned", "model")
@@ -317,7 +332,7 @@ def _identity(run: RunData, role: Role) -> object:
 
 def _row(label: str, role: Role, group: tuple[RunData, ...]) -> Row:
     def there(role: Role) -> ModelResult | None:
-        return Side(role=role, runs=group).model if all(role in run.models for run in group) else None
+        return side_of(role, group).model if all(role in run.models for run in group) else None
 
     model = there(role)
     assert model

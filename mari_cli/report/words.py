@@ -392,7 +392,7 @@ def _headline_of_several(made: list[Row]) -> str:
     unlearned = [row for row in made if row.role == "unlearned"]
     if not any(row.gold for row in unlearned):
         return (
-            f"{len(made)} runs side by side. No gold model was measured, so they can be read against before "
+            f"{_several(made)} side by side. No gold model was measured, so they can be read against before "
             "only."
             if unlearned
             else f"{len(made)} models side by side; nothing was unlearned."
@@ -400,16 +400,21 @@ def _headline_of_several(made: list[Row]) -> str:
     good = [row.label for row in unlearned if _all_well(row)]
     if not good:
         return (
-            f"{len(made)} runs side by side: none of them both matches the gold model on the forget data and "
+            f"{_several(made)} side by side: none of them both matches the gold model on the forget data and "
             "keeps "
             "the rest."
         )
     noun = "matches" if len(good) == 1 else "match"
     keeps = "keeps" if len(good) == 1 else "keep"
     return (
-        f"{len(made)} runs side by side: {listed(good)} {noun} the gold model on the forget data within the "
+        f"{_several(made)} side by side: {listed(good)} {noun} the gold model on the forget data within the "
         f"intervals and {keeps} the rest."
     )
+
+
+def _several(made: list[Row]) -> str:
+    """A method of several seeds is several runs."""
+    return f"{len(made)} {'methods' if any(row.seeds for row in made) else 'runs'}"
 
 
 def _all_well(row: Row) -> bool:

@@ -69,6 +69,18 @@ def metrics_of(method: str, n: int, losses: dict[str, list[float]]) -> dict[str,
     }
 
 
+def _tofu(items: list[dict[str, Any]], kind: str) -> dict[str, dict[str, float]]:
+    """A suite's metrics: the forget truth ratio from its items, the rest by the profile of the method."""
+    ratios = [item["truth_ratio"] for item in items if "truth_ratio" in item]
+    value = sum(min(ratio, 1 / ratio) for ratio in ratios) / len(ratios)
+    utility = {"target": 0.62, "gold": 0.61, "mari": 0.60}.get(kind, 0.45)
+    return {
+        "tofu/forget_quality": _share({"target": 1e-6, "gold": 1.0}.get(kind, 0.08), 60),
+        "tofu/model_utility": _estimate(utility, 240, 0.02),
+        "tofu/forget/truth_ratio": _estimate(value, len(ratios), 0.05),
+    }
+
+
 def write_run(
     path: Path,
     *,
@@ -81,8 +93,8 @@ def write_run(
 ) -> Path:
     """Write a finished unlearning run.
 
-    ``without`` leaves out any of: gold, holdout, facts, generated, marginal, items, steps, intervals, data.
-    ``edit`` changes the result before it is written.
+    ``without`` leaves out any of: gold, holdout, facts, generated, marginal, items, steps, intervals, data,
+    suite. ``edit`` changes the result before it is written.
     """
     chance = random.Random(0)  # the same target and gold in every run
     path.mkdir(parents=True)
@@ -113,11 +125,27 @@ def write_run(
                     if corpus == "forget" and "facts" not in without
                     else None,
                     "answer_nll": loss,
+                    "min_k": -1.4 * loss,
+                    "zlib": -loss / (20 + item % 7),
                     "answer_probability": math.exp(-loss),
                     "exact_match": int(loss < 0.1),
                     "tokens": 12,
                 }
                 for item, loss in enumerate(losses[corpus])
+            ]
+        if "suite" not in without:
+            known, ratios = {"target": 0.45, "gold": 0.8}.get(kind, 0.75), random.Random(f"{kind} ratios")
+            items += [
+                {
+                    "model": role,
+                    "suite": "tofu",
+                    "set": "forget",
+                    "item": item,
+                    "key": f"{item:016x}",
+                    "answer_nll": losses["forget"][item],
+                    "truth_ratio": known * math.exp(ratios.gauss(0, 0.4)),
+                }
+                for item in range(min(60, n))
             ]
         metrics = {
             key: value
@@ -129,6 +157,8 @@ def write_run(
                 or ("generated" in without and ("rouge" in key or key.startswith("facts/")))
             )
         }
+        if "suite" not in without:
+            metrics |= _tofu([item for item in items if item["model"] == role], kind)
         if "intervals" in without:
             metrics = {
                 key: {"value": v["value"], "low": None, "high": None, "n": v["n"]}
