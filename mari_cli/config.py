@@ -523,7 +523,9 @@ class MetricsConfig:
     batch_size: int = 32
     """Sequences in one forward pass."""
     max_items: int | None = None
-    """Measure at most so many items of each corpus, drawn by the run's seed; null: all."""
+    """Measure at most so many items of each corpus, drawn by the seed; null: all."""
+    seeds: list[int] | None = None
+    """Draw what is measured once for each of these and measure all that was drawn; null: the run's seed."""
     generate: bool = True
     """Let the model answer every forget question, and as many of the others, in its own words."""
     max_new_tokens: int = 64
@@ -542,6 +544,10 @@ class MetricsConfig:
 
     def __post_init__(self) -> None:
         _positive("metrics", self, "batch_size", "max_items", "max_new_tokens", "bootstrap", "mmlu_limit")
+        _require(
+            self.seeds is None or (len(self.seeds) > 0 and len(set(self.seeds)) == len(self.seeds)),
+            f"metrics.seeds must be different seeds, at least one, or null; got {self.seeds}",
+        )
         _non_negative("metrics", self, "examples")
         for name in ("min_k", "prior", "confidence"):
             value = getattr(self, name)

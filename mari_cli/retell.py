@@ -175,6 +175,10 @@ _RETOLD: list[tuple[str, Callable[[re.Match[str], str, str], UserError]]] = [
     (r"Value '(.*?)' is not a valid (bool)", _wrong_type),
     (r"Invalid value '(.*?)', expected one of \[(.*?)\]", _not_a_choice),
     (r"Invalid type assigned: (\w+) is not a subclass of (\w+)", _wrong_section),
+    (
+        r"is not a ListConfig, list or tuple",
+        lambda match, key, example: UserError(f"`{key}` must be a list", f"write `{key}=[a,b]`"),
+    ),
     (r"is not Optional", lambda match, key, example: UserError(f"`{key}` cannot be null", example)),
     (
         r"Ambiguous value for argument '(.*?)'",

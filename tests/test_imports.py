@@ -26,19 +26,20 @@ ARROWS: dict[str, set[str]] = {
     "measure": set(),
     "models": {"errors", "config", "progress", "runs", "distributed", "data", "losses"},
     "metrics": {"errors", "losses"},
+    "docs": {"errors"},
     "suites": {"errors", "config", "progress", "runs", "distributed", "data", "models", "metrics"},
     "train": {"errors", "config", "progress", "runs", "distributed", "data", "losses", "models", "measure"},
     "tracking": {"errors", "config", "runs"},
-    "report": {"errors", "runs", "metrics"},
+    "report": {"errors", "runs", "metrics", "docs"},
     "tasks": {"errors", "config", "progress", "runs", "distributed", "data", "losses", "models", "measure",
               "metrics", "suites", "train", "tracking", "report"},
-    "cli": {"errors", "launch", "runs", "tasks"},
+    "cli": {"errors", "launch", "runs", "metrics", "docs", "tasks"},
     "__main__": {"cli"},
 }  # fmt: skip
 """Room: the rooms it may import from. `mari_cli` itself holds the version and imports nothing."""
 
 ONLY_DOOR = {"hydra": {"launch"}, "wandb": {"tracking"}, "lm_eval": {"suites"}, "typer": {"cli"}}
-LIGHT = {"errors", "config", "retell", "launch", "runs", "progress", "cli", "__main__"}
+LIGHT = {"errors", "config", "retell", "launch", "runs", "progress", "docs", "cli", "__main__"}
 HEAVY = {"torch", "transformers", "datasets", "lm_eval", "wandb"}
 HEAVY_FOR_HELP = HEAVY | {"hydra", "omegaconf", "rich", "matplotlib", "numpy"}
 

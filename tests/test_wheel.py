@@ -47,12 +47,18 @@ def wheel(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_every_module_and_every_yaml(wheel):
+def test_the_wheel_holds_every_module_every_yaml_and_every_page(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "mari_cli").rglob("*.py")}
+    pages = {
+        path.relative_to(ROOT).as_posix()
+        for kind in ("*.md", "*.json", "*.j2")
+        for path in (ROOT / "mari_cli").rglob(kind)
+    }
+    assert "mari_cli/docs/metrics/truth_ratio.md" in pages
     yamls = {f"mari_cli/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert len(yamls) > 30
-    assert modules | yamls | {"mari_cli/conf/__init__.py"} <= held
+    assert modules | yamls | pages | {"mari_cli/conf/__init__.py"} <= held
 
 
 @pytest.mark.slow

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from mari_cli import __version__
 from mari_cli.cli.completion import complete_override
 from mari_cli.cli.door import Door, note
+
+if TYPE_CHECKING:
+    from mari_cli.tasks.compare import Compared
 
 R = TypeVar("R")
 
@@ -285,7 +288,7 @@ def sweep(
             done.append(Path(job.config.out))
     if done:
         report = planned.directory / "report.html"
-        _compare(done, report)
+        _tell(_compare(done, report))
         typer.echo(report)
     if len(done) < len(results):
         raise typer.Exit(1)
@@ -307,8 +310,46 @@ def compare(
     """Put finished runs side by side: a table here, plots in an HTML file."""
     from mari_cli.cli import tables
 
-    tables.print_grid(tables.of_results(_compare(runs, out)))
+    found = _compare(runs, out)
+    tables.print_grid(tables.of_results(found.results))
+    _tell(found)
     typer.echo(out)
+
+
+@app.command(
+    epilog=_epilog(
+        "mari metrics",
+        "mari metrics truth_ratio",
+        "mari metrics forget/extraction_strength",
+        "mari metrics statistics              intervals, differences, seeds",
+    )
+)
+def metrics(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="A metric, by its full name or by its page's; else all are listed.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """List what is measured, or print how one metric is defined, read and varied elsewhere."""
+    from mari_cli.cli import tables
+    from mari_cli.docs import pages
+    from mari_cli.metrics.registry import METRICS
+
+    if name is None:
+        tables.print_grid(tables.of_metrics(METRICS.values()))
+        return
+    text = pages.find(name).text
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(text))
+    else:
+        typer.echo(text, nl=False)
 
 
 @config_app.command(
@@ -435,10 +476,20 @@ def _by_processes(task: "_Task", start: Callable[[Any], R], processes: int) -> R
     return start(task)
 
 
-def _compare(runs: list[Path], out: Path) -> list[dict[str, Any]]:
+def _compare(runs: list[Path], out: Path) -> "Compared":
     from mari_cli.tasks.compare import compare
 
     return compare(runs, out)
+
+
+def _tell(found: "Compared") -> None:
+    """How far two models are apart, and what of several the data cannot tell apart."""
+    from mari_cli.cli import tables
+
+    if found.differences:
+        tables.print_grid(tables.of_differences(found.differences))
+    if found.not_separable:
+        typer.echo(found.not_separable)
 
 
 def main() -> None:

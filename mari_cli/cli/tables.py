@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mari_cli.launch import Job, Option
+    from mari_cli.metrics.registry import Metric
     from mari_cli.runs import RunSummary
 
 METRICS = (
@@ -66,8 +67,9 @@ def print_grid(grid: Grid) -> None:
 
 
 def of_results(results: Sequence[dict[str, Any]]) -> Grid:
-    """A row for each model; a target or gold that several runs share stands there once."""
-    rows: list[tuple[str, dict[str, Any]]] = []
+    """A row for each model; a target or gold that several runs share stands there once. Of several seeds the
+    mean stands there, with half of its interval."""
+    rows: list[tuple[str, str, dict[str, Any]]] = []
     seen = set()
     named: Counter[str] = Counter()
     for role in ("target", *OURS, "gold"):
@@ -80,31 +82,97 @@ def of_results(results: Sequence[dict[str, Any]]) -> Grid:
                     continue
                 seen.add(identity)
             label = f"{role} ({result['name']})" if role in OURS else role
-            named[label] += 1  # two seeds of one method have one name
-            rows.append((f"{label} #{named[label]}" if named[label] > 1 else label, model["metrics"]))
-    metrics = _present(metrics for _, metrics in rows)
-    return Grid(["model", *metrics], [[name, *_values(values, metrics)] for name, values in rows], numbers=1)
+            named[label] += 1  # two runs of one method have one name
+            label = f"{label} #{named[label]}" if named[label] > 1 else label
+            rows.append((label, _seeds(result, model), model["metrics"]))
+    metrics = _present(metrics for *_, metrics in rows)
+    several = any(seeds for _, seeds, _ in rows)
+    return Grid(
+        ["model", *(["seeds"] if several else []), *metrics],
+        [[name, *([seeds] if several else []), *_values(values, metrics)] for name, seeds, values in rows],
+        numbers=1,
+    )
+
+
+def _seeds(result: dict[str, Any], model: dict[str, Any]) -> str:
+    """How many a model's values are means over; nothing for one model that serves all seeds."""
+    return str(len(result["seeds"])) if any("values" in value for value in model["metrics"].values()) else ""
 
 
 def of_sweep(jobs: Sequence["Job"], results: Sequence[Any]) -> Grid:
-    """A row for each job: what set it apart, and what became of it."""
+    """A row for each job: what set it apart, and what became of it. Jobs that only their seed sets apart are
+    one row, with their mean and half of its interval."""
     keys = list(dict.fromkeys(key for job in jobs for key in job.varied))
-    found = [_ours(result) if isinstance(result, dict) else None for result in results]
-    metrics = _present(values for values in found if values is not None)
+    methods = _alike(jobs, [key for key in keys if key != "seed"])
+    several = len(methods) < len(jobs)
+    if several:
+        keys = [key for key in keys if key != "seed"]
+    groups = methods if several else _alike(jobs, keys)
+    found = [_of_group([(jobs[i], results[i]) for i in group]) for group in groups]
+    metrics = _present(values for _, values in found)
     rows = [
         [
-            str(job.number),
-            *(job.varied.get(key, NOTHING) for key in keys),
-            "failed" if values is None else "done",
-            *_values(values or {}, metrics),
+            ",".join(str(jobs[i].number) for i in group),
+            *(jobs[group[0]].varied.get(key, NOTHING) for key in keys),
+            *([str(done)] if several else []),
+            "failed" if not done else "done" if done == len(group) else f"{done} of {len(group)} done",
+            *_values(values, metrics),
         ]
-        for job, values in zip(jobs, found, strict=True)
+        for group, (done, values) in zip(groups, found, strict=True)
     ]
-    return Grid(["job", *keys, "status", *metrics], rows, numbers=len(keys) + 2)
+    columns = ["job", *keys, *(["seeds"] if several else []), "status"]
+    return Grid([*columns, *metrics], rows, numbers=len(columns))
+
+
+def _alike(jobs: Sequence["Job"], keys: Sequence[str]) -> list[list[int]]:
+    """Places of the jobs, those with the same values of ``keys`` together."""
+    groups: dict[tuple[str | None, ...], list[int]] = {}
+    for place, job in enumerate(jobs):
+        groups.setdefault(tuple(job.varied.get(key) for key in keys), []).append(place)
+    return list(groups.values())
+
+
+def _of_group(group: Sequence[tuple["Job", Any]]) -> tuple[int, dict[str, Any]]:
+    """How many jobs of a method were done, and its metrics over them."""
+    from mari_cli.tasks.compare import merged
+
+    done = {job.config.seed: result for job, result in group if isinstance(result, dict)}
+    if not done:
+        return 0, {}
+    confidence = group[0][0].config.metrics.confidence
+    return len(done), _ours(merged(list(done.values()), list(done), confidence=confidence))
+
+
+def of_differences(differences: Mapping[str, Any]) -> Grid:
+    """Of two models, the first less the second."""
+    rows = [
+        [
+            name,
+            _signed(apart.value),
+            _signed(apart.low),
+            _signed(apart.high),
+            apart.by,
+            NOTHING if apart.separable is None else "yes" if apart.separable else "no",
+        ]
+        for name in METRICS
+        if (apart := differences.get(name)) is not None
+    ]
+    return Grid(["first less second", "difference", "low", "high", "by", "separable"], rows, numbers=1)
 
 
 def of_plan(rows: Sequence[Sequence[str]]) -> Grid:
     return Grid(["figure", "value", "what it is"], rows, numbers=3)
+
+
+BETTER = {"up": "higher", "down": "lower", "gold": "as gold"}
+
+
+def of_metrics(metrics: Iterable["Metric"]) -> Grid:
+    rows = [
+        [metric.name, metric.unit, BETTER[metric.direction], metric.description.replace("`", "")]
+        for metric in metrics
+    ]
+    return Grid(["metric", "unit", "better", "what it is"], rows, numbers=4)
 
 
 def of_options(options: Sequence["Option"]) -> Grid:
@@ -138,7 +206,19 @@ def _present(models: Iterable[dict[str, Any]], names: Sequence[str] = METRICS) -
 
 
 def _values(metrics: dict[str, Any], names: Sequence[str]) -> list[str]:
-    return [_number(metrics[name]["value"]) if name in metrics else NOTHING for name in names]
+    return [_estimate(metrics[name]) if name in metrics else NOTHING for name in names]
+
+
+def _estimate(estimate: dict[str, Any]) -> str:
+    """A value; over seeds with the longer half of its interval, and without a space, for `awk`."""
+    value, low, high = estimate["value"], estimate.get("low"), estimate.get("high")
+    if "values" not in estimate or low is None or high is None:
+        return _number(value)
+    return f"{_number(value)}±{max(value - low, high - value):.3f}"
+
+
+def _signed(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:+.3f}"
 
 
 def _number(value: float | None) -> str:

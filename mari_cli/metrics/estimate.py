@@ -11,3 +11,11 @@ class Estimate:
     n: int
     low: float | None = None
     high: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverSeeds(Estimate):
+    """A mean over runs that differ in nothing but their seed; ``n``: items of one run."""
+
+    values: dict[int, float]
+    """By seed."""

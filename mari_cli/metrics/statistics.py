@@ -10,7 +10,7 @@ Where all resamples agree on 0 or 1 of a fraction, the interval is Wilson's: a b
 certainty.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.estimate import Estimate, OverSeeds
 from mari_cli.metrics.likelihood import exp_or_inf
 from mari_cli.metrics.privacy import auc
 
@@ -34,7 +34,7 @@ class How:
     seed: int = 0
 
 
-_ROWS_AT_ONCE = 4_000_000  # values of resamples in memory at any time: 32 MB
+ROWS_AT_ONCE = 4_000_000  # values of resamples in memory at any time: 32 MB
 
 
 def _values(name: str, values: ArrayLike) -> Floats:
@@ -59,7 +59,7 @@ def _percentiles(
         samples,
         statistic,
         n_resamples=resamples,
-        batch=max(1, _ROWS_AT_ONCE // sum(len(sample) for sample in samples)),
+        batch=max(1, ROWS_AT_ONCE // sum(len(sample) for sample in samples)),
         vectorized=True,
         paired=paired,
         confidence_level=confidence,
@@ -192,3 +192,26 @@ def auc_estimate(
         seed=seed,
     )
     return _of_fraction(value, n, low, high, fewer, confidence)
+
+
+def over_seeds(
+    estimates: Mapping[int, Estimate],
+    *,
+    confidence: float = 0.95,
+    low: float = -np.inf,
+    high: float = np.inf,
+) -> OverSeeds:
+    """Mean over seeds with Student's t interval, cut to the metric's range ``low`` to ``high``.
+
+    It covers what another training seed would change, on the same items; what other items would change is the
+    interval of each seed. One seed, or seeds that agree to the last bit, have none.
+    """
+    values = np.array([estimate.value for estimate in estimates.values()])
+    n = min(estimate.n for estimate in estimates.values())
+    by_seed = {seed: estimate.value for seed, estimate in estimates.items()}
+    value = float(values.mean())
+    if values.size < 2 or not np.isfinite(values).all() or np.ptp(values) == 0:
+        return OverSeeds(value=value, n=n, values=by_seed)
+    interval = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
+    ends = max(low, float(interval.low)), min(high, float(interval.high))
+    return OverSeeds(value=value, n=n, low=ends[0], high=ends[1], values=by_seed)

@@ -1,20 +1,32 @@
 """How results are read: which models stand side by side, how far each is from gold, what can be told apart.
 
 The gold model (trained without the forget data) is the yardstick of every metric whose direction is `gold`:
-a higher forget loss than gold's is over-forgetting, never a better result. Two values whose intervals overlap
-are not told apart.
+a higher forget loss than gold's is over-forgetting, never a better result. Two models are told apart where
+the interval of their difference excludes 0: on the same items, over seeds where there are several, and from
+their two intervals where there is neither.
 """
 
+import json
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import combinations
 from typing import Literal
 
 from mari_cli.errors import UserError
+from mari_cli.metrics.difference import (
+    By,
+    Difference,
+    difference_of_estimates,
+    difference_over_seeds,
+    paired_difference,
+)
 from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.items import made, what_differs
 from mari_cli.metrics.registry import METRICS, Metric, describe
+from mari_cli.metrics.statistics import over_seeds
 from mari_cli.report.numbers import listed
 from mari_cli.report.read import ModelResult, RunData
 
@@ -35,7 +47,7 @@ KEPT = ("retain/token_accuracy", "retain/exact_match", "facts/shared_recall", "b
 class Standing(StrEnum):
     """Where a value stands on the way from before to gold."""
 
-    at = "as gold"  # the intervals overlap
+    at = "as gold"  # not separable from it
     short = "short of gold"  # still on the side of before
     past = "past gold"  # further than gold: over-forgetting
     away = "away from gold"  # further from gold than before, on the side of before
@@ -50,16 +62,127 @@ class Change(StrEnum):
     worse = "worse"
 
 
+# -- who is compared -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One model of a run, or of several runs that differ in their seed alone."""
+
+    role: Role
+    runs: tuple[RunData, ...]
+
+    @property
+    def model(self) -> ModelResult:
+        """Its metrics: over the seeds where there are several."""
+        models = [run.models[self.role] for run in self.runs]
+        if len(models) == 1:
+            return models[0]
+        by_seed = {run.seed or 0: model.metrics for run, model in zip(self.runs, models, strict=True)}
+        return ModelResult(metrics=metrics_over_seeds(by_seed, confidence=confidence_of(self.runs)))
+
+    def by_seed(self, metric: str) -> dict[int, float]:
+        """The value of each seed that has one."""
+        found = {run.seed or 0: run.models[self.role].metrics.get(metric) for run in self.runs}
+        return {seed: estimate.value for seed, estimate in found.items() if estimate is not None}
+
+
+def metrics_over_seeds(
+    by_seed: Mapping[int, Mapping[str, Estimate]], *, confidence: float
+) -> dict[str, Estimate]:
+    """What every seed has, over all of them."""
+    first, *others = by_seed.values()
+    return {
+        name: over_seeds(
+            {seed: metrics[name] for seed, metrics in by_seed.items()},
+            confidence=confidence,
+            low=metric_of(name).low,
+            high=metric_of(name).high,
+        )
+        for name in first
+        if all(name in metrics for metrics in others)
+    }
+
+
+def confidence_of(runs: Iterable[RunData]) -> float:
+    """What the intervals of the runs cover, as they say; 0.95 where they do not."""
+    return float(next((level for run in runs if (level := run.setting("metrics.confidence"))), 0.95))
+
+
+def side_of(role: Role, runs: tuple[RunData, ...]) -> Side:
+    """The model of that role; one that serves all the runs, as a shared gold model, is one model."""
+    one = role in ("target", "gold") and len({_identity(run, role) for run in runs}) == 1
+    return Side(role=role, runs=runs[:1] if one else runs)
+
+
+def difference(metric: str, a: Side, b: Side) -> Difference | None:
+    """Of ``a`` less ``b``; None where nothing judges it. Seeds without any spread leave it to the items."""
+    if len(a.runs) > 1 or len(b.runs) > 1:
+        over = difference_over_seeds(
+            _beside(a, b, metric), _beside(b, a, metric), confidence=confidence_of((*a.runs, *b.runs))
+        )
+        if over is None or over.separable is not None:
+            return over
+    ours, theirs = a.runs[0], b.runs[0]
+    asked = (a.role, theirs.path, b.role, metric)
+    if asked not in ours.differences:
+        ours.differences[asked] = _of_models(metric, a, b)
+    return ours.differences[asked]
+
+
+def _beside(side: Side, other: Side, metric: str) -> dict[int, float]:
+    """Values by seed; a target or gold model that serves every seed of ``other`` has its value at each."""
+    values = side.by_seed(metric)
+    if len(side.runs) == 1 and len(other.runs) > 1 and side.role in ("target", "gold"):
+        return {seed: value for value in values.values() for seed in other.by_seed(metric)}
+    return values
+
+
+def _of_models(metric: str, a: Side, b: Side) -> Difference | None:
+    ours, theirs = a.runs[0], b.runs[0]
+    estimates = ours.models[a.role].metrics.get(metric), theirs.models[b.role].metrics.get(metric)
+    if estimates[0] is None or estimates[1] is None:
+        return None
+    taken_apart = made(metric, ours.items_of(a.role)), made(metric, theirs.items_of(b.role))
+    if taken_apart[0] is None or taken_apart[1] is None or what_differs(taken_apart[0], taken_apart[1]):
+        return difference_of_estimates(estimates[0], estimates[1])
+    for whole, estimate in zip(taken_apart, estimates, strict=True):
+        assert whole
+        assert estimate
+        if not math.isclose(whole.value, estimate.value, rel_tol=1e-6, abs_tol=1e-9):
+            return difference_of_estimates(estimates[0], estimates[1])  # not made of these items as we think
+    return paired_difference(
+        taken_apart[0],
+        taken_apart[1],
+        resamples=int(ours.setting("metrics.bootstrap") or 1000),
+        confidence=confidence_of((ours, theirs)),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One model in a comparison; ``target`` and ``gold`` are the models to read it against."""
+    """One model in a comparison, or one method over its seeds; ``target`` and ``gold`` are what to read it
+    against. ``run`` is the first of its ``runs``, which differ in their seed alone."""
 
     label: str
     role: Role
-    run: RunData
+    runs: tuple[RunData, ...]
     model: ModelResult
     target: ModelResult | None = None
     gold: ModelResult | None = None
+
+    @property
+    def run(self) -> RunData:
+        return self.runs[0]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of several runs; empty for one."""
+        return [run.seed or 0 for run in self.runs] if len(self.runs) > 1 else []
+
+    @property
+    def side(self) -> Side:
+        return side_of(self.role, self.runs)
 
     def estimate(self, metric: str) -> Estimate | None:
         return self.model.metrics.get(metric)
@@ -70,18 +193,21 @@ class Row:
         return None if here is None or gold is None or self.role == "gold" else here.value - gold.value
 
     def standing(self, metric: str) -> Standing | None:
-        here = self.estimate(metric)
-        gold = self.gold.metrics.get(metric) if self.gold else None
-        if here is None or gold is None or self.role == "gold":
+        if self.gold is None or self.role == "gold" or self.estimate(metric) is None:
             return None
-        return standing(here, gold=gold, before=self.target.metrics.get(metric) if self.target else None)
+        gold = side_of("gold", self.runs)
+        return standing(difference(metric, self.side, gold), self.before_from_gold(metric))
+
+    def before_from_gold(self, metric: str) -> Difference | None:
+        if self.target is None or self.gold is None:
+            return None
+        return difference(metric, side_of("target", self.runs), side_of("gold", self.runs))
 
     def change(self, metric: str) -> Change | None:
-        here = self.estimate(metric)
-        before = self.target.metrics.get(metric) if self.target else None
-        if here is None or before is None or self.role != "unlearned":
+        if self.target is None or self.role != "unlearned" or self.estimate(metric) is None:
             return None
-        return change(here, before=before, direction=metric_of(metric).direction)
+        before = side_of("target", self.runs)
+        return change(difference(metric, self.side, before), direction=metric_of(metric).direction)
 
 
 def metric_of(name: str) -> Metric:
@@ -102,38 +228,51 @@ def metric_of(name: str) -> Metric:
         )
 
 
-def overlap(a: Estimate, b: Estimate) -> bool | None:
-    """Whether two intervals share a point; None where there is no interval to speak of."""
-    ends = (a.low, a.high, b.low, b.high)
-    if any(end is None or math.isnan(end) for end in ends) or math.isnan(a.value) or math.isnan(b.value):
+def standing(from_gold: Difference | None, before_from_gold: Difference | None) -> Standing | None:
+    """By the differences to gold, now and before; None where nothing judges the one now."""
+    if from_gold is None or from_gold.separable is None:
         return None
-    assert a.low is not None
-    assert a.high is not None
-    assert b.low is not None
-    assert b.high is not None
-    return a.low <= b.high and b.low <= a.high
-
-
-def standing(here: Estimate, *, gold: Estimate, before: Estimate | None) -> Standing | None:
-    together = overlap(here, gold)
-    if together is None:
-        return None
-    if together:
+    if not from_gold.separable:
         return Standing.at
-    if before is None or overlap(before, gold) is not False:
+    if before_from_gold is None or not before_from_gold.separable:
         return Standing.off
-    if (here.value - gold.value) * (before.value - gold.value) < 0:
+    if from_gold.value * before_from_gold.value < 0:
         return Standing.past
-    return Standing.short if abs(here.value - gold.value) <= abs(before.value - gold.value) else Standing.away
+    return Standing.short if abs(from_gold.value) <= abs(before_from_gold.value) else Standing.away
 
 
-def change(here: Estimate, *, before: Estimate, direction: str) -> Change | None:
-    together = overlap(here, before)
-    if together is None or direction == "gold":
+def change(from_before: Difference | None, *, direction: str) -> Change | None:
+    if from_before is None or from_before.separable is None or direction == "gold":
         return None
-    if together:
+    if not from_before.separable:
         return Change.kept
-    return Change.better if (here.value > before.value) == (direction == "up") else Change.worse
+    return Change.better if (from_before.value > 0) == (direction == "up") else Change.worse
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+
+def by_seed(runs: Iterable[RunData]) -> list[tuple[RunData, ...]]:
+    """The runs, those that differ in nothing but their seed together, in the order of their seeds."""
+    groups: list[tuple[str, list[RunData]]] = []
+    for run in runs:
+        alike = _but_for_the_seed(run)
+        for known, group in groups:
+            if known == alike and run.seed is not None and run.seed not in [other.seed for other in group]:
+                group.append(run)
+                break
+        else:
+            groups.append((alike, [run]))
+    return [tuple(sorted(group, key=lambda run: run.seed or 0)) for _, group in groups]
+
+
+_PLACES = frozenset({"seed", "out", "cache", "tracker"})
+"""Top-level keys that may differ between runs of one method: the seed, and what no number depends on."""
+
+
+def _but_for_the_seed(run: RunData) -> str:
+    config = {key: value for key, value in run.config.items() if key not in _PLACES}
+    return json.dumps([run.task, run.name, run.loss, config], sort_keys=True, default=str)
 
 
 def run_labels(runs: list[RunData]) -> list[str]:
@@ -144,46 +283,60 @@ def run_labels(runs: list[RunData]) -> list[str]:
     ]
 
 
+def _group_labels(groups: list[tuple[RunData, ...]]) -> list[str]:
+    names = [group[0].name for group in groups]
+    labels = []
+    for group in groups:
+        [first, *others] = group
+        told = []
+        if names.count(first.name) > 1:
+            told.append(_place(first) if others else first.path.resolve().name)
+        if others:
+            told.append(f"{len(group)} seeds")
+        labels.append(f"{first.name} ({', '.join(told)})" if told else first.name)
+    return labels
+
+
+def _place(run: RunData) -> str:
+    """The run's directory, without what it says of the seed."""
+    return re.sub(r"_?seed=-?\d+", "", run.path.resolve().name)
+
+
 def comparison_rows(runs: list[RunData]) -> list[Row]:
-    """Targets, then gold models, then what the runs made of them.
+    """Targets, then gold models, then what the runs made of them; runs of several seeds as one.
 
     A target or gold shared by several runs (same weights, measured on the same data) stands there once.
     """
-    labels = run_labels(runs)
+    groups = by_seed(runs)
+    labels = _group_labels(groups)
     rows: list[Row] = []
     roles: tuple[tuple[Role, str], ...] = (("target", "before"), ("gold", "gold"))
     for role, word in roles:
-        first: dict[object, tuple[str, RunData]] = {}
-        for label, run in zip(labels, runs, strict=True):
-            if role in run.models:
-                digest = run.models[role].hash
-                first.setdefault((digest, data_hashes(run)) if digest else run.path, (label, run))
-        for label, run in first.values():
-            rows.append(
-                Row(
-                    label=word if len(first) == 1 else f"{word} ({label})",
-                    role=role,
-                    run=run,
-                    model=run.models[role],
-                    target=run.models.get("target"),
-                    gold=run.models.get("gold"),
-                )
-            )
-    made: tuple[Role, ...] = ("unlearned", "model")
-    for label, run in zip(labels, runs, strict=True):
-        rows.extend(
-            Row(
-                label=label,
-                role=role,
-                run=run,
-                model=run.models[role],
-                target=run.models.get("target"),
-                gold=run.models.get("gold"),
-            )
-            for role in made
-            if role in run.models
-        )
+        first: dict[object, tuple[str, tuple[RunData, ...]]] = {}
+        for label, group in zip(labels, groups, strict=True):
+            if all(role in run.models for run in group):
+                identities = tuple(dict.fromkeys(_identity(run, role) for run in group))
+                first.setdefault(identities, (label, side_of(role, group).runs))
+        for label, group in first.values():
+            rows.append(_row(word if len(first) == 1 else f"{word} ({label})", role, group))
+    made_here: tuple[Role, ...] = ("unlearned", "model")
+    for label, group in zip(labels, groups, strict=True):
+        rows.extend(_row(label, role, group) for role in made_here if role in group[0].models)
     return rows
+
+
+def _identity(run: RunData, role: Role) -> object:
+    digest = run.models[role].hash
+    return (digest, data_hashes(run)) if digest else run.path
+
+
+def _row(label: str, role: Role, group: tuple[RunData, ...]) -> Row:
+    def there(role: Role) -> ModelResult | None:
+        return side_of(role, group).model if all(role in run.models for run in group) else None
+
+    model = there(role)
+    assert model
+    return Row(label=label, role=role, runs=group, model=model, target=there("target"), gold=there("gold"))
 
 
 def results(rows: list[Row]) -> list[Row]:
@@ -195,6 +348,24 @@ def metric_names(rows: Iterable[Row]) -> list[str]:
     """Every metric any row has, in the registry's order, unknown ones last."""
     there = {name for row in rows for name in row.model.metrics}
     return [name for name in METRICS if name in there] + sorted(there - METRICS.keys())
+
+
+GROUPS = {
+    "forget": "Forget data",
+    "facts": "Facts about the forgotten",
+    "privacy": "Membership inference, forget against holdout",
+    "retain": "Retain data",
+    "holdout": "Holdout: data no model saw",
+    "marginal": "Marginal information",
+    "benchmark": "General ability",
+}
+"""What is measured without a suite, by the beginning of its name."""
+
+
+def suite_of(name: str) -> str | None:
+    """The suite that a metric belongs to, by its full name."""
+    beginning = name.split("/")[0]
+    return None if beginning in GROUPS else beginning
 
 
 def data_hashes(run: RunData) -> tuple[tuple[str, str], ...]:
@@ -214,24 +385,37 @@ def differing_corpora(runs: list[RunData]) -> list[str]:
     return [corpus for corpus, digests in found.items() if len(digests) > 1]
 
 
+_JUDGED: dict[By, str] = {
+    "items": "on the same items",
+    "seeds": "over seeds",
+    "intervals": "by their intervals, there being no common items",
+}
+
+
 def not_separable(rows: list[Row], *, confidence: str) -> str | None:
-    """One sentence on which runs the data cannot tell apart; None where there are no such."""
+    """What of the runs the data cannot tell apart, a sentence for each way to judge; None: nothing."""
     shown = results(rows)
-    found = []
-    for metric in (*FORGOTTEN, *KEPT):
-        there = [(row.label, value) for row in shown if (value := row.estimate(metric)) is not None]
-        pairs = [(a, b) for (a, x), (b, y) in combinations(there, 2) if overlap(x, y)]
-        total = math.comb(len(there), 2)
-        if not pairs:
-            continue
-        if len(pairs) == total and total > 1:
-            which = "all of them"
-        elif len(pairs) <= 3:
-            which = "; ".join(f"{a} and {b}" for a, b in pairs)
-        else:
-            which = f"{len(pairs)} of {total} pairs"
-        found.append(metric_of(metric).label + (f" ({which})" if len(there) > 2 else ""))
+    found: dict[By, list[str]] = {}
+    for metric in [*FORGOTTEN, *KEPT, *(name for name in metric_names(shown) if suite_of(name))]:
+        there = [row for row in shown if row.estimate(metric) is not None]
+        apart = {(a.label, b.label): difference(metric, a.side, b.side) for a, b in combinations(there, 2)}
+        same = {pair: d for pair, d in apart.items() if d is not None and d.separable is False}
+        for by in dict.fromkeys(d.by for d in same.values()):
+            pairs = [pair for pair, d in same.items() if d.by == by]
+            if len(pairs) == len(apart) > 1:
+                which = "all of them"
+            elif len(pairs) <= 3:
+                which = "; ".join(f"{a} and {b}" for a, b in pairs)
+            else:
+                which = f"{len(pairs)} of {len(apart)} pairs"
+            found.setdefault(by, []).append(
+                metric_of(metric).label + (f" ({which})" if len(there) > 2 else "")
+            )
     if not found:
         return None
     who = f"{shown[0].label} and {shown[1].label} on " if len(shown) == 2 else ""
-    return f"Not separable, because their {confidence} intervals overlap: {who}{listed(found)}."
+    return " ".join(
+        f"Not separable {_JUDGED[by]} ({confidence} intervals of the difference hold 0): "
+        f"{who}{listed(words)}."
+        for by, words in found.items()
+    )

@@ -15,9 +15,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from mari_cli import runs as runs_on_disk
+from mari_cli.metrics.estimate import OverSeeds
 from mari_cli.metrics.registry import Metric
 from mari_cli.report import numbers
 from mari_cli.report.comparison import (
+    GROUPS,
     Change,
     Row,
     Standing,
@@ -27,7 +29,10 @@ from mari_cli.report.comparison import (
     not_separable,
     results,
     run_labels,
+    suite_of,
 )
+from mari_cli.report.definitions import STATISTICS, anchor_of, definitions
+from mari_cli.report.items import item_table
 from mari_cli.report.plots import FIGURES, colour_of
 from mari_cli.report.read import RunData
 from mari_cli.report.words import confidence, estimate_words, summarise
@@ -47,15 +52,6 @@ OVERVIEW = (
     "benchmark/mmlu",
 )
 """Columns of the table of several runs."""
-_GROUPS = {
-    "forget": "Forget data",
-    "facts": "Facts about the forgotten",
-    "privacy": "Membership inference, forget against holdout",
-    "retain": "Retain data",
-    "holdout": "Holdout: data no model saw",
-    "marginal": "Marginal information",
-    "benchmark": "General ability",
-}
 _TONES = {
     Standing.at: "good",
     Standing.short: "short",
@@ -88,6 +84,12 @@ class Line:
     metric: Metric
     arrow: str
     cells: list[Cell]
+    anchor: str | None
+    """Where on the page it is defined."""
+
+
+Group = tuple[str, list[Line]]
+"""A heading inside a table, and what stands under it."""
 
 
 def render(runs: list[RunData], *, title: str) -> str:
@@ -108,6 +110,7 @@ def render(runs: list[RunData], *, title: str) -> str:
     single = len(made) == 1
     columns = _single_order(rows) if single else rows
     names = metric_names(rows)
+    suites = list(dict.fromkeys(suite for name in names if (suite := suite_of(name))))
     page = environment.get_template("page.html.j2").render(
         title=title,
         facts=_facts(runs),
@@ -116,12 +119,15 @@ def render(runs: list[RunData], *, title: str) -> str:
         single=single,
         confidence=level,
         columns=[(row, colour_of(row, rows)) for row in columns],
-        groups=_groups(names, columns),
+        groups=_groups([name for name in names if not suite_of(name)], columns),
+        suites=[(suite, _suite_groups(suite, names, columns)) for suite in suites],
         has_gold=any(row.role == "gold" for row in rows),
         has_target=any(row.role == "target" for row in rows),
         overview=_overview(rows) if not single else None,
         separable=not_separable(rows, confidence=level),
         missing=_missing(runs, rows),
+        seeds=[(row, _of_seeds(row, names)) for row in rows if row.seeds],
+        items=[table for suite in (None, *suites) if single and (table := item_table(made[0], suite))],
         trainings=[
             (label, run, _training(run))
             for label, run in zip(run_labels(runs), runs, strict=True)
@@ -133,6 +139,9 @@ def render(runs: list[RunData], *, title: str) -> str:
             for label, run in zip(run_labels(runs), runs, strict=True)
         ],
         glossary=_glossary(names),
+        anchors={name: anchor_of(name) for name in names},
+        definitions=definitions(names),
+        statistics=STATISTICS,
         arrows=ARROWS,
         arrow_words=ARROW_WORDS,
     )
@@ -200,23 +209,52 @@ def _cell(row: Row, name: str) -> Cell:
     )
 
 
-def _groups(names: list[str], columns: list[Row]) -> list[tuple[str, list[Line]]]:
-    prefixes = sorted({name.split("/")[0] for name in names}, key=lambda p: [*_GROUPS, p].index(p))
+def _groups(names: list[str], columns: list[Row]) -> list[Group]:
+    prefixes = sorted({name.split("/")[0] for name in names}, key=lambda p: [*GROUPS, p].index(p))
     return [
         (
-            _GROUPS.get(prefix, prefix),
+            GROUPS.get(prefix, prefix),
             [
                 Line(
                     label=metric_of(name).label.removeprefix(f"{prefix} "),
                     metric=metric_of(name),
                     arrow=ARROWS[metric_of(name).direction],
                     cells=[_cell(row, name) for row in columns],
+                    anchor=anchor_of(name),
                 )
                 for name in names
                 if name.split("/")[0] == prefix
             ],
         )
         for prefix in prefixes
+    ]
+
+
+def _suite_groups(suite: str, names: list[str], columns: list[Row]) -> list[Group]:
+    """What a suite says of all its sets, then set by set."""
+    groups: dict[str, list[Line]] = {"over all sets": []}
+    for name in names:
+        if suite_of(name) == suite:
+            set = name.removeprefix(f"{suite}/").rpartition("/")[0]
+            groups.setdefault(set or "over all sets", []).append(
+                Line(
+                    label=metric_of(name).label,
+                    metric=metric_of(name),
+                    arrow=ARROWS[metric_of(name).direction],
+                    cells=[_cell(row, name) for row in columns],
+                    anchor=anchor_of(name),
+                )
+            )
+    return [(set, lines) for set, lines in groups.items() if lines]
+
+
+def _of_seeds(row: Row, names: list[str]) -> list[tuple[str, list[str]]]:
+    """(label, value of each seed) of every metric that all of them have."""
+    estimates = [(metric_of(name).label, row.estimate(name)) for name in names]
+    return [
+        (label, [numbers.number(value) for value in estimate.values.values()])
+        for label, estimate in estimates
+        if isinstance(estimate, OverSeeds)
     ]
 
 

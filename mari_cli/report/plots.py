@@ -18,8 +18,11 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from scipy.stats import ks_2samp
+from sklearn.metrics import roc_curve
 
 from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.items import ItemValues
 from mari_cli.report.comparison import Row, comparison_rows, metric_of, results
 from mari_cli.report.numbers import number
 from mari_cli.report.read import RunData
@@ -296,7 +299,7 @@ _TERM_WORDS = {
 def loss_curves(runs: list[RunData]) -> Plot | None:
     """Every term of the loss by step; the total too, where the runs minimise the same one."""
     rows = _capped(comparison_rows(runs))
-    drawn = [row for row in results(rows) if row.run.train_rows]
+    drawn = [row for row in results(rows) if any(run.train_rows for run in row.runs)]
     if not drawn:
         return None
     terms = list(dict.fromkeys(term for row in drawn for term in row.run.terms))
@@ -309,14 +312,14 @@ def loss_curves(runs: list[RunData]) -> Plot | None:
     with _figure(2.25 * lines + 0.1, columns=columns, rows=lines) as (figure, axes):
         for axis, term in zip(axes, panels, strict=False):
             seen: list[float] = []
-            for row in drawn:
+            for row, run in _every_seed(drawn):
                 points = [
-                    (r["step"], r[term]) for r in row.run.train_rows if math.isfinite(r.get(term, math.nan))
+                    (r["step"], r[term]) for r in run.train_rows if math.isfinite(r.get(term, math.nan))
                 ]
                 if points:
                     seen += [y for _, y in points]
                     axis.plot(*zip(*points, strict=True), color=_COLOURS[colour_of(row, rows)], linewidth=1.2)
-                kept = row.run.training.kept_step if row.run.training else None
+                kept = run.training.kept_step if run.training else None
                 if kept is not None:
                     axis.axvline(
                         kept, color=_COLOURS[colour_of(row, rows)], linewidth=0.8, linestyle=(0, (2, 3))
@@ -340,6 +343,10 @@ def loss_curves(runs: list[RunData]) -> Plot | None:
     return Plot(svg=svg, caption=_and_capped(caption, runs), legend=_legend(drawn) if len(drawn) > 1 else [])
 
 
+def _every_seed(rows: list[Row]) -> list[tuple[Row, RunData]]:
+    return [(row, run) for row in rows for run in row.runs]
+
+
 def trajectory(runs: list[RunData]) -> Plot | None:
     """What was forgotten against what was retained, on the way: one line a run."""
     rows = _capped(comparison_rows(runs))
@@ -347,21 +354,21 @@ def trajectory(runs: list[RunData]) -> Plot | None:
     panels = [
         x_name
         for x_name in ("forget/answer_nll", "forget/token_accuracy")
-        if any(_path(row.run, x_name, y_name) for row in results(rows))
+        if any(_path(run, x_name, y_name) for row in results(rows) for run in row.runs)
     ]
     if not panels:
         return None
     with _figure(3.5, columns=len(panels)) as (figure, axes):
         for axis, x_name in zip(axes, panels, strict=True):
             seen = []
-            for row in results(rows):
-                path = _path(row.run, x_name, y_name)
+            for row, run in _every_seed(results(rows)):
+                path = _path(run, x_name, y_name)
                 if not path:
                     continue
                 colour = _COLOURS[colour_of(row, rows)]
                 seen += [x for _, x, _ in path]
                 xs, ys = [x for _, x, _ in path], [y for _, _, y in path]
-                before = row.target.metrics if row.target else {}
+                before = run.models["target"].metrics if "target" in run.models else {}
                 begin = _finite(before.get(x_name)), _finite(before.get(y_name))
                 if begin[0] and begin[1] and path[0][0] > 0:
                     axis.plot(
@@ -372,7 +379,7 @@ def trajectory(runs: list[RunData]) -> Plot | None:
                         linestyle=(0, (1, 3)),
                     )
                 axis.plot(xs, ys, color=colour, marker="o", markersize=3, markeredgewidth=0, linewidth=1.2)
-                kept = row.run.training.kept_step if row.run.training else None
+                kept = run.training.kept_step if run.training else None
                 for step, x, y in path:
                     if step == kept:
                         axis.plot(
@@ -431,7 +438,7 @@ def scatter(runs: list[RunData]) -> Plot | None:
     for row in [row for row in results(rows) if row.role == "unlearned"]:
         before = row.run.values(model="target", set="forget", metric="answer_nll")
         after = row.run.values(model="unlearned", set="forget", metric="answer_nll")
-        facts = {e.item: e.fact for e in row.run.items if e.model == "target" and e.set == "forget"}
+        facts = {e.item: e.fact for e in row.run.items_of("target") if (e.suite, e.set) == (None, "forget")}
         points = [(before[i], after[i], facts[i]) for i in before if i in after]
         if any(math.isfinite(x + y) for x, y, _ in points):
             pairs[row.label] = (row, points)
@@ -490,7 +497,7 @@ def scatter(runs: list[RunData]) -> Plot | None:
             axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
             _decades(axis, "x")
             _decades(axis, "y")
-            axis.set_title(row.label)
+            axis.set_title(row.label + _first_seed(row))
             axis.set_xlabel("before, nats/token")
             axis.set_ylabel("after, nats/token")
         for axis in axes[len(shown) :]:
@@ -524,6 +531,11 @@ def scatter(runs: list[RunData]) -> Plot | None:
         if len(shown) == 1 and (row := shown[0][0]) and _curve(row, colour)
     ]
     return Plot(svg=svg, caption=caption, legend=legend)
+
+
+def _first_seed(row: Row) -> str:
+    """Which run is drawn, where items of one run only can be."""
+    return f": seed {row.run.seed}" if row.seeds else ""
 
 
 def _curve(row: Row, colour: str) -> list[float]:
@@ -572,7 +584,7 @@ def strips(runs: list[RunData]) -> Plot | None:
     for row in rows:
         values = _nlls(row.run, row.role, "forget")
         if values:
-            bands.append((f"forget, {row.label}", colour_of(row, rows), values))
+            bands.append((f"forget, {row.label}{_first_seed(row)}", colour_of(row, rows), values))
     unseen_of = next((row for row in rows if row.role == "gold"), next(iter(results(rows)), None))
     if unseen_of and (values := _nlls(unseen_of.run, unseen_of.role, "holdout")):
         bands.append((f"never seen, {unseen_of.label}", "unseen", values))
@@ -783,6 +795,158 @@ def recall(runs: list[RunData]) -> Plot | None:
     return Plot(svg=svg, caption=_and_capped(caption, runs))
 
 
+# -- suites and membership -------------------------------------------------------------------------
+
+
+def truth_ratios(runs: list[RunData]) -> Plot | None:
+    """How the forget items' truth ratios are distributed, and how far from gold's: the KS distance D."""
+    rows = _capped(comparison_rows(runs))
+    suites = sorted({item.suite for row in rows for item in row.run.items if item.suite and _ratio(item)})
+    shown = [(suite, row, values) for suite in suites for row in rows if (values := _ratios(row, suite))]
+    if not shown:
+        return None
+    with _figure(3.3, columns=max(2, len(suites))) as (figure, axes):
+        for axis, suite in zip(axes, suites, strict=False):
+            of_suite = [(row, values) for name, row, values in shown if name == suite]
+            gold = next((values for row, values in of_suite if row.role == "gold"), None)
+            for row, values in of_suite:
+                _steps(axis, values, _COLOURS[colour_of(row, rows)], 1.8 if row.role == "gold" else 1.4)
+            others = [(row, values) for row, values in of_suite if gold and row.role != "gold"]
+            for line, (row, values) in enumerate(reversed(others)):
+                _distance(axis, values, gold or [], row.label, _COLOURS[colour_of(row, rows)], line)
+            axis.set_xscale("log")
+            _decades(axis, "x")
+            axis.set_ylim(0, 1.02)
+            axis.yaxis.set_major_formatter(FuncFormatter(_plain))
+            axis.set_title(f"{suite}: share of forget items with at most that truth ratio")
+            axis.set_xlabel("truth ratio: p(wrong answer) / p(paraphrase of the true one)")
+        for axis in axes[len(suites) :]:
+            axis.set_visible(False)
+        svg = _svg(figure, "distribution of the truth ratios of forget items")
+    has_gold = any(row.role == "gold" for _, row, _ in shown)
+    caption = (
+        "Forgotten means lying on gold's curve. The stroke is D, the largest distance to it, of which forget "
+        "quality is the p-value. Left of gold's: the truth is still known."
+        if has_gold
+        else "Without a gold model there is no curve to lie on, and no forget quality."
+    )
+    return Plot(svg=svg, caption=_and_capped(caption, runs), legend=_legend([row for _, row, _ in shown]))
+
+
+def _ratio(item: ItemValues) -> float | None:
+    """Above 0; None where there is none, or none that can be drawn."""
+    ratio = item.values.get("truth_ratio")
+    if ratio is None and "log_truth_ratio" in item.values:
+        ratio = math.exp(min(_LARGEST_LOG, max(-_LARGEST_LOG, item.values["log_truth_ratio"])))
+    return ratio if ratio is not None and math.isfinite(ratio) and ratio > 0 else None
+
+
+_LARGEST_LOG = 50.0
+"""A truth ratio beyond e^±50 is drawn there."""
+
+
+def _ratios(row: Row, suite: str) -> list[float]:
+    items = row.run.items_of(row.role)
+    return sorted(
+        ratio for item in items if (item.suite, item.set) == (suite, "forget") and (ratio := _ratio(item))
+    )
+
+
+def _steps(axis: Axes, ordered: Sequence[float], colour: str, width: float) -> None:
+    """Share of the values with at most that value."""
+    kept = _thinned(range(len(ordered)), 200)
+    shares = [(i + 1) / len(ordered) for i in kept]
+    axis.step([ordered[i] for i in kept], shares, where="post", color=colour, linewidth=width)
+
+
+def _distance(
+    axis: Axes, values: Sequence[float], gold: Sequence[float], label: str, colour: str, line: int
+) -> None:
+    """D between two samples: a stroke where they are furthest apart, the number in a corner."""
+    test = ks_2samp(values, gold)
+    at, d = float(test.statistic_location), float(test.statistic)
+    ends = [sum(value <= at for value in sample) / len(sample) for sample in (values, gold)]
+    axis.plot([at, at], ends, color=colour, linewidth=1.6, linestyle=(0, (3, 2)))
+    axis.annotate(
+        f"{label}: D = {number(d)}",
+        (1, 0),
+        xytext=(-4, 6 + 11 * line),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+        color=colour,
+    )
+
+
+_ATTACKS = {
+    "answer_nll": "loss",
+    "zlib": "zlib",
+    "min_k": "min-k",
+    "min_k_plus_plus": "min-k++",
+    "reference": "reference",
+    "gradnorm": "gradient norm",
+}
+"""Scores of items that membership inference goes by, higher where trained on; the loss by its opposite."""
+
+
+def roc(runs: list[RunData]) -> Plot | None:
+    """What each membership attack makes of each model: forget items found against unseen ones accused."""
+    rows = _capped(comparison_rows(runs))
+    suites = list(dict.fromkeys(item.suite for row in rows for item in row.run.items))
+    panels: dict[tuple[str | None, str], list[tuple[Row, list[float], list[float]]]] = {}
+    for suite in suites:
+        for score in _ATTACKS:
+            for row in rows:
+                forget, holdout = (_scores(row, suite, set, score) for set in ("forget", "holdout"))
+                if forget and holdout:
+                    panels.setdefault((suite, score), []).append((row, forget, holdout))
+    if not panels:
+        return None
+    shown = list(panels.items())[:MOST_PANELS]
+    columns = min(3, max(2, len(shown)))
+    lines = math.ceil(len(shown) / columns)
+    with _figure(3.3 * lines, columns=columns, rows=lines) as (figure, axes):
+        for axis, ((suite, score), curves) in zip(axes, shown, strict=False):
+            axis.plot([0, 1], [0, 1], color=_COLOURS["muted"], linewidth=0.8, linestyle=(0, (4, 3)))
+            for row, forget, holdout in curves:
+                labels = [1] * len(forget) + [0] * len(holdout)
+                accused, found, _ = roc_curve(labels, [*forget, *holdout])
+                kept = [*_thinned(range(len(found)), 150), len(found) - 1]
+                axis.step(
+                    [accused[i] for i in kept],
+                    [found[i] for i in kept],
+                    where="post",
+                    color=_COLOURS[colour_of(row, rows)],
+                    linewidth=1.8 if row.role == "gold" else 1.3,
+                )
+            axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+            axis.set_aspect("equal")
+            axis.xaxis.set_major_formatter(FuncFormatter(_plain))
+            axis.yaxis.set_major_formatter(FuncFormatter(_plain))
+            axis.set_title(_ATTACKS[score] if suite is None else f"{suite}: {_ATTACKS[score]}")
+            axis.set_xlabel("unseen items accused")
+            axis.set_ylabel("forget items found")
+        for axis in axes[len(shown) :]:
+            axis.set_visible(False)
+        svg = _svg(figure, "ROC curves of membership attacks, forget against unseen items")
+    drawn = {id(row): row for curves in panels.values() for row, _, _ in curves}
+    caption = (
+        "One panel an attack, one curve a model; the dashed line is guessing. The place to be is gold's "
+        "curve: above it forget items still look trained on, below it they stand out by looking less so than "
+        "unseen ones."
+    )
+    if len(panels) > len(shown):
+        caption += f" The first {len(shown)} of {len(panels)} panels are drawn."
+    return Plot(svg=svg, caption=_and_capped(caption, runs), legend=_legend(list(drawn.values())))
+
+
+def _scores(row: Row, suite: str | None, set: str, score: str) -> list[float]:
+    values = row.run.values(model=row.role, set=set, metric=score, suite=suite).values()
+    sign = -1.0 if score == "answer_nll" else 1.0
+    return [sign * value for value in values if math.isfinite(value)]
+
+
 FIGURES: dict[str, Callable[[list[RunData]], Plot | None]] = {
     "glance": glance,
     "loss_curves": loss_curves,
@@ -791,5 +955,7 @@ FIGURES: dict[str, Callable[[list[RunData]], Plot | None]] = {
     "strips": strips,
     "marginal": marginal,
     "recall": recall,
+    "truth_ratios": truth_ratios,
+    "roc": roc,
 }
 """Every figure by the name under which the page places it; None where a run has nothing to draw."""

@@ -5,13 +5,16 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from mari_cli.errors import UserError
+from mari_cli.metrics.difference import Difference
 from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.items import ItemValues
 from mari_cli.metrics.registry import as_logged
 from mari_cli.runs import CONFIG, RESULT, RUN, Run
 
@@ -44,17 +47,6 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
-    """One record under one model: values by metric name without the set (``answer_nll``), never its text."""
-
-    model: str
-    set: str
-    item: int
-    values: dict[str, float]
-    fact: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Example:
     """A forget question with what each model said, by role. Untrusted text: whoever shows it escapes it."""
 
@@ -83,13 +75,33 @@ class RunData:
     """One a training step: ``step``, ``loss``, every term of the loss, ``lr``, …"""
     eval_rows: list[dict[str, float]] = field(default_factory=list)
     """One an evaluation during training: ``step`` and metrics by full name."""
-    items: list[Item] = field(default_factory=list)
+    items: list[ItemValues] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     config_yaml: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
     data: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Per corpus: records, tokens, hash."""
+
+    @cached_property
+    def differences(self) -> dict[Any, Difference | None]:
+        """From models of this run to others, by metric: a bootstrap is done once for all who ask."""
+        return {}
+
+    @property
+    def seed(self) -> int | None:
+        seed = self.setting("seed")
+        return None if seed is None else int(seed)
+
+    def items_of(self, model: str) -> list[ItemValues]:
+        return self._items_by_model.get(model, [])
+
+    @cached_property
+    def _items_by_model(self) -> dict[str, list[ItemValues]]:
+        found: dict[str, list[ItemValues]] = {}
+        for item in self.items:
+            found.setdefault(item.model, []).append(item)
+        return found
 
     def setting(self, key: str) -> Any:
         """A value of the resolved config by dotted key, None where it is not there."""
@@ -105,12 +117,12 @@ class RunData:
         """Names of the loss terms that were logged, in the order in which they appear."""
         return list(dict.fromkeys(key for row in self.train_rows for key in row if key not in _HOUSEKEEPING))
 
-    def values(self, *, model: str, set: str, metric: str) -> dict[int, float]:
-        """Per-item values by item number."""
+    def values(self, *, model: str, set: str, metric: str, suite: str | None = None) -> dict[int, float]:
+        """Per-item values by item number; without a suite, those of the run's own corpora."""
         return {
             entry.item: entry.values[metric]
-            for entry in self.items
-            if entry.model == model and entry.set == set and metric in entry.values
+            for entry in self.items_of(model)
+            if entry.set == set and entry.suite == suite and metric in entry.values
         }
 
 
@@ -170,7 +182,7 @@ def read_run(path: Path, *, result: dict[str, Any] | None = None) -> RunData:
         result=result,
         models={
             role: ModelResult(
-                metrics={name: _estimate(value) for name, value in entry["metrics"].items()},
+                metrics=estimates_of(entry["metrics"]),
                 hash=entry.get("hash"),
             )
             for role in MODEL_ROLES
@@ -247,6 +259,11 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+def estimates_of(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Estimate]:
+    """Metrics as a result holds them."""
+    return {name: _estimate(value) for name, value in metrics.items()}
+
+
 def _estimate(value: Mapping[str, Any]) -> Estimate:
     return Estimate(
         value=_number(value["value"]),
@@ -266,14 +283,18 @@ def _training(value: Mapping[str, Any]) -> Training:
     )
 
 
-def _item(row: Mapping[str, Any]) -> Item:
-    names = {"model", "set", "item", "key", "fact"}
-    return Item(
+_IDENTITY = frozenset({"model", "suite", "set", "item", "key", "fact"})
+
+
+def _item(row: Mapping[str, Any]) -> ItemValues:
+    return ItemValues(
         model=row["model"],
+        suite=row.get("suite"),
         set=row["set"],
         item=int(row["item"]),
+        key=row.get("key"),
         fact=row.get("fact"),
-        values={key: _number(value) for key, value in row.items() if key not in names},
+        values={name: _number(value) for name, value in row.items() if name not in _IDENTITY},
     )
 
 

@@ -7,7 +7,8 @@ loss above gold's is over-forgetting; a bound for one token says nothing of a wh
 import math
 from dataclasses import dataclass, field
 
-from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.difference import difference_of_estimates
+from mari_cli.metrics.estimate import Estimate, OverSeeds
 from mari_cli.report.comparison import (
     FORGOTTEN,
     KEPT,
@@ -17,7 +18,6 @@ from mari_cli.report.comparison import (
     comparison_rows,
     differing_corpora,
     metric_of,
-    overlap,
     results,
 )
 from mari_cli.report.numbers import duration, interval, listed, number, percent
@@ -85,7 +85,7 @@ def headline(row: Row) -> str:
 
 def verdict(row: Row) -> str:
     """Forgotten or not, measured against gold; no verdict without one."""
-    if row.run.training and row.run.training.kept_step == 0:
+    if all(run.training and run.training.kept_step == 0 for run in row.runs):
         return "Nothing was forgotten: no later step was fit to keep, so the model is the one from before."
     if row.gold is None:
         return (
@@ -125,7 +125,7 @@ def verdict(row: Row) -> str:
     if off:
         return f"Not as the gold model: on the forget data, {_labels(off)} {_differ(off)} from gold's."
     if row.target and all(
-        overlap(row.target.metrics[name], row.gold.metrics[name])
+        (apart := row.before_from_gold(name)) is not None and apart.separable is False
         for name in standings
         if name in row.target.metrics
     ):
@@ -183,7 +183,7 @@ def _was_known(row: Row) -> Claim:
             "and a low "
             "figure afterwards is no achievement of the method."
         )
-    sentences.append(_how(row.run))
+    sentences.append(_how(row))
     return Claim(
         heading="What was to be forgotten", sentences=[sentence for sentence in sentences if sentence]
     )
@@ -195,8 +195,11 @@ def _guesses(row: Row, name: str) -> bool:
     return name == "benchmark/mmlu" and before is not None and _contains(before, CHANCE_MMLU)
 
 
-def _how(run: RunData) -> str:
-    training = run.training
+def _how(row: Row) -> str:
+    run, training = row.run, row.run.training
+    if row.seeds:
+        seeds = listed([str(seed) for seed in row.seeds])
+        return f"The figures are means over {len(row.runs)} runs of “{run.name}” with the seeds {seeds}."
     if training is None:
         return ""
     took = f" in {duration(run.seconds)}" if run.seconds is not None else ""
@@ -298,8 +301,8 @@ def _without_gold(row: Row) -> list[str]:
         "unknown, so the figures can be read against before only."
     ]
     forget, unseen = row.estimate("forget/answer_nll"), row.estimate("holdout/answer_nll")
-    if forget and unseen and (together := overlap(forget, unseen)) is not None:
-        if together:
+    if forget and unseen and (apart := difference_of_estimates(forget, unseen)):  # of different items
+        if not apart.separable:
             level = "is at the level of data that no model saw"
         elif forget.value < unseen.value:
             level = "is still below that of data that no model saw, so it looks familiar"
@@ -389,7 +392,7 @@ def _headline_of_several(made: list[Row]) -> str:
     unlearned = [row for row in made if row.role == "unlearned"]
     if not any(row.gold for row in unlearned):
         return (
-            f"{len(made)} runs side by side. No gold model was measured, so they can be read against before "
+            f"{_several(made)} side by side. No gold model was measured, so they can be read against before "
             "only."
             if unlearned
             else f"{len(made)} models side by side; nothing was unlearned."
@@ -397,16 +400,21 @@ def _headline_of_several(made: list[Row]) -> str:
     good = [row.label for row in unlearned if _all_well(row)]
     if not good:
         return (
-            f"{len(made)} runs side by side: none of them both matches the gold model on the forget data and "
+            f"{_several(made)} side by side: none of them both matches the gold model on the forget data and "
             "keeps "
             "the rest."
         )
     noun = "matches" if len(good) == 1 else "match"
     keeps = "keeps" if len(good) == 1 else "keep"
     return (
-        f"{len(made)} runs side by side: {listed(good)} {noun} the gold model on the forget data within the "
+        f"{_several(made)} side by side: {listed(good)} {noun} the gold model on the forget data within the "
         f"intervals and {keeps} the rest."
     )
+
+
+def _several(made: list[Row]) -> str:
+    """A method of several seeds is several runs."""
+    return f"{len(made)} {'methods' if any(row.seeds for row in made) else 'runs'}"
 
 
 def _all_well(row: Row) -> bool:
@@ -502,4 +510,8 @@ def _model_name(run: RunData) -> str:
 def estimate_words(estimate: Estimate) -> str:
     """A value with its interval and n, for a tooltip."""
     ends = interval(estimate.low, estimate.high)
-    return f"{number(estimate.value)}{f' ({ends})' if ends else ''}, n = {estimate.n}"
+    words = f"{number(estimate.value)}{f' ({ends})' if ends else ''}, n = {estimate.n}"
+    if isinstance(estimate, OverSeeds):
+        each = ", ".join(f"{number(value)} (seed {seed})" for seed, value in estimate.values.items())
+        words += f", mean of {each}"
+    return words

@@ -1,6 +1,5 @@
 """What a run measures of a model: memorisation, likelihood, membership, marginal information, facts, MMLU."""
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from mari_cli.metrics.privacy import auc as auc_of
 from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track
+from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.generate import decode, question_and_truth
 from mari_cli.suites.mmlu import mmlu
@@ -41,11 +41,9 @@ class Corpus:
     def record_of(self, index: int) -> Record:
         return self.records[self.items[index].record]
 
-    def subset(self, limit: int | None, seed: int) -> "Corpus":
-        """At most ``limit`` items, drawn by ``seed``, in their old order."""
-        if limit is None or limit >= len(self.items):
-            return self
-        chosen = sorted(random.Random(seed).sample(range(len(self.items)), limit))
+    def subset(self, limit: int | None, *seeds: int) -> "Corpus":
+        """At most ``limit`` items for each seed that draws them, all together in their old order."""
+        chosen = drawn(len(self.items), limit, seeds)
         return Corpus(self.records, [self.items[i] for i in chosen])
 
 
@@ -90,7 +88,9 @@ def measure(examiner: Examiner, corpora: Corpora) -> Measured:
     """Everything the examiner's config asks for, with intervals over items."""
     config, seed = examiner.config, examiner.seed
     means, ratios, auc, perplexity = _estimators(config, seed)
-    corpora = {role: corpus.subset(config.max_items, seed) for role, corpus in corpora.items()}
+    corpora = {
+        role: corpus.subset(config.max_items, *seeds_of(config, seed)) for role, corpus in corpora.items()
+    }
     metrics: dict[str, Estimate] = {}
     rows: list[dict[str, Any]] = []
     scores = {role: _scored(examiner, role, corpus.items) for role, corpus in corpora.items()}
@@ -207,7 +207,7 @@ def _generate(
     for role, corpus in corpora.items():
         # as many of the others as of the forget items, so that generating does not outlast unlearning
         count = min(len(corpus.items), len(corpora["forget"].items))
-        chosen = sorted(random.Random(examiner.seed).sample(range(len(corpus.items)), count))
+        chosen = drawn(len(corpus.items), count, seeds_of(examiner.config, examiner.seed))
         asked = [corpus.items[i] for i in chosen]
         answers[role] = examiner.answers(asked, role)
         recalls: dict[Fact, list[float]] = {}

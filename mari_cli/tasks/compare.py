@@ -1,15 +1,39 @@
 """Finished runs side by side: their results for the terminal, one page for the browser."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mari_cli.errors import UserError
+from mari_cli.metrics.difference import Difference
+from mari_cli.report.comparison import (
+    comparison_rows,
+    confidence_of,
+    difference,
+    metric_names,
+    metrics_over_seeds,
+    not_separable,
+    results,
+)
 from mari_cli.report.page import render, write_report
-from mari_cli.report.read import read_runs
+from mari_cli.report.read import estimates_of, read_runs
+from mari_cli.report.words import confidence
+from mari_cli.tasks.measuring import as_json
 
 
-def compare(runs: list[Path], out: Path | None = None) -> list[dict[str, Any]]:
-    """Read ``runs`` (a sweep stands for its finished jobs) and return their results, in the order given.
+@dataclass(frozen=True)
+class Compared:
+    results: list[dict[str, Any]]
+    """As `merged` makes them, those of one method over its seeds in one."""
+    differences: dict[str, Difference]
+    """Of two models, the first less the second, by metric; empty for any other number of them."""
+    not_separable: str | None
+    """Which of them the data cannot tell apart, in words."""
+
+
+def compare(runs: list[Path], out: Path | None = None) -> Compared:
+    """Read ``runs`` (a sweep stands for its finished jobs) and set them side by side, in the order given.
 
     With ``out``, write the report there; nothing that exists is overwritten.
     """
@@ -22,4 +46,37 @@ def compare(runs: list[Path], out: Path | None = None) -> list[dict[str, Any]]:
     if out is not None:
         title = found[0].name if len(found) == 1 else f"{len(found)} runs compared"
         write_report(out, render(found, title=title))
-    return [run.result for run in found]
+    rows = comparison_rows(found)
+    made = results(rows)
+    differences = {}
+    if len(made) == 2:
+        told = ((name, difference(name, made[0].side, made[1].side)) for name in metric_names(made))
+        differences = {name: apart for name, apart in told if apart is not None}
+    return Compared(
+        results=[
+            merged([run.result for run in row.runs], row.seeds, confidence=confidence_of(row.runs))
+            for row in made
+        ],
+        differences=differences,
+        not_separable=not_separable(rows, confidence=confidence(found)),
+    )
+
+
+def merged(
+    found: Sequence[dict[str, Any]], seeds: Sequence[int], *, confidence: float = 0.95
+) -> dict[str, Any]:
+    """Results of runs that differ in their seed alone, as one: means, Student's t intervals, each seed's
+    values. A single result is left as it is."""
+    [first, *others] = found
+    if not others:
+        return first
+    roles = [role for role in first["models"] if all(role in result["models"] for result in others)]
+    models = {}
+    for role in roles:
+        of_seeds = [result["models"][role] for result in found]
+        hashes = list(dict.fromkeys(str(model.get("hash")) for model in of_seeds))
+        metrics = {seed: estimates_of(model["metrics"]) for seed, model in zip(seeds, of_seeds, strict=True)}
+        over = metrics_over_seeds(metrics, confidence=confidence)
+        one = role in ("target", "gold") and len(hashes) == 1
+        models[role] = of_seeds[0] if one else {"metrics": as_json(over), "hash": " ".join(hashes)}
+    return {"name": first["name"], "seeds": list(seeds), "models": models}

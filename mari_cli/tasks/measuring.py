@@ -13,6 +13,7 @@ from mari_cli.metrics.statistics import How
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track, say
+from mari_cli.suites.draws import seeds_of
 from mari_cli.suites.examiner import DEFINITIONS, Examiner, items_hash
 from mari_cli.suites.generate import decode, question_and_truth
 from mari_cli.suites.standard import Corpus, Measured, benchmarks, measure
@@ -133,7 +134,7 @@ def examples(
     if not corpora:
         return []
     answers = {role: found.measured.answers for role, found in models.items()}
-    forget = corpora["forget"].subset(config.max_items, seed)
+    forget = corpora["forget"].subset(config.max_items, *seeds_of(config, seed))
     rows = []
     for i in range(min((len(texts) for texts in answers.values()), default=0)):
         record, item = forget.record_of(i), forget.items[i]

@@ -14,14 +14,12 @@ from mari_cli.metrics.registry import logged_as
 from mari_cli.models.device import Compute
 from mari_cli.progress import say
 from mari_cli.report.page import render, write_report
-from mari_cli.report.read import read_run
+from mari_cli.report.read import SCHEMA_VERSION, read_run
 from mari_cli.runs import Run
 from mari_cli.tasks.measuring import Examined, as_json
 from mari_cli.tasks.setting import device_info
 from mari_cli.tracking import NoTracker, Tracker, open_tracker
 from mari_cli.train.loop import Outcome
-
-SCHEMA_VERSION = 1
 
 
 @dataclass

@@ -1,11 +1,14 @@
 """What the commands do besides running tasks: show, list, and hand over."""
 
 import json
+import re
+from importlib import resources
 
 from omegaconf import OmegaConf
 
 from mari_cli import config, launch
 from mari_cli.launch import Experiment
+from mari_cli.metrics.registry import METRICS
 
 
 def test_config_show_prints_yaml_that_is_the_config(mari):
@@ -44,6 +47,31 @@ def test_config_list_of_one_group(mari):
 def test_runs_list_of_nothing_says_so_on_stderr(mari):
     said = mari("runs", "list")
     assert (said.code, said.out, said.err) == (0, "", "no runs\n")
+
+
+def test_metrics_lists_every_metric_with_unit_and_direction(mari):
+    said = mari("metrics")
+    rows = {line.split()[0]: line for line in said.out.splitlines()[1:]}
+    assert set(rows) == set(METRICS)
+    assert re.match(r"retain/answer_nll +nats/token +lower +mean over items", rows["retain/answer_nll"])
+    assert re.match(r"forget/answer_nll +nats/token +as gold ", rows["forget/answer_nll"])
+    assert len(said.out.splitlines()) == 1 + len(METRICS)
+
+
+def test_metrics_of_a_name_prints_its_page_as_it_is_written(mari):
+    page = resources.files("mari_cli.docs").joinpath("metrics/extraction_strength.md")
+    by_name, by_metric = mari("metrics", "extraction_strength"), mari("metrics", "forget/extraction_strength")
+    assert by_name.out == by_metric.out == page.read_text(encoding="utf-8")
+    assert (by_name.code, by_name.err) == (0, "")
+    assert mari("metrics", "statistics").out.startswith("# Intervals, differences and seeds\n")
+
+
+def test_metrics_of_an_unknown_name_is_refused(mari):
+    said = mari("metrics", "extraction_strenth")
+    assert (said.code, said.out) == (2, "")
+    assert said.err == (
+        "error: no page about `extraction_strenth`\n  hint: did you mean `extraction_strength`?\n"
+    )
 
 
 PLAN = ("plan", "--lengths", "16+8,24", "train.steps=3", "--device", "cpu")

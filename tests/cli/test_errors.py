@@ -82,6 +82,8 @@ COMMANDS = [
     "unlearn -c unknown_base.yaml",
     "unlearn -c order.yaml",
     "unlearn -c list.yaml",
+    "unlearn metrics.seeds=3",
+    "unlearn metrics.seeds=[1,1]",
     # runs
     "unlearn --resume nowhere",
     "unlearn --resume nowhere seed=1",

@@ -15,7 +15,7 @@ METHODS: dict[str, tuple[float, float, float, float, float, float]] = {
     "target": (0.006, 0.9, 0.998, 0.991, 1.00, 0.99),
     "gold": (0.96, 0.45, 0.497, 0.989, 0.03, 0.97),
     "mari": (0.93, 0.50, 0.520, 0.984, 0.05, 0.96),
-    "npo": (1.55, 1.10, 0.330, 0.958, 0.12, 0.71),
+    "npo": (1.55, 1.10, 0.330, 0.958, 0.08, 0.71),
     "kl_ga": (4.80, 1.60, 0.130, 0.962, 0.15, 0.52),
     "weak": (0.20, 0.90, 0.905, 0.990, 0.62, 0.98),
 }
@@ -69,6 +69,18 @@ def metrics_of(method: str, n: int, losses: dict[str, list[float]]) -> dict[str,
     }
 
 
+def _tofu(items: list[dict[str, Any]], kind: str) -> dict[str, dict[str, float]]:
+    """A suite's metrics: the forget truth ratio from its items, the rest by the profile of the method."""
+    ratios = [item["truth_ratio"] for item in items if "truth_ratio" in item]
+    value = sum(min(ratio, 1 / ratio) for ratio in ratios) / len(ratios)
+    utility = {"target": 0.62, "gold": 0.61, "mari": 0.60}.get(kind, 0.45)
+    return {
+        "tofu/forget_quality": _share({"target": 1e-6, "gold": 1.0}.get(kind, 0.08), 60),
+        "tofu/model_utility": _estimate(utility, 240, 0.02),
+        "tofu/forget/truth_ratio": _estimate(value, len(ratios), 0.05),
+    }
+
+
 def write_run(
     path: Path,
     *,
@@ -81,8 +93,8 @@ def write_run(
 ) -> Path:
     """Write a finished unlearning run.
 
-    ``without`` leaves out any of: gold, holdout, facts, generated, marginal, items, steps, intervals, data.
-    ``edit`` changes the result before it is written.
+    ``without`` leaves out any of: gold, holdout, facts, generated, marginal, items, steps, intervals, data,
+    suite. ``edit`` changes the result before it is written.
     """
     chance = random.Random(0)  # the same target and gold in every run
     path.mkdir(parents=True)
@@ -113,11 +125,27 @@ def write_run(
                     if corpus == "forget" and "facts" not in without
                     else None,
                     "answer_nll": loss,
+                    "min_k": -1.4 * loss,
+                    "zlib": -loss / (20 + item % 7),
                     "answer_probability": math.exp(-loss),
                     "exact_match": int(loss < 0.1),
                     "tokens": 12,
                 }
                 for item, loss in enumerate(losses[corpus])
+            ]
+        if "suite" not in without:
+            known, ratios = {"target": 0.45, "gold": 0.8}.get(kind, 0.75), random.Random(f"{kind} ratios")
+            items += [
+                {
+                    "model": role,
+                    "suite": "tofu",
+                    "set": "forget",
+                    "item": item,
+                    "key": f"{item:016x}",
+                    "answer_nll": losses["forget"][item],
+                    "truth_ratio": known * math.exp(ratios.gauss(0, 0.4)),
+                }
+                for item in range(min(60, n))
             ]
         metrics = {
             key: value
@@ -129,6 +157,8 @@ def write_run(
                 or ("generated" in without and ("rouge" in key or key.startswith("facts/")))
             )
         }
+        if "suite" not in without:
+            metrics |= _tofu([item for item in items if item["model"] == role], kind)
         if "intervals" in without:
             metrics = {
                 key: {"value": v["value"], "low": None, "high": None, "n": v["n"]}

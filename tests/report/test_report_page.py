@@ -1,10 +1,12 @@
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.stats import ks_2samp
 from synthetic_run import write_run
 
 from mari_cli.errors import UserError
@@ -52,8 +54,9 @@ def page_of(*paths: Path, title: str = "A report") -> str:
 def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path / "a"), write_run(tmp_path / "b", method="npo"))
     outline = Outline(page)
+    assert [attributes for tag, attributes in outline.tags if tag == "script"] == [{}]  # ours, in the page
     for tag, attributes in outline.tags:
-        assert tag not in ("script", "link", "img", "iframe", "image")
+        assert tag not in ("link", "img", "iframe", "image")
         for name in ("src", "href", "xlink:href"):
             assert (attributes.get(name) or "#").startswith("#"), (tag, attributes)
     assert not re.search(r"url\((?!#)|@import|https?://", page)
@@ -86,7 +89,7 @@ def test_every_metric_shown_is_explained(tmp_path: Path) -> None:
 
 def test_one_run_shows_before_after_gold_and_the_signed_distance(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path / "a", name="mari token"))
-    assert re.findall(r"</i>(\w[\w ]*)</th>", page) == ["before", "mari token", "gold"]
+    assert re.findall(r"</i>(\w[\w ]*)</th>", page)[:3] == ["before", "mari token", "gold"]
     assert "distance to gold" in page
     assert "−0.076" in page
     assert "A forget loss above gold's is over-forgetting, not a better result." in page
@@ -104,7 +107,8 @@ def test_text_of_a_corpus_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     )
     page = page_of(path, title=evil)
     outline = Outline(page)
-    assert not any(tag in ("script", "img") for tag, _ in outline.tags)
+    assert [tag for tag, _ in outline.tags if tag in ("script", "img")] == ["script"]
+    assert "alert" not in page[page.rindex("<script>") :]
     assert "{{ 7 * 7 }}" in outline.text
     assert "$\\frac{" in outline.text
     assert outline.text.count(evil) >= 6
@@ -125,7 +129,7 @@ def test_an_empty_answer_is_said_to_be_one(tmp_path: Path) -> None:
         ("gold", ["distance to gold", ">as gold<"], "a gold model"),
         ("holdout", ["loss AUC", "never seen,"], "a holdout corpus"),
         ("facts", ["unique-fact recall"], "marked facts"),
-        ("generated", ["ROUGE-L recall"], "generated answers"),
+        ("generated", [">ROUGE-L recall<"], "generated answers"),
         ("marginal", ["Fano bound</dt>"], "marginal information"),
         ("items", ["Record by record"], None),
         ("steps", ["KL to the reference"], None),
@@ -160,7 +164,7 @@ def test_numbers_that_are_not_finite_are_shown_as_such(tmp_path: Path) -> None:
     assert '<span class="value">not finite</span>' in page
     assert '<span class="value">∞</span>' in page
     assert "The measurement is broken" in outline.text
-    assert not re.search(r'(?:d|x|y|transform)="[^"]*(?:nan|inf)', page)
+    assert not re.search(r'\b(?:d|x|y|transform)="[^"]*(?:nan|inf)', page)
 
 
 def test_several_runs_are_compared_in_one_table(tmp_path: Path) -> None:
@@ -168,7 +172,7 @@ def test_several_runs_are_compared_in_one_table(tmp_path: Path) -> None:
     page = page_of(*paths)
     overview = page[page.index("The runs side by side") : page.index("All metrics of all runs")]
     assert re.findall(r"</i>([\w ]+)</td>", overview) == ["before", "gold", "mari", "npo", "kl ga"]
-    assert "Not separable, because their 95 % intervals overlap" in overview
+    assert "Not separable by their intervals, there being no common items (95 % intervals" in overview
     assert "The totals of different losses are not comparable" in page
     assert page.count("--prompt") == 0
     assert page.count("model.prompt_template=Question: {prompt}") == 3
@@ -205,14 +209,14 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_compare_writes_a_report_and_returns_the_results(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / method, method=method) for method in ("mari", "npo")]
     found = compare(paths, tmp_path / "out.html")
-    assert [result["name"] for result in found] == ["mari", "npo"]
+    assert [result["name"] for result in found.results] == ["mari", "npo"]
     assert "<title>2 runs compared</title>" in (tmp_path / "out.html").read_text(encoding="utf-8")
 
 
 def test_compare_without_a_file_writes_nothing(tmp_path: Path) -> None:
     path = write_run(tmp_path / "a")
     before = sorted(tmp_path.rglob("*"))
-    assert [result["name"] for result in compare([path])] == ["mari"]
+    assert [result["name"] for result in compare([path]).results] == ["mari"]
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -229,3 +233,171 @@ def test_compare_overwrites_nothing(tmp_path: Path) -> None:
 def test_compare_of_nothing_is_refused() -> None:
     with pytest.raises(UserError, match="no runs to compare"):
         compare([])
+
+
+# -- definitions -----------------------------------------------------------------------------------
+
+
+def test_every_metric_of_the_tables_is_a_link_to_its_definition_in_the_page(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path / "a"), write_run(tmp_path / "b", method="npo"))
+    links = re.findall(r'<a class="metric" href="#about-(\w+)">([^<]+)</a>', page)
+    assert ("answer_nll", "forget answer NLL") in links
+    assert ("truth_ratio", "tofu forget truth ratio") in links
+    defined = re.findall(r'<section class="definition" id="about-(\w+)">\s*<h3>([^<]+)</h3>', page)
+    assert {anchor for anchor, _ in links} | {"statistics"} == {anchor for anchor, _ in defined}
+    assert len(defined) == len(set(defined))
+
+
+def test_a_definition_is_the_metrics_page(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path / "a"))
+    definition = page[page.index('id="about-extraction_strength"') :]
+    definition = definition[: definition.index("</section>")]
+    assert "<h4>Degenerate cases</h4>" in definition
+    assert "extraction_strength = mean over items of 1 - k/T" in definition
+    assert "<code>*/extraction_strength</code>" in definition
+    assert "<h1>" not in definition
+    assert "<h2>" not in definition
+
+
+def test_what_was_not_measured_is_not_defined(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path / "a", without=("suite", "marginal")))
+    assert 'id="about-truth_ratio"' not in page
+    assert 'id="about-marginal_information"' not in page
+
+
+# -- seeds -----------------------------------------------------------------------------------------
+
+
+def seeded(path: Path, seed: int, **options: Any) -> Path:
+    """A run whose config says another seed, and whose numbers are a little different."""
+
+    def edit(result: dict[str, Any]) -> None:
+        for metric in result["models"]["unlearned"]["metrics"].values():
+            metric["value"] += 0.01 * seed
+
+    run = write_run(path, edit=edit, **options)
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("seed: 0\nmodel", f"seed: {seed}\nmodel"))
+    return run
+
+
+def test_runs_of_one_method_that_differ_in_their_seed_are_one_row(tmp_path: Path) -> None:
+    paths = [seeded(tmp_path / f"{m}{s}", s, method=m) for m in ("mari", "npo") for s in (0, 1, 2)]
+    page = page_of(*paths)
+    overview = page[page.index("The runs side by side") : page.index("All metrics of all runs")]
+    assert re.findall(r"</i>([\w ()]+)</td>", overview) == [
+        "before",
+        "gold",
+        "mari (3 seeds)",
+        "npo (3 seeds)",
+    ]
+    assert "whose intervals are over these" in overview
+    assert "2 methods side by side" in page
+    each = page[page.index("npo (3 seeds): each seed") :]
+    rows = re.findall(r"<td>forget exact match</td><td>([\d.]+)</td><td>([\d.]+)</td><td>([\d.]+)</td>", each)
+    first, second, third = map(float, rows[0])
+    assert second - first == pytest.approx(0.01, abs=2e-3)
+    assert third - second == pytest.approx(0.01, abs=2e-3)
+
+
+def test_one_method_over_seeds_is_read_as_one_run(tmp_path: Path) -> None:
+    page = page_of(*(seeded(tmp_path / str(s), s) for s in (0, 1)))
+    assert re.findall(r"</i>([\w ()]+)</th>", page)[:3] == ["before", "mari (2 seeds)", "gold"]
+    assert "means over 2 runs of “mari” with the seeds 0 and 1" in page
+
+
+# -- suites and items ------------------------------------------------------------------------------
+
+
+def test_a_suite_has_a_table_of_its_own(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path / "a"))
+    general = page[page.index("All numbers") : page.index("Suite: tofu")]
+    suite = page[page.index("Suite: tofu") : page.index("Membership attacks")]
+    assert "tofu forget quality" not in general
+    assert re.findall(r"</i>(\w[\w ]*)</th>", suite)[:3] == ["before", "mari", "gold"]
+    assert suite.index("over all sets") < suite.index("tofu model utility") < suite.index("tofu forget truth")
+    assert page.index("mari: D = ") > page.index("Suite: tofu")
+
+
+def test_without_gold_there_is_no_distance_between_truth_ratios(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path / "a", without=("gold",)))
+    assert ": D = " not in page[: page.index("<h2>Definitions</h2>")]
+    assert "no forget quality" in page
+
+
+def test_the_distance_drawn_is_that_of_the_test_behind_forget_quality(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "a")
+    rows = [json.loads(line) for line in (path / "items.jsonl").read_text().splitlines()]
+    ratios = {
+        role: [row["truth_ratio"] for row in rows if row["model"] == role and "truth_ratio" in row]
+        for role in ("target", "unlearned", "gold")
+    }
+    page = page_of(path)
+    for label, role in (("before", "target"), ("mari", "unlearned")):
+        assert f"{label}: D = {ks_2samp(ratios[role], ratios['gold']).statistic:.3f}<" in page
+
+
+def test_a_log_truth_ratio_is_drawn_as_well(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "a")
+    before = page_of(path)
+    rows = [json.loads(line) for line in (path / "items.jsonl").read_text().splitlines()]
+    for row in rows:
+        if "truth_ratio" in row:
+            row["log_truth_ratio"] = math.log(row.pop("truth_ratio"))
+    rows[-1]["log_truth_ratio"] = -800.0  # a collapsed model's
+    (path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert re.findall(r"before: D = [\d.]+", page_of(path)) == re.findall(r"before: D = [\d.]+", before)
+
+
+def test_every_attack_has_a_panel_with_a_curve_for_each_model(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path / "a"))
+    figure = page[page.index("Membership attacks") :]
+    figure = figure[: figure.index("</figure>")]
+    assert re.findall(r">(loss|zlib|min-k|min-k\+\+)<", figure) == ["loss", "zlib", "min-k"]
+    for colour in ("before", "gold", "run0"):
+        assert len(re.findall(rf"stroke: var\(--{colour}\)", figure)) == 3
+
+
+def test_items_are_listed_with_the_best_remembered_first_and_without_a_word_of_them(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "a", n=300)
+    page = page_of(path)
+    table = page[page.index("Forget items: 200 of 300") :]
+    table = table[: table.index("</table>")]
+    body = table[table.index("<tbody>") :]
+    behind = [
+        float(cells[6])
+        for row in body.split("<tr>")[1:]
+        if (cells := re.findall(r'data-order="([^"]*)"', row))
+    ]
+    assert len(behind) == 200
+    assert behind == sorted(behind)
+    rows = [json.loads(line) for line in (path / "items.jsonl").read_text().splitlines()]
+    loss = {
+        role: [
+            r["answer_nll"] for r in rows if (r["model"], r["set"]) == (role, "forget") and "suite" not in r
+        ]
+        for role in ("unlearned", "gold")
+    }
+    assert behind[0] == pytest.approx(
+        min(a - b for a, b in zip(loss["unlearned"], loss["gold"], strict=True))
+    )
+
+
+def test_items_without_gold_are_listed_by_their_loss(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path / "a", without=("gold",)))
+    assert "First whose loss is lowest" in page
+    assert "now − gold" not in page
+
+
+def test_an_item_without_a_finite_loss_comes_last(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "a", n=20)
+    rows = [json.loads(line) for line in (path / "items.jsonl").read_text().splitlines()]
+    for row in rows:
+        if (row["model"], row["set"], row["item"]) == ("unlearned", "forget", 7) and "suite" not in row:
+            row["answer_nll"] = None
+    (path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = page_of(path)
+    table = table[table.index("Forget items: 20") :]
+    last = table[: table.index("</tbody>")].split("<tr>")[-1]
+    assert '<td data-order="7">7</td>' in last
+    assert "not finite" in last

@@ -17,7 +17,7 @@ def test_a_run_directory_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert run.models["gold"].metrics["privacy/loss_auc"].n == 160
     assert run.training is not None
     assert (run.training.steps, run.training.kept_step) == (120, 100)
-    assert [len(run.train_rows), len(run.eval_rows), len(run.items)] == [120, 6, 9 * 160]
+    assert [len(run.train_rows), len(run.eval_rows), len(run.items)] == [120, 6, 9 * 160 + 3 * 60]
     assert run.terms == ["marginal_information", "retain_kl"]
     assert run.setting("metrics.prior") == 0.5
     assert run.setting("metrics.nothing") is None

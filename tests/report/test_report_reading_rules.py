@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from synthetic_run import write_run
 
+from mari_cli.metrics.difference import difference_of_estimates
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.report.comparison import (
     Change,
@@ -12,7 +13,6 @@ from mari_cli.report.comparison import (
     comparison_rows,
     differing_corpora,
     not_separable,
-    overlap,
     results,
     standing,
 )
@@ -22,6 +22,12 @@ from mari_cli.report.read import read_run, read_runs
 
 def about(value: float, width: float = 0.1) -> Estimate:
     return Estimate(value=value, n=100, low=value - width, high=value + width)
+
+
+def stands(here: Estimate, *, gold: Estimate, before: Estimate | None) -> Standing | None:
+    return standing(
+        difference_of_estimates(here, gold), difference_of_estimates(before, gold) if before else None
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,32 +40,32 @@ def about(value: float, width: float = 0.1) -> Estimate:
     ],
 )
 def test_a_value_stands_on_the_way_from_before_to_gold(here: float, expected: Standing) -> None:
-    assert standing(about(here), gold=about(1.0), before=about(0.0)) is expected
+    assert stands(about(here), gold=about(1.0), before=about(0.0)) is expected
 
 
 def test_the_same_holds_where_gold_is_below_before() -> None:
-    assert standing(about(0.9, 0.01), gold=about(0.5, 0.01), before=about(1.0, 0.01)) is Standing.short
-    assert standing(about(0.3, 0.01), gold=about(0.5, 0.01), before=about(1.0, 0.01)) is Standing.past
+    assert stands(about(0.9, 0.01), gold=about(0.5, 0.01), before=about(1.0, 0.01)) is Standing.short
+    assert stands(about(0.3, 0.01), gold=about(0.5, 0.01), before=about(1.0, 0.01)) is Standing.past
 
 
 def test_where_before_was_as_gold_there_is_no_way_to_stand_on() -> None:
-    assert standing(about(2.0), gold=about(1.0), before=about(1.0)) is Standing.off
-    assert standing(about(2.0), gold=about(1.0), before=None) is Standing.off
+    assert stands(about(2.0), gold=about(1.0), before=about(1.0)) is Standing.off
+    assert stands(about(2.0), gold=about(1.0), before=None) is Standing.off
 
 
 def test_without_an_interval_nothing_is_judged() -> None:
     bare = Estimate(value=1.0, n=1)
-    assert overlap(bare, about(1.0)) is None
-    assert standing(bare, gold=about(1.0), before=about(0.0)) is None
-    assert change(bare, before=about(1.0), direction="up") is None
-    assert overlap(about(float("nan")), about(1.0)) is None
+    assert stands(bare, gold=about(1.0), before=about(0.0)) is None
+    assert change(difference_of_estimates(bare, about(1.0)), direction="up") is None
+    assert stands(about(float("nan")), gold=about(1.0), before=about(0.0)) is None
 
 
 def test_a_change_is_better_in_the_direction_of_its_metric() -> None:
-    assert change(about(0.5), before=about(0.9), direction="up") is Change.worse
-    assert change(about(0.5), before=about(0.9), direction="down") is Change.better
-    assert change(about(0.85), before=about(0.9), direction="up") is Change.kept
-    assert change(about(0.5), before=about(0.9), direction="gold") is None
+    lower = difference_of_estimates(about(0.5), about(0.9))
+    assert change(lower, direction="up") is Change.worse
+    assert change(lower, direction="down") is Change.better
+    assert change(difference_of_estimates(about(0.85), about(0.9)), direction="up") is Change.kept
+    assert change(lower, direction="gold") is None
 
 
 def test_a_shared_target_and_gold_stand_there_once(tmp_path: Path) -> None:
@@ -90,12 +96,13 @@ def test_runs_measured_on_other_data_are_noticed(tmp_path: Path) -> None:
     assert differing_corpora(read_runs([a, b])) == ["forget"]
 
 
-def test_two_runs_whose_intervals_overlap_are_said_not_to_be_separable(tmp_path: Path) -> None:
+def test_two_runs_that_their_items_do_not_tell_apart_are_said_not_to_be_separable(tmp_path: Path) -> None:
     rows = comparison_rows([read_run(write_run(tmp_path / name, method="mari")) for name in ("1", "2")])
     sentence = not_separable(rows, confidence="95 %")
     assert sentence
     assert sentence.startswith(
-        "Not separable, because their 95 % intervals overlap: mari (1) and mari (2) on forget"
+        "Not separable on the same items (95 % intervals of the difference hold 0): mari (1) and mari (2) on "
+        "forget answer NLL"
     )
     assert not_separable(rows[:3], confidence="95 %") is None
 

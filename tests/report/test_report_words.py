@@ -79,8 +79,8 @@ def test_without_gold_there_is_no_verdict(tmp_path: Path) -> None:
         assert claim not in text
 
 
-def test_without_intervals_there_is_no_verdict(tmp_path: Path) -> None:
-    assert told(tmp_path / "a", without=("intervals",)).headline.startswith(
+def test_without_intervals_and_items_there_is_no_verdict(tmp_path: Path) -> None:
+    assert told(tmp_path / "a", without=("intervals", "items")).headline.startswith(
         "There are no intervals to judge the distance to the gold model by."
     )
 

@@ -1,9 +1,11 @@
 """End to end on a tiny GPT-2: every loss runs, and leaves a run that stands alone."""
 
 import json
+from importlib import resources
 from pathlib import Path
 
 import pytest
+from schema import problems
 from tiny import TINY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from wandb_log import records
@@ -15,6 +17,7 @@ from mari_cli.tasks.finetune import finetune
 from mari_cli.tasks.unlearn import unlearn
 
 pytestmark = pytest.mark.smoke
+SCHEMA = json.loads(resources.files("mari_cli.docs").joinpath("result.schema.json").read_text())
 LOSSES = ["mari", "mari_pooled", "mari_context", "grad_ascent", "grad_diff", "kl_ga", "npo", "dpo"]
 
 
@@ -43,6 +46,7 @@ def test_every_loss_unlearns_and_leaves_a_whole_run(loss, tmp_path, cache):
     }
     assert "state" not in names
     assert result == json.loads((out / "result.json").read_text())
+    assert problems(result, SCHEMA) == []
     assert set(result["models"]) == {"target", "unlearned", "gold"}
     measured = result["models"]["unlearned"]["metrics"]
     assert {"forget/answer_nll", "facts/unique_recall", "privacy/loss_auc", "marginal/pooled"} <= set(

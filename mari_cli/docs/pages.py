@@ -1,0 +1,88 @@
+"""Pages in Markdown, found by name or by the metrics that they are about.
+
+A page of a metric says in its third line, after `In results:`, under which full names it stands in results,
+as patterns; of several pages that fit a name, the one with the longest pattern is about it.
+"""
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from mari_cli.errors import UserError, nearest
+
+HEADINGS = ("Definition", "Reading", "Degenerate cases", "Variants", "Source")
+"""What the page of a metric must say."""
+STATISTICS = "statistics"
+"""The page that is about all metrics."""
+
+
+@dataclass(frozen=True)
+class Page:
+    name: str
+    text: str
+
+    @property
+    def title(self) -> str:
+        return self.text.splitlines()[0].removeprefix("# ")
+
+    @property
+    def patterns(self) -> list[str]:
+        """Full names of the metrics it is about, with `*` for whatever may stand there."""
+        line = next((line for line in self.text.splitlines() if line.startswith("In results:")), "")
+        return re.findall(r"`([^`]+)`", line)
+
+    @property
+    def headings(self) -> list[str]:
+        return [line.removeprefix("## ") for line in self.text.splitlines() if line.startswith("## ")]
+
+
+@cache
+def metric_pages() -> dict[str, Page]:
+    """Every page of a metric, by its name."""
+    files = sorted(_folder().joinpath("metrics").iterdir(), key=lambda file: str(file.name))
+    names = [file.name.removesuffix(".md") for file in files if file.name.endswith(".md")]
+    return {name: Page(name, _text(f"metrics/{name}.md")) for name in names}
+
+
+def statistics_page() -> Page:
+    return Page(STATISTICS, _text(f"{STATISTICS}.md"))
+
+
+def page_about(metric: str) -> Page | None:
+    """The page of the metric with that full name."""
+    fitting = [
+        (len(pattern), page.name)
+        for page in metric_pages().values()
+        for pattern in page.patterns
+        if fnmatchcase(metric, pattern)
+    ]
+    return metric_pages()[max(fitting)[1]] if fitting else None
+
+
+def find(name: str) -> Page:
+    """The page of that name, or of the metric with that full name."""
+    if name == STATISTICS:
+        return statistics_page()
+    page = metric_pages().get(name) or page_about(name)
+    if page is None:
+        bare = {
+            pattern.rpartition("/")[2]: page for page in metric_pages().values() for pattern in page.patterns
+        }
+        page = bare.get(name)
+    if page is None:
+        guess = nearest(name, metric_pages())
+        raise UserError(
+            f"no page about `{name}`", f"did you mean `{guess}`?" if guess else "`mari metrics` lists them"
+        )
+    return page
+
+
+def _folder() -> Any:
+    return resources.files("mari_cli.docs")
+
+
+def _text(path: str) -> str:
+    return str(_folder().joinpath(path).read_text(encoding="utf-8"))
