@@ -24,6 +24,7 @@ from torch import Tensor
 from mari_cli.losses import marginal
 from mari_cli.losses.head import Head, HeadGradient
 from mari_cli.losses.marginal import Pools
+from mari_cli.transfer import sent
 
 STRIP = 64
 """Rows at a time where a temporary can be spared."""
@@ -153,7 +154,7 @@ def _slices(index: Tensor, chunk: int, device: torch.device) -> Iterator[Index]:
         if last - first + 1 == len(index_c) and bool((index_c.diff() == 1).all()):
             yield slice(first, last + 1)  # a view instead of a copy
         else:
-            yield index_c.to(device, non_blocking=True)
+            yield sent(index_c, device)
 
 
 @dataclass(frozen=True)
@@ -287,7 +288,7 @@ class _Sweep:
         p_cV.scatter_(-1, ids_cK, p_cK)
         u_cL = torch.cat([p_cK, rest_c1], -1)
         r_cL = marginal.with_rest(supported.probability_MK[part.index].to(u_cL))
-        settings = (u_cL.new_tensor(value) for value in (supported.prior, supported.share))
+        settings = (u_cL.new_full((), value) for value in (supported.prior, supported.share))
         information_c, _, g_cL = marginal.information_and_gradient(r_cL, u_cL, *settings)
         self.readings.information[part.index] = information_c
         g_cL *= self.weights.information[part.index].unsqueeze(-1)
@@ -308,7 +309,7 @@ class _Sweep:
             count_c = pools.counts()[role][block.first : block.last][name_c]
             share_cC = torch.zeros(len(index), block.last - block.first, dtype=torch.float64)
             share_cC[torch.arange(len(index)), name_c] = 1 / count_c
-            share[role] = share_cC.to(parts[role].p_cV, non_blocking=True)
+            share[role] = sent(share_cC, device, parts[role].p_cV.dtype)
             mean[role] = share[role].T @ parts[role].p_cV
         gradient = self._read_pools(block, pools, mean)
         del mean
@@ -360,7 +361,7 @@ class _Sweep:
         assert self.readings.information is not None
         at = slice(block.first, block.last)
         device = mean["retain"].device
-        prior_C, share_C = (x_C[at].to(device, non_blocking=True) for x_C in (pools.prior_C, pools.share_C))
+        prior_C, share_C = (sent(x_C[at], device) for x_C in (pools.prior_C, pools.share_C))
         information_C, retain_CV, forget_CV = marginal.information_and_gradient(
             mean["retain"], mean["forget"], prior_C, share_C
         )
