@@ -263,7 +263,9 @@ def _summed(terms: Terms, device: torch.device) -> Terms:
     """Over all processes: each has a part of every sum."""
     if distributed.size() == 1:
         return terms
-    sums = distributed.summed(torch.stack([sent(term.detach(), device, torch.float64) for term in terms.values()]))
+    sums = distributed.summed(
+        torch.stack([sent(term.detach(), device, torch.float64) for term in terms.values()])
+    )
     return dict(zip(terms, sums, strict=True))
 
 
