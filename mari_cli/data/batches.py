@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mari_cli.data.tokenize import Item
+from mari_cli.transfer import sent
 
 IGNORE = -100
 
@@ -28,7 +29,7 @@ class Documents:
     """[1, T]: from 0 in each."""
 
     def to(self, device: torch.device) -> "Documents":
-        return Documents(self.lengths, _sent(self.boundaries, device), _sent(self.position_ids_BT, device))
+        return Documents(self.lengths, sent(self.boundaries, device), sent(self.position_ids_BT, device))
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,11 @@ class Batch:
         """The same on ``device``; on the way to a GPU nobody waits."""
         return replace(
             self,
-            input_ids_BT=_sent(self.input_ids_BT, device),
-            rows_N=_sent(self.rows_N, device),
-            labels_N=_sent(self.labels_N, device),
+            input_ids_BT=sent(self.input_ids_BT, device),
+            rows_N=sent(self.rows_N, device),
+            labels_N=sent(self.labels_N, device),
             documents=self.documents and self.documents.to(device),
         )
-
-
-def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def collate(items: Sequence[Item], *, packed: bool = False) -> Batch:

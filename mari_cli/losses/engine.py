@@ -21,12 +21,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mari_cli.losses import marginal
+from mari_cli.losses import fused, marginal
+from mari_cli.losses.fused import over_chunk
 from mari_cli.losses.head import Head, HeadGradient
 from mari_cli.losses.marginal import Pools
-
-STRIP = 64
-"""Rows at a time where a temporary can be spared."""
+from mari_cli.transfer import sent
 
 
 @dataclass(frozen=True)
@@ -78,25 +77,9 @@ def log_probabilities(head: Head, h_ND: Tensor, labels_N: Tensor, *, chunk: int)
     """log p(label) of each position [N]."""
     operand = HeadGradient(head)
     parts = zip(h_ND.split(chunk), labels_N.split(chunk), strict=True)
-    return torch.cat([_label_log_p(operand.logits(h_cD), labels_c) for h_cD, labels_c in parts])
-
-
-def _label_log_p(z_cV: Tensor, labels_c: Tensor) -> Tensor:
-    return _at(z_cV, labels_c) - _normaliser(z_cV)
-
-
-def _normaliser(z_cV: Tensor) -> Tensor:
-    """log Σ exp z [c], by strips: torch makes all exponentials at once."""
-    return torch.cat([z_sV.logsumexp(-1) for z_sV in z_cV.split(STRIP)])
-
-
-def _sum_of_predictions(z_cV: Tensor) -> Tensor:
-    """Σ softmax(z) over the positions [V]."""
-    return torch.stack([z_sV.softmax(-1).sum(0) for z_sV in z_cV.split(STRIP)]).sum(0, dtype=torch.float64)
-
-
-def _at(x_cV: Tensor, labels_c: Tensor) -> Tensor:
-    return x_cV.gather(-1, labels_c.unsqueeze(-1)).squeeze(-1)
+    return torch.cat(
+        [over_chunk(fused.label_log_p, operand.logits(h_cD), labels_c)[0] for h_cD, labels_c in parts]
+    )
 
 
 @torch.no_grad()
@@ -153,7 +136,7 @@ def _slices(index: Tensor, chunk: int, device: torch.device) -> Iterator[Index]:
         if last - first + 1 == len(index_c) and bool((index_c.diff() == 1).all()):
             yield slice(first, last + 1)  # a view instead of a copy
         else:
-            yield index_c.to(device, non_blocking=True)
+            yield sent(index_c, device)
 
 
 @dataclass(frozen=True)
@@ -195,7 +178,9 @@ class _Slice:
     labels_c: Tensor
     p_cV: Tensor
     slope_cV: Tensor | None
-    q_cV: Tensor | None
+    reference_cV: Tensor | None
+    """The reference's logits, and of each row log Σ exp."""
+    q_normaliser_c: Tensor | None
 
 
 class _Sweep:
@@ -217,18 +202,18 @@ class _Sweep:
         rows = self.rows[role]
         h_cD, labels_c = rows.h_ND[index], rows.labels_N[index]
         z_cV = self.head.logits(h_cD) if made is None else made
-        normaliser_c = _normaliser(z_cV)
-        if role in self.readings.log_p:
-            self.readings.log_p[role][index] = _at(z_cV, labels_c) - normaliser_c
-        q_cV = None
+        slope_cV, reference_cV, q_normaliser_c = self.head.slope(z_cV), None, None
         if role in self.readings.kl:
             assert self.reference is not None
             assert rows.reference_ND is not None
-            q_cV = self.reference.logits(rows.reference_ND[index])
-            self.readings.kl[role][index] = _divergence(q_cV, z_cV, normaliser_c)
-        slope_cV = self.head.slope(z_cV)
-        p_cV = z_cV.sub_(normaliser_c.unsqueeze(-1)).exp_()
-        return _Slice(role, index, h_cD, labels_c, p_cV, slope_cV, q_cV)
+            reference_cV = self.reference.logits(rows.reference_ND[index])
+            log_p_c, kl_c, q_normaliser_c = over_chunk(fused.predict_beside_, z_cV, labels_c, reference_cV)
+            self.readings.kl[role][index] = kl_c
+        else:
+            (log_p_c,) = over_chunk(fused.predict_, z_cV, labels_c)
+        if role in self.readings.log_p:
+            self.readings.log_p[role][index] = log_p_c
+        return _Slice(role, index, h_cD, labels_c, z_cV, slope_cV, reference_cV, q_normaliser_c)
 
     def close(self, part: _Slice, gamma_cV: Tensor | None = None) -> None:
         """Push the gradient of a slice; ``gamma_cV`` [c, V] or [1, V] is that of the loss at its p, used up.
@@ -250,28 +235,19 @@ class _Sweep:
             factor_u_c, ids_cK, added_cK = self._towards_support(part, supported)
             factor_c = factor_c + factor_u_c
             sparse.append((ids_cK, added_cK))
-        if gamma_cV is None:
-            delta_cV = p_cV.mul_(factor_c.unsqueeze(-1))
-        else:
-            mean_c = (
-                p_cV @ gamma_cV[0]
-                if len(gamma_cV) == 1
-                else torch.bmm(p_cV.unsqueeze(1), gamma_cV.unsqueeze(2)).flatten()
-            )
-            for p_sV, gamma_sV, less_s in zip(
-                p_cV.split(STRIP),
-                gamma_cV.expand_as(p_cV).split(STRIP),
-                (mean_c - factor_c).split(STRIP),
-                strict=True,
-            ):
-                p_sV.mul_(gamma_sV - less_s.unsqueeze(-1))
-            delta_cV = p_cV
-        if part.q_cV is not None:
-            delta_cV.addcmul_(part.q_cV, self.weights.kl[role][index].unsqueeze(-1), value=-1)
-            part.q_cV = None  # not held while the head's gradient is made
+        over_chunk(
+            fused.gradient_,
+            p_cV,
+            factor_c,
+            None if gamma_cV is None else gamma_cV.expand_as(p_cV),
+            part.reference_cV,
+            part.q_normaliser_c,
+            None if part.reference_cV is None else self.weights.kl[role][index],
+        )
+        part.reference_cV = None  # not held while the head's gradient is made
         for ids_cK, added_cK in sparse:
-            delta_cV.scatter_add_(-1, ids_cK, added_cK.to(delta_cV.dtype))
-        self.gradient[role][index] = self.head.push(delta_cV, part.h_cD, part.slope_cV)
+            p_cV.scatter_add_(-1, ids_cK, added_cK.to(p_cV.dtype))
+        self.gradient[role][index] = self.head.push(p_cV, part.h_cD, part.slope_cV)
 
     def _towards_support(self, part: _Slice, supported: Supported) -> tuple[Tensor, Tensor, Tensor]:
         """Read I against the supported distribution, over K tokens and the rest of them as one outcome.
@@ -287,7 +263,7 @@ class _Sweep:
         p_cV.scatter_(-1, ids_cK, p_cK)
         u_cL = torch.cat([p_cK, rest_c1], -1)
         r_cL = marginal.with_rest(supported.probability_MK[part.index].to(u_cL))
-        settings = (u_cL.new_tensor(value) for value in (supported.prior, supported.share))
+        settings = (u_cL.new_full((), value) for value in (supported.prior, supported.share))
         information_c, _, g_cL = marginal.information_and_gradient(r_cL, u_cL, *settings)
         self.readings.information[part.index] = information_c
         g_cL *= self.weights.information[part.index].unsqueeze(-1)
@@ -308,7 +284,7 @@ class _Sweep:
             count_c = pools.counts()[role][block.first : block.last][name_c]
             share_cC = torch.zeros(len(index), block.last - block.first, dtype=torch.float64)
             share_cC[torch.arange(len(index)), name_c] = 1 / count_c
-            share[role] = share_cC.to(parts[role].p_cV, non_blocking=True)
+            share[role] = sent(share_cC, device, parts[role].p_cV.dtype)
             mean[role] = share[role].T @ parts[role].p_cV
         gradient = self._read_pools(block, pools, mean)
         del mean
@@ -336,7 +312,8 @@ class _Sweep:
             sum_V = torch.zeros(len(self.head.operand_VD), dtype=torch.float64, device=h_ND.device)
             for at in _slices(index, chunk, h_ND.device):
                 z_cV = self.head.logits(h_ND[at])
-                sum_V += _sum_of_predictions(z_cV)
+                (some_V,) = over_chunk(fused.summed_predictions, z_cV)
+                sum_V += some_V.sum(0, dtype=torch.float64)
                 if keep:
                     kept.append(z_cV)
                 del z_cV  # or it would still be there when the next one is made
@@ -360,28 +337,10 @@ class _Sweep:
         assert self.readings.information is not None
         at = slice(block.first, block.last)
         device = mean["retain"].device
-        prior_C, share_C = (x_C[at].to(device, non_blocking=True) for x_C in (pools.prior_C, pools.share_C))
+        prior_C, share_C = (sent(x_C[at], device) for x_C in (pools.prior_C, pools.share_C))
         information_C, retain_CV, forget_CV = marginal.information_and_gradient(
             mean["retain"], mean["forget"], prior_C, share_C
         )
         self.readings.information[at] = information_C.to(self.readings.information.dtype)
         weight_C1 = self.weights.information[at].unsqueeze(-1)
         return {"retain": retain_CV.mul_(weight_C1), "forget": forget_CV.mul_(weight_C1)}
-
-
-def _divergence(reference_cV: Tensor, z_cV: Tensor, normaliser_c: Tensor) -> Tensor:
-    """KL(q ‖ p) [c] from both sides' logits; leaves q in the place of ``reference_cV``.
-
-    Of the difference of the logits, and by strips, for the sake of digits and of memory: at the reference
-    itself it is 0.
-    """
-    out = []
-    for q_sV, z_sV, normaliser_s in zip(
-        reference_cV.split(STRIP), z_cV.split(STRIP), normaliser_c.split(STRIP), strict=True
-    ):
-        difference_sV = q_sV - z_sV
-        reference_s = q_sV.logsumexp(-1)
-        q_sV.sub_(reference_s.unsqueeze(-1)).exp_()
-        expected_s = torch.bmm(q_sV.unsqueeze(1), difference_sV.unsqueeze(2)).flatten()
-        out.append(expected_s - reference_s + normaliser_s)
-    return torch.cat(out)

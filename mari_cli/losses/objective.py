@@ -28,6 +28,7 @@ from mari_cli.losses import marginal, preference
 from mari_cli.losses.engine import Gradients, Readings, Rows, log_probabilities, sweep
 from mari_cli.losses.head import Head, HeadGradient
 from mari_cli.losses.marginal import Pools
+from mari_cli.transfer import sent
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,13 @@ def _mean_kl(step: Step, readings: Readings) -> Tensor:
 def _sequence_log_p(role: str, step: Step, readings: Readings, *, length_normalised: bool = False) -> Tensor:
     """log p(completion | prompt) [S], in nats: of each token on average, if ``length_normalised``."""
     positions, log_p_N = step.positions[role], readings.log_p[role]
-    sequence_N = positions.sequence_N.to(log_p_N.device, non_blocking=True)
+    sequence_N = sent(positions.sequence_N, log_p_N.device)
     log_p_S = log_p_N.new_zeros(positions.sequences).index_add(0, sequence_N, log_p_N)
-    return log_p_S / _lengths(positions).to(log_p_S, non_blocking=True) if length_normalised else log_p_S
+    return log_p_S / _as(log_p_S, _lengths(positions)) if length_normalised else log_p_S
+
+
+def _as(other: Tensor, tensor: Tensor) -> Tensor:
+    return sent(tensor, other.device, other.dtype)
 
 
 def _lengths(positions: Positions) -> Tensor:
@@ -154,7 +159,7 @@ def mari(config: MariConfig, step: Step, readings: Readings) -> Terms:
     if read is None:
         information = torch.zeros(())
     elif step.pools is not None:
-        information = (step.pools.weight_C.to(read, non_blocking=True) * read).sum()
+        information = (_as(read, step.pools.weight_C) * read).sum()
     else:
         information = read.sum() / step.positions["forget"].step_positions
     retain_kl = _mean_kl(step, readings)
@@ -177,9 +182,9 @@ def npo(config: NPOConfig, step: Step, readings: Readings) -> Terms:
     value = torch.zeros(())
     if "forget" in readings.log_p:
         log_p_S = _sequence_log_p("forget", step, readings, length_normalised=config.length_normalised)
-        reference_S = step.reference_log_p["forget"].to(log_p_S, non_blocking=True)
+        reference_S = _as(log_p_S, step.reference_log_p["forget"])
         if config.length_normalised:
-            reference_S = reference_S / _lengths(step.positions["forget"]).to(log_p_S, non_blocking=True)
+            reference_S = reference_S / _as(log_p_S, _lengths(step.positions["forget"]))
         value_S = preference.npo(log_p_S, reference_S, beta=config.beta)
         value = value_S.sum() / step.positions["forget"].step_sequences
     return _with_retain(config, {"npo": value}, value, _retain_terms(config.retain_loss, step, readings))
@@ -191,7 +196,7 @@ def dpo(config: DPOConfig, step: Step, readings: Readings) -> Terms:
         both = []
         for role in ("alternative", "forget"):
             log_p_S = _sequence_log_p(role, step, readings)
-            both += [log_p_S, step.reference_log_p[role].to(log_p_S, non_blocking=True)]
+            both += [log_p_S, _as(log_p_S, step.reference_log_p[role])]
         value = preference.dpo(*both, beta=config.beta).sum() / step.positions["forget"].step_sequences
     return _with_retain(config, {"dpo": value}, value, _retain_terms(config.retain_loss, step, readings))
 

@@ -21,6 +21,7 @@ from mari_cli.models.load import LanguageModel
 from mari_cli.models.store import Stored, stored
 from mari_cli.models.trunk import hidden_states
 from mari_cli.progress import Track
+from mari_cli.transfer import sent
 
 DEFINITION = 1
 """Part of every key: raise it when a change here or in the trunk changes what is remembered."""
@@ -44,17 +45,11 @@ class Rows:
 
     def gather(self, tensor: Tensor, items: Sequence[int], device: torch.device) -> Tensor:
         """The rows of ``items``, in their order, on ``device``."""
-        return _moved([tensor[self.slices[i]] for i in items], device)
+        return sent(torch.cat([tensor[self.slices[i]] for i in items]), device)
 
     def gather_items(self, tensor_S: Tensor, items: Sequence[int], device: torch.device) -> Tensor:
         """The entries of ``items`` of a tensor with one for each item."""
-        return _moved([tensor_S[[self.places[i] for i in items]]], device)
-
-
-def _moved(parts: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Concatenated on ``device``; towards CUDA from pinned memory, so that the host need not wait."""
-    rows = torch.cat(list(parts))
-    return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows.to(device)
+        return sent(tensor_S[[self.places[i] for i in items]], device)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Jinja2 escapes every value; only the figures, whose text matplotlib escapes, go 
 
 import re
 import shlex
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -52,6 +53,8 @@ OVERVIEW = (
     "benchmark/mmlu",
 )
 """Columns of the table of several runs."""
+SCOPES = {"step": "whole step", "micro": "micro-batch"}
+"""`loss.pooling_scope`, in words."""
 _TONES = {
     Standing.at: "good",
     Standing.short: "short",
@@ -129,7 +132,7 @@ def render(runs: list[RunData], *, title: str) -> str:
         seeds=[(row, _of_seeds(row, names)) for row in rows if row.seeds],
         items=[table for suite in (None, *suites) if single and (table := item_table(made[0], suite))],
         trainings=[
-            (label, run, _training(run))
+            (label, run, _training(run), _steps(run))
             for label, run in zip(run_labels(runs), runs, strict=True)
             if run.training
         ],
@@ -312,6 +315,42 @@ def _training(run: RunData) -> str:
         else f" (`train.keep={why}`{', the last one' if last else ''})"
     )
     return f"{ended}{kept}{choice}."
+
+
+def _steps(run: RunData) -> str:
+    """How its steps were taken, and how fast."""
+    training = run.training
+    assert training
+    how = []
+    if training.layout:
+        how.append(f"sequences {training.layout}")
+    if training.pooling_scope:
+        how.append(
+            f"predictions pooled over the {SCOPES.get(training.pooling_scope, training.pooling_scope)}"
+        )
+    if training.micro_batch:
+        how.append(f"{training.micro_batch} sequences of each corpus at a time")
+    if training.chunk:
+        how.append(f"logits of {training.chunk:,} positions at a time")
+    if training.gradient_checkpointing:
+        how.append("activations made twice (checkpointing)")
+    if training.kernels:
+        how.append(f"kernels {training.kernels}")
+    took = []
+    if (speed := _median(run, "tokens_per_second")) is not None:
+        took.append(f"{speed:,.0f} tokens a second")
+    if (share := _median(run, "mfu")) is not None:
+        took.append(f"{numbers.percent(share)} of the device's peak (MFU)")
+    if (peak := _median(run, "peak_bytes")) is not None:
+        took.append(f"{peak / 2**30:.1f} GiB at the peak")
+    sentences = [f"A step: {'; '.join(how)}."] if how else []
+    sentences += [f"Median of its steps: {numbers.listed(took)}."] if took else []
+    return " ".join(sentences)
+
+
+def _median(run: RunData, name: str) -> float | None:
+    values = [row[name] for row in run.train_rows if name in row]
+    return statistics.median(values) if values else None
 
 
 def _examples(runs: list[RunData]) -> list[tuple[str | None, str, list[tuple[str, str, str]]]]:

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ SCHEMA_VERSION = 1
 MODEL_ROLES = ("target", "model", "unlearned", "gold")
 """Every model a result may hold, in the order in which a reader meets them."""
 
-_HOUSEKEEPING = frozenset({"step", "kind", "loss", "lr", "grad_norm", "tokens", "seconds"})
+_TOOK = frozenset({"tokens", "seconds", "tokens_per_second", "mfu", "peak_bytes"})
+_HOUSEKEEPING = _TOOK | {"step", "kind", "loss", "lr", "grad_norm"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,17 @@ class Training:
     precision_reason: str | None = None
     device: str | None = None
     tokens: int | None = None
+    layout: str | None = None
+    """Padded or packed, and why."""
+    pooling_scope: str | None = None
+    """Of a loss that pools positions: those of the `step`, or of each `micro` batch."""
+    micro_batch: int | None = None
+    """Sequences of each corpus in a forward pass; None: all of the step."""
+    chunk: int | None = None
+    """Positions whose logits existed at one time."""
+    gradient_checkpointing: bool | None = None
+    kernels: str | None = None
+    """Whether what is done to logits was compiled, or why not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,10 +288,7 @@ def _estimate(value: Mapping[str, Any]) -> Estimate:
 def _training(value: Mapping[str, Any]) -> Training:
     return Training(
         steps=int(value["steps"]),
-        **{
-            key: value.get(key)
-            for key in ("kept_step", "stopped_by", "precision", "precision_reason", "device", "tokens")
-        },
+        **{f.name: value.get(f.name) for f in fields(Training) if f.name != "steps"},
     )
 
 

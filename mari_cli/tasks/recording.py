@@ -74,6 +74,7 @@ class Recording:
                 "precision": compute.precision,
                 "precision_reason": compute.reason,
                 "device": str(compute.device),
+                **outcome.way,
             }
         result = {
             "schema_version": SCHEMA_VERSION,

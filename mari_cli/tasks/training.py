@@ -26,7 +26,8 @@ from mari_cli.suites.examiner import items_hash
 from mari_cli.suites.scores import score
 from mari_cli.tasks.fitting import settled
 from mari_cli.tasks.setting import Setting, dropout_seed, seed_for
-from mari_cli.train.loop import Job, Log, Outcome, fit
+from mari_cli.train.journal import Log
+from mari_cli.train.loop import Job, Outcome, fit
 from mari_cli.train.step import Group
 from mari_cli.train.stop import Verdict
 

@@ -1,6 +1,5 @@
 """The training loop of fine-tuning and of unlearning, read from top to bottom."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,18 +11,19 @@ import torch
 from mari_cli import distributed
 from mari_cli.config import OptimConfig, Parallel, Weights
 from mari_cli.errors import UserError
-from mari_cli.losses.objective import Objective, Terms
+from mari_cli.losses import fused
+from mari_cli.losses.objective import Objective
 from mari_cli.models.fingerprint import frozen_hash
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track
 from mari_cli.train import state
+from mari_cli.train.journal import Journal, Launched, Log, token_seconds
 from mari_cli.train.optim import Optimizer, learning_rate
+from mari_cli.train.planner import Settings
 from mari_cli.train.sharding import sharded
-from mari_cli.train.step import Group, Reference, backward
+from mari_cli.train.step import Group, Reference, backward, chunk_for
 from mari_cli.train.stop import Verdict
-
-Log = Callable[[dict[str, Any]], None]
-"""Takes one record of metrics.jsonl: `step`, `kind` and numbers."""
+from mari_cli.transfer import Fetched, sent
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,9 @@ class Outcome:
     kept_step: int
     stopped_by: str | None
     tokens: int
+    way: dict[str, Any]
+    """How the steps were taken: `layout`, `pooling_scope` and `kernels`, and of the configuration, as it was
+    settled to fit the memory, `micro_batch`, `chunk`, `keep_logits` and `gradient_checkpointing`."""
 
 
 def fit(
@@ -65,7 +68,7 @@ def fit(
 
     A state is written to ``state_dir`` at every evaluation; where one is there already the loop goes on
     from it, on a CPU to the same bits as if it had never stopped. Raises UserError at a loss that is not
-    finite, before the update.
+    finite, whose update is not made.
 
     Several processes take each step together (train/step.py). All see the same numbers, so all decide the
     same; ``log`` is called in the first alone.
@@ -73,12 +76,19 @@ def fit(
     if not distributed.first():
         log = _ignore
     frozen = frozen_hash(lm.model)
+    journal = Journal(
+        log,
+        behind=1 if lm.device.type == "cuda" else 0,
+        token_seconds=token_seconds(lm, job.items_at(0), job.objective, config),
+        loss_scaling=lm.compute.needs_loss_scaling,
+        hint=f"lower `train.lr` (now {config.lr:g}); what was reached is in {state_dir}",
+    )
     if config.parallel is not Parallel.fsdp or distributed.size() == 1:
-        return _fit(lm, job, config, frozen, state_dir, log, track, description)
+        return _fit(lm, job, config, frozen, state_dir, log, journal, track, description)
     with sharded(lm, weights=config.weights) as trained:
         # the shards are the float32 copies already
         stepped = replace(config, weights=Weights.float32)
-        return _fit(trained, job, stepped, frozen, state_dir, log, track, description)
+        return _fit(trained, job, stepped, frozen, state_dir, log, journal, track, description)
 
 
 def _fit(
@@ -88,6 +98,7 @@ def _fit(
     frozen: str | None,
     state_dir: Path,
     log: Log,
+    journal: Journal,
     track: Track,
     description: str,
 ) -> Outcome:
@@ -118,6 +129,8 @@ def _fit(
         if progress.stopped_by:
             break
         started = time.perf_counter()
+        if lm.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(lm.device)
         items = job.items_at(step)
         lr = learning_rate(config, step, job.steps)
         optimizer.set_lr(lr)
@@ -136,37 +149,21 @@ def _fit(
         optimizer.take_gradients()
         scaler.unscale_(optimizer.engine)
         norm = optimizer.clip(config.max_grad_norm)
-        values = _read({**terms, "grad_norm": norm})
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad == ["grad_norm"] and compute.needs_loss_scaling:
-            bad = []  # a GradScaler skips the step and halves
-        if bad:
-            names = ", ".join("gradient" if name == "grad_norm" else name for name in bad)
-            raise UserError(
-                f"step {step + 1}: {names} not finite; the update was not made",
-                f"lower `train.lr` (now {config.lr:g}); what was reached is in {state_dir}",
-            )
-        optimizer.step(scaler)
+        numbers = {**terms, "grad_norm": norm}
+        values = torch.stack([sent(x.detach(), norm.device, torch.float64) for x in numbers.values()])
+        optimizer.step(skip=~values.isfinite().all())
         scaler.update()
         optimizer.zero_grad()
 
         progress.step = step + 1
         tokens = sum(len(item.input_ids) for role in items.values() for item in role)
         progress.tokens += tokens
-        progress.loss_scale = scaler.get_scale() if scaler.is_enabled() else None
-        seconds = time.perf_counter() - started
-        log(
-            {
-                "step": step + 1,
-                "kind": "train",
-                **values,
-                "lr": lr,
-                "tokens": tokens,
-                "seconds": seconds,
-            }
-        )
+        peak = torch.cuda.max_memory_allocated(lm.device) if lm.device.type == "cuda" else None
+        journal.add(Launched(step + 1, tuple(numbers), Fetched(values), lr, tokens, started, peak))
 
         if (step + 1) % job.evaluate_every == 0 or step + 1 == job.steps:
+            journal.settle()
+            progress.loss_scale = scaler.get_scale() if scaler.is_enabled() else None
             _evaluate(lm, job, progress, log)
             state.save(state_dir, optimizer, progress)
 
@@ -174,7 +171,8 @@ def _fit(
     if progress.kept_step != progress.step:
         state.load_weights(state_dir / f"step_{progress.kept_step:08d}", optimizer)
     optimizer.release()
-    return Outcome(progress.step, progress.kept_step, progress.stopped_by, progress.tokens)
+    way = _way(lm, job.objective, config)
+    return Outcome(progress.step, progress.kept_step, progress.stopped_by, progress.tokens, way)
 
 
 def _ignore(record: dict[str, Any]) -> None:
@@ -189,8 +187,15 @@ def _evaluate(lm: LanguageModel, job: Job, progress: state.Progress, log: Log) -
     log({"kind": "eval", **look})
 
 
-def _read(tensors: Terms) -> dict[str, float]:
-    """All numbers of a step at once: the one time in it that the host waits for the device."""
-    device = tensors["grad_norm"].device
-    read = torch.stack([tensor.detach().to(device).double() for tensor in tensors.values()]).tolist()
-    return dict(zip(tensors, read, strict=True))
+def _way(lm: LanguageModel, objective: Objective, config: OptimConfig) -> dict[str, Any]:
+    information = objective.needs.information if objective.needs.pools else None
+    settings = Settings.of(config)
+    vocabulary = len(lm.model.get_output_embeddings().weight)
+    without = fused.obstacle(lm.device.type)
+    return {
+        "layout": str(lm.layout),
+        "pooling_scope": None if information is None else information.pooling_scope.value,
+        **vars(settings),
+        "chunk": settings.chunk or chunk_for(vocabulary),
+        "kernels": "compiled" if without is None else f"eager ({without})",
+    }

@@ -100,9 +100,19 @@ class Optimizer:
         norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), max_norm if max_norm else math.inf)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
-    def step(self, scaler: torch.amp.GradScaler) -> None:
-        with self._compiled_on_cuda():
-            scaler.step(self.engine)
+    def step(self, *, skip: Tensor) -> None:
+        """Step, unless ``skip``, one truth value, says not to.
+
+        AdamW on CUDA asks it on the device, and nobody waits: in the way in which torch's GradScaler tells
+        fused optimisers of gradients that are not finite.
+        """
+        if self.engine.defaults.get("fused"):
+            self.engine.grad_scale, self.engine.found_inf = None, skip.float()  # type: ignore[attr-defined]
+            self.engine.step()
+            del self.engine.grad_scale, self.engine.found_inf  # type: ignore[attr-defined]
+        elif not skip:
+            with self._compiled_on_cuda():
+                self.engine.step()
         self.publish()
 
     def _compiled_on_cuda(self) -> AbstractContextManager[object]:

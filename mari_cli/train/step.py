@@ -29,6 +29,7 @@ from mari_cli.losses.objective import Objective, Positions, Step, Terms, differe
 from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.trunk import hidden_states
+from mari_cli.transfer import sent
 
 Group = Mapping[str, Sequence[Item]]
 """The items of a step by role: `forget`, `retain`, `alternative`."""
@@ -239,21 +240,21 @@ def _by_pools(
     for role, of_role in rows.items():
         own_N, whole = owned[role], positions_of(groups[role], groups[role])
         positions[role] = whole.at(own_N)
-        on_device_N = own_N.to(of_role.h_ND.device, non_blocking=True)
+        on_device_N = sent(own_N, of_role.h_ND.device)
 
         def gathered(x_ND: Tensor, role: str = role, index_N: Tensor = on_device_N) -> Tensor:
             return distributed.concatenated(x_ND, lengths[role])[index_N]
 
         own_rows[role] = Rows(
             gathered(of_role.h_ND),
-            positions[role].labels_N.to(of_role.h_ND.device, non_blocking=True),
+            sent(positions[role].labels_N, of_role.h_ND.device),
             None if of_role.reference_ND is None else gathered(of_role.reference_ND),
         )
     terms, gradients = differentiate(replace(step, positions=positions, pools=pools), own_rows)
     h = {}
     for role, of_role in rows.items():
         whole_ND = of_role.h_ND.new_zeros(sum(lengths[role]), of_role.h_ND.shape[-1])
-        whole_ND[owned[role].to(whole_ND.device, non_blocking=True)] = gradients.h[role]
+        whole_ND[sent(owned[role], whole_ND.device)] = gradients.h[role]
         h[role] = distributed.summed(whole_ND).split(lengths[role])[distributed.rank()]
     return terms, replace(gradients, h=h)
 
@@ -262,7 +263,9 @@ def _summed(terms: Terms, device: torch.device) -> Terms:
     """Over all processes: each has a part of every sum."""
     if distributed.size() == 1:
         return terms
-    sums = distributed.summed(torch.stack([term.detach().to(device).double() for term in terms.values()]))
+    sums = distributed.summed(
+        torch.stack([sent(term.detach(), device, torch.float64) for term in terms.values()])
+    )
     return dict(zip(terms, sums, strict=True))
 
 
@@ -288,7 +291,7 @@ def _assemble(
         supported = None
         if of_role.supported_MK is not None:
             assert config is not None
-            ids_MK, probability_MK = (x.to(h_ND.device, non_blocking=True) for x in of_role.supported_MK)
+            ids_MK, probability_MK = (sent(x, h_ND.device) for x in of_role.supported_MK)
             step_forget, step_retain = (
                 sum(item.num_targets for item in groups[r]) for r in ("forget", "retain")
             )
@@ -298,8 +301,8 @@ def _assemble(
         states_ND = of_role.states_ND
         rows[role] = Rows(
             h_ND,
-            positions[role].labels_N.to(h_ND.device, non_blocking=True),
-            None if states_ND is None else states_ND.to(h_ND.device, non_blocking=True),
+            sent(positions[role].labels_N, h_ND.device),
+            None if states_ND is None else sent(states_ND, h_ND.device),
             supported,
         )
     pools = None

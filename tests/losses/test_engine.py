@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mari_cli.config import Estimator, MariConfig
 from mari_cli.losses import naive
+from mari_cli.losses.engine import Supported
 from mari_cli.losses.head import Head
 from mari_cli.losses.objective import differentiate
 
@@ -65,25 +66,81 @@ class RoundsLogits(Head):
         return (h_ND @ self.weight_VD.T).to(torch.bfloat16).to(h_ND.dtype)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_in_bfloat16_operands_are_narrow_and_logits_are_not(name):
-    sizes = {"v": 64, "d": 32, "lengths": {r: [7, 12, 9] for r in ("forget", "retain", "alternative")}}
-    bfloat16 = torch.bfloat16
-    objective, step, rows = case(LOSSES[name], dtype=bfloat16, **sizes)
-    narrow = head(dtype=bfloat16, v=64, d=32), head(dtype=bfloat16, v=64, d=32, seed=7)
-    wide = [Head(h.weight_VD.detach().double().requires_grad_()) for h in narrow]
+SIXTEEN = {"v": 64, "d": 32, "lengths": {r: [7, 12, 9] for r in ("forget", "retain", "alternative")}}
+
+
+def in_float64(rows, heads):
+    """The numbers that 16 bits see."""
     rows64 = {
         role: replace(
             r, h_ND=r.h_ND.double(), reference_ND=None if r.reference_ND is None else r.reference_ND.double()
         )
         for role, r in rows.items()
     }
+    return rows64, *(Head(h.weight_VD.detach().double().requires_grad_()) for h in heads)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_in_bfloat16_operands_are_narrow_and_logits_are_not(name):
+    bfloat16 = torch.bfloat16
+    objective, step, rows = case(LOSSES[name], dtype=bfloat16, **SIXTEEN)
+    narrow = head(dtype=bfloat16, v=64, d=32), head(dtype=bfloat16, v=64, d=32, seed=7)
+    rows64, *wide = in_float64(rows, narrow)
     terms, gradients = naively(objective, step, rows64, *wide)
     found, found_gradients = through_engine(objective, step, rows, *narrow, chunk=5)
     assert gap(found, terms) < 3e-3
     assert gap(found_gradients, gradients) < 3e-3
     wrong, wrong_gradients = naively(objective, step, rows64, *(RoundsLogits(h.weight_VD) for h in wide))
     assert max(gap(wrong, terms), gap(wrong_gradients, gradients)) > 3e-3
+
+
+def on_gpu(x):
+    """Rows of a role or a head, with all their tensors; what is trained a leaf again."""
+    moved = {}
+    for name, value in vars(x).items():
+        if isinstance(value, torch.Tensor):
+            moved[name] = value.detach().cuda().requires_grad_(value.requires_grad)
+        elif isinstance(value, Supported):
+            moved[name] = on_gpu(value)
+    return replace(x, **moved)
+
+
+def through_gpu(objective, step, rows, of, reference, *, scale=1.0):
+    """As `through_engine`, in chunks that are not all of one size."""
+    there = {role: on_gpu(r) for role, r in rows.items()}
+    settings = {"chunk": 5, "reference": on_gpu(reference), "scale": lambda loss: scale * loss}
+    terms, found = differentiate(objective, step, there, on_gpu(of), **settings)
+    gradients = dict(found.h) | {"weight": found.head.weight_VD}
+    gradients |= {} if found.head.bias_V is None else {"bias": found.head.bias_V}
+    return (
+        {name: term.cpu() for name, term in terms.items()},
+        {name: gradient.cpu().double() / scale for name, gradient in gradients.items()},
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["plain", "all"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_on_a_gpu_in_float64_the_compiled_engine_is_the_naive_formula(name, kind):
+    objective, step, rows = case(LOSSES[name])
+    of, reference = head(kind), head(kind, seed=7)
+    terms, gradients = naively(objective, step, rows, of, reference)
+    found, found_gradients = through_gpu(objective, step, rows, of, reference)
+    assert gap(found, terms) < 1e-12
+    assert gap(found_gradients, gradients) < 1e-12
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.bfloat16, 1.0), (torch.float16, 1024.0)])
+@pytest.mark.parametrize("name", LOSSES)
+def test_on_a_gpu_16_bit_products_are_the_naive_formula_in_float64(name, dtype, scale):
+    """In float16 with a scaled loss, as steps are taken: its smallest numbers are as large as gradients."""
+    objective, step, rows = case(LOSSES[name], dtype=dtype, **SIXTEEN)
+    narrow = head(dtype=dtype, v=64, d=32), head(dtype=dtype, v=64, d=32, seed=7)
+    terms, gradients = naively(objective, step, *in_float64(rows, narrow))
+    found, found_gradients = through_gpu(objective, step, rows, *narrow, scale=scale)
+    assert gap(found, terms) < 3e-3
+    assert gap(found_gradients, gradients) < 3e-3
 
 
 class Loss(torch.autograd.Function):

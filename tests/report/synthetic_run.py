@@ -182,6 +182,12 @@ def write_run(
             "precision_reason": "auto: CPU",
             "device": "cpu",
             "tokens": 48211,
+            "layout": "padded (auto: its attention is not causal)",
+            "pooling_scope": "step",
+            "micro_batch": 4,
+            "chunk": 1024,
+            "gradient_checkpointing": False,
+            "kernels": "eager (only compiled on CUDA)",
         },
         "notes": ["3 retain records were left out because they are forget records too"],
     }
@@ -253,6 +259,7 @@ def _rows(method: str, results: dict[str, Any], without: tuple[str, ...]) -> lis
                 "lr": 1e-4,
                 "grad_norm": 1.0,
                 "seconds": 0.5,
+                "tokens_per_second": 800.0 + step,
             }
         )
         if step % 20 == 0:

@@ -34,7 +34,8 @@ def finish(process: subprocess.Popen) -> None:
 def rows(run: Path) -> list[dict]:
     """metrics.jsonl without what measures time."""
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
+    clocks = ("seconds", "tokens_per_second")
+    return [{key: value for key, value in row.items() if key not in clocks} for row in found]
 
 
 def kill_after(process: subprocess.Popen, run: Path, step: int) -> None:

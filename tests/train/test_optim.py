@@ -11,7 +11,7 @@ from mari_cli.errors import UserError
 from mari_cli.train import checkpoint, state
 from mari_cli.train.optim import Optimizer, check_optimizer, learning_rate
 
-OFF = torch.amp.GradScaler("cpu", enabled=False)
+NO = torch.tensor(False)
 needs_torchao = pytest.mark.skipif(
     importlib.util.find_spec("torchao") is None, reason="needs torchao: pip install 'mari-cli[8bit]'"
 )
@@ -43,7 +43,7 @@ def train(model, optimizer, steps: range, lr: float = 1e-3) -> None:
         optimizer.set_lr(lr)
         optimizer.take_gradients()
         optimizer.clip(1.0)
-        optimizer.step(OFF)
+        optimizer.step(skip=NO)
         optimizer.zero_grad()
 
 
@@ -61,7 +61,7 @@ def test_small_updates_of_bfloat16_weights_do_not_vanish():
     torch.nn.init.ones_(model.weight)
     optimizer = Optimizer(model, OptimConfig(lr=lr, weights=Weights.bfloat16))
     assert model.weight.dtype == torch.bfloat16
-    descend(model.weight, lambda: optimizer.step(OFF), optimizer.take_gradients)
+    descend(model.weight, lambda: optimizer.step(skip=NO), optimizer.take_gradients)
     assert model.weight.dtype == torch.bfloat16
     assert (model.weight < 1).all()
     optimizer.release()
@@ -104,6 +104,34 @@ def test_every_kind_trains(kind):
     optimizer.release()
     with torch.no_grad():
         assert model(x).square().mean() < 0.7 * before
+
+
+def fused(optimizer: Optimizer) -> Optimizer:
+    """As on CUDA, on a CPU too."""
+    optimizer.engine = torch.optim.AdamW(optimizer.masters.values(), lr=1e-3, fused=True)
+    return optimizer
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu, fused", pytest.param("cuda", marks=pytest.mark.gpu)])
+@kinds
+def test_a_step_that_is_to_be_skipped_leaves_weights_and_moments_as_they_are(kind, device):
+    whole, skipping = (network().to(device.removesuffix(", fused")) for _ in range(2))
+    both = [Optimizer(model, OptimConfig(lr=1e-3, **kind)) for model in (whole, skipping)]
+    if device == "cpu, fused":
+        if "optimizer" in kind:
+            pytest.skip("of AdamW alone there is one on a CPU")
+        both = [fused(optimizer) for optimizer in both]
+    for model, optimizer in zip((whole, skipping), both, strict=True):
+        train(model, optimizer, range(3))
+    for master in both[1].masters.values():
+        master.grad = torch.full_like(master, torch.nan)
+    both[1].step(skip=torch.ones((), dtype=torch.bool, device=next(skipping.parameters()).device))
+    both[1].zero_grad()
+    for model, optimizer in zip((whole, skipping), both, strict=True):
+        train(model, optimizer, range(3, 5))
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), skipping.parameters(), strict=True))
+    tensors = [optimizer.tensors() for optimizer in both]
+    assert all(torch.equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items())
 
 
 @needs_torchao

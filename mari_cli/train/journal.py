@@ -1,0 +1,120 @@
+"""What is known of each step: its numbers once the device has them, and what the step took.
+
+A device works on a step long after the CPU has asked for it. Where the CPU waited for the step's numbers the
+device would then wait for the next step; so they are read when that one is under way. By then the update is
+made, or not: numbers that are not finite stop it on the device (`Optimizer.step`).
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mari_cli import distributed
+from mari_cli.config import OptimConfig
+from mari_cli.errors import UserError
+from mari_cli.losses.objective import Objective
+from mari_cli.measure import devices
+from mari_cli.models.load import LanguageModel
+from mari_cli.train import planner
+from mari_cli.train.planner import Settings, Unforeseeable
+from mari_cli.train.step import Group
+from mari_cli.transfer import Fetched
+
+Log = Callable[[dict[str, Any]], None]
+"""Takes one record of metrics.jsonl: `step`, `kind` and numbers."""
+
+
+@dataclass(frozen=True)
+class Launched:
+    """An optimiser step that the device was asked for."""
+
+    step: int
+    """Counted from 1."""
+    names: tuple[str, ...]
+    values: Fetched
+    """The terms of the loss and `grad_norm`, in the order of ``names``."""
+    lr: float
+    tokens: int
+    started: float
+    """When the CPU began it, by `time.perf_counter`."""
+    peak_bytes: int | None
+
+
+class Journal:
+    """Logs each step; refuses to go on after one whose numbers are not finite, the update not made."""
+
+    def __init__(
+        self,
+        log: Log,
+        *,
+        behind: int,
+        token_seconds: float | None,
+        loss_scaling: bool,
+        hint: str,
+    ) -> None:
+        """``behind``: how many steps are not yet read when one is added. ``token_seconds`` as of the function
+        of that name. ``hint``: what to do where a loss is not finite. With ``loss_scaling`` a gradient may be
+        so now and then: its step was skipped, and the next ones are scaled less."""
+        self._log, self._behind, self._token_seconds = log, behind, token_seconds
+        self._loss_scaling, self._hint = loss_scaling, hint
+        self._unread: deque[Launched] = deque()
+        self._last_end = -math.inf
+
+    def add(self, launched: Launched) -> None:
+        self._unread.append(launched)
+        while len(self._unread) > self._behind:
+            self._read(self._unread.popleft())
+
+    def settle(self) -> None:
+        """Read what is left: the device has nothing more to do."""
+        while self._unread:
+            self._read(self._unread.popleft())
+
+    def _read(self, done: Launched) -> None:
+        values = dict(zip(done.names, done.values.read(), strict=True))
+        now = time.perf_counter()
+        # the device begins a step when it is asked for, or when it is through with the one before
+        seconds = now - max(done.started, self._last_end)
+        self._last_end = now
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad == ["grad_norm"] and self._loss_scaling:
+            bad = []
+        if bad:
+            names = ", ".join("gradient" if name == "grad_norm" else name for name in bad)
+            raise UserError(f"step {done.step}: {names} not finite; the update was not made", self._hint)
+        took: dict[str, float] = {"seconds": seconds, "tokens_per_second": done.tokens / seconds}
+        if self._token_seconds is not None:
+            took["mfu"] = done.tokens * self._token_seconds / seconds
+        if done.peak_bytes is not None:
+            took["peak_bytes"] = done.peak_bytes
+        self._log(
+            {"step": done.step, "kind": "train", **values, "lr": done.lr, "tokens": done.tokens, **took}
+        )
+
+
+def token_seconds(
+    lm: LanguageModel, groups: Group, objective: Objective, config: OptimConfig
+) -> float | None:
+    """Seconds that a token of a step like ``groups`` would take if all devices worked at their peak on what
+    the step needs, padding and what is computed twice to spare memory apart.
+
+    Over the seconds that it takes this is the model FLOPs utilisation (A. Chowdhery et al. 2022, "PaLM",
+    https://arxiv.org/abs/2204.02311, appendix B). None where the peak is not known: it is for some GPUs, in
+    16 bits.
+    """
+    if lm.device.type != "cuda" or lm.compute.dtype == torch.float32:
+        return None
+    peak = devices.this_gpu().flops * distributed.size()
+    if not peak:
+        return None
+    once = Settings(micro_batch=None, keep_logits=True, gradient_checkpointing=False)
+    try:
+        needed = planner.forecast(lm, groups, objective, once, config, optimizer=False)
+    except Unforeseeable:
+        return None
+    return needed.flops / planner.padded_tokens(groups) / peak
