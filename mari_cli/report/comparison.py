@@ -14,7 +14,7 @@ from typing import Literal
 
 from mari_cli.errors import UserError
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.registry import METRICS, Metric, describe
+from mari_cli.metrics.registry import GENERAL_ABILITY, METRICS, Metric, describe
 from mari_cli.report.numbers import listed
 from mari_cli.report.read import ModelResult, RunData
 
@@ -28,7 +28,7 @@ FORGOTTEN = (
     "privacy/loss_auc",
 )
 """What decides whether the forget data is forgotten: each is best at gold's value."""
-KEPT = ("retain/token_accuracy", "retain/exact_match", "facts/shared_recall", "benchmark/mmlu")
+KEPT = ("retain/token_accuracy", "retain/exact_match", "facts/shared_recall", *GENERAL_ABILITY)
 """What should be as it was before."""
 
 

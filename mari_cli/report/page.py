@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from mari_cli import runs as runs_on_disk
-from mari_cli.metrics.registry import Metric
+from mari_cli.metrics.registry import GENERAL_ABILITY, Metric
 from mari_cli.report import numbers
 from mari_cli.report.comparison import (
     Change,
@@ -44,7 +44,7 @@ OVERVIEW = (
     "retain/token_accuracy",
     "retain/exact_match",
     "holdout/answer_nll",
-    "benchmark/mmlu",
+    *GENERAL_ABILITY,
 )
 """Columns of the table of several runs."""
 _GROUPS = {
@@ -54,7 +54,7 @@ _GROUPS = {
     "retain": "Retain data",
     "holdout": "Holdout: data no model saw",
     "marginal": "Marginal information",
-    "benchmark": "General ability",
+    "benchmark": "Benchmarks",
 }
 _TONES = {
     Standing.at: "good",
@@ -246,7 +246,10 @@ def _missing(runs: list[RunData], rows: list[Row]) -> list[str]:
             (not any(name.startswith("facts/") for name in names), "marked facts (unique and shared recall)"),
             (not any(name.endswith("verbatim_rouge_l") for name in names), "generated answers (ROUGE-L)"),
             (not any(name.startswith("marginal/") for name in names), "marginal information (Fano bound)"),
-            ("benchmark/mmlu" not in names, "MMLU (general ability)"),
+            (
+                not any(name.startswith("benchmark/") for name in names),
+                "a benchmark (general ability: `metrics.benchmarks`)",
+            ),
             (not any(run.examples for run in runs), "examples of answers"),
         )
         if absent

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.registry import GENERAL_ABILITY, describe
 from mari_cli.report.comparison import Row, comparison_rows, metric_of, results
 from mari_cli.report.numbers import number
 from mari_cli.report.read import RunData
@@ -198,7 +199,7 @@ _GLANCE = (
     "facts/shared_recall",
     "retain/token_accuracy",
     "retain/exact_match",
-    "benchmark/mmlu",
+    *(name for name in GENERAL_ABILITY if describe(name).high == 1),
 )
 
 
