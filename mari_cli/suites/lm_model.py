@@ -47,6 +47,8 @@ class InMemory(HFLM):  # type: ignore[misc]
         self.most = batch_size
         self.progress: Callable[[float], None] = lambda done: None
         """Called with the share of the requests that are answered."""
+        self.windows: _Counter | None = None
+        """Of running text, while it is read: lm_eval tells of documents only when all are read."""
 
     @torch.no_grad()
     def _model_call(
@@ -69,9 +71,12 @@ class InMemory(HFLM):  # type: ignore[misc]
         return answers
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[float]:
-        self._watch(len(requests))
+        self.set_cache_hook(CacheHook(None))
+        lengths = [len(self.tok_encode(request.args[0])) for request in requests]
+        self.windows = _Counter(sum(-(-length // self.max_length) for length in lengths), self.progress)
         self.batch_size_per_gpu = self._fitting(self.max_length)
         answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
+        self.windows = None
         return answers
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
@@ -90,6 +95,8 @@ class InMemory(HFLM):  # type: ignore[misc]
         answers: list[tuple[float, bool]] = self._halving(
             lambda: ask(requests, disable_tqdm=True, override_bs=override_bs)
         )
+        if self.windows:
+            self.windows.count(len(requests))
         return answers
 
     def _watch(self, total: int) -> None:
@@ -128,5 +135,8 @@ class _Counter(CacheHook):  # type: ignore[misc]
         self.total, self.progress, self.done = total, progress, 0
 
     def add_partial(self, attr: str, req: Any, res: Any) -> None:
-        self.done += 1
+        self.count(1)
+
+    def count(self, answers: int) -> None:
+        self.done += answers
         self.progress(min(1.0, self.done / self.total))

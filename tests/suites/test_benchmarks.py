@@ -18,6 +18,7 @@ from mari_cli.errors import UserError
 from mari_cli.suites import lm_tasks
 from mari_cli.suites.benchmarks import (
     Judged,
+    _Bar,
     benchmarks,
     check_benchmarks,
     describe_benchmarks,
@@ -346,8 +347,25 @@ def test_one_bar_runs_over_the_questions_of_all_tasks(lm, root):
             yield item
         seen.append("done")
 
-    benchmarks(examiner(lm, track=track, benchmarks=["wmdp", "piqa"], benchmark_root=root))
-    assert seen == [("model: benchmarks", ALL + 6, i) for i in range(ALL + 6)] + ["done"]
+    reached: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            _Bar, "_reach", lambda bar, done, reach=_Bar._reach: reached.append(done) or reach(bar, done)
+        )
+        benchmarks(examiner(lm, track=track, benchmarks=["wmdp", "piqa", "wikitext"], benchmark_root=root))
+    total = ALL + 6 + 3
+    assert seen == [("model: benchmarks", total, i) for i in range(total)] + ["done"]
+    assert max(reached) == total
+    assert reached == sorted(reached)
+
+
+def test_the_bar_moves_while_running_text_is_read(lm, root):
+    asked, seen = InMemory(lm, batch_size=2), []
+    asked.progress = seen.append
+    asked.loglikelihood_rolling([SimpleNamespace(args=("four three one two " * 300,))])
+    assert len(seen) > 1
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
 
 
 # -- refusals ------------------------------------------------------------------------------------------------
