@@ -180,7 +180,7 @@ def _path(examiner: Examiner, task: "Questions") -> Path | None:
             "chat_template": config.benchmark_chat_template and lm.tokenizer.chat_template,
             "weights": examiner.weights,
             "tokenizer": _fingerprint(lm.tokenizer),
-            "max_length": lm.max_length,
+            "context": getattr(lm.model.config.get_text_config(), "max_position_embeddings", None),
             "batch_size": config.batch_size,
             "precision": lm.compute.precision,
             "device": lm.device.type,

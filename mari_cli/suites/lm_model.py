@@ -29,6 +29,7 @@ class InMemory(HFLM):  # type: ignore[misc]
     """In float32 it computes what lm_eval's own `hf` model does. In 16 bits the head stays in float32: with
     logits of 8 bits, answers are often tied, and the first of them would win.
 
+    As in lm_eval a context may be as long as the model's own, whatever `model.max_length` says of training.
     lm_eval holds the logits of whole contexts, and their logarithms. A forward pass takes as many sequences
     as memory holds these for, ``batch_size`` at most, and half as many after every one that was too large.
     """
@@ -43,7 +44,6 @@ class InMemory(HFLM):  # type: ignore[misc]
             batch_size=batch_size,
             mixed_precision_dtype=lm.compute.dtype if self.narrow else None,
         )
-        self._max_length = min(self.max_length, lm.max_length)
         self.most = batch_size
         self.progress: Callable[[float], None] = lambda done: None
         """Called with the share of the requests that are answered."""
@@ -74,7 +74,7 @@ class InMemory(HFLM):  # type: ignore[misc]
         self.set_cache_hook(CacheHook(None))
         lengths = [len(self.tok_encode(request.args[0])) for request in requests]
         self.windows = _Counter(sum(-(-length // self.max_length) for length in lengths), self.progress)
-        self.batch_size_per_gpu = self._fitting(self.max_length)
+        self.batch_size_per_gpu = self._fitting(min(max(lengths), self.max_length))
         answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
         self.windows = None
         return answers
