@@ -512,12 +512,6 @@ class UnlearnConfig(OptimConfig):
 # -- measuring and tracking ----------------------------------------------------------------------------------
 
 
-class Mmlu(StrEnum):
-    off = "off"
-    sample = "sample"  # the 281 few-shot questions that lm_eval carries; works offline
-    full = "full"
-
-
 @dataclass(kw_only=True)
 class MetricsConfig:
     batch_size: int = 32
@@ -536,19 +530,33 @@ class MetricsConfig:
     bootstrap: int = 1000
     """Resamples behind an interval."""
     confidence: float = 0.95
-    mmlu: Mmlu = Mmlu.sample
-    mmlu_limit: int | None = None
-    """Questions of each MMLU subject; null: all."""
+    benchmarks: list[str] = field(default_factory=lambda: ["mmlu_sample"])
+    """Tasks or groups of lm_eval by name, `mmlu`, `arc_easy`, `wikitext`; `mmlu_sample`: the 281 questions
+    that lm_eval carries as few-shot examples, which need no network."""
+    benchmark_limit: int | None = None
+    """The first so many questions of each task, of MMLU in each subject; null: all."""
+    benchmark_root: str | None = None
+    """A folder to read the questions from, with a folder in it for each data set of the hub, by its name;
+    null: the hub, or what was fetched from it before."""
+    benchmark_chat_template: bool = False
+    """Ask through the tokenizer's chat template; published figures of most benchmarks are made without."""
+    fewshot: int | None = None
+    """Answered examples before each question of a benchmark; null: as many as the task itself says. A task
+    that says 0 keeps to it."""
     examples: int = 8
     """Forget questions shown word by word in the report; 0: no text of a corpus is written anywhere."""
 
     def __post_init__(self) -> None:
-        _positive("metrics", self, "batch_size", "max_items", "max_new_tokens", "bootstrap", "mmlu_limit")
+        _positive(
+            "metrics", self, "batch_size", "max_items", "max_new_tokens", "bootstrap", "benchmark_limit"
+        )
         _require(
             self.seeds is None or (len(self.seeds) > 0 and len(set(self.seeds)) == len(self.seeds)),
             f"metrics.seeds must be different seeds, at least one, or null; got {self.seeds}",
         )
-        _non_negative("metrics", self, "examples")
+        _non_negative("metrics", self, "examples", "fewshot")
+        twice = [name for name in self.benchmarks if self.benchmarks.count(name) > 1]
+        _require(not twice, f"metrics.benchmarks names {twice[0] if twice else ''} twice")
         for name in ("min_k", "prior", "confidence"):
             value = getattr(self, name)
             _require(0 < value < 1, f"metrics.{name} must be between 0 and 1, got {value}")

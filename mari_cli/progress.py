@@ -4,6 +4,7 @@ Of several processes only the first speaks; a launcher tells each its number.
 """
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
@@ -49,7 +50,9 @@ def track(items: Iterable[T], description: str, total: int, done: int = 0) -> It
         TextColumn("eta"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_console, transient=True) as bar:
+    # this very stderr: the bar goes on where somebody else's words are kept out of it
+    console = Console(file=sys.stderr, highlight=False)
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(description, total=total, completed=done)
         for item in items:
             yield item

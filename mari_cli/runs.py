@@ -36,6 +36,7 @@ SUMMARY_METRICS = (
     "facts/shared_recall",
     "privacy/loss_auc",
     "benchmark/mmlu",
+    "benchmark/mmlu_sample",
 )
 """What a list of runs shows, of the model that the run ended with."""
 

@@ -213,7 +213,7 @@ def plan(
 @app.command(
     epilog=_epilog(
         "mari evaluate runs/npo",
-        "mari evaluate runs/npo metrics.mmlu=full gold=runs/gold",
+        "mari evaluate runs/npo metrics=benchmarks gold=runs/gold",
         "mari evaluate --resume runs/evaluation",
         "mari evaluate HuggingFaceTB/SmolLM2-135M-Instruct forget=tofu metrics=fast",
         keys=True,

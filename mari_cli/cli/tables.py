@@ -22,9 +22,8 @@ METRICS = (
     "privacy/loss_auc",
     "forget/answer_nll",
     "holdout/answer_nll",
-    "benchmark/mmlu",
 )
-"""What a terminal has room for; the report has everything."""
+"""What a terminal has room for, with a column for each benchmark; the report has everything."""
 OURS = ("unlearned", "model")
 """The models of a result that the run itself made; the others (target, gold) are there to compare with."""
 NOTHING = "–"
@@ -201,8 +200,11 @@ def _ours(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _present(models: Iterable[dict[str, Any]], names: Sequence[str] = METRICS) -> list[str]:
-    there = {name for metrics in models for name in metrics}
-    return [name for name in names if name in there]
+    there = {name: None for metrics in models for name in metrics}
+    benchmarks = [name for name in there if name.startswith("benchmark/")]
+    # not the parts of what has a figure as a whole, nor its other figures: mmlu_stem, hellaswag_acc
+    whole = [name for name in benchmarks if not any(name.startswith(f"{other}_") for other in benchmarks)]
+    return [name for name in names if name in there] + whole
 
 
 def _values(metrics: dict[str, Any], names: Sequence[str]) -> list[str]:

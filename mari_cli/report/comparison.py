@@ -25,7 +25,7 @@ from mari_cli.metrics.difference import (
 )
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.items import made, what_differs
-from mari_cli.metrics.registry import METRICS, Metric, describe
+from mari_cli.metrics.registry import GENERAL_ABILITY, METRICS, Metric, describe
 from mari_cli.metrics.statistics import over_seeds
 from mari_cli.report.numbers import listed
 from mari_cli.report.read import ModelResult, RunData
@@ -40,7 +40,7 @@ FORGOTTEN = (
     "privacy/loss_auc",
 )
 """What decides whether the forget data is forgotten: each is best at gold's value."""
-KEPT = ("retain/token_accuracy", "retain/exact_match", "facts/shared_recall", "benchmark/mmlu")
+KEPT = ("retain/token_accuracy", "retain/exact_match", "facts/shared_recall", *GENERAL_ABILITY)
 """What should be as it was before."""
 
 
@@ -357,7 +357,7 @@ GROUPS = {
     "retain": "Retain data",
     "holdout": "Holdout: data no model saw",
     "marginal": "Marginal information",
-    "benchmark": "General ability",
+    "benchmark": "Benchmarks",
 }
 """What is measured without a suite, by the beginning of its name."""
 

@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 
 from mari_cli import runs as runs_on_disk
 from mari_cli.metrics.estimate import OverSeeds
-from mari_cli.metrics.registry import Metric
+from mari_cli.metrics.registry import GENERAL_ABILITY, Metric
 from mari_cli.report import numbers
 from mari_cli.report.comparison import (
     GROUPS,
@@ -50,7 +50,7 @@ OVERVIEW = (
     "retain/token_accuracy",
     "retain/exact_match",
     "holdout/answer_nll",
-    "benchmark/mmlu",
+    *GENERAL_ABILITY,
 )
 """Columns of the table of several runs."""
 SCOPES = {"step": "whole step", "micro": "micro-batch"}
@@ -287,7 +287,10 @@ def _missing(runs: list[RunData], rows: list[Row]) -> list[str]:
             (not any(name.startswith("facts/") for name in names), "marked facts (unique and shared recall)"),
             (not any(name.endswith("verbatim_rouge_l") for name in names), "generated answers (ROUGE-L)"),
             (not any(name.startswith("marginal/") for name in names), "marginal information (Fano bound)"),
-            ("benchmark/mmlu" not in names, "MMLU (general ability)"),
+            (
+                not any(name.startswith("benchmark/") for name in names),
+                "a benchmark (general ability: `metrics.benchmarks`)",
+            ),
             (not any(run.examples for run in runs), "examples of answers"),
         )
         if absent

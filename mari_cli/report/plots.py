@@ -23,6 +23,7 @@ from sklearn.metrics import roc_curve
 
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.items import ItemValues
+from mari_cli.metrics.registry import GENERAL_ABILITY, describe
 from mari_cli.report.comparison import Row, comparison_rows, metric_of, results
 from mari_cli.report.numbers import number
 from mari_cli.report.read import RunData
@@ -201,7 +202,7 @@ _GLANCE = (
     "facts/shared_recall",
     "retain/token_accuracy",
     "retain/exact_match",
-    "benchmark/mmlu",
+    *(name for name in GENERAL_ABILITY if describe(name).high == 1),
 )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from mari_cli.metrics.difference import difference_of_estimates
 from mari_cli.metrics.estimate import Estimate, OverSeeds
+from mari_cli.metrics.registry import chance
 from mari_cli.report.comparison import (
     FORGOTTEN,
     KEPT,
@@ -22,8 +23,6 @@ from mari_cli.report.comparison import (
 )
 from mari_cli.report.numbers import duration, interval, listed, number, percent
 from mari_cli.report.read import RunData
-
-CHANCE_MMLU = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +152,9 @@ def _verdict_kept(row: Row) -> str:
     worse = [name for name, what in changes.items() if what is Change.worse]
     kept = [name for name, what in changes.items() if what in (Change.kept, Change.better)]
     if worse:
-        return f"The price: {_labels(worse)} fell."
+        return f"The price: {_labels(worse)} got worse."
     return (
-        f"What was to be kept was kept: {_labels(kept)} {_is(kept)} not measurably lower than before."
+        f"What was to be kept was kept: {_labels(kept)} {_is(kept)} not measurably worse than before."
         if kept
         else ""
     )
@@ -192,7 +191,8 @@ def _was_known(row: Row) -> Claim:
 def _guesses(row: Row, name: str) -> bool:
     """Whether the model was at chance before: then the metric cannot show a loss."""
     before = row.target.metrics.get(name) if row.target else None
-    return name == "benchmark/mmlu" and before is not None and _contains(before, CHANCE_MMLU)
+    guess = chance(name)
+    return guess is not None and before is not None and _contains(before, guess)
 
 
 def _how(row: Row) -> str:
@@ -232,7 +232,6 @@ _SAYS = {
     "retain/token_accuracy": "Retain data: words (tokens) predicted right",
     "retain/exact_match": "Retain data: records completed word for word",
     "facts/shared_recall": "Facts that retained documents state too, told when asked about the forgotten",
-    "benchmark/mmlu": "General knowledge (MMLU; 25 % is guessing)",
 }
 _SHORT = {
     "forget/answer_nll": "loss",
@@ -243,7 +242,6 @@ _SHORT = {
     "retain/token_accuracy": "token accuracy on the retain data",
     "retain/exact_match": "word-for-word recall of the retain data",
     "facts/shared_recall": "recall of shared facts",
-    "benchmark/mmlu": "MMLU",
 }
 """The same inside a sentence; the first five after "on the forget data"."""
 _READS: dict[Standing | Change, tuple[str, str]] = {
@@ -263,7 +261,7 @@ def _value(name: str, estimate: Estimate | None) -> str:
         return ""
     return (
         number(estimate.value)
-        if name in ("forget/answer_nll", "privacy/loss_auc")
+        if name == "privacy/loss_auc" or metric_of(name).high != 1
         else percent(estimate.value)
     )
 
@@ -284,7 +282,7 @@ def _measure(row: Row, name: str) -> Measure | None:
     elif read is Standing.past and gold and name == "privacy/loss_auc" and here.value < gold.value:
         note = "Below gold's: the texts stand out by too high a loss, which shows what was removed as surely."
     return Measure(
-        says=_SAYS[name],
+        says=_SAYS.get(name) or _says_benchmark(name),
         before=_value(name, before),
         now=_value(name, here),
         gold=_value(name, gold),
@@ -292,6 +290,12 @@ def _measure(row: Row, name: str) -> Measure | None:
         tone=tone,
         note=note,
     )
+
+
+def _says_benchmark(name: str) -> str:
+    metric, guess = metric_of(name), chance(name)
+    kind = "General ability" if metric.high == 1 else f"Running text, {metric.unit}"
+    return f"{kind} ({metric.label}{'' if guess is None else f'; {percent(guess)} is guessing'})"
 
 
 def _without_gold(row: Row) -> list[str]:
@@ -492,7 +496,7 @@ def _fine(share: float) -> str:
 
 
 def _labels(names: list[str]) -> str:
-    return listed([_SHORT[name] for name in names])
+    return listed([_SHORT.get(name) or metric_of(name).label for name in names])
 
 
 def _is(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a run measures of a model: memorisation, likelihood, membership, marginal information, facts, MMLU."""
+"""What a run measures of a model: memorisation, likelihood, membership, marginal information, facts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from mari_cli import distributed
-from mari_cli.config import MetricsConfig, Mmlu
+from mari_cli.config import MetricsConfig
 from mari_cli.data.records import Fact, Record
 from mari_cli.data.tokenize import Item
 from mari_cli.metrics import statistics
@@ -21,7 +20,6 @@ from mari_cli.progress import Track
 from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.generate import decode, question_and_truth
-from mari_cli.suites.mmlu import mmlu
 from mari_cli.suites.scores import ItemScore, Scores, score
 
 MARGINAL_RESAMPLES = 200
@@ -112,25 +110,7 @@ def measure(examiner: Examiner, corpora: Corpora) -> Measured:
     if config.generate:
         by_key = {(row["set"], row["item"]): row for row in rows}
         answers = _generate(examiner, corpora, metrics, by_key, means)
-    return Measured(metrics | benchmarks(examiner), rows, answers)
-
-
-def benchmarks(examiner: Examiner) -> dict[str, Estimate]:
-    config = examiner.config
-    if config.mmlu is Mmlu.off:
-        return {}
-    found = None
-    if distributed.first():  # lm_eval asks the model by itself
-        found = mmlu(
-            examiner.lm.model,
-            examiner.lm.tokenizer,
-            mode=config.mmlu,
-            limit=config.mmlu_limit,
-            confidence=config.confidence,
-        )
-    found = distributed.agreed(found)
-    assert found is not None
-    return {"benchmark/mmlu": found}
+    return Measured(metrics, rows, answers)
 
 
 def _scored(examiner: Examiner, role: str, items: Sequence[Item]) -> Scores:

@@ -9,6 +9,7 @@ from mari_cli.config import EvaluateRun, ModelConfig
 from mari_cli.models.device import choose_compute
 from mari_cli.models.load import LanguageModel, describe_architecture, load_model
 from mari_cli.progress import say, track
+from mari_cli.suites.benchmarks import describe_benchmarks
 from mari_cli.suites.suite import suite_of
 from mari_cli.tasks.measuring import Examined, examined, examples, summarised
 from mari_cli.tasks.recording import recording
@@ -46,7 +47,7 @@ def evaluate(config: EvaluateRun, *, command: Sequence[str], resume: bool = Fals
         task="evaluate",
         command=command,
         resume=resume,
-        data=describe_data(corpora, suite),
+        data=describe_data(corpora, suite) | describe_benchmarks(config.metrics),
     ) as record:
         models: dict[str, Examined] = {}
 

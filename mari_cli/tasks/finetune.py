@@ -11,6 +11,7 @@ from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import base_of, describe_architecture, load_model
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.progress import say, track
+from mari_cli.suites.benchmarks import describe_benchmarks
 from mari_cli.tasks.measuring import examined, examples
 from mari_cli.tasks.recording import recording
 from mari_cli.tasks.setting import (
@@ -59,7 +60,12 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
     say(f"layout: {lm.layout}")
 
     with recording(
-        config, compute, task="finetune", command=command, resume=resume, data=describe_data(corpora)
+        config,
+        compute,
+        task="finetune",
+        command=command,
+        resume=resume,
+        data=describe_data(corpora) | describe_benchmarks(config.metrics),
     ) as record:
         state_dir = record.run.path / runs.STATE
         record.run.truncate_metrics(state.resumed_step(state_dir))

@@ -13,10 +13,11 @@ from mari_cli.metrics.statistics import How
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track, say
+from mari_cli.suites.benchmarks import benchmarks
 from mari_cli.suites.draws import seeds_of
 from mari_cli.suites.examiner import DEFINITIONS, Examiner, items_hash
 from mari_cli.suites.generate import decode, question_and_truth
-from mari_cli.suites.standard import Corpus, Measured, benchmarks, measure
+from mari_cli.suites.standard import Corpus, Measured, measure
 from mari_cli.suites.suite import Row, Suite
 
 
@@ -52,7 +53,9 @@ def examined(
         found = measured(examiner, corpora, afresh=afresh)
     else:
         say(f"{name}: measuring")
-        found = Measured(benchmarks(examiner), [], [])
+        found = Measured({}, [], [])
+    figures, rows = benchmarks(examiner)
+    found = replace(found, metrics=found.metrics | figures, items=found.items + rows)
     asked: list[Row] = []
     if suite is not None:
         asked = [{"suite": suite.name} | row for row in distributed.agreed(suite.examine(examiner))]

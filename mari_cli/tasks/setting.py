@@ -28,6 +28,7 @@ from mari_cli.data.tokenize import count_tokens
 from mari_cli.errors import UserError
 from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel, load_tokenizer
+from mari_cli.suites.benchmarks import check_benchmarks
 from mari_cli.suites.examiner import items_hash
 from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import Suite
@@ -88,7 +89,9 @@ def prepare(config: RunConfig, compute: Compute) -> Setting:
     words = (
         part for record in [*texts.forget, *texts.retain] for part in (record.prompt, record.text) if part
     )
-    return Setting(texts, load_tokenizer(config.model, words), compute)
+    tokenizer = load_tokenizer(config.model, words)
+    check_benchmarks(config.metrics, tokenizer)
+    return Setting(texts, tokenizer, compute)
 
 
 def _check_places(config: RunConfig) -> None:

@@ -13,6 +13,7 @@ from mari_cli.models.device import choose_compute
 from mari_cli.models.load import LanguageModel, base_of, describe_architecture, load_model
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.progress import say, track
+from mari_cli.suites.benchmarks import describe_benchmarks
 from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import suite_of
 from mari_cli.tasks.fitting import settled
@@ -78,7 +79,7 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
         task="unlearn",
         command=command,
         resume=resume,
-        data=describe_data(corpora, suite),
+        data=describe_data(corpora, suite) | describe_benchmarks(config.metrics),
     ) as record:
         notes = [*setting.texts.notes]
         target_from = prepare_target(config, setting, corpora)

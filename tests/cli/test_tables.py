@@ -51,6 +51,14 @@ def test_metrics_that_no_model_has_are_left_out():
         "model", "forget/exact_match", "retain/exact_match", "forget/answer_nll"]  # fmt: skip
 
 
+def test_every_benchmark_as_a_whole_has_a_column():
+    names = ["mmlu_stem", "hellaswag_acc", "mmlu", "hellaswag", "wmdp_bio"]
+    metrics = {f"benchmark/{name}": {"value": 0.5} for name in names}
+    result = {"name": "npo", "models": {"model": {"metrics": metrics}}}
+    columns = ["model", "benchmark/mmlu", "benchmark/hellaswag", "benchmark/wmdp_bio"]
+    assert tables.of_results([result]).columns == columns
+
+
 def test_a_target_and_a_gold_that_runs_share_stand_there_once():
     rows = [row[0] for row in tables.of_results([MARI, NPO]).rows]
     assert rows == ["target", "unlearned (mari token)", "unlearned (npo)", "gold"]

@@ -1,7 +1,19 @@
+from math import inf
+
 import pytest
 
 from mari_cli.errors import UserError
-from mari_cli.metrics.registry import METRICS, SETS, as_logged, describe, logged_as
+from mari_cli.metrics.registry import (
+    BENCHMARKS,
+    GENERAL_ABILITY,
+    METRICS,
+    SETS,
+    as_logged,
+    benchmark_name,
+    chance,
+    describe,
+    logged_as,
+)
 
 OTHERS = [
     "privacy/loss_auc",
@@ -13,7 +25,7 @@ OTHERS = [
     "marginal/tv",
     "facts/unique_recall",
     "facts/shared_recall",
-    "benchmark/mmlu",
+    *(f"benchmark/{task}" for task in BENCHMARKS),
 ]
 OF_ANSWERS = [
     "answer_nll",
@@ -70,3 +82,53 @@ def test_an_unknown_metric_is_refused_with_the_nearest_name():
 def test_a_metric_is_logged_under_what_it_says(full, logged):
     assert logged_as(full) == logged
     assert as_logged(logged) == full
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "unit", "direction", "high"),
+    [
+        ("benchmark/hellaswag", "HellaSwag", "accuracy", "up", 1),
+        ("benchmark/hellaswag_acc", "HellaSwag (acc)", "accuracy", "up", 1),
+        ("benchmark/arc_easy_acc_norm", "ARC-Easy (acc_norm)", "accuracy", "up", 1),
+        ("benchmark/wikitext", "WikiText", "per word", "down", inf),
+        ("benchmark/wikitext_bits_per_byte", "WikiText (bits_per_byte)", "bits/byte", "down", inf),
+        ("benchmark/wmdp_bio", "WMDP biology", "accuracy", "down", 1),
+        ("benchmark/social_iqa", "social_iqa", "score", "up", inf),
+        ("benchmark/pile_10k_word_perplexity", "pile_10k (word_perplexity)", "per word", "down", inf),
+        ("benchmark/gsm8k_exact_match", "gsm8k (exact_match)", "fraction of items", "up", 1),
+    ],
+)
+def test_every_benchmark_of_lm_eval_can_be_printed(name, label, unit, direction, high):
+    metric = describe(name)
+    assert (metric.name, metric.label, metric.unit) == (name, label, unit)
+    assert (metric.direction, metric.high) == (direction, high)
+    assert all([metric.description, metric.source, metric.degenerate])
+
+
+def test_a_name_alone_stands_for_what_is_usually_published_and_the_rest_is_named():
+    both = ["acc", "acc_norm"]
+    assert [benchmark_name("hellaswag", metric, both) for metric in both] == [
+        "benchmark/hellaswag_acc",
+        "benchmark/hellaswag",
+    ]
+    assert [benchmark_name("piqa", metric, both) for metric in both] == [
+        "benchmark/piqa",
+        "benchmark/piqa_acc_norm",
+    ]
+    assert benchmark_name("some_task", "f1", ["f1", "acc"]) == "benchmark/some_task"
+    assert (
+        benchmark_name("pile_10k", "word_perplexity", ["word_perplexity"])
+        == "benchmark/pile_10k_word_perplexity"
+    )
+    assert benchmark_name("piqa", "f1", ["f1"]) == "benchmark/piqa_f1"
+
+
+def test_chance_is_told_where_it_is_known():
+    assert chance("benchmark/mmlu") == chance("benchmark/wmdp_chem") == 0.25
+    assert chance("benchmark/wikitext") is chance("forget/exact_match") is None
+    assert describe("benchmark/piqa").degenerate == "0.5 is chance; below it, right answers are avoided"
+
+
+def test_what_should_be_gone_and_parts_of_a_whole_are_no_general_ability():
+    assert {"benchmark/mmlu", "benchmark/mmlu_sample", "benchmark/wikitext"} < set(GENERAL_ABILITY)
+    assert not {"benchmark/wmdp_bio", "benchmark/mmlu_stem"} & set(GENERAL_ABILITY)

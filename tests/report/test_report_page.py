@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp
 from synthetic_run import write_run
 
 from mari_cli.errors import UserError
-from mari_cli.metrics.registry import METRICS
+from mari_cli.metrics.registry import METRICS, describe
 from mari_cli.report.page import render, write_report
 from mari_cli.report.plots import FIGURES
 from mari_cli.report.read import read_runs
@@ -82,8 +82,17 @@ def test_a_page_of_ten_runs_stays_under_two_megabytes(tmp_path: Path) -> None:
 
 
 def test_every_metric_shown_is_explained(tmp_path: Path) -> None:
-    text = Outline(page_of(write_run(tmp_path / "a"))).text
-    for metric in METRICS.values():
+    def ask_more(result: dict[str, Any]) -> None:
+        for model in result["models"].values():
+            figure = {"value": 0.5, "n": 9, "low": 0.4, "high": 0.6}
+            model["metrics"] |= dict.fromkeys(("benchmark/piqa", "benchmark/piqa_acc_norm"), figure)
+
+    path = write_run(tmp_path / "a", edit=ask_more)
+    shown = {name for model in read_runs([path])[0].models.values() for name in model.metrics}
+    assert shown >= {name for name in METRICS if not name.startswith("benchmark/")}
+    text = Outline(page_of(path)).text
+    assert "PIQA (acc_norm)" in text
+    for metric in map(describe, shown):
         assert metric.description.replace("`", "") in text.replace("`", "")
 
 

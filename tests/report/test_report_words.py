@@ -35,7 +35,7 @@ def test_a_model_like_gold_is_said_to_be_so_and_no_more(tmp_path: Path) -> None:
     assert summary.headline.startswith(
         "On the forget data, none of the five measures below tells the model from one that never saw it."
     )
-    assert "not measurably lower than before" in summary.headline
+    assert "not measurably worse than before" in summary.headline
     assert summary.warnings == []
 
 
@@ -45,7 +45,10 @@ def test_a_loss_above_golds_is_over_forgetting_and_no_merit(tmp_path: Path) -> N
     assert summary.headline.startswith("Over-forgotten: on the forget data, loss, token accuracy")
     assert "which is no merit" in text
     assert "the texts stand out by too high a loss" in text
-    assert "The price: token accuracy on the retain data and recall of shared facts fell." in summary.headline
+    assert (
+        "The price: token accuracy on the retain data and recall of shared facts got worse."
+        in summary.headline
+    )
 
 
 def test_short_of_gold_is_not_forgotten(tmp_path: Path) -> None:
@@ -133,6 +136,24 @@ def test_a_benchmark_at_chance_is_no_evidence_of_anything_kept(tmp_path: Path) -
     summary = told(tmp_path / "a")
     assert "MMLU" not in summary.headline
     assert "The model guessed before already, so this cannot show a loss." in everything(summary)
+
+
+def test_a_benchmark_that_got_worse_is_a_price_whichever_way_its_figure_went(tmp_path: Path) -> None:
+    def ask_more(result: dict[str, Any]) -> None:
+        figures = {"target": (20.0, 0.6), "unlearned": (30.0, 0.6), "gold": (20.0, 0.6)}
+        for role, (words, share) in figures.items():
+            result["models"][role]["metrics"] |= {
+                "benchmark/wikitext": {"value": words, "n": 62, "low": words - 1, "high": words + 1},
+                "benchmark/arc_easy": {"value": share, "n": 900, "low": share - 0.02, "high": share + 0.02},
+                "benchmark/wmdp_bio": {"value": share, "n": 900, "low": share - 0.02, "high": share + 0.02},
+            }
+
+    summary = told(tmp_path / "a", edit=ask_more)
+    assert "The price: WikiText got worse." in summary.headline
+    text = everything(summary)
+    assert "Running text, per word (WikiText)" in text
+    assert "General ability (ARC-Easy; 25 % is guessing)" in text
+    assert "WMDP" not in text
 
 
 def test_several_runs_are_read_against_one_gold(tmp_path: Path) -> None:

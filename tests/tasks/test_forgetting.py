@@ -21,7 +21,7 @@ def result(tmp_path_factory):
     """
     out = tmp_path_factory.mktemp("forgetting")
     arguments = [
-        "metrics.mmlu='off'",
+        "metrics.benchmarks=[]",
         "metrics.bootstrap=200",
         f"out={out / 'run'}",
         f"cache={out / 'cache'}",

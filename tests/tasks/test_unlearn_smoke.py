@@ -78,9 +78,23 @@ def test_micro_batches_do_not_change_the_result(tmp_path, cache):
         assert cut[name]["value"] == pytest.approx(whole[name]["value"], rel=1e-5)
 
 
-def test_mmlu_is_measured_on_the_model_in_memory(tmp_path, cache):
-    result = run(tmp_path / "run", cache, "metrics.mmlu=sample", "metrics.mmlu_limit=1")
-    assert result["models"]["unlearned"]["metrics"]["benchmark/mmlu"]["n"] == 57
+def test_benchmarks_are_asked_of_every_model_in_memory_on_the_same_questions(tmp_path, cache):
+    out = tmp_path / "run"
+    result = run(out, cache, "metrics.benchmarks=[mmlu_sample]", "metrics.benchmark_limit=1")
+    for model in result["models"].values():
+        assert model["metrics"]["benchmark/mmlu_sample"]["n"] == 57
+    rows = [json.loads(line) for line in (out / "items.jsonl").read_text().splitlines()]
+    asked = [(row["model"], row["key"]) for row in rows if row["set"] == "mmlu_sample"]
+    keys = [{key for model, key in asked if model == role} for role in ("target", "unlearned", "gold")]
+    assert keys[0] == keys[1] == keys[2]
+    assert len(asked) == 3 * 57
+    assert json.loads((out / "data.json").read_text())["benchmark/mmlu_sample"]["items"] == 57
+
+
+def test_a_benchmark_that_cannot_be_asked_is_refused_before_anything_is_written(tmp_path, cache):
+    with pytest.raises(UserError, match="no such folder"):
+        run(tmp_path / "run", cache, "metrics.benchmarks=[piqa]", "metrics.benchmark_root=nowhere")
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_word_of_the_corpora_is_written_where_no_examples_are_asked_for(tmp_path, cache):

@@ -1,0 +1,418 @@
+"""Benchmarks of lm_eval on a model in memory: MMLU, ARC, HellaSwag, WikiText, WMDP, or any other by name.
+
+What is asked, in which words, and how an answer is judged is lm_eval's; the figures are those of its own
+command. Answers are kept task by task, by the content of everything that determines them.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scipy.stats import norm
+from transformers import PreTrainedTokenizerBase
+
+from mari_cli import distributed, runs
+from mari_cli.config import MetricsConfig
+from mari_cli.errors import UserError
+from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.registry import benchmark_name, describe
+from mari_cli.metrics.statistics import perplexity_estimate, proportion_estimate, ratio_estimate
+from mari_cli.progress import Track, say
+from mari_cli.suites.examiner import Examiner
+from mari_cli.suites.suite import Row
+
+if TYPE_CHECKING:  # lm_eval takes seconds to import, for which a run without benchmarks need not wait
+    from lm_eval.api.group import Group
+
+    from mari_cli.suites.lm_tasks import Benchmark, Benchmarks, Questions
+
+DEFINITION = 1
+"""Part of every key: raise it when something here changes an answer, a row or a standard error."""
+RESAMPLES = 200
+"""Behind the standard error of a figure that is no mean of its items (F1, BLEU): enough for two digits."""
+ROLLING = {"word_perplexity": "words", "byte_perplexity": "bytes", "bits_per_byte": "bytes"}
+"""Figures of running text, and what they are per."""
+
+
+def check_benchmarks(config: MetricsConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Read every question, so that what cannot be asked is refused before a model is."""
+    if not config.benchmarks:
+        return
+    if config.benchmark_chat_template and tokenizer.chat_template is None:
+        raise UserError(
+            "`metrics.benchmark_chat_template=true`, and the tokenizer has no chat template",
+            "leave it out: the questions are then asked as they are",
+        )
+    say(f"benchmarks: {', '.join(config.benchmarks)}")
+    _read(config)
+
+
+def describe_benchmarks(config: MetricsConfig) -> dict[str, dict[str, Any]]:
+    """What was asked, for data.json: by benchmark its questions in number and by hash, and how."""
+    if not config.benchmarks:
+        return {}
+    from mari_cli.suites.lm_tasks import VERSION
+
+    read = _read(config)
+    described = {}
+    for benchmark in read.wanted:
+        parts = [read.questions[name] for name in benchmark.parts]
+        described[f"benchmark/{benchmark.name}"] = {
+            "tasks": len(parts),
+            "items": sum(part.count for part in parts),
+            "limit": config.benchmark_limit,
+            "examples": _one_or_all(part.fewshot for part in parts),
+            "version": _one_or_all(part.task.VERSION for part in parts),
+            "lm_eval": VERSION,
+            "chat_template": config.benchmark_chat_template,
+            "sha256": runs.content_hash([[part.name, part.sha256] for part in parts]),
+        }
+    return described
+
+
+def _one_or_all(values: Iterable[Any]) -> Any:
+    different = list(dict.fromkeys(values))
+    return different[0] if len(different) == 1 else different
+
+
+def _read(config: MetricsConfig) -> "Benchmarks":
+    from mari_cli.suites import lm_tasks
+
+    return lm_tasks.read(
+        tuple(config.benchmarks),
+        root=config.benchmark_root,
+        limit=config.benchmark_limit,
+        fewshot=config.fewshot,
+    )
+
+
+def benchmarks(examiner: Examiner) -> tuple[dict[str, Estimate], list[Row]]:
+    """Every benchmark that the examiner's config names: figures by full name, and a row for each question.
+
+    Several processes share the tasks; all get everything.
+    """
+    if not examiner.config.benchmarks:
+        return {}, []
+    from mari_cli.suites.lm_tasks import lm_evals_own
+
+    read = _read(examiner.config)
+    answered = _answered(examiner, list(read.questions.values()))
+    figures: dict[str, Estimate] = {}
+    with lm_evals_own():
+        for benchmark in read.wanted:
+            for name in benchmark.reported:
+                figures |= _figures(name, benchmark, answered, examiner)
+    return figures, [row for name in read.questions for row in answered[name].rows]
+
+
+# -- asking --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """One figure of a task over all its questions."""
+
+    value: float | None
+    """None: not finite."""
+    stderr: float | None
+    items: int
+    proportion: bool
+    """Whether each answer is right or wrong, and the figure the share of right ones."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What one model's answers to one task amount to."""
+
+    name: str
+    items: int
+    judged: dict[str, Judged]
+    """By lm_eval's name, `acc,none`: metric and filter."""
+    rows: list[Row]
+
+
+def _answered(examiner: Examiner, questions: Sequence["Questions"]) -> dict[str, Answered]:
+    """By task, from the cache where they are in it."""
+    paths = {task.name: _path(examiner, task) for task in questions}
+    kept = distributed.agreed({name for name, path in paths.items() if path and path.exists()})
+    # the longest first, so that processes that share them wait little for each other
+    open_ones = sorted((task for task in questions if task.name not in kept), key=lambda task: -task.count)
+    found: dict[str, Answered] = {}
+    if open_ones:
+        title = f"{examiner.name}: benchmarks"
+        with _asking(examiner) as ask, _Bar(examiner.track, title, open_ones) as bar:
+            contents = distributed.spread(open_ones, lambda task: ask(task, bar))
+            for task, content in zip(open_ones, contents, strict=True):
+                bar.finished(task)
+                if (path := paths[task.name]) is None:
+                    found[task.name] = _answered_of(content)
+                elif distributed.first():
+                    runs.atomic_write_json(path, content)
+        distributed.wait()
+    for name, path in paths.items():
+        if path:  # read back at once: a first examination sees what a later one will
+            found[name] = _answered_of(json.loads(path.read_text(encoding="utf-8")))
+    return found
+
+
+def _answered_of(content: dict[str, Any]) -> Answered:
+    judged = {key: Judged(**of_key) for key, of_key in content["judged"].items()}
+    return Answered(content["name"], content["items"], judged, content["rows"])
+
+
+def _path(examiner: Examiner, task: "Questions") -> Path | None:
+    if examiner.cache is None:
+        return None
+    from mari_cli.suites.lm_tasks import VERSION
+
+    lm, config = examiner.lm, examiner.config
+    key = runs.content_hash(
+        {
+            "definition": DEFINITION,
+            "lm_eval": VERSION,
+            "task": [task.name, task.task.VERSION, task.config_hash, task.sha256],
+            "limit": task.limit,
+            "fewshot": task.fewshot,
+            "chat_template": config.benchmark_chat_template and lm.tokenizer.chat_template,
+            "weights": examiner.weights,
+            "tokenizer": _fingerprint(lm.tokenizer),
+            "context": getattr(lm.model.config.get_text_config(), "max_position_embeddings", None),
+            "batch_size": config.batch_size,
+            "precision": lm.compute.precision,
+            "device": lm.device.type,
+        }
+    )
+    return examiner.cache / "benchmarks" / key[:2] / f"{key[:24]}.json"
+
+
+def _fingerprint(tokenizer: Any) -> str:
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    changeable = {"padding": None, "truncation": None}  # by every call
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return runs.content_hash([content | changeable, special])
+
+
+@contextmanager
+def _asking(examiner: Examiner) -> Iterator[Callable[["Questions", "_Bar"], dict[str, Any]]]:
+    """A function that puts one task to the model; the model itself stays as it is."""
+    from lm_eval import evaluator
+
+    from mari_cli.suites import lm_tasks
+    from mari_cli.suites.lm_model import InMemory
+
+    chat = examiner.config.benchmark_chat_template
+    was_training = examiner.lm.model.training
+    with lm_tasks.lm_evals_own():
+        model = InMemory(examiner.lm, batch_size=examiner.config.batch_size)
+
+    def ask(questions: "Questions", bar: "_Bar") -> dict[str, Any]:
+        task = lm_tasks.fresh(questions.task)
+        model.progress = lambda share: bar.share(questions, share)
+        with lm_tasks.lm_evals_own():
+            # not `simple_evaluate`: that reseeds every global generator for good
+            results = evaluator.evaluate(
+                lm=model,
+                task_dict={"tasks": {questions.name: task}, "groups": {}},
+                limit=questions.limit,
+                bootstrap_iters=0,
+                apply_chat_template=chat,
+                fewshot_as_multiturn=chat,
+            )
+            return _content(questions.name, task, results)
+
+    try:
+        yield ask
+    finally:
+        examiner.lm.model.train(was_training)
+
+
+def _content(name: str, task: Any, results: Mapping[str, Any]) -> dict[str, Any]:
+    """`Answered` as JSON has it."""
+    from lm_eval.api.metrics import mean, mean_stderr
+
+    from mari_cli.suites.lm_tasks import ranked
+
+    figures, samples = results["results"][name], results["samples"][name]
+    judged: dict[str, dict[str, Any]] = {}
+    rows: dict[int, Row] = {}
+    ways = list(dict.fromkeys(sample["filter"] for sample in samples))
+    for way in ways:
+        of_way = [sample for sample in samples if sample["filter"] == way]
+        for sample in of_way:
+            item = sample["doc_id"]
+            row = rows.setdefault(item, {"set": name, "item": item, "key": sample["doc_hash"][:16]})
+            for metric in sample["metrics"]:
+                row |= _numbers(metric if way == ways[0] else f"{metric}_{way}", sample[metric])
+        for metric in ranked(task):
+            values = [sample[metric] for sample in of_way if metric in sample["metrics"]]
+            aggregate = task.aggregation().get(metric, mean)
+            stderr = None
+            if len(values) > 1 and metric not in ROLLING:
+                stderr = mean_stderr(values) if aggregate is mean else _resampled(aggregate, values)
+            if values:
+                judged[f"{metric},{way}"] = asdict(
+                    Judged(
+                        value=_finite(figures[f"{metric},{way}"]),
+                        stderr=_finite(stderr),
+                        items=len(values),
+                        proportion=aggregate is mean and all(value in (0, 1) for value in values),
+                    )
+                )
+    return {
+        "name": name,
+        "items": results["n-samples"][name]["effective"],
+        "judged": judged,
+        "rows": [rows[item] for item in sorted(rows)],
+    }
+
+
+def _numbers(metric: str, value: Any) -> Row:
+    """What a row may hold of a judgement: numbers. Generated text and its like stay out."""
+    if metric in ROLLING:
+        return {"loglikelihood": float(value[0]), ROLLING[metric]: int(value[1])}
+    try:
+        return {metric.replace("-", "_"): float(value)}
+    except (TypeError, ValueError):
+        return {}
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _resampled(aggregate: Callable[[Sequence[Any]], float], values: Sequence[Any]) -> float:
+    """Standard error of ``aggregate`` over resamples of the items."""
+    import numpy as np
+
+    generator, n = np.random.default_rng(0), len(values)
+    drawn = [aggregate([values[i] for i in generator.integers(n, size=n)]) for _ in range(RESAMPLES)]
+    return float(np.std(drawn, ddof=1))
+
+
+class _Bar:
+    """One bar over the questions of all tasks."""
+
+    def __init__(self, track: Track, title: str, tasks: Sequence["Questions"]) -> None:
+        total = sum(task.count for task in tasks)
+        self.before, self.shown = 0, 0
+        self.ticks = iter(track(range(total), title, total))
+
+    def __enter__(self) -> "_Bar":
+        next(self.ticks, None)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        close: Callable[[], None] = getattr(self.ticks, "close", lambda: None)
+        close()
+
+    def share(self, task: "Questions", share: float) -> None:
+        """Of ``task``, the one at work."""
+        self._reach(self.before + int(share * task.count))
+
+    def finished(self, task: "Questions") -> None:
+        self.before += task.count
+        self._reach(self.before)
+
+    def _reach(self, done: int) -> None:
+        while self.shown < done:
+            next(self.ticks, None)
+            self.shown += 1
+
+
+# -- figures -------------------------------------------------------------------------------------------------
+
+
+def _figures(
+    name: str, benchmark: "Benchmark", answered: Mapping[str, Answered], examiner: Examiner
+) -> dict[str, Estimate]:
+    """Of one task or group, under full names."""
+    confidence = examiner.config.confidence
+    if name in benchmark.groups:
+        of_group = _together(benchmark.groups[name], answered)
+        names = _full_names(name, list(of_group))
+        return {names[key]: estimate(names[key], found, confidence) for key, found in of_group.items()}
+    task = answered[name]
+    names = _full_names(name, list(task.judged))
+    return {
+        names[key]: _of_text(key, found, task.rows, examiner)
+        if key.partition(",")[0] in ROLLING and found.value is not None
+        else estimate(names[key], found, confidence)
+        for key, found in task.judged.items()
+    }
+
+
+def _together(group: "Group", answered: Mapping[str, Answered]) -> dict[str, Judged]:
+    """As lm_eval puts a group together from its tasks."""
+    members = [answered[task.task_name] for task in group.get_all_tasks()]
+    of_tasks: dict[str, dict[str, Any]] = {}
+    for member in members:
+        of_tasks[member.name] = {"sample_len": member.items}
+        for key, judged in member.judged.items():
+            of_tasks[member.name][key] = math.nan if judged.value is None else judged.value
+            of_tasks[member.name][_stderr(key)] = "N/A" if judged.stderr is None else judged.stderr
+    together = group.aggregate(of_tasks)
+    found = {}
+    for part in group.aggregate_metric_list or []:
+        for key in [key for key in together if key.startswith(f"{part.metric},")]:
+            stderr = together[_stderr(key)]
+            found[key] = Judged(
+                value=_finite(together[key]),
+                stderr=None if stderr == "N/A" else _finite(stderr),
+                items=together["sample_count"][key],
+                proportion=part.weight_by_size
+                and all(member.judged[key].proportion for member in members if key in member.judged),
+            )
+    return found
+
+
+def _stderr(key: str) -> str:
+    """lm_eval's name for the standard error of `acc,none`."""
+    metric, _, way = key.partition(",")
+    return f"{metric}_stderr,{way}"
+
+
+def _full_names(name: str, keys: Sequence[str]) -> dict[str, str]:
+    """By lm_eval's key, of a task or group: the first filter goes without saying."""
+    parts = [key.partition(",") for key in keys]
+    of_first = [metric for metric, _, way in parts if way == parts[0][2]]
+    return {
+        key: benchmark_name(name, metric, of_first)
+        if way == parts[0][2]
+        else f"benchmark/{name}_{metric}_{way.replace('-', '_')}"
+        for key, (metric, _, way) in zip(keys, parts, strict=True)
+    }
+
+
+def estimate(full_name: str, judged: Judged, confidence: float) -> Estimate:
+    """The normal interval of a standard error, within the metric's range; Wilson's for a share of right
+    answers whose standard error is 0 or undefined."""
+    value, n = judged.value, judged.items
+    if value is None:
+        return Estimate(value=math.nan, n=n)
+    if judged.stderr:
+        half = float(norm.ppf((1 + confidence) / 2)) * judged.stderr
+        least, most = describe(full_name).low, describe(full_name).high
+        return Estimate(value=value, n=n, low=max(least, value - half), high=min(most, value + half))
+    if judged.proportion:
+        wilson = proportion_estimate(round(value * n), n, confidence=confidence)
+        return Estimate(value=value, n=n, low=wilson.low, high=wilson.high)
+    return Estimate(value=value, n=n)
+
+
+def _of_text(key: str, judged: Judged, rows: Sequence[Row], examiner: Examiner) -> Estimate:
+    """lm_eval gives a figure of running text no standard error: a bootstrap over documents."""
+    metric, config = key.partition(",")[0], examiner.config
+    assert judged.value is not None
+    losses = [-row["loglikelihood"] for row in rows]
+    amounts = [row[ROLLING[metric]] for row in rows]
+    if metric == "bits_per_byte":
+        losses = [nats / math.log(2) for nats in losses]
+    make = ratio_estimate if metric == "bits_per_byte" else perplexity_estimate
+    interval = make(
+        losses, amounts, resamples=config.bootstrap, confidence=config.confidence, seed=examiner.seed
+    )
+    return Estimate(value=judged.value, n=len(rows), low=interval.low, high=interval.high)

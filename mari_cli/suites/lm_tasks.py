@@ -1,0 +1,337 @@
+"""Tasks of lm_eval by name, with their questions: read and checked before a model is asked.
+
+A task reads its data from the hub, or from a folder whose subfolders bear the names of the hub's data sets
+(`metrics.benchmark_root`).
+"""
+
+import copy
+import difflib
+import importlib.metadata
+import io
+import json
+import logging
+import math
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import datasets
+import httpx
+import jinja2
+import numpy as np
+import torch
+from lm_eval.api.group import Group
+from lm_eval.api.metrics import perplexity, weighted_perplexity
+from lm_eval.api.task import Task
+from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._factory import TaskFactory
+from lm_eval.utils import handle_non_serializable
+
+from mari_cli import runs
+from mari_cli.errors import UserError
+from mari_cli.metrics.registry import LOWER_IS_BETTER
+from mari_cli.suites import mmlu_sample
+
+VERSION = importlib.metadata.version("lm_eval")
+UNREADABLE = (OSError, ValueError, LookupError, httpx.HTTPError, jinja2.TemplateError)
+"""What lm_eval and datasets raise at data that is not there, or is not what a task expects."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """One task of lm_eval, ready to be asked."""
+
+    task: Task
+    limit: int | None
+    count: int
+    sha256: str
+    """Of the questions that are asked, and of those that its examples are drawn from."""
+    config_hash: str
+
+    @property
+    def name(self) -> str:
+        return str(self.task.config.task)
+
+    @property
+    def fewshot(self) -> int:
+        return int(self.task.get_config("num_fewshot"))
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What one name stands for."""
+
+    name: str
+    parts: tuple[str, ...]
+    """The tasks that are asked."""
+    groups: Mapping[str, Group]
+    reported: tuple[str, ...]
+    """Tasks and groups that have figures of their own: itself and its direct members."""
+
+
+@dataclass(frozen=True)
+class Benchmarks:
+    wanted: tuple[Benchmark, ...]
+    questions: Mapping[str, Questions]
+    """Of every task that is asked, by its name."""
+
+
+@lru_cache(maxsize=1)
+def read(names: tuple[str, ...], *, root: str | None, limit: int | None, fewshot: int | None) -> Benchmarks:
+    """The tasks that ``names`` stand for, each once; ``fewshot`` None: each task's own number of examples.
+
+    ``limit``: the first so many questions of each task, in MMLU of each subject.
+    """
+    folder = None if root is None else _folder(root)
+    wanted: list[Benchmark] = []
+    questions: dict[str, Questions] = {}
+    for name in names:
+        with lm_evals_own():
+            tasks, benchmark = _named(name, folder, limit)
+            for task in tasks:
+                _settle(task, fewshot, root=root)
+                found = _questions(task, None if name == mmlu_sample.NAME else limit)
+                before = questions.setdefault(found.name, found)
+                if before.config_hash != found.config_hash:
+                    raise UserError(
+                        f"`{name}` asks `{found.name}` in another way than a benchmark before it",
+                        "measure them in two runs",
+                    )
+        wanted.append(benchmark)
+    return Benchmarks(tuple(wanted), questions)
+
+
+# -- by name -------------------------------------------------------------------------------------------------
+
+
+@cache
+def _index() -> TaskManager:
+    """Every task that lm_eval knows: thousands of files, read once."""
+    return TaskManager()
+
+
+class _FromFolder(TaskFactory):  # type: ignore[misc]
+    """Builds tasks as lm_eval does, but for the place of their data."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.caches: dict[Path, str] = {}
+
+    def _load_full_config(self, entry: Any, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+        config: dict[str, Any] = super()._load_full_config(entry, overrides)
+        if name := config.get("dataset_path"):
+            path = self.folder / name
+            if not path.is_dir():
+                raise UserError(
+                    f"no data for `{entry.name}`: there is no folder `{name}` in `{self.folder}`",
+                    f"`hf download --repo-type dataset {name} --local-dir {path}` fetches it",
+                )
+            if path not in self.caches:
+                self.caches[path] = _cache_of(path)
+            settings = (config.get("dataset_kwargs") or {}) | {"cache_dir": self.caches[path]}
+            config |= {"dataset_path": str(path), "dataset_kwargs": settings}
+        return config
+
+
+def _cache_of(folder: Path) -> str:
+    """Where datasets keeps what it has read of ``folder``. Its own choice knows a folder by name and layout
+    alone, and would give back what another one, or this one before a change, had held."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    states = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"mari-{runs.content_hash(states)[:24]}")
+
+
+def _folder(root: str) -> Path:
+    folder = Path(root).expanduser().absolute()
+    if not folder.is_dir():
+        raise UserError(
+            f"no such folder: `metrics.benchmark_root={root}`",
+            "it holds a folder for each data set, named as on the hub: `cais/mmlu`",
+        )
+    return folder
+
+
+def _named(name: str, folder: Path | None, limit: int | None) -> tuple[list[Task], Benchmark]:
+    if name == mmlu_sample.NAME:
+        return [mmlu_sample.sample_task(limit)], Benchmark(name, (name,), {}, (name,))
+    index = _index()
+    if name not in index.task_index:
+        close = difflib.get_close_matches(name, [*index.all_tasks, mmlu_sample.NAME], n=3)
+        raise UserError(
+            f"unknown benchmark `{name}`",
+            f"did you mean {' or '.join(f'`{word}`' for word in close)}?"
+            if close
+            else "it is the name of a task or a group of lm_eval: `lm_eval ls tasks` lists them",
+        )
+    loaded = _loaded(index, name, folder)
+    tasks, groups = list(loaded["tasks"].values()), loaded["groups"]
+    parts = tuple(loaded["tasks"])
+    if name in groups:
+        members = groups[name].child_names
+        reported = [member for member in (name, *members) if _has_figures(groups.get(member))]
+    else:
+        reported = list(parts)  # itself, or all that bear a tag
+    for task in tasks:
+        _refuse_what_cannot_be_asked(task)
+    return tasks, Benchmark(name, parts, groups, tuple(reported))
+
+
+def _has_figures(group: Group | None) -> bool:
+    """A task always has, a group where it says how its tasks are put together."""
+    return group is None or bool(group.has_aggregation)
+
+
+def _loaded(index: TaskManager, name: str, folder: Path | None) -> dict[str, Any]:
+    factory = index._factory
+    try:
+        if folder is not None:
+            index._factory = _FromFolder(folder)
+        loaded: dict[str, Any] = index.load([name])
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"`{name}` needs the Python package `{error.name}`", f"install it, or leave `{name}` out"
+        ) from error
+    except UNREADABLE as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"cannot read the questions of `{name}`: {reason}",
+            "they come from the hub, or without a network from `metrics.benchmark_root=DIR` with a folder "
+            "for each data set, named as on the hub; `metrics.benchmarks=[mmlu_sample]` needs neither",
+        ) from error
+    finally:
+        index._factory = factory
+    return loaded
+
+
+def _refuse_what_cannot_be_asked(task: Task) -> None:
+    name = task.task_name
+    if getattr(task, "UNSAFE_CODE", False):
+        raise UserError(f"`{name}` runs code that the model writes", "ask it with lm_eval, in a sandbox")
+    if getattr(task, "MULTIMODAL", False):
+        raise UserError(f"`{name}` asks about more than text", "measure language alone")
+    if not ranked(task):
+        raise UserError(f"`{name}` has no figure of which more is better, or less", "leave it out")
+
+
+def ranked(task: Task) -> list[str]:
+    """Its metrics of which it is known whether more is better or less: lm_eval says so, and the registry."""
+    return [metric for metric, up in task.higher_is_better().items() if up or metric in LOWER_IS_BETTER]
+
+
+# -- as lm_eval asks them ------------------------------------------------------------------------------------
+
+
+def _settle(task: Task, fewshot: int | None, *, root: str | None) -> None:
+    """How many examples come before a question: lm_eval's own rules, where 0 in a task's file is final."""
+    own = task.get_config("num_fewshot")
+    number = own if fewshot is None or own == 0 else fewshot
+    if task.OUTPUT_TYPE == "loglikelihood_rolling":  # running text
+        number = 0
+    task.set_config("num_fewshot", number or 0)
+    if number:
+        _refuse_borrowed_examples(task, root)
+    for metric, aggregate in task.aggregation().items():
+        if aggregate in (perplexity, weighted_perplexity):
+            task.aggregation()[metric] = _or_infinite(aggregate)
+
+
+def _or_infinite(aggregate: Callable[[Sequence[Any]], float]) -> Callable[[Sequence[Any]], float]:
+    """lm_eval's perplexities raise where exp overflows: for a model that was unlearned without measure."""
+
+    def guarded(values: Sequence[Any]) -> float:
+        try:
+            return aggregate(values)
+        except OverflowError:
+            return math.inf
+
+    return guarded
+
+
+def _refuse_borrowed_examples(task: Task, root: str | None) -> None:
+    """Examples must not come from a split that is another one under its name: from the questions, say."""
+    config, data = task.config, getattr(task, "dataset", {})
+    split = config.fewshot_config.split or config.training_split or config.validation_split
+    if config.fewshot_config.samples is not None or split not in data:
+        return
+    twins = [name for name in data if name != split and data[name].data.table.equals(data[split].data.table)]
+    if twins:
+        where = f" in `{root}`" if root else ""
+        raise UserError(
+            f"the examples of `{task.task_name}` come from `{split}`, which is `{twins[0]}` under another "
+            f"name{where}",
+            "use `metrics.fewshot=0`, or data with a split of its own to draw examples from",
+        )
+
+
+def _questions(task: Task, limit: int | None) -> Questions:
+    asked = task.eval_docs
+    count = len(asked) if limit is None else min(limit, len(asked))
+    drawn_from = task.fewshot_docs() if task.get_config("num_fewshot") else None
+    documents = [asked[i] for i in range(count)], list(drawn_from or [])
+    sha256 = runs.content_hash(json.loads(json.dumps(documents, default=handle_non_serializable)))
+    config = task.dump_config()
+    config.pop("dataset_path", None)  # where the questions lie does not matter
+    config.pop("dataset_kwargs", None)
+    config.pop("metadata", None)  # the task's version, and where its file lies
+    config_hash = runs.content_hash([task.VERSION, json.dumps(config, default=str, sort_keys=True)])
+    return Questions(task, limit, count, sha256, config_hash)
+
+
+def fresh(task: Task) -> Task:
+    """``task`` as it was before it was asked: without requests, its examples still to be drawn."""
+    again = copy.copy(task)
+    again.set_fewshot_seed(DEFAULT_OTHER_SEED)
+    return again
+
+
+# -- lm_eval's surroundings ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def lm_evals_own() -> Iterator[None]:
+    """While its code runs: in silence, with the seeds of its command."""
+    with _silence(), _seeds():
+        yield
+
+
+@contextmanager
+def _seeds() -> Iterator[None]:
+    """Some tasks shuffle, some sample, and a task that is asked its name draws a random one in case it has
+    none. The generators are left as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    cuda = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(cuda):
+        try:
+            random.seed(DEFAULT_RANDOM_SEED)
+            np.random.seed(DEFAULT_OTHER_SEED)
+            torch.default_generator.manual_seed(DEFAULT_OTHER_SEED)
+            for device in cuda:
+                torch.cuda.default_generators[device].manual_seed(DEFAULT_OTHER_SEED)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """lm_eval and datasets warn, print, and show a bar for each task; the caller has its own."""
+    names = ("lm_eval", "datasets", "transformers.tokenization_utils_base")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    sys.stdout.flush()
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
