@@ -74,6 +74,12 @@ def obstacle(kind: str) -> str | None:
     return None
 
 
+def described(kind: str) -> str:
+    """For the log."""
+    without = obstacle(kind)
+    return "compiled" if without is None else f"eager ({without})"
+
+
 # -- the functions -------------------------------------------------------------------------------------------
 
 

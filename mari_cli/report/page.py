@@ -335,6 +335,8 @@ def _steps(run: RunData) -> str:
         how.append(f"{training.micro_batch} sequences of each corpus at a time")
     if training.chunk:
         how.append(f"logits of {training.chunk:,} positions at a time")
+    if training.keep_logits:
+        how.append("logits of a pool held")
     if training.gradient_checkpointing:
         how.append("activations made twice (checkpointing)")
     if training.kernels:

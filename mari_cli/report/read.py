@@ -52,7 +52,9 @@ class Training:
     micro_batch: int | None = None
     """Sequences of each corpus in a forward pass; None: all of the step."""
     chunk: int | None = None
-    """Positions whose logits existed at one time."""
+    """Positions whose logits were made at one time."""
+    keep_logits: bool | None = None
+    """Whether those of a pool were held until it was averaged; None: where they take little."""
     gradient_checkpointing: bool | None = None
     kernels: str | None = None
     """Whether what is done to logits was compiled, or why not."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from mari_cli import distributed, runs
 from mari_cli.config import RunConfig, to_plain, to_yaml
+from mari_cli.losses import fused
 from mari_cli.metrics.registry import logged_as
 from mari_cli.models.device import Compute
 from mari_cli.progress import say
@@ -141,6 +142,8 @@ def recording(
         )
     say(f"run: {run.path}")
     say(f"precision: {compute.precision} ({compute.reason})")
+    if compute.device.type == "cuda":
+        say(f"kernels: {fused.described(compute.device.type)}")
     say(tracker.note)
     try:
         yield Recording(run, tracker, started)

@@ -191,11 +191,10 @@ def _way(lm: LanguageModel, objective: Objective, config: OptimConfig) -> dict[s
     information = objective.needs.information if objective.needs.pools else None
     settings = Settings.of(config)
     vocabulary = len(lm.model.get_output_embeddings().weight)
-    without = fused.obstacle(lm.device.type)
     return {
         "layout": str(lm.layout),
         "pooling_scope": None if information is None else information.pooling_scope.value,
         **vars(settings),
         "chunk": settings.chunk or chunk_for(vocabulary),
-        "kernels": "compiled" if without is None else f"eager ({without})",
+        "kernels": fused.described(lm.device.type),
     }

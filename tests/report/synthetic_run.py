@@ -186,6 +186,7 @@ def write_run(
             "pooling_scope": "step",
             "micro_batch": 4,
             "chunk": 1024,
+            "keep_logits": None,
             "gradient_checkpointing": False,
             "kernels": "eager (only compiled on CUDA)",
         },

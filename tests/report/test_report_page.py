@@ -410,3 +410,32 @@ def test_an_item_without_a_finite_loss_comes_last(tmp_path: Path) -> None:
     last = table[: table.index("</tbody>")].split("<tr>")[-1]
     assert '<td data-order="7">7</td>' in last
     assert "not finite" in last
+
+
+def test_the_training_says_how_its_steps_were_taken_and_how_fast(tmp_path: Path) -> None:
+    def on_a_gpu(result: dict[str, Any]) -> None:
+        result["training"] |= {"gradient_checkpointing": True, "kernels": "compiled", "micro_batch": None}
+
+    text = Outline(page_of(write_run(tmp_path / "a"))).text
+    assert (
+        "A step: sequences padded (auto: its attention is not causal); predictions pooled over the whole "
+        "step; 4 sequences of each corpus at a time; logits of 1,024 positions at a time; kernels eager "
+        "(only compiled on CUDA). Median of its steps: 860 tokens a second."
+    ) in text
+    there = write_run(tmp_path / "b", edit=on_a_gpu)
+    rows = [json.loads(line) for line in (there / "metrics.jsonl").read_text().splitlines()]
+    rows = [row | {"mfu": 0.413, "peak_bytes": 20.25 * 2**30} for row in rows]
+    (there / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = Outline(page_of(there)).text
+    assert "activations made twice (checkpointing); kernels compiled." in page
+    assert "860 tokens a second, 41 % of the device's peak (MFU) and 20.2 GiB at the peak." in page
+    assert "tokens_per_second" not in page
+    assert "peak_bytes" not in page
+
+
+def test_of_a_run_that_does_not_say_nothing_is_said(tmp_path: Path) -> None:
+    def older(result: dict[str, Any]) -> None:
+        for name in ("layout", "pooling_scope", "micro_batch", "chunk", "kernels"):
+            del result["training"][name]
+
+    assert "A step:" not in Outline(page_of(write_run(tmp_path / "a", edit=older))).text

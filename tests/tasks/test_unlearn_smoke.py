@@ -53,9 +53,16 @@ def test_every_loss_unlearns_and_leaves_a_whole_run(loss, tmp_path, cache):
         measured
     )
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if row["kind"] == "train"] == list(
-        range(1, result["training"]["steps"] + 1)
-    )
+    steps = [row for row in rows if row["kind"] == "train"]
+    assert [row["step"] for row in steps] == list(range(1, result["training"]["steps"] + 1))
+    assert all(row["tokens_per_second"] == pytest.approx(row["tokens"] / row["seconds"]) for row in steps)
+    assert not any({"mfu", "peak_bytes"} & row.keys() for row in steps)  # nothing is known of a CPU's
+    training = result["training"]
+    assert training["layout"].startswith("packed")
+    assert training["pooling_scope"] == ("step" if loss in ("mari", "mari_pooled") else None)
+    assert training["chunk"] > 0
+    assert training["kernels"] == "eager (only compiled on CUDA)"
+    assert {"micro_batch", "keep_logits", "gradient_checkpointing"} <= training.keys()
     assert len(json.loads((out / "examples.json").read_text())) == 2
     AutoModelForCausalLM.from_pretrained(out / "checkpoint")
     AutoTokenizer.from_pretrained(out / "checkpoint")
