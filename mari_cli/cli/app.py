@@ -486,10 +486,13 @@ def _tell(found: "Compared") -> None:
     """How far two models are apart, and what of several the data cannot tell apart."""
     from mari_cli.cli import tables
 
-    if found.differences:
-        tables.print_grid(tables.of_differences(found.differences))
+    for warning in found.warnings:
+        note(f"warning: {warning[:1].lower()}{warning[1:].rstrip('.')}")
+    if found.pair:
+        typer.echo()
+        tables.print_grid(tables.of_differences(found.pair, found.differences))
     if found.not_separable:
-        typer.echo(found.not_separable)
+        typer.echo(f"\n{found.not_separable}\n")
 
 
 def main() -> None:

@@ -142,8 +142,8 @@ def _of_group(group: Sequence[tuple["Job", Any]]) -> tuple[int, dict[str, Any]]:
     return len(done), _ours(merged(list(done.values()), list(done), confidence=confidence))
 
 
-def of_differences(differences: Mapping[str, Any]) -> Grid:
-    """Of two models, the first less the second."""
+def of_differences(pair: tuple[str, str], differences: Mapping[str, Any]) -> Grid:
+    """Of two models, the first less the second; `by`: what was drawn to judge it."""
     rows = [
         [
             name,
@@ -156,7 +156,7 @@ def of_differences(differences: Mapping[str, Any]) -> Grid:
         for name in METRICS
         if (apart := differences.get(name)) is not None
     ]
-    return Grid(["first less second", "difference", "low", "high", "by", "separable"], rows, numbers=1)
+    return Grid([" − ".join(pair), "difference", "low", "high", "by", "separable"], rows, numbers=1)
 
 
 def of_plan(rows: Sequence[Sequence[str]]) -> Grid:

@@ -1,18 +1,22 @@
 """How a metric is made of the values of items, so that it can be made again of other draws of them.
 
-Not every metric is: marginal information is of tokens, a benchmark keeps its own counts.
+Not every metric is: marginal information, say, is of tokens.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import exp, expm1, inf, log
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
-Identity = tuple[int, str | None]
+Identity = tuple[str, int, str | None]
+"""Set, number and hash."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +34,7 @@ class ItemValues:
 
     @property
     def identity(self) -> Identity:
-        return self.item, self.key
+        return self.set, self.item, self.key
 
 
 Combine = Callable[[tuple[Floats, ...], tuple[Indices, ...]], Any]
@@ -43,6 +47,7 @@ class Recipe:
 
     suite: str | None
     sets: tuple[str, ...]
+    """Each a sample of its own; `mmlu|mmlu_*` stands for every set that fits one of the patterns."""
     columns: Callable[[ItemValues], tuple[float, ...]]
     """Raises KeyError for an item that was not asked for it."""
     combine: Combine
@@ -84,6 +89,12 @@ def exp_ratio(values: tuple[Floats, ...], draws: tuple[Indices, ...]) -> Any:
         return np.exp(ratio(values, draws))
 
 
+def harmonic_mean(values: tuple[Floats, ...], draws: tuple[Indices, ...]) -> Any:
+    """Of the means of all columns of all sets; 0 where one of them is 0."""
+    means = [of_set[at].mean(axis=-2) for of_set, at in zip(values, draws, strict=True)]
+    return stats.hmean(np.concatenate(means, axis=-1), axis=-1)
+
+
 def auc(values: tuple[Floats, ...], draws: tuple[Indices, ...]) -> Any:
     """Share of the drawn holdout items below each drawn forget item, ties by half; sorted once, not per
     draw."""
@@ -106,10 +117,14 @@ def recipe(metric: str) -> Recipe:
     path, _, name = metric.rpartition("/")
     suites, _, group = path.rpartition("/")
     suite = suites or None
+    if suite is None and group == "benchmark":
+        return _of_benchmark(name)
+    if suite is None and group not in _OF_CORPORA and (of_suite := _of_suite(group, name)):
+        return of_suite
     if group == "privacy" and name.endswith("_auc"):
         score = name.removesuffix("_auc")
         return Recipe(suite, ("forget", "holdout"), lambda item: (_attack(item, score),), auc)
-    if group == "facts" and name.endswith("_recall"):
+    if suite is None and group == "facts" and name.endswith("_recall"):
         fact = name.removesuffix("_recall")
         return Recipe(suite, ("forget",), lambda item: (item.values["recalled"],), mean, fact)
     if name == "token_accuracy":
@@ -117,8 +132,49 @@ def recipe(metric: str) -> Recipe:
     if name == "perplexity":
         return Recipe(suite, (group,), lambda item: (_loss_sum(item), item.values["tokens"]), exp_ratio)
     if name in ("truth_ratio", "truth_ratio_arithmetic"):
-        return Recipe(suite, (group,), lambda item: (_truth(item.values[name], group),), mean)
+        return Recipe(suite, (group,), lambda item: (_truth(item, name),), mean)
+    if name in ("model_utility", "model_utility_arithmetic"):
+        truth = name.replace("model_utility", "truth_ratio")
+        return Recipe(group, _UTILITY, lambda item: _useful(item, truth), harmonic_mean)
     return Recipe(suite, (group,), lambda item: (item.values[name],), mean)
+
+
+_OF_CORPORA = frozenset({"forget", "retain", "holdout", "privacy", "facts", "marginal", "benchmark"})
+"""Groups of metrics without a suite."""
+
+
+def _of_suite(suite: str, name: str) -> Recipe | None:
+    """A metric that a suite calls after the set it is of, as `muse/verbatim_forget`."""
+    if name.startswith("model_utility"):
+        return None
+    if name.endswith("_auc"):
+        score = name.removesuffix("_auc")
+        return Recipe(suite, ("privacy_forget", "privacy_holdout"), lambda item: (_attack(item, score),), auc)
+    if name.endswith("_nll"):
+        return Recipe(suite, (name.removesuffix("_nll"),), lambda item: (item.values["answer_nll"],), mean)
+    return Recipe(suite, (name,), lambda item: (_rouge(item),), mean)
+
+
+_MAIN = {"arc_challenge": "acc_norm", "hellaswag": "acc_norm", "openbookqa": "acc_norm"}
+"""What a benchmark's name alone stands for, where it is not accuracy."""
+
+
+def _of_benchmark(name: str) -> Recipe:
+    """A task of lm_eval, or a group of tasks whose names begin with its own."""
+    if name == "wikitext":
+        columns = ("loglikelihood", "words")
+        return Recipe(
+            None, (name,), lambda item: (-item.values[columns[0]], item.values[columns[1]]), exp_ratio
+        )
+    asked = next((column for column in ("acc_norm", "acc") if name.endswith(f"_{column}")), None)
+    task = name.removesuffix(f"_{asked}")
+    column = asked or _MAIN.get(task, "acc")
+    return Recipe(None, (f"{task}|{task}_*",), lambda item: (item.values[column],), mean)
+
+
+def _rouge(item: ItemValues) -> float:
+    """F1 on MUSE, recall on RWKU."""
+    return item.values["rouge_l_f1"] if "rouge_l_f1" in item.values else item.values["rouge_l_recall"]
 
 
 def _attack(item: ItemValues, score: str) -> float:
@@ -134,21 +190,36 @@ def _loss_sum(item: ItemValues) -> float:
     return item.values["answer_nll"] * item.values["tokens"]
 
 
-def _truth(truth_ratio: float, group: str) -> float:
-    """Of a set to forget: how close to 1; of one to keep: how far below it."""
-    if group == "forget":
-        return min(truth_ratio, 1 / truth_ratio) if truth_ratio else 0.0
-    return max(0.0, 1 - truth_ratio)
+_UTILITY = ("retain", "authors", "facts")
+"""The sets that model utility is of."""
+
+
+def _useful(item: ItemValues, truth: str) -> tuple[float, float, float]:
+    return item.values["probability"], item.values["rouge_l_recall"], _truth(item, truth)
+
+
+def _truth(item: ItemValues, name: str) -> float:
+    """Of a set to forget: how close the truth ratio is to 1; of one to keep: how far below it."""
+    if f"log_{name}" in item.values:
+        log_ratio = item.values[f"log_{name}"]
+    else:
+        log_ratio = log(item.values[name]) if item.values[name] > 0 else -inf
+    return exp(-abs(log_ratio)) if item.set == "forget" else max(0.0, -expm1(min(log_ratio, 0.0)))
 
 
 def made(metric: str, items: Iterable[ItemValues]) -> Made | None:
     """The metric of one model from its items; None where they do not tell it."""
     how = recipe(metric)
     found: dict[str, list[tuple[Identity, tuple[float, ...]]]] = {name: [] for name in how.sets}
+    samples: dict[str, str | None] = {}
+    """By set, the sample it is part of."""
     for item in items:
-        if item.suite == how.suite and item.set in found and how.fact in (None, item.fact):
+        if item.set not in samples:
+            samples[item.set] = next((name for name in how.sets if _fits(item.set, name)), None)
+        sample = samples[item.set]
+        if sample is not None and item.suite == how.suite and how.fact in (None, item.fact):
             try:
-                found[item.set].append((item.identity, how.columns(item)))
+                found[sample].append((item.identity, how.columns(item)))
             except KeyError:
                 continue
     if not all(found.values()):
@@ -165,9 +236,13 @@ def made(metric: str, items: Iterable[ItemValues]) -> Made | None:
     )
 
 
-def _by_item(entry: tuple[Identity, tuple[float, ...]]) -> tuple[int, str]:
-    (number, key), _ = entry
-    return number, key or ""
+def _fits(name: str, patterns: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns.split("|"))
+
+
+def _by_item(entry: tuple[Identity, tuple[float, ...]]) -> tuple[str, int, str]:
+    (name, number, key), _ = entry
+    return name, number, key or ""
 
 
 def what_differs(a: Made, b: Made) -> str | None:

@@ -24,7 +24,7 @@ from mari_cli.metrics.difference import (
     paired_difference,
 )
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.items import made, what_differs
+from mari_cli.metrics.items import Identity, made, what_differs
 from mari_cli.metrics.registry import GENERAL_ABILITY, METRICS, Metric, describe
 from mari_cli.metrics.statistics import over_seeds
 from mari_cli.report.numbers import listed
@@ -385,10 +385,32 @@ def differing_corpora(runs: list[RunData]) -> list[str]:
     return [corpus for corpus, digests in found.items() if len(digests) > 1]
 
 
+def differing_items(rows: list[Row]) -> list[str]:
+    """Sets of which not all runs were asked the same items, in words; each set once."""
+    single = [row for row in results(rows) if not row.seeds]
+    found: dict[str, str] = {}
+    for row in single[1:]:
+        asked, others = _asked(single[0]), _asked(row)
+        for name in asked.keys() & others.keys():
+            common = len(asked[name] & others[name])
+            if not len(asked[name]) == len(others[name]) == common:
+                told = f"{len(asked[name])} and {len(others[name])} items, {common} in common"
+                found.setdefault(name, f"{name}: {told}")
+    return [found[name] for name in sorted(found)]
+
+
+def _asked(row: Row) -> dict[str, set[Identity]]:
+    """By set, the items."""
+    found: dict[str, set[Identity]] = {}
+    for item in row.run.items_of(row.role):
+        found.setdefault("/".join(filter(None, [item.suite, item.set])), set()).add(item.identity)
+    return found
+
+
 _JUDGED: dict[By, str] = {
     "items": "on the same items",
     "seeds": "over seeds",
-    "intervals": "by their intervals, there being no common items",
+    "intervals": "by their two intervals alone",
 }
 
 

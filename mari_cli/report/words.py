@@ -18,6 +18,7 @@ from mari_cli.report.comparison import (
     Standing,
     comparison_rows,
     differing_corpora,
+    differing_items,
     metric_of,
     results,
 )
@@ -462,6 +463,11 @@ def _warnings(rows: list[Row], runs: list[RunData]) -> list[str]:
             f"The runs were not measured on the same data ({listed(differing)} "
             f"differ{'s' * (len(differing) == 1)}): "
             "do not compare their numbers."
+        )
+    elif other_items := differing_items(rows):
+        warnings.append(
+            f"Not all runs were asked the same items ({'; '.join(other_items)}), so on these sets they are "
+            "compared by their intervals alone."
         )
     for row in rows:
         broken = [name for name in row.model.metrics if not math.isfinite(row.model.metrics[name].value)]

@@ -1,12 +1,13 @@
 """Finished runs side by side: their results for the terminal, one page for the browser."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mari_cli.errors import UserError
 from mari_cli.metrics.difference import Difference
+from mari_cli.metrics.estimate import Estimate
 from mari_cli.report.comparison import (
     comparison_rows,
     confidence_of,
@@ -18,18 +19,21 @@ from mari_cli.report.comparison import (
 )
 from mari_cli.report.page import render, write_report
 from mari_cli.report.read import estimates_of, read_runs
-from mari_cli.report.words import confidence
-from mari_cli.tasks.measuring import as_json
+from mari_cli.report.words import confidence, summarise
 
 
 @dataclass(frozen=True)
 class Compared:
     results: list[dict[str, Any]]
     """As `merged` makes them, those of one method over its seeds in one."""
+    pair: tuple[str, str] | None
+    """What the differences are of, where there are two models; None for any other number of them."""
     differences: dict[str, Difference]
-    """Of two models, the first less the second, by metric; empty for any other number of them."""
+    """Of the pair, the first less the second, by metric."""
     not_separable: str | None
     """Which of them the data cannot tell apart, in words."""
+    warnings: list[str]
+    """What to know before the numbers are compared."""
 
 
 def compare(runs: list[Path], out: Path | None = None) -> Compared:
@@ -48,8 +52,9 @@ def compare(runs: list[Path], out: Path | None = None) -> Compared:
         write_report(out, render(found, title=title))
     rows = comparison_rows(found)
     made = results(rows)
-    differences = {}
+    pair, differences = None, {}
     if len(made) == 2:
+        pair = (made[0].label, made[1].label)
         told = ((name, difference(name, made[0].side, made[1].side)) for name in metric_names(made))
         differences = {name: apart for name, apart in told if apart is not None}
     return Compared(
@@ -57,8 +62,10 @@ def compare(runs: list[Path], out: Path | None = None) -> Compared:
             merged([run.result for run in row.runs], row.seeds, confidence=confidence_of(row.runs))
             for row in made
         ],
+        pair=pair,
         differences=differences,
         not_separable=not_separable(rows, confidence=confidence(found)),
+        warnings=summarise(found).warnings,
     )
 
 
@@ -78,5 +85,9 @@ def merged(
         metrics = {seed: estimates_of(model["metrics"]) for seed, model in zip(seeds, of_seeds, strict=True)}
         over = metrics_over_seeds(metrics, confidence=confidence)
         one = role in ("target", "gold") and len(hashes) == 1
-        models[role] = of_seeds[0] if one else {"metrics": as_json(over), "hash": " ".join(hashes)}
+        models[role] = of_seeds[0] if one else {"metrics": _plain(over), "hash": " ".join(hashes)}
     return {"name": first["name"], "seeds": list(seeds), "models": models}
+
+
+def _plain(metrics: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
+    return {name: asdict(estimate) for name, estimate in metrics.items()}

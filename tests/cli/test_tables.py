@@ -8,7 +8,9 @@ from rich.console import Console
 
 from mari_cli.cli import tables
 from mari_cli.launch import Experiment, Failed, options, plan
+from mari_cli.metrics.difference import Difference
 from mari_cli.runs import RunSummary, Status
+from mari_cli.tasks.compare import merged
 
 
 def model(**values: float) -> dict:
@@ -119,3 +121,73 @@ def test_on_a_terminal_a_table_is_no_wider_than_it():
     with console.capture() as capture:
         console.print(tables.of_results([MARI, NPO]).drawn(plain=False))
     assert max(map(len, capture.get().splitlines())) <= 80
+
+
+# -- several seeds ---------------------------------------------------------------------------------
+
+
+def after(name: str, value: float) -> dict:
+    return {"name": name, "models": {"target": TARGET, "unlearned": model(forget_answer_nll=value)}}
+
+
+@pytest.fixture
+def seeded():
+    return plan(Experiment("unlearn", ["loss=mari,npo", "seed=0,1,2"])).jobs
+
+
+def test_jobs_that_only_a_seed_sets_apart_are_one_row_with_mean_and_half_interval(seeded):
+    values = [1.0, 1.1, 1.2, 2.0, 2.0, 2.0]
+    grid = tables.of_sweep(
+        seeded, [after(job.config.loss.name, v) for job, v in zip(seeded, values, strict=True)]
+    )
+    assert grid.columns == ["job", "loss", "seeds", "status", "forget/answer_nll"]
+    assert grid.rows == [
+        ["0,1,2", "mari", "3", "done", "1.100±0.248"],  # 4.303 · 0.1 / √3
+        ["3,4,5", "npo", "3", "done", "2.000"],
+    ]
+    assert grid.numbers == 4
+
+
+def test_a_seed_that_failed_is_counted_and_the_others_stand(seeded):
+    results = [after("mari", 1.0), Failed("boom"), after("mari", 1.1), *[Failed("boom")] * 3]
+    rows = tables.of_sweep(seeded, results).rows
+    assert rows[0][:4] == ["0,1,2", "mari", "2", "2 of 3 done"]
+    assert rows[1] == ["3,4,5", "npo", "0", "failed", tables.NOTHING]
+
+
+def test_a_sweep_over_seeds_alone_is_one_row():
+    jobs = plan(Experiment("unlearn", ["seed=4,5"])).jobs
+    grid = tables.of_sweep(jobs, [after("mari", 1.0), after("mari", 1.2)])
+    assert grid.columns[:3] == ["job", "seeds", "status"]
+    assert [row[:3] for row in grid.rows] == [["0,1", "2", "done"]]
+
+
+def test_seeds_that_go_with_different_methods_stay_apart():
+    jobs = plan(Experiment("unlearn", ["seed=4,5", "train.steps=7"])).jobs[:1]
+    grid = tables.of_sweep(jobs, [after("mari", 1.0)])
+    assert grid.rows == [["0", "4", "done", "1.000"]]
+
+
+def test_a_method_of_several_seeds_is_a_row_of_results_and_a_shared_target_has_no_seeds():
+    both = merged([after("mari", 1.0), after("mari", 1.2)], [0, 1])
+    grid = tables.of_results([both, after("npo", 3.0)])
+    cells = [dict(zip(grid.columns, row, strict=True)) for row in grid.rows]
+    assert [(row["model"], row["seeds"]) for row in cells] == [
+        ("target", ""), ("unlearned (mari)", "2"), ("unlearned (npo)", "")]  # fmt: skip
+    assert [row["forget/answer_nll"] for row in cells] == ["0.004", "1.100±1.271", "3.000"]
+    assert both["models"]["unlearned"]["metrics"]["forget/answer_nll"]["values"] == {0: 1.0, 1: 1.2}
+
+
+def test_differences_say_what_judged_them():
+    apart = {
+        "forget/answer_nll": Difference(value=0.2, n=9, by="items", low=0.1, high=0.3),
+        "retain/exact_match": Difference(value=-0.01, n=9, by="seeds", low=-0.1, high=0.08),
+        "benchmark/mmlu": Difference(value=0.0, n=9, by="seeds"),
+    }
+    grid = tables.of_differences(("mari", "npo"), apart)
+    assert grid.columns[0] == "mari − npo"
+    assert grid.rows == [
+        ["retain/exact_match", "-0.010", "-0.100", "+0.080", "seeds", "no"],
+        ["forget/answer_nll", "+0.200", "+0.100", "+0.300", "items", "yes"],
+        ["benchmark/mmlu", "+0.000", "–", "–", "seeds", "–"],
+    ]

@@ -68,6 +68,10 @@ def test_pages_need_no_network_and_hold_no_html():
         ("benchmark/mmlu_sample", "mmlu"),
         ("benchmark/arc_challenge", "arc"),
         ("benchmark/sciq", "lm_eval"),
+        ("muse/knowledge_retain", "knowledge_memorization"),
+        ("muse/min_k_auc", "min_k"),
+        ("muse/privleak", "privleak"),
+        ("rwku/neighbor_level2", "rwku"),
     ],
 )
 def test_a_page_serves_its_metric_over_all_sets(name, page):

@@ -59,9 +59,10 @@ def test_metrics_made_again_from_items_are_those_that_were_measured():
 def test_an_auc_made_again_from_items_is_scikit_learns_with_ties_and_all():
     forget, holdout = RNG.integers(0, 6, 80), RNG.integers(1, 8, 60)
     items = rows("forget", answer_nll=forget) + rows("holdout", answer_nll=holdout)
-    assert made("privacy/loss_auc", items).value == auc(-forget.astype(float), -holdout.astype(float))
+    expected = pytest.approx(auc(-forget.astype(float), -holdout.astype(float)), abs=1e-14)
+    assert made("privacy/loss_auc", items).value == expected
     items = rows("forget", min_k=-forget) + rows("holdout", min_k=-holdout)
-    assert made("privacy/min_k_auc", items).value == auc(-forget.astype(float), -holdout.astype(float))
+    assert made("privacy/min_k_auc", items).value == expected
 
 
 def test_an_auc_of_drawn_items_is_that_of_the_items_drawn():
@@ -90,6 +91,83 @@ def test_truth_ratios_are_read_by_what_the_set_is_there_for():
     )
 
 
+def test_truth_ratios_may_be_given_as_logarithms_of_any_size():
+    logs = [-2000.0, -0.5, 0.0, 2000.0]
+    assert made("tofu/forget/truth_ratio", rows("forget", suite="tofu", log_truth_ratio=logs)).value == (
+        pytest.approx((0 + exp(-0.5) + 1 + 0) / 4)
+    )
+    known = rows("facts", suite="tofu", log_truth_ratio_arithmetic=logs)
+    assert made("tofu/facts/truth_ratio_arithmetic", known).value == pytest.approx(
+        (1 + (1 - exp(-0.5)) + 0 + 0) / 4
+    )
+
+
+def tofu(shift: float = 0.0) -> list:
+    rng = np.random.default_rng(9)
+    return [
+        row
+        for name, n in (("retain", 40), ("authors", 20), ("facts", 30), ("forget", 10))
+        for row in rows(
+            name,
+            suite="tofu",
+            probability=rng.uniform(0.2, 1.0, n) - shift,
+            rouge_l_recall=rng.uniform(0, 1, n),
+            log_truth_ratio=rng.normal(-0.5, 0.5, n),
+        )
+    ]
+
+
+def test_model_utility_is_made_of_nine_means_and_compared_on_the_same_items():
+    items = tofu()
+    nine = [
+        np.mean([of(row.values) for row in items if row.set == name])
+        for name in ("retain", "authors", "facts")
+        for of in (
+            lambda v: v["probability"],
+            lambda v: v["rouge_l_recall"],
+            lambda v: max(0.0, 1 - exp(v["log_truth_ratio"])),
+        )
+    ]
+    assert made("tofu/model_utility", items).value == pytest.approx(stats.hmean(nine), rel=1e-12)
+    assert made("tofu/model_utility_arithmetic", items) is None
+    difference = told("tofu/model_utility", items, tofu(shift=0.02))
+    assert difference.separable
+    assert difference.n == 90
+
+
+def test_a_metric_called_after_its_set_is_made_of_that_set():
+    said = rows("verbatim_forget", suite="muse", rouge_l_f1=[0.2, 0.4])
+    probes = rows("forget_level1", suite="rwku", rouge_l_recall=[0.5, 1.0])
+    passages = rows("mia_forget", suite="rwku", answer_nll=[2.0, 3.0])
+    seen = rows("privacy_forget", suite="muse", min_k=[-1.0, -2.0, -3.0])
+    unseen = rows("privacy_holdout", suite="muse", min_k=[-2.5, -4.0])
+    every = [*said, *probes, *passages, *seen, *unseen]
+    assert made("muse/verbatim_forget", every).value == pytest.approx(0.3)
+    assert made("rwku/forget_level1", every).value == 0.75
+    assert made("rwku/mia_forget_nll", every).value == 2.5
+    assert made("muse/min_k_auc", every).value == pytest.approx(5 / 6)
+    assert made("muse/privleak", every) is None
+
+
+def test_a_benchmark_is_made_of_its_questions_and_a_group_of_those_of_its_tasks():
+    law = rows("mmlu_law", acc=[1, 0, 0])
+    physics = rows("mmlu_physics", acc=[1])
+    arc = rows("arc_challenge", acc=[0, 0], acc_norm=[1, 0])
+    wiki = rows("wikitext", loglikelihood=[-30.0, -50.0], words=[10, 10])
+    every = [*law, *physics, *arc, *wiki]
+    assert made("benchmark/mmlu", every).value == 0.5
+    assert made("benchmark/mmlu_law", every).value == pytest.approx(1 / 3)
+    assert made("benchmark/arc_challenge", every).value == 0.5
+    assert made("benchmark/arc_challenge_acc", every).value == 0.0
+    assert made("benchmark/wikitext", every).value == pytest.approx(exp(80 / 20))
+    assert made("benchmark/piqa", every) is None
+
+
+def test_a_recall_of_a_suites_facts_is_none_of_the_corpus():
+    answers = rows("facts", suite="tofu", rouge_l_recall=[0.25, 0.75])
+    assert made("tofu/facts/rouge_l_recall", answers).value == 0.5
+
+
 def test_what_items_do_not_tell_is_not_made_of_them():
     items = rows(answer_nll=[1.0, 2.0])
     for metric in ("marginal/pooled", "benchmark/mmlu", "forget/verbatim_rouge_l", "privacy/loss_auc", "x"):
@@ -100,7 +178,7 @@ def test_what_items_do_not_tell_is_not_made_of_them():
 def test_only_the_items_that_were_asked_count():
     items = rows(answer_nll=[1.0, 2.0, 3.0])
     items[1].values["verbatim_rouge_l"] = 0.5
-    assert made("forget/verbatim_rouge_l", items).items == (((1, f"{1:016x}"),),)
+    assert made("forget/verbatim_rouge_l", items).items == ((("forget", 1, f"{1:016x}"),),)
 
 
 # -- on the same items ----------------------------------------------------------------------------

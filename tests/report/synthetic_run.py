@@ -201,7 +201,7 @@ def write_run(
         (path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     (path / "examples.json").write_text(json.dumps(_examples(models) if examples is None else examples))
     (path / "config.yaml").write_text(
-        "seed: 0\nmodel:\n  name: gpt2_tiny\nforget:\n  name: fictional\n  people: 20\nloss:\n  name: "
+        "seed: 0\nmodel:\n  name: gpt2_tiny\nforget:\n  name: fictional\npeople: 20\nloss:\n  name: "
         f"{method}\n"
         "train:\n  steps: 200\n  keep: best\nmetrics:\n  confidence: 0.95\n  prior: 0.5\n"
     )

@@ -181,7 +181,7 @@ def test_several_runs_are_compared_in_one_table(tmp_path: Path) -> None:
     page = page_of(*paths)
     overview = page[page.index("The runs side by side") : page.index("All metrics of all runs")]
     assert re.findall(r"</i>([\w ]+)</td>", overview) == ["before", "gold", "mari", "npo", "kl ga"]
-    assert "Not separable by their intervals, there being no common items (95 % intervals" in overview
+    assert "Not separable by their two intervals alone (95 % intervals" in overview
     assert "The totals of different losses are not comparable" in page
     assert page.count("--prompt") == 0
     assert page.count("model.prompt_template=Question: {prompt}") == 3

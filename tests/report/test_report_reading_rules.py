@@ -1,23 +1,29 @@
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy import stats
 from synthetic_run import write_run
 
-from mari_cli.metrics.difference import difference_of_estimates
+from mari_cli.metrics.difference import difference_of_estimates, difference_over_seeds
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.report.comparison import (
     Change,
     Standing,
+    by_seed,
     change,
     comparison_rows,
+    difference,
     differing_corpora,
     not_separable,
     results,
+    side_of,
     standing,
 )
 from mari_cli.report.numbers import duration, listed, number, percent
-from mari_cli.report.read import read_run, read_runs
+from mari_cli.report.read import RunData, read_run, read_runs
+from mari_cli.tasks.compare import compare
 
 
 def about(value: float, width: float = 0.1) -> Estimate:
@@ -139,3 +145,148 @@ def test_small_words_are_right() -> None:
     ]
     assert [listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
     assert [duration(7.25), duration(131.7), duration(7500)] == ["7.2 s", "2 min", "2 h 05 min"]
+
+
+# -- what judges a difference ----------------------------------------------------------------------
+
+
+def changed_config(path: Path, **settings: Any) -> Path:
+    text = (path / "config.yaml").read_text()
+    for key, value in settings.items():
+        text, count = re.subn(rf"^{key}: .*$", f"{key}: {value}", text, flags=re.MULTILINE)
+        assert count == 1
+    (path / "config.yaml").write_text(text)
+    return path
+
+
+def with_value(name: str, value: float, role: str = "unlearned") -> Any:
+    def edit(result: dict[str, Any]) -> None:
+        result["models"][role]["metrics"][name] |= {"value": value, "low": value - 0.02, "high": value + 0.02}
+
+    return edit
+
+
+def group(tmp_path: Path, method: str, name: str, values: list[float]) -> list[RunData]:
+    return [
+        read_run(
+            changed_config(
+                write_run(tmp_path / f"{method}{seed}", method=method, edit=with_value(name, value)),
+                seed=seed,
+            )
+        )
+        for seed, value in enumerate(values)
+    ]
+
+
+def test_values_that_items_bear_out_are_compared_on_them_and_others_by_their_intervals(
+    tmp_path: Path,
+) -> None:
+    a, b = (read_run(write_run(tmp_path / m, method=m)) for m in ("mari", "npo"))
+    sides = [side_of("unlearned", (run,)) for run in (a, b)]
+    nll, accuracy = (difference(f"forget/{name}", *sides) for name in ("answer_nll", "token_accuracy"))
+    assert nll
+    assert accuracy
+    assert (nll.by, accuracy.by) == ("items", "intervals")
+    assert nll.value == pytest.approx(
+        a.models["unlearned"].metrics["forget/answer_nll"].value
+        - b.models["unlearned"].metrics["forget/answer_nll"].value
+    )
+
+
+def test_a_number_that_the_items_do_not_give_is_not_judged_by_them(tmp_path: Path) -> None:
+    a = read_run(write_run(tmp_path / "a", edit=with_value("forget/answer_nll", 0.5)))
+    b = read_run(write_run(tmp_path / "b", method="npo"))
+    found = difference("forget/answer_nll", side_of("unlearned", (a,)), side_of("unlearned", (b,)))
+    assert found
+    assert found.by == "intervals"
+
+
+def test_models_that_were_asked_other_items_are_compared_by_their_intervals(tmp_path: Path) -> None:
+    a = read_run(write_run(tmp_path / "a"))
+    path = write_run(tmp_path / "b", method="npo")
+    (path / "items.jsonl").write_text((path / "items.jsonl").read_text().replace('"key": "0', '"key": "f'))
+    found = difference(
+        "forget/answer_nll", side_of("unlearned", (a,)), side_of("unlearned", (read_run(path),))
+    )
+    assert found
+    assert found.by == "intervals"
+
+
+def test_what_was_asked_of_one_run_only_is_said(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / m, method=m, n=n) for m, n in (("mari", 160), ("npo", 140))]
+    found = compare(runs)
+    assert found.warnings == [
+        "Not all runs were asked the same items (forget: 160 and 140 items, 140 in common; "
+        "holdout: 160 and 140 items, 140 in common; retain: 160 and 140 items, 140 in common), so on these "
+        "sets they are compared by their intervals alone."
+    ]
+    assert found.differences["forget/answer_nll"].by == "intervals"
+    assert found.differences["tofu/forget/truth_ratio"].by == "items"
+    assert compare([runs[0]]).warnings == []
+
+
+def test_runs_that_differ_in_their_seed_alone_belong_together(tmp_path: Path) -> None:
+    same = [read_run(changed_config(write_run(tmp_path / str(s)), seed=s)) for s in (2, 0, 1)]
+    other = read_run(changed_config(write_run(tmp_path / "longer"), seed=3, people=40))
+    again = read_run(write_run(tmp_path / "again"))  # seed 0 once more
+    grouped = [[run.path.name for run in group] for group in by_seed([*same, other, again])]
+    assert grouped == [["0", "1", "2"], ["longer"], ["again"]]
+
+
+def test_methods_over_seeds_are_compared_in_pairs_of_one_seed(tmp_path: Path) -> None:
+    name = "retain/exact_match"
+    mari = group(tmp_path, "mari", name, [0.90, 0.80, 0.70])
+    npo = group(tmp_path, "npo", name, [0.88, 0.79, 0.685])
+    rows = results(comparison_rows([*mari, *npo]))
+    assert [row.label for row in rows] == ["mari (3 seeds)", "npo (3 seeds)"]
+    found = difference(name, rows[0].side, rows[1].side)
+    assert found == difference_over_seeds({0: 0.9, 1: 0.8, 2: 0.7}, {0: 0.88, 1: 0.79, 2: 0.685})
+    assert found
+    assert found.separable
+    sentence = not_separable(rows, confidence="95 %")
+    assert sentence is None or "retain exact match" not in sentence
+
+
+def test_a_gold_model_that_serves_every_seed_is_taken_as_it_is(tmp_path: Path) -> None:
+    name = "forget/token_accuracy"
+    [row] = results(comparison_rows(group(tmp_path, "mari", name, [0.40, 0.42, 0.41])))
+    assert row.gold
+    gold = row.gold.metrics[name].value
+    found = difference(name, row.side, side_of("gold", row.runs))
+    assert found
+    expected = stats.ttest_1samp([0.40, 0.42, 0.41], gold).confidence_interval()
+    assert found.value == pytest.approx(0.41 - gold)
+    assert (found.low, found.high) == pytest.approx((expected.low - gold, expected.high - gold))
+    assert row.standing(name) is Standing.past
+
+
+def test_seeds_that_changed_nothing_leave_it_to_the_items(tmp_path: Path) -> None:
+    name = "forget/token_accuracy"
+    [row] = results(comparison_rows(group(tmp_path, "mari", name, [0.1, 0.1, 0.1])))
+    assert row.standing(name) is Standing.past
+    found = difference(name, row.side, side_of("gold", row.runs))
+    assert found
+    assert found.by == "intervals"
+
+
+def test_one_seed_of_another_method_is_not_judged_against_several(tmp_path: Path) -> None:
+    rows = results(
+        comparison_rows(
+            [
+                *group(tmp_path, "mari", "retain/exact_match", [0.9, 0.8]),
+                read_run(write_run(tmp_path / "n", method="npo")),
+            ]
+        )
+    )
+    assert difference("retain/exact_match", rows[0].side, rows[1].side) is None
+
+
+def test_methods_of_one_name_are_told_apart_by_their_directories_without_the_seed(tmp_path: Path) -> None:
+    paths = [
+        changed_config(write_run(tmp_path / f"{i}_people={people}_seed={s}"), seed=s, people=people)
+        for i, (people, s) in enumerate([(20, 0), (20, 1), (40, 0), (40, 1)])
+    ]
+    assert [row.label for row in results(comparison_rows(read_runs(paths)))] == [
+        "mari (0_people=20, 2 seeds)",
+        "mari (2_people=40, 2 seeds)",
+    ]
