@@ -22,6 +22,9 @@ METRICS = (
     "forget/answer_nll",
     "holdout/answer_nll",
     "benchmark/mmlu",
+    "tofu/forget_quality",
+    "tofu/model_utility",
+    "tofu/forget/truth_ratio",
 )
 """What a terminal has room for; the report has everything."""
 OURS = ("unlearned", "model")
@@ -86,6 +89,33 @@ def of_results(results: Sequence[dict[str, Any]]) -> Grid:
     return Grid(["model", *metrics], [[name, *_values(values, metrics)] for name, values in rows], numbers=1)
 
 
+def of_run(result: dict[str, Any]) -> Grid:
+    """The few metrics of `METRICS` where the corpora were asked; all there are where only a suite was."""
+    asked = any("forget/answer_nll" in model["metrics"] for model in result["models"].values())
+    return of_results([result]) if asked else of_estimates(result)
+
+
+def of_estimates(result: dict[str, Any]) -> Grid:
+    """A row for each metric, with interval and number of items for each model."""
+    models = {role: model["metrics"] for role, model in result["models"].items()}
+    names = list(dict.fromkeys(name for metrics in models.values() for name in metrics))
+    columns = [column for role in models for column in (role, "interval", "n")]
+    rows = [
+        [name, *(cell for metrics in models.values() for cell in _estimate(metrics.get(name)))]
+        for name in names
+    ]
+    return Grid(["metric", *columns], rows, numbers=1)
+
+
+def _estimate(estimate: dict[str, Any] | None) -> list[str]:
+    if estimate is None:
+        return [NOTHING] * 3
+    value, low, high = (
+        NOTHING if estimate[key] is None else f"{estimate[key]:.4g}" for key in ("value", "low", "high")
+    )
+    return [value, NOTHING if low == NOTHING else f"[{low}, {high}]", str(estimate["n"])]
+
+
 def of_sweep(jobs: Sequence["Job"], results: Sequence[Any]) -> Grid:
     """A row for each job: what set it apart, and what became of it."""
     keys = list(dict.fromkeys(key for job in jobs for key in job.varied))
@@ -142,4 +172,6 @@ def _values(metrics: dict[str, Any], names: Sequence[str]) -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.3f}"
+    if value is None:
+        return NOTHING
+    return f"{value:.1e}" if 0 < abs(value) < 5e-4 else f"{value:.3f}"
