@@ -571,6 +571,27 @@ class SuiteConfig:
     """The module of `mari_cli.suites` that asks it, and the schema of this section."""
 
 
+@dataclass(kw_only=True)
+class TofuSuite(SuiteConfig):
+    """TOFU (suites/tofu.py): forget quality, model utility, and what they are made of."""
+
+    path: str = "locuslab/TOFU"
+    """A hub data set, or a folder with its subsets as files: `forget10_perturbed.json`, …"""
+    split: str = "forget10"
+    """`forget01`, `forget05` or `forget10`: which share of the authors is to be forgotten."""
+    items: int | None = None
+    """Ask the first so many questions of each set, in TOFU's published evaluations 300; null: all."""
+    max_new_tokens: int = 200
+    """Of a generated answer (`metrics.generate`)."""
+
+    def __post_init__(self) -> None:
+        _positive("suite", self, "items", "max_new_tokens")
+        _require(
+            re.fullmatch(r"forget\d\d", self.split) is not None,
+            f"suite.split must be forget01, forget05 or forget10, got {self.split}",
+        )
+
+
 class WandbMode(StrEnum):
     auto = "auto"  # online with a key, offline without
     online = "online"
@@ -665,6 +686,10 @@ class EvaluateRun(RunConfig):
     """A benchmark protocol, asked instead of the questions of the corpora."""
     gold: str = "none"
     """Path of a gold model to measure beside, or `none`."""
+    from_log: str | None = None
+    """Instead of a model: the log of a TOFU evaluation, whose numbers are computed again."""
+    gold_log: str | None = None
+    """The log of the retain model's evaluation, for forget quality."""
     device: Device = Device.auto
     precision: Precision = Precision.auto
 
@@ -672,6 +697,11 @@ class EvaluateRun(RunConfig):
         _require(
             not isinstance(self.model, ModelConfig) or self.model.lora.rank is None,
             "model.lora.rank must be null here: an evaluation trains nothing",
+        )
+        _require(self.gold_log is None or self.from_log is not None, "gold_log needs from_log")
+        _require(
+            self.from_log is None or self.gold == "none",
+            "from_log measures no model, so gold must be none: gold_log is the log of a gold model",
         )
 
 
@@ -694,6 +724,7 @@ SCHEMAS: dict[str, type] = {
     "train/unlearn": UnlearnConfig,
     "metrics/base": MetricsConfig,
     "suite/corpora": SuiteConfig,
+    "suite/tofu": TofuSuite,
     "tracker/none": TrackerConfig,
     "tracker/wandb": WandbConfig,
 }

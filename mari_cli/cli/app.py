@@ -216,6 +216,8 @@ def plan(
         "mari evaluate runs/npo metrics=benchmarks gold=runs/gold",
         "mari evaluate --resume runs/evaluation",
         "mari evaluate HuggingFaceTB/SmolLM2-135M-Instruct forget=tofu metrics=fast",
+        "mari evaluate runs/npo suite=tofu gold=runs/gold",
+        "mari evaluate --from-log eval_log_aggregated.json --gold-log retain90/eval_log_aggregated.json",
         keys=True,
     )
 )
@@ -231,11 +233,48 @@ def evaluate(
     overrides: Overrides = None,
     config: ConfigFile = None,
     resume: Resume = None,
+    from_log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="LOG",
+            help="Instead of a model: the log of a TOFU evaluation that others have run, of TOFU's or of "
+            "OpenUnlearning's code, or a folder with it.",
+        ),
+    ] = None,
+    gold_log: Annotated[
+        Path | None,
+        typer.Option(metavar="LOG", help="With --from-log: the retain model's, for forget quality."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
-    """Measure a model, training nothing."""
+    """Measure a model, training nothing; or compute TOFU's numbers again from the log of an evaluation."""
     if model is not None and "=" in model and not Path(model).exists():  # no model, but the first KEY=VALUE
         overrides, model = [model, *(overrides or [])], None
-    _run("evaluate", overrides, config, resume, model=model)
+    _run(
+        "evaluate",
+        [*_logs(from_log, gold_log, model), *(overrides or [])],
+        config,
+        resume,
+        model,
+        json=as_json,
+    )
+
+
+def _logs(from_log: Path | None, gold_log: Path | None, model: str | None) -> list[str]:
+    """What `--from-log` and `--gold-log` say, as overrides."""
+    from mari_cli.errors import UserError
+    from mari_cli.launch import quote
+
+    if from_log is None:
+        return [] if gold_log is None else [f"gold_log={quote(str(gold_log))}"]
+    if model is not None:
+        raise UserError(
+            f"`{model}` and `--from-log` at once: the numbers come from a model or from a log",
+            "leave out one of them",
+        )
+    name = from_log.stem if from_log.suffix else from_log.name
+    logs = [f"from_log={quote(str(from_log))}", f"model.name={quote(name)}"]
+    return logs if gold_log is None else [*logs, f"gold_log={quote(str(gold_log))}"]
 
 
 @app.command(
@@ -433,6 +472,7 @@ def _run(
     resume: Path | None = None,
     model: str | None = None,
     processes: int = 1,
+    json: bool = False,
 ) -> None:
     from mari_cli import launch
     from mari_cli.cli import tables
@@ -452,8 +492,11 @@ def _run(
     outcome = _by_processes(_Task(task), start, processes)
     if outcome is None:
         return
-    tables.print_grid(tables.of_results([outcome.result]))
     out = Path(outcome.config.out)
+    if json:
+        typer.echo((out / "result.json").read_text(encoding="utf-8"), nl=False)
+        return
+    tables.print_grid(tables.of_run(outcome.result))
     typer.echo(out / "report.html" if (out / "report.html").exists() else out)
 
 

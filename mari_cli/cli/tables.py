@@ -22,6 +22,9 @@ METRICS = (
     "privacy/loss_auc",
     "forget/answer_nll",
     "holdout/answer_nll",
+    "tofu/forget_quality",
+    "tofu/model_utility",
+    "tofu/forget/truth_ratio",
 )
 """What a terminal has room for, with a column for each benchmark; the report has everything."""
 OURS = ("unlearned", "model")
@@ -98,6 +101,32 @@ def _seeds(result: dict[str, Any], model: dict[str, Any]) -> str:
     return str(len(result["seeds"])) if any("values" in value for value in model["metrics"].values()) else ""
 
 
+def of_run(result: dict[str, Any]) -> Grid:
+    """The few metrics of `METRICS` where the corpora were asked; all there are where only a suite was."""
+    asked = any("forget/answer_nll" in model["metrics"] for model in result["models"].values())
+    return of_results([result]) if asked else of_estimates(result)
+
+
+def of_estimates(result: dict[str, Any]) -> Grid:
+    """A row for each metric, with interval and number of items for each model."""
+    models = {role: model["metrics"] for role, model in result["models"].items()}
+    names = list(dict.fromkeys(name for metrics in models.values() for name in metrics))
+    columns = [column for role in models for column in (role, "interval", "n")]
+    rows = [
+        [name, *(cell for metrics in models.values() for cell in _cells(metrics.get(name)))] for name in names
+    ]
+    return Grid(["metric", *columns], rows, numbers=1)
+
+
+def _cells(estimate: dict[str, Any] | None) -> list[str]:
+    if estimate is None:
+        return [NOTHING] * 3
+    value, low, high = (
+        NOTHING if estimate[key] is None else f"{estimate[key]:.4g}" for key in ("value", "low", "high")
+    )
+    return [value, NOTHING if low == NOTHING else f"[{low}, {high}]", str(estimate["n"])]
+
+
 def of_sweep(jobs: Sequence["Job"], results: Sequence[Any]) -> Grid:
     """A row for each job: what set it apart, and what became of it. Jobs that only their seed sets apart are
     one row, with their mean and half of its interval."""
@@ -153,8 +182,8 @@ def of_differences(pair: tuple[str, str], differences: Mapping[str, Any]) -> Gri
             apart.by,
             NOTHING if apart.separable is None else "yes" if apart.separable else "no",
         ]
-        for name in METRICS
-        if (apart := differences.get(name)) is not None
+        for name in _present([{name: None for name, apart in differences.items() if apart is not None}])
+        for apart in [differences[name]]
     ]
     return Grid([" − ".join(pair), "difference", "low", "high", "by", "separable"], rows, numbers=1)
 
@@ -224,4 +253,6 @@ def _signed(value: float | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.3f}"
+    if value is None:
+        return NOTHING
+    return f"{value:.1e}" if 0 < abs(value) < 5e-4 else f"{value:.3f}"

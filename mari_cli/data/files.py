@@ -13,7 +13,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +60,51 @@ def read_files(config: FileCorpus, *, corpus: str) -> list[Record]:
             f"point `{corpus}.path` at a file with text in it",
         )
     return records
+
+
+def read_subset(path: str, subset: str, fields: Sequence[str], *, key: str) -> list[Row]:
+    """Every row of one subset of a data set, with at least ``fields``.
+
+    ``path``, configured under ``key``, is a folder that holds the subset as a file of its name, or a hub data
+    set; what the fields hold is for the caller to check.
+    """
+    if path and Path(path).expanduser().exists():
+        file = subset_file(Path(path).expanduser(), subset)
+        if file is None:
+            raise UserError(
+                f"there is no `{subset}` in `{path}`",
+                f"`{key}` is a hub data set, or a folder with its subsets as files: `{subset}.json`",
+            )
+        try:
+            table = READERS[_suffix(file)](file)
+        except OSError as err:
+            raise UserError(
+                f"cannot read `{file}`: {err.strerror or err}", "check that the file may be read"
+            ) from err
+    elif _looks_like_path(path):
+        raise UserError(f"no such folder: `{path}`", _hint_missing(Path(path)))
+    else:
+        chosen = f"`{key}`, which should have the subset `{subset}`"
+        table = _hub_table(FileCorpus(path=path, subset=subset), corpus=key.partition(".")[0], chosen=chosen)
+    for field in fields if table.names else ():
+        if field not in table.names:
+            raise UserError(
+                f"`{subset}` in `{path}` has no field `{field}`; it has {_listed(table.names)}",
+                f"check `{key}`: it may hold another data set",
+            )
+    rows = list(table.take(list(fields)))
+    for number, row in enumerate(rows, start=1):
+        if missing := [field for field in fields if field not in row]:
+            raise UserError(
+                f"record {number} of `{subset}` in `{path}` has no field `{missing[0]}`",
+                "every record needs the fields of the first",
+            )
+    return rows
+
+
+def subset_file(folder: Path, subset: str) -> Path | None:
+    """The file in ``folder`` that is called as the subset, whatever its format."""
+    return next((f for suffix in READERS if (f := folder / f"{subset}{suffix}").is_file()), None)
 
 
 def passages(text: str, *, characters: int) -> list[str]:
@@ -251,8 +296,9 @@ SUFFIXES = (*READERS, ".txt")
 # -- the hub -------------------------------------------------------------------------------------------------
 
 
-def _hub_table(config: FileCorpus, *, corpus: str) -> Table:
-    """`datasets` is imported here only: nobody with a local file waits for it."""
+def _hub_table(config: FileCorpus, *, corpus: str, chosen: str | None = None) -> Table:
+    """`datasets` is imported here only: nobody with a local file waits for it. ``chosen``: what to check
+    where the data set has no such subset or split."""
     import datasets
     from datasets.exceptions import (
         DatasetNotFoundError,
@@ -260,6 +306,7 @@ def _hub_table(config: FileCorpus, *, corpus: str) -> Table:
     )
 
     name, local = config.path, f"or give a local path as `{corpus}.path`"
+    keys = f"`{corpus}.subset` ({config.subset}) and `{corpus}.split` ({config.split})"
     try:
         data = datasets.load_dataset(name, config.subset, split=config.split)
     except DatasetNotFoundError as err:
@@ -276,7 +323,7 @@ def _hub_table(config: FileCorpus, *, corpus: str) -> Table:
     except (OSError, ValueError, RuntimeError, DatasetsError) as err:
         raise UserError(
             f"the hub data set `{name}` cannot be read: {_one_line(err)}",
-            f"check `{corpus}.subset` ({config.subset}) and `{corpus}.split` ({config.split}), {local}",
+            f"check {chosen or keys}, {local}",
         ) from err
     return Table(names=data.column_names, take=data.select_columns)
 

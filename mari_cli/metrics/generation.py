@@ -7,10 +7,10 @@ from typing import Any
 
 
 @cache
-def _rouge_l() -> Any:
+def _rouge(kind: str) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], use_stemmer=True)
+    return RougeScorer([kind], use_stemmer=True)
 
 
 def verbatim_rouge_l(generated: str, truth: str) -> float:
@@ -19,7 +19,13 @@ def verbatim_rouge_l(generated: str, truth: str) -> float:
     In [0, 1], 0 for an empty generation. rouge-score reads a-z and 0-9 only, so text in another script scores
     0 too.
     """
-    return float(_rouge_l().score(truth, generated)["rougeL"].recall)
+    return float(_rouge("rougeL").score(truth, generated)["rougeL"].recall)
+
+
+def verbatim_rouge_1(generated: str, truth: str) -> float:
+    """ROUGE-1 recall with stemmer, as TOFU: the share of the truth's words that are said, in any order. Never
+    below ROUGE-L's."""
+    return float(_rouge("rouge1").score(truth, generated)["rouge1"].recall)
 
 
 def _words(text: str) -> str:

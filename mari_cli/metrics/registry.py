@@ -6,7 +6,7 @@ model (the one trained without them), unseen ones should be left alone.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf, log
 from typing import Literal
@@ -281,6 +281,96 @@ def _benchmark(task: str, metric: str | None) -> Metric:
     )
 
 
+TOFU_SETS: dict[str, str] = {
+    "forget": "TOFU forget",
+    "retain": "TOFU retain",
+    "authors": "TOFU real authors'",
+    "facts": "TOFU world facts'",
+}
+"""TOFU's sets of questions and the words before a label."""
+
+
+def _tofu() -> Iterator[Metric]:
+    """Metrics of TOFU. What takes the arithmetic mean in a truth ratio has a name of its own."""
+    share = Metric(
+        name="",
+        label="",
+        unit="fraction",
+        direction="up",
+        low=0.0,
+        high=1.0,
+        description="",
+        source="TOFU, Maini et al. 2024",
+        degenerate="a set without items is left out",
+    )
+    gold = "absent without a gold model"
+    yield replace(
+        share,
+        name="tofu/forget_quality",
+        label="TOFU forget quality",
+        unit="p-value",
+        description="p-value of the two-sample Kolmogorov-Smirnov test between the truth ratios of forget "
+        "items under the model and under the gold model: small = they are told apart",
+        degenerate=f"1 when all ratios are the same; {gold}",
+    )
+    yield replace(
+        share,
+        name="tofu/forget_quality_ks",
+        label="TOFU forget quality, KS distance",
+        direction="down",
+        description="largest distance between the distributions of the forget items' truth ratios under the "
+        "model and under the gold model",
+        degenerate=f"0 when all ratios are the same; {gold}",
+    )
+    later = replace(share, source="TOFU's later code; not its published numbers")
+    variants = (("", "", "geometric", share), ("_arithmetic", ", arithmetic", "arithmetic", later))
+    for variant, words, _, base in variants:
+        yield replace(
+            base,
+            name=f"tofu/model_utility{variant}",
+            label=f"TOFU model utility{words}",
+            description="harmonic mean of probability, ROUGE-L recall and truth ratio on retained questions, "
+            "real authors and world facts",
+            degenerate="0 when one of the nine is 0; absent where no answers were generated",
+        )
+    for name, label in TOFU_SETS.items():
+        direction: Direction = "gold" if name == "forget" else "up"
+        answers = (
+            "p(answer) / sum of p of all answers offered" if name in ("authors", "facts") else "p(answer)"
+        )
+        yield replace(
+            share,
+            name=f"tofu/{name}/probability",
+            label=f"{label} probability",
+            unit="probability",
+            direction=direction,
+            description=f"mean over items of {answers}, p = exp(-mean token loss)",
+        )
+        for kind in ("L", "1"):
+            yield replace(
+                share,
+                name=f"tofu/{name}/rouge_{kind.lower()}_recall",
+                label=f"{label} ROUGE-{kind} recall",
+                direction=direction,
+                description=f"mean over items of the generated answer's ROUGE-{kind} recall, with stemmer",
+                source="TOFU, Maini et al. 2024; rouge-score",
+                degenerate=ANSWER_METRICS["verbatim_rouge_l"].degenerate,
+            )
+        form = "min(r, 1/r)" if name == "forget" else "max(0, 1 - r)"
+        for variant, words, mean, base in variants:
+            yield replace(
+                base,
+                name=f"tofu/{name}/truth_ratio{variant}",
+                label=f"{label} truth ratio{words}",
+                direction=direction,
+                description=f"mean over items of {form}, r = p(wrong answers, {mean} mean) / p(paraphrase), "
+                "p of one answer = exp(-mean token loss)",
+            )
+    for bare in ("extraction_strength", "exact_memorization"):
+        metric = _of_set("forget", ANSWER_METRICS[bare])
+        yield replace(metric, name=f"tofu/{metric.name}", label=f"TOFU {metric.label}")
+
+
 METRICS: dict[str, Metric] = {
     **{f"{name}/{bare}": _of_set(name, metric) for name in SETS for bare, metric in ANSWER_METRICS.items()},
     "privacy/loss_auc": Metric(
@@ -386,7 +476,9 @@ METRICS: dict[str, Metric] = {
         source="this project's fictional corpus",
         degenerate="absent where the corpus does not know its facts",
     ),
-} | {f"benchmark/{task}": _benchmark(task, known.main) for task, known in BENCHMARKS.items()}
+    **{metric.name: metric for metric in _tofu()},
+    **{f"benchmark/{task}": _benchmark(task, known.main) for task, known in BENCHMARKS.items()},
+}
 """Every metric by full name. Of benchmarks there are more than anybody lists: `describe` knows them too."""
 
 

@@ -51,6 +51,9 @@ OVERVIEW = (
     "retain/exact_match",
     "holdout/answer_nll",
     *GENERAL_ABILITY,
+    "tofu/forget_quality",
+    "tofu/model_utility",
+    "tofu/forget/truth_ratio",
 )
 """Columns of the table of several runs."""
 SCOPES = {"step": "whole step", "micro": "micro-batch"}
@@ -183,9 +186,9 @@ def _facts(runs: list[RunData]) -> list[str]:
     models = {str(name) for run in runs if (name := run.setting("model.name") or run.setting("model.path"))}
     if len(models) == 1:
         facts.append(f"model {models.pop()}")
-    corpora = {str(name) for run in runs if (name := run.setting("forget.name"))}
-    if len(corpora) == 1:
-        facts.append(f"corpus {corpora.pop()}")
+    asked = {_asked(run) for run in runs} - {""}
+    if len(asked) == 1:
+        facts.append(asked.pop())
     facts.append(f"{len(runs)} runs" if others else f"{first.task}: {first.name}")
     seeds = {seed for run in runs if (seed := run.setting("seed")) is not None}
     if seeds:
@@ -194,6 +197,15 @@ def _facts(runs: list[RunData]) -> list[str]:
     if created:
         facts.append(created[0] if created[0] == created[-1] else f"{created[0]} to {created[-1]}")
     return facts
+
+
+def _asked(run: RunData) -> str:
+    """The corpus of a run, or the suite that was asked in its place; nothing for an evaluation's log."""
+    if run.setting("from_log"):
+        return ""
+    if run.task == "evaluate" and run.setting("suite.protocol") not in (None, "corpora"):
+        return f"suite {run.setting('suite.name')}"
+    return f"corpus {name}" if (name := run.setting("forget.name")) else ""
 
 
 def _cell(row: Row, name: str) -> Cell:

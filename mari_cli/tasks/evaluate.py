@@ -11,6 +11,7 @@ from mari_cli.models.load import LanguageModel, describe_architecture, load_mode
 from mari_cli.progress import say, track
 from mari_cli.suites.benchmarks import describe_benchmarks
 from mari_cli.suites.suite import suite_of
+from mari_cli.tasks.from_log import from_log
 from mari_cli.tasks.measuring import Examined, examined, examples, summarised
 from mari_cli.tasks.recording import recording
 from mari_cli.tasks.setting import (
@@ -25,6 +26,8 @@ from mari_cli.tasks.setting import (
 
 def evaluate(config: EvaluateRun, *, command: Sequence[str], resume: bool = False) -> dict[str, Any]:
     """Run it and return the result (result.json). Bad input is refused before anything is written."""
+    if config.from_log is not None:
+        return from_log(config, command=command)
     if not resume and distributed.first():  # which may be far enough to make it when others come here
         runs.refuse_existing(Path(config.out))
     compute = choose_compute(config.device, config.precision, section="")

@@ -51,7 +51,7 @@ class Recording:
         models: Mapping[str, Examined],
         examples: Sequence[Mapping[str, Any]],
         outcome: Outcome | None,
-        compute: Compute,
+        compute: Compute | None,
         notes: Sequence[str],
     ) -> dict[str, Any]:
         """Write items and examples, the report and, last of all, the result; returns it."""
@@ -67,6 +67,7 @@ class Recording:
         about = self.run.about()
         training = None
         if outcome:
+            assert compute is not None
             training = {
                 "steps": outcome.steps,
                 "kept_step": outcome.kept_step,
@@ -113,14 +114,15 @@ class Recording:
 @contextmanager
 def recording(
     config: RunConfig,
-    compute: Compute,
+    compute: Compute | None,
     *,
     task: str,
     command: Sequence[str],
     resume: bool,
     data: Mapping[str, Any],
 ) -> Iterator[Recording]:
-    """A run from its first file to its tracker's exit code. Nothing is written before this."""
+    """A run from its first file to its tracker's exit code. Nothing is written before this. ``compute`` is
+    None where no model is asked."""
     started = time.monotonic()
     if not distributed.first():
         run = Run(Path(config.out), writes=False)
@@ -131,7 +133,7 @@ def recording(
     distributed.wait()
     run.write_json(
         "environment.json",
-        runs.environment(device=device_info(compute))
+        runs.environment(device=device_info(compute) if compute else None)
         | {"seed": config.seed, "processes": distributed.size()},
     )
     run.write_json("data.json", data)
@@ -141,8 +143,9 @@ def recording(
             config.tracker, run_dir=run.path, run_config=to_plain(config), name=run.path.name
         )
     say(f"run: {run.path}")
-    say(f"precision: {compute.precision} ({compute.reason})")
-    if compute.device.type == "cuda":
+    if compute:
+        say(f"precision: {compute.precision} ({compute.reason})")
+    if compute and compute.device.type == "cuda":
         say(f"kernels: {fused.described(compute.device.type)}")
     say(tracker.note)
     try:

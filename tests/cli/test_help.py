@@ -51,7 +51,12 @@ def test_every_example_in_the_help_is_a_config_that_composes(example, mari, tmp_
     if command == "sweep":
         task = words[words.index("--task") + 1] if "--task" in words else "unlearn"
         words = [re.sub(r",.*", "", word) for word in words if "=" in word]
-    if command == "evaluate":
+    if words and words[0] == "--from-log":  # what becomes of it in the config
+        words = [
+            f"{option[2:].replace('-', '_')}={log}"
+            for option, log in zip(words[::2], words[1::2], strict=True)
+        ]
+    elif command == "evaluate":
         words = words[1:]
     if "--nproc" in words:  # no part of the config
         words = words[: words.index("--nproc")] + words[words.index("--nproc") + 2 :]

@@ -39,8 +39,15 @@ OF_ANSWERS = [
 ]
 
 
+OF_TOFU = ["probability", "rouge_l_recall", "rouge_1_recall", "truth_ratio", "truth_ratio_arithmetic"]
+
+
 def test_every_metric_of_a_result_is_registered_under_its_full_name():
     expected = {f"{name}/{metric}" for name in ("forget", "retain", "holdout") for metric in OF_ANSWERS}
+    expected |= {f"tofu/{name}/{m}" for name in ("forget", "retain", "authors", "facts") for m in OF_TOFU}
+    expected |= {f"tofu/forget/{metric}" for metric in ("extraction_strength", "exact_memorization")}
+    expected |= {f"tofu/{metric}" for metric in ("forget_quality", "forget_quality_ks")}
+    expected |= {f"tofu/model_utility{variant}" for variant in ("", "_arithmetic")}
     assert set(METRICS) == expected | set(OTHERS)
 
 

@@ -1,0 +1,84 @@
+"""Forget quality: do the truth ratios of the forget items look as the retain model's do (TOFU, Maini et al.
+2024, https://arxiv.org/abs/2401.06121)?
+
+The p-value of the two-sample Kolmogorov-Smirnov test between the two models' truth ratios on the same items,
+and the test's statistic D, their distributions' largest distance. Only the order of the ratios matters, so
+their logarithms do as well. Without the retain model's there is no such number.
+
+The interval is a bootstrap over items, each drawn with its values under both models. D of a resample is no
+guide to D (the more alike the distributions, the more of it is noise), so what is resampled is the distance
+between the resampled and the found difference of the distribution functions: its quantile around D covers D
+(Bickel and Freedman 1981, "Some Asymptotic Theory for the Bootstrap"), and the p-values at the ends of D's
+interval are forget quality's.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from mari_cli.metrics.estimate import Estimate
+
+_VALUES_AT_ONCE = 4_000_000
+"""Of resamples in memory at any time."""
+
+
+def forget_quality_estimates(
+    log_ratios_N: Sequence[float],
+    gold_log_ratios_N: Sequence[float],
+    *,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[Estimate, Estimate]:
+    """(p-value, D), both in [0, 1]. Item i of one sequence is item i of the other; one alone has no interval,
+    and where no resample differs there is none either."""
+    own, gold = (np.asarray(values, dtype=np.float64) for values in (log_ratios_N, gold_log_ratios_N))
+    if own.shape != gold.shape or own.ndim != 1 or own.size == 0:
+        raise ValueError(f"expected truth ratios of the same items, got shapes {own.shape} and {gold.shape}")
+    if not (np.isfinite(own).all() and np.isfinite(gold).all()):
+        raise ValueError("truth ratios that are not finite")
+    test = _test(own, gold)
+    p_value, distance, n = float(test.pvalue), float(test.statistic), own.size
+    reach = _reach(own, gold, resamples, confidence, seed)
+    if n == 1 or reach == 0:
+        return Estimate(value=p_value, n=n), Estimate(value=distance, n=n)
+    steps = round(distance * n)
+    low, high = max(0, steps - reach), min(n, steps + reach)
+    return (
+        Estimate(value=p_value, n=n, low=_p_value(high, n), high=_p_value(low, n)),
+        Estimate(value=distance, n=n, low=low / n, high=high / n),
+    )
+
+
+def _reach(
+    own: NDArray[np.float64], gold: NDArray[np.float64], resamples: int, confidence: float, seed: int
+) -> int:
+    """How far a resampled difference of the distribution functions lies from the one found, in steps of 1/N,
+    in all but ``1 - confidence`` of the resamples."""
+    n = own.size
+    at_M = np.unique(np.concatenate([own, gold]))
+    # what item i adds to the difference at each place: -1, 0 or 1
+    steps_NM = (own[:, None] <= at_M).astype(np.float32) - (gold[:, None] <= at_M).astype(np.float32)
+    generator = np.random.default_rng(seed)
+    found: list[NDArray[np.float32]] = []
+    for start in range(0, resamples, rows := max(1, _VALUES_AT_ONCE // at_M.size)):
+        draws = generator.multinomial(n, np.full(n, 1 / n), size=min(rows, resamples - start))
+        found.append(np.abs((draws - 1).astype(np.float32) @ steps_NM).max(axis=1))
+    return round(float(np.quantile(np.concatenate(found), confidence, method="higher")))
+
+
+def _p_value(steps: int, n: int) -> float:
+    """Of D = ``steps`` / N between two samples of ``n``: it depends on these numbers alone."""
+    first = np.arange(n)
+    return float(_test(first, first + steps).pvalue)
+
+
+def _test(first: NDArray[Any], second: NDArray[Any]) -> Any:
+    with warnings.catch_warnings():
+        # where rounding takes the exact p-value a hair past 1, scipy says that the asymptotic one stands in
+        warnings.filterwarnings("ignore", "ks_2samp: Exact calculation unsuccessful", RuntimeWarning)
+        return stats.ks_2samp(first, second)

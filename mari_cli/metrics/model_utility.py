@@ -1,0 +1,60 @@
+"""Model utility: what a model still knows and says, in one number (TOFU, Maini et al. 2024,
+https://arxiv.org/abs/2401.06121).
+
+The harmonic mean of the mean probability, ROUGE-L recall and truth ratio on several sets of questions:
+whoever fails in one of them fails.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.statistics import mean_estimate
+
+
+def model_utility(components: Sequence[float]) -> float:
+    """Harmonic mean, in [0, 1]; 0 where any component is 0. Components below 0 or not finite are refused."""
+    values = np.asarray(components, dtype=np.float64)
+    if values.size == 0 or not np.isfinite(values).all() or (values < 0).any():
+        raise ValueError(f"expected components of at least 0, got {list(components)}")
+    return float(_harmonic_mean(values))
+
+
+def model_utility_estimate(
+    sets: Sequence[NDArray[np.float64]], *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """Of ``sets`` of values_NC: N items of one set with the same C components each; n is the sum of all N.
+
+    Bootstrap: each set's items are resampled within the set, an item with all of its components. Where every
+    resample is 0 the interval reaches up to the utility of the components' own upper ends, of which Wilson's
+    stands for one that is 0 on every item.
+    """
+    value = model_utility([mean for values_NC in sets for mean in values_NC.mean(axis=0)])
+    n = sum(len(values_NC) for values_NC in sets)
+    generator = np.random.default_rng(seed)
+    means = []
+    for values_NC in sets:
+        size = len(values_NC)
+        draws = generator.multinomial(size, np.full(size, 1 / size), size=resamples)
+        means.append(draws @ values_NC / size)
+    low, high = np.quantile(
+        _harmonic_mean(np.concatenate(means, axis=1)), [(1 - confidence) / 2, (1 + confidence) / 2]
+    )
+    if high == 0 and all(len(values_NC) > 1 for values_NC in sets):
+        estimates = [
+            mean_estimate(values_N, resamples=resamples, confidence=confidence, seed=seed)
+            for values_NC in sets
+            for values_N in values_NC.T
+        ]
+        high = model_utility([e.value if e.high is None else e.high for e in estimates])
+    if low == high:
+        return Estimate(value=value, n=n)
+    return Estimate(value=value, n=n, low=float(low), high=float(high))
+
+
+def _harmonic_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Over the last axis; 0 where one is 0."""
+    return np.asarray(stats.hmean(values, axis=-1))

@@ -1,0 +1,163 @@
+"""TOFU, a Task of Fictitious Unlearning (Maini et al. 2024, https://arxiv.org/abs/2401.06121).
+
+Questions about fictitious authors to forget and to retain, about real authors and about the world. Each has a
+true answer, a paraphrase of it (for the last two sets: the answer itself) and wrong answers. From the mean
+token losses of all of these under teacher forcing, and from what the model says when it is asked, come per
+set a probability, a truth ratio and ROUGE recalls; from these model utility and, against the model that was
+trained on the retain data alone, forget quality (`tofu_numbers`).
+
+What a loss is the mean of: every token of the answer and its closing EOS, as in TOFU's code, in float32 from
+the logits on (TOFU's logs come from a model in bfloat16). With TOFU's prompt, which for Llama 2 is
+`model.chat_template=off model.prompt_template='[INST] {prompt} [/INST]'`, every answer has as many tokens as
+in TOFU's logs, but for those whose opening quotation mark the tokenizer joins to the prompt: it counts here.
+Extraction strength and exact memorization count the EOS too, which OpenUnlearning leaves out of them.
+
+Generated answers are greedy and have at most 200 new tokens (`suite.max_new_tokens`), as in OpenUnlearning;
+in TOFU's code question and answer together have 200.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mari_cli import runs
+from mari_cli.config import SuiteConfig, TofuSuite
+from mari_cli.data.files import Row as Fields
+from mari_cli.data.files import read_subset, subset_file
+from mari_cli.data.records import Record
+from mari_cli.errors import UserError
+from mari_cli.metrics.generation import verbatim_rouge_1, verbatim_rouge_l
+from mari_cli.metrics.statistics import How
+from mari_cli.suites import tofu_numbers
+from mari_cli.suites.draws import drawn, seeds_of
+from mari_cli.suites.examiner import Examiner
+from mari_cli.suites.scores import ItemScore
+from mari_cli.suites.suite import Row, Summary
+from mari_cli.suites.tofu_numbers import OFFERED, of_losses
+
+HOLDOUT = "holdout"
+"""Authors that no model has seen: what membership inference compares the forget items with."""
+SETS = tofu_numbers.SETS | {HOLDOUT: "holdout items"}
+_HINT = "`suite.path=locuslab/TOFU` takes TOFU from the hub; a folder holds the files that are there"
+
+
+@dataclass(frozen=True)
+class Question:
+    words: str
+    answer: str
+    paraphrase: str | None
+    """None where the answer stands for it."""
+    wrong: tuple[str, ...]
+    """Empty in the holdout."""
+
+    @property
+    def others(self) -> list[str]:
+        """The paraphrase first, if it is not the answer itself; then the wrong answers."""
+        return [*([self.paraphrase] if self.paraphrase else []), *self.wrong]
+
+    def record(self, answer: str) -> Record:
+        return Record(prompt=self.words, text=answer)
+
+
+@dataclass(frozen=True)
+class Tofu:
+    config: TofuSuite
+    questions: Mapping[str, Sequence[Question]]
+    """By set; `holdout` is among them where there is one."""
+    name: str = "tofu"
+
+    def describe(self) -> Mapping[str, Any]:
+        """Per set, how many questions and a hash of all their words."""
+        return {
+            name: {
+                "records": len(asked),
+                "sha256": runs.content_hash([[q.words, q.answer, *q.others] for q in asked]),
+            }
+            for name, asked in self.questions.items()
+        }
+
+    def examine(self, examiner: Examiner) -> list[Row]:
+        """A forward pass for each answer, and a generated answer to each question outside the holdout."""
+        return [row for name in self.questions for row in self._rows(name, examiner)]
+
+    def _rows(self, name: str, examiner: Examiner) -> list[Row]:
+        config = examiner.config
+        numbers = drawn(len(self.questions[name]), config.max_items, seeds_of(config, examiner.seed))
+        asked = [self.questions[name][i] for i in numbers]
+        records = [q.record(q.answer) for q in asked]
+        records += [q.record(text) for q in asked for text in q.others]
+        items = examiner.tokenize(records, corpus="suite")
+        scores = examiner.score(items, SETS[name])
+        of_others = iter(scores[len(asked) :])
+        rows: list[Row] = []
+        for number, q, score in zip(numbers, asked, scores, strict=False):
+            row = {"set": name, "item": number, "key": q.record(q.answer).key[:16]} | _numbers(score)
+            nlls = [next(of_others).answer_nll for _ in q.others]
+            if nlls:
+                paraphrase, *wrong = nlls if q.paraphrase else [score.answer_nll, *nlls]
+                row |= of_losses(name, score.answer_nll, paraphrase, wrong)
+            rows.append(row)
+        if config.generate and name != HOLDOUT:
+            most = self.config.max_new_tokens
+            said = examiner.answers(items[: len(asked)], SETS[name], max_new_tokens=most)
+            for row, q, text in zip(rows, asked, said, strict=True):
+                row["rouge_l_recall"] = verbatim_rouge_l(text, q.answer)
+                row["rouge_1_recall"] = verbatim_rouge_1(text, q.answer)
+        return rows
+
+    def summarise(self, rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summary:
+        """TOFU's numbers, of all sets but the holdout."""
+        return tofu_numbers.summarise(rows, gold, how)
+
+
+def load(config: SuiteConfig) -> Tofu:
+    """Read everything that will be asked. A holdout that a folder does not hold is not asked."""
+    assert isinstance(config, TofuSuite)
+    subsets = {
+        "forget": f"{config.split}_perturbed",
+        "retain": "retain_perturbed",
+        "authors": "real_authors_perturbed",
+        "facts": "world_facts_perturbed",
+        HOLDOUT: config.split.replace("forget", "holdout"),
+    }
+    folder = Path(config.path).expanduser()
+    if folder.is_dir() and subset_file(folder, subsets[HOLDOUT]) is None:
+        del subsets[HOLDOUT]
+    return Tofu(config, {name: _read(config, name, subset) for name, subset in subsets.items()})
+
+
+def _read(config: TofuSuite, name: str, subset: str) -> list[Question]:
+    fields = ["question", "answer"]
+    fields += ["paraphrased_answer"] if name not in (*OFFERED, HOLDOUT) else []
+    fields += ["perturbed_answer"] if name != HOLDOUT else []
+    rows = read_subset(config.path, subset, fields, key="suite.path")[: config.items]
+    if not rows:
+        raise UserError(f"`{subset}` in `{config.path}` is empty", _HINT)
+    first: dict[Question, int] = {}
+    for number, row in enumerate(rows, start=1):
+        question = _question(row, where=f"record {number} of `{subset}` in `{config.path}`")
+        if first.setdefault(question, number) != number:
+            raise UserError(
+                f"record {number} of `{subset}` in `{config.path}` is record {first[question]} again",
+                "a question that is asked twice counts twice: leave one out",
+            )
+    return list(first)
+
+
+def _question(row: Fields, *, where: str) -> Question:
+    wrong = row.get("perturbed_answer", [])
+    if not isinstance(wrong, list) or ("perturbed_answer" in row and not wrong):
+        raise UserError(f"`perturbed_answer` in {where} is no list of wrong answers", _HINT)
+    texts = {name: row[name] for name in ("question", "answer", "paraphrased_answer") if name in row}
+    for name, text in [*texts.items(), *(("perturbed_answer", text) for text in wrong)]:
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f"`{name}` in {where} is no text, or empty", _HINT)
+    words, answer, *paraphrase = (str(text) for text in texts.values())
+    return Question(words, answer, paraphrase[0] if paraphrase else None, tuple(wrong))
+
+
+def _numbers(score: ItemScore) -> Row:
+    values = asdict(score)
+    del values["tokens_right"], values["loss_sum"]
+    return values

@@ -1,0 +1,141 @@
+"""From what a model made of TOFU's questions to TOFU's numbers, whoever asked them: this program, or the
+authors of a published log.
+
+A row is one question under one model. Its losses are mean token losses in nats; `log_truth_ratio` is the
+logarithm of the truth ratio, with the geometric mean over the wrong answers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import exp
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mari_cli.errors import UserError
+from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.forget_quality import forget_quality_estimates
+from mari_cli.metrics.model_utility import model_utility_estimate
+from mari_cli.metrics.statistics import How, mean_estimate
+from mari_cli.metrics.truth_ratio import (
+    log_truth_ratio,
+    log_truth_ratio_arithmetic,
+    normalised_probability,
+    truth_ratio_of_forgotten,
+    truth_ratio_of_known,
+)
+from mari_cli.suites.suite import Row, Summary
+
+SETS = {"forget": "forget items", "retain": "retain items", "authors": "real authors", "facts": "world facts"}
+"""What is asked, and what it is called in words."""
+UTILITY = ("retain", "authors", "facts")
+"""Model utility is of these."""
+OFFERED = ("authors", "facts")
+"""Their probability is that of the true answer among the answers offered."""
+VARIANTS = ("", "_arithmetic")
+"""Of the mean over wrong answers in a truth ratio: geometric, and under its own name the other."""
+
+
+def of_losses(name: str, answer_nll: float, paraphrase_nll: float, wrong_nlls: Sequence[float]) -> Row:
+    """What a row of set ``name`` says of the losses of its answers."""
+    return {
+        "answer_nll": answer_nll,
+        "probability": normalised_probability(answer_nll, wrong_nlls)
+        if name in OFFERED
+        else exp(-answer_nll),
+        "log_truth_ratio": log_truth_ratio(paraphrase_nll, wrong_nlls),
+        "log_truth_ratio_arithmetic": log_truth_ratio_arithmetic(paraphrase_nll, wrong_nlls),
+    }
+
+
+def summarise(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summary:
+    """The metrics of one model; ``gold``: the retain model's rows, of the same forget items."""
+    sets = {name: [row for row in rows if row["set"] == name] for name in SETS}
+    metrics: dict[str, Estimate] = {}
+    notes = [
+        f"the {words} are left out: there are no answers to their questions"
+        for name, words in SETS.items()
+        if not sets[name]
+    ]
+    settings: dict[str, Any] = asdict(how)
+
+    if not sets["forget"]:
+        notes.append("forget quality is left out: there are no forget items")
+    elif gold is None:
+        notes.append("forget quality is left out: it needs the gold model's answers too")
+    else:
+        own, golds = _paired(sets["forget"], [row for row in gold if row["set"] == "forget"])
+        p_value, distance = forget_quality_estimates(own, golds, **settings)
+        metrics |= {"tofu/forget_quality": p_value, "tofu/forget_quality_ks": distance}
+
+    lacking = [SETS[name] for name in UTILITY if not _has(sets[name], "rouge_l_recall")]
+    if lacking:
+        notes.append(f"model utility is left out: it needs the ROUGE-L recall of {', '.join(lacking)}")
+    else:
+        for variant in VARIANTS:
+            values = [_components(sets[name], name, variant) for name in UTILITY]
+            metrics[f"tofu/model_utility{variant}"] = model_utility_estimate(values, **settings)
+
+    for name, asked in sets.items():
+        for metric, values_N in _of_set(name, asked).items():
+            metrics[f"tofu/{name}/{metric}"] = mean_estimate(values_N, **settings)
+    return Summary(metrics, notes)
+
+
+def _of_set(name: str, rows: Sequence[Row]) -> dict[str, list[float]]:
+    """Per item, every metric of a set that is a mean over its items."""
+    columns = ["probability", "rouge_l_recall", "rouge_1_recall"]
+    columns += ["extraction_strength", "exact_memorization"] if name == "forget" else []
+    found = {metric: [row[metric] for row in rows] for metric in columns if _has(rows, metric)}
+    if rows:
+        found |= {f"truth_ratio{variant}": _truth_ratios(name, rows, variant) for variant in VARIANTS}
+    return found
+
+
+def _truth_ratios(name: str, rows: Sequence[Row], variant: str) -> list[float]:
+    of = truth_ratio_of_forgotten if name == "forget" else truth_ratio_of_known
+    return [of(row[f"log_truth_ratio{variant}"]) for row in rows]
+
+
+def _components(rows: Sequence[Row], name: str, variant: str) -> NDArray[np.float64]:
+    """values_NC of model utility."""
+    columns = [
+        [row["probability"] for row in rows],
+        [row["rouge_l_recall"] for row in rows],
+        _truth_ratios(name, rows, variant),
+    ]
+    return np.array(columns, dtype=np.float64).T
+
+
+def _has(rows: Sequence[Row], metric: str) -> bool:
+    return bool(rows) and all(metric in row for row in rows)
+
+
+def _paired(rows: Sequence[Row], gold: Sequence[Row]) -> tuple[list[float], list[float]]:
+    """Log truth ratios of both models in one order; refused where they were not asked the same."""
+    own = {row["item"]: row for row in rows}
+    golds = {row["item"]: row for row in gold}
+    hint = "take the answers of a model that was trained on the retain data, to the same forget questions"
+    if own.keys() != golds.keys():
+        raise UserError(f"the gold model was asked other forget items: {_difference(own, golds)}", hint)
+    for column, what in (("key", "question or answer"), ("tokens", "number of answer tokens")):
+        pairs = [(own[i].get(column), golds[i].get(column)) for i in own]
+        other = [
+            i for i, (mine, its) in zip(own, pairs, strict=True) if None not in (mine, its) and mine != its
+        ]
+        if other:
+            raise UserError(
+                f"the gold model was asked other forget items: {len(other)} of {len(own)} have another "
+                f"{what}, item {other[0]} first",
+                hint + (", through the same tokenizer" if column == "tokens" else ""),
+            )
+    values = [[side[i]["log_truth_ratio"] for i in own] for side in (own, golds)]
+    return values[0], values[1]
+
+
+def _difference(own: dict[int, Any], golds: dict[int, Any]) -> str:
+    if len(own) != len(golds):
+        return f"{len(golds)}, where the model was asked {len(own)}"
+    missing = sorted(own.keys() - golds.keys())
+    return f"{len(missing)} of its {len(own)} are missing, item {missing[0]} first"

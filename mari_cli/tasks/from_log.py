@@ -1,0 +1,55 @@
+"""`mari evaluate --from-log`: TOFU's numbers from an evaluation that others have run, as a run of its own.
+
+No model is loaded; what stands for the hash of its weights is that of the values in its log.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mari_cli import runs
+from mari_cli.config import EvaluateRun
+from mari_cli.metrics.statistics import How
+from mari_cli.progress import say
+from mari_cli.suites.standard import Measured
+from mari_cli.suites.tofu_logs import read_log
+from mari_cli.suites.tofu_numbers import summarise
+from mari_cli.tasks.measuring import Examined
+from mari_cli.tasks.recording import recording
+from mari_cli.tracking import check_tracker
+
+
+def from_log(config: EvaluateRun, *, command: Sequence[str]) -> dict[str, Any]:
+    """Run it and return the result (result.json). A log that cannot be read is refused before anything is
+    written."""
+    assert config.from_log is not None
+    runs.refuse_existing(Path(config.out))
+    check_tracker(config.tracker)
+    paths = {"model": config.from_log} | ({"gold": config.gold_log} if config.gold_log else {})
+    logs = {role: read_log(Path(path).expanduser()) for role, path in paths.items()}
+    how = How(config.metrics.bootstrap, config.metrics.confidence, config.seed)
+    notes: dict[str, None] = {}
+    models = {}
+    for role, log in logs.items():
+        summary = summarise(log.rows, logs["gold"].rows if "gold" in logs else None, how)
+        told = [*log.notes, *summary.notes, *log.disagreements(summary.metrics)]
+        notes |= dict.fromkeys(f"{role}: {note}" for note in told)
+        rows = [{"suite": "tofu"} | row for row in log.rows]
+        models[role] = Examined(Measured(summary.metrics, [], []), rows, runs.content_hash(log.rows))
+    for note in notes:
+        say(note)
+    data = {
+        role: {"path": path, "records": len(logs[role].rows), "sha256": models[role].weights}
+        for role, path in paths.items()
+    }
+    with recording(config, None, task="evaluate", command=command, resume=False, data=data) as record:
+        return record.finish(
+            task="evaluate",
+            name=config.model.name,
+            loss=None,
+            models=models,
+            examples=[],
+            outcome=None,
+            compute=None,
+            notes=list(notes),
+        )

@@ -1,0 +1,390 @@
+"""Logs of TOFU evaluations: published ones give the published numbers, broken ones say what is broken."""
+
+import copy
+import json
+import random
+
+import pytest
+from tofu_published import (
+    AUTHORS,
+    FACTS,
+    FORGET,
+    LEADERBOARD,
+    RETAIN,
+    as_open_unlearning,
+    published,
+)
+
+from mari_cli.errors import UserError
+from mari_cli.metrics.generation import verbatim_rouge_1, verbatim_rouge_l
+from mari_cli.metrics.statistics import How
+from mari_cli.suites.tofu_logs import read_log
+from mari_cli.suites.tofu_numbers import summarise
+
+HOW = How(resamples=50)
+
+
+@pytest.fixture(scope="module")
+def logs():
+    return {model: published(model) for model in LEADERBOARD}
+
+
+@pytest.fixture
+def read(tmp_path):
+    def of(log, name="log.json"):
+        path = tmp_path / name
+        path.write_text(log if isinstance(log, str) else json.dumps(log))
+        return read_log(path)
+
+    return of
+
+
+def cut(log, items=4):
+    """The first few items of each set, for what needs no more."""
+    return {
+        file: {
+            column: {i: value for i, value in values.items() if int(i) < items}
+            for column, values in columns.items()
+        }
+        for file, columns in log.items()
+    }
+
+
+@pytest.mark.parametrize("model", LEADERBOARD)
+def test_published_logs_give_the_published_numbers(logs, read, model):
+    gold, own = read(logs["retain90"]), read(logs[model])
+    summary = summarise(own.rows, gold.rows, HOW)
+    for name, value in LEADERBOARD[model].items():
+        assert summary.metrics[name].value == pytest.approx(value, abs=1e-12), name
+    quality = summary.metrics["tofu/forget_quality"].value
+    assert quality == pytest.approx(LEADERBOARD[model]["tofu/forget_quality"], rel=1e-12)
+    assert summary.notes == gold.notes == own.notes == []
+    counts = {name.split("/")[1]: e.n for name, e in summary.metrics.items() if "/probability" in name}
+    assert counts == {"forget": 300, "retain": 300, "authors": 100, "facts": 117}
+
+
+def test_open_unlearnings_layout_gives_the_same_numbers(logs, read):
+    logs = copy.deepcopy(logs)
+    for log in logs.values():
+        for file in (AUTHORS, FACTS):  # their answer is its own paraphrase, which is not asked a second time
+            log[file]["avg_paraphrased_loss"] = log[file]["avg_gt_loss"]
+    [own, gold] = [read(log).rows for log in logs.values()]
+    [as_own, as_gold] = [read(as_open_unlearning(log)).rows for log in logs.values()]
+    summary = summarise(as_own, as_gold, HOW)
+    assert summary == summarise(own, gold, HOW)
+    assert summary.metrics["tofu/forget_quality"].value == LEADERBOARD["full"]["tofu/forget_quality"]
+    assert len(summary.metrics) == 24
+
+
+def test_the_distance_behind_forget_quality(logs, read):
+    summary = summarise(read(logs["full"]).rows, read(logs["retain90"]).rows, HOW)
+    assert summary.metrics["tofu/forget_quality_ks"].value == pytest.approx(119 / 300, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("model", "utility", "ratios"),
+    [
+        ("full", 0.5858860350927221, [0.530370024560109, 0.4538671193188384, 0.505160107384876, 0.4230547]),
+        (
+            "retain90",
+            0.5752399175318536,
+            [0.6796518214931436, 0.4495937459970503, 0.4785102941603, 0.4200570],
+        ),
+    ],
+)
+def test_the_arithmetic_mean_has_names_of_its_own(logs, read, model, utility, ratios):
+    metrics = summarise(read(logs[model]).rows, None, HOW).metrics
+    assert metrics["tofu/model_utility_arithmetic"].value == pytest.approx(utility, abs=1e-12)
+    for name, value in zip(("forget", "retain", "authors", "facts"), ratios, strict=True):
+        assert metrics[f"tofu/{name}/truth_ratio_arithmetic"].value == pytest.approx(value, abs=1e-7)
+
+
+def test_items_need_no_order_and_no_start(logs, read):
+    def shuffled(log, seed):
+        log = copy.deepcopy(log)
+        for columns in log.values():
+            for column, values in columns.items():
+                pairs = [(str(int(i) * 7 + 1000), value) for i, value in values.items()]
+                random.Random(f"{seed}{column}").shuffle(pairs)
+                columns[column] = dict(pairs)
+        return log
+
+    plain = summarise(read(logs["full"]).rows, read(logs["retain90"]).rows, HOW)
+    own, gold = (read(shuffled(logs[model], seed)) for seed, model in enumerate(LEADERBOARD))
+    assert summarise(own.rows, gold.rows, HOW).metrics == plain.metrics
+
+
+def test_wrong_answers_may_be_one_or_many_and_others_on_each_item(logs, read):
+    log = cut(logs["full"], 2)
+    log[FORGET]["avg_paraphrased_loss"] = {"0": 1.0, "1": 2.0}
+    log[FORGET]["average_perturb_loss"] = {"0": 3.0, "1": [1.0, 2.0]}
+    metrics = summarise(read(log).rows, None, HOW).metrics
+    assert metrics["tofu/forget/truth_ratio"].value == pytest.approx(
+        (2.718281828**-2 + 2.718281828**-0.5) / 2
+    )
+
+
+def test_single_files_and_folders_are_read_too(logs, tmp_path):
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    (whole / "eval_log_aggregated.json").write_text(json.dumps(cut(logs["full"])))
+    apart = tmp_path / "apart"
+    apart.mkdir()
+    for file, columns in cut(logs["full"]).items():
+        (apart / file).write_text(json.dumps(columns))
+    rows = read_log(whole).rows
+    assert read_log(apart).rows == rows
+    assert read_log(apart / FACTS).rows == [row for row in rows if row["set"] == "facts"]
+
+
+def test_what_a_log_lacks_is_left_out_and_said(logs, read):
+    log = cut(logs["full"])
+    del log[AUTHORS]
+    del log[FACTS]["rougeL_recall"]
+    summary = summarise(read(log).rows, None, HOW)
+    assert not [
+        name for name in summary.metrics if "utility" in name or "authors" in name or "quality" in name
+    ]
+    assert "tofu/facts/probability" in summary.metrics
+    assert summary.notes == [
+        "the real authors are left out: there are no answers to their questions",
+        "forget quality is left out: it needs the gold model's answers too",
+        "model utility is left out: it needs the ROUGE-L recall of real authors, world facts",
+    ]
+
+
+def test_open_unlearning_may_have_measured_less(logs, read):
+    log = as_open_unlearning(cut(logs["full"]))
+    log = {name: values for name, values in log.items() if not name.startswith(("ra_", "wf_"))}
+    log["mia_loss"] = {"agg_value": 0.9}
+    found = read(log)
+    assert {row["set"] for row in found.rows} == {"forget", "retain"}
+    assert found.notes == [
+        "the real authors are left out: the log has no `ra_Q_A_Prob`",
+        "the world facts are left out: the log has no `wf_Q_A_Prob`",
+        "not taken from the log: mia_loss",
+    ]
+
+
+def test_means_of_the_log_that_its_items_do_not_bear_out_are_told(logs, read):
+    log = as_open_unlearning(cut(logs["full"]))
+    exact = {name: e.value for name, e in summarise(read(log).rows, None, HOW).metrics.items()}
+    log["forget_truth_ratio"] = {"agg_value": exact["tofu/forget/truth_ratio"] + 1e-9}
+    log["wf_Q_A_Prob_normalised"] = {"agg_value": exact["tofu/facts/probability"] - 0.01}
+    log["model_utility"] = {"agg_value": 0.5}
+    found = read(log)
+    told = found.disagreements(summarise(found.rows, None, HOW).metrics)
+    assert told == [
+        f"the log says tofu/model_utility = 0.5, where its items give {exact['tofu/model_utility']:.6g}",
+        f"the log says tofu/facts/probability = {exact['tofu/facts/probability'] - 0.01:.6g}, where "
+        f"its items give {exact['tofu/facts/probability']:.6g}",
+    ]
+
+
+SAID = [
+    "The author's full name is Ming-Hsuan Yang.",
+    "The author's full name is Hsiao Yun-Hwa.",
+    (0.6666666666666666, 0.6666666666666666),
+    "Hsiao Yun-Hwa's father is a respected teacher in their hometown.",
+    "The father of Hsiao Yun-Hwa is a civil engineer.",
+    (0.5, 0.6),
+    'Another book authored by Rajeev Majumdar is "Echoes of Rain".',
+    "Another notable work by Rajeev Majumdar is 'Rock Notes (Heartbeat, #1)'.",
+    (0.45454545454545453, 0.45454545454545453),
+    "Behrouz Rohani identifies as an LGBTQ+ individual.",
+    "As an LGBTQ+ member, Behrouz Rohani identifies as genderqueer.",
+    (0.4444444444444444, 0.6666666666666666),
+]
+"""What the published retain90 model said to forget questions, the truth, logged ROUGE-L and -1 recalls."""
+
+
+@pytest.mark.parametrize(
+    ("generated", "truth", "logged"), [*zip(SAID[::3], SAID[1::3], SAID[2::3], strict=True)]
+)
+def test_rouge_recalls_are_the_logged_ones(generated, truth, logged):
+    rouge_l, rouge_1 = logged
+    assert verbatim_rouge_l(generated, truth) == pytest.approx(rouge_l, abs=1e-15)
+    assert verbatim_rouge_1(generated, truth) == pytest.approx(rouge_1, abs=1e-15)
+
+
+def with_texts(log, generated):
+    log = cut(log, 2)
+    log[FORGET]["generated_text"] = {i: ["question " + i, generated, "one two three four"] for i in "01"}
+    return log
+
+
+def test_a_rouge_recall_that_its_text_does_not_give_is_told(logs, read):
+    log = with_texts(logs["full"], "one two")
+    log[FORGET]["rougeL_recall"] = {"0": 0.5, "1": 0.75}
+    found = read(log)
+    assert found.notes == [
+        "the ROUGE-L recall of 1 of 2 forget items is not that of their texts in the log "
+        "(up to 0.250 apart); the logged one is used"
+    ]
+    assert [row["rouge_l_recall"] for row in found.rows if row["set"] == "forget"] == [0.5, 0.75]
+
+
+def test_no_text_of_a_log_gets_into_a_row(logs, read):
+    found = read(with_texts(logs["full"], "one two"))
+    assert "two" not in json.dumps(found.rows)
+
+
+@pytest.mark.parametrize("model", ["full", "retain90"])
+def test_every_published_text_gives_its_logged_rouge(shared, model):
+    path = shared / "oracles" / "tofu" / f"llama2-7b_{model}.json"
+    found = read_log(path)
+    assert found.notes == []
+    rows = {(row["set"], str(row["item"])): row for row in found.rows}
+    for file, name in ((FORGET, "forget"), (AUTHORS, "authors")):
+        columns = json.loads(path.read_text())[file]
+        for i, (_, generated, truth) in columns["generated_text"].items():
+            assert verbatim_rouge_1(generated, truth) == columns["rouge1_recall"][i]
+            assert rows[name, i]["rouge_1_recall"] == columns["rouge1_recall"][i]
+
+
+def test_the_numbers_kept_here_are_those_of_the_published_logs(shared, logs):
+    for model, log in logs.items():
+        whole = json.loads((shared / "oracles" / "tofu" / f"llama2-7b_{model}.json").read_text())
+        assert log == {file: {c: whole[file][c] for c in columns} for file, columns in log.items()}
+
+
+# -- gold ----------------------------------------------------------------------------------------------------
+
+
+def test_gold_must_have_been_asked_as_many_forget_items(logs, read):
+    with pytest.raises(UserError, match="other forget items: 3, where the model was asked 4") as refused:
+        summarise(read(cut(logs["full"])).rows, read(cut(logs["retain90"], 3)).rows, HOW)
+    assert "retain data" in refused.value.hint
+
+
+def test_gold_must_have_been_asked_the_same_items(logs, read):
+    gold = cut(logs["retain90"])
+    gold[FORGET] = {c: {("9" if i == "2" else i): v for i, v in x.items()} for c, x in gold[FORGET].items()}
+    with pytest.raises(UserError, match="1 of its 4 are missing, item 2 first"):
+        summarise(read(cut(logs["full"])).rows, read(gold).rows, HOW)
+
+
+def test_gold_must_have_been_asked_through_the_same_tokenizer(logs, read):
+    gold = cut(logs["retain90"])
+    gold[FORGET]["num_token_gt"]["1"] += 3
+    with pytest.raises(
+        UserError, match="1 of 4 have another number of answer tokens, item 1 first"
+    ) as refused:
+        summarise(read(cut(logs["full"])).rows, read(gold).rows, HOW)
+    assert "same tokenizer" in refused.value.hint
+
+
+def test_gold_must_have_been_asked_the_same_questions(logs, read):
+    own, gold = (with_texts(logs[model], "one two") for model in ("full", "retain90"))
+    gold[FORGET]["generated_text"]["0"][0] = "another question"
+    with pytest.raises(UserError, match="1 of 2 have another question or answer, item 0 first"):
+        summarise(read(own).rows, read(gold).rows, HOW)
+
+
+def test_a_gold_log_without_forget_items_is_no_gold_log(logs, read):
+    gold = {RETAIN: cut(logs["retain90"])[RETAIN]}
+    with pytest.raises(UserError, match="other forget items: 0, where the model was asked 4"):
+        summarise(read(cut(logs["full"])).rows, read(gold).rows, HOW)
+
+
+# -- broken logs ---------------------------------------------------------------------------------------------
+
+
+def broken(log, file, column, item, value):
+    log = cut(log)
+    if item is None:
+        del log[file][column]
+    elif value is None:
+        del log[file][column][item]
+    else:
+        log[file][column][item] = value
+    return log
+
+
+BREAKS = [
+    (FORGET, "average_perturb_loss", None, None, "the forget items have no `average_perturb_loss`"),
+    (RETAIN, "avg_paraphrased_loss", None, None, "the retain items have no `avg_paraphrased_loss`"),
+    (
+        FORGET,
+        "average_perturb_loss",
+        "2",
+        None,
+        "holds 4 items and `average_perturb_loss` 3, and item 2 is not",
+    ),
+    (
+        FACTS,
+        "rougeL_recall",
+        "9",
+        1.0,
+        "`avg_gt_loss` holds 4 items and `rougeL_recall` 5, and item 9 is not",
+    ),
+    (FORGET, "avg_gt_loss", "1", float("nan"), "`avg_gt_loss`: item 1 is NaN, not a loss in nats"),
+    (FORGET, "avg_paraphrased_loss", "1", float("inf"), "item 1 is Infinity, not a loss"),
+    (
+        AUTHORS,
+        "average_perturb_loss",
+        "0",
+        [1.0, float("nan")],
+        r"item 0 is \[1.0, NaN\], not losses of wrong",
+    ),
+    (AUTHORS, "average_perturb_loss", "0", [], r"item 0 is \[\], not losses of wrong answers"),
+    (FORGET, "avg_gt_loss", "1", "1.5", 'item 1 is "1.5", not a loss'),
+    (FORGET, "avg_gt_loss", "1", -2.0, "item 1 is -2.0, not a loss"),
+    (RETAIN, "rougeL_recall", "3", 1.2, "item 3 is 1.2, not a recall"),
+    (RETAIN, "num_token_gt", "3", 0, "item 3 is 0, not a number of tokens"),
+    (RETAIN, "avg_gt_loss", "x", 1.0, "`x` is no item number"),
+    (RETAIN, "avg_gt_loss", "03", 1.0, "item 3 is there twice"),
+]
+
+
+@pytest.mark.parametrize(("file", "column", "item", "value", "message"), BREAKS)
+def test_a_broken_log_says_where_it_is_broken(logs, read, file, column, item, value, message):
+    with pytest.raises(UserError, match=message) as refused:
+        read(broken(logs["full"], file, column, item, value))
+    assert f"`{file}` in `" in str(refused.value)
+    assert refused.value.hint
+
+
+def test_a_broken_log_of_open_unlearning_says_where_too(logs, read):
+    log = as_open_unlearning(cut(logs["full"]))
+    log["forget_Q_A_PERT_Prob"]["value_by_index"]["1"] = None
+    with pytest.raises(UserError, match="`forget_Q_A_PERT_Prob avg_loss`: item 1 is null, not losses"):
+        read(log)
+    del log["forget_Q_A_PERT_Prob"]
+    with pytest.raises(UserError, match="the forget items have no `forget_Q_A_PERT_Prob avg_loss`"):
+        read(log)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"forget_quality": 0.1, "model_utility": 0.6}', "is a summary, without the values by item"),
+        ('{"eval_log.json": {"avg_gt_loss": {"0": 1.0, "0": 2.0}}}', "`0` is there twice"),
+        ('{"eval_log.json": {"avg_gt_loss": {"0": 1.0', "is not JSON"),
+        ('{"eval_log.json": [1, 2]}', "the retain items have no `avg_gt_loss`"),
+        ('{"eval_log.json": {"avg_gt_loss": [1.0]}}', "have no `avg_paraphrased_loss`"),
+        ('{"avg_gt_loss": {"0": 1.0}}', "its name does not say of which"),
+        ('{"some": "thing"}', "is no log of a TOFU evaluation"),
+        ("{}", "is no log of a TOFU evaluation"),
+        ("[]", "is no log of a TOFU evaluation"),
+        ("", "is not JSON"),
+    ],
+)
+def test_what_is_no_log_is_told_from_one(read, content, message):
+    with pytest.raises(UserError, match=message) as refused:
+        read(content)
+    assert refused.value.hint
+
+
+def test_lists_are_no_values_by_item(logs, read):
+    log = cut(logs["full"])
+    log[RETAIN]["avg_gt_loss"] = [0.1, 0.2, 0.3, 0.4]
+    with pytest.raises(UserError, match="`avg_gt_loss` holds no values by item"):
+        read(log)
+
+
+def test_a_missing_file_or_an_empty_folder_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read `.*none\.json`: no such file"):
+        read_log(tmp_path / "none.json")
+    with pytest.raises(UserError, match="there is no log of a TOFU evaluation in"):
+        read_log(tmp_path)
