@@ -5,7 +5,14 @@ from mari_cli.metrics.registry import METRICS, SETS, as_logged, describe, logged
 
 OTHERS = [
     "privacy/loss_auc",
+    "privacy/zlib_auc",
     "privacy/min_k_auc",
+    "privacy/min_k_plus_plus_auc",
+    "privacy/reference_auc",
+    "privacy/gradnorm_auc",
+    "privacy/loss_tpr_at_1_fpr",
+    "privacy/worst_threshold_advantage",
+    "privacy/privleak",
     "marginal/pooled",
     "marginal/token",
     "marginal/fano_accuracy_bound",
