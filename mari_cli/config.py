@@ -528,7 +528,12 @@ class MetricsConfig:
     """Let the model answer every forget question, and as many of the others, in its own words."""
     max_new_tokens: int = 64
     min_k: float = 0.4
-    """Share of the least likely tokens that min-k looks at."""
+    """Share of the least likely tokens that min-k and min-k++ look at."""
+    gradnorm: bool = False
+    """Membership by the gradient's norm too: a backward pass for each forget and holdout item."""
+    mia_reference: str | None = None
+    """Path of another model with the same tokenizer, one that knows such text but neither the forget nor the
+    holdout items: membership by how far the loss is below that model's; null: not measured."""
     marginal: bool = True
     prior: float = 0.5
     bootstrap: int = 1000

@@ -87,7 +87,8 @@ def _standardised(logits_sV: Tensor, labels_s: Tensor) -> Tensor:
     mean_s: Tensor = torch.linalg.vecdot(p_sV, below_sV) / total_s
     square_s = torch.linalg.vecdot(p_sV.mul_(below_sV), below_sV) / total_s
     deviation_s = (square_s - mean_s.square()).clamp_(min=SMALLEST_DEVIATION**2).sqrt_()
-    return (label_s - largest_s1.squeeze(-1) - mean_s) / deviation_s
+    standardised_s: Tensor = (label_s - largest_s1.squeeze(-1) - mean_s) / deviation_s
+    return standardised_s
 
 
 def gradnorm(gradients: Iterable[Tensor]) -> float:

@@ -99,9 +99,5 @@ def privleak(auc: float, auc_retrain: float) -> float:
     Undefined at AUC_retrain = 1.
     """
     if auc_retrain == 1:
-        raise UserError(
-            "privleak is undefined: to the model trained without the forget data, every forget item looks "
-            "more trained on than every holdout item (AUC 1)",
-            "use a holdout set that is like the forget data",
-        )
+        raise ValueError("privleak is undefined where the retrained model's AUC is 1")
     return 100 * (auc_retrain - auc) / (1 - auc_retrain)

@@ -134,5 +134,5 @@ def test_privleak_is_muses_with_their_auc_of_the_other_class():
 
 
 def test_privleak_is_undefined_where_gold_tells_everything_apart():
-    with pytest.raises(UserError, match="privleak is undefined"):
+    with pytest.raises(ValueError, match="privleak is undefined"):
         privleak(1.0, 1.0)
