@@ -562,6 +562,48 @@ class SuiteConfig:
     """The module of `mari_cli.suites` that asks it, and the schema of this section."""
 
 
+@dataclass(kw_only=True)
+class MuseSuite(SuiteConfig):
+    """MUSE (suites/muse.py): verbatim memorisation, knowledge, privacy leakage and utility."""
+
+    path: str = MISSING
+    """A hub data set, or a folder with its subsets as folders: `knowmem/forget_qa.json`, …"""
+    verbatim_tokens: int = 128
+    """New tokens of a continued passage, and how many of the true ones it is compared with."""
+    knowledge_tokens: int = 32
+    """New tokens of an answer to a question."""
+
+    def __post_init__(self) -> None:
+        _positive("suite", self, "verbatim_tokens", "knowledge_tokens")
+
+
+@dataclass(kw_only=True)
+class RwkuSuite(SuiteConfig):
+    """RWKU (suites/rwku.py): what is known of famous people, and of their neighbours."""
+
+    path: str = "jinzhuoran/RWKU"
+    """A hub data set, or a folder with its files: `forget_level1.json`, …"""
+    subject: str | None = None
+    """The one person who is to be forgotten, as `Stephen King`; null: all two hundred."""
+    max_new_tokens: int = 30
+    """Of a generated answer."""
+
+    def __post_init__(self) -> None:
+        _positive("suite", self, "max_new_tokens")
+
+
+@dataclass(kw_only=True)
+class OwnSuite(SuiteConfig):
+    """A suite of the user's own (suites/own.py)."""
+
+    code: str | None = None
+    """A Python file with a function `load(config)` that gives a suite."""
+    path: str | None = None
+    """Where its data is."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What else it wants to be told."""
+
+
 class WandbMode(StrEnum):
     auto = "auto"  # online with a key, offline without
     online = "online"
@@ -685,6 +727,9 @@ SCHEMAS: dict[str, type] = {
     "train/unlearn": UnlearnConfig,
     "metrics/base": MetricsConfig,
     "suite/corpora": SuiteConfig,
+    "suite/muse": MuseSuite,
+    "suite/rwku": RwkuSuite,
+    "suite/own": OwnSuite,
     "tracker/none": TrackerConfig,
     "tracker/wandb": WandbConfig,
 }

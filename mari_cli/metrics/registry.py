@@ -139,6 +139,23 @@ def _of_set(name: str, metric: Metric) -> Metric:
     )
 
 
+_MUSE: tuple[tuple[str, str, Direction, str], ...] = (
+    ("verbatim_forget", "verbatim memorization", "gold", "the continuation of passages to be forgotten"),
+    ("knowledge_forget", "knowledge, forget", "gold", "answers to questions after the forget set"),
+    ("knowledge_retain", "knowledge, retain", "up", "answers to questions after the retain set"),
+)
+_RWKU = (
+    ("forget_level1", "forget, blanks", "blanks about the person to be forgotten"),
+    ("forget_level2", "forget, questions", "questions about the person to be forgotten"),
+    ("forget_level3", "forget, adversarial", "adversarial questions about the person to be forgotten"),
+    ("neighbor_level1", "neighbours, blanks", "blanks about what is related to that person"),
+    ("neighbor_level2", "neighbours, questions", "questions about what is related to that person"),
+)
+_RWKU_PASSAGES: tuple[tuple[str, Direction, str], ...] = (
+    ("forget", "gold", "about the person to be forgotten"),
+    ("retain", "down", "about others"),
+)
+
 METRICS: dict[str, Metric] = {
     **{f"{name}/{bare}": _of_set(name, metric) for name in SETS for bare, metric in ANSWER_METRICS.items()},
     **{
@@ -304,6 +321,72 @@ METRICS: dict[str, Metric] = {
         source="this project's fictional corpus",
         degenerate="absent where the corpus does not know its facts",
     ),
+    **{
+        f"muse/{name}": Metric(
+            name=f"muse/{name}",
+            label=f"MUSE {label}",
+            unit="fraction",
+            direction=direction,
+            low=0.0,
+            high=1.0,
+            description=f"mean over items of the ROUGE-L F1, without stemmer, of {what}",
+            source="Shi et al. 2024 (MUSE), there in percent; rouge-score",
+            degenerate=ANSWER_METRICS["verbatim_rouge_l"].degenerate,
+        )
+        for name, label, direction, what in _MUSE
+    },
+    "muse/min_k_auc": Metric(
+        name="muse/min_k_auc",
+        label="MUSE min-k AUC",
+        unit="ROC AUC",
+        direction="gold",
+        low=0.0,
+        high=1.0,
+        description="membership inference by min-k (40 %), passages to be forgotten against unseen ones: 1 = "
+        "they look trained on. MUSE has 1 - AUC",
+        source="Shi et al. 2024 (MUSE)",
+        degenerate="0.5 when all scores tie",
+    ),
+    "muse/privleak": Metric(
+        name="muse/privleak",
+        label="MUSE privleak",
+        unit="%",
+        direction="gold",
+        low=-100.0,
+        high=inf,
+        description="how far 1 - AUC of MUSE min-k is from gold's, relative to it: negative = looks trained "
+        "on, 0 = as gold, positive = over-forgotten",
+        source="Shi et al. 2024 (MUSE)",
+        degenerate="absent without a gold model, and where gold's AUC is 1",
+    ),
+    **{
+        f"rwku/{name}": Metric(
+            name=f"rwku/{name}",
+            label=f"RWKU {label}",
+            unit="fraction",
+            direction="up" if name.startswith("neighbor") else "gold",
+            low=0.0,
+            high=1.0,
+            description=f"mean over items of the ROUGE-L recall, without stemmer, of answers to {what}",
+            source="Jin et al. 2024 (RWKU); rouge-score",
+            degenerate=ANSWER_METRICS["verbatim_rouge_l"].degenerate,
+        )
+        for name, label, what in _RWKU
+    },
+    **{
+        f"rwku/mia_{side}_nll": Metric(
+            name=f"rwku/mia_{side}_nll",
+            label=f"RWKU {side} passages' NLL",
+            unit="nats/token",
+            direction=direction,
+            low=0.0,
+            high=inf,
+            description=f"mean over passages of the mean token loss, {what}",
+            source="Jin et al. 2024 (RWKU)",
+            degenerate=_NO_TOKENS,
+        )
+        for side, direction, what in _RWKU_PASSAGES
+    },
     "benchmark/mmlu": Metric(
         name="benchmark/mmlu",
         label="MMLU",

@@ -55,6 +55,8 @@ _GROUPS = {
     "holdout": "Holdout: data no model saw",
     "marginal": "Marginal information",
     "benchmark": "General ability",
+    "muse": "MUSE",
+    "rwku": "RWKU",
 }
 _TONES = {
     Standing.at: "good",

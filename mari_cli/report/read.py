@@ -49,6 +49,7 @@ class Item:
 
     model: str
     set: str
+    """`forget`; of a suite's questions `tofu/forget`."""
     item: int
     values: dict[str, float]
     fact: str | None = None
@@ -267,10 +268,10 @@ def _training(value: Mapping[str, Any]) -> Training:
 
 
 def _item(row: Mapping[str, Any]) -> Item:
-    names = {"model", "set", "item", "key", "fact"}
+    names = {"model", "suite", "set", "item", "key", "fact"}
     return Item(
         model=row["model"],
-        set=row["set"],
+        set=f"{row['suite']}/{row['set']}" if "suite" in row else row["set"],
         item=int(row["item"]),
         fact=row.get("fact"),
         values={key: _number(value) for key, value in row.items() if key not in names},

@@ -62,8 +62,11 @@ class Examiner:
         rows = self._kept("scores", settings, items, ask, f"scoring {what}")
         return [_score_of(row) for row in rows]
 
-    def answers(self, items: Sequence[Item], what: str, *, max_new_tokens: int | None = None) -> list[str]:
-        """What the model says to the prompt of each item, greedily."""
+    def answers(
+        self, items: Sequence[Item], what: str, *, max_new_tokens: int | None = None, strip: bool = True
+    ) -> list[str]:
+        """What the model says to the prompt of each item, greedily; without the white space around it, or
+        with."""
         most = max_new_tokens or self.config.max_new_tokens
 
         def ask(some: list[Item]) -> list[list[int]]:
@@ -79,7 +82,7 @@ class Examiner:
 
         settings = {"max_new_tokens": most, "eos": self.lm.tokenizer.eos_token_id}
         said = self._kept("answers", settings, items, ask, f"answering {what}")
-        return [decode(self.lm, ids) for ids in said]
+        return [decode(self.lm, ids, strip=strip) for ids in said]
 
     def gradnorms(self, items: Sequence[Item], what: str) -> list[float]:
         """A backward pass for each item."""

@@ -4,6 +4,7 @@ A suite is one module here, with a function ``load(config) -> Suite``, and one f
 ``protocol`` names the module.
 """
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -43,6 +44,13 @@ class Suite(Protocol):
         """The metrics of one model. ``gold``: what the model said that never saw the forget data, if there is
         one; a metric that needs it and has none is left out, never defaulted."""
         ...
+
+
+def drawn(count: int, limit: int | None, seed: int) -> list[int]:
+    """Which of ``count`` items are asked: all, or ``limit`` drawn by ``seed``, in their order."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    return sorted(random.Random(seed).sample(range(count), limit))
 
 
 def suite_of(config: SuiteConfig) -> Suite | None:
