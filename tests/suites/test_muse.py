@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -10,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from mari_cli import launch
 from mari_cli.config import Device, MetricsConfig, ModelConfig, MuseSuite, Precision
+from mari_cli.data.corpora import load_corpora
 from mari_cli.errors import UserError
 from mari_cli.metrics.attacks import min_k
 from mari_cli.metrics.statistics import How
@@ -254,3 +256,29 @@ def test_a_suite_without_a_holdout_is_refused_before_there_is_a_run(tmp_path, fo
     with pytest.raises(UserError, match="there is no `privleak/holdout`"):
         evaluated(tmp_path, folder, f"out={tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ([], [("raw", "forget"), ("raw", "retain1"), ("raw", "holdout")]),
+        (
+            ["forget.subset=scal", "forget.split=forget_3"],
+            [("scal", "forget_3"), ("raw", "retain1"), ("raw", "holdout")],
+        ),
+    ],
+)
+def test_what_is_to_be_forgotten_is_chosen_by_subset_and_split(words, asked, monkeypatch):
+    found = []
+
+    def load_dataset(path, subset, *, split):
+        assert path == "muse-bench/MUSE-News"
+        found.append((subset, split))
+        return datasets.Dataset.from_list([{"text": f"{subset} {split}"}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    experiment = launch.Experiment("unlearn", ["forget=muse_news", "suite=muse_news", *words])
+    config = launch.parse(launch.compose(experiment))
+    corpora = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
+    assert found == asked
+    assert [record.text for record in corpora.forget] == [" ".join(asked[0])]
