@@ -262,7 +262,8 @@ def privleak_estimate(
     holdout, gold_holdout = _values("holdout scores", holdout_scores), _values("gold", gold_holdout_scores)
     if (forget.size, holdout.size) != (gold_forget.size, gold_holdout.size):
         raise ValueError("both models must have scored the same items")
-    value = privleak(auc(forget, holdout), auc(gold_forget, gold_holdout))
+    # by ranks two equal AUCs are equal to the last bit, and their privleak is 0
+    value = privleak(float(_auc_by_ranks(forget, holdout)), float(_auc_by_ranks(gold_forget, gold_holdout)))
     n = forget.size + holdout.size
     if min(forget.size, holdout.size) == 1:
         return Estimate(value=value, n=n)

@@ -210,6 +210,15 @@ def test_gold_against_itself_is_zero_for_certain():
     assert privleak_estimate(forget, holdout, forget, holdout) == Estimate(value=0.0, n=350)
 
 
+def test_as_visible_as_to_gold_is_zero_to_the_last_bit():
+    """Other scores, and forget higher in 12 of 24 pairs under both models."""
+    forget, holdout = [8.0, 5.0, 1.0, 2.0], [7.0, 4.0, 3.0, 2.5, 6.0, 0.0]
+    assert auc(forget, holdout) == pytest.approx(12 / 24)
+    gold_forget, gold_holdout = [6.5, 5.0, 2.6, 1.0], [7.0, 4.0, 3.0, 2.5, 6.0, 0.0]
+    assert auc(gold_forget, gold_holdout) == pytest.approx(12 / 24)
+    assert privleak_estimate(forget, holdout, gold_forget, gold_holdout, resamples=20).value == 0
+
+
 def test_privleak_wants_the_same_items_under_both_models():
     with pytest.raises(ValueError, match="the same items"):
         privleak_estimate([1.0, 2.0], [0.0], [1.0], [0.0])
