@@ -524,7 +524,12 @@ class MetricsConfig:
     """Let the model answer every forget question, and as many of the others, in its own words."""
     max_new_tokens: int = 64
     min_k: float = 0.4
-    """Share of the least likely tokens that min-k looks at."""
+    """Share of the least likely tokens that min-k and min-k++ look at."""
+    gradnorm: bool = False
+    """Membership by the gradient's norm too: a backward pass for each forget and holdout item."""
+    mia_reference: str | None = None
+    """Path of another model with the same tokenizer, one that knows such text but neither the forget nor the
+    holdout items: membership by how far the loss is below that model's; null: not measured."""
     marginal: bool = True
     prior: float = 0.5
     bootstrap: int = 1000
@@ -590,6 +595,48 @@ class TofuSuite(SuiteConfig):
             re.fullmatch(r"forget\d\d", self.split) is not None,
             f"suite.split must be forget01, forget05 or forget10, got {self.split}",
         )
+
+
+@dataclass(kw_only=True)
+class MuseSuite(SuiteConfig):
+    """MUSE (suites/muse.py): verbatim memorisation, knowledge, privacy leakage and utility."""
+
+    path: str = MISSING
+    """A hub data set, or a folder with its subsets as folders: `knowmem/forget_qa.json`, …"""
+    verbatim_tokens: int = 128
+    """New tokens of a continued passage, and how many of the true ones it is compared with."""
+    knowledge_tokens: int = 32
+    """New tokens of an answer to a question."""
+
+    def __post_init__(self) -> None:
+        _positive("suite", self, "verbatim_tokens", "knowledge_tokens")
+
+
+@dataclass(kw_only=True)
+class RwkuSuite(SuiteConfig):
+    """RWKU (suites/rwku.py): what is known of famous people, and of their neighbours."""
+
+    path: str = "jinzhuoran/RWKU"
+    """A hub data set, or a folder with its files: `forget_level1.json`, …"""
+    subject: str | None = None
+    """The one person who is to be forgotten, as `Stephen King`; null: all two hundred."""
+    max_new_tokens: int = 30
+    """Of a generated answer."""
+
+    def __post_init__(self) -> None:
+        _positive("suite", self, "max_new_tokens")
+
+
+@dataclass(kw_only=True)
+class OwnSuite(SuiteConfig):
+    """A suite of the user's own (suites/own.py)."""
+
+    code: str | None = None
+    """A Python file with a function `load(config)` that gives a suite."""
+    path: str | None = None
+    """Where its data is."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What else it wants to be told."""
 
 
 class WandbMode(StrEnum):
@@ -725,6 +772,9 @@ SCHEMAS: dict[str, type] = {
     "metrics/base": MetricsConfig,
     "suite/corpora": SuiteConfig,
     "suite/tofu": TofuSuite,
+    "suite/muse": MuseSuite,
+    "suite/rwku": RwkuSuite,
+    "suite/own": OwnSuite,
     "tracker/none": TrackerConfig,
     "tracker/wandb": WandbConfig,
 }

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mari_cli.launch import Job, Option
-    from mari_cli.metrics.registry import Metric
+    from mari_cli.metrics.metric import Metric
     from mari_cli.runs import RunSummary
 
 METRICS = (

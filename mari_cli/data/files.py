@@ -62,41 +62,51 @@ def read_files(config: FileCorpus, *, corpus: str) -> list[Record]:
     return records
 
 
-def read_subset(path: str, subset: str, fields: Sequence[str], *, key: str) -> list[Row]:
+def read_subset(
+    path: str,
+    subset: str,
+    fields: Sequence[str],
+    *,
+    key: str,
+    split: str | None = None,
+    alias: str | None = None,
+) -> list[Row]:
     """Every row of one subset of a data set, with at least ``fields``.
 
-    ``path``, configured under ``key``, is a folder that holds the subset as a file of its name, or a hub data
-    set; what the fields hold is for the caller to check.
+    ``path``, configured under ``key``, is a hub data set, or a folder that holds the subset as a file of its
+    name: `SUBSET/SPLIT.json` or `SUBSET.json` (or `ALIAS.json`), in any format there is a reader for. What
+    the fields hold is for the caller to check.
     """
-    if path and Path(path).expanduser().exists():
-        file = subset_file(Path(path).expanduser(), subset)
-        if file is None:
+    named = f"{subset}/{split}" if split else subset
+    folder = Path(path).expanduser()
+    if path and folder.exists():
+        names = [f"{subset}/{split}"] if split else []
+        files = next(
+            (found for name in [*names, subset, alias] if name and (found := _parts(folder, name))), []
+        )
+        if not files:
             raise UserError(
-                f"there is no `{subset}` in `{path}`",
-                f"`{key}` is a hub data set, or a folder with its subsets as files: `{subset}.json`",
+                f"there is no `{named}` in `{path}`",
+                f"`{key}` is a hub data set, or a folder with its subsets as files: `{named}.json`",
             )
-        try:
-            table = READERS[_suffix(file)](file)
-        except OSError as err:
-            raise UserError(
-                f"cannot read `{file}`: {err.strerror or err}", "check that the file may be read"
-            ) from err
+        tables = [_table(file) for file in files]
     elif _looks_like_path(path):
-        raise UserError(f"no such folder: `{path}`", _hint_missing(Path(path)))
+        raise UserError(f"no such folder: `{path}`", _hint_missing(folder))
     else:
-        chosen = f"`{key}`, which should have the subset `{subset}`"
-        table = _hub_table(FileCorpus(path=path, subset=subset), corpus=key.partition(".")[0], chosen=chosen)
-    for field in fields if table.names else ():
-        if field not in table.names:
-            raise UserError(
-                f"`{subset}` in `{path}` has no field `{field}`; it has {_listed(table.names)}",
-                f"check `{key}`: it may hold another data set",
-            )
-    rows = list(table.take(list(fields)))
+        config = FileCorpus(path=path, subset=subset, split=split or "train")
+        tables = [_hub_table(config, corpus=key.partition(".")[0])]
+    for table in tables:
+        for field in fields if table.names else ():  # an empty file has none
+            if field not in table.names:
+                raise UserError(
+                    f"`{named}` in `{path}` has no field `{field}`; it has {_listed(table.names)}",
+                    f"check `{key}`: it may hold another data set",
+                )
+    rows = [row for table in tables for row in table.take(list(fields))]
     for number, row in enumerate(rows, start=1):
         if missing := [field for field in fields if field not in row]:
             raise UserError(
-                f"record {number} of `{subset}` in `{path}` has no field `{missing[0]}`",
+                f"record {number} of `{named}` in `{path}` has no field `{missing[0]}`",
                 "every record needs the fields of the first",
             )
     return rows
@@ -104,7 +114,22 @@ def read_subset(path: str, subset: str, fields: Sequence[str], *, key: str) -> l
 
 def subset_file(folder: Path, subset: str) -> Path | None:
     """The file in ``folder`` that is called as the subset, whatever its format."""
-    return next((f for suffix in READERS if (f := folder / f"{subset}{suffix}").is_file()), None)
+    return next(iter(_parts(folder, subset)), None)
+
+
+def _parts(folder: Path, name: str) -> list[Path]:
+    """The file of that name, or the parts into which the hub cuts one: `NAME-00000-of-00002.parquet` …"""
+    whole = [file for suffix in READERS if (file := folder / f"{name}{suffix}").is_file()]
+    return whole[:1] or sorted(folder.glob(f"{name}-*-of-*.parquet"))
+
+
+def _table(file: Path) -> Table:
+    try:
+        return READERS[_suffix(file)](file)
+    except OSError as err:
+        raise UserError(
+            f"cannot read `{file}`: {err.strerror or err}", "check that the file may be read"
+        ) from err
 
 
 def passages(text: str, *, characters: int) -> list[str]:

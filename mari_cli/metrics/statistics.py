@@ -20,7 +20,14 @@ from scipy import stats
 
 from mari_cli.metrics.estimate import Estimate, OverSeeds
 from mari_cli.metrics.likelihood import exp_or_inf
-from mari_cli.metrics.privacy import auc
+from mari_cli.metrics.privacy import (
+    Scores,
+    auc,
+    dkw_radius,
+    privleak,
+    tpr_at_fpr,
+    worst_threshold_advantage,
+)
 
 Floats = NDArray[np.float64]
 
@@ -47,7 +54,7 @@ def _values(name: str, values: ArrayLike) -> Floats:
 
 
 def _percentiles(
-    samples: Sequence[Floats],
+    samples: Sequence[NDArray[Any]],
     statistic: Callable[..., Any],
     *,
     paired: bool,
@@ -164,34 +171,121 @@ def _auc_by_ranks(forget: Floats, holdout: Floats, axis: int = -1) -> Any:
     return (of_forget - n * (n + 1) / 2) / (n * m)
 
 
+def _of_two_sets(
+    value: float,
+    statistic: Callable[..., Any],
+    sets: tuple[Floats, Floats],
+    independent: int,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> Estimate:
+    """Either set is resampled on its own, so that no resample lacks a side."""
+    n = sets[0].size + sets[1].size
+    if min(sets[0].size, sets[1].size) == 1:
+        return Estimate(value=value, n=n)
+    low, high = _percentiles(
+        sets, statistic, paired=False, resamples=resamples, confidence=confidence, seed=seed
+    )
+    return _of_fraction(value, n, low, high, independent, confidence)
+
+
 def auc_estimate(
-    forget_scores: Sequence[float] | Floats,
-    holdout_scores: Sequence[float] | Floats,
+    forget_scores: Scores,
+    holdout_scores: Scores,
     *,
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
-    """Membership AUC; either set is resampled on its own, so that no resample lacks a side.
+    """Membership AUC.
 
     For sets that separate completely the interval is Wilson's for as many items as the smaller set has: an
     AUC averages over ways to pair each of these with another of the larger set, and each way is a share of so
     many independent pairs.
     """
     value = auc(forget_scores, holdout_scores)
+    sets = _values("forget scores", forget_scores), _values("holdout scores", holdout_scores)
+    fewer = min(sets[0].size, sets[1].size)
+    return _of_two_sets(value, _auc_by_ranks, sets, fewer, resamples, confidence, seed)
+
+
+def tpr_at_fpr_estimate(
+    forget_scores: Scores,
+    holdout_scores: Scores,
+    *,
+    max_fpr: float = 0.01,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """The highest TPR at an FPR of at most ``max_fpr``: a share of the forget items."""
+
+    def statistic(forget: Floats, holdout: Floats, axis: int = -1) -> Any:
+        return tpr_at_fpr(forget, holdout, max_fpr=max_fpr)
+
+    value = float(tpr_at_fpr(forget_scores, holdout_scores, max_fpr=max_fpr))
+    sets = _values("forget scores", forget_scores), _values("holdout scores", holdout_scores)
+    return _of_two_sets(value, statistic, sets, sets[0].size, resamples, confidence, seed)
+
+
+def advantage_estimate(
+    forget_scores: Scores, holdout_scores: Scores, *, confidence: float = 0.95
+) -> Estimate:
+    """The worst threshold's advantage; its interval is `dkw_radius` to either side and needs no resamples.
+
+    It holds at least as often as it says, for every number of items, and so is wide.
+    """
+    value = worst_threshold_advantage(forget_scores, holdout_scores)
     forget, holdout = _values("forget scores", forget_scores), _values("holdout scores", holdout_scores)
-    n, fewer = forget.size + holdout.size, min(forget.size, holdout.size)
-    if fewer == 1:
+    radius = dkw_radius(forget.size, holdout.size, confidence=confidence)
+    n = forget.size + holdout.size
+    return Estimate(value=value, n=n, low=max(0.0, value - radius), high=min(1.0, value + radius))
+
+
+def privleak_estimate(
+    forget_scores: Scores,
+    holdout_scores: Scores,
+    gold_forget_scores: Scores,
+    gold_holdout_scores: Scores,
+    *,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """Privleak of a model against gold, whose scores are of the same items in the same order.
+
+    An item is resampled with both models' scores of it. No interval where it would reach resamples in which
+    gold's AUC is 1.
+    """
+    forget, gold_forget = _values("forget scores", forget_scores), _values("gold", gold_forget_scores)
+    holdout, gold_holdout = _values("holdout scores", holdout_scores), _values("gold", gold_holdout_scores)
+    if (forget.size, holdout.size) != (gold_forget.size, gold_holdout.size):
+        raise ValueError("both models must have scored the same items")
+    # by ranks two equal AUCs are equal to the last bit, and their privleak is 0
+    value = privleak(float(_auc_by_ranks(forget, holdout)), float(_auc_by_ranks(gold_forget, gold_holdout)))
+    n = forget.size + holdout.size
+    if min(forget.size, holdout.size) == 1:
         return Estimate(value=value, n=n)
-    low, high = _percentiles(
-        (forget, holdout),
-        _auc_by_ranks,
-        paired=False,
-        resamples=resamples,
-        confidence=confidence,
-        seed=seed,
-    )
-    return _of_fraction(value, n, low, high, fewer, confidence)
+
+    def statistic(of_forget: NDArray[np.int64], of_holdout: NDArray[np.int64], axis: int = -1) -> Any:
+        here = _auc_by_ranks(forget[of_forget], holdout[of_holdout], axis)
+        gold = _auc_by_ranks(gold_forget[of_forget], gold_holdout[of_holdout], axis)
+        defined = gold < 1
+        return np.where(defined, 100 * (gold - here) / np.where(defined, 1 - gold, 1), np.inf)
+
+    with np.errstate(invalid="ignore"):  # scipy takes a standard error of infinities, too
+        low, high = _percentiles(
+            (np.arange(forget.size), np.arange(holdout.size)),
+            statistic,
+            paired=False,
+            resamples=resamples,
+            confidence=confidence,
+            seed=seed,
+        )
+    if low < high and np.isfinite([low, high]).all():
+        return Estimate(value=value, n=n, low=low, high=high)
+    return Estimate(value=value, n=n)
 
 
 def over_seeds(

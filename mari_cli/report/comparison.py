@@ -25,7 +25,9 @@ from mari_cli.metrics.difference import (
 )
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.items import Identity, made, what_differs
-from mari_cli.metrics.registry import GENERAL_ABILITY, METRICS, Metric, describe
+from mari_cli.metrics.metric import Metric
+from mari_cli.metrics.of_benchmarks import GENERAL_ABILITY
+from mari_cli.metrics.registry import METRICS, describe
 from mari_cli.metrics.statistics import over_seeds
 from mari_cli.report.numbers import listed
 from mari_cli.report.read import ModelResult, RunData

@@ -17,7 +17,8 @@ from markupsafe import Markup, escape
 
 from mari_cli import runs as runs_on_disk
 from mari_cli.metrics.estimate import OverSeeds
-from mari_cli.metrics.registry import GENERAL_ABILITY, Metric
+from mari_cli.metrics.metric import Metric
+from mari_cli.metrics.of_benchmarks import GENERAL_ABILITY
 from mari_cli.report import numbers
 from mari_cli.report.comparison import (
     GROUPS,

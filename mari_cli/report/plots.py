@@ -23,7 +23,8 @@ from sklearn.metrics import roc_curve
 
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.items import ItemValues
-from mari_cli.metrics.registry import GENERAL_ABILITY, describe
+from mari_cli.metrics.of_benchmarks import GENERAL_ABILITY
+from mari_cli.metrics.registry import describe
 from mari_cli.report.comparison import Row, comparison_rows, metric_of, results
 from mari_cli.report.numbers import number
 from mari_cli.report.read import RunData

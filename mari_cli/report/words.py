@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from mari_cli.metrics.difference import difference_of_estimates
 from mari_cli.metrics.estimate import Estimate, OverSeeds
-from mari_cli.metrics.registry import chance
+from mari_cli.metrics.of_benchmarks import chance
 from mari_cli.report.comparison import (
     FORGOTTEN,
     KEPT,

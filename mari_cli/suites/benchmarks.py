@@ -19,7 +19,8 @@ from mari_cli import distributed, runs
 from mari_cli.config import MetricsConfig
 from mari_cli.errors import UserError
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.registry import benchmark_name, describe
+from mari_cli.metrics.of_benchmarks import benchmark_name
+from mari_cli.metrics.registry import describe
 from mari_cli.metrics.statistics import perplexity_estimate, proportion_estimate, ratio_estimate
 from mari_cli.progress import Track, say
 from mari_cli.suites.examiner import Examiner

@@ -17,11 +17,12 @@ from mari_cli.data.tokenize import Item
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track, silent
 from mari_cli.suites.generate import decode, generate, question_and_truth
+from mari_cli.suites.gradients import gradnorms
 from mari_cli.suites.scores import ItemScore, score
 
 R = TypeVar("R")
 
-DEFINITIONS = 2
+DEFINITIONS = 3
 """Part of every key: raise it when the definition of a metric changes."""
 PIECE = 64
 """Items that are kept together: what is lost when an examination is cut off."""
@@ -61,8 +62,11 @@ class Examiner:
         rows = self._kept("scores", settings, items, ask, f"scoring {what}")
         return [_score_of(row) for row in rows]
 
-    def answers(self, items: Sequence[Item], what: str, *, max_new_tokens: int | None = None) -> list[str]:
-        """What the model says to the prompt of each item, greedily."""
+    def answers(
+        self, items: Sequence[Item], what: str, *, max_new_tokens: int | None = None, strip: bool = True
+    ) -> list[str]:
+        """What the model says to the prompt of each item, greedily; without the white space around it, or
+        with."""
         most = max_new_tokens or self.config.max_new_tokens
 
         def ask(some: list[Item]) -> list[list[int]]:
@@ -78,7 +82,15 @@ class Examiner:
 
         settings = {"max_new_tokens": most, "eos": self.lm.tokenizer.eos_token_id}
         said = self._kept("answers", settings, items, ask, f"answering {what}")
-        return [decode(self.lm, ids) for ids in said]
+        return [decode(self.lm, ids, strip=strip) for ids in said]
+
+    def gradnorms(self, items: Sequence[Item], what: str) -> list[float]:
+        """A backward pass for each item."""
+
+        def ask(some: list[Item]) -> list[float]:
+            return gradnorms(self.lm, some, track=silent, description="")
+
+        return self._kept("gradnorms", {}, items, ask, f"gradient norms of {what}")
 
     def _kept(
         self,

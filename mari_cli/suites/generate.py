@@ -72,5 +72,6 @@ def _until(eos: int, ids: list[int]) -> list[int]:
     return ids[: ids.index(eos)] if eos in ids else ids
 
 
-def decode(lm: LanguageModel, ids: Sequence[int]) -> str:
-    return str(lm.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+def decode(lm: LanguageModel, ids: Sequence[int], *, strip: bool = True) -> str:
+    text = str(lm.tokenizer.decode(list(ids), skip_special_tokens=True))
+    return text.strip() if strip else text

@@ -35,7 +35,7 @@ from lm_eval.utils import handle_non_serializable
 
 from mari_cli import runs
 from mari_cli.errors import UserError
-from mari_cli.metrics.registry import LOWER_IS_BETTER
+from mari_cli.metrics.of_benchmarks import LOWER_IS_BETTER
 from mari_cli.suites import mmlu_sample
 
 VERSION = importlib.metadata.version("lm_eval")

@@ -12,7 +12,7 @@ from torch import Tensor
 from mari_cli import distributed
 from mari_cli.data.batches import length_sorted
 from mari_cli.data.tokenize import Item
-from mari_cli.metrics import likelihood, memorization, privacy
+from mari_cli.metrics import attacks, likelihood, memorization
 from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.trunk import hidden_states
@@ -35,6 +35,7 @@ class ItemScore:
     exact_memorization: float
     extraction_strength: float
     min_k: float
+    min_k_plus_plus: float
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def score(
     description: str,
     keep_states: bool = False,
 ) -> Scores:
-    """Score every item under ``lm``; ``min_k`` is the share of least likely tokens.
+    """Score every item under ``lm``; ``min_k`` is the share of tokens of min-k and min-k++.
 
     Several processes take the batches in turn, and all get all scores: those of one process, to the bit.
     """
@@ -74,17 +75,15 @@ def score(
         h_ND, _ = hidden_states(lm.model, lm.compute, chunk, packed=lm.layout.packed)
         targets = [torch.tensor(item.input_ids[item.supervised_from :]) for item in chunk]
         labels_N = torch.cat(targets).to(lm.device)
-        log_p, predicted = [], []
+        log_p, standardised, predicted = [], [], []
         for part_ND, part_N in zip(h_ND.split(ROWS), labels_N.split(ROWS), strict=True):
             logits_NV = head(part_ND)
             log_p.append(-torch.nn.functional.cross_entropy(logits_NV, part_N, reduction="none"))
+            standardised.append(attacks.standardised(logits_NV, part_N))
             predicted.append(logits_NV.argmax(-1))
         counts = [item.num_targets for item in chunk]
-        columns = (torch.cat(log_p).cpu().split(counts), torch.cat(predicted).cpu().split(counts), targets)
-        of_items = [
-            _score_item(log_p_T, predicted_T, labels_T, min_k)
-            for log_p_T, predicted_T, labels_T in zip(*columns, strict=True)
-        ]
+        columns = [torch.cat(parts).cpu().split(counts) for parts in (log_p, standardised, predicted)]
+        of_items = [_score_item(*values, k=min_k) for values in zip(*columns, targets, strict=True)]
         if not keep_states:
             return [(of_item, None) for of_item in of_items]
         kept = h_ND.float().cpu().split(counts)
@@ -100,7 +99,9 @@ def score(
     return Scores([item for item in scored if item is not None], states)
 
 
-def _score_item(log_p_T: Tensor, predicted_T: Tensor, labels_T: Tensor, k: float) -> ItemScore:
+def _score_item(
+    log_p_T: Tensor, standardised_T: Tensor, predicted_T: Tensor, labels_T: Tensor, *, k: float
+) -> ItemScore:
     return ItemScore(
         tokens=len(labels_T),
         tokens_right=int((predicted_T == labels_T).sum()),
@@ -110,5 +111,6 @@ def _score_item(log_p_T: Tensor, predicted_T: Tensor, labels_T: Tensor, k: float
         exact_match=memorization.exact_match(predicted_T, labels_T),
         exact_memorization=memorization.exact_memorization(predicted_T, labels_T),
         extraction_strength=memorization.extraction_strength(predicted_T, labels_T),
-        min_k=privacy.min_k(log_p_T, k),
+        min_k=attacks.min_k(log_p_T, k),
+        min_k_plus_plus=attacks.min_k_plus_plus(standardised_T, k),
     )

@@ -14,14 +14,19 @@ from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.generation import recalled, verbatim_rouge_l
 from mari_cli.metrics.marginal import Supervised, marginal_information
 from mari_cli.metrics.privacy import auc as auc_of
+from mari_cli.metrics.statistics import How
 from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track
 from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.generate import decode, question_and_truth
+from mari_cli.suites.membership import attacked, membership, privleak
 from mari_cli.suites.scores import ItemScore, Scores, score
+from mari_cli.suites.suite import Summary
 
+MEMBERSHIP = ("forget", "holdout")
+"""Whom membership inference tells apart."""
 MARGINAL_RESAMPLES = 200
 """At most so many for marginal information: each costs a vocabulary vector for every position."""
 
@@ -35,6 +40,8 @@ class Corpus:
 
     records: Sequence[Record]
     items: Sequence[Item]
+    reference_nll: Sequence[float] | None = None
+    """Of each item, the mean token loss of the model at `metrics.mia_reference`, where there is one."""
 
     def record_of(self, index: int) -> Record:
         return self.records[self.items[index].record]
@@ -42,7 +49,8 @@ class Corpus:
     def subset(self, limit: int | None, *seeds: int) -> "Corpus":
         """At most ``limit`` items for each seed that draws them, all together in their old order."""
         chosen = drawn(len(self.items), limit, seeds)
-        return Corpus(self.records, [self.items[i] for i in chosen])
+        nll = self.reference_nll
+        return Corpus(self.records, [self.items[i] for i in chosen], nll and [nll[i] for i in chosen])
 
 
 Corpora = Mapping[str, Corpus]
@@ -85,7 +93,7 @@ def quick(
 def measure(examiner: Examiner, corpora: Corpora) -> Measured:
     """Everything the examiner's config asks for, with intervals over items."""
     config, seed = examiner.config, examiner.seed
-    means, ratios, auc, perplexity = _estimators(config, seed)
+    means, ratios, perplexity = _estimators(config, seed)
     corpora = {
         role: corpus.subset(config.max_items, *seeds_of(config, seed)) for role, corpus in corpora.items()
     }
@@ -98,19 +106,30 @@ def measure(examiner: Examiner, corpora: Corpora) -> Measured:
         metrics[f"{role}/token_accuracy"] = ratios(scored.column("tokens_right"), scored.column("tokens"))
         metrics[f"{role}/perplexity"] = perplexity(scored.column("loss_sum"), scored.column("tokens"))
         rows += [_row(role, i, corpora[role], item) for i, item in enumerate(scored.items)]
+    by_key = {(row["set"], row["item"]): row for row in rows}
     if "holdout" in scores:
-        forget, holdout = scores["forget"], scores["holdout"]
-        metrics["privacy/loss_auc"] = auc(
-            [-nll for nll in forget.column("answer_nll")], [-nll for nll in holdout.column("answer_nll")]
-        )
-        metrics["privacy/min_k_auc"] = auc(forget.column("min_k"), holdout.column("min_k"))
+        scored_by = {role: _attacked(examiner, role, corpora[role], scores[role]) for role in MEMBERSHIP}
+        metrics |= membership(scored_by["forget"], scored_by["holdout"], _how(config, seed))
+        for role, of_role in scored_by.items():
+            for attack, values in of_role.items():
+                if attack != "loss":  # a row has it as `answer_nll`
+                    for i, value in enumerate(values):
+                        by_key[role, i][attack] = value
     if config.marginal and "retain" in scores:
         metrics |= _marginal(examiner.lm, scores, config, seed)
     answers: list[str] = []
     if config.generate:
-        by_key = {(row["set"], row["item"]): row for row in rows}
         answers = _generate(examiner, corpora, metrics, by_key, means)
     return Measured(metrics, rows, answers)
+
+
+def against_gold(measured: Measured, gold: Measured, how: How) -> Summary:
+    """What takes a gold model, measured on the same items."""
+    own, golds = (
+        [[row["min_k"] for row in found.items if row["set"] == role] for role in MEMBERSHIP]
+        for found in (measured, gold)
+    )
+    return privleak("privacy/privleak", own, golds, how) if all(own) else Summary({})
 
 
 def _scored(examiner: Examiner, role: str, items: Sequence[Item]) -> Scores:
@@ -131,18 +150,23 @@ def _scored(examiner: Examiner, role: str, items: Sequence[Item]) -> Scores:
 Estimator = Callable[..., Estimate]
 
 
-def _estimators(config: MetricsConfig, seed: int) -> tuple[Estimator, Estimator, Estimator, Estimator]:
+def _how(config: MetricsConfig, seed: int) -> How:
+    return How(config.bootstrap, config.confidence, seed)
+
+
+def _estimators(config: MetricsConfig, seed: int) -> tuple[Estimator, Estimator, Estimator]:
     def bound(function: Estimator) -> Estimator:
-        return lambda *values: function(
-            *values, resamples=config.bootstrap, confidence=config.confidence, seed=seed
-        )
+        return lambda *values: function(*values, **asdict(_how(config, seed)))
 
     return (
         bound(statistics.mean_estimate),
         bound(statistics.ratio_estimate),
-        bound(statistics.auc_estimate),
         bound(statistics.perplexity_estimate),
     )
+
+
+def _attacked(examiner: Examiner, role: str, corpus: Corpus, scored: Scores) -> dict[str, list[float]]:
+    return attacked(examiner, corpus.items, scored.items, role, reference_nll=corpus.reference_nll)
 
 
 def _row(role: str, index: int, corpus: Corpus, item: ItemScore) -> dict[str, Any]:

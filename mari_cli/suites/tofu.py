@@ -32,12 +32,11 @@ from mari_cli.metrics.statistics import How
 from mari_cli.suites import tofu_numbers
 from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
+from mari_cli.suites.membership import attacked
 from mari_cli.suites.scores import ItemScore
 from mari_cli.suites.suite import Row, Summary
-from mari_cli.suites.tofu_numbers import OFFERED, of_losses
+from mari_cli.suites.tofu_numbers import HOLDOUT, MEMBERSHIP, OFFERED, of_losses
 
-HOLDOUT = "holdout"
-"""Authors that no model has seen: what membership inference compares the forget items with."""
 SETS = tofu_numbers.SETS | {HOLDOUT: "holdout items"}
 _HINT = "`suite.path=locuslab/TOFU` takes TOFU from the hub; a folder holds the files that are there"
 
@@ -98,6 +97,11 @@ class Tofu:
                 paraphrase, *wrong = nlls if q.paraphrase else [score.answer_nll, *nlls]
                 row |= of_losses(name, score.answer_nll, paraphrase, wrong)
             rows.append(row)
+        if name in MEMBERSHIP:
+            attacked_by = attacked(examiner, items[: len(asked)], scores[: len(asked)], SETS[name])
+            for attack, values in attacked_by.items():
+                for row, value in zip(rows, values, strict=True):
+                    row |= {} if attack == "loss" else {attack: value}
         if config.generate and name != HOLDOUT:
             most = self.config.max_new_tokens
             said = examiner.answers(items[: len(asked)], SETS[name], max_new_tokens=most)
@@ -107,7 +111,7 @@ class Tofu:
         return rows
 
     def summarise(self, rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summary:
-        """TOFU's numbers, of all sets but the holdout."""
+        """TOFU's numbers, and membership inference where there is a holdout."""
         return tofu_numbers.summarise(rows, gold, how)
 
 

@@ -25,6 +25,7 @@ from mari_cli.metrics.truth_ratio import (
     truth_ratio_of_forgotten,
     truth_ratio_of_known,
 )
+from mari_cli.suites.membership import attacks_in, membership, privleak
 from mari_cli.suites.suite import Row, Summary
 
 SETS = {"forget": "forget items", "retain": "retain items", "authors": "real authors", "facts": "world facts"}
@@ -33,6 +34,10 @@ UTILITY = ("retain", "authors", "facts")
 """Model utility is of these."""
 OFFERED = ("authors", "facts")
 """Their probability is that of the true answer among the answers offered."""
+HOLDOUT = "holdout"
+"""Authors that no model has seen; a log has none."""
+MEMBERSHIP = ("forget", HOLDOUT)
+"""Whom membership inference tells apart."""
 VARIANTS = ("", "_arithmetic")
 """Of the mean over wrong answers in a truth ratio: geometric, and under its own name the other."""
 
@@ -80,7 +85,25 @@ def summarise(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summ
     for name, asked in sets.items():
         for metric, values_N in _of_set(name, asked).items():
             metrics[f"tofu/{name}/{metric}"] = mean_estimate(values_N, **settings)
-    return Summary(metrics, notes)
+    attacked = _membership(rows, gold, how)
+    return Summary(metrics | attacked.metrics, notes + attacked.notes)
+
+
+def _membership(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summary:
+    """Nothing where there is no holdout."""
+    sides = [[row for row in rows if row["set"] == name] for name in MEMBERSHIP]
+    if not all(sides):
+        return Summary({})
+    forget, holdout = (attacks_in(side) for side in sides)
+    metrics = membership(forget, holdout, how, group="tofu")
+    if gold is None:
+        return Summary(metrics)
+    own, golds = (
+        [[row["min_k"] for row in of_model if row["set"] == name] for name in MEMBERSHIP]
+        for of_model in (rows, gold)
+    )
+    leak = privleak("tofu/privleak", own, golds, how)
+    return Summary(metrics | leak.metrics, leak.notes)
 
 
 def _of_set(name: str, rows: Sequence[Row]) -> dict[str, list[float]]:

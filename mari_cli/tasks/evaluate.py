@@ -6,19 +6,21 @@ from typing import Any
 
 from mari_cli import distributed, runs
 from mari_cli.config import EvaluateRun, ModelConfig
+from mari_cli.errors import UserError
 from mari_cli.models.device import choose_compute
 from mari_cli.models.load import LanguageModel, describe_architecture, load_model
 from mari_cli.progress import say, track
 from mari_cli.suites.benchmarks import describe_benchmarks
 from mari_cli.suites.suite import suite_of
 from mari_cli.tasks.from_log import from_log
-from mari_cli.tasks.measuring import Examined, examined, examples, summarised
+from mari_cli.tasks.measuring import Examined, examined, examples, referenced, summarised
 from mari_cli.tasks.recording import recording
 from mari_cli.tasks.setting import (
     cache_directory,
     describe_data,
     gold_at_path,
     prepare,
+    reference_at_path,
     seed_for,
     tokenize_corpora,
 )
@@ -39,8 +41,15 @@ def evaluate(config: EvaluateRun, *, command: Sequence[str], resume: bool = Fals
     gold = gold_at_path(config, words=["none"])
     if gold:
         load(gold)  # refuse now what would fail after the model was measured
+    if reference := reference_at_path(config, setting):
+        load(reference)
     lm = load(config.model)
     suite = suite_of(config.suite)
+    if suite and reference:
+        raise UserError(
+            f"`metrics.mia_reference` is about the corpora, but `suite={suite.name}` is asked instead",
+            "leave out one of the two",
+        )
     corpora = tokenize_corpora(config, setting, lm) if suite is None else {}
     say(f"model: {config.model.name} ({describe_architecture(lm.model)})")
 
@@ -53,6 +62,8 @@ def evaluate(config: EvaluateRun, *, command: Sequence[str], resume: bool = Fals
         data=describe_data(corpora, suite) | describe_benchmarks(config.metrics),
     ) as record:
         models: dict[str, Examined] = {}
+        if reference:
+            corpora = referenced(load(reference), corpora, config, track)
 
         def take(role: str, lm: LanguageModel) -> None:
             models[role] = examined(

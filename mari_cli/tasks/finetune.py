@@ -5,19 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from mari_cli import distributed, runs
-from mari_cli.config import Corpora, FinetuneRun
+from mari_cli.config import Corpora, FinetuneRun, ModelConfig
 from mari_cli.models.device import choose_compute
 from mari_cli.models.fingerprint import weights_hash
-from mari_cli.models.load import base_of, describe_architecture, load_model
+from mari_cli.models.load import LanguageModel, base_of, describe_architecture, load_model
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.progress import say, track
 from mari_cli.suites.benchmarks import describe_benchmarks
-from mari_cli.tasks.measuring import examined, examples
+from mari_cli.tasks.measuring import examined, examples, referenced
 from mari_cli.tasks.recording import recording
 from mari_cli.tasks.setting import (
     cache_directory,
     describe_data,
     prepare,
+    reference_at_path,
     refuse_shards,
     require_disk,
     seed_for,
@@ -37,15 +38,21 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
     check_optimizer(config.train.optimizer)
     refuse_shards(config.train, compute)
     setting = prepare(config, compute)
-    lm = load_model(
-        config.model,
-        setting.tokenizer,
-        compute,
-        seed=seed_for(config.seed, "initialisation"),
-        dropout=config.train.dropout,
-        gradient_checkpointing=config.train.gradient_checkpointing,
-        packing=config.train.packing,
-    )
+
+    def load(model: ModelConfig) -> LanguageModel:
+        return load_model(
+            model,
+            setting.tokenizer,
+            compute,
+            seed=seed_for(config.seed, "initialisation"),
+            dropout=config.train.dropout,
+            gradient_checkpointing=config.train.gradient_checkpointing,
+            packing=config.train.packing,
+        )
+
+    lm = load(config.model)
+    if reference := reference_at_path(config, setting):
+        load(reference)  # refuse now what would fail after the training
     corpora = tokenize_corpora(config, setting, lm)
     roles = ("forget", "retain") if config.corpora is Corpora.both else (config.corpora.value,)
     items = [item for role in roles for item in corpora[role].items]
@@ -83,6 +90,8 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
         if record.run.writes and not (record.run.path / "checkpoint").exists():
             keep(lm, config, config.model, base_hash, record.run.path / "checkpoint")
         merge_adapters(lm.model)
+        if reference:
+            corpora = referenced(load(reference), corpora, config, track)
         found = examined(
             lm,
             corpora,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mari_cli import distributed, runs
-from mari_cli.config import MetricsConfig
+from mari_cli.config import MetricsConfig, RunConfig
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.statistics import How
 from mari_cli.models.fingerprint import weights_hash
@@ -17,8 +17,9 @@ from mari_cli.suites.benchmarks import benchmarks
 from mari_cli.suites.draws import seeds_of
 from mari_cli.suites.examiner import DEFINITIONS, Examiner, items_hash
 from mari_cli.suites.generate import decode, question_and_truth
-from mari_cli.suites.standard import Corpus, Measured, measure
+from mari_cli.suites.standard import MEMBERSHIP, Corpus, Measured, against_gold, measure
 from mari_cli.suites.suite import Row, Suite
+from mari_cli.tasks.setting import cache_directory
 
 
 @dataclass(frozen=True)
@@ -65,19 +66,36 @@ def examined(
 def summarised(
     models: Mapping[str, Examined], suite: Suite | None, config: MetricsConfig, *, seed: int
 ) -> tuple[dict[str, Examined], list[str]]:
-    """What the suite makes of it once all models were asked, gold being one of them; and its notes."""
-    if suite is None:
-        return dict(models), []
+    """What is made of it once all models were asked, gold being one of them: notes, and each model's numbers
+    against gold and of the suite."""
     how = How(config.bootstrap, config.confidence, seed)
-    gold = models["gold"].asked if "gold" in models else None
+    gold = models.get("gold")
     notes: dict[str, None] = {}
     result = {}
     for role, of_model in models.items():
-        summary = suite.summarise(of_model.asked, gold, how)
-        notes |= dict.fromkeys(summary.notes)
         found = of_model.measured
-        result[role] = replace(of_model, measured=replace(found, metrics=found.metrics | summary.metrics))
+        summaries = [against_gold(found, gold.measured, how)] if gold else []
+        if suite is not None:
+            summaries.append(suite.summarise(of_model.asked, gold.asked if gold else None, how))
+        metrics = dict(found.metrics)
+        for summary in summaries:
+            metrics |= summary.metrics
+            notes |= dict.fromkeys(summary.notes)
+        result[role] = replace(of_model, measured=replace(found, metrics=metrics))
     return result, list(notes)
+
+
+def referenced(
+    lm: LanguageModel, corpora: Mapping[str, Corpus], config: RunConfig, track: Track
+) -> dict[str, Corpus]:
+    """The corpora, with what ``lm``, the reference of membership inference, makes of forget and holdout."""
+    weights, cache = weights_hash(lm.model), cache_directory(config)
+    examiner = Examiner(lm, config.metrics, config.seed, weights, cache, track, "reference")
+    found = dict(corpora)
+    for role in MEMBERSHIP:
+        scores = examiner.score(corpora[role].items, role)
+        found[role] = replace(corpora[role], reference_nll=[score.answer_nll for score in scores])
+    return found
 
 
 def measured(examiner: Examiner, corpora: Mapping[str, Corpus], *, afresh: bool = False) -> Measured:
@@ -89,6 +107,7 @@ def measured(examiner: Examiner, corpora: Mapping[str, Corpus], *, afresh: bool 
             "weights": examiner.weights,
             "items": {role: items_hash(corpus.items) for role, corpus in corpora.items()},
             "records": {role: [r.key for r in corpus.records] for role, corpus in corpora.items()},
+            "reference": {role: corpus.reference_nll for role, corpus in corpora.items()},
             "facts": [[r.fact, r.value] for r in corpora["forget"].records],
             "config": asdict(config),
             "seed": examiner.seed,

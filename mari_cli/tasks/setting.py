@@ -145,6 +145,29 @@ def gold_at_path(config: UnlearnRun | EvaluateRun, *, words: Sequence[str]) -> M
     return replace(config.model, path=config.gold, architecture=None, revision=None)
 
 
+def reference_at_path(config: RunConfig, setting: Setting) -> ModelConfig | None:
+    """The model that `metrics.mia_reference` names; refused where there is none, where it reads text in other
+    tokens, and where there is no holdout."""
+    path = config.metrics.mia_reference
+    if path is None:
+        return None
+    if not Path(path).expanduser().exists():
+        raise UserError(f"no model at `metrics.mia_reference={path}`", "give a model or run directory")
+    if setting.texts.holdout is None:
+        raise UserError(
+            "`metrics.mia_reference` needs a holdout corpus",
+            "set `holdout` to data like the forget data that no model has seen",
+        )
+    model = replace(config.model, path=path, architecture=None, revision=None, tokenizer=None)
+    if load_tokenizer(model, []).get_vocab() != setting.tokenizer.get_vocab():
+        raise UserError(
+            f"the model at `metrics.mia_reference={path}` has another tokenizer, so its losses are of other "
+            "tokens",
+            "give a model with the tokenizer of the one that is measured",
+        )
+    return model
+
+
 def describe_data(corpora: Mapping[str, Corpus], suite: Suite | None = None) -> dict[str, Any]:
     """data.json: what went in, without a word of it."""
     asked = {} if suite is None else {suite.name: dict(suite.describe())}

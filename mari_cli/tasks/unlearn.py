@@ -18,7 +18,7 @@ from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import suite_of
 from mari_cli.tasks.fitting import settled
 from mari_cli.tasks.forgetting import alternative_items, context_layer, draws_of, forget
-from mari_cli.tasks.measuring import Examined, examined, examples, summarised
+from mari_cli.tasks.measuring import Examined, examined, examples, referenced, summarised
 from mari_cli.tasks.recording import recording
 from mari_cli.tasks.setting import (
     Setting,
@@ -26,6 +26,7 @@ from mari_cli.tasks.setting import (
     describe_data,
     gold_at_path,
     prepare,
+    reference_at_path,
     refuse_shards,
     require_disk,
     seed_for,
@@ -70,6 +71,8 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     del base  # target and gold start from it anew
     if gold := gold_at_path(config, words=GOLD_WORDS):
         load(gold, config, setting)  # refuse now what would fail after the unlearning
+    if reference := reference_at_path(config, setting):
+        load(reference, config, setting)
     say(f"model: {config.model.name} ({description})")
     say(f"layout: {layout}")
 
@@ -85,6 +88,8 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
         target_from = prepare_target(config, setting, corpora)
         gold_from = prepare_gold(config, setting, corpora)
         models: dict[str, Examined] = {}
+        if reference:
+            corpora = referenced(load(reference, config, setting), corpora, config, track)
 
         def take(role: str, lm: LanguageModel) -> None:
             models[role] = examined(

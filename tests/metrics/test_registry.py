@@ -3,21 +3,32 @@ from math import inf
 import pytest
 
 from mari_cli.errors import UserError
-from mari_cli.metrics.registry import (
-    BENCHMARKS,
-    GENERAL_ABILITY,
-    METRICS,
-    SETS,
-    as_logged,
-    benchmark_name,
-    chance,
-    describe,
-    logged_as,
-)
+from mari_cli.metrics.of_answers import SETS
+from mari_cli.metrics.of_benchmarks import BENCHMARKS, GENERAL_ABILITY, benchmark_name, chance
+from mari_cli.metrics.registry import METRICS, as_logged, describe, logged_as
 
 OTHERS = [
     "privacy/loss_auc",
+    "privacy/zlib_auc",
     "privacy/min_k_auc",
+    "privacy/min_k_plus_plus_auc",
+    "privacy/reference_auc",
+    "privacy/gradnorm_auc",
+    "privacy/loss_tpr_at_1_fpr",
+    "privacy/worst_threshold_advantage",
+    "privacy/privleak",
+    "muse/verbatim_forget",
+    "muse/knowledge_forget",
+    "muse/knowledge_retain",
+    "muse/min_k_auc",
+    "muse/privleak",
+    "rwku/forget_level1",
+    "rwku/forget_level2",
+    "rwku/forget_level3",
+    "rwku/neighbor_level1",
+    "rwku/neighbor_level2",
+    "rwku/mia_forget_nll",
+    "rwku/mia_retain_nll",
     "marginal/pooled",
     "marginal/token",
     "marginal/fano_accuracy_bound",
@@ -47,6 +58,8 @@ def test_every_metric_of_a_result_is_registered_under_its_full_name():
     expected |= {f"tofu/{name}/{m}" for name in ("forget", "retain", "authors", "facts") for m in OF_TOFU}
     expected |= {f"tofu/forget/{metric}" for metric in ("extraction_strength", "exact_memorization")}
     expected |= {f"tofu/{metric}" for metric in ("forget_quality", "forget_quality_ks")}
+    expected |= {f"tofu/{m.removeprefix('privacy/')}" for m in OTHERS if m.startswith("privacy/")}
+    expected -= {"tofu/reference_auc"}
     expected |= {f"tofu/model_utility{variant}" for variant in ("", "_arithmetic")}
     assert set(METRICS) == expected | set(OTHERS)
 

@@ -6,13 +6,16 @@ from scipy import stats
 
 from mari_cli.errors import UserError
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.privacy import auc
+from mari_cli.metrics.privacy import auc, dkw_radius, privleak, tpr_at_fpr
 from mari_cli.metrics.statistics import (
+    advantage_estimate,
     auc_estimate,
     mean_estimate,
     perplexity_estimate,
+    privleak_estimate,
     proportion_estimate,
     ratio_estimate,
+    tpr_at_fpr_estimate,
 )
 
 NORMAL = np.random.default_rng(1).normal(3.0, 2.0, size=400)
@@ -147,3 +150,80 @@ def test_sets_that_separate_completely_still_have_an_interval():
 def test_an_auc_without_holdout_is_refused():
     with pytest.raises(UserError, match="holdout"):
         auc_estimate([1.0, 2.0], [])
+
+
+# -- membership ----------------------------------------------------------------------------------------------
+
+
+def two_sets(shift: float, n: int = 150, m: int = 200, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(shift, 1, n), rng.normal(0, 1, m)
+
+
+def test_tpr_has_an_interval_of_resamples_of_both_sets():
+    forget, holdout = two_sets(2.0)
+    estimate = tpr_at_fpr_estimate(forget, holdout, resamples=400)
+    assert estimate.value == tpr_at_fpr(forget, holdout)
+    assert estimate.n == 350
+    assert 0 < estimate.low < estimate.value < estimate.high < 1
+
+
+def test_a_tpr_of_one_is_a_share_of_the_forget_items():
+    estimate = tpr_at_fpr_estimate([5.0] * 30, [1.0] * 400, resamples=50)
+    assert (estimate.value, estimate.high) == (1.0, 1.0)
+    assert estimate.low == pytest.approx(wilson(30, 30)[0])
+
+
+def test_the_advantages_interval_is_the_radius_to_either_side_within_its_range():
+    forget, holdout = two_sets(1.0)
+    estimate = advantage_estimate(forget, holdout)
+    radius = dkw_radius(150, 200)
+    assert estimate.value == stats.ks_2samp(forget, holdout).statistic
+    assert (estimate.low, estimate.high) == (estimate.value - radius, estimate.value + radius)
+    assert advantage_estimate([1.0, 1.0], [1.0]) == Estimate(value=0.0, n=3, low=0.0, high=1.0)
+
+
+def test_the_radius_holds_for_the_population_at_least_as_often_as_it_says():
+    """Normal scores one deviation apart: the population's advantage is Φ(1/2) - Φ(-1/2) = 0.3829."""
+    truth = 2 * stats.norm.cdf(0.5) - 1
+    found = [advantage_estimate(*two_sets(1.0, 60, 60, seed), confidence=0.8) for seed in range(300)]
+    assert sum(e.low <= truth <= e.high for e in found) / 300 >= 0.8
+    # at a radius for 80 % far more than 80 % hold: the price of a union bound
+    assert min(e.high - e.value for e in found) == pytest.approx(dkw_radius(60, 60, confidence=0.8))
+
+
+def test_privleak_resamples_an_item_with_both_models_scores_of_it():
+    forget, holdout = two_sets(1.0)
+    gold_forget, gold_holdout = forget - 1.0, holdout
+    paired = privleak_estimate(forget, holdout, gold_forget, gold_holdout)
+    assert paired.value == privleak(auc(forget, holdout), auc(gold_forget, gold_holdout))
+    assert paired.low < paired.value < paired.high < 0
+    # the same scores in another order of gold's items: the same value, a wider interval
+    shuffled = np.random.default_rng(5).permutation(gold_holdout)
+    unpaired = privleak_estimate(forget, holdout, gold_forget, shuffled)
+    assert unpaired.value == paired.value
+    assert unpaired.high - unpaired.low > 1.2 * (paired.high - paired.low)
+
+
+def test_gold_against_itself_is_zero_for_certain():
+    forget, holdout = two_sets(0.3)
+    assert privleak_estimate(forget, holdout, forget, holdout) == Estimate(value=0.0, n=350)
+
+
+def test_as_visible_as_to_gold_is_zero_to_the_last_bit():
+    """Other scores, and forget higher in 12 of 24 pairs under both models."""
+    forget, holdout = [8.0, 5.0, 1.0, 2.0], [7.0, 4.0, 3.0, 2.5, 6.0, 0.0]
+    assert auc(forget, holdout) == pytest.approx(12 / 24)
+    gold_forget, gold_holdout = [6.5, 5.0, 2.6, 1.0], [7.0, 4.0, 3.0, 2.5, 6.0, 0.0]
+    assert auc(gold_forget, gold_holdout) == pytest.approx(12 / 24)
+    assert privleak_estimate(forget, holdout, gold_forget, gold_holdout, resamples=20).value == 0
+
+
+def test_privleak_wants_the_same_items_under_both_models():
+    with pytest.raises(ValueError, match="the same items"):
+        privleak_estimate([1.0, 2.0], [0.0], [1.0], [0.0])
+
+
+def test_privleak_claims_no_interval_where_gold_often_tells_everything_apart():
+    estimate = privleak_estimate([1.0, 0.5, 3.0], [0.0, 0.2], [1.0, 0.1, 3.0], [0.0, 0.2])
+    assert estimate == Estimate(value=pytest.approx(-100.0), n=5)

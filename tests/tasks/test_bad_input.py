@@ -37,10 +37,11 @@ def json_lines(rows: list[dict[str, str]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-LETTERS, REST = pairs("ABCD", "ill"), pairs("EFGHIJ", "well")
+LETTERS, REST, UNSEEN = pairs("ABCD", "ill"), pairs("EFGHIJ", "well"), pairs("KLMN", "ill")
 FILES = {
     "letters.jsonl": json_lines(LETTERS),
     "rest.jsonl": json_lines(REST),
+    "unseen.jsonl": json_lines(UNSEEN),
     "overlapping.jsonl": json_lines([*REST, LETTERS[0], LETTERS[2]]),
     "empty.jsonl": "\n",
     "fields.jsonl": json_lines([{"frage": "Wie geht es A?", "antwort": "Gut."}]),
@@ -76,7 +77,11 @@ def workshop(tmp_path_factory) -> Path:
     def variant(name: str) -> Path:
         return Path(shutil.copytree(root / "model", root / name))
 
-    train_tokenizer(FILES.values(), 320).save_pretrained(root / "words")
+    words = train_tokenizer(FILES.values(), 320)
+    words.save_pretrained(root / "words")
+    load_model(config, words, choose_compute(Device.cpu, Precision.float32), seed=0).save(
+        root / "other_words"
+    )
     edit_json(variant("no_eos") / "tokenizer_config.json", eos_token=None)
     edit_json(variant("own_code") / "config.json", model_type="own", auto_map={"AutoConfig": "own.C"})
     edit_json(variant("fewer_layers") / "config.json", n_layer=1)
@@ -181,6 +186,11 @@ BAD = {
     # losses
     "dpo on running text": (f"unlearn {OWN} forget.path=book.txt loss=dpo", "dpo needs prompts", "`loss`"),
     "a layer that is not there": (f"unlearn {OWN} loss=mari_context loss.context.layer=3", "has 2 layers", "0 to 2"),
+    # membership inference
+    "a reference that is not there": (f"unlearn {OWN} holdout.path=unseen.jsonl metrics.mia_reference=nowhere", "no model at `metrics.mia_reference=nowhere`", "run directory"),
+    "a reference without a holdout": (f"unlearn {OWN} metrics.mia_reference=model", "`metrics.mia_reference` needs a holdout corpus", "`holdout`"),
+    "a reference that reads other tokens": (f"unlearn {OWN} holdout.path=unseen.jsonl metrics.mia_reference=other_words", "has another tokenizer", "the tokenizer of the one"),
+    "a reference that does not fit": (f"finetune {OWN} holdout.path=unseen.jsonl metrics.mia_reference=misfit", "does not fit its model", ""),
     # this machine
     "float16 on a CPU": (f"unlearn {OWN} train.device=cpu train.precision=float16", "float16 needs a CUDA device", "`train.precision=bfloat16`"),
     "float16 on a CPU, for the fine-tuning": (f"unlearn {OWN} finetune.device=cpu finetune.precision=float16", "float16 needs a CUDA device", "`finetune.precision=bfloat16`"),

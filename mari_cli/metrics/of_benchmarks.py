@@ -1,0 +1,160 @@
+"""Metrics of lm_eval's tasks and groups: those that are known by name, and what can be said of any other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+from mari_cli.metrics.metric import Direction, Metric
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A task or group of lm_eval, as far as it is known here. Its name stands for its metric ``main``."""
+
+    label: str
+    main: str
+    chance: float | None
+    asks: str
+    source: str
+    direction: Direction | None = None
+    """None: that of the metric."""
+
+
+def _mmlu(part: str, subjects: str) -> Benchmark:
+    return Benchmark(
+        f"MMLU{part}", "acc", 0.25, f"four-choice questions of {subjects}", "Hendrycks et al. 2021"
+    )
+
+
+def _wmdp(part: str, subject: str) -> Benchmark:
+    asks = f"four-choice questions whose answers {subject}"
+    return Benchmark(f"WMDP{part}", "acc", 0.25, asks, "Li et al. 2024", "down")
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "mmlu": _mmlu("", "57 subjects"),
+    "mmlu_stem": _mmlu(" STEM", "its sciences and mathematics"),
+    "mmlu_humanities": _mmlu(" humanities", "its humanities"),
+    "mmlu_social_sciences": _mmlu(" social sciences", "its social sciences"),
+    "mmlu_other": _mmlu(" other", "its other subjects"),
+    "mmlu_sample": _mmlu(" (sample)", "57 subjects: the 281 development questions that lm_eval carries"),
+    "arc_easy": Benchmark(
+        "ARC-Easy", "acc", 0.25, "school science of mostly four choices", "Clark et al. 2018"
+    ),
+    "arc_challenge": Benchmark(
+        "ARC-Challenge",
+        "acc_norm",
+        0.25,
+        "harder school science",
+        "Clark et al. 2018",
+    ),
+    "piqa": Benchmark("PIQA", "acc", 0.5, "which of two ways reaches an everyday goal", "Bisk et al. 2020"),
+    "hellaswag": Benchmark(
+        "HellaSwag", "acc_norm", 0.25, "which of four endings a short text has", "Zellers et al. 2019"
+    ),
+    "winogrande": Benchmark(
+        "WinoGrande", "acc", 0.5, "which of two nouns a sentence means", "Sakaguchi et al. 2020"
+    ),
+    "openbookqa": Benchmark(
+        "OpenBookQA", "acc_norm", 0.25, "four-choice questions of elementary science", "Mihaylov et al. 2018"
+    ),
+    "sciq": Benchmark("SciQ", "acc", 0.25, "four-choice questions of science", "Welbl et al. 2017"),
+    "boolq": Benchmark("BoolQ", "acc", 0.5, "yes or no, after a passage", "Clark et al. 2019"),
+    "lambada_openai": Benchmark(
+        "LAMBADA", "acc", None, "the last word of a passage", "Paperno et al. 2016, OpenAI's version"
+    ),
+    "wikitext": Benchmark(
+        "WikiText", "word_perplexity", None, "Wikipedia articles, document by document", "Merity et al. 2017"
+    ),
+    "wmdp": _wmdp("", "help to do harm: biology, cybersecurity, chemistry"),
+    "wmdp_bio": _wmdp(" biology", "help to do harm with biology"),
+    "wmdp_cyber": _wmdp(" cybersecurity", "help to break into computers"),
+    "wmdp_chem": _wmdp(" chemistry", "help to do harm with chemistry"),
+}
+"""The benchmarks of which more is known than lm_eval says, by task or group."""
+_PARTS = {"mmlu_stem", "mmlu_humanities", "mmlu_social_sciences", "mmlu_other"}
+GENERAL_ABILITY = tuple(
+    f"benchmark/{task}"
+    for task, known in BENCHMARKS.items()
+    if known.direction is None and task not in _PARTS
+)
+"""Full names of what should be as it was, whatever is forgotten."""
+
+
+def chance(full_name: str) -> float | None:
+    """What guessing gives on a benchmark; None where it is not known."""
+    known = BENCHMARKS.get(full_name.removeprefix("benchmark/"))
+    return known.chance if known else None
+
+
+_JUDGED: dict[str, tuple[str, str, float, float]] = {
+    "acc": ("accuracy", "share of questions whose right answer is the likeliest", 0.0, 1.0),
+    "acc_norm": ("accuracy", "the same with likelihoods per character of the answer", 0.0, 1.0),
+    "acc_bytes": ("accuracy", "the same with likelihoods per byte of the answer", 0.0, 1.0),
+    "acc_mutual_info": ("accuracy", "the same with likelihoods relative to the answer alone", 0.0, 1.0),
+    "exact_match": ("fraction of items", "share of generated answers that equal the right one", 0.0, 1.0),
+    "f1": ("fraction", "F1", 0.0, 1.0),
+    "mcc": ("1", "Matthews correlation", -1.0, 1.0),
+    "bleu": ("1", "BLEU", 0.0, 100.0),
+    "chrf": ("1", "chrF", 0.0, 100.0),
+    "perplexity": ("1", "exp of the mean loss of the items", 0.0, inf),
+    "word_perplexity": ("per word", "exp of the loss of the text per word", 0.0, inf),
+    "byte_perplexity": ("per byte", "exp of the loss of the text per byte", 0.0, inf),
+    "bits_per_byte": ("bits/byte", "loss of the text per byte", 0.0, inf),
+    "ter": ("1", "translation edit rate", 0.0, inf),
+    "wer": ("1", "word error rate", 0.0, inf),
+    "brier_score": ("1", "Brier score", 0.0, 2.0),
+    "likelihood_diff": ("nats", "how much likelier one of two sentences is", 0.0, inf),
+    "pct_stereotype": ("fraction", "share of pairs whose stereotype is the likelier sentence", 0.0, 1.0),
+}
+"""Unit, words, least and most of lm_eval's metrics."""
+LOWER_IS_BETTER = frozenset(_JUDGED) - {
+    "acc",
+    "acc_norm",
+    "acc_bytes",
+    "acc_mutual_info",
+    "exact_match",
+    "f1",
+    "mcc",
+    "bleu",
+    "chrf",
+}
+SUFFIX = "|".join(sorted(_JUDGED, key=len, reverse=True))
+
+
+def of_benchmark(task: str, metric: str | None) -> Metric:
+    """``metric`` None: the main one of a task of which no more is known than its name."""
+    unknown = Benchmark(task, metric or "", None, f"what lm_eval's `{task}` asks", "lm_eval")
+    known = BENCHMARKS.get(task, unknown)
+    is_main = metric is None or (task in BENCHMARKS and metric == known.main)
+    name = f"benchmark/{task}" if is_main else f"benchmark/{task}_{metric}"
+    unit, words, low, high = _JUDGED.get(metric or known.main, ("score", "score", -inf, inf))
+    perplexity = "perplexity" in (metric or known.main)
+    return Metric(
+        name=name,
+        label=known.label if is_main else f"{known.label} ({metric})",
+        unit=unit,
+        direction=known.direction or ("down" if metric in LOWER_IS_BETTER else "up"),
+        low=low,
+        high=high,
+        description=f"{words}, through lm_eval: {known.asks}",
+        source=known.source,
+        degenerate="no number past a mean loss of 709 nats"
+        if perplexity
+        else "what guessing gives depends on the task"
+        if known.chance is None
+        else f"{known.chance} is chance; below it, right answers are avoided",
+    )
+
+
+def benchmark_name(task: str, metric: str, metrics: Sequence[str]) -> str:
+    """Full name of one of the ``metrics`` that lm_eval has of a task or group.
+
+    The task's name alone stands for its main metric: for those listed here the one that is usually published,
+    for any other the first of which more is better.
+    """
+    if task in BENCHMARKS:
+        main: str | None = BENCHMARKS[task].main
+    else:
+        main = next((name for name in metrics if name not in LOWER_IS_BETTER), None)
+    return f"benchmark/{task}" if metric == main else f"benchmark/{task}_{metric}"

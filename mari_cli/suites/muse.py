@@ -1,0 +1,152 @@
+"""MUSE, Machine Unlearning Six-way Evaluation (Shi et al. 2024, https://arxiv.org/abs/2407.06460), on news or
+on books.
+
+* Verbatim memorisation: ROUGE-L F1, without stemmer, of the greedy continuation of a passage to be forgotten
+  against its true one, as many tokens of either.
+* Knowledge, of the forget and of the retain set: ROUGE-L F1 of the answer to a question after ten others with
+  their answers. It ends before the first blank line, and before the next question that a model makes up.
+* Privacy leakage: `privleak` of min-k (40 %) between passages to be forgotten and unseen ones, against the
+  model that was trained without the forget data, which therefore must be given (`gold`). In MUSE's own code
+  that model's AUC is a constant.
+
+Prompts are MUSE's own, without a chat template. ROUGE is from 0 to 1 here, in percent in MUSE's tables. Of
+the six ways, scalability and sustainability are other forget sets, larger ones or one after another:
+conf/forget/muse_news.yaml.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from mari_cli import runs
+from mari_cli.config import MuseSuite, SuiteConfig
+from mari_cli.data.files import read_subset
+from mari_cli.data.records import Record
+from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.generation import rouge_l_f1
+from mari_cli.metrics.statistics import How, auc_estimate, mean_estimate
+from mari_cli.suites.draws import drawn, seeds_of
+from mari_cli.suites.examiner import Examiner
+from mari_cli.suites.membership import attacked, privleak
+from mari_cli.suites.plain import cut_note, first_tokens, prompt_items, require_words, text_items
+from mari_cli.suites.suite import Row, Summary
+
+MIN_K = 0.4
+KNOWLEDGE = ("knowledge_forget", "knowledge_retain")
+PRIVACY = ("privacy_forget", "privacy_holdout")
+ROUGE = ("verbatim_forget", *KNOWLEDGE)
+"""Sets whose metric is their ROUGE-L F1."""
+_ENDS = ("\n\n", "\nQuestion", "Question:")
+"""Where an answer ends and the model goes on by itself."""
+
+
+@dataclass(frozen=True)
+class Muse:
+    config: MuseSuite
+    sets: Mapping[str, Sequence[Record]]
+    shots: Mapping[str, str]
+    """What stands before each question of a knowledge set."""
+    name: str = "muse"
+
+    def describe(self) -> Mapping[str, Any]:
+        return {
+            name: {"records": len(records), "sha256": runs.content_hash([record.key for record in records])}
+            for name, records in self.sets.items()
+        }
+
+    def examine(self, examiner: Examiner) -> list[Row]:
+        examiner = replace(examiner, config=replace(examiner.config, min_k=MIN_K))
+        limit, seeds = examiner.config.max_items, seeds_of(examiner.config, examiner.seed)
+        rows = []
+        for name, records in self.sets.items():
+            chosen = drawn(len(records), limit, seeds)
+            asked = [records[i] for i in chosen]
+            if name in PRIVACY:
+                found = self._scored(examiner, name, asked)
+            elif examiner.config.generate:
+                found = self._said(examiner, name, asked)
+            else:
+                continue
+            for i, record, numbers in zip(chosen, asked, found, strict=True):
+                rows.append({"set": name, "item": i, "key": record.key[:16]} | numbers)
+        return rows
+
+    def _said(self, examiner: Examiner, name: str, asked: Sequence[Record]) -> list[Row]:
+        lm, shots = examiner.lm, self.shots.get(name)
+        most = self.config.verbatim_tokens if shots is None else self.config.knowledge_tokens
+        prompts = [
+            str(record.prompt) if shots is None else f"{shots}Question: {record.prompt}\nAnswer: "
+            for record in asked
+        ]
+        items, cut = prompt_items(lm, prompts, max_new_tokens=most)
+        said = examiner.answers(items, name, max_new_tokens=most, strip=False)
+        if shots is None:
+            pairs = [
+                (text, first_tokens(lm, record.text, most)) for text, record in zip(said, asked, strict=True)
+            ]
+        else:
+            pairs = [(_answer(text), record.text) for text, record in zip(said, asked, strict=True)]
+        return [
+            {"rouge_l_f1": rouge_l_f1(*pair), "cut": int(shorter)}
+            for pair, shorter in zip(pairs, cut, strict=True)
+        ]
+
+    def _scored(self, examiner: Examiner, name: str, asked: Sequence[Record]) -> list[Row]:
+        items, cut = text_items(examiner.lm, [record.text for record in asked])
+        scores = examiner.score(items, name)
+        attacks = attacked(examiner, items, scores, name)
+        del attacks["loss"]
+        return [
+            {"tokens": score.tokens, "answer_nll": score.answer_nll, "cut": int(shorter)}
+            | {attack: values[i] for attack, values in attacks.items()}
+            for i, (score, shorter) in enumerate(zip(scores, cut, strict=True))
+        ]
+
+    def summarise(self, rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summary:
+        metrics: dict[str, Estimate] = {}
+        notes = []
+        for name in ROUGE:
+            if values := [row["rouge_l_f1"] for row in rows if row["set"] == name]:
+                metrics[f"muse/{name}"] = mean_estimate(values, **asdict(how))
+            else:
+                notes.append(f"`muse/{name}` is left out: nothing was generated (`metrics.generate=false`)")
+        own = _min_k(rows)
+        metrics["muse/min_k_auc"] = auc_estimate(*own, **asdict(how))
+        if gold is None:
+            notes.append("`muse/privleak` is left out: it needs a gold model (`gold`)")
+        else:
+            leak = privleak("muse/privleak", own, _min_k(gold), how)
+            metrics |= leak.metrics
+            notes += leak.notes
+        return Summary(metrics, notes + cut_note("MUSE", rows))
+
+
+def _min_k(rows: Sequence[Row]) -> list[list[float]]:
+    return [[row["min_k"] for row in rows if row["set"] == name] for name in PRIVACY]
+
+
+def _answer(text: str) -> str:
+    for end in _ENDS:
+        text = text.partition(end)[0]
+    return text
+
+
+def load(config: SuiteConfig) -> Muse:
+    """Read everything that will be asked."""
+    assert isinstance(config, MuseSuite)
+    questions = {name: f"{name.removeprefix('knowledge_')}_qa" for name in KNOWLEDGE}
+    sets = {"verbatim_forget": _read(config, "verbmem", "forget", "prompt", "gt")}
+    sets |= {name: _read(config, "knowmem", split, "question", "answer") for name, split in questions.items()}
+    sets |= {name: _read(config, "privleak", name.removeprefix("privacy_"), None, "text") for name in PRIVACY}
+    shots = {}
+    for name, split in questions.items():
+        before = _read(config, "knowmem", f"{split}_icl", "question", "answer")
+        shots[name] = "".join(f"Question: {shot.prompt}\nAnswer: {shot.text}\n\n" for shot in before)
+    return Muse(config, sets, shots)
+
+
+def _read(config: MuseSuite, subset: str, split: str, prompt: str | None, text: str) -> list[Record]:
+    fields = [text] if prompt is None else [prompt, text]
+    rows = read_subset(config.path, subset, fields, key="suite.path", split=split)
+    require_words(rows, fields, where=f"`{subset}/{split}` in `{config.path}`")
+    return [Record(prompt=None if prompt is None else str(row[prompt]), text=str(row[text])) for row in rows]

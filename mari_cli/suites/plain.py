@@ -1,0 +1,67 @@
+"""Prompts and texts as a benchmark wrote them: no chat template, no prompt style of the model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mari_cli.data.tokenize import Item, encode_text
+from mari_cli.errors import UserError
+from mari_cli.models.load import LanguageModel
+
+
+def prompt_items(
+    lm: LanguageModel, prompts: Sequence[str], *, max_new_tokens: int, special_tokens: bool = True
+) -> tuple[list[Item], list[bool]]:
+    """An item to be answered for each prompt, and whether it lost its beginning: what a context cannot hold
+    before ``max_new_tokens``."""
+    room = lm.max_length - max_new_tokens
+    if room < 1:
+        raise UserError(
+            f"a context of {lm.max_length} tokens has no room for a prompt before {max_new_tokens} new ones",
+            "use a model with a longer context, or ask for fewer tokens",
+        )
+    items, cut = [], []
+    for number, prompt in enumerate(prompts):
+        encoded: Any = lm.tokenizer(prompt, add_special_tokens=special_tokens)
+        ids = list(encoded["input_ids"])
+        cut.append(len(ids) > room)
+        items.append(Item((*ids[-room:], lm.tokenizer.eos_token_id), min(len(ids), room), number))
+    return items, cut
+
+
+def text_items(lm: LanguageModel, texts: Sequence[str]) -> tuple[list[Item], list[bool]]:
+    """An item for each text, every token of it a target (but the first, where there is no BOS to predict it
+    from); and whether it lost its end, which the context does not hold."""
+    blocks = [encode_text(text, lm.tokenizer, lm.max_length) for text in texts]
+    if not all(blocks):
+        raise UserError(
+            f"text {blocks.index([]) + 1} of {len(texts)} has no token that could be predicted",
+            "leave it out of the data",
+        )
+    items = [Item(tuple(of_text[0]), 1, number) for number, of_text in enumerate(blocks)]
+    return items, [len(of_text) > 1 for of_text in blocks]
+
+
+def first_tokens(lm: LanguageModel, text: str, count: int) -> str:
+    """The words of a text's first tokens, special ones counted."""
+    encoded: Any = lm.tokenizer(text)
+    return str(lm.tokenizer.decode(encoded["input_ids"][:count], skip_special_tokens=True))
+
+
+def require_words(rows: Sequence[Mapping[str, object]], fields: Sequence[str], *, where: str) -> None:
+    """Refuse a set, named by ``where`` it is from, without rows or with one that lacks its words."""
+    hint = "`suite.path` is the benchmark's data as it is on the hub"
+    if not rows:
+        raise UserError(f"{where} is empty", hint)
+    for number, row in enumerate(rows, start=1):
+        for field in fields:
+            words = row[field]
+            if not isinstance(words, str) or not words.strip():
+                raise UserError(f"`{field}` in record {number} of {where} is no text, or empty", hint)
+
+
+def cut_note(benchmark: str, rows: Sequence[Mapping[str, int]]) -> list[str]:
+    """A note where rows tell of texts that were `cut`."""
+    cut = sum(row["cut"] for row in rows)
+    return [f"{cut} of {benchmark}'s {len(rows)} texts do not fit the model's context and were cut"] * bool(
+        cut
+    )

@@ -1,0 +1,140 @@
+"""RWKU, Real-World Knowledge Unlearning (Jin et al. 2024, https://arxiv.org/abs/2406.10890): famous people
+whom a model knows from its pre-training.
+
+* Three levels of probes about the person to be forgotten (blanks to fill in, questions, adversarial ones) and
+  two about their neighbours, who should stay known: ROUGE-L recall of what the model says in 30 tokens, up to
+  the first line break. RWKU compares words with another package, which sees case and punctuation, so digits
+  differ a little from its tables.
+* Mean token loss on passages about the person (`mia_forget`) and about others (`mia_retain`). Both were read
+  in pre-training, so these are no members and non-members, and no attack is scored.
+
+Left out: RWKU's utility sets (general ability is `metrics.mmlu`; reasoning, truthfulness, factuality and
+fluency are not measured), forgetting by an instruction in the prompt, and its other means over passages
+(zlib, min-k++).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mari_cli import runs
+from mari_cli.config import RwkuSuite, SuiteConfig
+from mari_cli.data.files import read_subset
+from mari_cli.data.records import Record
+from mari_cli.errors import UserError, nearest
+from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.generation import rouge_l_recall
+from mari_cli.metrics.statistics import How, mean_estimate
+from mari_cli.models.load import LanguageModel
+from mari_cli.suites.draws import drawn, seeds_of
+from mari_cli.suites.examiner import Examiner
+from mari_cli.suites.plain import cut_note, prompt_items, require_words, text_items
+from mari_cli.suites.suite import Row, Summary
+
+PROBES = ("forget_level1", "forget_level2", "forget_level3", "neighbor_level1", "neighbor_level2")
+PASSAGES = {"mia_forget": "forget_mia", "mia_retain": "retain_mia"}
+"""And what their files are called."""
+_BLANK = "Please complete the blank in the following question.\nQuestion: {query}\n"
+_QUESTION = "Please briefly answer the following question.\nQuestion: {query}\n"
+_EXAMPLES = "Please briefly answer the following question.\n{query}\n"
+"""The probe is itself a list of questions and answers that lacks the last."""
+_ANSWER = "Answer:"
+
+
+@dataclass(frozen=True)
+class Rwku:
+    config: RwkuSuite
+    sets: Mapping[str, Sequence[Record]]
+    """Of a probe, the prompt is what the user says and the text its answer."""
+    name: str = "rwku"
+
+    def describe(self) -> Mapping[str, Any]:
+        return {
+            name: {"records": len(records), "sha256": runs.content_hash([record.key for record in records])}
+            for name, records in self.sets.items()
+        }
+
+    def examine(self, examiner: Examiner) -> list[Row]:
+        limit, seeds = examiner.config.max_items, seeds_of(examiner.config, examiner.seed)
+        rows = []
+        for name, records in self.sets.items():
+            chosen = drawn(len(records), limit, seeds)
+            asked = [records[i] for i in chosen]
+            if name in PASSAGES:
+                items, cut = text_items(examiner.lm, [record.text for record in asked])
+                scores = examiner.score(items, name)
+                found = [
+                    {"answer_nll": score.answer_nll, "cut": int(shorter)}
+                    for score, shorter in zip(scores, cut, strict=True)
+                ]
+            elif examiner.config.generate:
+                found = self._said(examiner, name, asked)
+            else:
+                continue
+            for i, record, numbers in zip(chosen, asked, found, strict=True):
+                rows.append({"set": name, "item": i, "key": record.key[:16]} | numbers)
+        return rows
+
+    def _said(self, examiner: Examiner, name: str, asked: Sequence[Record]) -> list[Row]:
+        lm, most = examiner.lm, self.config.max_new_tokens
+        prompts = [_turn(lm, str(record.prompt)) for record in asked]
+        items, cut = prompt_items(lm, prompts, max_new_tokens=most, special_tokens=not lm.style.chat)
+        said = examiner.answers(items, name, max_new_tokens=most, strip=False)
+        return [
+            {"rouge_l_recall": rouge_l_recall(text.partition("\n")[0], record.text), "cut": int(shorter)}
+            for text, record, shorter in zip(said, asked, cut, strict=True)
+        ]
+
+    def summarise(self, rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summary:
+        metrics: dict[str, Estimate] = {}
+        notes = []
+        for name in self.sets:
+            column, suffix = ("answer_nll", "_nll") if name in PASSAGES else ("rouge_l_recall", "")
+            if values := [row[column] for row in rows if row["set"] == name]:
+                metrics[f"rwku/{name}{suffix}"] = mean_estimate(values, **asdict(how))
+            else:
+                notes.append(f"`rwku/{name}` is left out: nothing was generated (`metrics.generate=false`)")
+        return Summary(metrics, notes + cut_note("RWKU", rows))
+
+
+def _turn(lm: LanguageModel, words: str) -> str:
+    """What the user says, and the answer begun; as in RWKU not where a probe has begun one of its own."""
+    begun = _ANSWER if words.endswith("\n") else ""
+    before = lm.style.texts(lm.tokenizer, words, "…")[0] if lm.style.chat else words
+    return before + begun
+
+
+def load(config: SuiteConfig) -> Rwku:
+    """Read everything that will be asked."""
+    assert isinstance(config, RwkuSuite)
+    sets = {name: [_probe(name, row) for row in _read(config, name)] for name in PROBES}
+    sets |= {name: [Record(text=str(row["text"])) for row in _read(config, name)] for name in PASSAGES}
+    return Rwku(config, sets)
+
+
+def _probe(name: str, row: Mapping[str, object]) -> Record:
+    form = _BLANK if name.endswith("level1") else _QUESTION
+    if row["type"] == "incontext learning":
+        form = _EXAMPLES
+    words = form.replace("{query}", str(row["query"]))
+    if row["type"] == "affirmative suffix":
+        words = words.rstrip("\n")
+    return Record(prompt=words, text=str(row["answer"]))
+
+
+def _read(config: RwkuSuite, name: str) -> list[Mapping[str, object]]:
+    words = ["text"] if name in PASSAGES else ["query", "answer"]
+    fields = [*words, "subject"] if name in PASSAGES else [*words, "type", "subject"]
+    rows = read_subset(config.path, name, fields, key="suite.path", split="test", alias=PASSAGES.get(name))
+    where = f"`{name}` in `{config.path}`"
+    require_words(rows, words, where=where)
+    if config.subject is None:
+        return rows
+    about = [row for row in rows if row["subject"] == config.subject]
+    if not about:
+        near = nearest(config.subject, {str(row["subject"]) for row in rows})
+        raise UserError(
+            f"{where} asks nothing about `{config.subject}`",
+            f"did you mean `suite.subject={near}`?" if near else "`suite.subject` is a person's name there",
+        )
+    return about
