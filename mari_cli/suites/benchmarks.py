@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # lm_eval takes seconds to import, for which a run without be
 
 DEFINITION = 1
 """Part of every key: raise it when something here changes an answer, a row or a standard error."""
+OF_BENCHMARKS = ("benchmarks", "benchmark_limit", "benchmark_root", "benchmark_chat_template", "fewshot")
+"""The settings that only benchmarks have."""
 RESAMPLES = 200
 """Behind the standard error of a figure that is no mean of its items (F1, BLEU): enough for two digits."""
 ROLLING = {"word_perplexity": "words", "byte_perplexity": "bytes", "bits_per_byte": "bytes"}

@@ -18,6 +18,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import datasets
@@ -173,19 +174,20 @@ def _named(name: str, folder: Path | None, limit: int | None) -> tuple[list[Task
     loaded = _loaded(index, name, folder)
     tasks, groups = list(loaded["tasks"].values()), loaded["groups"]
     parts = tuple(loaded["tasks"])
-    if name in groups:
-        members = groups[name].child_names
-        reported = [member for member in (name, *members) if _has_figures(groups.get(member))]
-    else:
-        reported = list(parts)  # itself, or all that bear a tag
+    reported = _reported(name, groups) if name in groups else list(parts)  # itself, or all that bear a tag
     for task in tasks:
         _refuse_what_cannot_be_asked(task)
     return tasks, Benchmark(name, parts, groups, tuple(reported))
 
 
-def _has_figures(group: Group | None) -> bool:
-    """A task always has, a group where it says how its tasks are put together."""
-    return group is None or bool(group.has_aggregation)
+def _reported(name: str, groups: Mapping[str, Group]) -> list[str]:
+    """A task; a group that says how its tasks are put together, and its members; of any other group those."""
+    if name not in groups:
+        return [name]
+    members = groups[name].child_names
+    if not groups[name].has_aggregation:
+        return [found for member in members for found in _reported(member, groups)]
+    return [name, *(member for member in members if member not in groups or groups[member].has_aggregation)]
 
 
 def _loaded(index: TaskManager, name: str, folder: Path | None) -> dict[str, Any]:
@@ -276,12 +278,20 @@ def _questions(task: Task, limit: int | None) -> Questions:
     drawn_from = task.fewshot_docs() if task.get_config("num_fewshot") else None
     documents = [asked[i] for i in range(count)], list(drawn_from or [])
     sha256 = runs.content_hash(json.loads(json.dumps(documents, default=handle_non_serializable)))
-    config = task.dump_config()
-    config.pop("dataset_path", None)  # where the questions lie does not matter
-    config.pop("dataset_kwargs", None)
-    config.pop("metadata", None)  # the task's version, and where its file lies
-    config_hash = runs.content_hash([task.VERSION, json.dumps(config, default=str, sort_keys=True)])
-    return Questions(task, limit, count, sha256, config_hash)
+    return Questions(task, limit, count, sha256, runs.content_hash([task.VERSION, settings_of(task)]))
+
+
+def settings_of(task: Task) -> str:
+    """Of a task, in words that are the same in every process: how it asks and judges, and not where its
+    questions lie."""
+    settings = task.dump_config()
+    for elsewhere in ("dataset_path", "dataset_kwargs", "metadata"):
+        settings.pop(elsewhere, None)
+    return json.dumps(settings, default=_named_function, sort_keys=True)
+
+
+def _named_function(value: object) -> str:
+    return f"{value.__module__}.{value.__qualname__}" if isinstance(value, FunctionType) else str(value)
 
 
 def fresh(task: Task) -> Task:

@@ -13,7 +13,7 @@ from mari_cli.metrics.statistics import How
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track, say
-from mari_cli.suites.benchmarks import benchmarks
+from mari_cli.suites.benchmarks import OF_BENCHMARKS, benchmarks
 from mari_cli.suites.draws import seeds_of
 from mari_cli.suites.examiner import DEFINITIONS, Examiner, items_hash
 from mari_cli.suites.generate import decode, question_and_truth
@@ -109,7 +109,7 @@ def measured(examiner: Examiner, corpora: Mapping[str, Corpus], *, afresh: bool 
             "records": {role: [r.key for r in corpus.records] for role, corpus in corpora.items()},
             "reference": {role: corpus.reference_nll for role, corpus in corpora.items()},
             "facts": [[r.fact, r.value] for r in corpora["forget"].records],
-            "config": asdict(config),
+            "config": {name: value for name, value in asdict(config).items() if name not in OF_BENCHMARKS},
             "seed": examiner.seed,
             "device": lm.device.type,
             "precision": lm.compute.precision,

@@ -86,13 +86,16 @@ def goals(count: int, first: int = 0) -> list[dict]:
 
 
 def write_folder(root: Path, *, own_train: bool = True) -> Path:
-    """WMDP, PIQA and two pages of running text. ``own_train`` false: PIQA's train split is its questions."""
+    """WMDP, PIQA, HellaSwag and some text. ``own_train`` false: PIQA's train split is its questions."""
     dataset(
         root / "cais" / "wmdp",
         {f"wmdp-{subject}": {"test": choices(subject, count)} for subject, count in SUBJECTS.items()},
     )
     train = goals(5, first=100) if own_train else goals(6)
     dataset(root / "baber" / "piqa", {"default": {"validation": goals(6), "train": train}})
+    endings = {"endings": ["one two", "three", "four three", "two"], "activity_label": "Counting"}
+    contexts = [endings | {"ctx_a": "One", "ctx_b": f"then {i}", "label": str(i % 4)} for i in range(3)]
+    dataset(root / "Rowan" / "hellaswag", {"default": {"validation": contexts, "train": contexts[:1]}})
     pages = [{"page": "One two three four. " * 9}, {"page": "Four three one two! " * 30}, {"page": "One."}]
     of_text = {"wikitext-2-raw-v1": {"test": pages, "validation": pages[:1], "train": pages[1:]}}
     dataset(root / "EleutherAI" / "wikitext_document_level", of_text)

@@ -94,6 +94,20 @@ def test_a_group_is_put_together_from_its_tasks_by_their_size_and_shows_its_memb
     assert len(rows) == ALL
 
 
+def test_a_group_without_a_figure_of_its_own_shows_those_of_its_members():
+    def group(*members, together):
+        return SimpleNamespace(child_names=members, has_aggregation=together)
+
+    groups = {
+        "all": group("a", "b", "task", together=False),
+        "a": group("a1", "a2", together=True),
+        "b": group("b1", "b2", together=False),
+        "b2": group("b21", together=True),
+    }
+    assert lm_tasks._reported("all", groups) == ["a", "a1", "a2", "b1", "b2", "b21", "task"]
+    assert lm_tasks._reported("a", groups) == ["a", "a1", "a2"]
+
+
 def test_rows_hold_numbers_and_a_hash_by_which_two_models_are_paired(lm, root):
     asked = {"benchmarks": ["piqa", "wikitext"], "benchmark_root": root}
     one, other = (benchmarks(examiner(of, **asked))[1] for of in (lm, model(seed=1)))
@@ -250,6 +264,14 @@ def test_questions_count_by_what_they_say_and_not_by_where_they_lie(lm, root, tm
     assert forwards(lm, lambda: benchmarks(moved))[1] == 0  # one process reads them once
     lm_tasks.read.cache_clear()
     assert forwards(lm, lambda: benchmarks(moved))[1] > 0
+
+
+def test_how_a_task_asks_is_told_in_the_same_words_in_every_process(lm, root):
+    read = lm_tasks.read(("hellaswag",), root=root, limit=None, fewshot=None)
+    words = lm_tasks.settings_of(read.questions["hellaswag"].task)
+    assert "lm_eval.tasks.hellaswag.utils.process_docs" in words
+    assert " at 0x" not in words
+    assert root not in words
 
 
 def test_what_was_cut_off_goes_on_with_the_next_task(lm, root, tmp_path, monkeypatch):
