@@ -499,6 +499,8 @@ class UnlearnConfig(OptimConfig):
     """Steps between two evaluations, each with a checkpoint to resume from."""
     evaluate_items: int = 200
     """At most so many items of each corpus in an evaluation during training."""
+    evaluate_benchmarks: bool = False
+    """Ask those of `metrics.benchmarks` in each of these evaluations too."""
     stop: StopConfig = field(default_factory=StopConfig)
     keep: Keep = Keep.best
     """`best`: of the checkpoints that the retain rule allows, the one whose forget loss is nearest the
@@ -507,6 +509,10 @@ class UnlearnConfig(OptimConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _positive("train", self, "steps", "forget_batch", "retain_batch", "evaluate_every", "evaluate_items")
+        _require(
+            not (self.evaluate_benchmarks and self.parallel is Parallel.fsdp),
+            "train.evaluate_benchmarks=true needs train.parallel=ddp: lm_eval asks a whole model",
+        )
 
 
 # -- measuring and tracking ----------------------------------------------------------------------------------

@@ -206,12 +206,6 @@ _RETOLD: list[tuple[str, Callable[[re.Match[str], str, str], UserError]]] = [
         ),
     ),
     (
-        r"Invalid value assigned: .* is not a ListConfig, list or tuple",
-        lambda match, key, example: UserError(
-            f"`{key}` must be a list", f"put brackets around it: `{key}=[…]`"
-        ),
-    ),
-    (
         r"group override must be a string or a list",
         lambda match, key, example: UserError(
             "a group takes the name of one of its options", "`mari config list` names them"

@@ -23,6 +23,7 @@ from mari_cli.metrics.of_benchmarks import benchmark_name
 from mari_cli.metrics.registry import describe
 from mari_cli.metrics.statistics import perplexity_estimate, proportion_estimate, ratio_estimate
 from mari_cli.progress import Track, say
+from mari_cli.suites import mmlu_sample
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.suite import Row
 
@@ -50,7 +51,8 @@ def check_benchmarks(config: MetricsConfig, tokenizer: PreTrainedTokenizerBase) 
             "`metrics.benchmark_chat_template=true`, and the tokenizer has no chat template",
             "leave it out: the questions are then asked as they are",
         )
-    say(f"benchmarks: {', '.join(config.benchmarks)}")
+    if set(config.benchmarks) != {mmlu_sample.NAME}:  # lm_eval looks for its tasks, which takes seconds
+        say(f"benchmarks: {', '.join(config.benchmarks)}")
     _read(config)
 
 

@@ -8,8 +8,8 @@ whom a model knows from its pre-training.
 * Mean token loss on passages about the person (`mia_forget`) and about others (`mia_retain`). Both were read
   in pre-training, so these are no members and non-members, and no attack is scored.
 
-Left out: RWKU's utility sets (general ability is `metrics.benchmarks`; reasoning, truthfulness, factuality and
-fluency are not measured), forgetting by an instruction in the prompt, and its other means over passages
+Left out: RWKU's utility sets (general ability is `metrics.benchmarks`; reasoning, truthfulness, factuality
+and fluency are not measured), forgetting by an instruction in the prompt, and its other means over passages
 (zlib, min-k++).
 """
 

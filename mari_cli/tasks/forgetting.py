@@ -22,6 +22,8 @@ from mari_cli.models.lora import adapters_off
 from mari_cli.models.reference import Reference as Remembered
 from mari_cli.models.reference import remember
 from mari_cli.progress import say, silent, track
+from mari_cli.suites.benchmarks import benchmarks
+from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.standard import Corpus, quick
 from mari_cli.tasks.recording import Recording
 from mari_cli.tasks.setting import cache_directory, dropout_seed, seed_for
@@ -168,6 +170,10 @@ def forget(
                 if name in ("forget/answer_nll", "retain/token_accuracy", "holdout/answer_nll")
             )
         )
+        if train.evaluate_benchmarks:
+            examiner = Examiner(lm, config.metrics, config.seed, "", None, silent, f"step {step}")
+            figures, _ = benchmarks(examiner)
+            values |= {name: figure.value for name, figure in figures.items()}
         return values
 
     def verdict(history: list[dict[str, Any]]) -> Verdict:

@@ -35,16 +35,12 @@ def printed(grid, capsys) -> str:
 
 
 def test_a_run_shows_before_after_and_gold(capsys):
-    assert (
-        printed(tables.of_results([MARI]), capsys)
-        == (
-            "                        forget       retain      forget\n"
-            "model              exact_match  exact_match  answer_nll\n"
-            "target                   1.000        0.990       0.004\n"
-            "unlearned (mari token)   0.040            –         nan\n"
-            "gold                     0.020        0.980       0.960\n"
-        )
-        or True
+    assert printed(tables.of_results([MARI]), capsys) == (
+        "                             forget       retain      forget\n"
+        "model                   exact_match  exact_match  answer_nll\n"
+        "target                        1.000        0.990       0.004\n"
+        "unlearned (mari token)        0.040            –         nan\n"
+        "gold                          0.020        0.980       0.960\n"
     )
 
 

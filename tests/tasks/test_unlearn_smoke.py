@@ -208,6 +208,24 @@ def test_a_loss_that_explodes_stops_before_the_update_and_names_the_step(tmp_pat
         )
 
 
+def test_benchmarks_can_be_followed_during_training(tmp_path, cache):
+    out = tmp_path / "run"
+    run(
+        out,
+        cache,
+        "train.evaluate_benchmarks=true",
+        "metrics.benchmarks=[mmlu_sample]",
+        "metrics.benchmark_limit=1",
+    )
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    looks = [row for row in rows if row["kind"] == "eval"]
+    assert looks
+    for look in looks:
+        assert 0 <= look["benchmark/mmlu_sample"] <= 1
+        assert "memorization/forget/extraction_strength" in look
+        assert "privacy/min_k_auc" in look
+
+
 def test_wandb_sees_the_whole_run_offline(tmp_path, cache):
     out = tmp_path / "run"
     run(out, cache, "tracker=wandb", "tracker.mode=offline")
