@@ -182,6 +182,11 @@ def session(experiment: Experiment) -> Iterator[Any]:
             yield GlobalHydra.instance().hydra
         except UserError:
             raise
+        except RecursionError:
+            raise UserError(
+                f"`{experiment.file or experiment.task}` builds on itself",
+                "a file beside it, or itself, has the name of one that it builds on, as `unlearn.yaml`: rename it",
+            ) from None
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
             raise explain(error, experiment.task) from error
 

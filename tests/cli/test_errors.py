@@ -24,6 +24,7 @@ FILES = {
     "list.yaml": "- seed\n",
     "finetune.yml": "defaults: [finetune, _self_]\n",
     "gold.yaml": "defaults: [finetune, _self_]\n",
+    "itself.yaml": "defaults: [itself, _self_]\n",
 }
 
 COMMANDS = [
@@ -71,6 +72,7 @@ COMMANDS = [
     # files
     "unlearn -c missing.yaml",
     "unlearn -c finetune.yml",
+    "unlearn -c itself.yaml",
     "unlearn -c gold.yaml",
     "unlearn -c typo.yaml",
     "unlearn -c wrong_type.yaml",
