@@ -185,7 +185,7 @@ def session(experiment: Experiment) -> Iterator[Any]:
         except RecursionError:
             raise UserError(
                 f"`{experiment.file or experiment.task}` builds on itself",
-                "a file beside it, or itself, has the name of one that it builds on, as `unlearn.yaml`: rename it",
+                "it, or a file beside it, is named as one that it builds on, as `unlearn.yaml`: rename it",
             ) from None
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
             raise explain(error, experiment.task) from error

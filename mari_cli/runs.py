@@ -101,12 +101,12 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 def atomic_write_json(path: Path, value: Any) -> None:
     """``atomic_write_text`` of standard JSON; a number that is not finite becomes null."""
-    atomic_write_text(path, json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    atomic_write_text(path, json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def json_lines(rows: Sequence[Mapping[str, Any]]) -> str:
     """One JSON object a line; a number that is not finite becomes null."""
-    return "".join(json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    return "".join(json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 @contextmanager
@@ -183,15 +183,15 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """``value`` with NaN and infinities as null: JSON has no word for them, and others read it too."""
     match value:
         case float():
             return value if math.isfinite(value) else None
         case Mapping():
-            return {key: _finite(item) for key, item in value.items()}
+            return {key: finite(item) for key, item in value.items()}
         case list() | tuple():
-            return [_finite(item) for item in value]
+            return [finite(item) for item in value]
         case _:
             return value
 
@@ -309,7 +309,7 @@ class Run:
         if not self.writes:
             return
         self._must_be_open()
-        line = (json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n").encode()
+        line = (json.dumps(finite(record), ensure_ascii=False, allow_nan=False) + "\n").encode()
         path = self.path / METRICS
         with retold_disk_errors(path), path.open("ab", buffering=0) as file:
             before = file.seek(0, os.SEEK_END)

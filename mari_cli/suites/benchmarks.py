@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from scipy.stats import norm
 from transformers import PreTrainedTokenizerBase
 
-from mari_cli import distributed, runs
+from mari_cli import distributed, runs, sealed
 from mari_cli.config import MetricsConfig
 from mari_cli.errors import UserError
 from mari_cli.metrics.estimate import Estimate
@@ -143,25 +143,18 @@ class Answered:
 def _answered(examiner: Examiner, questions: Sequence["Questions"]) -> dict[str, Answered]:
     """By task, from the cache where they are in it."""
     paths = {task.name: _path(examiner, task) for task in questions}
-    kept = distributed.agreed({name for name, path in paths.items() if path and path.exists()})
+    found: dict[str, Any] = {name: sealed.read(path) if path else None for name, path in paths.items()}
     # the longest first, so that processes that share them wait little for each other
-    open_ones = sorted((task for task in questions if task.name not in kept), key=lambda task: -task.count)
-    found: dict[str, Answered] = {}
+    open_ones = sorted((task for task in questions if found[task.name] is None), key=lambda task: -task.count)
     if open_ones:
         title = f"{examiner.name}: benchmarks"
         with _asking(examiner) as ask, _Bar(examiner.track, title, open_ones) as bar:
             contents = distributed.spread(open_ones, lambda task: ask(task, bar))
             for task, content in zip(open_ones, contents, strict=True):
                 bar.finished(task)
-                if (path := paths[task.name]) is None:
-                    found[task.name] = _answered_of(content)
-                elif distributed.first():
-                    runs.atomic_write_json(path, content)
-        distributed.wait()
-    for name, path in paths.items():
-        if path:  # read back at once: a first examination sees what a later one will
-            found[name] = _answered_of(json.loads(path.read_text(encoding="utf-8")))
-    return found
+                path = paths[task.name]
+                found[task.name] = sealed.write(path, content) if path else content
+    return {name: _answered_of(content) for name, content in found.items()}
 
 
 def _answered_of(content: dict[str, Any]) -> Answered:

@@ -2,7 +2,6 @@
 that determines it: an examination that was cut off goes on where it was, and nobody asks twice.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mari_cli import distributed, runs
+from mari_cli import runs, sealed
 from mari_cli.config import MetricsConfig
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import Item
@@ -120,13 +119,9 @@ class Examiner:
             return ask(items)
         key = runs.content_hash([kind, settings, self._asked, items_hash(items)])[:24]
         path = self.cache / kind / key[:2] / f"{key}.json"
-        if not distributed.agreed(path.exists()):
-            results = ask(items)
-            if distributed.first():
-                runs.atomic_write_json(path, results)
-            distributed.wait()
-        # read back at once: a first examination sees what a later one will
-        found: list[R] = json.loads(path.read_text(encoding="utf-8"))
+        found: list[R] | None = sealed.read(path)
+        if found is None:
+            found = sealed.write(path, ask(items))
         return found
 
     @cached_property

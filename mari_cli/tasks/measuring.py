@@ -1,12 +1,11 @@
 """Measure a model, once: the same weights on the same data under the same settings are not measured again."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mari_cli import distributed, runs
+from mari_cli import distributed, runs, sealed
 from mari_cli.config import MetricsConfig, RunConfig
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.statistics import How
@@ -117,18 +116,13 @@ def measured(examiner: Examiner, corpora: Mapping[str, Corpus], *, afresh: bool 
         }
     )[:24]
     path = None if afresh or examiner.cache is None else examiner.cache / "measured" / f"{key}.json"
-    if path and distributed.agreed(path.exists()):
+    if path and (content := sealed.read(path)) is not None:
         say(f"{name}: measured before")
-        return _read(json.loads(path.read_text()))
+        return _read(content)
     say(f"{name}: measuring")
     result = distributed.agreed(measure(examiner, corpora))
-    if path:
-        if distributed.first():
-            runs.atomic_write_json(path, asdict(result))
-        distributed.wait()
-        # what a cache gives back must be what a first run sees, to the last bit and the last missing value
-        result = _read(json.loads(path.read_text()))
-    return result
+    # what a cache gives back must be what a first run sees, to the last bit and the last missing value
+    return _read(sealed.write(path, asdict(result))) if path else result
 
 
 def _read(content: dict[str, Any]) -> Measured:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from mari_cli import distributed, runs
+from mari_cli import distributed, runs, sealed
 from mari_cli.config import FinetuneConfig, FinetuneRun, ModelConfig, UnlearnRun
 from mari_cli.data.batches import epoch_batches
 from mari_cli.data.tokenize import Item
@@ -33,6 +33,8 @@ from mari_cli.train.stop import Verdict
 
 RECIPE = 1
 """Part of every cache key: raise it when a change here or in train/ changes what fine-tuning results in."""
+CHECKPOINT, SEAL = "checkpoint", "checkpoint.json"
+"""Of a model that is kept: the directory, and the hash of all in it."""
 WATCHED_ITEMS = 256
 """Items on which the training accuracy is watched."""
 
@@ -151,11 +153,11 @@ def finetuned(
     directory = cache / "models" / key
     directory.mkdir(parents=True, exist_ok=True)
     with FileLock(directory / "lock") if distributed.first() else nullcontext():
-        if distributed.agreed((directory / "checkpoint").exists()):
-            say(f"{role}: from the cache ({directory})")
-            return directory
         if distributed.first():
             runs.recover(directory)
+        if distributed.agreed(distributed.first() and _is_whole(directory, role)):
+            say(f"{role}: from the cache ({directory})")
+            return directory
         say(f"{role}: fine-tuning on {len(items)} items, at most {config.epochs} epochs")
         with runs.retold_disk_errors(directory), (directory / runs.METRICS).open("a") as metrics:
             outcome = finetune(
@@ -169,8 +171,21 @@ def finetuned(
                 log=(lambda record: print(json.dumps(record), file=metrics, flush=True)),
             )
         if distributed.first():
-            lm.save(directory / "checkpoint")
+            lm.save(directory / CHECKPOINT)
+            sealed.write(directory / SEAL, runs.directory_hash(directory / CHECKPOINT))
             shutil.rmtree(directory / runs.STATE)
         distributed.wait()
         say(f"{role}: {outcome.stopped_by or 'all epochs done'} after {outcome.steps} steps")
     return directory
+
+
+def _is_whole(directory: Path, role: str) -> bool:
+    """Whether a model was kept in ``directory`` and is still what it was; one that is not is taken away."""
+    checkpoint = directory / CHECKPOINT
+    if not checkpoint.exists():
+        return False
+    if sealed.read(directory / SEAL) == runs.directory_hash(checkpoint):
+        return True
+    say(f"{role}: the model in `{checkpoint}` is damaged and is trained anew")
+    shutil.rmtree(checkpoint)
+    return False

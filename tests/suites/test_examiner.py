@@ -98,6 +98,28 @@ def test_another_model_or_setting_is_asked_anew(lm, examiner, change):
     assert count > 0
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace(text[text.index("answer_nll") + 13 :][:1], "7", 1),
+        lambda text: text[:50],
+        lambda text: "[]",
+        lambda text: "",
+    ],
+    ids=["another digit", "cut off", "another content", "empty"],
+)
+def test_a_piece_that_is_not_what_was_kept_is_made_anew(lm, examiner, damage, capsys):
+    items = examiner.tokenize(RECORDS, corpus="questions")
+    first = examiner.score(items, "q")
+    (path, *_) = sorted(examiner.cache.rglob("*.json"))
+    path.write_text(damage(path.read_text()))
+    again, count = forwards(lm, lambda: examiner.score(items, "q"))
+    assert again == first
+    assert count in (1, 2)  # that piece alone
+    assert "is damaged and is made anew" in " ".join(capsys.readouterr().err.split())
+    assert forwards(lm, lambda: examiner.score(items, "q")) == (first, 0)
+
+
 def test_an_answer_ends_at_the_eos(lm, examiner, monkeypatch):
     items = examiner.tokenize(RECORDS[:2], corpus="questions")
     eos = lm.tokenizer.eos_token_id

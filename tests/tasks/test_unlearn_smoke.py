@@ -78,6 +78,24 @@ def test_the_target_changes_the_gold_and_the_measurement_of_both_are_made_once(t
     assert len(list((cache / "models").iterdir())) == len(before) + 2
 
 
+def test_a_kept_model_or_measurement_with_a_flipped_bit_is_made_anew(tmp_path, capsys):
+    own = tmp_path / "cache"
+    first = run(tmp_path / "a", own)
+    weights = sorted(own.glob("models/*/checkpoint/model.safetensors"))
+    figures = sorted(own.glob("measured/*.json"))
+    assert len(weights) == len(figures) == 2
+    for path in (weights[0], figures[0]):
+        content = bytearray(path.read_bytes())
+        content[-40] ^= 1
+        path.write_bytes(content)
+    capsys.readouterr()
+    second = run(tmp_path / "b", own)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "is damaged and is trained anew" in said
+    assert f"`{figures[0]}` in the cache is damaged and is made anew" in said
+    assert second["models"] == first["models"]
+
+
 def test_micro_batches_do_not_change_the_result(tmp_path, cache):
     whole = run(tmp_path / "whole", cache)["models"]["unlearned"]["metrics"]
     cut = run(tmp_path / "cut", cache, "train.micro_batch=2")["models"]["unlearned"]["metrics"]
