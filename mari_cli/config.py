@@ -500,7 +500,8 @@ class UnlearnConfig(OptimConfig):
     evaluate_items: int = 200
     """At most so many items of each corpus in an evaluation during training."""
     evaluate_benchmarks: bool = False
-    """Ask those of `metrics.benchmarks` in each of these evaluations too."""
+    """Ask those of `metrics.benchmarks` in each of these evaluations too. Of weights in shards
+    (`train.parallel=fsdp`) all processes ask all questions, and none may want a generated answer."""
     stop: StopConfig = field(default_factory=StopConfig)
     keep: Keep = Keep.best
     """`best`: of the checkpoints that the retain rule allows, the one whose forget loss is nearest the
@@ -509,10 +510,6 @@ class UnlearnConfig(OptimConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _positive("train", self, "steps", "forget_batch", "retain_batch", "evaluate_every", "evaluate_items")
-        _require(
-            not (self.evaluate_benchmarks and self.parallel is Parallel.fsdp),
-            "train.evaluate_benchmarks=true needs train.parallel=ddp: lm_eval asks a whole model",
-        )
 
 
 # -- measuring and tracking ----------------------------------------------------------------------------------

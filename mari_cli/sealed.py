@@ -1,7 +1,7 @@
 """JSON kept for later runs, with the hash of its content: what was damaged is made anew, never believed.
 
-The same in all processes: the first reads and writes. What was just kept is read back at once, so that a
-first run sees what a later one will.
+All processes call these together, and all get what the first reads and writes. What was just kept is read
+back at once, so that a first run sees what a later one will.
 """
 
 import json

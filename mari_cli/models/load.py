@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.dropout import _DropoutNd
 from transformers import (
     CONFIG_MAPPING,
@@ -70,6 +71,11 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         return self.compute.device
+
+    @property
+    def in_shards(self) -> bool:
+        """Whether each process has a part of the weights: then all must call the model equally often."""
+        return any(isinstance(parameter, DTensor) for parameter in self.model.parameters())
 
     def tokenize(
         self, records: list[Record], *, corpus: str, block_size: int | None, truncate: bool

@@ -56,6 +56,18 @@ def check_benchmarks(config: MetricsConfig, tokenizer: PreTrainedTokenizerBase) 
     _read(config)
 
 
+def check_without_generation(config: MetricsConfig) -> None:
+    """Refuse benchmarks that want the model to speak, which weights in shards are not asked to."""
+    if not config.benchmarks:
+        return
+    for questions in _read(config).questions.values():
+        if questions.task.OUTPUT_TYPE == "generate_until":
+            raise UserError(
+                f"`{questions.name}` wants generated answers, which are not followed with weights in shards",
+                "use `train.parallel=ddp`, or leave it out of `metrics.benchmarks`",
+            )
+
+
 def describe_benchmarks(config: MetricsConfig) -> dict[str, dict[str, Any]]:
     """What was asked, for data.json: by benchmark its questions in number and by hash, and how."""
     if not config.benchmarks:
@@ -149,7 +161,12 @@ def _answered(examiner: Examiner, questions: Sequence["Questions"]) -> dict[str,
     if open_ones:
         title = f"{examiner.name}: benchmarks"
         with _asking(examiner) as ask, _Bar(examiner.track, title, open_ones) as bar:
-            contents = distributed.spread(open_ones, lambda task: ask(task, bar))
+            shared = examiner.lm.in_shards  # which are gathered by all at once: all ask the same
+            contents = (
+                (ask(task, bar) for task in open_ones)
+                if shared
+                else distributed.spread(open_ones, lambda task: ask(task, bar))
+            )
             for task, content in zip(open_ones, contents, strict=True):
                 bar.finished(task)
                 path = paths[task.name]

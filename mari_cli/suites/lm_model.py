@@ -55,7 +55,7 @@ class InMemory(HFLM):  # type: ignore[misc]
         self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
         """[B, T, V]"""
-        if not self.narrow:
+        if not (self.narrow or self.lm.in_shards):
             logits_BTV: Tensor = super()._model_call(inps, attn_mask, labels)
             return logits_BTV
         with self.lm.compute.autocast():

@@ -6,12 +6,14 @@ directory and the cache must be the same for all, on one machine or on a file sy
 
 import json
 import logging
+import secrets
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import torch
+from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -43,13 +45,15 @@ class Launched:
     def __call__(self, cfg: RunConfig, /, *, command: list[str], resume: bool = False) -> Any:
         require_whole_shares(batches(cfg), self.processes)
         require_gpus(cfg, self.processes)
-        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # told below, in our words
+        for name in ("torch.distributed.elastic", "torch.multiprocessing"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # told below, in our words
         launch = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
             nproc_per_node=self.processes,
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
+            run_id=secrets.token_hex(8),
             local_addr="localhost",
             max_restarts=0,
             shutdown_timeout=5,
@@ -58,6 +62,8 @@ class Launched:
             results = elastic_launch(launch, work)(self.task, cfg, command, resume)
         except ChildFailedError as error:
             raise reason_of(error, self.processes, cfg) from None
+        except SignalException as signalled:  # the workers were told, and have ended
+            raise KeyboardInterrupt from signalled
         return results[0]
 
 

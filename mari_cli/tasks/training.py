@@ -155,7 +155,7 @@ def finetuned(
     with FileLock(directory / "lock") if distributed.first() else nullcontext():
         if distributed.first():
             runs.recover(directory)
-        if distributed.agreed(distributed.first() and _is_whole(directory, role)):
+        if _is_whole(directory, role):
             say(f"{role}: from the cache ({directory})")
             return directory
         say(f"{role}: fine-tuning on {len(items)} items, at most {config.epochs} epochs")
@@ -172,7 +172,9 @@ def finetuned(
             )
         if distributed.first():
             lm.save(directory / CHECKPOINT)
-            sealed.write(directory / SEAL, runs.directory_hash(directory / CHECKPOINT))
+        distributed.wait()
+        sealed.write(directory / SEAL, runs.directory_hash(directory / CHECKPOINT))
+        if distributed.first():
             shutil.rmtree(directory / runs.STATE)
         distributed.wait()
         say(f"{role}: {outcome.stopped_by or 'all epochs done'} after {outcome.steps} steps")
@@ -181,11 +183,11 @@ def finetuned(
 
 def _is_whole(directory: Path, role: str) -> bool:
     """Whether a model was kept in ``directory`` and is still what it was; one that is not is taken away."""
-    checkpoint = directory / CHECKPOINT
-    if not checkpoint.exists():
-        return False
-    if sealed.read(directory / SEAL) == runs.directory_hash(checkpoint):
-        return True
-    say(f"{role}: the model in `{checkpoint}` is damaged and is trained anew")
-    shutil.rmtree(checkpoint)
-    return False
+    checkpoint, sealed_hash = directory / CHECKPOINT, sealed.read(directory / SEAL)
+    if not distributed.first():
+        return distributed.agreed(False)
+    whole = checkpoint.exists() and sealed_hash == runs.directory_hash(checkpoint)
+    if checkpoint.exists() and not whole:
+        say(f"{role}: the model in `{checkpoint}` is damaged and is trained anew")
+        shutil.rmtree(checkpoint)
+    return distributed.agreed(whole)

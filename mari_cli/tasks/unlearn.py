@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from mari_cli import distributed, runs
-from mari_cli.config import MariConfig, ModelConfig, TargetChoice, UnlearnRun
+from mari_cli.config import MariConfig, ModelConfig, Parallel, TargetChoice, UnlearnRun
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import objective as losses
 from mari_cli.models.device import choose_compute
 from mari_cli.models.load import LanguageModel, base_of, describe_architecture, load_model
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.progress import say, track
-from mari_cli.suites.benchmarks import describe_benchmarks
+from mari_cli.suites.benchmarks import check_without_generation, describe_benchmarks
 from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import suite_of
 from mari_cli.tasks.fitting import settled
@@ -55,6 +55,8 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     objective = losses.build(config.loss)
     needs = objective.needs
     setting = prepare(config, compute)
+    if config.train.evaluate_benchmarks and config.train.parallel is Parallel.fsdp:
+        check_without_generation(config.metrics)
     suite = suite_of(config.suite)
     base = load(config.model, config, setting)
     corpora = tokenize_corpora(config, setting, base)

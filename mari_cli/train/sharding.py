@@ -1,6 +1,7 @@
 """Weights, gradients and optimiser states cut into shards, one for each process: torch's FSDP2."""
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -42,7 +43,10 @@ def sharded(lm: LanguageModel, *, weights: Weights = Weights.float32) -> Iterato
     for parameter in lm.model.parameters():
         if id(parameter) not in kept:
             parameter.data = parameter.data.new_empty(0)
-    yield replace(lm, model=twin)
+    with warnings.catch_warnings():
+        # of writing into what the trunk returns, which nothing here does
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+        yield replace(lm, model=twin)
     with torch.no_grad():
         pairs = zip(lm.model.named_parameters(), twin.named_parameters(), strict=True)
         for (name, parameter), (other, shard) in pairs:

@@ -1,6 +1,8 @@
-"""Two processes share the tasks of the benchmarks, and both have the figures of one."""
+"""Two processes share the tasks of the benchmarks, or the weights, and both have the figures of one."""
 
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,13 +11,15 @@ from benchmark_cases import examiner, model, write_folder
 from mari_cli import distributed
 from mari_cli.suites.benchmarks import benchmarks
 from mari_cli.suites.lm_model import InMemory
+from mari_cli.train.sharding import sharded
 
 sys.path.append(str(Path(__file__).parents[1] / "train"))
 from together import together
 
 
 def ask(root: str, cache: str | None):
-    """Figures and rows, and how many tasks this process has put to the model."""
+    """Figures and rows, and how many tasks this process has put to the model; and the same with its weights
+    in shards."""
     ask_one, tasks = InMemory.loglikelihood, []
 
     def counted(self, requests, **options):
@@ -26,19 +30,26 @@ def ask(root: str, cache: str | None):
     try:
         lm = model()
         asking = examiner(lm, cache and Path(cache), benchmarks=["wmdp", "piqa"], benchmark_root=root)
-        found = benchmarks(asking)
+        shared, of_shared = benchmarks(asking), sorted(tasks)
+        tasks.clear()
+        with sharded(lm) if distributed.size() > 1 else nullcontext(lm) as of_all:
+            others = replace(asking.config, benchmarks=["piqa", "wikitext"])
+            in_shards = benchmarks(replace(asking, lm=of_all, config=others, cache=None))
     finally:
         InMemory.loglikelihood = ask_one
-    return found, sorted(tasks), distributed.rank()
+    return distributed.rank(), shared, in_shards, of_shared, tasks
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_tasks_and_have_the_figures_of_one(tmp_path):
+def test_two_processes_share_the_tasks_or_the_weights_and_have_the_figures_of_one(tmp_path):
     root, cache = str(write_folder(tmp_path / "root")), str(tmp_path / "cache")
-    alone, tasks, _ = ask(root, None)
-    (first, of_first, _), (second, of_second, rank) = together(2, ask, root, cache)
-    assert rank == 1
-    assert first == second == alone
-    assert (len(of_first), len(of_second)) == (2, 2)
-    assert sorted(of_first + of_second) == tasks
+    _, alone, whole, tasks, _ = ask(root, None)
+    first, second = together(2, ask, root, cache)
+    for rank, (of_rank, shared, in_shards, of_shared, all_of_them) in enumerate((first, second)):
+        assert of_rank == rank
+        assert shared == alone
+        assert in_shards == whole
+        assert len(of_shared) == 2
+        assert all_of_them == ["piqa"]  # running text is asked otherwise
+    assert sorted(first[3] + second[3]) == tasks
     assert len(list((tmp_path / "cache").rglob("*.json"))) == 4

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from steps import LOSSES, Bare, gpt2, group_of, items, llama, reference_for
+from steps import LOSSES, Bare, V, gpt2, group_of, items, llama, reference_for
 from together import together
 
+from mari_cli import distributed, sealed
 from mari_cli.config import OptimConfig, Parallel
 from mari_cli.data.tokenize import Item
 from mari_cli.losses.marginal import own_pools, pools_by_index
@@ -74,20 +75,24 @@ def steps_of(kinds):
             found[name, make.__name__, cut, kept] = one_step(
                 LOSSES[name], make, groups, kept, micro_batch=micro_batch, chunk=7
             )
-        found["way", "", "", kept] = way(kept)
+        for name in WAYS if kept == "whole" else WAYS[:2]:
+            found["way", name, "", kept] = way(name, kept)
     return found
 
 
-def way(kept, steps: int = 20):
-    """Losses and weights over so many steps."""
-    config, losses = LOSSES["mari token"], []
+WAYS = ("mari pooled", "mari token", "npo")
+
+
+def way(name, kept, micro_batch: int | None = None, steps: int = 20):
+    """Losses and weights over so many steps of 32 sequences."""
+    config, losses = LOSSES[name], []
     lm = Model((bare := gpt2()).model, bare, bare.layout)
     with sharded(lm) if kept == "sharded" else nullcontext(lm) as trained:
         optimizer = torch.optim.AdamW(trained.model.parameters(), lr=1e-3)
         for step in range(steps):
-            groups = {"forget": items(8, 2 * step), "retain": items(8, 2 * step + 1)}
+            groups = {"forget": items(16, 2 * step), "retain": items(16, 2 * step + 1)}
             reference = reference_for(config, gpt2(seed=9), groups)
-            terms = backward(trained, groups, build(config), reference=reference)
+            terms = backward(trained, groups, build(config), reference=reference, micro_batch=micro_batch)
             torch.nn.utils.clip_grad_norm_(trained.model.parameters(), 0.5)
             optimizer.step()
             optimizer.zero_grad()
@@ -125,9 +130,37 @@ def looked_at(lm, made):
     return {"nll": sum(scores.column("answer_nll")) / len(made)}
 
 
+def numbers_exchanged():
+    """How many numbers each all-reduce of a pooled step sums, those of the gradient apart."""
+    counts, reduce = [], torch.distributed.all_reduce
+
+    def counted(tensor, *arguments, **keywords):
+        counts.append(tensor.numel())
+        return reduce(tensor, *arguments, **keywords)
+
+    lm, groups = gpt2(), group_of(LOSSES["mari pooled"])
+    reference = reference_for(LOSSES["mari pooled"], gpt2(seed=9), groups)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.distributed, "all_reduce", counted)
+        backward(lm, groups, build(LOSSES["mari pooled"]), reference=reference)
+    counts.remove(sum(p.numel() for p in lm.model.parameters()))
+    return counts
+
+
+def kept_and_damaged(path: Path):
+    """What was kept, and what is read once it is damaged; each process would keep another thing."""
+    kept = sealed.write(path, {"rank": distributed.rank()})
+    distributed.wait()
+    if distributed.first():
+        path.write_text(path.read_text().replace("0", "1"))
+    distributed.wait()
+    return kept, sealed.read(path)
+
+
 def in_two_processes(directory: Path):
     """Steps; and, each way to keep weights, a run from the start and one from a single process's state."""
     found = steps_of(KEPT)
+    found["exchanged"], found["kept"] = numbers_exchanged(), kept_and_damaged(directory / "kept.json")
     for kept in KEPT:
         found["first half", kept] = fitted(directory / f"two {kept}", 3, kept)
         found["second half", kept] = fitted(directory / f"one for {kept}", 6, kept)
@@ -168,14 +201,21 @@ def test_two_processes_take_the_step_of_one(kept, alone, both):
                 torch.testing.assert_close(found[name], gradients[name], rtol=1e-9, atol=1e-13)
 
 
-@pytest.mark.parametrize("kept", KEPT)
-def test_two_processes_go_the_way_of_one_over_twenty_steps(kept, alone, both):
-    losses, weights = alone["way", "", "", "whole"]
+@pytest.mark.parametrize("name", WAYS)
+def test_32_at_once_four_times_8_and_two_processes_go_one_way_over_twenty_steps(name, alone, both):
+    losses, weights = alone["way", name, "", "whole"]
+    others = {"four times 8": way(name, "whole", micro_batch=4)}  # 4 of each of the two roles
+    for kept in KEPT if name in WAYS[:2] else KEPT[:1]:
+        others |= {f"{kept}, {k}": both[k]["way", name, "", kept] for k in (0, 1)}
+    for which, (found_losses, found) in others.items():
+        assert found_losses == pytest.approx(losses, rel=1e-9), which
+        for key in weights:
+            torch.testing.assert_close(found[key], weights[key], rtol=1e-8, atol=1e-10, msg=which)
+
+
+def test_a_pooled_step_exchanges_two_vocabulary_vectors_and_its_terms(both):
     for of_process in both:
-        found_losses, found = of_process["way", "", "", kept]
-        assert found_losses == pytest.approx(losses, rel=1e-9)
-        for name in weights:
-            torch.testing.assert_close(found[name], weights[name], rtol=1e-8, atol=1e-10)
+        assert 2 * V <= sum(of_process["exchanged"]) <= 2 * V + 8
 
 
 @pytest.mark.parametrize("kept", KEPT)
@@ -191,6 +231,11 @@ def test_a_run_goes_on_in_another_number_of_processes(kept, states, both, tmp_pa
     assert both[1]["first half", kept][0] == []  # only the first process writes
     evaluations = [[row["nll"] for row in rows if row["kind"] == "eval"] for rows in (logged, first + second)]
     assert evaluations[1] == pytest.approx(evaluations[0], rel=1e-9)
+
+
+def test_what_is_kept_is_the_same_in_both_and_if_damaged_in_neither(both):
+    for of_process in both:
+        assert of_process["kept"] == ({"rank": 0}, None)
 
 
 def test_every_pool_and_every_position_falls_to_one_process():
