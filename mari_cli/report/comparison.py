@@ -371,7 +371,9 @@ def suite_of(name: str) -> str | None:
 
 
 def data_hashes(run: RunData) -> tuple[tuple[str, str], ...]:
-    """What identifies the data of a run, corpus by corpus."""
+    """What identifies the data of a run, corpus by corpus; nothing for logs, whose hash is a model's."""
+    if run.setting("from_log"):
+        return ()
     return tuple(
         (corpus, str(next((value for key, value in fields.items() if "sha" in key or "hash" in key), None)))
         for corpus, fields in sorted(run.data.items())
