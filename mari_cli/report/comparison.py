@@ -44,6 +44,22 @@ FORGOTTEN = (
 """What decides whether the forget data is forgotten: each is best at gold's value."""
 KEPT = ("retain/token_accuracy", "retain/exact_match", "facts/shared_recall", *GENERAL_ABILITY)
 """What should be as it was before."""
+SUITE_FORGOTTEN = (
+    "tofu/forget_quality",
+    "tofu/forget/probability",
+    "tofu/forget/rouge_l_recall",
+    "tofu/forget/truth_ratio",
+    "tofu/loss_auc",
+    "muse/verbatim_forget",
+    "muse/knowledge_forget",
+    "muse/min_k_auc",
+    "muse/privleak",
+    "rwku/forget_level1",
+    "rwku/forget_level2",
+    "rwku/forget_level3",
+)
+"""What the suites say of it; it decides where the corpora themselves were not asked."""
+SUITE_KEPT = ("tofu/model_utility", "muse/knowledge_retain", "rwku/neighbor_level1", "rwku/neighbor_level2")
 
 
 class Standing(StrEnum):
@@ -197,6 +213,9 @@ class Row:
     def standing(self, metric: str) -> Standing | None:
         if self.gold is None or self.role == "gold" or self.estimate(metric) is None:
             return None
+        if is_a_test(metric):
+            at = self.model.metrics[metric].value >= 1 - confidence_of(self.runs)
+            return Standing.at if at else Standing.off
         gold = side_of("gold", self.runs)
         return standing(difference(metric, self.side, gold), self.before_from_gold(metric))
 
@@ -210,6 +229,11 @@ class Row:
             return None
         before = side_of("target", self.runs)
         return change(difference(metric, self.side, before), direction=metric_of(metric).direction)
+
+
+def is_a_test(metric: str) -> bool:
+    """Whether it is itself the p-value of a test against gold, which needs no difference to be read by."""
+    return metric.endswith("/forget_quality")
 
 
 def metric_of(name: str) -> Metric:

@@ -370,7 +370,7 @@ def test_every_attack_has_a_panel_with_a_curve_for_each_model(tmp_path: Path) ->
 def test_items_are_listed_with_the_best_remembered_first_and_without_a_word_of_them(tmp_path: Path) -> None:
     path = write_run(tmp_path / "a", n=300)
     page = page_of(path)
-    table = page[page.index("Forget items: 200 of 300") :]
+    table = page[page.index("<summary>forget: 200 of 300 items") :]
     table = table[: table.index("</table>")]
     body = table[table.index("<tbody>") :]
     behind = [
@@ -406,7 +406,7 @@ def test_an_item_without_a_finite_loss_comes_last(tmp_path: Path) -> None:
             row["answer_nll"] = None
     (path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     table = page_of(path)
-    table = table[table.index("Forget items: 20") :]
+    table = table[table.index("<summary>forget: 20 items") :]
     last = table[: table.index("</tbody>")].split("<tr>")[-1]
     assert '<td data-order="7">7</td>' in last
     assert "not finite" in last
