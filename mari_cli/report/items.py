@@ -12,7 +12,7 @@ MOST = 200
 MOST_OF_OTHERS = 50
 
 _MAIN = {"answer_nll": "loss", "rouge_l_f1": "ROUGE-L", "rouge_l_recall": "ROUGE-L", "recalled": "told"}
-"""What is set side by side for every model: the first of these that a set has, else the first value it has."""
+"""What is set side by side for every model: the first of these that a set has, else its first value."""
 _NOW = {
     "exact_match": "exact match",
     "extraction_strength": "extraction strength",

@@ -4,7 +4,8 @@ import math
 
 
 def number(value: float, *, signed: bool = False) -> str:
-    """Three decimals where that says something, a fourth below a hundredth, fewer for large values, powers of ten at the extremes."""
+    """Three decimals where that says something, a fourth below a hundredth, fewer for large values, powers of
+    ten at the extremes."""
     if math.isnan(value):
         return "not finite"  # NaN, or an infinity that JSON had no word for
     size = abs(value)

@@ -275,7 +275,7 @@ _SAYS = {
     "tofu/forget_quality": "Forget quality: p-value of the test against gold",
     "tofu/forget/probability": "Forget questions: probability of the true answer",
     "tofu/forget/rouge_l_recall": "Forget questions: share of the true answer that is told (ROUGE-L recall)",
-    "tofu/forget/truth_ratio": "Forget questions: truth ratio (1 is undecided between true and wrong answers)",
+    "tofu/forget/truth_ratio": "Forget questions: truth ratio (1: true and wrong answers as likely)",
     "tofu/loss_auc": "Telling forget questions from unseen ones by the loss (AUC, 0.5 is guessing)",
     "tofu/model_utility": "Retained questions, real authors and world facts: model utility",
     "muse/verbatim_forget": "Forget passages: continued as they are written (ROUGE-L F1)",
