@@ -301,7 +301,9 @@ def _estimate(estimate: dict[str, Any]) -> str:
 
 
 def _signed(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:+.3f}"
+    if value is None:
+        return NOTHING
+    return f"{value:+.1e}" if 0 < abs(value) < 5e-4 else f"{value:+.3f}"
 
 
 def _number(value: float | None) -> str:

@@ -135,6 +135,8 @@ def side_of(role: Role, runs: tuple[RunData, ...]) -> Side:
 
 def difference(metric: str, a: Side, b: Side) -> Difference | None:
     """Of ``a`` less ``b``; None where nothing judges it. Seeds without any spread leave it to the items."""
+    if is_a_test(metric):  # p-values do not subtract; the statistic behind them does
+        return None
     if len(a.runs) > 1 or len(b.runs) > 1:
         over = difference_over_seeds(
             _beside(a, b, metric), _beside(b, a, metric), confidence=confidence_of((*a.runs, *b.runs))
@@ -161,7 +163,10 @@ def _of_models(metric: str, a: Side, b: Side) -> Difference | None:
     estimates = ours.models[a.role].metrics.get(metric), theirs.models[b.role].metrics.get(metric)
     if estimates[0] is None or estimates[1] is None:
         return None
-    taken_apart = made(metric, ours.items_of(a.role)), made(metric, theirs.items_of(b.role))
+    taken_apart = (
+        made(metric, ours.items_of(a.role), ours.items_of("gold")),
+        made(metric, theirs.items_of(b.role), theirs.items_of("gold")),
+    )
     if taken_apart[0] is None or taken_apart[1] is None or what_differs(taken_apart[0], taken_apart[1]):
         return difference_of_estimates(estimates[0], estimates[1])
     for whole, estimate in zip(taken_apart, estimates, strict=True):
