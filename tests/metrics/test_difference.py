@@ -135,6 +135,18 @@ def test_model_utility_is_made_of_nine_means_and_compared_on_the_same_items():
     assert difference.n == 90
 
 
+@pytest.mark.parametrize("sets", [("forget", "holdout"), ("privacy_forget", "privacy_holdout")])
+def test_the_attacks_of_a_suite_are_compared_on_the_same_items(sets):
+    items = [
+        row
+        for name, low in zip(sets, (HARD[:40], HARD[40:80] + 1), strict=True)
+        for row in rows(name, suite="x", answer_nll=low, min_k=-low)
+    ]
+    for score in ("loss", "min_k"):
+        whole = made(f"x/{score}_auc", items)
+        assert whole.value == pytest.approx(auc(-HARD[:40], -HARD[40:80] - 1), abs=1e-12)
+
+
 def ratios(shift: float, noise: int) -> list:
     """Log truth ratios of forget items, hard ones hard for every model, further from gold's by ``shift``."""
     own = np.random.default_rng(noise).normal(0, 0.3, 300)
