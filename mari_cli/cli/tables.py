@@ -2,8 +2,8 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Grid:
         )
         for index, column in enumerate(self.columns):
             header = column.replace("/", "\n") if plain else column.replace("/", "\n").replace("_", " ")
+            header = header.replace(" ", "\n") if stacked else header
             table.add_column(header, justify="right" if index >= self.numbers else "left", no_wrap=plain)
         before = ""
         for first, *others in self.rows:
@@ -67,6 +68,23 @@ class Grid:
             table.add_row(*map(_stacked, cells) if stacked else cells)
             before = first
         return table
+
+    def parts(self, fits: "Callable[[Grid], bool]") -> "list[Grid]":
+        """One below the other, each with the words and as many columns of numbers as fit, one at least."""
+        found = []
+        first = self.numbers
+        while first < len(self.columns):
+            last = first + 1
+            while last < len(self.columns) and fits(self._part(first, last + 1)):
+                last += 1
+            found.append(self._part(first, last))
+            first = last
+        return found or [self]
+
+    def _part(self, first: int, last: int) -> "Grid":
+        columns = [*self.columns[: self.numbers], *self.columns[first:last]]
+        rows = [[*row[: self.numbers], *row[first:last]] for row in self.rows]
+        return replace(self, columns=columns, rows=rows)
 
 
 def _stacked(cell: str) -> str:
@@ -82,9 +100,20 @@ def print_grid(grid: Grid) -> None:
 
     if sys.stdout.isatty():
         console = Console(highlight=False)
+        wide = console.options.update(width=1000)
         table = grid.drawn(plain=False)
-        fits = console.measure(table, options=console.options.update(width=1000)).maximum <= console.width
-        console.print(table if fits else grid.drawn(plain=False, stacked=True))
+        words_alone = grid.numbers == len(grid.columns)  # which wrap as they are
+        if words_alone or console.measure(table, options=wide).maximum <= console.width:
+            console.print(table)
+            return
+
+        def fits(part: Grid) -> bool:
+            stacked = console.measure(part.drawn(plain=False, stacked=True), options=wide)
+            # words of a label can be wrapped, numbers cannot
+            return (stacked.minimum if part.grouped else stacked.maximum) <= console.width
+
+        for part in grid.parts(fits):
+            console.print(part.drawn(plain=False, stacked=True))
         return
     console = Console(width=1000, color_system=None, highlight=False, markup=False)
     with console.capture() as capture:

@@ -161,6 +161,22 @@ def test_on_a_terminal_no_line_is_longer_than_it_and_no_number_is_cut(monkeypatc
         assert word in text
 
 
+def test_columns_that_a_terminal_has_no_room_for_stand_in_a_table_below(monkeypatch, capsys, jobs):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    names = ("forget/token_accuracy", "facts/unique_recall", "facts/shared_recall", "privacy/loss_auc",
+             "benchmark/hellaswag", "benchmark/mmlu", "benchmark/piqa", "benchmark/arc_easy")  # fmt: skip
+    metrics = {
+        name: {"value": 0.11 + 0.1 * i, "low": 0.1, "high": 0.9, "n": 160} for i, name in enumerate(names)
+    }
+    result = {"name": "mari", "models": {"unlearned": {"metrics": metrics}}}
+    text = without_bold(printed(tables.of_sweep(jobs, [result, result]), capsys))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    for metric in metrics.values():
+        assert text.count(f" {metric['value']:.3f}") == 2
+
+
 def test_on_a_narrow_terminal_an_interval_stands_below_its_number(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
