@@ -2,8 +2,8 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,10 +23,17 @@ METRICS = (
     "forget/answer_nll",
     "holdout/answer_nll",
     "tofu/forget_quality",
+    "tofu/forget_quality_ks",
     "tofu/model_utility",
+    "tofu/forget/probability",
+    "tofu/forget/rouge_l_recall",
     "tofu/forget/truth_ratio",
+    "tofu/loss_auc",
 )
-"""What a terminal has room for, with a column for each benchmark; the report has everything."""
+"""What a terminal has room for, beside every benchmark and what other suites measure; the report has
+everything."""
+OF_CORPORA = ("forget", "facts", "retain", "holdout", "privacy", "marginal", "benchmark")
+"""Beginnings of names that are no suite's."""
 OURS = ("unlearned", "model")
 """The models of a result that the run itself made; the others (target, gold) are there to compare with."""
 NOTHING = "–"
@@ -34,13 +41,16 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Grid:
-    """Words and numbers in rows; ``numbers`` is the first column that holds numbers."""
+    """Words and numbers in rows; ``numbers`` is the first column that holds numbers. Of rows that begin with
+    the same words, if ``grouped``, a terminal shows these once."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     numbers: int
+    grouped: bool = False
 
-    def drawn(self, *, plain: bool) -> "Table":
+    def drawn(self, *, plain: bool, stacked: bool = False) -> "Table":
+        """``stacked``: a number above its interval and a name in two lines, for a narrow terminal."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
@@ -49,10 +59,39 @@ class Grid:
         )
         for index, column in enumerate(self.columns):
             header = column.replace("/", "\n") if plain else column.replace("/", "\n").replace("_", " ")
+            header = header.replace(" ", "\n") if stacked else header
             table.add_column(header, justify="right" if index >= self.numbers else "left", no_wrap=plain)
-        for row in self.rows:
-            table.add_row(*row)
+        before = ""
+        for first, *others in self.rows:
+            repeated = self.grouped and not plain and first == before
+            cells = ["" if repeated else first, *others]
+            table.add_row(*map(_stacked, cells) if stacked else cells)
+            before = first
         return table
+
+    def parts(self, fits: "Callable[[Grid], bool]") -> "list[Grid]":
+        """One below the other, each with the words and as many columns of numbers as fit, one at least."""
+        found = []
+        first = self.numbers
+        while first < len(self.columns):
+            last = first + 1
+            while last < len(self.columns) and fits(self._part(first, last + 1)):
+                last += 1
+            found.append(self._part(first, last))
+            first = last
+        return found or [self]
+
+    def _part(self, first: int, last: int) -> "Grid":
+        columns = [*self.columns[: self.numbers], *self.columns[first:last]]
+        rows = [[*row[: self.numbers], *row[first:last]] for row in self.rows]
+        return replace(self, columns=columns, rows=rows)
+
+
+def _stacked(cell: str) -> str:
+    group, _, name = cell.rpartition("/")
+    if group and not cell[0].isdigit():  # a metric, no `160/640`
+        return f"{group}/\n{name}"
+    return cell.replace(" [", "\n[").replace("±", "\n±")
 
 
 def print_grid(grid: Grid) -> None:
@@ -60,7 +99,21 @@ def print_grid(grid: Grid) -> None:
     from rich.console import Console
 
     if sys.stdout.isatty():
-        Console().print(grid.drawn(plain=False))
+        console = Console(highlight=False)
+        wide = console.options.update(width=1000)
+        table = grid.drawn(plain=False)
+        words_alone = grid.numbers == len(grid.columns)  # which wrap as they are
+        if words_alone or console.measure(table, options=wide).maximum <= console.width:
+            console.print(table)
+            return
+
+        def fits(part: Grid) -> bool:
+            stacked = console.measure(part.drawn(plain=False, stacked=True), options=wide)
+            # words of a label can be wrapped, numbers cannot
+            return (stacked.minimum if part.grouped else stacked.maximum) <= console.width
+
+        for part in grid.parts(fits):
+            console.print(part.drawn(plain=False, stacked=True))
         return
     console = Console(width=1000, color_system=None, highlight=False, markup=False)
     with console.capture() as capture:
@@ -69,8 +122,22 @@ def print_grid(grid: Grid) -> None:
 
 
 def of_results(results: Sequence[dict[str, Any]]) -> Grid:
-    """A row for each model; a target or gold that several runs share stands there once. Of several seeds the
-    mean stands there, with half of its interval."""
+    """For each metric a row for each model, with interval and number of items; a target or gold that several
+    runs share stands there once. Of several seeds the mean stands there, with its interval over them."""
+    models = _models(results)
+    several = any(seeds for _, seeds, _ in models)
+    rows = [
+        [name, label, *([seeds] if several else []), *_cells(metrics[name])]
+        for name in _present(metrics for *_, metrics in models)
+        for label, seeds, metrics in models
+        if name in metrics
+    ]
+    columns = ["metric", "model", *(["seeds"] if several else []), "value", "interval", "n"]
+    return Grid(columns, rows, numbers=2, grouped=True)
+
+
+def _models(results: Sequence[dict[str, Any]]) -> list[tuple[str, str, dict[str, Any]]]:
+    """(label, number of seeds, metrics) of every model: targets, what the runs made of them, gold models."""
     rows: list[tuple[str, str, dict[str, Any]]] = []
     seen = set()
     named: Counter[str] = Counter()
@@ -87,13 +154,7 @@ def of_results(results: Sequence[dict[str, Any]]) -> Grid:
             named[label] += 1  # two runs of one method have one name
             label = f"{label} #{named[label]}" if named[label] > 1 else label
             rows.append((label, _seeds(result, model), model["metrics"]))
-    metrics = _present(metrics for *_, metrics in rows)
-    several = any(seeds for _, seeds, _ in rows)
-    return Grid(
-        ["model", *(["seeds"] if several else []), *metrics],
-        [[name, *([seeds] if several else []), *_values(values, metrics)] for name, seeds, values in rows],
-        numbers=1,
-    )
+    return rows
 
 
 def _seeds(result: dict[str, Any], model: dict[str, Any]) -> str:
@@ -102,34 +163,46 @@ def _seeds(result: dict[str, Any], model: dict[str, Any]) -> str:
 
 
 def of_run(result: dict[str, Any]) -> Grid:
-    """The few metrics of `METRICS` where the corpora were asked; all there are where only a suite was."""
-    asked = any("forget/answer_nll" in model["metrics"] for model in result["models"].values())
-    return of_results([result]) if asked else of_estimates(result)
-
-
-def of_estimates(result: dict[str, Any]) -> Grid:
-    """A row for each metric, with interval and number of items for each model."""
-    models = {role: model["metrics"] for role, model in result["models"].items()}
+    """A row for each metric, its models side by side with their intervals, and the number of items: the few
+    of `METRICS` where the corpora were asked, all there are where only a suite was."""
+    roles = [role for role in ("target", *OURS, "gold") if role in result["models"]]
+    models = {role: result["models"][role]["metrics"] for role in roles}
     names = list(dict.fromkeys(name for metrics in models.values() for name in metrics))
-    columns = [column for role in models for column in (role, "interval", "n")]
+    if any(name.partition("/")[0] in OF_CORPORA for name in names):
+        names = _present(models.values())
     rows = [
-        [name, *(cell for metrics in models.values() for cell in _cells(metrics.get(name)))] for name in names
+        [
+            name,
+            *(" ".join(_cells(metrics.get(name))[:2]) for metrics in models.values()),
+            "/".join(
+                dict.fromkeys(str(metrics[name]["n"]) for metrics in models.values() if name in metrics)
+            ),
+        ]
+        for name in names
     ]
-    return Grid(["metric", *columns], rows, numbers=1)
+    return Grid(["metric", *models, "n"], rows, numbers=1)
 
 
 def _cells(estimate: dict[str, Any] | None) -> list[str]:
+    """Value, interval and number of items, none with a space in it, for `awk`."""
     if estimate is None:
         return [NOTHING] * 3
-    value, low, high = (
-        NOTHING if estimate[key] is None else f"{estimate[key]:.4g}" for key in ("value", "low", "high")
-    )
-    return [value, NOTHING if low == NOTHING else f"[{low}, {high}]", str(estimate["n"])]
+    value, low, high = (estimate[key] for key in ("value", "low", "high"))
+    interval = NOTHING if low is None or high is None else f"[{_digits(low, 3)},{_digits(high, 3)}]"
+    return [NOTHING if value is None else _digits(value, 4), interval, str(estimate["n"])]
+
+
+def _digits(value: float, digits: int) -> str:
+    """So many of them, fewer of what is small, and no power of ten where none is needed."""
+    size = abs(value)
+    if size >= 10**digits:
+        return f"{value:.0f}" if size < 1e6 else f"{value:.1e}"
+    return f"{value:.{digits if size >= 0.01 else digits - 1}g}"
 
 
 def of_sweep(jobs: Sequence["Job"], results: Sequence[Any]) -> Grid:
-    """A row for each job: what set it apart, and what became of it. Jobs that only their seed sets apart are
-    one row, with their mean and half of its interval."""
+    """A row for each job: what set it apart, and what became of it, each value with half of its interval and
+    the number of items above it. Jobs that only their seed sets apart are one row, with their mean."""
     keys = list(dict.fromkeys(key for job in jobs for key in job.varied))
     methods = _alike(jobs, [key for key in keys if key != "seed"])
     several = len(methods) < len(jobs)
@@ -149,7 +222,14 @@ def of_sweep(jobs: Sequence["Job"], results: Sequence[Any]) -> Grid:
         for group, (done, values) in zip(groups, found, strict=True)
     ]
     columns = ["job", *keys, *(["seeds"] if several else []), "status"]
-    return Grid([*columns, *metrics], rows, numbers=len(columns))
+    headed = [f"{name}/{_items(values[name] for _, values in found if name in values)}" for name in metrics]
+    return Grid([*columns, *headed], rows, numbers=len(columns))
+
+
+def _items(estimates: Iterable[dict[str, Any]]) -> str:
+    """How many, `n=160`; from the fewest to the most where not all have as many."""
+    counts = sorted({estimate["n"] for estimate in estimates})
+    return f"n={counts[0]}" if len(counts) == 1 else f"n={counts[0]}-{counts[-1]}"
 
 
 def _alike(jobs: Sequence["Job"], keys: Sequence[str]) -> list[list[int]]:
@@ -231,9 +311,10 @@ def _ours(result: dict[str, Any]) -> dict[str, Any]:
 def _present(models: Iterable[dict[str, Any]], names: Sequence[str] = METRICS) -> list[str]:
     there = {name: None for metrics in models for name in metrics}
     benchmarks = [name for name in there if name.startswith("benchmark/")]
+    suites = [name for name in there if name.partition("/")[0] not in (*OF_CORPORA, "tofu")]
     # not the parts of what has a figure as a whole, nor its other figures: mmlu_stem, hellaswag_acc
     whole = [name for name in benchmarks if not any(name.startswith(f"{other}_") for other in benchmarks)]
-    return [name for name in names if name in there] + whole
+    return [name for name in names if name in there] + whole + suites
 
 
 def _values(metrics: dict[str, Any], names: Sequence[str]) -> list[str]:
@@ -241,18 +322,23 @@ def _values(metrics: dict[str, Any], names: Sequence[str]) -> list[str]:
 
 
 def _estimate(estimate: dict[str, Any]) -> str:
-    """A value; over seeds with the longer half of its interval, and without a space, for `awk`."""
+    """A value with the longer half of its interval, and without a space, for `awk`."""
     value, low, high = estimate["value"], estimate.get("low"), estimate.get("high")
-    if "values" not in estimate or low is None or high is None:
+    if value is None or low is None or high is None:
         return _number(value)
-    return f"{_number(value)}±{max(value - low, high - value):.3f}"
+    return f"{_number(value)}±{_number(max(value - low, high - value))}"
 
 
 def _signed(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:+.3f}"
+    if value is None:
+        return NOTHING
+    return f"{value:+.1e}" if 0 < abs(value) < 5e-4 else f"{value:+.3f}"
 
 
 def _number(value: float | None) -> str:
     if value is None:
         return NOTHING
-    return f"{value:.1e}" if 0 < abs(value) < 5e-4 else f"{value:.3f}"
+    size = abs(value)
+    return (
+        f"{value:.1e}" if 0 < size < 5e-4 or size >= 1e5 else f"{value:.3f}" if size < 100 else f"{value:.1f}"
+    )

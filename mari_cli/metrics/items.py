@@ -4,7 +4,7 @@ Not every metric is: marginal information, say, is of tokens.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import exp, expm1, inf, log
 from typing import Any
@@ -52,6 +52,8 @@ class Recipe:
     """Raises KeyError for an item that was not asked for it."""
     combine: Combine
     fact: str | None = None
+    beside_gold: bool = False
+    """Whether the gold model's columns of the same items stand after the model's own."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,20 @@ def auc(values: tuple[Floats, ...], draws: tuple[Indices, ...]) -> Any:
     return shares.reshape(of_holdout.shape[:-1])
 
 
+def ks_distance(values: tuple[Floats, ...], draws: tuple[Indices, ...]) -> Any:
+    """Largest distance between the distributions of the first column and of the second, gold's."""
+    (own, gold), drawn = values[0].T, draws[0]
+    at_M = np.unique(values[0])
+    # what item i adds to the difference at each place: -1, 0 or 1
+    steps_NM = (own[:, None] <= at_M).astype(np.float32) - (gold[:, None] <= at_M).astype(np.float32)
+    n = drawn.shape[-1]
+    flat = drawn.reshape(-1, n)
+    places = (np.arange(len(flat))[:, None] * len(own) + flat).ravel()
+    counts = np.bincount(places, minlength=len(flat) * len(own)).reshape(len(flat), len(own))
+    distances = np.abs(counts.astype(np.float32) @ steps_NM).max(axis=-1).astype(np.float64) / n
+    return distances.reshape(drawn.shape[:-1])
+
+
 def recipe(metric: str) -> Recipe:
     """How the metric of that full name would be made, were there items with such values."""
     path, _, name = metric.rpartition("/")
@@ -133,6 +149,10 @@ def recipe(metric: str) -> Recipe:
         return Recipe(suite, (group,), lambda item: (_loss_sum(item), item.values["tokens"]), exp_ratio)
     if name in ("truth_ratio", "truth_ratio_arithmetic"):
         return Recipe(suite, (group,), lambda item: (_truth(item, name),), mean)
+    if name == "forget_quality_ks":
+        return Recipe(
+            group, ("forget",), lambda item: (_log_truth(item, "truth_ratio"),), ks_distance, beside_gold=True
+        )
     if name in ("model_utility", "model_utility_arithmetic"):
         truth = name.replace("model_utility", "truth_ratio")
         return Recipe(group, _UTILITY, lambda item: _useful(item, truth), harmonic_mean)
@@ -145,11 +165,12 @@ _OF_CORPORA = frozenset({"forget", "retain", "holdout", "privacy", "facts", "mar
 
 def _of_suite(suite: str, name: str) -> Recipe | None:
     """A metric that a suite calls after the set it is of, as `muse/verbatim_forget`."""
-    if name.startswith("model_utility"):
+    if name.startswith(("model_utility", "forget_quality")):
         return None
     if name.endswith("_auc"):
         score = name.removesuffix("_auc")
-        return Recipe(suite, ("privacy_forget", "privacy_holdout"), lambda item: (_attack(item, score),), auc)
+        sets = ("forget|privacy_forget", "holdout|privacy_holdout")  # TOFU's and MUSE's
+        return Recipe(suite, sets, lambda item: (_attack(item, score),), auc)
     if name.endswith("_nll"):
         return Recipe(suite, (name.removesuffix("_nll"),), lambda item: (item.values["answer_nll"],), mean)
     return Recipe(suite, (name,), lambda item: (_rouge(item),), mean)
@@ -200,16 +221,31 @@ def _useful(item: ItemValues, truth: str) -> tuple[float, float, float]:
 
 def _truth(item: ItemValues, name: str) -> float:
     """Of a set to forget: how close the truth ratio is to 1; of one to keep: how far below it."""
-    if f"log_{name}" in item.values:
-        log_ratio = item.values[f"log_{name}"]
-    else:
-        log_ratio = log(item.values[name]) if item.values[name] > 0 else -inf
+    log_ratio = _log_truth(item, name)
     return exp(-abs(log_ratio)) if item.set == "forget" else max(0.0, -expm1(min(log_ratio, 0.0)))
 
 
-def made(metric: str, items: Iterable[ItemValues]) -> Made | None:
-    """The metric of one model from its items; None where they do not tell it."""
+def _log_truth(item: ItemValues, name: str) -> float:
+    if f"log_{name}" in item.values:
+        return item.values[f"log_{name}"]
+    return log(item.values[name]) if item.values[name] > 0 else -inf
+
+
+def made(metric: str, items: Iterable[ItemValues], gold: Iterable[ItemValues] = ()) -> Made | None:
+    """The metric of one model from its items, and from gold's where it is one beside gold; None where they do
+    not tell it."""
     how = recipe(metric)
+    own = _made(how, items)
+    if own is None or not how.beside_gold:
+        return own
+    golds = _made(how, gold)
+    if golds is None or what_differs(own, golds):
+        return None
+    pairs = zip(own.values, golds.values, strict=True)
+    return replace(own, values=tuple(np.concatenate(pair, axis=-1) for pair in pairs))
+
+
+def _made(how: Recipe, items: Iterable[ItemValues]) -> Made | None:
     found: dict[str, list[tuple[Identity, tuple[float, ...]]]] = {name: [] for name in how.sets}
     samples: dict[str, str | None] = {}
     """By set, the sample it is part of."""

@@ -44,6 +44,22 @@ FORGOTTEN = (
 """What decides whether the forget data is forgotten: each is best at gold's value."""
 KEPT = ("retain/token_accuracy", "retain/exact_match", "facts/shared_recall", *GENERAL_ABILITY)
 """What should be as it was before."""
+SUITE_FORGOTTEN = (
+    "tofu/forget_quality",
+    "tofu/forget/probability",
+    "tofu/forget/rouge_l_recall",
+    "tofu/forget/truth_ratio",
+    "tofu/loss_auc",
+    "muse/verbatim_forget",
+    "muse/knowledge_forget",
+    "muse/min_k_auc",
+    "muse/privleak",
+    "rwku/forget_level1",
+    "rwku/forget_level2",
+    "rwku/forget_level3",
+)
+"""What the suites say of it; it decides where the corpora themselves were not asked."""
+SUITE_KEPT = ("tofu/model_utility", "muse/knowledge_retain", "rwku/neighbor_level1", "rwku/neighbor_level2")
 
 
 class Standing(StrEnum):
@@ -119,6 +135,8 @@ def side_of(role: Role, runs: tuple[RunData, ...]) -> Side:
 
 def difference(metric: str, a: Side, b: Side) -> Difference | None:
     """Of ``a`` less ``b``; None where nothing judges it. Seeds without any spread leave it to the items."""
+    if is_a_test(metric):  # p-values do not subtract; the statistic behind them does
+        return None
     if len(a.runs) > 1 or len(b.runs) > 1:
         over = difference_over_seeds(
             _beside(a, b, metric), _beside(b, a, metric), confidence=confidence_of((*a.runs, *b.runs))
@@ -145,7 +163,10 @@ def _of_models(metric: str, a: Side, b: Side) -> Difference | None:
     estimates = ours.models[a.role].metrics.get(metric), theirs.models[b.role].metrics.get(metric)
     if estimates[0] is None or estimates[1] is None:
         return None
-    taken_apart = made(metric, ours.items_of(a.role)), made(metric, theirs.items_of(b.role))
+    taken_apart = (
+        made(metric, ours.items_of(a.role), ours.items_of("gold")),
+        made(metric, theirs.items_of(b.role), theirs.items_of("gold")),
+    )
     if taken_apart[0] is None or taken_apart[1] is None or what_differs(taken_apart[0], taken_apart[1]):
         return difference_of_estimates(estimates[0], estimates[1])
     for whole, estimate in zip(taken_apart, estimates, strict=True):
@@ -197,6 +218,9 @@ class Row:
     def standing(self, metric: str) -> Standing | None:
         if self.gold is None or self.role == "gold" or self.estimate(metric) is None:
             return None
+        if is_a_test(metric):
+            at = self.model.metrics[metric].value >= 1 - confidence_of(self.runs)
+            return Standing.at if at else Standing.off
         gold = side_of("gold", self.runs)
         return standing(difference(metric, self.side, gold), self.before_from_gold(metric))
 
@@ -210,6 +234,11 @@ class Row:
             return None
         before = side_of("target", self.runs)
         return change(difference(metric, self.side, before), direction=metric_of(metric).direction)
+
+
+def is_a_test(metric: str) -> bool:
+    """Whether it is itself the p-value of a test against gold, which needs no difference to be read by."""
+    return metric.endswith("/forget_quality")
 
 
 def metric_of(name: str) -> Metric:
@@ -371,7 +400,9 @@ def suite_of(name: str) -> str | None:
 
 
 def data_hashes(run: RunData) -> tuple[tuple[str, str], ...]:
-    """What identifies the data of a run, corpus by corpus."""
+    """What identifies the data of a run, corpus by corpus; nothing for logs, whose hash is a model's."""
+    if run.setting("from_log"):
+        return ()
     return tuple(
         (corpus, str(next((value for key, value in fields.items() if "sha" in key or "hash" in key), None)))
         for corpus, fields in sorted(run.data.items())

@@ -1,4 +1,4 @@
-"""The forget items of one run one by one, those that look most like still known first. No word of them."""
+"""The items of one run one by one, set by set, those that call for a look first. No word of them."""
 
 import math
 from dataclasses import dataclass
@@ -8,8 +8,11 @@ from mari_cli.report import numbers
 from mari_cli.report.comparison import Row
 
 MOST = 200
-"""Items shown."""
+"""Items shown of a set to be forgotten."""
+MOST_OF_OTHERS = 50
 
+_MAIN = {"answer_nll": "loss", "rouge_l_f1": "ROUGE-L", "rouge_l_recall": "ROUGE-L", "recalled": "told"}
+"""What is set side by side for every model: the first of these that a set has, else its first value."""
 _NOW = {
     "exact_match": "exact match",
     "extraction_strength": "extraction strength",
@@ -21,8 +24,9 @@ _NOW = {
     "min_k": "min-k",
     "recalled": "told",
     "tokens": "tokens",
+    "cut": "cut",
 }
-"""What is shown of the model as it is now, beside its losses, and what it is called."""
+"""What is shown of the model as it is now, beside that, and what it is called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,66 +38,86 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class ItemTable:
-    suite: str | None
+    name: str
+    """Of the set, after its suite's."""
     columns: list[str]
     rows: list[list[Cell]]
     total: int
     """Items there are."""
-    has_gold: bool
+    order: str
+    """Which items come first, in words."""
 
 
-def item_table(row: Row, suite: str | None) -> ItemTable | None:
-    """Of the set `forget`: first whose loss is furthest below gold's, or lowest where there is no gold model.
-    None without losses of items."""
+def item_tables(row: Row) -> list[ItemTable]:
+    """Of each set of the corpora and of a suite; the answers to benchmarks are right or wrong and no more."""
+    asked = dict.fromkeys((item.suite, item.set) for item in row.run.items_of(row.role))
+    own = {"forget", "retain", "holdout"}
+    return [_table(row, suite, set) for suite, set in asked if suite is not None or set in own]
 
+
+def _table(row: Row, suite: str | None, set: str) -> ItemTable:
     def of(role: str) -> dict[int, ItemValues]:
-        return {
-            item.item: item
-            for item in row.run.items_of(role)
-            if (item.suite, item.set) == (suite, "forget") and "answer_nll" in item.values
-        }
+        items = row.run.items_of(role)
+        return {item.item: item for item in items if (item.suite, item.set) == (suite, set)}
 
     now, before, gold = of(row.role), of("target"), of("gold")
-    if not now:
-        return None
+    there = dict.fromkeys(name for item in now.values() for name in item.values)
+    main = next((name for name in _MAIN if name in there), next(iter(there), "answer_nll"))
+    word = _MAIN.get(main, main.replace("_", " "))
+    forget = set == "forget" or "forget" in set.split("_")
+    beside, versus = (gold, "gold") if forget or not before else (before, "before")
     facts = any(item.fact for item in now.values())
-    shown = [name for name in _NOW if any(name in item.values for item in now.values())]
-    columns = ["item", "hash", *(["fact"] if facts else []), *(["loss before"] if before else []), "loss now"]
-    columns += ["loss of gold", "now − gold"] if gold else []
+    shown = [name for name in _NOW if name in there and name != main]
+    columns = ["item", "hash", *(["fact"] if facts else []), *([f"{word} before"] if before else [])]
+    columns += [
+        f"{word} now",
+        *([f"{word} of gold"] if gold else []),
+        *([f"now − {versus}"] if beside else []),
+    ]
+    sign = 1 if main == "answer_nll" else -1  # a loss is low where an item is known
+    first = sign if forget else -sign
     rows = []
     for number, item in now.items():
+        apart = _apart(item, beside.get(number), main)
         cells = [Cell(text=str(number), order=number), _word((item.key or "")[:8])]
         cells += [_word(item.fact or "")] if facts else []
-        cells += [_loss(before.get(number))] if before else []
-        cells += [_loss(item)]
-        if gold:
-            cells += [_loss(gold.get(number)), _cell(_behind(item, gold.get(number)), signed=True)]
-        rows.append(
-            (_worst(item, gold.get(number)), cells + [_cell(item.values.get(name)) for name in shown])
-        )
-    ordered = [cells for _, cells in sorted(rows, key=lambda entry: (entry[0], entry[1][0].order))]
+        cells += [_value(before.get(number), main)] if before else []
+        cells += [_value(item, main)]
+        cells += [_value(gold.get(number), main)] if gold else []
+        cells += [_cell(apart, signed=True)] if beside else []
+        cells += [_value(item, name) for name in shown]
+        rows.append((_place(item.values.get(main) if not beside else apart, first), number, cells))
+    ordered = [cells for _, _, cells in sorted(rows, key=lambda entry: entry[:2])]
     return ItemTable(
-        suite=suite,
+        name=set if suite is None else f"{suite} / {set}",
         columns=columns + [_NOW[name] for name in shown],
-        rows=ordered[:MOST],
+        rows=ordered[: MOST if forget else MOST_OF_OTHERS],
         total=len(ordered),
-        has_gold=bool(gold),
+        order=_in_words(word, sign, forget, versus if beside else None),
     )
 
 
-def _behind(item: ItemValues, gold: ItemValues | None) -> float | None:
-    return None if gold is None else item.values["answer_nll"] - gold.values["answer_nll"]
+def _in_words(word: str, sign: int, forget: bool, versus: str | None) -> str:
+    low = (sign > 0) == forget
+    if versus is None:
+        return f"First whose {word} is {'lowest' if low else 'highest'}"
+    other = "that of the gold model" if versus == "gold" else "the one before"
+    return f"First whose {word} is furthest {'below' if low else 'above'} {other}"
 
 
-def _worst(item: ItemValues, gold: ItemValues | None) -> float:
-    """Small for what is still known; what is not finite comes last."""
-    behind = _behind(item, gold)
-    value = item.values["answer_nll"] if behind is None else behind
-    return value if math.isfinite(value) else math.inf
+def _apart(item: ItemValues, other: ItemValues | None, name: str) -> float | None:
+    if other is None or name not in item.values or name not in other.values:
+        return None
+    return item.values[name] - other.values[name]
 
 
-def _loss(item: ItemValues | None) -> Cell:
-    return _cell(None if item is None else item.values["answer_nll"])
+def _place(value: float | None, sign: int) -> float:
+    """Small for what comes first; what is not finite comes last."""
+    return sign * value if value is not None and math.isfinite(value) else math.inf
+
+
+def _value(item: ItemValues | None, name: str) -> Cell:
+    return _cell(None if item is None else item.values.get(name))
 
 
 def _cell(value: float | None, *, signed: bool = False) -> Cell:

@@ -4,7 +4,8 @@ import math
 
 
 def number(value: float, *, signed: bool = False) -> str:
-    """Three decimals where that says something, fewer for large values, powers of ten at the extremes."""
+    """Three decimals where that says something, a fourth below a hundredth, fewer for large values, powers of
+    ten at the extremes."""
     if math.isnan(value):
         return "not finite"  # NaN, or an infinity that JSON had no word for
     size = abs(value)
@@ -14,7 +15,7 @@ def number(value: float, *, signed: bool = False) -> str:
     if size >= 1e5 or 0 < size < 5e-4:
         mantissa, exponent = f"{size:.1e}".split("e")
         return f"{sign}{mantissa}e{int(exponent)}".replace("e-", "e−")
-    decimals = 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
+    decimals = 4 if 0 < size < 0.00995 else 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
     text = f"{size:,.{decimals}f}"
     return text if float(text.replace(",", "")) == 0 else sign + text
 

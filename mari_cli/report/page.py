@@ -22,10 +22,13 @@ from mari_cli.metrics.of_benchmarks import GENERAL_ABILITY
 from mari_cli.report import numbers
 from mari_cli.report.comparison import (
     GROUPS,
+    SUITE_FORGOTTEN,
+    SUITE_KEPT,
     Change,
     Row,
     Standing,
     comparison_rows,
+    is_a_test,
     metric_names,
     metric_of,
     not_separable,
@@ -34,7 +37,7 @@ from mari_cli.report.comparison import (
     suite_of,
 )
 from mari_cli.report.definitions import STATISTICS, anchor_of, definitions
-from mari_cli.report.items import item_table
+from mari_cli.report.items import item_tables
 from mari_cli.report.plots import FIGURES, colour_of
 from mari_cli.report.read import RunData
 from mari_cli.report.words import confidence, estimate_words, summarise
@@ -52,9 +55,8 @@ OVERVIEW = (
     "retain/exact_match",
     "holdout/answer_nll",
     *GENERAL_ABILITY,
-    "tofu/forget_quality",
-    "tofu/model_utility",
-    "tofu/forget/truth_ratio",
+    *SUITE_FORGOTTEN,
+    *SUITE_KEPT,
 )
 """Columns of the table of several runs."""
 SCOPES = {"step": "whole step", "micro": "micro-batch"}
@@ -93,6 +95,8 @@ class Line:
     cells: list[Cell]
     anchor: str | None
     """Where on the page it is defined."""
+    n: str
+    """Items it is of; of several models, each number that there is."""
 
 
 Group = tuple[str, list[Line]]
@@ -134,7 +138,7 @@ def render(runs: list[RunData], *, title: str) -> str:
         separable=not_separable(rows, confidence=level),
         missing=_missing(runs, rows),
         seeds=[(row, _of_seeds(row, names)) for row in rows if row.seeds],
-        items=[table for suite in (None, *suites) if single and (table := item_table(made[0], suite))],
+        items=item_tables(made[0]) if single else [],
         trainings=[
             (label, run, _training(run), _steps(run))
             for label, run in zip(run_labels(runs), runs, strict=True)
@@ -142,7 +146,7 @@ def render(runs: list[RunData], *, title: str) -> str:
         ],
         examples=_examples(runs),
         runs=[
-            (label, run, shlex.join(run.command), _flat(run.environment))
+            (label, run, shlex.join(run.command), _data(run), _flat(run.environment))
             for label, run in zip(run_labels(runs), runs, strict=True)
         ],
         glossary=_glossary(names),
@@ -214,7 +218,8 @@ def _cell(row: Row, name: str) -> Cell:
     if estimate is None:
         return Cell()
     distance, direction = row.distance(name), metric_of(name).direction
-    reading = row.standing(name) if direction == "gold" else row.change(name)
+    by_gold = direction == "gold" or is_a_test(name)
+    reading = row.standing(name) if by_gold else row.change(name)
     return Cell(
         value=numbers.number(estimate.value),
         interval=numbers.interval(estimate.low, estimate.high),
@@ -237,6 +242,7 @@ def _groups(names: list[str], columns: list[Row]) -> list[Group]:
                     arrow=ARROWS[metric_of(name).direction],
                     cells=[_cell(row, name) for row in columns],
                     anchor=anchor_of(name),
+                    n=_items(name, columns),
                 )
                 for name in names
                 if name.split("/")[0] == prefix
@@ -259,9 +265,14 @@ def _suite_groups(suite: str, names: list[str], columns: list[Row]) -> list[Grou
                     arrow=ARROWS[metric_of(name).direction],
                     cells=[_cell(row, name) for row in columns],
                     anchor=anchor_of(name),
+                    n=_items(name, columns),
                 )
             )
     return [(set, lines) for set, lines in groups.items() if lines]
+
+
+def _items(name: str, rows: list[Row]) -> str:
+    return "/".join(dict.fromkeys(str(found.n) for row in rows if (found := row.estimate(name))))
 
 
 def _of_seeds(row: Row, names: list[str]) -> list[tuple[str, list[str]]]:
@@ -274,10 +285,10 @@ def _of_seeds(row: Row, names: list[str]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _overview(rows: list[Row]) -> tuple[list[Metric], list[tuple[Row, str, list[Cell]]]]:
+def _overview(rows: list[Row]) -> tuple[list[tuple[Metric, str]], list[tuple[Row, str, list[Cell]]]]:
     names = [name for name in OVERVIEW if any(row.estimate(name) for row in rows)]
     return (
-        [metric_of(name) for name in names],
+        [(metric_of(name), _items(name, rows)) for name in names],
         [(row, colour_of(row, rows), [_cell(row, name) for name in names]) for row in rows],
     )
 
@@ -285,6 +296,7 @@ def _overview(rows: list[Row]) -> tuple[list[Metric], list[tuple[Row, str, list[
 def _missing(runs: list[RunData], rows: list[Row]) -> list[str]:
     """What a reader might look for and will not find, with what it would have told."""
     names = set(metric_names(rows))
+    corpora = any(name.startswith(("forget/", "retain/")) for name in names)  # else only a suite was asked
     unlearned = any(row.role == "unlearned" for row in rows)
     return [
         words
@@ -294,12 +306,22 @@ def _missing(runs: list[RunData], rows: list[Row]) -> list[str]:
                 "a gold model (how forgotten is forgotten)",
             ),
             (
-                not any(name.startswith(("holdout/", "privacy/")) for name in names),
+                not any(name.startswith(("holdout/", "privacy/")) or name.endswith("_auc") for name in names),
                 "a holdout corpus (membership inference)",
             ),
-            (not any(name.startswith("facts/") for name in names), "marked facts (unique and shared recall)"),
-            (not any(name.endswith("verbatim_rouge_l") for name in names), "generated answers (ROUGE-L)"),
-            (not any(name.startswith("marginal/") for name in names), "marginal information (Fano bound)"),
+            (
+                corpora and not any(name.startswith("facts/") for name in names),
+                "marked facts (unique and shared recall)",
+            ),
+            (
+                not any(map(_is_of_generated, names))
+                and not any("recalled" in item.values for run in runs for item in run.items),
+                "generated answers (ROUGE-L)",
+            ),
+            (
+                corpora and not any(name.startswith("marginal/") for name in names),
+                "marginal information (Fano bound)",
+            ),
             (
                 not any(name.startswith("benchmark/") for name in names),
                 "a benchmark (general ability: `metrics.benchmarks`)",
@@ -308,6 +330,23 @@ def _missing(runs: list[RunData], rows: list[Row]) -> list[str]:
         )
         if absent
     ]
+
+
+def _is_of_generated(name: str) -> bool:
+    return "rouge" in name or "over items of the ROUGE" in metric_of(name).description
+
+
+def _data(run: RunData) -> list[tuple[str, str, str, str]]:
+    """(corpus, records, hash, the rest) of all that a run was asked."""
+    rows = []
+    for corpus, fields in run.data.items():
+        count = fields.get("records", fields.get("items"))
+        more = {key: value for key, value in fields.items() if key not in ("records", "sha256")}
+        if "records" not in fields:
+            more.pop("items", None)
+        rest = "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in more.items())
+        rows.append((corpus, "–" if count is None else str(count), str(fields.get("sha256", "")), rest))
+    return rows
 
 
 def _training(run: RunData) -> str:

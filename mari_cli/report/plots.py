@@ -895,21 +895,31 @@ _ATTACKS = {
 def roc(runs: list[RunData]) -> Plot | None:
     """What each membership attack makes of each model: forget items found against unseen ones accused."""
     rows = _capped(comparison_rows(runs))
-    suites = list(dict.fromkeys(item.suite for row in rows for item in row.run.items))
-    panels: dict[tuple[str | None, str], list[tuple[Row, list[float], list[float]]]] = {}
-    for suite in suites:
+    asked = list(dict.fromkeys((item.suite, item.set) for row in rows for item in row.run.items))
+    panels: dict[str | None, dict[str, list[tuple[Row, list[float], list[float]]]]] = {}
+    for suite, set in asked:
+        if set != "forget" and not set.endswith("_forget"):
+            continue
         for score in _ATTACKS:
             for row in rows:
-                forget, holdout = (_scores(row, suite, set, score) for set in ("forget", "holdout"))
+                forget = _scores(row, suite, set, score)
+                holdout = _scores(row, suite, set.removesuffix("forget") + "holdout", score)
                 if forget and holdout:
-                    panels.setdefault((suite, score), []).append((row, forget, holdout))
+                    panels.setdefault(suite, {}).setdefault(score, []).append((row, forget, holdout))
     if not panels:
         return None
-    shown = list(panels.items())[:MOST_PANELS]
-    columns = min(3, max(2, len(shown)))
-    lines = math.ceil(len(shown) / columns)
-    with _figure(3.3 * lines, columns=columns, rows=lines) as (figure, axes):
-        for axis, ((suite, score), curves) in zip(axes, shown, strict=False):
+    columns = min(4, max(2, *(len(of_suite) for of_suite in panels.values())))
+    lines = sum(math.ceil(len(of_suite) / columns) for of_suite in panels.values())
+    with _figure((11.2 / columns) * lines, columns=columns, rows=lines) as (figure, axes):
+        first, drawn_on = 0, []
+        for suite, of_suite in panels.items():  # each begins a line of its own
+            places = axes[first : first + len(of_suite)]
+            first += columns * math.ceil(len(of_suite) / columns)
+            drawn_on += [(a, suite, score, c) for a, (score, c) in zip(places, of_suite.items(), strict=True)]
+        for axis in axes:
+            axis.set_visible(False)
+        for axis, suite, score, curves in drawn_on:
+            axis.set_visible(True)
             axis.plot([0, 1], [0, 1], color=_COLOURS["muted"], linewidth=0.8, linestyle=(0, (4, 3)))
             for row, forget, holdout in curves:
                 labels = [1] * len(forget) + [0] * len(holdout)
@@ -929,17 +939,13 @@ def roc(runs: list[RunData]) -> Plot | None:
             axis.set_title(_ATTACKS[score] if suite is None else f"{suite}: {_ATTACKS[score]}")
             axis.set_xlabel("unseen items accused")
             axis.set_ylabel("forget items found")
-        for axis in axes[len(shown) :]:
-            axis.set_visible(False)
         svg = _svg(figure, "ROC curves of membership attacks, forget against unseen items")
-    drawn = {id(row): row for curves in panels.values() for row, _, _ in curves}
+    drawn = {id(row): row for _, _, _, curves in drawn_on for row, _, _ in curves}
     caption = (
         "One panel an attack, one curve a model; the dashed line is guessing. The place to be is gold's "
         "curve: above it forget items still look trained on, below it they stand out by looking less so than "
         "unseen ones."
     )
-    if len(panels) > len(shown):
-        caption += f" The first {len(shown)} of {len(panels)} panels are drawn."
     return Plot(svg=svg, caption=_and_capped(caption, runs), legend=_legend(list(drawn.values())))
 
 

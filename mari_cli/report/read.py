@@ -95,7 +95,7 @@ class RunData:
     config_yaml: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
     data: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Per corpus: records, tokens, hash."""
+    """Per corpus, or set of a suite: records, tokens, hash."""
 
     @cached_property
     def differences(self) -> dict[Any, Difference | None]:
@@ -323,10 +323,15 @@ def _config(text: str) -> dict[str, Any]:
 
 
 def _corpora(value: object) -> dict[str, dict[str, Any]]:
-    """``data.json`` as corpus -> fields, be it a mapping or a list of named corpora."""
+    """``data.json`` as corpus -> fields, be it a mapping or a list of named corpora; a suite's sets each as
+    one, `tofu/forget`."""
     if isinstance(value, list):
         return {str(entry.get("name", number)): dict(entry) for number, entry in enumerate(value)}
     assert isinstance(value, dict)
-    return {
-        str(key): dict(entry) if isinstance(entry, dict) else {"value": entry} for key, entry in value.items()
-    }
+    found: dict[str, dict[str, Any]] = {}
+    for key, entry in value.items():
+        if isinstance(entry, dict) and entry and all(isinstance(of_set, dict) for of_set in entry.values()):
+            found |= {f"{key}/{name}": dict(of_set) for name, of_set in entry.items()}
+        else:
+            found[str(key)] = dict(entry) if isinstance(entry, dict) else {"value": entry}
+    return found

@@ -13,27 +13,40 @@ from mari_cli.metrics.of_benchmarks import chance
 from mari_cli.report.comparison import (
     FORGOTTEN,
     KEPT,
+    SUITE_FORGOTTEN,
+    SUITE_KEPT,
     Change,
     Row,
     Standing,
     comparison_rows,
     differing_corpora,
     differing_items,
+    is_a_test,
     metric_of,
     results,
+    suite_of,
 )
 from mari_cli.report.numbers import duration, interval, listed, number, percent
 from mari_cli.report.read import RunData
 
 
 @dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A value and its interval as they are printed; both are empty where nothing was measured."""
+
+    value: str = ""
+    interval: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One figure in plain words; ``reading`` judges it in a word or two, ``note`` says what to know of it."""
+    """One metric in plain words; ``reading`` judges it in a word or two, ``note`` says what to know of it."""
 
     says: str
-    now: str
-    before: str = ""
-    gold: str = ""
+    n: int
+    now: Figure
+    before: Figure = Figure()
+    gold: Figure = Figure()
     reading: str = ""
     tone: str = ""
     note: str = ""
@@ -65,7 +78,8 @@ def summarise(runs: list[RunData]) -> Summary:
     elif made[0].role == "model":
         head, claims = _headline_of_model(made[0]), _claims_of_model(made[0])
     else:
-        head, claims = headline(made[0]), [_was_known(made[0]), _forgotten(made[0]), _kept(made[0])]
+        head = headline(made[0])
+        claims = [_was_known(made[0]), _forgotten(made[0]), _kept(made[0]), *_by_suite(made[0])]
     return Summary(headline=head, warnings=_warnings(rows, runs), claims=claims, bound=_bound(made, rows))
 
 
@@ -94,19 +108,20 @@ def verdict(row: Row) -> str:
             if row.role == "unlearned"
             else ""
         )
-    broken = [name for name in FORGOTTEN if not _finite(row, name)]
+    names = _decisive(row)
+    broken = [name for name in names if not _finite(row, name)]
     if broken:
         return (
             f"The measurement is broken: on the forget data, {_labels(broken)} {_is(broken)} not a finite "
             "number."
         )
-    standings = {name: where for name in FORGOTTEN if (where := row.standing(name)) is not None}
+    standings = {name: where for name in names if (where := row.standing(name)) is not None}
     if not standings:
         return "There are no intervals to judge the distance to the gold model by."
     short = [name for name, where in standings.items() if where in (Standing.short, Standing.away)]
     past = [name for name, where in standings.items() if where is Standing.past]
     off = [name for name, where in standings.items() if where is Standing.off]
-    everything = _COUNTS[len(standings)]
+    everything = f"the {_COUNTS[len(standings)]} below"
     if short and past:
         return (
             f"Forgotten unevenly: on the forget data, {_labels(short)} {_is(short)} still short of the gold "
@@ -135,17 +150,41 @@ def verdict(row: Row) -> str:
             "these measures could show."
         )
     if len(standings) == 1:
-        return f"On the forget data, {everything} does not tell the model from one that never saw it."
-    return f"On the forget data, none of {everything} tells the model from one that never saw it."
+        return (
+            f"On the forget data, {everything} does not tell the model from one that never saw it."
+            + _too_few(row, list(standings))
+        )
+    return f"On the forget data, none of {everything} tells the model from one that never saw it." + _too_few(
+        row, list(standings)
+    )
+
+
+FEW = 30
+
+
+def _too_few(row: Row, names: list[str]) -> str:
+    """How little it means that nothing was found."""
+    fewest = min(found.n for name in names if (found := row.estimate(name)))
+    return f" With as few as {fewest} items only a large difference could show." if fewest < FEW else ""
 
 
 _COUNTS = {
-    1: "the one measure below",
-    2: "the two measures below",
-    3: "the three measures below",
-    4: "the four measures below",
-    5: "the five measures below",
+    1: "one measure",
+    2: "two measures",
+    3: "three measures",
+    4: "four measures",
+    5: "five measures",
+    6: "six measures",
+    7: "seven measures",
+    8: "eight measures",
+    9: "nine measures",
 }
+
+
+def _decisive(row: Row) -> list[str]:
+    """What decides whether the data is forgotten: the corpora's own measures, else the suites'."""
+    own = [name for name in FORGOTTEN if row.estimate(name)]
+    return own or [name for name in SUITE_FORGOTTEN if row.estimate(name)]
 
 
 def _verdict_kept(row: Row) -> str:
@@ -233,6 +272,17 @@ _SAYS = {
     "retain/token_accuracy": "Retain data: words (tokens) predicted right",
     "retain/exact_match": "Retain data: records completed word for word",
     "facts/shared_recall": "Facts that retained documents state too, told when asked about the forgotten",
+    "tofu/forget_quality": "Forget quality: p-value of the test against gold",
+    "tofu/forget/probability": "Forget questions: probability of the true answer",
+    "tofu/forget/rouge_l_recall": "Forget questions: share of the true answer that is told (ROUGE-L recall)",
+    "tofu/forget/truth_ratio": "Forget questions: truth ratio (1: true and wrong answers as likely)",
+    "tofu/loss_auc": "Telling forget questions from unseen ones by the loss (AUC, 0.5 is guessing)",
+    "tofu/model_utility": "Retained questions, real authors and world facts: model utility",
+    "muse/verbatim_forget": "Forget passages: continued as they are written (ROUGE-L F1)",
+    "muse/knowledge_forget": "Questions about the forget data: answered (ROUGE-L F1)",
+    "muse/knowledge_retain": "Questions about the retain data: answered (ROUGE-L F1)",
+    "muse/min_k_auc": "Telling forget passages from unseen ones by min-k (AUC, 0.5 is guessing)",
+    "muse/privleak": "Privacy leak against gold, % (0 is as gold)",
 }
 _SHORT = {
     "forget/answer_nll": "loss",
@@ -243,6 +293,15 @@ _SHORT = {
     "retain/token_accuracy": "token accuracy on the retain data",
     "retain/exact_match": "word-for-word recall of the retain data",
     "facts/shared_recall": "recall of shared facts",
+    "tofu/forget_quality": "forget quality",
+    "tofu/forget/probability": "probability of the true answers",
+    "tofu/forget/rouge_l_recall": "ROUGE-L recall",
+    "tofu/forget/truth_ratio": "truth ratio",
+    "tofu/loss_auc": "detectability",
+    "muse/verbatim_forget": "verbatim memorization",
+    "muse/knowledge_forget": "knowledge of it",
+    "muse/min_k_auc": "detectability",
+    "muse/privleak": "privacy leak",
 }
 """The same inside a sentence; the first five after "on the forget data"."""
 _READS: dict[Standing | Change, tuple[str, str]] = {
@@ -257,14 +316,17 @@ _READS: dict[Standing | Change, tuple[str, str]] = {
 }
 
 
-def _value(name: str, estimate: Estimate | None) -> str:
+_NO_SHARES = ("_auc", "/forget_quality", "/probability", "/truth_ratio")
+
+
+def _figure(name: str, estimate: Estimate | None) -> Figure:
     if estimate is None:
-        return ""
-    return (
-        number(estimate.value)
-        if name == "privacy/loss_auc" or metric_of(name).high != 1
-        else percent(estimate.value)
-    )
+        return Figure()
+    low, high = estimate.low, estimate.high
+    if name.endswith(_NO_SHARES) or metric_of(name).high != 1:
+        return Figure(value=number(estimate.value), interval=interval(low, high))
+    ends = "" if low is None or high is None else f"{percent(low)} – {percent(high)}".replace(" % –", " –")
+    return Figure(value=percent(estimate.value), interval=ends)
 
 
 def _measure(row: Row, name: str) -> Measure | None:
@@ -273,7 +335,8 @@ def _measure(row: Row, name: str) -> Measure | None:
         return None
     gold = row.gold.metrics.get(name) if row.gold else None
     before = row.target.metrics.get(name) if row.target else None
-    read = row.standing(name) if name in FORGOTTEN else row.change(name)
+    by_gold = name in FORGOTTEN or name in SUITE_FORGOTTEN
+    read = row.standing(name) if by_gold else row.change(name)
     reading, tone = _READS[read] if read else ("", "")
     note = ""
     if _guesses(row, name):
@@ -282,11 +345,14 @@ def _measure(row: Row, name: str) -> Measure | None:
         note = "Worse on these texts than a model that has never seen them, which is no merit."
     elif read is Standing.past and gold and name == "privacy/loss_auc" and here.value < gold.value:
         note = "Below gold's: the texts stand out by too high a loss, which shows what was removed as surely."
+    elif is_a_test(name):
+        note = "Above 0.05 the test does not tell the model from gold; it is no degree of forgetting."
     return Measure(
-        says=_SAYS.get(name) or _says_benchmark(name),
-        before=_value(name, before),
-        now=_value(name, here),
-        gold=_value(name, gold),
+        says=_SAYS.get(name) or (metric_of(name).label if suite_of(name) else _says_benchmark(name)),
+        n=here.n,
+        before=_figure(name, before),
+        now=_figure(name, here),
+        gold=_figure(name, gold),
         reading=reading,
         tone=tone,
         note=note,
@@ -330,6 +396,8 @@ def _bound(made: list[Row], rows: list[Row]) -> Claim:
     """What the Fano bound says, beside what it does not: always both."""
     heading = "What the bound says, and what it does not"
     told = [row for row in made if row.estimate("marginal/fano_accuracy_bound")]
+    if not any(row.estimate("forget/answer_nll") for row in made):
+        return Claim(heading=heading)  # only a suite or benchmarks were asked: nobody looks for it there
     if not told:
         return Claim(
             heading=heading,
@@ -385,12 +453,30 @@ def _bound(made: list[Row], rows: list[Row]) -> Claim:
 
 def _headline_of_model(row: Row) -> str:
     verb = "trained" if row.run.task == "finetune" else "measured"
-    return f"One model was {verb}; nothing was unlearned."
+    if row.gold is not None and _decisive(row):
+        return f"One model was {verb} beside a gold model; nothing was unlearned here. {verdict(row)}"
+    unknown = " Without a gold model these figures do not say whether anything is forgotten."
+    return f"One model was {verb}; nothing was unlearned.{unknown if _decisive(row) else ''}"
 
 
 def _claims_of_model(row: Row) -> list[Claim]:
     measures = [measure for name in (*FORGOTTEN, *KEPT) if (measure := _measure(row, name))]
-    return [Claim(heading="What the model knows", measures=measures)]
+    return [Claim(heading="What the model knows", measures=measures), *_by_suite(row)]
+
+
+def _by_suite(row: Row) -> list[Claim]:
+    """Of each suite what should be as gold's, then what should be as before."""
+    names = [name for name in (*SUITE_FORGOTTEN, *SUITE_KEPT) if row.estimate(name)]
+    return [
+        Claim(
+            heading=f"What {suite.upper()} says",
+            measures=[
+                measure for name in names if suite_of(name) == suite and (measure := _measure(row, name))
+            ],
+        )
+        for suite in dict.fromkeys(suite_of(name) for name in names)
+        if suite
+    ]
 
 
 def _headline_of_several(made: list[Row]) -> str:
@@ -437,7 +523,7 @@ MOST_SENTENCES = 12
 
 
 def _claims_of_several(made: list[Row]) -> list[Claim]:
-    unlearned = [row for row in made if row.role == "unlearned"]
+    unlearned = [row for row in made if row.role == "unlearned" or (row.gold and _decisive(row))]
     if not unlearned:
         return []
     sentences = []

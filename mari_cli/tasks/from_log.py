@@ -10,7 +10,6 @@ from typing import Any
 from mari_cli import runs
 from mari_cli.config import EvaluateRun
 from mari_cli.metrics.statistics import How
-from mari_cli.progress import say
 from mari_cli.suites.standard import Measured
 from mari_cli.suites.tofu_logs import read_log
 from mari_cli.suites.tofu_numbers import summarise
@@ -36,8 +35,6 @@ def from_log(config: EvaluateRun, *, command: Sequence[str]) -> dict[str, Any]:
         notes |= dict.fromkeys(f"{role}: {note}" for note in told)
         rows = [{"suite": "tofu"} | row for row in log.rows]
         models[role] = Examined(Measured(summary.metrics, [], []), rows, runs.content_hash(log.rows))
-    for note in notes:
-        say(note)
     data = {
         role: {"path": path, "records": len(logs[role].rows), "sha256": models[role].weights}
         for role, path in paths.items()

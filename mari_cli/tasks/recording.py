@@ -54,9 +54,12 @@ class Recording:
         compute: Compute | None,
         notes: Sequence[str],
     ) -> dict[str, Any]:
-        """Write items and examples, the report and, last of all, the result; returns it."""
+        """Write items and examples, the report and, last of all, the result; returns it. Notes are said, too:
+        what a table lacks must not be silent until somebody opens a file."""
         if not self.run.writes:
             return {}
+        for note in notes:
+            say(f"note: {note}")
         rows = [
             {"model": role} | row
             for role, found in models.items()

@@ -32,14 +32,11 @@ def test_published_logs_give_the_published_numbers(mari, logs):
 def test_a_table_shows_every_number_with_its_interval_and_items(mari, logs):
     said = mari("evaluate", "--from-log", "full.json", "--gold-log", "retain90.json", "out=run")
     rows = {line.split()[0]: line for line in said.out.splitlines()[1:-1]}
-    assert said.out.splitlines()[0].split() == [
-        "metric",
-        *["model", "interval", "n"],
-        *["gold", "interval", "n"],
-    ]
-    assert rows["tofu/forget_quality"].split()[1] == "1.834e-21"
+    assert said.out.splitlines()[0].split() == ["metric", "model", "gold", "n"]
+    assert rows["tofu/forget_quality"].split()[1] == "1.83e-21"
+    assert rows["tofu/model_utility"].split()[2].startswith("[0.")
     assert rows["tofu/model_utility"].split()[1] == "0.6227"
-    assert rows["tofu/model_utility"].split()[4] == "517"
+    assert rows["tofu/model_utility"].split()[-1] == "517"
     assert rows["tofu/model_utility_arithmetic"].split()[1] == "0.5859"
     assert len(rows) == 24
     assert said.out.splitlines()[-1] == "run/report.html"
@@ -51,15 +48,17 @@ def test_what_was_computed_is_a_run_to_compare(mari, logs):
         assert mari("evaluate", "--from-log", f"{model}.json", f"out={model}").code == 0
     said = mari("compare", "full", "retain90")
     assert "model (full)" in said.out
-    assert "0.623" in said.out
-    assert "0.614" in said.out
+    assert "0.6227" in said.out
+    assert "0.6137" in said.out
+    assert said.err == ""
 
 
 def test_a_log_alone_says_what_it_cannot_tell(mari, logs):
     said = mari("evaluate", "--from-log", "full.json", "out=run")
     assert said.code == 0
     assert "forget_quality" not in said.out
-    assert "model: forget quality is left out: it needs the gold model's answers too" in said.err
+    told = "note: model: forget quality is left out: it needs the gold model's answers too\n"
+    assert said.err.count(told) == 1
     assert json.loads((logs / "run" / "result.json").read_text())["notes"] == [
         "model: forget quality is left out: it needs the gold model's answers too"
     ]

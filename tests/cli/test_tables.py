@@ -1,10 +1,10 @@
 """What goes to stdout: plain where it is piped, with every model and every job."""
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from mari_cli.cli import tables
 from mari_cli.launch import Experiment, Failed, options, plan
@@ -34,50 +34,83 @@ def printed(grid, capsys) -> str:
     return capsys.readouterr().out
 
 
-def test_a_run_shows_before_after_and_gold(capsys):
+def test_a_run_shows_before_after_and_gold_with_interval_and_items(capsys):
+    assert printed(tables.of_run(MARI), capsys) == (
+        "metric                           target         unlearned              gold  n\n"
+        "forget/exact_match              1 [1,1]  0.04 [0.04,0.04]  0.02 [0.02,0.02]  9\n"
+        "retain/exact_match     0.99 [0.99,0.99]               – –  0.98 [0.98,0.98]  9\n"
+        "forget/answer_nll   0.004 [0.004,0.004]     nan [nan,nan]  0.96 [0.96,0.96]  9\n"
+    )
+
+
+def test_models_of_several_runs_stand_below_each_other_metric_by_metric(capsys):
     assert printed(tables.of_results([MARI]), capsys) == (
-        "                             forget       retain      forget\n"
-        "model                   exact_match  exact_match  answer_nll\n"
-        "target                        1.000        0.990       0.004\n"
-        "unlearned (mari token)        0.040            –         nan\n"
-        "gold                          0.020        0.980       0.960\n"
+        "metric              model                   value       interval  n\n"
+        "forget/exact_match  target                      1          [1,1]  9\n"
+        "forget/exact_match  unlearned (mari token)   0.04    [0.04,0.04]  9\n"
+        "forget/exact_match  gold                     0.02    [0.02,0.02]  9\n"
+        "retain/exact_match  target                   0.99    [0.99,0.99]  9\n"
+        "retain/exact_match  gold                     0.98    [0.98,0.98]  9\n"
+        "forget/answer_nll   target                  0.004  [0.004,0.004]  9\n"
+        "forget/answer_nll   unlearned (mari token)    nan      [nan,nan]  9\n"
+        "forget/answer_nll   gold                     0.96    [0.96,0.96]  9\n"
     )
 
 
 def test_metrics_that_no_model_has_are_left_out():
-    assert tables.of_results([MARI]).columns == [
-        "model", "forget/exact_match", "retain/exact_match", "forget/answer_nll"]  # fmt: skip
+    assert list(dict.fromkeys(row[0] for row in tables.of_results([MARI]).rows)) == [
+        "forget/exact_match", "retain/exact_match", "forget/answer_nll"]  # fmt: skip
 
 
-def test_every_benchmark_as_a_whole_has_a_column():
-    names = ["mmlu_stem", "hellaswag_acc", "mmlu", "hellaswag", "wmdp_bio"]
-    metrics = {f"benchmark/{name}": {"value": 0.5} for name in names}
+def test_every_benchmark_as_a_whole_and_all_of_an_own_suite_is_shown():
+    names = ["benchmark/mmlu_stem", "benchmark/hellaswag_acc", "benchmark/mmlu", "benchmark/hellaswag",
+             "benchmark/wmdp_bio", "capitals/questions"]  # fmt: skip
+    metrics = {name: {"value": 0.5, "low": None, "high": None, "n": 2} for name in names}
     result = {"name": "npo", "models": {"model": {"metrics": metrics}}}
-    columns = ["model", "benchmark/mmlu", "benchmark/hellaswag", "benchmark/wmdp_bio"]
-    assert tables.of_results([result]).columns == columns
+    shown = ["benchmark/mmlu", "benchmark/hellaswag", "benchmark/wmdp_bio", "capitals/questions"]
+    assert [row[0] for row in tables.of_results([result]).rows] == shown
+    assert [row[0] for row in tables.of_run(result).rows] == shown
 
 
 def test_a_target_and_a_gold_that_runs_share_stand_there_once():
-    rows = [row[0] for row in tables.of_results([MARI, NPO]).rows]
+    rows = [row[1] for row in tables.of_results([MARI, NPO]).rows if row[0] == "forget/exact_match"]
     assert rows == ["target", "unlearned (mari token)", "unlearned (npo)", "gold"]
 
 
 def test_two_runs_of_one_name_are_told_apart():
-    rows = [row[0] for row in tables.of_results([MARI, MARI]).rows]
+    rows = [row[1] for row in tables.of_results([MARI, MARI]).rows]
     assert rows[1:3] == ["unlearned (mari token)", "unlearned (mari token) #2"]
 
 
-def test_a_metric_that_a_model_lacks_is_a_dash_not_a_zero():
-    grid = tables.of_results([MARI, NPO])
-    mari, npo = (dict(zip(grid.columns, row, strict=True)) for row in grid.rows[1:3])
-    assert (mari["privacy/loss_auc"], npo["privacy/loss_auc"]) == (tables.NOTHING, "0.290")
+def test_a_metric_that_a_model_lacks_is_a_dash_or_no_row_never_a_zero():
+    [row] = [row for row in tables.of_run(MARI).rows if row[0] == "retain/exact_match"]
+    assert row == ["retain/exact_match", "0.99 [0.99,0.99]", "– –", "0.98 [0.98,0.98]", "9"]
+    rows = [row[1] for row in tables.of_results([MARI, NPO]).rows if row[0] == "privacy/loss_auc"]
+    assert rows == ["unlearned (npo)"]
 
 
 def test_a_null_of_the_json_is_a_dash():
     undefined = model(forget_exact_match=0.5)
-    undefined["metrics"]["forget/exact_match"]["value"] = None
+    undefined["metrics"]["forget/exact_match"] |= {"value": None, "low": None, "high": None}
     grid = tables.of_results([{"name": "x", "models": {"model": undefined}}])
-    assert grid.rows == [["model (x)", tables.NOTHING]]
+    assert grid.rows == [["forget/exact_match", "model (x)", tables.NOTHING, tables.NOTHING, "9"]]
+
+
+def test_models_that_were_asked_different_numbers_of_items_say_so():
+    few = model(forget_exact_match=0.5)
+    few["metrics"]["forget/exact_match"]["n"] = 4
+    grid = tables.of_run({"name": "x", "models": {"target": TARGET, "unlearned": few}})
+    assert grid.rows[0][-1] == "9/4"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0.0, "0"), (0.62268, "0.6227"), (0.00072614, "0.000726"), (1.834066e-21, "1.83e-21"),
+     (-31.84, "-31.84"), (17512.4, "17512"), (4.26e7, "4.3e+07"), (float("nan"), "nan")],
+)  # fmt: skip
+def test_a_number_has_as_many_digits_as_it_can_bear(value, words):
+    metrics = {"tofu/forget_quality": {"value": value, "low": None, "high": None, "n": 2}}
+    assert tables.of_run({"models": {"model": {"metrics": metrics}}}).rows[0][1] == f"{words} –"
 
 
 @pytest.fixture
@@ -87,8 +120,8 @@ def jobs():
 
 def test_a_sweep_shows_what_varied_and_which_job_failed(jobs):
     grid = tables.of_sweep(jobs, [MARI, Failed("boom")])
-    assert grid.columns == ["job", "loss", "status", "forget/exact_match", "forget/answer_nll"]
-    assert grid.rows == [["0", "mari", "done", "0.040", "nan"], ["1", "npo", "failed", "–", "–"]]
+    assert grid.columns == ["job", "loss", "status", "forget/exact_match/n=9", "forget/answer_nll/n=9"]
+    assert grid.rows == [["0", "mari", "done", "0.040±0.000", "nan±nan"], ["1", "npo", "failed", "–", "–"]]
 
 
 def test_a_sweep_in_which_every_job_failed_is_a_table_too(jobs):
@@ -107,16 +140,50 @@ def test_options_and_runs_have_tables(capsys):
 
 def test_in_a_pipe_a_row_is_a_line_without_boxes(capsys):
     text = printed(tables.of_results([MARI, NPO]), capsys)
-    assert len(text.splitlines()) == 2 + 4
+    assert len(text.splitlines()) == 1 + len(tables.of_results([MARI, NPO]).rows)
     assert not set("─│┃━") & set(text)
     assert not [line for line in text.splitlines() if line != line.rstrip()]
 
 
-def test_on_a_terminal_a_table_is_no_wider_than_it():
-    console = Console(width=80, file=sys.stderr)
-    with console.capture() as capture:
-        console.print(tables.of_results([MARI, NPO]).drawn(plain=False))
-    assert max(map(len, capture.get().splitlines())) <= 80
+def without_bold(text: str) -> str:
+    return re.sub(r"\x1b\[[\d;]*m", "", text)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("grid", [tables.of_run(MARI), tables.of_results([MARI, NPO])])
+def test_on_a_terminal_no_line_is_longer_than_it_and_no_number_is_cut(monkeypatch, capsys, grid, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    text = without_bold(printed(grid, capsys))
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    for word in ("exact", "0.04", "[0.04,0.04]", "0.02"):
+        assert word in text
+
+
+def test_columns_that_a_terminal_has_no_room_for_stand_in_a_table_below(monkeypatch, capsys, jobs):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    names = ("forget/token_accuracy", "facts/unique_recall", "facts/shared_recall", "privacy/loss_auc",
+             "benchmark/hellaswag", "benchmark/mmlu", "benchmark/piqa", "benchmark/arc_easy")  # fmt: skip
+    metrics = {
+        name: {"value": 0.11 + 0.1 * i, "low": 0.1, "high": 0.9, "n": 160} for i, name in enumerate(names)
+    }
+    result = {"name": "mari", "models": {"unlearned": {"metrics": metrics}}}
+    text = without_bold(printed(tables.of_sweep(jobs, [result, result]), capsys))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    for metric in metrics.values():
+        assert text.count(f" {metric['value']:.3f}") == 2
+
+
+def test_on_a_narrow_terminal_an_interval_stands_below_its_number(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    lines = without_bold(printed(tables.of_run(MARI), capsys)).splitlines()
+    [at] = [i for i, line in enumerate(lines) if line.split()[:1] == ["forget/"] and "0.04" in line]
+    assert lines[at].split() == ["forget/", "1", "0.04", "0.02", "9"]
+    assert lines[at + 1].split() == ["exact_match", "[1,1]", "[0.04,0.04]", "[0.02,0.02]"]
 
 
 # -- several seeds ---------------------------------------------------------------------------------
@@ -136,7 +203,7 @@ def test_jobs_that_only_a_seed_sets_apart_are_one_row_with_mean_and_half_interva
     grid = tables.of_sweep(
         seeded, [after(job.config.loss.name, v) for job, v in zip(seeded, values, strict=True)]
     )
-    assert grid.columns == ["job", "loss", "seeds", "status", "forget/answer_nll"]
+    assert grid.columns == ["job", "loss", "seeds", "status", "forget/answer_nll/n=9"]
     assert grid.rows == [
         ["0,1,2", "mari", "3", "done", "1.100±0.248"],  # 4.303 · 0.1 / √3
         ["3,4,5", "npo", "3", "done", "2.000"],
@@ -161,16 +228,17 @@ def test_a_sweep_over_seeds_alone_is_one_row():
 def test_seeds_that_go_with_different_methods_stay_apart():
     jobs = plan(Experiment("unlearn", ["seed=4,5", "train.steps=7"])).jobs[:1]
     grid = tables.of_sweep(jobs, [after("mari", 1.0)])
-    assert grid.rows == [["0", "4", "done", "1.000"]]
+    assert grid.rows == [["0", "4", "done", "1.000±0.000"]]
 
 
 def test_a_method_of_several_seeds_is_a_row_of_results_and_a_shared_target_has_no_seeds():
     both = merged([after("mari", 1.0), after("mari", 1.2)], [0, 1])
     grid = tables.of_results([both, after("npo", 3.0)])
-    cells = [dict(zip(grid.columns, row, strict=True)) for row in grid.rows]
+    cells = [dict(zip(grid.columns, row, strict=True)) for row in grid.rows if row[0].endswith("nll")]
     assert [(row["model"], row["seeds"]) for row in cells] == [
         ("target", ""), ("unlearned (mari)", "2"), ("unlearned (npo)", "")]  # fmt: skip
-    assert [row["forget/answer_nll"] for row in cells] == ["0.004", "1.100±1.271", "3.000"]
+    assert [(row["value"], row["interval"]) for row in cells] == [
+        ("0.004", "[0.004,0.004]"), ("1.1", "[0,2.37]"), ("3", "[3,3]")]  # fmt: skip
     assert both["models"]["unlearned"]["metrics"]["forget/answer_nll"]["values"] == {0: 1.0, 1: 1.2}
 
 

@@ -135,6 +135,56 @@ def test_model_utility_is_made_of_nine_means_and_compared_on_the_same_items():
     assert difference.n == 90
 
 
+@pytest.mark.parametrize("sets", [("forget", "holdout"), ("privacy_forget", "privacy_holdout")])
+def test_the_attacks_of_a_suite_are_compared_on_the_same_items(sets):
+    items = [
+        row
+        for name, low in zip(sets, (HARD[:40], HARD[40:80] + 1), strict=True)
+        for row in rows(name, suite="x", answer_nll=low, min_k=-low)
+    ]
+    for score in ("loss", "min_k"):
+        whole = made(f"x/{score}_auc", items)
+        assert whole.value == pytest.approx(auc(-HARD[:40], -HARD[40:80] - 1), abs=1e-12)
+
+
+def ratios(shift: float, noise: int) -> list:
+    """Log truth ratios of forget items, hard ones hard for every model, further from gold's by ``shift``."""
+    own = np.random.default_rng(noise).normal(0, 0.3, 300)
+    return rows(suite="tofu", log_truth_ratio=np.log(HARD + 0.1) + shift + own)
+
+
+def test_forget_quality_is_compared_by_its_distance_to_gold():
+    gold = ratios(0.0, 0)
+    near, far = (made("tofu/forget_quality_ks", ratios(shift, 1), gold) for shift in (0.2, 1.2))
+    for shift, whole in ((0.2, near), (1.2, far)):
+        samples = ([row.values["log_truth_ratio"] for row in model] for model in (ratios(shift, 1), gold))
+        assert whole.value == pytest.approx(stats.ks_2samp(*samples).statistic, abs=1e-7)
+    apart = paired_difference(far, near)
+    assert (apart.by, apart.n, apart.separable) == ("items", 300, True)
+    assert apart.low < far.value - near.value < apart.high
+
+
+def test_two_models_equally_far_from_gold_on_either_side_are_not_separable():
+    gold = ratios(0.0, 0)
+    above, below = (made("tofu/forget_quality_ks", ratios(s, n), gold) for s, n in ((0.6, 1), (-0.6, 2)))
+    assert paired_difference(above, below).separable is False
+
+
+def test_a_distance_to_gold_of_drawn_items_is_that_of_the_items_drawn():
+    own, gold = ratios(0.4, 1), ratios(0.0, 0)
+    draw = np.random.default_rng(3).integers(0, 300, (2, 300))
+    found = made("tofu/forget_quality_ks", own, gold).of((draw,))
+    for one, distance in zip(draw, found, strict=True):
+        samples = ([model[i].values["log_truth_ratio"] for i in one] for model in (own, gold))
+        assert distance == pytest.approx(stats.ks_2samp(*samples).statistic, abs=1e-7)
+
+
+def test_without_gold_on_the_same_items_there_is_no_distance_to_it():
+    own = ratios(0.4, 1)
+    assert made("tofu/forget_quality_ks", own) is None
+    assert made("tofu/forget_quality_ks", own, ratios(0.0, 0)[:200]) is None
+
+
 def test_a_metric_called_after_its_set_is_made_of_that_set():
     said = rows("verbatim_forget", suite="muse", rouge_l_f1=[0.2, 0.4])
     probes = rows("forget_level1", suite="rwku", rouge_l_recall=[0.5, 1.0])

@@ -370,7 +370,7 @@ def test_every_attack_has_a_panel_with_a_curve_for_each_model(tmp_path: Path) ->
 def test_items_are_listed_with_the_best_remembered_first_and_without_a_word_of_them(tmp_path: Path) -> None:
     path = write_run(tmp_path / "a", n=300)
     page = page_of(path)
-    table = page[page.index("Forget items: 200 of 300") :]
+    table = page[page.index("<summary>forget: 200 of 300 items") :]
     table = table[: table.index("</table>")]
     body = table[table.index("<tbody>") :]
     behind = [
@@ -392,6 +392,99 @@ def test_items_are_listed_with_the_best_remembered_first_and_without_a_word_of_t
     )
 
 
+def only_a_suite(path: Path, suite: str, rows: list[dict[str, Any]], **metrics: float) -> Path:
+    """An evaluation of a model beside gold that asked a suite and nothing else."""
+
+    def edit(result: dict[str, Any]) -> None:
+        result |= {"task": "evaluate", "loss": None, "training": None, "notes": []}
+        found = {
+            f"{suite}/{name}": {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 40}
+            for name, value in metrics.items()
+        }
+        result["models"] = {role: {"metrics": found, "hash": role} for role in ("model", "gold")}
+
+    write_run(path, edit=edit, without=("steps", "items"), examples=[])
+    of_models = [{"model": role, "suite": suite} | row for role in ("model", "gold") for row in rows]
+    (path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in of_models))
+    sets = dict.fromkeys(row["set"] for row in rows)
+    about = {suite: {name: {"records": 4, "sha256": f"{name:0<64}"} for name in sets}}
+    (path / "data.json").write_text(json.dumps(about))
+    return path
+
+
+MUSE = [
+    *({"set": "verbatim_forget", "item": i, "rouge_l_f1": 0.1 * i} for i in range(4)),
+    *(
+        {"set": f"privacy_{side}", "item": i, "answer_nll": 1.0 + i, "min_k": -1.0 - i}
+        for side in ("forget", "holdout")
+        for i in range(4)
+    ),
+]
+
+
+def test_a_suite_alone_has_its_items_set_by_set_and_its_curves(tmp_path: Path) -> None:
+    page = page_of(only_a_suite(tmp_path / "a", "muse", MUSE, verbatim_forget=0.4, min_k_auc=0.5))
+    assert re.findall(r"<summary>(muse / \w+: 4 items)</summary>", page) == [
+        "muse / verbatim_forget: 4 items",
+        "muse / privacy_forget: 4 items",
+        "muse / privacy_holdout: 4 items",
+    ]
+    table = page[page.index("<summary>muse / verbatim_forget") : page.index("<summary>muse / privacy_forget")]
+    assert "First whose ROUGE-L is furthest above that of the gold model" in table
+    assert re.findall(r'tabindex="0">([^<]+)<', table) == [
+        *("item", "hash", "ROUGE-L now", "ROUGE-L of gold", "now − gold")
+    ]
+    assert re.findall(r">(muse: [\w-]+)<", page) == ["muse: loss", "muse: min-k"]
+
+
+def test_a_suite_alone_is_judged_in_the_first_screen_with_intervals_and_items(tmp_path: Path) -> None:
+    text = Outline(page_of(only_a_suite(tmp_path / "a", "muse", MUSE, verbatim_forget=0.4))).text
+    assert "does not tell the model from one that never saw it" in text
+    says = text[text.index("What MUSE says") : text.index("All numbers")]
+    assert re.sub(r"\s+", " ", says) == (
+        "What MUSE says measuremodelgoldnreading Forget passages: continued as they are written "
+        "(ROUGE-L F1) as gold40 %30 – 50 %40 %30 – 50 %40as gold "
+    )
+    assert "Marginal information was not measured" not in text
+
+
+def test_forget_quality_is_read_by_its_own_p_value(tmp_path: Path) -> None:
+    forget = [{"set": "forget", "item": i, "answer_nll": 1.0 + i} for i in range(4)]
+    told, not_told = (
+        Outline(page_of(only_a_suite(tmp_path / str(p), "tofu", forget, forget_quality=p))).text
+        for p in (0.04, 0.06)
+    )
+    assert "forget quality differs from gold's" in told
+    assert "does not tell the model from one that never saw it" in not_told
+
+
+def test_what_a_suite_has_measured_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    page = page_of(only_a_suite(tmp_path / "a", "muse", MUSE, verbatim_forget=0.4, min_k_auc=0.5))
+    missing = page[page.index("Not measured here") :].partition("</p>")[0]
+    assert missing == (
+        "Not measured here: a benchmark (general ability: <code>metrics.benchmarks</code>), "
+        "examples of answers."
+    )
+
+
+def test_the_sets_of_a_suite_are_rows_of_the_data_with_short_hashes(tmp_path: Path) -> None:
+    page = page_of(only_a_suite(tmp_path / "a", "muse", MUSE, verbatim_forget=0.4))
+    data = page[page.index("<summary>Data</summary>") :].partition("</table>")[0]
+    assert re.findall(r"<td>(muse/\w+)</td><td>4</td><td[^>]*>(\w{12})</td>", data)[0] == (
+        "muse/verbatim_forget",
+        "verbatim_for",
+    )
+    assert "{" not in data
+
+
+def test_runs_whose_suites_asked_other_questions_are_not_to_be_compared(tmp_path: Path) -> None:
+    paths = [only_a_suite(tmp_path / name, "muse", MUSE, verbatim_forget=0.4) for name in "ab"]
+    assert not compare(paths).warnings
+    other = paths[0] / "data.json"
+    other.write_text(other.read_text().replace("verbatim_forget0", "verbatim_forget1"))
+    assert "muse/verbatim_forget" in compare(paths).warnings[0]
+
+
 def test_items_without_gold_are_listed_by_their_loss(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path / "a", without=("gold",)))
     assert "First whose loss is lowest" in page
@@ -406,7 +499,7 @@ def test_an_item_without_a_finite_loss_comes_last(tmp_path: Path) -> None:
             row["answer_nll"] = None
     (path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     table = page_of(path)
-    table = table[table.index("Forget items: 20") :]
+    table = table[table.index("<summary>forget: 20 items") :]
     last = table[: table.index("</tbody>")].split("<tr>")[-1]
     assert '<td data-order="7">7</td>' in last
     assert "not finite" in last

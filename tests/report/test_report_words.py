@@ -180,4 +180,7 @@ def test_a_single_model_is_measured_not_judged(tmp_path: Path) -> None:
         result["models"] = {"model": result["models"]["target"]}
         result["training"] = None
 
-    assert told(tmp_path / "a", edit=one_model).headline == "One model was measured; nothing was unlearned."
+    assert told(tmp_path / "a", edit=one_model).headline == (
+        "One model was measured; nothing was unlearned. Without a gold model these figures do not say "
+        "whether anything is forgotten."
+    )

@@ -132,7 +132,7 @@ def test_no_word_of_the_corpora_is_written_where_no_examples_are_asked_for(tmp_p
         assert not any(name in path.read_text() for name in names), path
 
 
-def test_a_model_and_corpora_of_the_users_own(tmp_path, cache):
+def test_a_model_and_corpora_of_the_users_own(tmp_path, cache, capsys):
     first = tmp_path / "first"
     run(first, cache)
     forget, retain = tmp_path / "letters.jsonl", tmp_path / "rest.jsonl"
@@ -157,6 +157,8 @@ def test_a_model_and_corpora_of_the_users_own(tmp_path, cache):
     assert set(result["models"]) == {"target", "unlearned"}
     assert "privacy/loss_auc" not in result["models"]["target"]["metrics"]
     assert any("fewer than a batch" in note for note in result["notes"])
+    said = capsys.readouterr().err
+    assert [said.count(f"note: {note}\n") for note in result["notes"]] == [1] * len(result["notes"])
 
 
 def test_a_tenth_of_a_text_is_forgotten_and_the_rest_retained(tmp_path, cache):
