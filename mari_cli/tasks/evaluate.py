@@ -38,7 +38,7 @@ def evaluate(config: EvaluateRun, *, command: Sequence[str], resume: bool = Fals
     def load(model: ModelConfig) -> LanguageModel:
         return load_model(model, setting.tokenizer, compute, seed=seed_for(config.seed, "initialisation"))
 
-    gold = gold_at_path(config, words=["none"])
+    gold = gold_at_path(config, setting, words=["none"])
     if gold:
         load(gold)  # refuse now what would fail after the model was measured
     if reference := reference_at_path(config, setting):

@@ -69,7 +69,7 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     # what does not fit is refused, or made to fit, before target and gold are trained
     config = replace(config, train=settled(base, config.train, objective, draws.items_at, config.train.steps))
     del base  # target and gold start from it anew
-    if gold := gold_at_path(config, words=GOLD_WORDS):
+    if gold := gold_at_path(config, setting, words=GOLD_WORDS):
         load(gold, config, setting)  # refuse now what would fail after the unlearning
     if reference := reference_at_path(config, setting):
         load(reference, config, setting)
@@ -165,7 +165,7 @@ def prepare_gold(config: UnlearnRun, setting: Setting, corpora: Mapping[str, Cor
         return None
     if choice == "finetune":
         return _finetuned(config, setting, corpora["retain"].items, "gold")
-    return gold_at_path(config, words=GOLD_WORDS)
+    return gold_at_path(config, setting, words=GOLD_WORDS)
 
 
 def load(model: ModelConfig, config: UnlearnRun, setting: Setting) -> LanguageModel:
