@@ -590,6 +590,9 @@ class TofuSuite(SuiteConfig):
     """A hub data set, or a folder with its subsets as files: `forget10_perturbed.json`, …"""
     split: str = "forget10"
     """`forget01`, `forget05` or `forget10`: which share of the authors is to be forgotten."""
+    holdout: str | None = "auto"
+    """The subset of authors that no model has seen, for membership inference; `auto`: that of the split, as
+    `holdout10` for `forget10`; null: none is asked, and there is no membership inference."""
     items: int | None = None
     """Ask the first so many questions of each set, in TOFU's published evaluations 300; null: all."""
     max_new_tokens: int = 200

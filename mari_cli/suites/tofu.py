@@ -38,6 +38,7 @@ from mari_cli.suites.suite import Row, Summary
 from mari_cli.suites.tofu_numbers import HOLDOUT, MEMBERSHIP, OFFERED, of_losses
 
 SETS = tofu_numbers.SETS | {HOLDOUT: "holdout items"}
+HOLDOUTS = ("holdout01", "holdout05", "holdout10")
 _HINT = "`suite.path=locuslab/TOFU` takes TOFU from the hub; a folder holds the files that are there"
 
 
@@ -57,6 +58,11 @@ class Question:
 
     def record(self, answer: str) -> Record:
         return Record(prompt=self.words, text=answer)
+
+    @property
+    def key(self) -> str:
+        """A hash of question and true answer."""
+        return self.record(self.answer).key
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Tofu:
         of_others = iter(scores[len(asked) :])
         rows: list[Row] = []
         for number, q, score in zip(numbers, asked, scores, strict=False):
-            row = {"set": name, "item": number, "key": q.record(q.answer).key[:16]} | _numbers(score)
+            row = {"set": name, "item": number, "key": q.key[:16]} | _numbers(score)
             nlls = [next(of_others).answer_nll for _ in q.others]
             if nlls:
                 paraphrase, *wrong = nlls if q.paraphrase else [score.answer_nll, *nlls]
@@ -111,24 +117,54 @@ class Tofu:
         return rows
 
     def summarise(self, rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summary:
-        """TOFU's numbers, and membership inference where there is a holdout."""
-        return tofu_numbers.summarise(rows, gold, how)
+        """TOFU's numbers, and membership inference where a holdout is asked."""
+        summary = tofu_numbers.summarise(rows, gold, how)
+        missing = [] if HOLDOUT in self.questions else [_NO_HOLDOUT]
+        return Summary(summary.metrics, summary.notes + missing)
+
+
+_NO_HOLDOUT = "membership inference and privleak are left out: no holdout is asked (`suite.holdout=null`)"
 
 
 def load(config: SuiteConfig) -> Tofu:
-    """Read everything that will be asked. A holdout that a folder does not hold is not asked."""
+    """Read everything that will be asked."""
     assert isinstance(config, TofuSuite)
     subsets = {
         "forget": f"{config.split}_perturbed",
         "retain": "retain_perturbed",
         "authors": "real_authors_perturbed",
         "facts": "world_facts_perturbed",
-        HOLDOUT: config.split.replace("forget", "holdout"),
     }
+    questions = {name: _read(config, name, subset) for name, subset in subsets.items()}
+    if config.holdout is None:
+        return Tofu(config, questions)
+    unseen = _holdout(config, config.holdout)
+    questions[HOLDOUT] = _read(config, HOLDOUT, unseen)
+    forgotten = {q.key for q in questions["forget"]}
+    if both := [i for i, q in enumerate(questions[HOLDOUT], start=1) if q.key in forgotten]:
+        raise UserError(
+            f"{len(both)} records of `{unseen}` in `{config.path}` are in `{subsets['forget']}` too, record "
+            f"{both[0]} first",
+            "a holdout is what no model has seen: `suite.holdout=null` goes without",
+        )
+    return Tofu(config, questions)
+
+
+def _holdout(config: TofuSuite, holdout: str) -> str:
+    """The name of the holdout's subset; refused where a folder does not hold it."""
+    subset = config.split.replace("forget", "holdout") if holdout == "auto" else holdout
     folder = Path(config.path).expanduser()
-    if folder.is_dir() and subset_file(folder, subsets[HOLDOUT]) is None:
-        del subsets[HOLDOUT]
-    return Tofu(config, {name: _read(config, name, subset) for name, subset in subsets.items()})
+    if folder.is_dir() and subset_file(folder, subset) is None:
+        others = [name for name in HOLDOUTS if subset_file(folder, name)]
+        hint = f"`{subset}.json` is in TOFU on the hub (locuslab/TOFU); `suite.holdout=null` goes without"
+        if others:
+            hint = (
+                f"`suite.holdout={others[-1]}` takes the one that is there; `suite.holdout=null` goes without"
+            )
+        raise UserError(
+            f"there is no `{subset}` in `{config.path}`, and without it no membership inference", hint
+        )
+    return subset
 
 
 def _read(config: TofuSuite, name: str, subset: str) -> list[Question]:
@@ -138,15 +174,17 @@ def _read(config: TofuSuite, name: str, subset: str) -> list[Question]:
     rows = read_subset(config.path, subset, fields, key="suite.path")[: config.items]
     if not rows:
         raise UserError(f"`{subset}` in `{config.path}` is empty", _HINT)
-    first: dict[Question, int] = {}
+    questions = []
+    first: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
         question = _question(row, where=f"record {number} of `{subset}` in `{config.path}`")
-        if first.setdefault(question, number) != number:
+        if first.setdefault(question.key, number) != number:
             raise UserError(
-                f"record {number} of `{subset}` in `{config.path}` is record {first[question]} again",
+                f"record {number} of `{subset}` in `{config.path}` is record {first[question.key]} again",
                 "a question that is asked twice counts twice: leave one out",
             )
-    return list(first)
+        questions.append(question)
+    return questions
 
 
 def _question(row: Fields, *, where: str) -> Question:

@@ -140,7 +140,7 @@ def test_a_model_is_asked_by_the_same_protocol(mari, tmp_path, cache):
     assert mari("finetune", *training, f"cache={cache}", "out=model").code == 0
     said = mari(
         "evaluate", "model", "gold=model", "suite=tofu", "suite.path=data", "suite.max_new_tokens=3",
-        "metrics=fast", "metrics.generate=true", f"cache={cache}", "out=run", "--json",
+        "suite.holdout=null", "metrics=fast", "metrics.generate=true", f"cache={cache}", "out=run", "--json",
     )  # fmt: skip
     assert said.code == 0, said.err
     metrics = json.loads(said.out)["models"]["model"]["metrics"]
