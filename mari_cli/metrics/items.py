@@ -149,7 +149,8 @@ def _of_suite(suite: str, name: str) -> Recipe | None:
         return None
     if name.endswith("_auc"):
         score = name.removesuffix("_auc")
-        return Recipe(suite, ("privacy_forget", "privacy_holdout"), lambda item: (_attack(item, score),), auc)
+        sides = ("forget|privacy_forget", "holdout|privacy_holdout")  # TOFU's and MUSE's names
+        return Recipe(suite, sides, lambda item: (_attack(item, score),), auc)
     if name.endswith("_nll"):
         return Recipe(suite, (name.removesuffix("_nll"),), lambda item: (item.values["answer_nll"],), mean)
     return Recipe(suite, (name,), lambda item: (_rouge(item),), mean)

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from mari_cli.data.tokenize import Item
 from mari_cli.metrics import attacks
 from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.of_privacy import ATTACKS, advantage_of
 from mari_cli.metrics.privacy import auc
 from mari_cli.metrics.statistics import (
     How,
@@ -20,7 +21,7 @@ from mari_cli.metrics.statistics import (
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.generate import decode
 from mari_cli.suites.scores import ItemScore
-from mari_cli.suites.suite import Summary
+from mari_cli.suites.suite import Row, Summary
 
 Attacks = Mapping[str, Sequence[float]]
 """By attack, its score of each item."""
@@ -54,24 +55,36 @@ def attacked(
 
 
 def membership(forget: Attacks, holdout: Attacks, how: How, *, group: str = "privacy") -> dict[str, Estimate]:
-    """The metrics of one model, as `privacy/loss_auc`."""
-    metrics = {
-        f"{group}/{attack}_auc": auc_estimate(forget[attack], holdout[attack], **asdict(how))
-        for attack in forget
-    }
-    losses = forget["loss"], holdout["loss"]
-    metrics[f"{group}/loss_tpr_at_1_fpr"] = tpr_at_fpr_estimate(*losses, max_fpr=0.01, **asdict(how))
-    metrics[f"{group}/worst_threshold_advantage"] = advantage_estimate(*losses, confidence=how.confidence)
+    """The metrics of one model, as `privacy/loss_auc`: three for each attack that both sides know."""
+    metrics = {}
+    for attack in [attack for attack in forget if attack in holdout]:
+        sides = forget[attack], holdout[attack]
+        metrics[f"{group}/{attack}_auc"] = auc_estimate(*sides, **asdict(how))
+        metrics[f"{group}/{attack}_tpr_at_1_fpr"] = tpr_at_fpr_estimate(*sides, max_fpr=0.01, **asdict(how))
+        metrics[f"{group}/{advantage_of(attack)}"] = advantage_estimate(*sides, confidence=how.confidence)
     return metrics
 
 
 def attacks_in(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     """The attacks that all ``rows``, one for each item, have a score of."""
-    found = {"loss": [attacks.loss(row["answer_nll"]) for row in rows]}
-    for attack in ("zlib", "min_k", "min_k_plus_plus", "gradnorm"):
-        if all(attack in row for row in rows):
-            found[attack] = [row[attack] for row in rows]
-    return found
+    columns = {attack: "answer_nll" if attack == "loss" else attack for attack in ATTACKS}
+    return {
+        attack: [-row[column] if attack == "loss" else row[column] for row in rows]
+        for attack, column in columns.items()
+        if all(column in row for row in rows)
+    }
+
+
+def with_reference(rows: Sequence[Row], reference: Sequence[Row]) -> list[Row]:
+    """Rows of a suite under a model, with the reference attack's score where they and ``reference``, the rows
+    of the same items under another model, have a mean token loss."""
+    theirs = {(row["set"], row["item"]): row["answer_nll"] for row in reference if "answer_nll" in row}
+    return [
+        row | {"reference": attacks.reference(row["answer_nll"], theirs[place])}
+        if "answer_nll" in row and (place := (row["set"], row["item"])) in theirs
+        else row
+        for row in rows
+    ]
 
 
 def privleak(

@@ -24,10 +24,10 @@ from mari_cli.data.files import read_subset
 from mari_cli.data.records import Record
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.generation import rouge_l_f1
-from mari_cli.metrics.statistics import How, auc_estimate, mean_estimate
+from mari_cli.metrics.statistics import How, mean_estimate
 from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
-from mari_cli.suites.membership import attacked, privleak
+from mari_cli.suites.membership import attacked, attacks_in, membership, privleak
 from mari_cli.suites.plain import cut_note, first_tokens, prompt_items, require_words, text_items
 from mari_cli.suites.suite import Row, Summary
 
@@ -111,7 +111,8 @@ class Muse:
             else:
                 notes.append(f"`muse/{name}` is left out: nothing was generated (`metrics.generate=false`)")
         own = _min_k(rows)
-        metrics["muse/min_k_auc"] = auc_estimate(*own, **asdict(how))
+        forget, holdout = (attacks_in([row for row in rows if row["set"] == name]) for name in PRIVACY)
+        metrics |= membership(forget, holdout, how, group="muse")
         if gold is None:
             notes.append("`muse/privleak` is left out: it needs a gold model (`gold`)")
         else:

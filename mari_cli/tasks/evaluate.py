@@ -1,17 +1,20 @@
 """`mari evaluate`: measure a model as it is, beside a gold model where there is one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mari_cli import distributed, runs
-from mari_cli.config import EvaluateRun, ModelConfig
+from mari_cli.config import EvaluateRun, MetricsConfig, ModelConfig
 from mari_cli.errors import UserError
+from mari_cli.metrics.registry import METRICS
 from mari_cli.models.device import choose_compute
 from mari_cli.models.load import LanguageModel, describe_architecture, load_model
 from mari_cli.progress import say, track
 from mari_cli.suites.benchmarks import describe_benchmarks
-from mari_cli.suites.suite import suite_of
+from mari_cli.suites.membership import with_reference
+from mari_cli.suites.suite import Row, suite_of
 from mari_cli.tasks.from_log import from_log
 from mari_cli.tasks.measuring import Examined, examined, examples, referenced, summarised
 from mari_cli.tasks.recording import recording
@@ -45,9 +48,9 @@ def evaluate(config: EvaluateRun, *, command: Sequence[str], resume: bool = Fals
         load(reference)
     lm = load(config.model)
     suite = suite_of(config.suite)
-    if suite and reference:
+    if suite and reference and f"{suite.name}/reference_auc" not in METRICS:
         raise UserError(
-            f"`metrics.mia_reference` is about the corpora, but `suite={suite.name}` is asked instead",
+            f"`metrics.mia_reference` is about membership, which `suite={suite.name}` does not ask for",
             "leave out one of the two",
         )
     corpora = tokenize_corpora(config, setting, lm) if suite is None else {}
@@ -62,21 +65,29 @@ def evaluate(config: EvaluateRun, *, command: Sequence[str], resume: bool = Fals
         data=describe_data(corpora, suite) | describe_benchmarks(config.metrics),
     ) as record:
         models: dict[str, Examined] = {}
-        if reference:
+        theirs: list[Row] = []
+        if reference and corpora:
             corpora = referenced(load(reference), corpora, config, track)
 
-        def take(role: str, lm: LanguageModel) -> None:
-            models[role] = examined(
+        def ask(role: str, lm: LanguageModel, metrics: MetricsConfig) -> Examined:
+            return examined(
                 lm,
                 corpora,
                 suite,
-                config.metrics,
+                metrics,
                 seed=config.seed,
                 cache=cache_directory(config),
                 track=track,
                 name=role,
             )
 
+        def take(role: str, lm: LanguageModel) -> None:
+            found = ask(role, lm, config.metrics)
+            models[role] = replace(found, asked=with_reference(found.asked, theirs))
+
+        if reference and suite:
+            losses_alone = replace(config.metrics, generate=False, gradnorm=False, benchmarks=[])
+            theirs = ask("reference", load(reference), losses_alone).asked
         take("model", lm)
         if gold:
             del lm
