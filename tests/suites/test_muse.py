@@ -216,6 +216,20 @@ def test_a_suite_without_one_of_its_sets_is_refused(folder, missing):
         suite_at(folder)
 
 
+def test_a_holdout_that_is_to_be_forgotten_is_refused(folder):
+    for file in (folder / "privleak").glob("holdout-00001*"):
+        file.write_bytes((folder / "privleak" / "forget-00002-of-00003.parquet").read_bytes())
+    with pytest.raises(UserError, match=r"1 records of `privleak/holdout` in .* too, record 2 first"):
+        suite_at(folder)
+
+
+def test_a_record_that_is_there_twice_is_told(folder):
+    file = folder / "verbmem" / "forget.jsonl"
+    file.write_text(file.read_text() + file.read_text().splitlines()[0] + "\n")
+    notes = suite_at(folder).summarise(rows_of([-1.0], [-2.0]), None, How(resamples=20)).notes
+    assert "1 of the 3 records of `verbatim_forget` are others again, and count again" in notes
+
+
 def test_a_passage_that_is_no_text_is_refused(folder):
     (folder / "verbmem" / "forget.jsonl").write_text('{"prompt": "x", "gt": null}\n')
     with pytest.raises(UserError, match="`gt` in record 1 of `verbmem/forget`"):
@@ -285,6 +299,10 @@ def test_a_suite_without_a_holdout_is_refused_before_there_is_a_run(tmp_path, fo
         (
             ["forget.subset=scal", "forget.split=forget_3"],
             [("scal", "forget_3"), ("raw", "retain1"), ("raw", "holdout")],
+        ),
+        (
+            ["forget.subset=sust", "forget.split=forget_2", "model.path=first"],
+            [("sust", "forget_2"), ("raw", "retain1"), ("raw", "holdout")],
         ),
     ],
 )
