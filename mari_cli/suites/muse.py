@@ -26,9 +26,10 @@ from mari_cli.errors import UserError
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.generation import rouge_l_f1
 from mari_cli.metrics.statistics import How, mean_estimate
+from mari_cli.suites.attacked import attacked
 from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
-from mari_cli.suites.membership import attacked, attacks_in, membership, privleak
+from mari_cli.suites.membership import attacks_in, membership, privleak
 from mari_cli.suites.plain import cut_note, first_tokens, prompt_items, require_words, text_items
 from mari_cli.suites.suite import Row, Summary
 

@@ -25,9 +25,9 @@ from mari_cli.config import SuiteConfig, TofuSuite
 from mari_cli.metrics.generation import verbatim_rouge_1, verbatim_rouge_l
 from mari_cli.metrics.statistics import How
 from mari_cli.suites import tofu_numbers
+from mari_cli.suites.attacked import attacked
 from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
-from mari_cli.suites.membership import attacked
 from mari_cli.suites.scores import ItemScore
 from mari_cli.suites.suite import Row, Summary
 from mari_cli.suites.tofu_data import Question, read_questions

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from mari_cli import runs
-from mari_cli.config import EvaluateRun, TofuSuite
+from mari_cli.config import EvaluateRun, TofuSuite, to_yaml
 from mari_cli.errors import UserError
 from mari_cli.metrics.statistics import How
 from mari_cli.progress import say
-from mari_cli.suites.standard import Measured
+from mari_cli.suites.measured import Measured
 from mari_cli.suites.tofu_data import read_questions
 from mari_cli.suites.tofu_logs import read_log, require_same_items, unlike_tofu
 from mari_cli.suites.tofu_numbers import summarise
-from mari_cli.tasks.measuring import Examined
-from mari_cli.tasks.recording import recording
+from mari_cli.tasks.examined import Examined
+from mari_cli.tasks.record import recorded
 from mari_cli.tracking import check_tracker
 
 
@@ -50,7 +50,9 @@ def from_log(config: EvaluateRun, *, command: Sequence[str]) -> dict[str, Any]:
         role: {"path": path, "records": len(logs[role].rows), "sha256": models[role].weights}
         for role, path in paths.items()
     }
-    with recording(config, None, task="evaluate", command=command, resume=False, data=data) as record:
+    run = runs.Run.create(Path(config.out), to_yaml(config), command=command, task="evaluate")
+    environment = runs.environment() | {"processes": 1}
+    with recorded(run, config, environment=environment, data=data) as record:
         return record.finish(
             task="evaluate",
             name=config.model.name,

@@ -16,9 +16,10 @@ from mari_cli.progress import say, track
 from mari_cli.suites.benchmarks import describe_benchmarks
 from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import suite_of
+from mari_cli.tasks.examined import Examined
 from mari_cli.tasks.fitting import settled
 from mari_cli.tasks.forgetting import alternative_items, context_layer, draws_of, forget
-from mari_cli.tasks.measuring import Examined, examined, examples, referenced, summarised
+from mari_cli.tasks.measuring import examined, examples, referenced, summarised
 from mari_cli.tasks.recording import recording
 from mari_cli.tasks.setting import (
     Setting,

@@ -1,6 +1,8 @@
 """`mari evaluate --from-log` and `suite=tofu`, as a user meets them."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from tofu_published import LEADERBOARD, as_open_unlearning, published
@@ -63,6 +65,19 @@ def test_a_log_is_compared_with_the_data_that_is_named(mari, logs):
     assert mari("evaluate", *words).code == 0
     said = mari("evaluate", "--from-log", "full.json", "suite=muse_news", "out=other")
     assert "`from_log` is about TOFU's logs, and `suite=muse_news` is not TOFU" in said.err
+
+
+def test_a_log_need_not_wait_for_torch(logs):
+    code = (
+        "import sys\n"
+        "from mari_cli.cli import main\n"
+        "sys.argv = ['mari', 'evaluate', '--from-log', 'full.json', 'out=run']\n"
+        "try:\n    main()\n"
+        "except SystemExit as stop:\n    assert stop.code in (0, None)\n"
+        "assert not {'torch', 'transformers'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=logs, check=True)
+    assert (logs / "run" / "result.json").exists()
 
 
 def test_a_table_shows_every_number_with_its_interval_and_items(mari, logs):
