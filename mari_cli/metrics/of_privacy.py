@@ -1,5 +1,7 @@
 """Metrics of membership inference, forget against holdout."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from math import inf
 
 from mari_cli.metrics.metric import Metric
@@ -45,56 +47,56 @@ def advantage_of(attack: str) -> str:
     return "worst_threshold_advantage" if attack == "loss" else f"{attack}_worst_threshold_advantage"
 
 
-PRIVACY_METRICS: dict[str, Metric] = {
-    **{
-        f"privacy/{attack}_auc": Metric(
+_SHARE = Metric(
+    name="",
+    label="",
+    unit="fraction of items",
+    direction="gold",
+    low=0.0,
+    high=1.0,
+    description="",
+    source="",
+    degenerate="0 when all scores tie; an empty set is refused",
+)
+
+
+def _of_attacks() -> Iterator[Metric]:
+    for attack, (label, score, source) in ATTACKS.items():
+        yield replace(
+            _SHARE,
             name=f"privacy/{attack}_auc",
             label=f"{label} AUC",
             unit="ROC AUC",
-            direction="gold",
-            low=0.0,
-            high=1.0,
             description=f"membership inference by {score}, forget against holdout: 1 = forget looks trained "
             "on, below gold's = over-forgotten and just as visible",
             source=source,
             degenerate="0.5 when all scores tie; an empty set is refused",
         )
-        for attack, (label, score, source) in ATTACKS.items()
-    },
-    **{
-        f"privacy/{attack}_tpr_at_1_fpr": Metric(
+    for attack, (label, _, _) in ATTACKS.items():
+        yield replace(
+            _SHARE,
             name=f"privacy/{attack}_tpr_at_1_fpr",
             label=f"{label} TPR at 1 % FPR",
-            unit="fraction of items",
-            direction="gold",
-            low=0.0,
-            high=1.0,
             description=f"share of the forget items that the {label} attack gives away at the threshold "
             "where at most 1 % of the holdout items are called trained on too; with fewer than 100 holdout "
             "items, where none is",
             source="Carlini et al. 2022",
-            degenerate="0 when all scores tie; an empty set is refused",
         )
-        for attack, (label, _, _) in ATTACKS.items()
-    },
-    **{
-        f"privacy/{advantage_of(attack)}": Metric(
+    for attack, (label, _, _) in ATTACKS.items():
+        whose = "" if attack == "loss" else f"{label}, "
+        yield replace(
+            _SHARE,
             name=f"privacy/{advantage_of(attack)}",
-            label="worst threshold's advantage"
-            if attack == "loss"
-            else f"{label}, worst threshold's advantage",
-            unit="fraction of items",
-            direction="gold",
-            low=0.0,
-            high=1.0,
+            label=f"{whose}worst threshold's advantage",
             description=f"largest |TPR - FPR| over all thresholds of the {label} attack; the interval is "
             "no bootstrap but holds for any population (DKW): its upper end bounds what any threshold gives "
             "away",
             source="Kolmogorov-Smirnov distance; Massart 1990",
-            degenerate="0 when all scores tie; an empty set is refused",
         )
-        for attack, (label, _, _) in ATTACKS.items()
-    },
+
+
+PRIVACY_METRICS: dict[str, Metric] = {
+    **{metric.name: metric for metric in _of_attacks()},
     "privacy/privleak": Metric(
         name="privacy/privleak",
         label="privleak",
