@@ -562,6 +562,10 @@ class MetricsConfig:
             self.seeds is None or (len(self.seeds) > 0 and len(set(self.seeds)) == len(self.seeds)),
             f"metrics.seeds must be different seeds, at least one, or null; got {self.seeds}",
         )
+        _require(
+            self.seeds is None or self.max_items is not None or self.generate,
+            "metrics.seeds needs metrics.max_items: without it every item is measured, and nothing drawn",
+        )
         _non_negative("metrics", self, "examples", "fewshot")
         twice = [name for name in self.benchmarks if self.benchmarks.count(name) > 1]
         _require(not twice, f"metrics.benchmarks names {twice[0] if twice else ''} twice")
@@ -587,6 +591,9 @@ class TofuSuite(SuiteConfig):
     """A hub data set, or a folder with its subsets as files: `forget10_perturbed.json`, …"""
     split: str = "forget10"
     """`forget01`, `forget05` or `forget10`: which share of the authors is to be forgotten."""
+    holdout: str | None = "auto"
+    """The subset of authors that no model has seen, for membership inference; `auto`: that of the split, as
+    `holdout10` for `forget10`; null: none is asked, and there is no membership inference."""
     items: int | None = None
     """Ask the first so many questions of each set, in TOFU's published evaluations 300; null: all."""
     max_new_tokens: int = 200
@@ -728,6 +735,24 @@ class UnlearnRun(RunConfig):
 
     def __post_init__(self) -> None:
         _require_dropout(self.model, self.train)
+        _require_one_split(self.forget, self.retain, self.suite)
+
+
+def _require_one_split(forget: CorpusConfig, retain: CorpusConfig, suite: SuiteConfig) -> None:
+    """TOFU's splits of its authors belong together."""
+    if not isinstance(forget, ForgetFiles) or not re.fullmatch(r"forget\d\d", forget.subset or ""):
+        return
+    split = str(forget.subset)
+    rest = f"retain{100 - int(split[-2:])}"
+    _require(
+        not isinstance(retain, RetainFiles) or retain.path != forget.path or retain.subset == rest,
+        f"retain.subset must be {rest} beside forget.subset={split}, got "
+        f"{getattr(retain, 'subset', None)}; forget=tofu_{split} chooses both",
+    )
+    _require(
+        not isinstance(suite, TofuSuite) or suite.split == split,
+        f"suite.split must be forget.subset, {split}, got {getattr(suite, 'split', None)}",
+    )
 
 
 @dataclass(kw_only=True)
@@ -752,6 +777,13 @@ class EvaluateRun(RunConfig):
         _require(
             self.from_log is None or self.gold == "none",
             "from_log measures no model, so gold must be none: gold_log is the log of a gold model",
+        )
+        _require(
+            self.suite.protocol == "corpora"
+            or not isinstance(self.metrics, MetricsConfig)
+            or self.metrics.seeds is None
+            or self.metrics.max_items is not None,
+            "metrics.seeds needs metrics.max_items: without it every question of the suite is asked",
         )
 
 

@@ -4,11 +4,11 @@ Shapes: T = tokens of one answer, N = answers. Losses are -log p of the true tok
 before it, in nats.
 """
 
-from math import exp, inf
+from math import exp
 
 from torch import Tensor
 
-_LARGEST_EXPONENT = 709.0  # exp of more is not a float64
+from mari_cli.metrics.statistics import exp_or_inf
 
 
 def _mean(loss_T: Tensor) -> float:
@@ -25,11 +25,6 @@ def answer_nll(loss_T: Tensor) -> float:
 def answer_probability(loss_T: Tensor) -> float:
     """exp(-mean token loss) of one answer, in [0, 1]: the geometric mean of its tokens' probabilities."""
     return exp(-_mean(loss_T))
-
-
-def exp_or_inf(mean_loss: float) -> float:
-    """exp(mean loss), infinite where that is beyond a float."""
-    return exp(mean_loss) if mean_loss < _LARGEST_EXPONENT else inf
 
 
 def perplexity(loss_sum_N: Tensor, tokens_N: Tensor) -> float:

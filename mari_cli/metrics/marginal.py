@@ -13,7 +13,7 @@ resamples, I = items of a set, C = positions in an answer.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import log, log1p, sqrt
+from math import log, log1p
 
 import torch
 from scipy.optimize import brentq
@@ -54,16 +54,6 @@ def fano_accuracy_bound(information_nats: float, *, prior: float = 0.5) -> float
         return 0.5
     x = brentq(lambda x: _entropy_gap(x) - gap, 0.0, 1.0, xtol=1e-15, rtol=1e-15)
     return (1 + float(x)) / 2
-
-
-def pinsker_accuracy_bound(information_nats: float, *, prior: float = 0.5) -> float:
-    """A looser bound in closed form: 1/2 + TV/2 at prior 1/2, with Pinsker's TV <= sqrt(2 I). Never above 1.
-
-    In general max(π, 1-π) + min(π, 1-π) TV, with TV <= sqrt(I / (2 π (1-π))).
-    """
-    _check_prior(prior)
-    variation = min(1.0, sqrt(max(information_nats, 0.0) / (2 * prior * (1 - prior))))
-    return max(prior, 1 - prior) + min(prior, 1 - prior) * variation
 
 
 def total_variation(p: Tensor, q: Tensor) -> Tensor:

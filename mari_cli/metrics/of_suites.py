@@ -49,6 +49,16 @@ def _tofu() -> Iterator[Metric]:
         "model and under the gold model",
         degenerate=f"0 when all ratios are the same; {gold}",
     )
+    yield replace(
+        share,
+        name="tofu/forget_quality_open_unlearning",
+        label="TOFU forget quality, OpenUnlearning",
+        unit="p-value",
+        description="forget quality of truth ratios with 1e-10 added to p(paraphrase), as in OpenUnlearning: "
+        "the same until a model collapses",
+        source="OpenUnlearning; of its logs alone",
+        degenerate=f"1 when all ratios are the same; {gold}",
+    )
     later = replace(share, source="TOFU's later code; not its published numbers")
     variants = (("", "", "geometric", share), ("_arithmetic", ", arithmetic", "arithmetic", later))
     for variant, words, _, base in variants:
@@ -95,11 +105,23 @@ def _tofu() -> Iterator[Metric]:
             )
     for bare in ("extraction_strength", "exact_memorization"):
         metric = of_set("forget", ANSWER_METRICS[bare])
-        yield replace(metric, name=f"tofu/{metric.name}", label=f"TOFU {metric.label}")
+        metric = replace(metric, name=f"tofu/{metric.name}", label=f"TOFU {metric.label}")
+        yield metric
+        yield replace(
+            metric,
+            name=f"{metric.name}_open_unlearning",
+            label=f"{metric.label}, OpenUnlearning",
+            description=f"{metric.description}; as OpenUnlearning's log has it, without the EOS",
+            source="OpenUnlearning",
+        )
+    yield from _of_privacy("tofu", "TOFU")
+
+
+def _of_privacy(suite: str, label: str) -> Iterator[Metric]:
     for name, metric in PRIVACY_METRICS.items():
-        bare = name.removeprefix("privacy/")
-        if bare != "reference_auc":  # of the run's own corpora alone
-            yield replace(metric, name=f"tofu/{bare}", label=f"TOFU {metric.label}")
+        yield replace(
+            metric, name=f"{suite}/{name.removeprefix('privacy/')}", label=f"{label} {metric.label}"
+        )
 
 
 _MUSE: tuple[tuple[str, str, Direction, str], ...] = (
@@ -135,6 +157,7 @@ SUITE_METRICS: dict[str, Metric] = {
         )
         for name, label, direction, what in _MUSE
     },
+    **{metric.name: metric for metric in _of_privacy("muse", "MUSE")},
     "muse/min_k_auc": Metric(
         name="muse/min_k_auc",
         label="MUSE min-k AUC",

@@ -11,7 +11,10 @@ is not.
 """
 
 from collections.abc import Sequence
-from math import exp, expm1, fsum, isfinite, log
+from math import exp, expm1, fsum, isfinite, log, log1p
+
+SMALL_PROBABILITY = 1e-10
+"""What OpenUnlearning adds to p(paraphrase) before it divides."""
 
 
 def log_truth_ratio(paraphrase_nll: float, wrong_nlls: Sequence[float]) -> float:
@@ -26,6 +29,16 @@ def log_truth_ratio_arithmetic(paraphrase_nll: float, wrong_nlls: Sequence[float
     _require_losses(paraphrase_nll, wrong_nlls)
     least = min(wrong_nlls)
     return paraphrase_nll - least + log(_mean([exp(least - nll) for nll in wrong_nlls]))
+
+
+def log_truth_ratio_open_unlearning(log_ratio: float, paraphrase_nll: float) -> float:
+    """log of p(wrong) / (p(paraphrase) + 1e-10), as in OpenUnlearning, from that of the ratio without.
+
+    The same until the paraphrase costs some 23 nats a token. Beyond, where a model has collapsed, p(wrong) is
+    all that is left of the ratio, which goes to 0 however little truth is told from falsehood.
+    """
+    above = paraphrase_nll + log(SMALL_PROBABILITY)
+    return log_ratio - max(above, 0.0) - log1p(exp(-abs(above)))
 
 
 def truth_ratio_of_forgotten(log_ratio: float) -> float:

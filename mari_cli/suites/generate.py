@@ -35,7 +35,7 @@ def generate(
     answers: list[list[int]] = [[] for _ in questions]
 
     def of_batch(indices: list[int]) -> list[list[int]]:
-        width = max(len(questions[i]) for i in indices)
+        width = max(len(questions[i]) for i in indices)  # with which every question has as much room as alone
         room = min(max_new_tokens, lm.max_length - width)
         if room <= 0:
             return [[] for _ in indices]
@@ -60,12 +60,25 @@ def generate(
             )
         return [_until(eos, new_T.tolist()) for new_T in output[:, width:].cpu()]
 
-    batches = list(length_sorted([len(question) for question in questions], batch_size))
+    batches = _batches([len(question) for question in questions], batch_size, lm.max_length - max_new_tokens)
     results = track(distributed.spread(batches, of_batch), description, len(batches))
     for indices, result in zip(batches, results, strict=True):
         for i, generated in zip(indices, result, strict=True):
             answers[i] = generated
     return answers
+
+
+def _batches(lengths: Sequence[int], batch_size: int, roomy: int) -> list[list[int]]:
+    """Batches in which no question takes room from another: those of at most ``roomy`` tokens together, of
+    longer ones only those of one length."""
+    groups: dict[int, list[int]] = {}
+    for i, length in enumerate(lengths):
+        groups.setdefault(max(length, roomy), []).append(i)
+    return [
+        [group[place] for place in batch]
+        for _, group in sorted(groups.items())
+        for batch in length_sorted([lengths[i] for i in group], batch_size)
+    ]
 
 
 def _until(eos: int, ids: list[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Membership inference: every attack's score of every item, and what the scores give away.
+"""Membership inference: what the scores of all attacks give away.
 
 A score is higher where an item looks more trained on (`metrics.attacks`), whatever the attack.
 """
@@ -6,9 +6,8 @@ A score is higher where an item looks more trained on (`metrics.attacks`), whate
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from mari_cli.data.tokenize import Item
-from mari_cli.metrics import attacks
 from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.of_privacy import ATTACKS, advantage_of
 from mari_cli.metrics.privacy import auc
 from mari_cli.metrics.statistics import (
     How,
@@ -17,61 +16,31 @@ from mari_cli.metrics.statistics import (
     privleak_estimate,
     tpr_at_fpr_estimate,
 )
-from mari_cli.suites.examiner import Examiner
-from mari_cli.suites.generate import decode
-from mari_cli.suites.scores import ItemScore
 from mari_cli.suites.suite import Summary
 
 Attacks = Mapping[str, Sequence[float]]
 """By attack, its score of each item."""
 
 
-def attacked(
-    examiner: Examiner,
-    items: Sequence[Item],
-    scores: Sequence[ItemScore],
-    what: str,
-    *,
-    reference_nll: Sequence[float] | None = None,
-) -> dict[str, list[float]]:
-    """All attacks that cost nothing beyond ``scores``; by the gradient norm where the config asks for it, and
-    against a reference where its mean token losses are given."""
-    texts = [decode(examiner.lm, item.input_ids[item.supervised_from :]) for item in items]
-    losses = [score.answer_nll for score in scores]
-    found = {
-        "loss": [attacks.loss(nll) for nll in losses],
-        "zlib": [attacks.zlib_ratio(nll, text) for nll, text in zip(losses, texts, strict=True)],
-        "min_k": [score.min_k for score in scores],
-        "min_k_plus_plus": [score.min_k_plus_plus for score in scores],
-    }
-    if reference_nll is not None:
-        found["reference"] = [
-            attacks.reference(nll, theirs) for nll, theirs in zip(losses, reference_nll, strict=True)
-        ]
-    if examiner.config.gradnorm:
-        found["gradnorm"] = examiner.gradnorms(items, what)
-    return found
-
-
 def membership(forget: Attacks, holdout: Attacks, how: How, *, group: str = "privacy") -> dict[str, Estimate]:
-    """The metrics of one model, as `privacy/loss_auc`."""
-    metrics = {
-        f"{group}/{attack}_auc": auc_estimate(forget[attack], holdout[attack], **asdict(how))
-        for attack in forget
-    }
-    losses = forget["loss"], holdout["loss"]
-    metrics[f"{group}/loss_tpr_at_1_fpr"] = tpr_at_fpr_estimate(*losses, max_fpr=0.01, **asdict(how))
-    metrics[f"{group}/worst_threshold_advantage"] = advantage_estimate(*losses, confidence=how.confidence)
+    """The metrics of one model, as `privacy/loss_auc`: three for each attack that both sides know."""
+    metrics = {}
+    for attack in [attack for attack in forget if attack in holdout]:
+        sides = forget[attack], holdout[attack]
+        metrics[f"{group}/{attack}_auc"] = auc_estimate(*sides, **asdict(how))
+        metrics[f"{group}/{attack}_tpr_at_1_fpr"] = tpr_at_fpr_estimate(*sides, max_fpr=0.01, **asdict(how))
+        metrics[f"{group}/{advantage_of(attack)}"] = advantage_estimate(*sides, confidence=how.confidence)
     return metrics
 
 
 def attacks_in(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     """The attacks that all ``rows``, one for each item, have a score of."""
-    found = {"loss": [attacks.loss(row["answer_nll"]) for row in rows]}
-    for attack in ("zlib", "min_k", "min_k_plus_plus", "gradnorm"):
-        if all(attack in row for row in rows):
-            found[attack] = [row[attack] for row in rows]
-    return found
+    columns = {attack: "answer_nll" if attack == "loss" else attack for attack in ATTACKS}
+    return {
+        attack: [-row[column] if attack == "loss" else row[column] for row in rows]
+        for attack, column in columns.items()
+        if all(column in row for row in rows)
+    }
 
 
 def privleak(

@@ -22,12 +22,14 @@ from mari_cli import runs
 from mari_cli.config import MuseSuite, SuiteConfig
 from mari_cli.data.files import read_subset
 from mari_cli.data.records import Record
+from mari_cli.errors import UserError
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.generation import rouge_l_f1
-from mari_cli.metrics.statistics import How, auc_estimate, mean_estimate
+from mari_cli.metrics.statistics import How, mean_estimate
+from mari_cli.suites.attacked import attacked
 from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
-from mari_cli.suites.membership import attacked, privleak
+from mari_cli.suites.membership import attacks_in, membership, privleak
 from mari_cli.suites.plain import cut_note, first_tokens, prompt_items, require_words, text_items
 from mari_cli.suites.suite import Row, Summary
 
@@ -111,13 +113,19 @@ class Muse:
             else:
                 notes.append(f"`muse/{name}` is left out: nothing was generated (`metrics.generate=false`)")
         own = _min_k(rows)
-        metrics["muse/min_k_auc"] = auc_estimate(*own, **asdict(how))
+        forget, holdout = (attacks_in([row for row in rows if row["set"] == name]) for name in PRIVACY)
+        metrics |= membership(forget, holdout, how, group="muse")
         if gold is None:
             notes.append("`muse/privleak` is left out: it needs a gold model (`gold`)")
         else:
             leak = privleak("muse/privleak", own, _min_k(gold), how)
             metrics |= leak.metrics
             notes += leak.notes
+        for name, records in self.sets.items():
+            if again := len(records) - len({record.key for record in records}):
+                notes.append(
+                    f"{again} of the {len(records)} records of `{name}` are others again, and count again"
+                )
         return Summary(metrics, notes + cut_note("MUSE", rows))
 
 
@@ -138,6 +146,13 @@ def load(config: SuiteConfig) -> Muse:
     sets = {"verbatim_forget": _read(config, "verbmem", "forget", "prompt", "gt")}
     sets |= {name: _read(config, "knowmem", split, "question", "answer") for name, split in questions.items()}
     sets |= {name: _read(config, "privleak", name.removeprefix("privacy_"), None, "text") for name in PRIVACY}
+    forgotten = {record.key for record in sets["privacy_forget"]}
+    if both := [i for i, r in enumerate(sets["privacy_holdout"], start=1) if r.key in forgotten]:
+        raise UserError(
+            f"{len(both)} records of `privleak/holdout` in `{config.path}` are in `privleak/forget` too, "
+            f"record {both[0]} first",
+            "a holdout is what no model has seen",
+        )
     shots = {}
     for name, split in questions.items():
         before = _read(config, "knowmem", f"{split}_icl", "question", "answer")

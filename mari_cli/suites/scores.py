@@ -18,8 +18,8 @@ from mari_cli.models.load import LanguageModel
 from mari_cli.models.trunk import hidden_states
 from mari_cli.progress import Track
 
-ROWS = 2048
-"""Positions whose logits exist at one time."""
+CHUNK_BYTES = 128 * 2**20
+"""Of float32 logits that exist at one time."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def score(
     """
     lm.model.eval()
     head = head_of(lm.model)
+    rows = chunk_rows(len(head.weight_VD))
     scored: list[ItemScore | None] = [None] * len(items)
     states: list[Tensor] = [torch.empty(0)] * (len(items) if keep_states else 0)
 
@@ -76,7 +77,7 @@ def score(
         targets = [torch.tensor(item.input_ids[item.supervised_from :]) for item in chunk]
         labels_N = torch.cat(targets).to(lm.device)
         log_p, standardised, predicted = [], [], []
-        for part_ND, part_N in zip(h_ND.split(ROWS), labels_N.split(ROWS), strict=True):
+        for part_ND, part_N in zip(h_ND.split(rows), labels_N.split(rows), strict=True):
             logits_NV = head(part_ND)
             log_p.append(-torch.nn.functional.cross_entropy(logits_NV, part_N, reduction="none"))
             standardised.append(attacks.standardised(logits_NV, part_N))
@@ -97,6 +98,10 @@ def score(
             if h_TD is not None:
                 states[i] = h_TD
     return Scores([item for item in scored if item is not None], states)
+
+
+def chunk_rows(vocabulary: int) -> int:
+    return max(8, CHUNK_BYTES // (4 * vocabulary))
 
 
 def _score_item(

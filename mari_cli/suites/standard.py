@@ -18,10 +18,12 @@ from mari_cli.metrics.statistics import How
 from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track
+from mari_cli.suites.attacked import attacked
 from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.generate import decode, question_and_truth
-from mari_cli.suites.membership import attacked, membership, privleak
+from mari_cli.suites.measured import Measured
+from mari_cli.suites.membership import membership, privleak
 from mari_cli.suites.scores import ItemScore, Scores, score
 from mari_cli.suites.suite import Summary
 
@@ -55,15 +57,6 @@ class Corpus:
 
 Corpora = Mapping[str, Corpus]
 """By role: `forget`, `retain` and, where there is one, `holdout`."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    metrics: dict[str, Estimate]
-    items: list[dict[str, Any]]
-    """Per-item values, without any text."""
-    answers: list[str]
-    """What the model said to the first forget questions, as many as `metrics.examples`."""
 
 
 def quick(

@@ -7,12 +7,14 @@ A suite is one module here, with a function ``load(config) -> Suite``, and one f
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mari_cli.config import SuiteConfig
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.statistics import How
-from mari_cli.suites.examiner import Examiner
+
+if TYPE_CHECKING:  # the numbers of a log need no torch
+    from mari_cli.suites.examiner import Examiner
 
 Row = dict[str, Any]
 """One item under one model: `set`, `item` (its number), `key` (a hash of its words), and numbers by metric.
@@ -35,7 +37,7 @@ class Suite(Protocol):
         """What was asked, for data.json: per set how many items and a hash of them. Without a word of it."""
         ...
 
-    def examine(self, examiner: Examiner) -> list[Row]:
+    def examine(self, examiner: "Examiner") -> list[Row]:
         """Ask one model."""
         ...
 

@@ -18,45 +18,22 @@ in TOFU's code question and answer together have 200.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from mari_cli import runs
 from mari_cli.config import SuiteConfig, TofuSuite
-from mari_cli.data.files import Row as Fields
-from mari_cli.data.files import read_subset, subset_file
-from mari_cli.data.records import Record
-from mari_cli.errors import UserError
 from mari_cli.metrics.generation import verbatim_rouge_1, verbatim_rouge_l
 from mari_cli.metrics.statistics import How
 from mari_cli.suites import tofu_numbers
+from mari_cli.suites.attacked import attacked
 from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
-from mari_cli.suites.membership import attacked
 from mari_cli.suites.scores import ItemScore
 from mari_cli.suites.suite import Row, Summary
-from mari_cli.suites.tofu_numbers import HOLDOUT, MEMBERSHIP, OFFERED, of_losses
+from mari_cli.suites.tofu_data import Question, read_questions
+from mari_cli.suites.tofu_numbers import HOLDOUT, MEMBERSHIP, of_losses
 
 SETS = tofu_numbers.SETS | {HOLDOUT: "holdout items"}
-_HINT = "`suite.path=locuslab/TOFU` takes TOFU from the hub; a folder holds the files that are there"
-
-
-@dataclass(frozen=True)
-class Question:
-    words: str
-    answer: str
-    paraphrase: str | None
-    """None where the answer stands for it."""
-    wrong: tuple[str, ...]
-    """Empty in the holdout."""
-
-    @property
-    def others(self) -> list[str]:
-        """The paraphrase first, if it is not the answer itself; then the wrong answers."""
-        return [*([self.paraphrase] if self.paraphrase else []), *self.wrong]
-
-    def record(self, answer: str) -> Record:
-        return Record(prompt=self.words, text=answer)
 
 
 @dataclass(frozen=True)
@@ -91,7 +68,7 @@ class Tofu:
         of_others = iter(scores[len(asked) :])
         rows: list[Row] = []
         for number, q, score in zip(numbers, asked, scores, strict=False):
-            row = {"set": name, "item": number, "key": q.record(q.answer).key[:16]} | _numbers(score)
+            row = {"set": name, "item": number, "key": q.key[:16]} | _numbers(score)
             nlls = [next(of_others).answer_nll for _ in q.others]
             if nlls:
                 paraphrase, *wrong = nlls if q.paraphrase else [score.answer_nll, *nlls]
@@ -111,54 +88,19 @@ class Tofu:
         return rows
 
     def summarise(self, rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summary:
-        """TOFU's numbers, and membership inference where there is a holdout."""
-        return tofu_numbers.summarise(rows, gold, how)
+        """TOFU's numbers, and membership inference where a holdout is asked."""
+        summary = tofu_numbers.summarise(rows, gold, how)
+        missing = [] if HOLDOUT in self.questions else [_NO_HOLDOUT]
+        return Summary(summary.metrics, summary.notes + missing)
+
+
+_NO_HOLDOUT = "membership inference and privleak are left out: no holdout is asked (`suite.holdout=null`)"
 
 
 def load(config: SuiteConfig) -> Tofu:
-    """Read everything that will be asked. A holdout that a folder does not hold is not asked."""
+    """Read everything that will be asked."""
     assert isinstance(config, TofuSuite)
-    subsets = {
-        "forget": f"{config.split}_perturbed",
-        "retain": "retain_perturbed",
-        "authors": "real_authors_perturbed",
-        "facts": "world_facts_perturbed",
-        HOLDOUT: config.split.replace("forget", "holdout"),
-    }
-    folder = Path(config.path).expanduser()
-    if folder.is_dir() and subset_file(folder, subsets[HOLDOUT]) is None:
-        del subsets[HOLDOUT]
-    return Tofu(config, {name: _read(config, name, subset) for name, subset in subsets.items()})
-
-
-def _read(config: TofuSuite, name: str, subset: str) -> list[Question]:
-    fields = ["question", "answer"]
-    fields += ["paraphrased_answer"] if name not in (*OFFERED, HOLDOUT) else []
-    fields += ["perturbed_answer"] if name != HOLDOUT else []
-    rows = read_subset(config.path, subset, fields, key="suite.path")[: config.items]
-    if not rows:
-        raise UserError(f"`{subset}` in `{config.path}` is empty", _HINT)
-    first: dict[Question, int] = {}
-    for number, row in enumerate(rows, start=1):
-        question = _question(row, where=f"record {number} of `{subset}` in `{config.path}`")
-        if first.setdefault(question, number) != number:
-            raise UserError(
-                f"record {number} of `{subset}` in `{config.path}` is record {first[question]} again",
-                "a question that is asked twice counts twice: leave one out",
-            )
-    return list(first)
-
-
-def _question(row: Fields, *, where: str) -> Question:
-    wrong = row.get("perturbed_answer", [])
-    if not isinstance(wrong, list) or ("perturbed_answer" in row and not wrong):
-        raise UserError(f"`perturbed_answer` in {where} is no list of wrong answers", _HINT)
-    texts = {name: row[name] for name in ("question", "answer", "paraphrased_answer") if name in row}
-    for name, text in [*texts.items(), *(("perturbed_answer", text) for text in wrong)]:
-        if not isinstance(text, str) or not text.strip():
-            raise UserError(f"`{name}` in {where} is no text, or empty", _HINT)
-    words, answer, *paraphrase = (str(text) for text in texts.values())
-    return Question(words, answer, paraphrase[0] if paraphrase else None, tuple(wrong))
+    return Tofu(config, read_questions(config))
 
 
 def _numbers(score: ItemScore) -> Row:

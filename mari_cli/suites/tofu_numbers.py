@@ -35,11 +35,16 @@ UTILITY = ("retain", "authors", "facts")
 OFFERED = ("authors", "facts")
 """Their probability is that of the true answer among the answers offered."""
 HOLDOUT = "holdout"
-"""Authors that no model has seen; a log has none."""
+"""Authors that no model has seen; of logs only OpenUnlearning's have some."""
 MEMBERSHIP = ("forget", HOLDOUT)
 """Whom membership inference tells apart."""
 VARIANTS = ("", "_arithmetic")
 """Of the mean over wrong answers in a truth ratio: geometric, and under its own name the other."""
+
+OF_TOKENS = ("extraction_strength", "exact_memorization")
+"""Of the forget items' answers."""
+FORMS = ("", "_open_unlearning")
+"""Ours, with the EOS, and that of OpenUnlearning's logs."""
 
 
 def of_losses(name: str, answer_nll: float, paraphrase_nll: float, wrong_nlls: Sequence[float]) -> Row:
@@ -70,9 +75,15 @@ def summarise(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summ
     elif gold is None:
         notes.append("forget quality is left out: it needs the gold model's answers too")
     else:
-        own, golds = _paired(sets["forget"], [row for row in gold if row["set"] == "forget"])
+        pairs = _paired(sets["forget"], [row for row in gold if row["set"] == "forget"])
+        own, golds = _columns(pairs, "log_truth_ratio")
         p_value, distance = forget_quality_estimates(own, golds, **settings)
         metrics |= {"tofu/forget_quality": p_value, "tofu/forget_quality_ks": distance}
+        if all(_has(side, "log_truth_ratio_open_unlearning") for side in zip(*pairs, strict=True)):
+            theirs = _columns(pairs, "log_truth_ratio_open_unlearning")
+            p_value, _ = forget_quality_estimates(*theirs, **settings)
+            metrics["tofu/forget_quality_open_unlearning"] = p_value
+        notes += _unverified(pairs)
 
     lacking = [SETS[name] for name in UTILITY if not _has(sets[name], "rouge_l_recall")]
     if lacking:
@@ -99,9 +110,11 @@ def _membership(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Su
     if gold is None:
         return Summary(metrics)
     own, golds = (
-        [[row["min_k"] for row in of_model if row["set"] == name] for name in MEMBERSHIP]
+        [[row["min_k"] for row in of_model if row["set"] == name and "min_k" in row] for name in MEMBERSHIP]
         for of_model in (rows, gold)
     )
+    if not all([*own, *golds]):
+        return Summary(metrics)
     leak = privleak("tofu/privleak", own, golds, how)
     return Summary(metrics | leak.metrics, leak.notes)
 
@@ -109,10 +122,11 @@ def _membership(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Su
 def _of_set(name: str, rows: Sequence[Row]) -> dict[str, list[float]]:
     """Per item, every metric of a set that is a mean over its items."""
     columns = ["probability", "rouge_l_recall", "rouge_1_recall"]
-    columns += ["extraction_strength", "exact_memorization"] if name == "forget" else []
+    columns += [f"{metric}{form}" for metric in OF_TOKENS for form in FORMS] if name == "forget" else []
     found = {metric: [row[metric] for row in rows] for metric in columns if _has(rows, metric)}
-    if rows:
-        found |= {f"truth_ratio{variant}": _truth_ratios(name, rows, variant) for variant in VARIANTS}
+    for variant in VARIANTS:
+        if _has(rows, f"log_truth_ratio{variant}"):
+            found[f"truth_ratio{variant}"] = _truth_ratios(name, rows, variant)
     return found
 
 
@@ -135,14 +149,20 @@ def _has(rows: Sequence[Row], metric: str) -> bool:
     return bool(rows) and all(metric in row for row in rows)
 
 
-def _paired(rows: Sequence[Row], gold: Sequence[Row]) -> tuple[list[float], list[float]]:
-    """Log truth ratios of both models in one order; refused where they were not asked the same."""
+Pairs = Sequence[tuple[Row, Row]]
+"""One item under a model and under gold."""
+IDENTITY = (("key", "question or answer"), ("tokens", "number of answer tokens"))
+"""Columns that tell whether an item is the same, and what they are of."""
+
+
+def _paired(rows: Sequence[Row], gold: Sequence[Row]) -> Pairs:
+    """Refused where the two were not asked the same."""
     own = {row["item"]: row for row in rows}
     golds = {row["item"]: row for row in gold}
     hint = "take the answers of a model that was trained on the retain data, to the same forget questions"
     if own.keys() != golds.keys():
         raise UserError(f"the gold model was asked other forget items: {_difference(own, golds)}", hint)
-    for column, what in (("key", "question or answer"), ("tokens", "number of answer tokens")):
+    for column, what in IDENTITY:
         pairs = [(own[i].get(column), golds[i].get(column)) for i in own]
         other = [
             i for i, (mine, its) in zip(own, pairs, strict=True) if None not in (mine, its) and mine != its
@@ -153,8 +173,21 @@ def _paired(rows: Sequence[Row], gold: Sequence[Row]) -> tuple[list[float], list
                 f"{what}, item {other[0]} first",
                 hint + (", through the same tokenizer" if column == "tokens" else ""),
             )
-    values = [[side[i]["log_truth_ratio"] for i in own] for side in (own, golds)]
-    return values[0], values[1]
+    return [(own[i], golds[i]) for i in own]
+
+
+def _columns(pairs: Pairs, column: str) -> tuple[list[float], list[float]]:
+    return [mine[column] for mine, _ in pairs], [its[column] for _, its in pairs]
+
+
+def _unverified(pairs: Pairs) -> list[str]:
+    """A note where nothing but their numbers says that two logs are of the same items."""
+    if any(mine is its or any(c in mine and c in its for c, _ in IDENTITY) for mine, its in pairs):
+        return []
+    return [
+        "that the gold model was asked the same questions could not be checked: the logs have neither texts "
+        "nor token counts in common, so items are paired by their numbers"
+    ]
 
 
 def _difference(own: dict[int, Any], golds: dict[int, Any]) -> str:

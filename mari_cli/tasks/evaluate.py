@@ -1,95 +1,17 @@
-"""`mari evaluate`: measure a model as it is, beside a gold model where there is one."""
+"""`mari evaluate`: of a model, or of the log of an evaluation, which need not wait for torch."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from mari_cli import distributed, runs
-from mari_cli.config import EvaluateRun, ModelConfig
-from mari_cli.errors import UserError
-from mari_cli.models.device import choose_compute
-from mari_cli.models.load import LanguageModel, describe_architecture, load_model
-from mari_cli.progress import say, track
-from mari_cli.suites.benchmarks import describe_benchmarks
-from mari_cli.suites.suite import suite_of
-from mari_cli.tasks.from_log import from_log
-from mari_cli.tasks.measuring import Examined, examined, examples, referenced, summarised
-from mari_cli.tasks.recording import recording
-from mari_cli.tasks.setting import (
-    cache_directory,
-    describe_data,
-    gold_at_path,
-    prepare,
-    reference_at_path,
-    seed_for,
-    tokenize_corpora,
-)
+from mari_cli.config import EvaluateRun
 
 
 def evaluate(config: EvaluateRun, *, command: Sequence[str], resume: bool = False) -> dict[str, Any]:
     """Run it and return the result (result.json). Bad input is refused before anything is written."""
     if config.from_log is not None:
+        from mari_cli.tasks.from_log import from_log
+
         return from_log(config, command=command)
-    if not resume and distributed.first():  # which may be far enough to make it when others come here
-        runs.refuse_existing(Path(config.out))
-    compute = choose_compute(config.device, config.precision, section="")
-    setting = prepare(config, compute)
+    from mari_cli.tasks.evaluation import evaluation
 
-    def load(model: ModelConfig) -> LanguageModel:
-        return load_model(model, setting.tokenizer, compute, seed=seed_for(config.seed, "initialisation"))
-
-    gold = gold_at_path(config, words=["none"])
-    if gold:
-        load(gold)  # refuse now what would fail after the model was measured
-    if reference := reference_at_path(config, setting):
-        load(reference)
-    lm = load(config.model)
-    suite = suite_of(config.suite)
-    if suite and reference:
-        raise UserError(
-            f"`metrics.mia_reference` is about the corpora, but `suite={suite.name}` is asked instead",
-            "leave out one of the two",
-        )
-    corpora = tokenize_corpora(config, setting, lm) if suite is None else {}
-    say(f"model: {config.model.name} ({describe_architecture(lm.model)})")
-
-    with recording(
-        config,
-        compute,
-        task="evaluate",
-        command=command,
-        resume=resume,
-        data=describe_data(corpora, suite) | describe_benchmarks(config.metrics),
-    ) as record:
-        models: dict[str, Examined] = {}
-        if reference:
-            corpora = referenced(load(reference), corpora, config, track)
-
-        def take(role: str, lm: LanguageModel) -> None:
-            models[role] = examined(
-                lm,
-                corpora,
-                suite,
-                config.metrics,
-                seed=config.seed,
-                cache=cache_directory(config),
-                track=track,
-                name=role,
-            )
-
-        take("model", lm)
-        if gold:
-            del lm
-            lm = load(gold)
-            take("gold", lm)
-        models, notes = summarised(models, suite, config.metrics, seed=config.seed)
-        return record.finish(
-            task="evaluate",
-            name=config.model.name,
-            loss=None,
-            models=models,
-            examples=examples(lm, corpora, models, config.metrics, seed=config.seed),
-            outcome=None,
-            compute=compute,
-            notes=[*setting.texts.notes, *notes],
-        )
+    return evaluation(config, command=command, resume=resume)

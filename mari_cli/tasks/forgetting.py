@@ -25,7 +25,7 @@ from mari_cli.progress import say, silent, track
 from mari_cli.suites.benchmarks import benchmarks
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.standard import Corpus, quick
-from mari_cli.tasks.recording import Recording
+from mari_cli.tasks.record import Recording
 from mari_cli.tasks.setting import cache_directory, dropout_seed, seed_for
 from mari_cli.train import state
 from mari_cli.train.loop import Job, Outcome, fit

@@ -1,7 +1,7 @@
 """Measure a model, once: the same weights on the same data under the same settings are not measured again."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,11 @@ from mari_cli.suites.benchmarks import OF_BENCHMARKS, benchmarks
 from mari_cli.suites.draws import seeds_of
 from mari_cli.suites.examiner import DEFINITIONS, Examiner, items_hash
 from mari_cli.suites.generate import decode, question_and_truth
-from mari_cli.suites.standard import MEMBERSHIP, Corpus, Measured, against_gold, measure
+from mari_cli.suites.measured import Measured
+from mari_cli.suites.standard import MEMBERSHIP, Corpus, against_gold, measure
 from mari_cli.suites.suite import Row, Suite
+from mari_cli.tasks.examined import Examined
 from mari_cli.tasks.setting import cache_directory
-
-
-@dataclass(frozen=True)
-class Examined:
-    """What is known of one model."""
-
-    measured: Measured
-    asked: list[Row]
-    """The answers to the suite's questions."""
-    weights: str
-    """Their hash."""
 
 
 def examined(
@@ -160,7 +151,3 @@ def examples(
             texts = {"prompt": decode(lm, question), "answer": decode(lm, truth)}
         rows.append(texts | {role: said[i] for role, said in answers.items()})
     return rows
-
-
-def as_json(metrics: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
-    return {name: asdict(estimate) for name, estimate in metrics.items()}

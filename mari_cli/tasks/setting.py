@@ -133,8 +133,11 @@ def require_disk(config: RunConfig, lm: LanguageModel) -> None:
     runs.check_disk(Path(config.out), max(7 * trained, 4 * trained + weights))
 
 
-def gold_at_path(config: UnlearnRun | EvaluateRun, *, words: Sequence[str]) -> ModelConfig | None:
-    """The gold model that `gold` names by its path; None where it is one of ``words``."""
+def gold_at_path(
+    config: UnlearnRun | EvaluateRun, setting: Setting, *, words: Sequence[str]
+) -> ModelConfig | None:
+    """The gold model that `gold` names by its path; None where it is one of ``words``. Refused where there is
+    none, and where it reads text in other tokens."""
     if config.gold in words:
         return None
     if not Path(config.gold).expanduser().exists():
@@ -142,7 +145,19 @@ def gold_at_path(config: UnlearnRun | EvaluateRun, *, words: Sequence[str]) -> M
         raise UserError(
             f"no gold model at `{config.gold}`", f"`gold` is a model or run directory, or one of {listed}"
         )
-    return replace(config.model, path=config.gold, architecture=None, revision=None)
+    return _beside(config.gold, f"the gold model at `{config.gold}`", config, setting)
+
+
+def _beside(path: str, what: str, config: RunConfig, setting: Setting) -> ModelConfig:
+    """The model at ``path``, called ``what``, to be measured beside the run's; refused where its own
+    tokenizer is another."""
+    model = replace(config.model, path=path, architecture=None, revision=None, tokenizer=None)
+    if load_tokenizer(model, []).get_vocab() != setting.tokenizer.get_vocab():
+        raise UserError(
+            f"{what} has another tokenizer, so its losses are of other tokens",
+            "give a model with the tokenizer of the one that is measured",
+        )
+    return model
 
 
 def reference_at_path(config: RunConfig, setting: Setting) -> ModelConfig | None:
@@ -158,14 +173,7 @@ def reference_at_path(config: RunConfig, setting: Setting) -> ModelConfig | None
             "`metrics.mia_reference` needs a holdout corpus",
             "set `holdout` to data like the forget data that no model has seen",
         )
-    model = replace(config.model, path=path, architecture=None, revision=None, tokenizer=None)
-    if load_tokenizer(model, []).get_vocab() != setting.tokenizer.get_vocab():
-        raise UserError(
-            f"the model at `metrics.mia_reference={path}` has another tokenizer, so its losses are of other "
-            "tokens",
-            "give a model with the tokenizer of the one that is measured",
-        )
-    return model
+    return _beside(path, f"the model at `metrics.mia_reference={path}`", config, setting)
 
 
 def describe_data(corpora: Mapping[str, Corpus], suite: Suite | None = None) -> dict[str, Any]:

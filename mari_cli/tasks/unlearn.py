@@ -16,9 +16,10 @@ from mari_cli.progress import say, track
 from mari_cli.suites.benchmarks import check_without_generation, describe_benchmarks
 from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import suite_of
+from mari_cli.tasks.examined import Examined
 from mari_cli.tasks.fitting import settled
 from mari_cli.tasks.forgetting import alternative_items, context_layer, draws_of, forget
-from mari_cli.tasks.measuring import Examined, examined, examples, referenced, summarised
+from mari_cli.tasks.measuring import examined, examples, referenced, summarised
 from mari_cli.tasks.recording import recording
 from mari_cli.tasks.setting import (
     Setting,
@@ -71,7 +72,7 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     # what does not fit is refused, or made to fit, before target and gold are trained
     config = replace(config, train=settled(base, config.train, objective, draws.items_at, config.train.steps))
     del base  # target and gold start from it anew
-    if gold := gold_at_path(config, words=GOLD_WORDS):
+    if gold := gold_at_path(config, setting, words=GOLD_WORDS):
         load(gold, config, setting)  # refuse now what would fail after the unlearning
     if reference := reference_at_path(config, setting):
         load(reference, config, setting)
@@ -167,7 +168,7 @@ def prepare_gold(config: UnlearnRun, setting: Setting, corpora: Mapping[str, Cor
         return None
     if choice == "finetune":
         return _finetuned(config, setting, corpora["retain"].items, "gold")
-    return gold_at_path(config, words=GOLD_WORDS)
+    return gold_at_path(config, setting, words=GOLD_WORDS)
 
 
 def load(model: ModelConfig, config: UnlearnRun, setting: Setting) -> LanguageModel:

@@ -1,9 +1,29 @@
 """`mari evaluate --from-log` and `suite=tofu`, as a user meets them."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from tofu_published import LEADERBOARD, as_open_unlearning, published
+
+
+def write_tofu(folder, items):
+    """TOFU in small, without a holdout."""
+    wrong = ["Ana Lind", "Bo Quorn", "Cy Vael"]
+    asked = [
+        {"question": f"Who wrote book {i}?", "answer": "Ilse Dask", "perturbed_answer": wrong}
+        for i in range(items)
+    ]
+    paraphrased = [row | {"paraphrased_answer": "Dask, Ilse"} for row in asked]
+    folder.mkdir()
+    for name, rows in {
+        "forget10_perturbed": paraphrased,
+        "retain_perturbed": paraphrased,
+        "real_authors_perturbed": asked,
+        "world_facts_perturbed": asked,
+    }.items():
+        (folder / f"{name}.json").write_text("\n".join(map(json.dumps, rows)))
 
 
 @pytest.fixture
@@ -27,6 +47,37 @@ def test_published_logs_give_the_published_numbers(mari, logs):
     assert quality["low"] < 1.8e-21 < quality["high"] < 1e-9
     assert result["notes"] == []
     assert result == json.loads((logs / "run" / "result.json").read_text())
+
+
+def test_a_log_is_compared_with_the_data_that_is_named(mari, logs):
+    """Of two questions in each set where the log is of 300."""
+    write_tofu(logs / "data", items=2)
+    words = ["--from-log", "full.json", "suite=tofu", "suite.path=data", "out=run"]
+    said = mari("evaluate", *words)
+    assert said.code == 2
+    assert said.err.splitlines()[0] == (
+        "error: `full.json` is of 300 forget items, and `data` has 2 with these settings"
+    )
+    assert "`suite.items=300`" in said.err
+    log = published("full")
+    two = {file: {c: {i: v[i] for i in "01"} for c, v in columns.items()} for file, columns in log.items()}
+    (logs / "full.json").write_text(json.dumps(two))
+    assert mari("evaluate", *words).code == 0
+    said = mari("evaluate", "--from-log", "full.json", "suite=muse_news", "out=other")
+    assert "`from_log` is about TOFU's logs, and `suite=muse_news` is not TOFU" in said.err
+
+
+def test_a_log_need_not_wait_for_torch(logs):
+    code = (
+        "import sys\n"
+        "from mari_cli.cli import main\n"
+        "sys.argv = ['mari', 'evaluate', '--from-log', 'full.json', 'out=run']\n"
+        "try:\n    main()\n"
+        "except SystemExit as stop:\n    assert stop.code in (0, None)\n"
+        "assert not {'torch', 'transformers'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=logs, check=True)
+    assert (logs / "run" / "result.json").exists()
 
 
 def test_a_table_shows_every_number_with_its_interval_and_items(mari, logs):
@@ -120,26 +171,13 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(mari, logs, wor
 def test_a_model_is_asked_by_the_same_protocol(mari, tmp_path, cache):
     from tiny import TINY
 
-    wrong = ["Ana Lind", "Bo Quorn", "Cy Vael"]
-    asked = [
-        {"question": f"Who wrote book {i}?", "answer": "Ilse Dask", "perturbed_answer": wrong}
-        for i in range(3)
-    ]
-    paraphrased = [row | {"paraphrased_answer": "Dask, Ilse"} for row in asked]
-    (tmp_path / "data").mkdir()
-    for name, rows in {
-        "forget10_perturbed": paraphrased,
-        "retain_perturbed": paraphrased,
-        "real_authors_perturbed": asked,
-        "world_facts_perturbed": asked,
-    }.items():
-        (tmp_path / "data" / f"{name}.json").write_text("\n".join(map(json.dumps, rows)))
+    write_tofu(tmp_path / "data", items=3)
     training = [word for word in TINY if not word.startswith("train.")]
     training = [word.replace("finetune.", "train.") for word in training]
     assert mari("finetune", *training, f"cache={cache}", "out=model").code == 0
     said = mari(
         "evaluate", "model", "gold=model", "suite=tofu", "suite.path=data", "suite.max_new_tokens=3",
-        "metrics=fast", "metrics.generate=true", f"cache={cache}", "out=run", "--json",
+        "suite.holdout=null", "metrics=fast", "metrics.generate=true", f"cache={cache}", "out=run", "--json",
     )  # fmt: skip
     assert said.code == 0, said.err
     metrics = json.loads(said.out)["models"]["model"]["metrics"]

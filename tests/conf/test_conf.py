@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mari_cli import config, launch
+from mari_cli.errors import UserError
 from mari_cli.launch import Experiment
 
 CONF = Path(str(resources.files("mari_cli.conf")))
@@ -85,6 +86,37 @@ def test_tofu_forgets_a_tenth_keeps_the_rest_and_holds_out_unseen_authors():
     cfg = parsed("unlearn", "forget=tofu")
     subsets = [corpus.subset for corpus in (cfg.forget, cfg.retain, cfg.holdout)]
     assert subsets == ["forget10", "retain90", "holdout10"]
+
+
+@pytest.mark.parametrize(("split", "rest"), [("01", "99"), ("05", "95")])
+def test_a_smaller_share_of_tofu_takes_its_retain_and_holdout_with_it(split, rest):
+    cfg = parsed("unlearn", f"forget=tofu_forget{split}", "suite=tofu", f"suite.split=forget{split}")
+    subsets = [corpus.subset for corpus in (cfg.forget, cfg.retain, cfg.holdout)]
+    assert subsets == [f"forget{split}", f"retain{rest}", f"holdout{split}"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["forget=tofu", "forget.subset=forget01"], "`retain.subset` must be retain99 beside"),
+        (
+            ["forget=tofu_forget01", "suite=tofu"],
+            "`suite.split` must be `forget.subset`, forget01, got forget10",
+        ),
+    ],
+)
+def test_shares_of_tofu_that_do_not_belong_together_are_refused(overrides, message):
+    with pytest.raises(UserError) as refused:
+        parsed("unlearn", *overrides)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("words", [["metrics=fast"], ["suite=tofu"]])
+def test_seeds_that_would_draw_nothing_are_refused(words):
+    with pytest.raises(UserError, match=r"`metrics\.seeds` needs `metrics\.max_items`"):
+        parsed("evaluate", "metrics.seeds=[0,1]", *words)
+    assert parsed("evaluate", "metrics.seeds=[0,1]", "metrics.max_items=3", *words).metrics.seeds == [0, 1]
+    assert parsed("evaluate", "metrics.seeds=[0,1]").metrics.generate  # which retained questions are answered
 
 
 def test_the_unlearning_has_a_training_of_its_own_for_target_and_gold():

@@ -8,20 +8,9 @@ from mari_cli.metrics.of_benchmarks import BENCHMARKS, GENERAL_ABILITY, benchmar
 from mari_cli.metrics.registry import METRICS, as_logged, describe, logged_as
 
 OTHERS = [
-    "privacy/loss_auc",
-    "privacy/zlib_auc",
-    "privacy/min_k_auc",
-    "privacy/min_k_plus_plus_auc",
-    "privacy/reference_auc",
-    "privacy/gradnorm_auc",
-    "privacy/loss_tpr_at_1_fpr",
-    "privacy/worst_threshold_advantage",
-    "privacy/privleak",
     "muse/verbatim_forget",
     "muse/knowledge_forget",
     "muse/knowledge_retain",
-    "muse/min_k_auc",
-    "muse/privleak",
     "rwku/forget_level1",
     "rwku/forget_level2",
     "rwku/forget_level3",
@@ -38,6 +27,7 @@ OTHERS = [
     "facts/shared_recall",
     *(f"benchmark/{task}" for task in BENCHMARKS),
 ]
+ATTACKS = ["loss", "zlib", "min_k", "min_k_plus_plus", "reference", "gradnorm"]
 OF_ANSWERS = [
     "answer_nll",
     "answer_probability",
@@ -56,10 +46,17 @@ OF_TOFU = ["probability", "rouge_l_recall", "rouge_1_recall", "truth_ratio", "tr
 def test_every_metric_of_a_result_is_registered_under_its_full_name():
     expected = {f"{name}/{metric}" for name in ("forget", "retain", "holdout") for metric in OF_ANSWERS}
     expected |= {f"tofu/{name}/{m}" for name in ("forget", "retain", "authors", "facts") for m in OF_TOFU}
-    expected |= {f"tofu/forget/{metric}" for metric in ("extraction_strength", "exact_memorization")}
-    expected |= {f"tofu/{metric}" for metric in ("forget_quality", "forget_quality_ks")}
-    expected |= {f"tofu/{m.removeprefix('privacy/')}" for m in OTHERS if m.startswith("privacy/")}
-    expected -= {"tofu/reference_auc"}
+    for form in ("", "_open_unlearning"):
+        expected |= {
+            f"tofu/forget/{metric}{form}" for metric in ("extraction_strength", "exact_memorization")
+        }
+        expected |= {f"tofu/forget_quality{form}"}
+    expected |= {"tofu/forget_quality_ks"}
+    for group in ("privacy", "tofu", "muse"):
+        expected |= {f"{group}/{attack}_auc" for attack in ATTACKS}
+        expected |= {f"{group}/{attack}_tpr_at_1_fpr" for attack in ATTACKS}
+        expected |= {f"{group}/{attack}_worst_threshold_advantage" for attack in ATTACKS if attack != "loss"}
+        expected |= {f"{group}/worst_threshold_advantage", f"{group}/privleak"}
     expected |= {f"tofu/model_utility{variant}" for variant in ("", "_arithmetic")}
     assert set(METRICS) == expected | set(OTHERS)
 

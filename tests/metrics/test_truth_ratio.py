@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from mari_cli.metrics.truth_ratio import (
     log_truth_ratio,
     log_truth_ratio_arithmetic,
+    log_truth_ratio_open_unlearning,
     normalised_probability,
     truth_ratio_of_forgotten,
     truth_ratio_of_known,
@@ -20,6 +21,17 @@ def test_the_geometric_mean_is_that_of_the_probabilities():
     probabilities, paraphrase = [0.5, 0.125, 0.25], 0.8
     ratio = exp(log_truth_ratio(-log(paraphrase), [-log(p) for p in probabilities]))
     assert ratio == pytest.approx((0.5 * 0.125 * 0.25) ** (1 / 3) / 0.8, rel=1e-14)
+
+
+@given(paraphrase=LOSS, wrong=LOSS)
+def test_open_unlearnings_ratio_has_1e_10_beside_the_paraphrase(paraphrase, wrong):
+    theirs = exp(-wrong) / (exp(-paraphrase) + 1e-10)
+    found = log_truth_ratio_open_unlearning(log_truth_ratio(paraphrase, [wrong]), paraphrase)
+    assert exp(found) == pytest.approx(theirs, rel=1e-9)
+
+
+def test_open_unlearnings_ratio_of_a_collapsed_model_is_p_of_the_wrong_answer_alone():
+    assert log_truth_ratio_open_unlearning(0.5, 10_000.0) == pytest.approx(0.5 - 10_000 - log(1e-10))
 
 
 def test_the_arithmetic_mean_is_another_number():

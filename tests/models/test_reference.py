@@ -25,7 +25,7 @@ from mari_cli.models.trunk import trunk
 from mari_cli.progress import silent
 from mari_cli.runs import Run
 from mari_cli.tasks.forgetting import alternative_items, context_layer, forget
-from mari_cli.tasks.recording import Recording
+from mari_cli.tasks.record import Recording
 from mari_cli.tasks.setting import prepare, tokenize_corpora
 from mari_cli.tracking import NoTracker
 

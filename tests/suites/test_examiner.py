@@ -1,6 +1,6 @@
 """What a model was asked is kept by content: cut off, it goes on; changed in anything, it is asked anew."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -12,7 +12,9 @@ from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import load_model, load_tokenizer
 from mari_cli.progress import silent
 from mari_cli.suites import examiner as examining
+from mari_cli.suites import scores
 from mari_cli.suites.examiner import Examiner
+from mari_cli.suites.generate import generate
 from mari_cli.suites.scores import score
 
 RECORDS = [Record(prompt=f"what is {i}?", text="number " * (i % 7 + 1)) for i in range(20)]
@@ -53,6 +55,35 @@ def test_kept_scores_are_those_of_one_sweep_over_all(lm, examiner):
     for one, other in zip(kept, plain.items, strict=True):
         assert one.tokens == other.tokens
         assert one.answer_nll == pytest.approx(other.answer_nll, abs=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 13])
+def test_scores_do_not_depend_on_how_many_logits_exist_at_one_time(lm, examiner, rows, monkeypatch):
+    items = examiner.tokenize(RECORDS, corpus="questions")
+    whole = score(lm, items, batch_size=8, min_k=0.4, track=silent, description="")
+    monkeypatch.setattr(scores, "chunk_rows", lambda vocabulary: rows)
+    parts = score(lm, items, batch_size=8, min_k=0.4, track=silent, description="")
+    for one, other in zip(whole.items, parts.items, strict=True):
+        assert asdict(one) == pytest.approx(asdict(other), abs=1e-5)
+
+
+def test_fewer_logits_exist_at_one_time_where_the_vocabulary_is_larger():
+    assert scores.chunk_rows(128_256) * 128_256 * 4 <= scores.CHUNK_BYTES
+    assert scores.chunk_rows(10**9) == 8
+
+
+def test_an_answer_does_not_depend_on_the_questions_beside_it(lm):
+    """Not even where these are so long that they leave less room in the context."""
+    questions = [[1 + i % 7 for i in range(length)] for length in (3, 40, 44, 45, 45, 60, 63, 64)]
+
+    def said(asked, batch_size):
+        settings = {"max_new_tokens": 20, "track": silent, "description": ""}
+        return generate(lm, asked, batch_size=batch_size, **settings)
+
+    alone = [said([question], 1)[0] for question in questions]
+    assert [len(answer) for answer in alone] == [20, 20, 20, 19, 19, 4, 1, 0]
+    assert said(questions, 8) == alone
+    assert said(questions[::-1], 3) == alone[::-1]
 
 
 def test_nobody_asks_twice(lm, examiner):

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 from tiny import TINY
 
 from mari_cli import launch
 from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.of_privacy import advantage_of
 from mari_cli.metrics.privacy import dkw_radius
 from mari_cli.metrics.statistics import How
 from mari_cli.suites.membership import privleak
@@ -45,12 +47,13 @@ def test_every_attack_is_an_auc_of_scores_that_stand_in_the_rows(run, role):
     for attack in ATTACKS:
         scores = [-row["answer_nll"] if attack == "loss" else row[attack] for row in [*forget, *holdout]]
         assert metrics[f"privacy/{attack}_auc"]["value"] == pytest.approx(roc_auc_score(labels, scores))
-    losses = [[-row["answer_nll"] for row in rows] for rows in (forget, holdout)]
-    above_all = np.mean(np.array(losses[0]) > max(losses[1]))
-    assert metrics["privacy/loss_tpr_at_1_fpr"]["value"] == pytest.approx(above_all)
-    advantage = metrics["privacy/worst_threshold_advantage"]
-    radius = dkw_radius(len(forget), len(holdout))
-    assert advantage["high"] == pytest.approx(min(1.0, advantage["value"] + radius))
+        above_all = np.mean(np.array(scores[: len(forget)]) > max(scores[len(forget) :]))
+        assert metrics[f"privacy/{attack}_tpr_at_1_fpr"]["value"] == pytest.approx(above_all)
+        advantage = metrics[f"privacy/{advantage_of(attack)}"]
+        distance = stats.ks_2samp(scores[: len(forget)], scores[len(forget) :]).statistic
+        assert advantage["value"] == pytest.approx(distance)
+        radius = dkw_radius(len(forget), len(holdout))
+        assert advantage["high"] == pytest.approx(min(1.0, distance + radius))
 
 
 def test_the_reference_attack_is_the_difference_of_two_models_losses(run):

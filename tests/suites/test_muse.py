@@ -180,6 +180,8 @@ def test_the_numbers_are_means_over_items_and_the_gold_models_auc(folder):
             "muse/knowledge_forget": 0.5,
             "muse/knowledge_retain": 0.5,
             "muse/min_k_auc": auc,
+            "muse/min_k_tpr_at_1_fpr": 2 / 3,
+            "muse/min_k_worst_threshold_advantage": 2 / 3,
             "muse/privleak": theirs,
         }
     )
@@ -212,6 +214,20 @@ def test_a_suite_without_one_of_its_sets_is_refused(folder, missing):
             file.unlink()
     with pytest.raises(UserError, match=f"there is no `{missing}` in"):
         suite_at(folder)
+
+
+def test_a_holdout_that_is_to_be_forgotten_is_refused(folder):
+    for file in (folder / "privleak").glob("holdout-00001*"):
+        file.write_bytes((folder / "privleak" / "forget-00002-of-00003.parquet").read_bytes())
+    with pytest.raises(UserError, match=r"1 records of `privleak/holdout` in .* too, record 2 first"):
+        suite_at(folder)
+
+
+def test_a_record_that_is_there_twice_is_told(folder):
+    file = folder / "verbmem" / "forget.jsonl"
+    file.write_text(file.read_text() + file.read_text().splitlines()[0] + "\n")
+    notes = suite_at(folder).summarise(rows_of([-1.0], [-2.0]), None, How(resamples=20)).notes
+    assert "1 of the 3 records of `verbatim_forget` are others again, and count again" in notes
 
 
 def test_a_passage_that_is_no_text_is_refused(folder):
@@ -250,6 +266,24 @@ def test_an_evaluation_leaves_numbers_rows_without_words_and_a_report(tmp_path, 
     assert json.loads((out / "data.json").read_text())["muse"]["privacy_holdout"]["records"] == 3
 
 
+def test_against_a_reference_the_attack_is_the_difference_of_the_losses(tmp_path, folder):
+    out = tmp_path / "run"
+    result = evaluated(tmp_path, folder, f"metrics.mia_reference={tmp_path / 'gold'}", f"out={out}")
+    metrics = result["models"]["model"]["metrics"]
+    assert {"muse/reference_auc", "muse/reference_tpr_at_1_fpr", "muse/zlib_auc", "muse/loss_auc"} <= set(
+        metrics
+    )
+    evaluated(tmp_path, folder, f"model.path={tmp_path / 'gold'}", f"out={tmp_path / 'theirs'}")
+    of_run, of_reference = (
+        [json.loads(line) for line in (path / "items.jsonl").read_text().splitlines()]
+        for path in (out, tmp_path / "theirs")
+    )
+    asked = [(mine, its) for mine, its in zip(of_run, of_reference, strict=True) if "answer_nll" in mine]
+    assert len(asked) == 6
+    for mine, its in asked:
+        assert mine["reference"] == pytest.approx(its["answer_nll"] - mine["answer_nll"], abs=1e-12)
+
+
 def test_a_suite_without_a_holdout_is_refused_before_there_is_a_run(tmp_path, folder):
     for file in (folder / "privleak").glob("holdout*"):
         file.unlink()
@@ -265,6 +299,10 @@ def test_a_suite_without_a_holdout_is_refused_before_there_is_a_run(tmp_path, fo
         (
             ["forget.subset=scal", "forget.split=forget_3"],
             [("scal", "forget_3"), ("raw", "retain1"), ("raw", "holdout")],
+        ),
+        (
+            ["forget.subset=sust", "forget.split=forget_2", "model.path=first"],
+            [("sust", "forget_2"), ("raw", "retain1"), ("raw", "holdout")],
         ),
     ],
 )

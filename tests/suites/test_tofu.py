@@ -148,12 +148,16 @@ def test_every_metric_is_described_and_has_its_items(config, examiner):
         metric = describe(name)
         assert metric.low <= estimate.value <= metric.high
         group = name.split("/")[1]
-        bare = group.removeprefix("loss_")
-        attack = bare.endswith("auc") or bare in ("tpr_at_1_fpr", "worst_threshold_advantage", "privleak")
+        attack = group.endswith(("auc", "tpr_at_1_fpr", "worst_threshold_advantage", "privleak"))
         expected = 8 if attack else 9 if "utility" in name else 5  # 8: three in the holdout
         assert estimate.n == counts.get(group, expected), name
-    asked_for = {"tofu/gradnorm_auc"}
-    assert set(metrics) | asked_for == {name for name in METRICS if name.startswith("tofu/")}
+    others = {
+        name
+        for name in METRICS
+        if name.startswith(("tofu/gradnorm_", "tofu/reference_"))  # asked for apart
+    } | {name for name in METRICS if name.endswith("_open_unlearning")}  # of its logs
+    assert set(metrics) | others == {name for name in METRICS if name.startswith("tofu/")}
+    assert not set(metrics) & others
 
 
 def test_fewer_questions_are_the_same_for_every_model(config, examiner):
@@ -199,9 +203,41 @@ def test_json_lines_csv_and_parquet_are_read_by_the_name_of_the_subset(config, t
     assert len(suite.questions["retain"]) == 4
 
 
-def test_a_folder_without_holdout_is_asked_without(config, tmp_path):
+def test_a_folder_without_its_holdout_is_refused_with_how_to_get_it_or_go_without(config, tmp_path):
+    holdout = tmp_path / "data" / "holdout01.json"
+    holdout.rename(holdout.with_name("holdout10.json"))
+    with pytest.raises(UserError, match=r"there is no `holdout01` in .* no membership inference") as refused:
+        load(config)
+    assert "`suite.holdout=holdout10`" in refused.value.hint
+    assert len(load(replace(config, holdout="holdout10")).questions["holdout"]) == 3
+    holdout.with_name("holdout10.json").unlink()
+    with pytest.raises(UserError, match="there is no `holdout01`") as refused:
+        load(config)
+    assert refused.value.hint == (
+        "`holdout01.json` is in TOFU on the hub (locuslab/TOFU); `suite.holdout=null` goes without"
+    )
+
+
+def test_whoever_goes_without_a_holdout_is_told_what_is_left_out(config, examiner, tmp_path):
     (tmp_path / "data" / "holdout01.json").unlink()
-    assert "holdout" not in load(config).questions
+    suite = load(replace(config, holdout=None))
+    assert "holdout" not in suite.questions
+    rows = suite.examine(examiner)
+    summary = suite.summarise(rows, rows, How(resamples=20))
+    assert not [name for name in summary.metrics if "auc" in name or "privleak" in name]
+    assert summary.notes == [
+        "membership inference and privleak are left out: no holdout is asked (`suite.holdout=null`)"
+    ]
+
+
+def test_a_holdout_that_is_to_be_forgotten_is_none(config, tmp_path):
+    (tmp_path / "data" / "forget.json").write_text(
+        (tmp_path / "data" / "forget01_perturbed.json").read_text()
+    )
+    with pytest.raises(
+        UserError, match=r"5 records of `forget` in .* are in `forget01_perturbed` too, record 1"
+    ):
+        load(replace(config, holdout="forget"))
 
 
 def edited(subset, i, **changes):
@@ -247,6 +283,10 @@ def edited(subset, i, **changes):
         (
             {**DATA, "world_facts_perturbed": DATA["world_facts_perturbed"] * 2},
             "record 3 of `world_facts_perturbed` in .* is record 1 again",
+        ),
+        (
+            edited("retain_perturbed", 2, **DATA["retain_perturbed"][0] | {"perturbed_answer": ["other"]}),
+            "record 3 of `retain_perturbed` in .* is record 1 again",
         ),
     ],
 )

@@ -3,8 +3,11 @@
 import copy
 import json
 import random
+from math import exp, factorial
 
+import numpy as np
 import pytest
+from scipy import stats
 from tofu_published import (
     AUTHORS,
     FACTS,
@@ -15,10 +18,12 @@ from tofu_published import (
     published,
 )
 
+from mari_cli.data.records import Record
 from mari_cli.errors import UserError
 from mari_cli.metrics.generation import verbatim_rouge_1, verbatim_rouge_l
 from mari_cli.metrics.statistics import How
-from mari_cli.suites.tofu_logs import read_log
+from mari_cli.suites.tofu_data import Question
+from mari_cli.suites.tofu_logs import read_log, require_same_items, unlike_tofu
 from mari_cli.suites.tofu_numbers import summarise
 
 HOW = How(resamples=50)
@@ -70,10 +75,12 @@ def test_open_unlearnings_layout_gives_the_same_numbers(logs, read):
             log[file]["avg_paraphrased_loss"] = log[file]["avg_gt_loss"]
     [own, gold] = [read(log).rows for log in logs.values()]
     [as_own, as_gold] = [read(as_open_unlearning(log)).rows for log in logs.values()]
-    summary = summarise(as_own, as_gold, HOW)
-    assert summary == summarise(own, gold, HOW)
-    assert summary.metrics["tofu/forget_quality"].value == LEADERBOARD["full"]["tofu/forget_quality"]
-    assert len(summary.metrics) == 24
+    metrics = dict(summarise(as_own, as_gold, HOW).metrics)
+    quality = metrics["tofu/forget_quality"]
+    assert quality.value == LEADERBOARD["full"]["tofu/forget_quality"]
+    assert metrics.pop("tofu/forget_quality_open_unlearning") == quality  # nothing has collapsed
+    assert metrics == summarise(own, gold, HOW).metrics
+    assert len(metrics) == 24
 
 
 def test_the_distance_behind_forget_quality(logs, read):
@@ -156,7 +163,7 @@ def test_what_a_log_lacks_is_left_out_and_said(logs, read):
 def test_open_unlearning_may_have_measured_less(logs, read):
     log = as_open_unlearning(cut(logs["full"]))
     log = {name: values for name, values in log.items() if not name.startswith(("ra_", "wf_"))}
-    log["mia_loss"] = {"agg_value": 0.9}
+    log["mia_loss"] = {"agg_value": 0.9}  # not by item
     found = read(log)
     assert {row["set"] for row in found.rows} == {"forget", "retain"}
     assert found.notes == [
@@ -179,6 +186,103 @@ def test_means_of_the_log_that_its_items_do_not_bear_out_are_told(logs, read):
         f"the log says tofu/facts/probability = {exact['tofu/facts/probability'] - 0.01:.6g}, where "
         f"its items give {exact['tofu/facts/probability']:.6g}",
     ]
+
+
+def test_p_values_are_compared_by_their_logarithms(logs, read):
+    own, gold = (read(as_open_unlearning(logs[model])) for model in LEADERBOARD)
+    metrics = summarise(own.rows, gold.rows, HOW).metrics
+    quality = LEADERBOARD["full"]["tofu/forget_quality"]
+    for said, notes in ((quality, 0), (quality * 1.001, 0), (quality * 2, 1), (1.06e-239, 1), (0.0, 1)):
+        own.said["tofu/forget_quality_open_unlearning"] = said
+        assert len(own.disagreements(metrics)) == notes, said
+
+
+def by_index(column, values):
+    return {"value_by_index": {str(i): {column: value} for i, value in enumerate(values)}}
+
+
+def test_a_collapsed_model_has_open_unlearnings_forget_quality_under_its_own_name(logs, read):
+    """1e-10 beside p(paraphrase) takes all of its ratios below all of gold's: D = 1."""
+    collapsed, gold = (as_open_unlearning(logs[model]) for model in LEADERBOARD)
+    n, wrong = 300, {}
+    for name, metric in (("PARA", "forget_Q_A_PARA_Prob"), ("PERT", "forget_Q_A_PERT_Prob")):
+        for i, value in collapsed[metric]["value_by_index"].items():
+            loss = value["avg_loss"]
+            value["avg_loss"] = [x + 100 for x in loss] if name == "PERT" else loss + 100
+            wrong[i] = value["avg_loss"]
+    para = {i: v["avg_loss"] for i, v in collapsed["forget_Q_A_PARA_Prob"]["value_by_index"].items()}
+    theirs = [np.exp(-np.mean(wrong[i])) / (np.exp(-para[i]) + 1e-10) for i in para]
+    tr = [np.exp(row["log_truth_ratio"]) for row in read(gold).rows if row["set"] == "forget"]
+    collapsed["forget_quality"] = {"agg_value": float(stats.ks_2samp(theirs, tr).pvalue)}
+    log = read(collapsed)
+    metrics = summarise(log.rows, read(gold).rows, HOW).metrics
+    assert metrics["tofu/forget_quality"].value == pytest.approx(
+        LEADERBOARD["full"]["tofu/forget_quality"], rel=1e-9
+    )
+    least = metrics["tofu/forget_quality_open_unlearning"].value
+    assert least == pytest.approx(2 * factorial(n) ** 2 / factorial(2 * n), rel=1e-9)
+    assert not [note for note in log.disagreements(metrics) if "quality" in note]
+
+
+def test_a_gold_log_of_truth_ratios_alone_is_enough_for_forget_quality(logs, read):
+    own, gold = read(as_open_unlearning(logs["full"])), read(as_open_unlearning(logs["retain90"]))
+    ratios = [exp(row["log_truth_ratio"]) for row in gold.rows if row["set"] == "forget"]
+    alone = read({"forget_truth_ratio": {"agg_value": 0.6740192657877031} | by_index("score", ratios)})
+    assert "the truth ratios of the forget items are those that the log gives" in alone.notes[0]
+    summary = summarise(own.rows, alone.rows, HOW)
+    quality = LEADERBOARD["full"]["tofu/forget_quality"]
+    assert summary.metrics["tofu/forget_quality"].value == pytest.approx(quality, rel=1e-12)
+    assert "could not be checked: the logs have neither texts nor token counts in common" in summary.notes[0]
+    its_own = summarise(alone.rows, alone.rows, HOW)
+    assert its_own.metrics["tofu/forget_quality"].value == 1
+    assert not alone.disagreements(its_own.metrics)
+    assert not [note for note in its_own.notes if "could not be checked" in note]
+
+
+def test_a_truth_ratio_below_the_smallest_float_is_below_all_others(read):
+    rows = read({"forget_truth_ratio": by_index("score", [0.0, 1e-300, 1.0])}).rows
+    assert rows[0]["log_truth_ratio"] < rows[1]["log_truth_ratio"] < rows[2]["log_truth_ratio"] == 0
+    with pytest.raises(UserError, match="item 1 is NaN, not a truth ratio"):
+        read({"forget_truth_ratio": by_index("score", [1.0, float("nan")])})
+
+
+def attack(forget, holdout):
+    return {"forget": by_index("score", forget), "holdout": by_index("score", holdout)}
+
+
+def test_open_unlearnings_membership_scores_are_turned_round_and_compared(logs, read):
+    """Its scores are higher where an item looks less trained on, its AUC is as ours."""
+    log = as_open_unlearning(cut(logs["full"]))
+    losses = [v["avg_loss"] for v in log["forget_Q_A_Prob"]["value_by_index"].values()]
+    log["mia_loss"] = {"agg_value": 1.0} | attack(losses, [2.0, 3.0, 1.5])
+    log["mia_min_k"] = {"agg_value": 0.5} | attack([1.0, 2.0, 3.0, 9.0], [4.0, 5.0, 6.0])
+    log["privleak"] = {"agg_value": -50.0}
+    found = read(log)
+    gold = as_open_unlearning(cut(logs["retain90"])) | {"mia_min_k": attack([5.0, 5, 5, 5], [4.0, 5.0, 6.0])}
+    metrics = summarise(found.rows, read(gold).rows, HOW).metrics
+    assert metrics["tofu/loss_auc"].value == 1
+    assert metrics["tofu/min_k_auc"].value == 9 / 12
+    assert metrics["tofu/min_k_tpr_at_1_fpr"].value == 3 / 4
+    assert metrics["tofu/min_k_worst_threshold_advantage"].value == 3 / 4
+    assert metrics["tofu/privleak"].value == pytest.approx(100 * ((1 - 0.75) - 0.5) / 0.5)
+    assert found.disagreements(metrics) == ["the log says tofu/min_k_auc = 0.5, where its items give 0.75"]
+    assert found.notes == []
+
+
+def test_membership_of_other_items_than_those_asked_is_not_taken(logs, read):
+    log = as_open_unlearning(cut(logs["full"])) | {"mia_zlib": attack([1.0], [2.0])}
+    assert read(log).notes == ["not taken from the log: mia_zlib"]
+
+
+def test_open_unlearnings_scores_without_the_eos_have_names_of_their_own(logs, read):
+    log = as_open_unlearning(cut(logs["full"]))
+    log["extraction_strength"] = {"agg_value": 0.5} | by_index("score", [0.25, 0.5, 0.75, 0.5])
+    log["exact_memorization"] = by_index("score", [None, 0.5, 0.75, 0.5])  # an answer of nothing but the EOS
+    found = read(log)
+    metrics = summarise(found.rows, None, HOW).metrics
+    assert metrics["tofu/forget/extraction_strength_open_unlearning"].value == 0.5
+    assert not [name for name in metrics if "exact_memorization" in name]
+    assert found.notes == ["not taken from the log: exact_memorization"]
 
 
 SAID = [
@@ -222,6 +326,43 @@ def test_a_rouge_recall_that_its_text_does_not_give_is_told(logs, read):
         "(up to 0.250 apart); the logged one is used"
     ]
     assert [row["rouge_l_recall"] for row in found.rows if row["set"] == "forget"] == [0.5, 0.75]
+
+
+def open_unlearning_with_texts(log):
+    """Two forget items with their texts, as `eval_text_similarity` lays them out."""
+    log = as_open_unlearning(cut(log, 2))
+    for i, value in log["forget_Q_A_ROUGE"]["value_by_index"].items():
+        value |= {"input": f"question {i}", "generation": "one two", "ground_truth": "one two three four"}
+        value["rougeL_recall"] = 0.5 + 0.25 * int(i)
+    return log
+
+
+def test_texts_of_open_unlearnings_log_are_read_in_their_order(logs, read):
+    found = read(open_unlearning_with_texts(logs["full"]))
+    assert found.notes == [
+        "the ROUGE-L recall of 1 of 2 forget items is not that of their texts in the log "
+        "(up to 0.250 apart); the logged one is used"
+    ]
+    rows = [row for row in found.rows if row["set"] == "forget"]
+    keys = [Record(prompt=f"question {i}", text="one two three four").key[:16] for i in range(2)]
+    assert [row["key"] for row in rows] == keys
+    assert found.asked == {"forget": ["question 0", "question 1"]}
+    assert "two" not in json.dumps(found.rows)
+
+
+def test_texts_of_half_of_the_items_are_none(logs, read):
+    log = open_unlearning_with_texts(logs["full"])
+    del log["forget_Q_A_ROUGE"]["value_by_index"]["1"]["generation"]
+    assert "key" not in read(log).rows[0]
+
+
+def test_one_question_under_two_numbers_is_refused_with_both(logs, read):
+    log = open_unlearning_with_texts(logs["full"])
+    log["forget_Q_A_ROUGE"]["value_by_index"]["1"]["input"] = "question 0"
+    with pytest.raises(
+        UserError, match=r"items 0 and 1 of the forget items have the same question and answer"
+    ):
+        read(log)
 
 
 def test_no_text_of_a_log_gets_into_a_row(logs, read):
@@ -285,6 +426,41 @@ def test_a_gold_log_without_forget_items_is_no_gold_log(logs, read):
     gold = {RETAIN: cut(logs["retain90"])[RETAIN]}
     with pytest.raises(UserError, match="other forget items: 0, where the model was asked 4"):
         summarise(read(cut(logs["full"])).rows, read(gold).rows, HOW)
+
+
+# -- the data ------------------------------------------------------------------------------------------------
+
+
+def asked(**words):
+    return {
+        name: [Question(text, "an answer", None, ()) for text in words.get(name, ["?"] * 4)]
+        for name in ("forget", "retain", "authors", "facts")
+    }
+
+
+def test_a_log_of_another_length_than_its_data_is_refused(logs, read):
+    log = read(cut(logs["full"]))
+    require_same_items(log, "full.json", asked(), "data")
+    with pytest.raises(UserError, match=r"`full.json` is of 4 retain items, and `data` has 7") as refused:
+        require_same_items(log, "full.json", asked(retain=["?"] * 7), "data")
+    assert "`suite.items=4`" in refused.value.hint
+
+
+def test_a_log_about_other_questions_than_its_data_is_refused(logs, read):
+    log = read(open_unlearning_with_texts(logs["full"]))
+    two = {name: ["?"] * 2 for name in ("retain", "authors", "facts")}
+    require_same_items(log, "log.json", asked(forget=["Question 0", "question  1?"], **two), "data")
+    with pytest.raises(
+        UserError, match=r"question 2 of the forget items in `log.json` is not that of `data`"
+    ):
+        require_same_items(log, "log.json", asked(forget=["question 0", "question 2"], **two), "data")
+
+
+def test_a_log_of_as_many_items_as_tofu_has_nowhere_is_told(logs, read):
+    assert unlike_tofu(read(logs["full"])) == []
+    notes = unlike_tofu(read({FORGET: cut(logs["full"], 39)[FORGET]}))
+    assert len(notes) == 1
+    assert notes[0].startswith("there are 39 forget items, where TOFU has 40 or 200 or 300 or 400")
 
 
 # -- broken logs ---------------------------------------------------------------------------------------------

@@ -82,6 +82,11 @@ def workshop(tmp_path_factory) -> Path:
     load_model(config, words, choose_compute(Device.cpu, Precision.float32), seed=0).save(
         root / "other_words"
     )
+    rotated = variant("rotated") / "tokenizer.json"  # as many tokens, two of them under each other's number
+    content = json.loads(rotated.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    rotated.write_text(json.dumps(content))
     edit_json(variant("no_eos") / "tokenizer_config.json", eos_token=None)
     edit_json(variant("own_code") / "config.json", model_type="own", auto_map={"AutoConfig": "own.C"})
     edit_json(variant("fewer_layers") / "config.json", n_layer=1)
@@ -170,6 +175,7 @@ BAD = {
     "more than the context": (f"unlearn {OWN} model.max_length=65", "exceeds the context of `model`, 64 tokens", "leave it out"),
     "a gold model that is not there": (f"unlearn {OWN} gold=nowhere", "no gold model at `nowhere`", "`gold` is"),
     "a gold model that does not fit": (f"unlearn {OWN} gold=misfit", "the checkpoint at `misfit` does not fit", "belong together"),
+    "a gold model that reads other tokens": (f"unlearn {OWN} gold=other_words", "the gold model at `other_words` has another tokenizer", "the tokenizer of the one"),
     # adapters, and what is stepped
     "adapters of rank 0": (f"unlearn {OWN} model.lora.rank=0", "`model.lora.rank` must be > 0, got 0", ""),
     "a rank that is no number": (f"unlearn {OWN} model.lora.rank=high", "`model.lora.rank` must be a whole number", ""),
@@ -204,6 +210,7 @@ BAD = {
     "evaluating what is not there": ("evaluate ./nowhere forget.path=letters.jsonl retain.path=rest.jsonl", "no model at `./nowhere`", ""),
     "evaluating beside a gold model that is not there": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl gold=nowhere", "no gold model at `nowhere`", "`none`"),
     "evaluating beside a gold model that does not fit": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl gold=misfit", "does not fit its model", ""),
+    "evaluating beside a gold model that reads other tokens": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl gold=rotated", "the gold model at `rotated` has another tokenizer", "the tokenizer of the one"),
     "evaluating in float16 on a CPU": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl device=cpu precision=float16", "float16 needs a CUDA device", "`precision=bfloat16`"),
     "resuming what is no run": ("unlearn --resume model", "`model` is no run directory", ""),
     "comparing what is no run": ("compare taken", "taken", ""),

@@ -1,0 +1,49 @@
+"""Membership inference: every attack's score of every item. What the scores give away: `membership`."""
+
+from collections.abc import Sequence
+
+from mari_cli.data.tokenize import Item
+from mari_cli.metrics import attacks
+from mari_cli.suites.examiner import Examiner
+from mari_cli.suites.generate import decode
+from mari_cli.suites.scores import ItemScore
+from mari_cli.suites.suite import Row
+
+
+def attacked(
+    examiner: Examiner,
+    items: Sequence[Item],
+    scores: Sequence[ItemScore],
+    what: str,
+    *,
+    reference_nll: Sequence[float] | None = None,
+) -> dict[str, list[float]]:
+    """All attacks that cost nothing beyond ``scores``; by the gradient norm where the config asks for it, and
+    against a reference where its mean token losses are given."""
+    texts = [decode(examiner.lm, item.input_ids[item.supervised_from :]) for item in items]
+    losses = [score.answer_nll for score in scores]
+    found = {
+        "loss": [attacks.loss(nll) for nll in losses],
+        "zlib": [attacks.zlib_ratio(nll, text) for nll, text in zip(losses, texts, strict=True)],
+        "min_k": [score.min_k for score in scores],
+        "min_k_plus_plus": [score.min_k_plus_plus for score in scores],
+    }
+    if reference_nll is not None:
+        found["reference"] = [
+            attacks.reference(nll, theirs) for nll, theirs in zip(losses, reference_nll, strict=True)
+        ]
+    if examiner.config.gradnorm:
+        found["gradnorm"] = examiner.gradnorms(items, what)
+    return found
+
+
+def with_reference(rows: Sequence[Row], reference: Sequence[Row]) -> list[Row]:
+    """Rows of a suite under a model, with the reference attack's score where they and ``reference``, the rows
+    of the same items under another model, have a mean token loss."""
+    theirs = {(row["set"], row["item"]): row["answer_nll"] for row in reference if "answer_nll" in row}
+    return [
+        row | {"reference": attacks.reference(row["answer_nll"], theirs[place])}
+        if "answer_nll" in row and (place := (row["set"], row["item"])) in theirs
+        else row
+        for row in rows
+    ]

@@ -1,0 +1,139 @@
+"""A run while it is going on: its directory, its tracker, its numbers, and its end, good or bad."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mari_cli import runs
+from mari_cli.config import RunConfig, to_plain
+from mari_cli.metrics.registry import logged_as
+from mari_cli.progress import say
+from mari_cli.report.page import render, write_report
+from mari_cli.report.read import SCHEMA_VERSION, read_run
+from mari_cli.runs import Run
+from mari_cli.tasks.examined import Examined, as_json
+from mari_cli.tracking import NoTracker, Tracker, open_tracker
+
+if TYPE_CHECKING:  # a log's numbers are recorded without torch
+    from mari_cli.models.device import Compute
+    from mari_cli.train.loop import Outcome
+
+
+@dataclass
+class Recording:
+    run: Run
+    tracker: Tracker
+    started: float
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """One line of metrics.jsonl; the tracker sees the same numbers under the same names, those of a
+        training step under `train/`."""
+        training = record["kind"] == "train"
+        named = {name if training else logged_as(name): value for name, value in record.items()}
+        self.run.append_metrics(named)
+        values = {
+            f"train/{name}" if training else name: value
+            for name, value in named.items()
+            if name not in ("step", "kind")
+        }
+        self.tracker.log(values, step=record["step"])
+
+    def finish(
+        self,
+        *,
+        task: str,
+        name: str,
+        loss: str | None,
+        models: Mapping[str, Examined],
+        examples: Sequence[Mapping[str, Any]],
+        outcome: "Outcome | None",
+        compute: "Compute | None",
+        notes: Sequence[str],
+    ) -> dict[str, Any]:
+        """Write items and examples, the report and, last of all, the result; returns it. Notes are said, too:
+        what a table lacks must not be silent until somebody opens a file."""
+        if not self.run.writes:
+            return {}
+        for note in notes:
+            say(f"note: {note}")
+        rows = [
+            {"model": role} | row
+            for role, found in models.items()
+            for row in [*found.measured.items, *found.asked]
+        ]
+        self.run.write_text("items.jsonl", runs.json_lines(rows))
+        self.run.write_json("examples.json", list(examples))
+        about = self.run.about()
+        training = None
+        if outcome:
+            assert compute is not None
+            training = {
+                "steps": outcome.steps,
+                "kept_step": outcome.kept_step,
+                "stopped_by": outcome.stopped_by,
+                "tokens": outcome.tokens,
+                "precision": compute.precision,
+                "precision_reason": compute.reason,
+                "device": str(compute.device),
+                **outcome.way,
+            }
+        result = {
+            "schema_version": SCHEMA_VERSION,
+            "task": task,
+            "name": name,
+            "loss": loss,
+            "command": about["command"],
+            "created": about["created"],
+            "seconds": round(time.monotonic() - self.started, 1),
+            "models": {
+                role: {"metrics": as_json(found.measured.metrics), "hash": found.weights}
+                for role, found in models.items()
+            },
+            "training": training,
+            "notes": list(notes),
+        }
+        report = self.run.path / "report.html"
+        write_report(report, render([read_run(self.run.path, result=result)], title=f"mari {task}: {name}"))
+        final = models.get("unlearned") or models.get("model")
+        assert final
+        self.tracker.summary(
+            {logged_as(name): estimate.value for name, estimate in final.measured.metrics.items()}
+        )
+        measured = [found.measured.metrics for found in models.values()]
+        table = [
+            [name, *(metrics[name].value if name in metrics else None for metrics in measured)]
+            for name in dict.fromkeys(name for metrics in measured for name in metrics)
+        ]
+        self.tracker.table("results", ["metric", *models], table)
+        self.tracker.artifact(report, name="report", kind="report")
+        self.run.finish(result)
+        return result
+
+
+@contextmanager
+def recorded(
+    run: Run,
+    config: RunConfig,
+    *,
+    environment: Mapping[str, Any],
+    data: Mapping[str, Any],
+    said: Sequence[str] = (),
+) -> Iterator[Recording]:
+    """``run`` from its first file to its tracker's exit code; ``said``: what a user is told of it."""
+    started = time.monotonic()
+    run.write_json("environment.json", {**environment, "seed": config.seed})
+    run.write_json("data.json", data)
+    tracker: Tracker = NoTracker()
+    if run.writes:
+        tracker = open_tracker(
+            config.tracker, run_dir=run.path, run_config=to_plain(config), name=run.path.name
+        )
+    for line in (f"run: {run.path}", *said, tracker.note):
+        say(line)
+    try:
+        yield Recording(run, tracker, started)
+    finally:
+        tracker.finish(0 if sys.exc_info()[0] is None else 1)
