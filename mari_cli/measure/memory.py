@@ -85,28 +85,34 @@ class Tracker(TorchDispatchMode):
             else:
                 self._see(tensor, part)
 
+    def overlook(self, tensors: Iterable[Tensor]) -> None:
+        """Take no account of ``tensors``, nor of their views."""
+        for tensor in tensors:
+            self._see(tensor, self.part, size=0)
+
     def restart(self) -> None:
         """Look for a new peak from here on."""
         self.peak, self.at_peak, self.most = self.total, dict(self.now), dict(self.now)
 
     @contextmanager
     def during(self, part: str) -> Iterator[None]:
-        """What is allocated inside is for ``part``."""
-        before, self.part = self.part, part
+        """What is allocated inside is for ``part``, whatever `label` says."""
+        before = self.part, self.label
+        self.part, self.label = part, None
         try:
             yield
         finally:
-            self.part = before
+            self.part, self.label = before
 
     def _label(self) -> str:
         return self.label() if self.label else self.part
 
-    def _see(self, tensor: Tensor, part: str) -> None:
+    def _see(self, tensor: Tensor, part: str, *, size: int | None = None) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._alive:
             return
-        size = storage.nbytes()
+        size = storage.nbytes() if size is None else size
         self._alive[key] = _Alive(weakref.ref(storage, lambda _: self._forget(key)), size, part)
         self._add(part, size)
 
