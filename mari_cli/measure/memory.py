@@ -21,6 +21,8 @@ from torch.utils._pytree import tree_leaves
 from mari_cli.measure.flops import operations
 
 aten = torch.ops.aten
+WHERE = torch.ops.prim.device.default
+"""How a tensor without content is asked for its device, which is often."""
 
 
 def _like_first(args: Any) -> int:
@@ -35,6 +37,10 @@ SCRATCH: dict[Any, Callable[[Any], int]] = {aten.logsumexp: _like_first}
 """
 
 
+Call = Callable[[Any, Any, Any], Any]
+"""Of an operator, its arguments and those that have names."""
+
+
 @dataclass
 class _Alive:
     reference: "weakref.ref[Any]"
@@ -45,8 +51,10 @@ class _Alive:
 class Tracker(TorchDispatchMode):
     """Counts, between `__enter__` and `__exit__`, what is allocated; and what `watch` was told of before."""
 
-    def __init__(self) -> None:
+    def __init__(self, call: Call = lambda func, args, kwargs: func(*args, **kwargs)) -> None:
+        """``call`` calls an operator."""
         super().__init__()  # type: ignore[no-untyped-call]
+        self.call = call
         self.part = "other"
         """What is allocated now is for this."""
         self.label: Callable[[], str] | None = None
@@ -62,10 +70,12 @@ class Tracker(TorchDispatchMode):
         self._alive: dict[int, _Alive] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is WHERE:
+            return func(*args)
         if (scratch := SCRATCH.get(func.overloadpacket)) is not None:
             self._add(self._label(), scratch(args))
             self._add(self._label(), -scratch(args))
-        out = func(*args, **(kwargs or {}))
+        out = self.call(func, args, kwargs or {})
         self.flops += operations(func, args, kwargs or {}, out)
         part: str | None = None
         for leaf in tree_leaves(out):

@@ -13,6 +13,7 @@ from mari_cli.config import Packing
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
 from mari_cli.measure import fake
+from mari_cli.measure.memory import Tracker
 from mari_cli.models import attention
 from mari_cli.models.attention import UnsupportedAttention
 from mari_cli.models.device import Compute
@@ -97,7 +98,9 @@ def _obstacle(model: PreTrainedModel, try_it: Callable[[PreTrainedModel], str | 
 def _failure(model: PreTrainedModel) -> None:
     """Run a packed row through a twin without content, and let fail what fails."""
     compute = Compute(torch.device("cpu"), torch.float32, "")
-    hidden_states(fake.twin(model, fake.mode()), compute, _probes(model, seed=0), packed=True)
+    world = fake.mode()
+    with Tracker(fake.Again(world)):
+        hidden_states(fake.twin(model, world), compute, _probes(model, seed=0), packed=True)
 
 
 @torch.no_grad()

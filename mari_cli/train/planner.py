@@ -169,7 +169,8 @@ def forecast(
                 config,
                 reference=partial(imagined, groups=groups, objective=objective, world=world),
                 optimizer=optimizer,
-                sharded=world if sharded else None,
+                world=world,
+                sharded=sharded,
             )
     except UNFORESEEABLE as error:
         raise Unforeseeable(
@@ -188,20 +189,21 @@ def run(
     *,
     reference: Callable[[LanguageModel], Reference],
     optimizer: bool = True,
-    sharded: FakeTensorMode | None = None,
+    world: FakeTensorMode | None = None,
+    sharded: bool = False,
 ) -> Forecast:
     """Take one step with ``lm``, real or fake, on a CPU, and count. ``reference`` makes what it is told.
-    ``sharded``: with the weights in shards, of a model that is fake in that world."""
+    ``world``: that of the fake one. ``sharded``: with its weights in shards."""
     model = lm.model
     checkpoint_activations(model, settings.gradient_checkpointing)
     model.train(config.dropout or settings.gradient_checkpointing)
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     # in float32 whatever the moments are held in: torchao's tensors know no shapes without content
     stepped = replace(config, optimizer=OptimizerName.adamw)
-    tracker = Tracker()
+    tracker = Tracker(fake.Again(world)) if world else Tracker()
     tracker.watch(model.buffers(), "weights")
     shards = engine = None
-    if sharded is None:
+    if not sharded:
         engine = Optimizer(model, stepped)
         tracker.watch(model.parameters(), "weights")
         if engine.masters is not engine.weights:
@@ -211,11 +213,12 @@ def run(
         tracker.overlook(model.parameters())  # counted as shards, below
     with tracker, tracker.during("reference"):
         remembered = reference(lm)
-    if sharded is not None:
+    if sharded:
+        assert world is not None
         stepped = replace(stepped, weights=Weights.float32)  # what is stepped are shards, which are float32
         shards = PlannedShards(
             model,
-            sharded,
+            world,
             tracker,
             processes=distributed.size(),
             weights=config.weights,

@@ -11,6 +11,7 @@ from mari_cli.config import Estimator, MariConfig, Memory, NPOConfig, Packing, P
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
 from mari_cli.losses.objective import FINE_TUNING, build
+from mari_cli.measure import fake
 from mari_cli.measure.memory import allocator_peak, held
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.packing import Layout, settle
@@ -178,12 +179,24 @@ def test_as_on_a_gpu_one_kernel_attends_over_all_documents_and_holds_its_output_
 def test_a_fake_step_is_counted_as_a_real_one(case):
     make, loss, config = CASES[case]
     lm, objective = make(), build(loss)
-    fake = planner.forecast(lm, GROUPS, objective, Settings.of(config), config)
+    unreal = planner.forecast(lm, GROUPS, objective, Settings.of(config), config)
     told = partial(reference, groups=GROUPS, objective=objective)
     real = planner.run(lm, GROUPS, objective, Settings.of(config), config, reference=told)
-    assert fake.flops == real.flops
-    assert fake.peak == pytest.approx(real.peak, rel=0.01)
-    assert fake.parts["activations"] == pytest.approx(real.parts["activations"], rel=0.02, abs=4096)
+    assert unreal.flops == real.flops
+    assert unreal.peak == pytest.approx(real.peak, rel=0.01)
+    assert unreal.parts["activations"] == pytest.approx(real.parts["activations"], rel=0.02, abs=4096)
+
+
+@pytest.mark.parametrize("case", [*CASES, "packed"])
+def test_what_is_remembered_of_operators_changes_no_figure(case):
+    in_a_row = partial(packed, dtype=torch.bfloat16), TOKEN, UnlearnConfig(chunk=64)
+    make, loss, config = CASES.get(case, in_a_row)
+    lm, objective = make(), build(loss)
+    found = planner.forecast(lm, MIXED, objective, Settings.of(config), config)
+    world = fake.mode()
+    blank = replace(lm, model=fake.twin(lm.model, world))
+    told = partial(planner.imagined, groups=MIXED, objective=objective, world=world)
+    assert found == planner.run(blank, MIXED, objective, Settings.of(config), config, reference=told)
 
 
 def test_a_forecast_leaves_the_model_as_it_was():
