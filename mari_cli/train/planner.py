@@ -361,7 +361,7 @@ class Choice:
     """In the order of trying."""
     processes: int
     sequences: dict[str, int]
-    """Of a step, by role."""
+    """Of a step, by role; none where a micro-batch, and so a process's share, is part of the loss."""
 
     @property
     def nearest(self) -> Forecast:
@@ -381,7 +381,9 @@ def choose(
     """Try ways to take a step, from the cheapest on, until one needs no more than ``limit`` bytes of each of
     ``processes``; without a limit that is the one that is configured. ``tell`` is told what is tried."""
     tried: list[Forecast] = []
-    sequences = {role: len(items) for role, items in groups.items()}
+    information = objective.needs.information
+    apart = information is not None and information.pooling_scope is PoolingScope.micro
+    sequences = {} if apart else {role: len(items) for role, items in groups.items()}
 
     def chosen(forecast: Forecast | None) -> Choice:
         return Choice(forecast, configured, tried, processes, sequences)
@@ -406,7 +408,7 @@ def choose(
             attempt(replace(first, gradient_checkpointing=True))
         return chosen(None)
     chunk = first.chunk or chunk_for(len(operand_head(lm).weight_VD))
-    largest = max(-(-count // processes) for count in sequences.values())
+    largest = max(-(-len(items) // processes) for items in groups.values())
     for settings in ways(lm, largest, objective, config):
         if settings != first:
             if _is_hopeless(settings, configured, largest, limit):
@@ -479,10 +481,17 @@ def require(choice: Choice, config: OptimConfig, *, limit: int) -> None:
     if chosen is None:
         raise _refusal(choice, config, limit=limit)
     if config.memory is not Memory.auto and chosen.settings != first:
+        shared = _more_processes(choice, choice.configured, config)
+        fitting = [f"`{more}` about {size(need)}" for more, need in shared.items() if need <= limit][:1]
         raise DoesNotFit(
             f"a step as configured needs {size(choice.configured.needed)}, more than {size(limit)}",
-            f"`{chosen.settings.beyond(first)}` needs {size(chosen.needed)}; "
-            "`train.memory=auto` chooses by itself",
+            "; ".join(
+                [
+                    f"`{chosen.settings.beyond(first)}` needs {size(chosen.needed)}",
+                    *fitting,
+                    "`train.memory=auto` chooses by itself",
+                ]
+            ),
         )
 
 
@@ -501,7 +510,7 @@ def _refusal(choice: Choice, config: OptimConfig, *, limit: int) -> DoesNotFit:
         }
     if not sharded and config.optimizer is not OptimizerName.adamw_8bit:
         ways = {"train.optimizer=adamw_8bit": needed - optimizer * 3 // 4, **ways}
-    ways |= _more_processes(choice, config, sharded=sharded)
+    ways |= _more_processes(choice, near, config)
     ways = ways or {"a model with fewer parameters": near.fixed}
     fitting = {setting: need for setting, need in ways.items() if need <= limit}
     shown = fitting or dict([min(ways.items(), key=lambda way: way[1])])
@@ -514,10 +523,12 @@ def _refusal(choice: Choice, config: OptimConfig, *, limit: int) -> DoesNotFit:
     )
 
 
-def _more_processes(choice: Choice, config: OptimConfig, *, sharded: bool) -> dict[str, int]:
+def _more_processes(choice: Choice, near: Forecast, config: OptimConfig) -> dict[str, int]:
     """What each of so many processes would need, about: of sequences its share, and with shards of weights,
     gradients and optimiser states as well. Only of so many as have equal shares."""
-    near, now = choice.nearest, choice.processes
+    now, sharded = choice.processes, choice.processes > 1 and config.parallel is Parallel.fsdp
+    if not choice.sequences:
+        return {}
     cut = sum(near.parts[part] for part in ("weights", "gradients", "optimizer"))
     found = {}
     for processes in (now * 2**k for k in range(4)):

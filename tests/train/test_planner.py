@@ -7,7 +7,16 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mari_cli.config import Estimator, MariConfig, Memory, NPOConfig, Packing, PoolingScope, UnlearnConfig
+from mari_cli.config import (
+    Estimator,
+    MariConfig,
+    Memory,
+    NPOConfig,
+    Packing,
+    Parallel,
+    PoolingScope,
+    UnlearnConfig,
+)
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
 from mari_cli.losses.objective import FINE_TUNING, build
@@ -306,6 +315,18 @@ def test_settings_that_are_not_to_be_changed_are_refused_with_those_that_fit():
     with pytest.raises(UserError, match="a step as configured needs") as refused:
         planner.require(choice, config, limit=limit)
     assert "`train.gradient_checkpointing=true` needs" in refused.value.hint
+    assert "`--nproc 2` about" in refused.value.hint
+
+
+def test_of_several_processes_more_are_named_of_those_that_share_evenly():
+    config = UnlearnConfig(chunk=128, parallel=Parallel.fsdp)
+    lm, groups = language_model(), {role: items(4, 30) for role in ("forget", "retain")}
+    choice = planner.choose(lm, groups, build(TOKEN), config, limit=2**20, processes=2)
+    with pytest.raises(UserError) as refused:
+        planner.require(choice, config, limit=2**20)
+    assert "`--nproc 4 train.parallel=fsdp`" in refused.value.hint
+    assert "adamw_8bit" not in refused.value.hint  # which takes no shards
+    assert "--nproc 2 " not in refused.value.hint
 
 
 def test_every_way_gives_the_same_gradient():
