@@ -25,6 +25,8 @@ R = TypeVar("R")
 
 _objects: list[dist.ProcessGroup] = []
 """The group over which objects travel and long waits are waited, once there is one: on the CPU, patient."""
+_imagined: list[tuple[int, int]] = []
+"""Processes there would be and which of them this is, while it is planned what that one does."""
 
 
 @contextmanager
@@ -44,11 +46,26 @@ def joined() -> Iterator[None]:
     dist.destroy_process_group()
 
 
+@contextmanager
+def imagined(processes: int, process: int) -> Iterator[None]:
+    """As if this were that one of ``processes``, whatever it is one of: it has their share of the work, and
+    tensors come back from the others with their shapes, and no word is said to anybody."""
+    _imagined.append((processes, process))
+    try:
+        yield
+    finally:
+        _imagined.pop()
+
+
 def size() -> int:
+    if _imagined:
+        return _imagined[-1][0]
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
+    if _imagined:
+        return _imagined[-1][1]
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -68,7 +85,7 @@ def share(count: int, *, of: int | None = None, processes: int | None = None) ->
 
 def summed(tensor: Tensor) -> Tensor:
     """The sum over all processes, in place; the same bits in all of them."""
-    if size() > 1:
+    if size() > 1 and not _imagined:
         dist.all_reduce(tensor)
     return tensor
 
@@ -84,7 +101,7 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
         for bucket in _buckets(gradients):
             wide = torch.promote_types(bucket[0].dtype, torch.float32)  # 16 bits are rounded once, at the end
             flat = torch.cat([gradient.reshape(-1).to(wide) for gradient in bucket])
-            dist.all_reduce(flat)
+            summed(flat)
             for gradient, whole in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
                 gradient.copy_(whole.view_as(gradient))
 
@@ -108,7 +125,8 @@ def concatenated(tensor: Tensor, lengths: Sequence[int]) -> Tensor:
     padded = tensor.new_zeros(longest, *tensor.shape[1:])
     padded[: len(tensor)] = tensor
     everyone = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(everyone, padded)
+    if not _imagined:
+        dist.all_gather(everyone, padded)
     return torch.cat([part[:length] for part, length in zip(everyone, lengths, strict=True)])
 
 
@@ -122,6 +140,15 @@ def agreed(value: T) -> T:
     told: list[T] = [value]
     dist.broadcast_object_list(told, src=0, group=_objects[0])
     return told[0]
+
+
+def least(value: int | None) -> int | None:
+    """The least of all processes' values, in all of them; None, of a process, stands for no bound."""
+    if size() == 1:
+        return value
+    values: list[int | None] = [None] * size()
+    dist.all_gather_object(values, value, group=_objects[0])
+    return min((bound for bound in values if bound is not None), default=None)
 
 
 def objects() -> dist.ProcessGroup | None:

@@ -170,6 +170,7 @@ def unlearn(
         "mari plan model.path=DIR forget.path=letters.jsonl retain.path=rest.jsonl --device H100",
         "mari plan model=llama_3_2_1b --lengths 512 --memory 40GiB",
         "mari plan model=llama_3_1_8b --lengths 64+192 --device A100 train.forget_batch=8 --json",
+        "mari plan model=llama_3_1_8b --lengths 1024 --device H100 --nproc 2 train.parallel=fsdp",
         keys=True,
     )
 )
@@ -191,6 +192,16 @@ def plan(
         str | None,
         typer.Option(metavar="NAME", help="H200, H100, A100, L40S, RTX4090 or cpu; else what is here."),
     ] = None,
+    nproc: Annotated[
+        int,
+        typer.Option(
+            "--nproc",
+            min=1,
+            metavar="N",
+            help="Plan for N processes, with such a device each.",
+            show_default=False,
+        ),
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Say what a run of `mari unlearn` would cost: operations, memory, disk and time, and what makes it fit.
@@ -203,7 +214,13 @@ def plan(
     from mari_cli.tasks import plan as task
 
     cfg = launch.configured(launch.Experiment("unlearn", overrides or [], config))
-    found = task.plan(cfg, lengths=lengths, memory=memory, device=device)  # type: ignore[arg-type]
+    found = task.plan(
+        cfg,  # type: ignore[arg-type]
+        lengths=lengths,
+        memory=memory,
+        device=device,
+        processes=nproc,
+    )
     if as_json:
         typer.echo(task.as_json(found))
     else:

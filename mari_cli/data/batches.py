@@ -54,11 +54,6 @@ class Batch:
     """Of a packed row; None: padded."""
 
     @property
-    def padding(self) -> float:
-        """Share of the positions that hold no token of an item, in [0, 1)."""
-        return 1 - self.tokens / self.input_ids_BT.numel()
-
-    @property
     def labels_BT(self) -> Tensor:
         """The token to predict *at* each position (already shifted), or IGNORE."""
         labels_BT = torch.full_like(self.input_ids_BT, IGNORE)

@@ -21,26 +21,24 @@ class Device:
     """Peak operations a second in dense bfloat16 products with float32 sums; 0: not known."""
     memory: int
     """Bytes."""
-    bandwidth: float
-    """Bytes a second to its memory; 0: not known."""
     share: float
     """Of `flops`, what a step is assumed to reach."""
     source: str
     cuda: bool = True
 
 
-def _gpu(name: str, teraflops: float, gib: float, gigabytes_a_second: float, source: str) -> Device:
-    return Device(name, teraflops * 1e12, round(gib * GIB), gigabytes_a_second * 1e9, MFU, source)
+def _gpu(name: str, teraflops: float, gib: float, source: str) -> Device:
+    return Device(name, teraflops * 1e12, round(gib * GIB), MFU, source)
 
 
 GPUS = {
     device.name.lower(): device
     for device in (
-        _gpu("H200", 989.4, 139.7, 4800, "NVIDIA H200 SXM data sheet"),
-        _gpu("H100", 989.4, 79.1, 3350, "NVIDIA H100 SXM data sheet"),
-        _gpu("A100", 312.0, 79.1, 2039, "NVIDIA A100 80GB SXM data sheet"),
-        _gpu("L40S", 362.05, 44.3, 864, "NVIDIA L40S data sheet"),
-        _gpu("RTX4090", 165.2, 23.5, 1008, "NVIDIA Ada GPU architecture white paper"),
+        _gpu("H200", 989.4, 139.7, "NVIDIA H200 SXM data sheet"),
+        _gpu("H100", 989.4, 79.1, "NVIDIA H100 SXM data sheet"),
+        _gpu("A100", 312.0, 79.1, "NVIDIA A100 80GB SXM data sheet"),
+        _gpu("L40S", 362.05, 44.3, "NVIDIA L40S data sheet"),
+        _gpu("RTX4090", 165.2, 23.5, "NVIDIA Ada GPU architecture white paper"),
     )
 }
 CPU = "cpu"
@@ -54,7 +52,7 @@ def named(name: str) -> Device | None:
 
 def this_cpu() -> Device:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Device("this CPU", _measured_flops(), memory, 0.0, CPU_SHARE, "a matrix product here", cuda=False)
+    return Device("this CPU", _measured_flops(), memory, CPU_SHARE, "a matrix product here", cuda=False)
 
 
 def _measured_flops(size: int = 768) -> float:
@@ -73,5 +71,5 @@ def this_gpu() -> Device:
     name = properties.name
     known = next((gpu for key, gpu in GPUS.items() if key in name.lower().replace(" ", "")), None)
     if known is None:
-        return Device(name, 0.0, properties.total_memory, 0.0, MFU, "torch")
-    return Device(name, known.flops, properties.total_memory, known.bandwidth, MFU, known.source)
+        return Device(name, 0.0, properties.total_memory, MFU, "torch")
+    return Device(name, known.flops, properties.total_memory, MFU, known.source)

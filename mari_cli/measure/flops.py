@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry, get_shape, sdpa_backward_flop_count, sdpa_flop_count
 
@@ -37,6 +38,35 @@ def _attention_backward(
     return int(sdpa_backward_flop_count(grad, query, key, value))
 
 
+def _varlen(boundaries: Tensor, query: Tensor) -> int:
+    """Two products of [t, D] and [D, t] for each document of t tokens and each head, queries [T, H, D]."""
+    _, heads, size = query.shape
+    return 4 * heads * size * int(boundaries.diff().long().square().sum())
+
+
+def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, *rest: Any) -> int:
+    return _varlen(boundaries, query)
+
+
+def _varlen_attention_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    boundaries: Tensor,
+    *rest: Any,
+) -> int:
+    return _varlen(boundaries, query) * 5 // 2  # five products for the two of the way there
+
+
+VARLEN: dict[str, Callable[..., int]] = {
+    "torch_attn::_varlen_attn": _varlen_attention,
+    "torch_attn::_varlen_attn_backward": _varlen_attention_backward,
+}
+"""Of one row of documents, whose lengths are told by a tensor: their formulas take tensors."""
+
 LEFT_OUT: dict[Any, Callable[..., int]] = {
     aten.addmm_: _added_product,
     aten.baddbmm_: _added_product,
@@ -52,5 +82,7 @@ def operations(func: Any, args: Any, kwargs: Any, out: Any) -> int:
     packet = func.overloadpacket
     if (formula := LEFT_OUT.get(packet)) is not None:
         return formula(*tree_map(get_shape, args))
+    if (of_tensors := VARLEN.get(func.name())) is not None:
+        return of_tensors(*args)
     known = flop_registry.get(packet)
     return 0 if known is None else int(known(*args, **kwargs, out_val=out))

@@ -21,6 +21,8 @@ from torch.utils._pytree import tree_leaves
 from mari_cli.measure.flops import operations
 
 aten = torch.ops.aten
+WHERE = torch.ops.prim.device.default
+"""How a tensor without content is asked for its device, which is often."""
 
 
 def _like_first(args: Any) -> int:
@@ -35,6 +37,10 @@ SCRATCH: dict[Any, Callable[[Any], int]] = {aten.logsumexp: _like_first}
 """
 
 
+Call = Callable[[Any, Any, Any], Any]
+"""Of an operator, its arguments and those that have names."""
+
+
 @dataclass
 class _Alive:
     reference: "weakref.ref[Any]"
@@ -45,8 +51,10 @@ class _Alive:
 class Tracker(TorchDispatchMode):
     """Counts, between `__enter__` and `__exit__`, what is allocated; and what `watch` was told of before."""
 
-    def __init__(self) -> None:
+    def __init__(self, call: Call = lambda func, args, kwargs: func(*args, **kwargs)) -> None:
+        """``call`` calls an operator."""
         super().__init__()  # type: ignore[no-untyped-call]
+        self.call = call
         self.part = "other"
         """What is allocated now is for this."""
         self.label: Callable[[], str] | None = None
@@ -62,10 +70,12 @@ class Tracker(TorchDispatchMode):
         self._alive: dict[int, _Alive] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is WHERE:
+            return func(*args)
         if (scratch := SCRATCH.get(func.overloadpacket)) is not None:
             self._add(self._label(), scratch(args))
             self._add(self._label(), -scratch(args))
-        out = func(*args, **(kwargs or {}))
+        out = self.call(func, args, kwargs or {})
         self.flops += operations(func, args, kwargs or {}, out)
         part: str | None = None
         for leaf in tree_leaves(out):
@@ -85,28 +95,34 @@ class Tracker(TorchDispatchMode):
             else:
                 self._see(tensor, part)
 
+    def overlook(self, tensors: Iterable[Tensor]) -> None:
+        """Take no account of ``tensors``, nor of their views."""
+        for tensor in tensors:
+            self._see(tensor, self.part, size=0)
+
     def restart(self) -> None:
         """Look for a new peak from here on."""
         self.peak, self.at_peak, self.most = self.total, dict(self.now), dict(self.now)
 
     @contextmanager
     def during(self, part: str) -> Iterator[None]:
-        """What is allocated inside is for ``part``."""
-        before, self.part = self.part, part
+        """What is allocated inside is for ``part``, whatever `label` says."""
+        before = self.part, self.label
+        self.part, self.label = part, None
         try:
             yield
         finally:
-            self.part = before
+            self.part, self.label = before
 
     def _label(self) -> str:
         return self.label() if self.label else self.part
 
-    def _see(self, tensor: Tensor, part: str) -> None:
+    def _see(self, tensor: Tensor, part: str, *, size: int | None = None) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._alive:
             return
-        size = storage.nbytes()
+        size = storage.nbytes() if size is None else size
         self._alive[key] = _Alive(weakref.ref(storage, lambda _: self._forget(key)), size, part)
         self._add(part, size)
 

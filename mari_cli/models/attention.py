@@ -8,6 +8,7 @@ Shapes: T tokens of all documents, S documents, H heads, D size of a head; the r
 """
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -21,6 +22,8 @@ from transformers.masking_utils import sdpa_mask
 from mari_cli.data.batches import Documents
 
 NAME = "mari"
+PLANNED = "mari_as_on_cuda"
+"""The same, of tensors without content on a CPU that stand for some on a GPU."""
 PLAIN = "sdpa"
 """What transformers calls the attention that this one stands in for."""
 UNDERSTOOD = {"sliding_window", "is_causal", "position_ids", "use_cache", "output_hidden_states"}
@@ -35,6 +38,13 @@ def install(model: PreTrainedModel) -> None:
     AttentionInterface.register(NAME, document_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
+
+
+def install_as_on_cuda(model: PreTrainedModel) -> None:
+    """In the place of what `install` has installed: with the kernel that a GPU would take."""
+    AttentionInterface.register(PLANNED, partial(document_attention, as_on_cuda=True))
+    AttentionMaskInterface.register(PLANNED, sdpa_mask)
+    model.set_attn_implementation(PLANNED)
 
 
 def no_mask(input_ids_BT: Tensor) -> Tensor:
@@ -56,10 +66,13 @@ def document_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     documents: Documents | None = None,
+    as_on_cuda: bool = False,
     **keywords: Any,
 ) -> tuple[Tensor, None]:
     """[1, H, T, D] -> [1, T, H, D], in the signature of transformers' attention functions."""
     if documents is None:
+        if attention_mask is not None and attention_mask.numel() == 1 < query.shape[2]:  # that of `no_mask`
+            raise UnsupportedAttention("it does not hand documents to its attention")
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **keywords
         )
@@ -73,7 +86,8 @@ def document_attention(
     if window is not None and window >= max(documents.lengths):
         window = None
     query, key, value = (_autocast(states) for states in (query, key, value))
-    if dropout == 0.0 and has_kernel(query, key, value):
+    kernel = could_have_kernel if as_on_cuda else has_kernel
+    if dropout == 0.0 and kernel(query, key, value):
         output = _kernel(query, key, value, documents, scaling=scaling, window=window)
     else:
         parts = _documents(query, key, value, documents)
@@ -98,15 +112,22 @@ def _autocast(states: Tensor) -> Tensor:
 
 def has_kernel(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether torch's attention over documents of many lengths in one kernel takes these."""
-    size = query.shape[-1]
     return (
         query.is_cuda
-        and query.dtype in (torch.bfloat16, torch.float16)
+        and could_have_kernel(query, key, value)
+        # without a GPU these are only planned with, for one that has it
+        and (not torch.cuda.is_available() or torch.cuda.get_device_capability(query.device) >= (8, 0))
+    )
+
+
+def could_have_kernel(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether it would on a GPU that is new enough."""
+    size = query.shape[-1]
+    return (
+        query.dtype in (torch.bfloat16, torch.float16)
         and size == key.shape[-1] == value.shape[-1]
         and size % 8 == 0
         and size <= 256
-        # without a GPU these are only planned with, for one that has it
-        and (not torch.cuda.is_available() or torch.cuda.get_device_capability(query.device) >= (8, 0))
     )
 
 

@@ -171,7 +171,7 @@ def _gist(error: Exception) -> str:
 
 def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedTokenizerBase:
     """The tokenizer that ``config`` asks for; ``corpus`` is read only where one is trained."""
-    _hush()
+    hush()
     if config.tokenizer == "train":
         if config.path is not None:
             raise UserError(
@@ -198,7 +198,7 @@ def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedToke
     return only_own_tokens(tokenizer) if "gguf_file" in arguments else tokenizer
 
 
-def _hush() -> None:
+def hush() -> None:
     """Loading a shard is no news to a user; what matters is said by us."""
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()
@@ -375,7 +375,7 @@ def load_model(
     packing: Packing = Packing.auto,
 ) -> LanguageModel:
     """Load or initialise, on ``compute``'s device, weights in float32; ``seed`` is for an initialisation."""
-    _hush()
+    hush()
     if config.path is None and config.architecture is None:
         raise UserError("no model given", "set `model.path=DIR_OR_HUB_ID`, or choose one: `model=gpt2_tiny`")
     model = _pretrained(config) if config.path else _from_architecture(config, tokenizer, seed)

@@ -1,7 +1,9 @@
 """Whether a model's sequences are packed into one row, or padded to one length: asked once, before step 1."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,6 +12,8 @@ from transformers import PreTrainedModel
 from mari_cli.config import Packing
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
+from mari_cli.measure import fake
+from mari_cli.measure.memory import Tracker
 from mari_cli.models import attention
 from mari_cli.models.attention import UnsupportedAttention
 from mari_cli.models.device import Compute
@@ -39,11 +43,26 @@ def settle(model: PreTrainedModel, compute: Compute, packing: Packing) -> Layout
     Packing is refused where a try shows that it would change what the model computes, or where the
     architecture asks for something that cannot be kept inside a document.
     """
+    return _chosen(model, packing, partial(_difference, compute=compute), "no padding, same states")
+
+
+def foresee(model: PreTrainedModel, packing: Packing) -> Layout:
+    """As `settle` will choose for a model that has no content yet: whatever it lacks to be packed is found
+    out, and that its states would be the same is taken for granted."""
+    return _chosen(model, packing, _failure, "no padding, if a try before step 1 gives the same states")
+
+
+def _chosen(
+    model: PreTrainedModel,
+    packing: Packing,
+    try_it: Callable[[PreTrainedModel], str | None],
+    why: str,
+) -> Layout:
     if packing is Packing.never:
         return Layout(False, "asked for")
-    obstacle = _obstacle(model, compute)
+    obstacle = _obstacle(model, try_it)
     if obstacle is None:
-        return Layout(True, "asked for" if packing is Packing.always else "auto: no padding, same states")
+        return Layout(True, "asked for" if packing is Packing.always else f"auto: {why}")
     if packing is Packing.always:
         raise UserError(
             f"the sequences of a `{type(model).__name__}` cannot be packed: {obstacle}",
@@ -52,7 +71,7 @@ def settle(model: PreTrainedModel, compute: Compute, packing: Packing) -> Layout
     return Layout(False, f"auto: {obstacle}")
 
 
-def _obstacle(model: PreTrainedModel, compute: Compute) -> str | None:
+def _obstacle(model: PreTrainedModel, try_it: Callable[[PreTrainedModel], str | None]) -> str | None:
     """Why ``model`` cannot be packed; None where it can, and then our attention is installed."""
     config = model.config.get_text_config()
     if unknown := sorted(set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYERS):
@@ -65,7 +84,7 @@ def _obstacle(model: PreTrainedModel, compute: Compute) -> str | None:
         return "it takes no positions"
     attention.install(model)
     try:
-        obstacle = _difference(model, compute)
+        obstacle = try_it(model)
     except UnsupportedAttention as error:
         obstacle = str(error)
     except (TypeError, ValueError, RuntimeError) as error:  # what code of others makes of unknown arguments
@@ -73,6 +92,15 @@ def _obstacle(model: PreTrainedModel, compute: Compute) -> str | None:
     if obstacle is not None:
         model.set_attn_implementation(attention.PLAIN)
     return obstacle
+
+
+@torch.no_grad()
+def _failure(model: PreTrainedModel) -> None:
+    """Run a packed row through a twin without content, and let fail what fails."""
+    compute = Compute(torch.device("cpu"), torch.float32, "")
+    world = fake.mode()
+    with Tracker(fake.Again(world)):
+        hidden_states(fake.twin(model, world), compute, _probes(model, seed=0), packed=True)
 
 
 @torch.no_grad()

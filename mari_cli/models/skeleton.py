@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from mari_cli.config import ModelConfig
 from mari_cli.errors import UserError
-from mari_cli.models.load import UNREADABLE, check_fields, place_of, retold, switch_off_dropout
+from mari_cli.models.load import UNREADABLE, check_fields, hush, place_of, retold, switch_off_dropout
 
 _LLAMA_1B = {
     "model_type": "llama", "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192,
@@ -50,6 +50,7 @@ def skeleton(
 
     ``vocabulary``: tokens of its tokenizer, where a model from an architecture follows it.
     """
+    hush()
     architecture, source = _shapes(config, vocabulary)
     try:
         with torch.device("meta"):

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import torch
 
+from mari_cli import distributed
 from mari_cli.config import Memory, OptimConfig, bytes_of
 from mari_cli.losses.objective import Objective
 from mari_cli.models.load import LanguageModel, checkpoint_activations
@@ -22,22 +23,25 @@ def settled(
     """``config`` with the cheapest settings that fit its memory, and ``lm`` ready for them. Says what was
     chosen.
 
-    Raises UserError where nothing fits, or where the settings are not to be changed.
+    Of several processes the one with the least memory decides, or they would take steps of different kinds
+    and wait for each other. Raises UserError where nothing fits, or where the settings are not to be changed.
     """
-    limit = limit_of(config, lm.device)
+    limit = distributed.least(limit_of(config, lm.device))
     if config.memory is Memory.unchecked or limit is None:
         return config
+    groups = planner.heaviest(items_at, steps, packed=lm.layout.packed)
     try:
-        choice = planner.choose(lm, planner.heaviest(items_at, steps), objective, config, limit=limit)
+        choice = planner.choose(lm, groups, objective, config, limit=limit, processes=distributed.size())
     except Unforeseeable as error:
         say(f"memory: as configured ({error})")
         return config
     planner.require(choice, config, limit=limit)
     assert choice.chosen is not None
     say(f"memory: {planner.describe(choice, config, limit=limit)}")
-    if choice.chosen.settings.gradient_checkpointing and not config.gradient_checkpointing:
+    settings = distributed.agreed(choice.chosen.settings)
+    if settings.gradient_checkpointing and not config.gradient_checkpointing:
         checkpoint_activations(lm.model)
-    return choice.chosen.settings.into(config)
+    return settings.into(config)
 
 
 def limit_of(config: OptimConfig, device: torch.device) -> int | None:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from mari_cli import distributed
 from mari_cli.config import Device as DeviceChoice
-from mari_cli.config import ModelConfig, Precision, UnlearnRun, bytes_of
+from mari_cli.config import ModelConfig, Parallel, Precision, UnlearnRun, bytes_of
 from mari_cli.data.corpora import load_corpora
 from mari_cli.data.tokenize import Item, PromptStyle
 from mari_cli.errors import UserError
@@ -18,45 +19,60 @@ from mari_cli.losses.objective import Objective
 from mari_cli.measure import devices
 from mari_cli.measure.devices import Device
 from mari_cli.models.load import LanguageModel, load_tokenizer
-from mari_cli.models.packing import Layout
+from mari_cli.models.lora import add_adapters
+from mari_cli.models.packing import foresee
 from mari_cli.models.skeleton import skeleton
 from mari_cli.progress import say
 from mari_cli.tasks.forgetting import Draws, alternative_items, context_layer, draws_of
-from mari_cli.tasks.setting import Setting, tokenize_corpora
+from mari_cli.tasks.setting import (
+    Setting,
+    batches,
+    disk_of_run,
+    refuse_shards,
+    require_whole_shares,
+    tokenize_corpora,
+)
 from mari_cli.train import planner
 from mari_cli.train.planner import AsOn
 
-STATE_COPIES = 7
-"""Times the weights in float32: the last state and the one that is written beside it (weights and two moments
-each), and the kept weights."""
-
 
 def plan(
-    config: UnlearnRun, *, lengths: str | None = None, memory: str | None = None, device: str | None = None
+    config: UnlearnRun,
+    *,
+    lengths: str | None = None,
+    memory: str | None = None,
+    device: str | None = None,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """The cost of a step and of the run, and the way to take a step that fits ``memory``.
 
     ``lengths`` stands for the corpora: `512` is running text in blocks of 512 tokens, `64+48` prompts of 64
     tokens with answers of 48; two of them, with a comma between, are forget and retain. ``memory`` is a size
     as `40GiB`; without it, that of ``device``: a name of `devices.GPUS`, `cpu`, or None for what is here.
+    ``processes`` have such a device each, and share the run.
     """
+    require_whole_shares(batches(config), processes)
     on = _device(device, memory)
+    with distributed.imagined(processes, 0):
+        refuse_shards(config.train, _compute(config, on))
     limit = _asked_memory(memory) if memory else on.memory if on.cuda else None
     if memory is None and config.train.memory_limit is not None:
         limit = bytes_of(config.train.memory_limit, "train.memory_limit")
     objective = losses.build(config.loss)
     lm, draws, shapes_from = _subject(config, objective, on, lengths)
-    groups = planner.heaviest(draws.items_at, config.train.steps)
-    choice = planner.choose(lm, groups, objective, config.train, limit=limit, tell=_tell)
+    packed = lm.layout.packed
+    groups = planner.heaviest(draws.items_at, config.train.steps, packed=packed)
+    choice = planner.choose(lm, groups, objective, config.train, limit=limit, processes=processes, tell=_tell)
     if limit is not None:
         planner.require(choice, config.train, limit=limit)
     chosen = choice.chosen
     assert chosen is not None
-    baseline = planner.fine_tuning(lm, groups, chosen.settings, config.train)
-    run = _run(draws, config.train.steps)
+    baseline = planner.fine_tuning(lm, groups, chosen.settings, config.train, processes=processes)
+    run = _run(draws, config.train.steps, packed=packed)
     seconds = chosen.flops / (on.flops * on.share) if on.flops else None
     # a step of the run is on average lighter than the heaviest, which was counted
-    mean_seconds = None if seconds is None else seconds * run.padded / planner.padded_tokens(groups)
+    heaviest = planner.positions(groups, packed)
+    mean_seconds = None if seconds is None else seconds * run.positions / heaviest
     return {
         "model": {
             "name": config.model.name,
@@ -66,12 +82,14 @@ def plan(
             "precision": lm.compute.precision,
         },
         "loss": config.loss.name,
+        "layout": {"packed": packed, "reason": lm.layout.reason},
+        "processes": {"count": processes, "parallel": config.train.parallel.value},
         "device": asdict(on),
         "step": {
             "sequences": {role: len(of_role) for role, of_role in groups.items()},
             "tokens": planner.tokens(groups),
             "targets": sum(item.num_targets for of_role in groups.values() for item in of_role),
-            "padding": 1 - planner.tokens(groups) / planner.padded_tokens(groups),
+            "padding": 1 - planner.tokens(groups) / heaviest,
         },
         "settings": {**asdict(chosen.settings), "changed": chosen.settings.beyond(_asked(config))},
         "why": planner.reason(choice, limit=limit),
@@ -120,7 +138,7 @@ def _device(name: str | None, memory: str | None) -> Device:
             return devices.this_gpu()
         if memory is None:
             return devices.this_cpu()
-        return Device("a GPU", 0.0, _asked_memory(memory), 0.0, devices.MFU, "--memory")
+        return Device("a GPU", 0.0, _asked_memory(memory), devices.MFU, "--memory")
     if (found := devices.named(name)) is None:
         known = ", ".join(f"`{gpu.name}`" for gpu in devices.GPUS.values())
         raise UserError(
@@ -134,7 +152,7 @@ def _asked_memory(memory: str) -> int:
     try:
         return bytes_of(memory, "--memory")
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(str(error), "for instance `--memory 40GiB`") from error
 
 
 def _compute(config: UnlearnRun, on: Device) -> AsOn:
@@ -160,8 +178,13 @@ def _subject(
         model, source = skeleton(
             config.model, vocabulary=_vocabulary(config.model), dropout=config.train.dropout
         )
-        lm = _language_model(config.model, model, None, compute)
+        lm = _language_model(config, model, None, compute)
         items = imagined_items(lengths, config, lm.max_length)
+        if "alternative" in objective.needs.roles and items["forget"][0].supervised_from == 1:
+            raise UserError(
+                f"{config.loss.name} needs prompts, but `--lengths {lengths}` is running text",
+                "`--lengths 64+48` plans prompts of 64 tokens with answers of 48",
+            )
         if objective.needs.supported:
             context_layer(config, lm)
         return lm, Draws(config, items, objective.needs), source
@@ -174,7 +197,7 @@ def _subject(
         raise UserError(str(error), f"{error.hint}; {hint}" if error.hint else hint) from error
     vocabulary = len(tokenizer) if config.model.path is None else None
     model, source = skeleton(config.model, vocabulary=vocabulary, dropout=config.train.dropout)
-    lm = _language_model(config.model, model, tokenizer, compute)
+    lm = _language_model(config, model, tokenizer, compute)
     if objective.needs.supported:
         context_layer(config, lm)
     corpora = tokenize_corpora(config, Setting(texts, tokenizer, compute), lm)
@@ -198,9 +221,11 @@ def _vocabulary(config: ModelConfig) -> int | None:
     )
 
 
-def _language_model(
-    config: ModelConfig, model: PreTrainedModel, tokenizer: Any, compute: AsOn
-) -> LanguageModel:
+def _language_model(run: UnlearnRun, model: PreTrainedModel, tokenizer: Any, compute: AsOn) -> LanguageModel:
+    """As the run will train it: laid out, and with its adapters."""
+    config, layout = run.model, foresee(model, run.train.packing)
+    with torch.device("meta"):
+        add_adapters(model, config.lora, seed=0)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     chat = (
         tokenizer is not None and tokenizer.chat_template is not None and config.chat_template.value == "auto"
@@ -212,7 +237,7 @@ def _language_model(
         max_length=config.max_length or context or 1024,
         style=PromptStyle(config.prompt_template, chat),
         compute=compute,
-        layout=Layout(False, "planned as padded"),
+        layout=layout,
     )
 
 
@@ -259,15 +284,15 @@ class _Run:
     """Means over the steps that were looked at."""
 
     tokens: float
-    padded: float
+    positions: float
     padding: float
 
 
-def _run(draws: Draws, steps: int) -> _Run:
+def _run(draws: Draws, steps: int, *, packed: bool) -> _Run:
     looked_at = [draws.items_at(step) for step in planner.some_of(steps)]
     tokens = sum(map(planner.tokens, looked_at)) / len(looked_at)
-    padded = sum(map(planner.padded_tokens, looked_at)) / len(looked_at)
-    return _Run(tokens, padded, 1 - tokens / padded)
+    positions = sum(planner.positions(groups, packed) for groups in looked_at) / len(looked_at)
+    return _Run(tokens, positions, 1 - tokens / positions)
 
 
 def _disk(lm: LanguageModel, draws: Draws) -> dict[str, int]:
@@ -291,8 +316,7 @@ def _disk(lm: LanguageModel, draws: Draws) -> dict[str, int]:
         context = (forget + retain) * hidden * each + forget * stored * 8
         if "retain" not in needs.kl:
             context += retain * width * each
-    weights = 4 * sum(p.numel() for p in lm.model.parameters())
-    return {"reference": reference, "context": context, "run": STATE_COPIES * weights}
+    return {"reference": reference, "context": context, "run": disk_of_run(lm.model)}
 
 
 # -- as a table ----------------------------------------------------------------------------------------------
@@ -304,9 +328,29 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     device, disk, run, clock = found["device"], found["disk"], found["run"], found["time"]
     size = planner.size
     sequences = " + ".join(f"{count} {role}" for role, count in step["sequences"].items())
+    processes, layout = found["processes"], found["layout"]
+    trained = ""
+    if model["trained"] < model["parameters"]:
+        trained = f", {model['trained'] / 1e6:.2f} M trained"
     out = [
-        ("model", f"{model['parameters'] / 1e6:.1f} M", f"{model['name']}, shapes: {model['shapes']}"),
+        (
+            "model",
+            f"{model['parameters'] / 1e6:.1f} M",
+            f"{model['name']}, shapes: {model['shapes']}{trained}",
+        ),
         ("device", device["name"], f"{size(device['memory'])}, {model['precision']} ({device['source']})"),
+    ]
+    if processes["count"] > 1:
+        kept = "in shards" if processes["parallel"] == Parallel.fsdp else "whole in each"
+        out.append(
+            (
+                "processes",
+                str(processes["count"]),
+                f"weights {kept}; operations and memory are those of one process, with such a device each",
+            )
+        )
+    out += [
+        ("layout", "packed" if layout["packed"] else "padded", layout["reason"]),
         ("settings", found["settings"]["changed"] or "as configured", found["why"]),
         ("tokens a step", f"{run['tokens']:.0f}", f"{sequences} sequences"),
         (

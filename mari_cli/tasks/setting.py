@@ -1,6 +1,7 @@
 """What every task begins with: corpora, model, compute, and the checks before anything is written."""
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +15,13 @@ from mari_cli import distributed, runs
 from mari_cli.config import (
     CorpusConfig,
     EvaluateRun,
+    FinetuneRun,
     ModelConfig,
     OptimConfig,
     OptimizerName,
     Parallel,
     RunConfig,
+    TargetChoice,
     UnlearnRun,
 )
 from mari_cli.data.corpora import Corpora as Texts
@@ -46,16 +49,45 @@ def dropout_seed(seed: int) -> int:
     return seed_for(seed, f"dropout{process}")
 
 
+def finetunes_target(config: UnlearnRun) -> bool:
+    from_scratch = config.model.architecture is not None
+    return config.target is TargetChoice.finetune or (config.target is TargetChoice.auto and from_scratch)
+
+
+def batches(config: RunConfig) -> dict[str, int]:
+    """What processes share: sequences of a step, by key."""
+    match config:
+        case UnlearnRun():
+            found = {
+                "train.forget_batch": config.train.forget_batch,
+                "train.retain_batch": config.train.retain_batch,
+            }
+            if finetunes_target(config) or config.gold == "finetune":
+                found["finetune.batch_size"] = config.finetune.batch_size
+            return found
+        case FinetuneRun():
+            return {"train.batch_size": config.train.batch_size}
+        case _:
+            return {}
+
+
 def require_whole_shares(batches: Mapping[str, int], processes: int) -> None:
-    """Refuse a batch, named by its key, that several processes cannot share evenly."""
-    for key, batch in batches.items():
-        if batch % processes:
-            below = batch - batch % processes
-            nearest = [f"`{key}={size}`" for size in (below, below + processes) if size]
-            raise UserError(
-                f"`{key}={batch}` on {processes} processes: each takes an equal share of a step",
-                f"use {' or '.join(nearest)}, or another number of processes",
-            )
+    """Refuse batches, named by their keys, that several processes cannot share evenly."""
+    uneven = {key: batch for key, batch in batches.items() if batch % processes}
+    if not uneven:
+        return
+    common = math.gcd(*batches.values())
+    fitting = [count for count in range(1, common + 1) if common % count == 0]
+    count = min(fitting, key=lambda count: abs(count - processes))
+    nearest = []
+    for key, batch in uneven.items():
+        below = batch - batch % processes
+        nearest.append(" or ".join(f"`{key}={size}`" for size in (below, below + processes) if size))
+    raise UserError(
+        " and ".join(f"`{key}={batch}`" for key, batch in uneven.items())
+        + f" on {processes} processes: each takes an equal share of a step",
+        f"use {', '.join(nearest)}, or {count} process{'es' if count > 1 else ''}",
+    )
 
 
 def refuse_shards(config: OptimConfig, compute: Compute, *, section: str = "train.") -> None:
@@ -123,14 +155,17 @@ def tokenize_corpora(config: RunConfig, setting: Setting, lm: LanguageModel) -> 
 
 
 def require_disk(config: RunConfig, lm: LanguageModel) -> None:
-    """Refuse a run that its disk could not hold to the end.
+    """Refuse a run that its disk could not hold to the end."""
+    runs.check_disk(Path(config.out), disk_of_run(lm.model))
 
-    The most it holds is one state (trained weights and two moments) written beside the last, and the kept
-    weights; or at its end a state, the kept weights and the whole model.
-    """
-    weights = sum(p.numel() * p.element_size() for p in lm.model.parameters())
-    trained = sum(p.numel() * p.element_size() for p in lm.model.parameters() if p.requires_grad)
-    runs.check_disk(Path(config.out), max(7 * trained, 4 * trained + weights))
+
+def disk_of_run(model: torch.nn.Module) -> int:
+    """The most bytes that the run directory holds at one time: a state (trained weights and two moments)
+    written beside the last, and the kept weights; or at the end a state, the kept weights and the whole
+    model."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    return max(7 * trained, 4 * trained + weights)
 
 
 def gold_at_path(

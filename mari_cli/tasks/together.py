@@ -20,7 +20,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from mari_cli import distributed
 from mari_cli.config import Device, FinetuneRun, RunConfig, UnlearnRun
 from mari_cli.errors import UserError
-from mari_cli.tasks.setting import require_whole_shares
+from mari_cli.tasks.setting import batches, require_whole_shares
 from mari_cli.tasks.worker import work
 
 R = TypeVar("R")
@@ -108,20 +108,6 @@ def require_gpus(cfg: RunConfig, processes: int) -> None:
 def _traceback(failure: ProcessFailure) -> str:
     told = failure.message
     return str(told["extraInfo"]["py_callstack"]) if isinstance(told, dict) else str(told)
-
-
-def batches(cfg: RunConfig) -> dict[str, int]:
-    """What processes share: sequences of a step, by key."""
-    match cfg:
-        case UnlearnRun():
-            return {
-                "train.forget_batch": cfg.train.forget_batch,
-                "train.retain_batch": cfg.train.retain_batch,
-            }
-        case FinetuneRun():
-            return {"train.batch_size": cfg.train.batch_size}
-        case _:
-            return {}
 
 
 # -- under torchrun ------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mari_cli import distributed, runs
-from mari_cli.config import MariConfig, ModelConfig, Parallel, TargetChoice, UnlearnRun
+from mari_cli.config import MariConfig, ModelConfig, Parallel, UnlearnRun
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import objective as losses
 from mari_cli.models.device import choose_compute
@@ -25,6 +25,7 @@ from mari_cli.tasks.setting import (
     Setting,
     cache_directory,
     describe_data,
+    finetunes_target,
     gold_at_path,
     prepare,
     reference_at_path,
@@ -145,11 +146,6 @@ def describe_loss(config: UnlearnRun) -> str:
 
 
 # -- target and gold -----------------------------------------------------------------------------------------
-
-
-def finetunes_target(config: UnlearnRun) -> bool:
-    from_scratch = config.model.architecture is not None
-    return config.target is TargetChoice.finetune or (config.target is TargetChoice.auto and from_scratch)
 
 
 def prepare_target(config: UnlearnRun, setting: Setting, corpora: Mapping[str, Corpus]) -> ModelConfig:

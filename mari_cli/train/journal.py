@@ -117,4 +117,4 @@ def token_seconds(
         needed = planner.forecast(lm, groups, objective, once, config, optimizer=False)
     except Unforeseeable:
         return None
-    return needed.flops / planner.padded_tokens(groups) / peak
+    return needed.flops / planner.positions(groups, lm.layout.packed) / peak

@@ -20,15 +20,17 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils.hooks import RemovableHandle
 
-from mari_cli.config import Estimator, Memory, OptimConfig, OptimizerName, PoolingScope
+from mari_cli import distributed
+from mari_cli.config import Estimator, Memory, OptimConfig, OptimizerName, Parallel, PoolingScope, Weights
 from mari_cli.errors import UserError
 from mari_cli.losses.objective import FINE_TUNING, Objective
 from mari_cli.measure import fake
 from mari_cli.measure.memory import Tracker
+from mari_cli.models import attention
 from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel, checkpoint_activations
-from mari_cli.models.packing import Layout
 from mari_cli.train.optim import Optimizer
+from mari_cli.train.sharding_planned import PlannedShards
 from mari_cli.train.step import (
     KEPT_BYTES,
     Group,
@@ -94,7 +96,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Forecast:
-    """One optimiser step. Bytes are those of tensors: `needed` tells what a device needs."""
+    """One optimiser step, in the one of several processes that has most to do. Bytes are those of tensors:
+    `needed` tells what a device needs."""
 
     settings: Settings
     flops: int
@@ -144,23 +147,31 @@ def forecast(
     config: OptimConfig,
     *,
     optimizer: bool = True,
+    processes: int = 1,
 ) -> Forecast:
     """The cost of one step over ``groups``: without ``optimizer``, of its gradient alone. Of ``lm`` only the
-    shapes are looked at, and its compute."""
+    shapes are looked at, its compute and its layout. ``processes`` share the step as ``config.parallel``
+    says."""
     world = fake.mode()
     compute = AsOn(torch.device("cpu"), lm.compute.dtype, "", mixes=lm.compute.widens)
-    padded = Layout(False, "planned as padded, which is never less")
-    blank = replace(lm, model=fake.twin(lm.model, world), compute=compute, layout=padded)
+    blank = replace(lm, model=fake.twin(lm.model, world), compute=compute)
+    if lm.layout.packed and lm.compute.widens:
+        attention.install_as_on_cuda(blank.model)
+    busiest = max(range(processes), key=lambda k: positions(share_of(groups, k, processes), lm.layout.packed))
+    sharded = processes > 1 and config.parallel is Parallel.fsdp
     try:
-        return run(
-            blank,
-            groups,
-            objective,
-            settings,
-            config,
-            reference=partial(imagined, groups=groups, objective=objective, world=world),
-            optimizer=optimizer,
-        )
+        with distributed.imagined(processes, busiest):
+            return run(
+                blank,
+                groups,
+                objective,
+                settings,
+                config,
+                reference=partial(imagined, groups=groups, objective=objective, world=world),
+                optimizer=optimizer,
+                world=world,
+                sharded=sharded,
+            )
     except UNFORESEEABLE as error:
         raise Unforeseeable(
             f"a step of `{lm.name}` cannot be planned: what it computes depends on its data "
@@ -178,21 +189,44 @@ def run(
     *,
     reference: Callable[[LanguageModel], Reference],
     optimizer: bool = True,
+    world: FakeTensorMode | None = None,
+    sharded: bool = False,
 ) -> Forecast:
-    """Take one step with ``lm``, real or fake, on a CPU, and count. ``reference`` makes what it is told."""
+    """Take one step with ``lm``, real or fake, on a CPU, and count. ``reference`` makes what it is told.
+    ``world``: that of the fake one. ``sharded``: with its weights in shards."""
     model = lm.model
     checkpoint_activations(model, settings.gradient_checkpointing)
     model.train(config.dropout or settings.gradient_checkpointing)
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     # in float32 whatever the moments are held in: torchao's tensors know no shapes without content
-    engine = Optimizer(model, replace(config, optimizer=OptimizerName.adamw))
-    tracker = Tracker()
-    tracker.watch([*model.parameters(), *model.buffers()], "weights")
-    if engine.masters is not engine.weights:
-        tracker.watch(list(engine.masters.values()), "optimizer")
+    stepped = replace(config, optimizer=OptimizerName.adamw)
+    tracker = Tracker(fake.Again(world)) if world else Tracker()
+    tracker.watch(model.buffers(), "weights")
+    shards = engine = None
+    if not sharded:
+        engine = Optimizer(model, stepped)
+        tracker.watch(model.parameters(), "weights")
+        if engine.masters is not engine.weights:
+            tracker.watch(list(engine.masters.values()), "optimizer")
+        trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    else:
+        tracker.overlook(model.parameters())  # counted as shards, below
+    with tracker, tracker.during("reference"):
+        remembered = reference(lm)
+    if sharded:
+        assert world is not None
+        stepped = replace(stepped, weights=Weights.float32)  # what is stepped are shards, which are float32
+        shards = PlannedShards(
+            model,
+            world,
+            tracker,
+            processes=distributed.size(),
+            weights=config.weights,
+            head=lm.compute.dtype,
+        )
+        trained //= distributed.size()
     with tracker:
-        with tracker.during("reference"):
-            remembered = reference(lm)
-        handles = list(_attribute(lm, tracker))
+        handles = [*_attribute(lm, tracker), *(shards.hooks() if shards else ())]
         backward(
             lm,
             groups,
@@ -208,6 +242,9 @@ def run(
         peak, parts, loss_stage = tracker.peak, tracker.at_peak, tracker.most["loss stage"]
         tracker.label = None
         if optimizer:
+            if shards:
+                engine = Optimizer(shards.after(model), stepped)
+            assert engine is not None
             tracker.restart()
             masters = tracker.now.get("optimizer", 0)
             with tracker.during("gradients"):
@@ -222,6 +259,8 @@ def run(
             # on CUDA one kernel does it all, and needs nothing besides
             if tracker.peak > peak and not lm.compute.widens:
                 peak, parts = tracker.peak, tracker.at_peak
+    if shards and peak < (loaded := shards.whole + shards.held):  # as it comes into each process
+        peak, parts = loaded, {"weights": loaded}
     assert set(parts) <= set(PARTS), parts
     return Forecast(
         settings,
@@ -229,7 +268,7 @@ def run(
         peak,
         {part: parts.get(part, 0) for part in PARTS},
         loss_stage,
-        sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad),
+        trained,
         lm.compute.widens,
     )
 
@@ -291,7 +330,13 @@ def imagined(lm: LanguageModel, *, groups: Group, objective: Objective, world: F
 
 
 def fine_tuning(
-    lm: LanguageModel, groups: Group, settings: Settings, config: OptimConfig, *, optimizer: bool = True
+    lm: LanguageModel,
+    groups: Group,
+    settings: Settings,
+    config: OptimConfig,
+    *,
+    optimizer: bool = True,
+    processes: int = 1,
 ) -> Forecast:
     """The cost of a plain fine-tuning step over the forget and retain items of ``groups`` as one corpus,
     through the same engine, with as many sequences in a forward pass as the two have together."""
@@ -300,7 +345,7 @@ def fine_tuning(
     if settings.micro_batch is not None:
         together = settings.micro_batch * sum(role in groups for role in ("forget", "retain"))
     own = replace(settings, micro_batch=together)
-    return forecast(lm, {"retain": items}, FINE_TUNING, own, config, optimizer=optimizer)
+    return forecast(lm, {"retain": items}, FINE_TUNING, own, config, optimizer=optimizer, processes=processes)
 
 
 # -- the choice ----------------------------------------------------------------------------------------------
@@ -314,6 +359,9 @@ class Choice:
     configured: Forecast
     tried: list[Forecast]
     """In the order of trying."""
+    processes: int
+    sequences: dict[str, int]
+    """Of a step, by role; none where a micro-batch, and so a process's share, is part of the loss."""
 
     @property
     def nearest(self) -> Forecast:
@@ -327,45 +375,54 @@ def choose(
     config: OptimConfig,
     *,
     limit: int | None,
+    processes: int = 1,
     tell: Callable[[str], None] = lambda message: None,
 ) -> Choice:
-    """Try ways to take a step, from the cheapest on, until one needs no more than ``limit`` bytes; without a
-    limit that is the one that is configured. ``tell`` is told what is tried."""
+    """Try ways to take a step, from the cheapest on, until one needs no more than ``limit`` bytes of each of
+    ``processes``; without a limit that is the one that is configured. ``tell`` is told what is tried."""
     tried: list[Forecast] = []
+    information = objective.needs.information
+    apart = information is not None and information.pooling_scope is PoolingScope.micro
+    sequences = {} if apart else {role: len(items) for role, items in groups.items()}
+
+    def chosen(forecast: Forecast | None) -> Choice:
+        return Choice(forecast, configured, tried, processes, sequences)
 
     def attempt(settings: Settings) -> Forecast:
         tell(f"a step {settings.beyond(first) or 'as configured'}")
-        found = forecast(lm, groups, objective, settings, config)
+        found = forecast(lm, groups, objective, settings, config, processes=processes)
         tried.append(found)
         return found
 
     first = Settings.of(config)
     configured = attempt(first)
     if limit is None:
-        return Choice(configured, configured, tried)
+        return chosen(configured)
     if configured.needed <= limit:
-        once = _logits_once(lm, groups, objective, config)
+        with distributed.imagined(processes, 0):
+            once = _logits_once(lm, groups, objective, config)
         kept = once and attempt(once)
-        return Choice(kept if kept and kept.needed <= limit else configured, configured, tried)
+        return chosen(kept if kept and kept.needed <= limit else configured)
     if configured.fixed > limit:  # no way of taking a step spares that; say how near the leanest comes
         if not first.gradient_checkpointing and lm.model.supports_gradient_checkpointing:
             attempt(replace(first, gradient_checkpointing=True))
-        return Choice(None, configured, tried)
+        return chosen(None)
     chunk = first.chunk or chunk_for(len(operand_head(lm).weight_VD))
-    for settings in ways(lm, groups, objective, config):
+    largest = max(-(-len(items) // processes) for items in groups.values())
+    for settings in ways(lm, largest, objective, config):
         if settings != first:
-            if _is_hopeless(settings, configured, groups, limit):
+            if _is_hopeless(settings, configured, largest, limit):
                 continue
             found = attempt(settings)
             if found.needed <= limit:
-                return Choice(found, configured, tried)
+                return chosen(found)
         else:
             found = configured
         if chunk > SMALL_CHUNK and found.needed - found.parts["loss stage"] <= limit:
             smaller = attempt(replace(settings, chunk=SMALL_CHUNK))
             if smaller.needed <= limit:
-                return Choice(smaller, configured, tried)
-    return Choice(None, configured, tried)
+                return chosen(smaller)
+    return chosen(None)
 
 
 def _logits_once(
@@ -383,9 +440,9 @@ def _holds(objective: Objective) -> bool:
     return information is not None and information.estimator is Estimator.pooled
 
 
-def ways(lm: LanguageModel, groups: Group, objective: Objective, config: OptimConfig) -> Iterator[Settings]:
+def ways(lm: LanguageModel, largest: int, objective: Objective, config: OptimConfig) -> Iterator[Settings]:
     """From the fewest operations to the most, each with its logits in chunks as configured; but for the first
-    they are not held.
+    they are not held. ``largest``: sequences of a role that a process has in a step.
 
     For a loss that is a sum over sequences smaller micro-batches come first: they cost nothing. One that
     pools over the step has to run twice over the trunk for them, which is a little more than to make
@@ -394,7 +451,7 @@ def ways(lm: LanguageModel, groups: Group, objective: Objective, config: OptimCo
     first = asked = Settings.of(config)
     if _holds(objective) and asked.keep_logits is not False:
         asked = replace(asked, keep_logits=False)
-    largest = asked.micro_batch or max(len(items) for items in groups.values())
+    largest = min(asked.micro_batch or largest, largest)
     cuts = dict.fromkeys(math.ceil(largest / 2**k) for k in range(1, largest.bit_length() + 1))
     information = objective.needs.information
     if information is not None and information.pooling_scope is PoolingScope.micro:
@@ -408,11 +465,11 @@ def ways(lm: LanguageModel, groups: Group, objective: Objective, config: OptimCo
         yield from (replace(settings, gradient_checkpointing=True) for settings in cut_up)
 
 
-def _is_hopeless(settings: Settings, configured: Forecast, groups: Group, limit: int) -> bool:
+def _is_hopeless(settings: Settings, configured: Forecast, largest: int, limit: int) -> bool:
     """Whether it is plain without a try that micro-batches of this size are too large."""
     if settings.gradient_checkpointing or settings.micro_batch is None:
         return False
-    whole = configured.settings.micro_batch or max(len(items) for items in groups.values())
+    whole = min(configured.settings.micro_batch or largest, largest)
     left = 0.8 * settings.micro_batch / whole  # of one whose sequences are short
     spared = configured.parts["activations"] * (1 - min(1.0, left)) + configured.parts["loss stage"]
     return configured.needed - spared > limit
@@ -424,10 +481,17 @@ def require(choice: Choice, config: OptimConfig, *, limit: int) -> None:
     if chosen is None:
         raise _refusal(choice, config, limit=limit)
     if config.memory is not Memory.auto and chosen.settings != first:
+        shared = _more_processes(choice, choice.configured, config)
+        fitting = [f"`{more}` about {size(need)}" for more, need in shared.items() if need <= limit][:1]
         raise DoesNotFit(
             f"a step as configured needs {size(choice.configured.needed)}, more than {size(limit)}",
-            f"`{chosen.settings.beyond(first)}` needs {size(chosen.needed)}; "
-            "`train.memory=auto` chooses by itself",
+            "; ".join(
+                [
+                    f"`{chosen.settings.beyond(first)}` needs {size(chosen.needed)}",
+                    *fitting,
+                    "`train.memory=auto` chooses by itself",
+                ]
+            ),
         )
 
 
@@ -437,13 +501,17 @@ def _refusal(choice: Choice, config: OptimConfig, *, limit: int) -> DoesNotFit:
     asked = near.settings.beyond(Settings.of(config))
     needed, optimizer = near.needed, near.parts["optimizer"]
     adapters = needed - near.parts["gradients"] - optimizer
-    shared = near.parts["weights"] + near.parts["gradients"] + optimizer
-    ways = {
-        "train.optimizer=adamw_8bit": needed - optimizer * 3 // 4,
-        "model.lora.rank=16": adapters,
-        "model.lora.rank=16 train.weights=bfloat16": adapters - near.parts["weights"] // 2,
-    }
-    ways |= {f"--nproc {2**k} train.parallel=fsdp": needed - round(shared * (1 - 2.0**-k)) for k in (1, 2, 3)}
+    ways = {}
+    sharded = choice.processes > 1 and config.parallel is Parallel.fsdp
+    if near.gradients >= near.parts["weights"] // 2:  # all weights are trained
+        ways = {
+            "model.lora.rank=16": adapters,
+            "model.lora.rank=16 train.weights=bfloat16": adapters - near.parts["weights"] // 2,
+        }
+    if not sharded and config.optimizer is not OptimizerName.adamw_8bit:
+        ways = {"train.optimizer=adamw_8bit": needed - optimizer * 3 // 4, **ways}
+    ways |= _more_processes(choice, near, config)
+    ways = ways or {"a model with fewer parameters": near.fixed}
     fitting = {setting: need for setting, need in ways.items() if need <= limit}
     shown = fitting or dict([min(ways.items(), key=lambda way: way[1])])
     return DoesNotFit(
@@ -453,6 +521,28 @@ def _refusal(choice: Choice, config: OptimConfig, *, limit: int) -> DoesNotFit:
         f"{f'with `{asked}` ' if asked else ''}about: "
         + "; ".join(f"`{setting}` {size(need)}" for setting, need in list(shown.items())[:3]),
     )
+
+
+def _more_processes(choice: Choice, near: Forecast, config: OptimConfig) -> dict[str, int]:
+    """What each of so many processes would need, about: of sequences its share, and with shards of weights,
+    gradients and optimiser states as well. Only of so many as have equal shares."""
+    now, sharded = choice.processes, choice.processes > 1 and config.parallel is Parallel.fsdp
+    if not choice.sequences:
+        return {}
+    cut = sum(near.parts[part] for part in ("weights", "gradients", "optimizer"))
+    found = {}
+    for processes in (now * 2**k for k in range(4)):
+        if any(count % processes for count in choice.sequences.values()):
+            continue
+        at_once, share = (max(count // n for count in choice.sequences.values()) for n in (now, processes))
+        at_once = min(near.settings.micro_batch or at_once, at_once)
+        spared = round(near.parts["activations"] * (1 - min(1.0, share / at_once)))
+        in_shards = near.needed - spared - round(cut * (1 - (now if sharded else 1) / processes))
+        if processes > now and not sharded and spared:
+            found[f"--nproc {processes}"] = near.needed - spared
+        if processes > now or (processes > 1 and not sharded):
+            found[f"--nproc {processes} train.parallel=fsdp"] = in_shards
+    return found
 
 
 def size(count: float) -> str:
@@ -490,18 +580,28 @@ def describe(choice: Choice, config: OptimConfig, *, limit: int) -> str:
 STEPS_LOOKED_AT = 1000
 
 
-def heaviest(items_at: Callable[[int], Group], steps: int) -> Group:
-    """The step with the most tokens, padding included; of many steps so many evenly spaced ones are looked
-    at."""
-    return max((items_at(step) for step in some_of(steps)), key=padded_tokens)
+def heaviest(items_at: Callable[[int], Group], steps: int, *, packed: bool) -> Group:
+    """The step with the most positions; of many steps so many evenly spaced ones are looked at."""
+    return max((items_at(step) for step in some_of(steps)), key=lambda groups: positions(groups, packed))
 
 
 def some_of(steps: int) -> range:
     return range(0, steps, max(1, steps // STEPS_LOOKED_AT))
 
 
-def padded_tokens(groups: Group) -> int:
-    return sum(len(items) * max(len(item.input_ids) for item in items) for items in groups.values())
+def share_of(groups: Group, process: int, processes: int) -> Group:
+    """What of a step falls to one of ``processes``."""
+    return {
+        role: [items[i] for i in distributed.share(len(items), of=process, processes=processes)]
+        for role, items in groups.items()
+    }
+
+
+def positions(groups: Group, packed: bool) -> int:
+    """That the trunk computes: the tokens, and the padding where they are not ``packed``."""
+    if packed:
+        return tokens(groups)
+    return sum(len(items) * max(len(item.input_ids) for item in items) for items in groups.values() if items)
 
 
 def tokens(groups: Group) -> int:

@@ -55,15 +55,24 @@ def sharded(lm: LanguageModel, *, weights: Weights = Weights.float32) -> Iterato
             parameter.data = shard.full_tensor()
 
 
-def _shard(model: PreTrainedModel, policy: MixedPrecisionPolicy) -> None:
-    """In place. The trunk is the root, because it is what a step calls; the head is a unit of its own."""
-    mesh = init_device_mesh(next(model.parameters()).device.type, (distributed.size(),))
+def units_of(model: PreTrainedModel) -> list[nn.Module]:
+    """What is gathered at one time: a block, the rest of the trunk, and the head where it is another.
+
+    The trunk is the root, because it is what a step calls; the head is a unit of its own, which is never
+    called.
+    """
     trunk, head, embedding = model.base_model, model.get_output_embeddings(), model.get_input_embeddings()
     assert isinstance(head, nn.Module)
-    tied = head.weight is embedding.weight
     blocks = [m for m in trunk.modules() if type(m).__name__ in (model._no_split_modules or ())]
-    units: list[nn.Module] = [*blocks, trunk] if tied else [*blocks, trunk, head]
-    for unit in units:
+    return [*blocks, trunk] if head.weight is embedding.weight else [*blocks, trunk, head]
+
+
+def _shard(model: PreTrainedModel, policy: MixedPrecisionPolicy) -> None:
+    """In place."""
+    mesh = init_device_mesh(next(model.parameters()).device.type, (distributed.size(),))
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = head.weight is embedding.weight
+    for unit in units_of(model):
         # the trunk too: after a forward without a backward its parameters would stay whole
         fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
         assert isinstance(unit, FSDPModule)

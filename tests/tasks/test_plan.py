@@ -14,6 +14,7 @@ from mari_cli.tasks import setting as settings
 from mari_cli.tasks.forgetting import Draws, remembering
 from mari_cli.tasks.plan import imagined_items, plan
 from mari_cli.tasks.unlearn import load, unlearn
+from mari_cli.train import planner
 
 
 def configured(*overrides: str):
@@ -82,12 +83,58 @@ def test_a_large_model_is_planned_from_its_published_shapes(monkeypatch):
     assert found["time"]["step_seconds"] == pytest.approx(found["flops"]["step"] / (0.45 * 989.4e12))
 
 
+def test_adapters_are_planned_as_the_run_trains_them(tmp_path, capsys):
+    config = configured("model.lora.rank=4", f"cache={tmp_path / 'cache'}")
+    found = plan(config, device="cpu")
+    whole = planned(f"cache={tmp_path / 'cache'}")
+    assert found["model"]["trained"] < 0.5 * found["model"]["parameters"]
+    assert found["memory"]["parts"]["optimizer"] < 0.5 * whole["memory"]["parts"]["optimizer"]
+    assert found["disk"]["run"] < whole["disk"]["run"]
+    unlearned(tmp_path, "run", "model.lora.rank=4", "train.memory_limit=1GiB")
+    needed = planner.size(found["memory"]["needed"])
+    assert f"memory: as configured ({needed} of 1.0 GiB: fits)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("packing", ["auto", "never"])
+def test_the_layout_of_the_run_is_planned_and_said(packing, tmp_path, capsys):
+    found = planned(f"train.packing={packing}")
+    word = "packed" if packing == "auto" else "padded"
+    assert found["layout"]["packed"] is (word == "packed")
+    assert (found["run"]["padding"] == 0) is (word == "packed")
+    assert ("layout", word) in [row[:2] for row in planning.rows(found)]
+    unlearned(tmp_path, "run", f"train.packing={packing}")
+    assert f"layout: {word}" in capsys.readouterr().err
+
+
+def test_several_processes_share_the_sequences_and_with_shards_the_weights():
+    alone, whole = planned(lengths="24"), planned(lengths="24", processes=2)
+    shards = planned("train.parallel=fsdp", lengths="24", processes=2)
+    assert whole["flops"]["step"] == pytest.approx(alone["flops"]["step"] / 2, rel=0.1)
+    parts = [found["memory"]["parts"] for found in (alone, whole, shards)]
+    assert parts[1]["activations"] == pytest.approx(parts[0]["activations"] / 2, rel=0.1)
+    assert parts[1]["optimizer"] == parts[0]["optimizer"]
+    assert parts[2]["optimizer"] == pytest.approx(parts[0]["optimizer"] / 2, rel=0.05)
+    assert any(row[0] == "processes" and "in shards" in row[2] for row in planning.rows(shards))
+
+
+def test_what_several_processes_cannot_share_is_no_plan_either():
+    with pytest.raises(UserError, match=r"`train\.forget_batch=5` on 2 processes"):
+        planned("train.forget_batch=5", lengths="24", processes=2)
+
+
+def test_a_loss_of_prompts_is_not_planned_on_running_text():
+    with pytest.raises(UserError, match="dpo needs prompts, but `--lengths 24`"):
+        planned("loss=dpo", lengths="24")
+    assert planned("loss=dpo", lengths="16+8")["step"]["sequences"]["alternative"] == 4
+
+
 def test_an_unknown_device_is_told_with_those_that_are_known():
     with pytest.raises(UserError, match="no device called `V1`") as refused:
         planned(device="V1")
     assert "`H100`" in refused.value.hint
-    with pytest.raises(UserError, match="--memory must be a size like 40GiB"):
+    with pytest.raises(UserError, match="--memory must be a size like 40GiB") as refused:
         planned(memory="lots")
+    assert refused.value.hint == "for instance `--memory 40GiB`"
 
 
 @pytest.mark.parametrize(

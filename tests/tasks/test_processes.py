@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, E
 from mari_cli import launch
 from mari_cli.cli import main
 from mari_cli.errors import UserError
-from mari_cli.tasks.setting import require_whole_shares
+from mari_cli.tasks.setting import batches, require_whole_shares
 from mari_cli.tasks.together import reason_of
 from mari_cli.tasks.unlearn import unlearn
 from mari_cli.tasks.worker import Refused
@@ -160,12 +160,22 @@ def test_a_batch_that_processes_cannot_share_is_refused_with_the_nearest_that_th
     assert stop.value.code == 2
     assert capsys.readouterr().err == (
         "error: `train.forget_batch=15` on 2 processes: each takes an equal share of a step\n"
-        "  hint: use `train.forget_batch=14` or `train.forget_batch=16`, or another number of processes\n"
+        "  hint: use `train.forget_batch=14` or `train.forget_batch=16`, or 1 process\n"
     )
     assert not out.exists()
     with pytest.raises(UserError) as refused:
         require_whole_shares({"train.batch_size": 3}, 4)
-    assert "use `train.batch_size=4`, or" in refused.value.hint
+    assert refused.value.hint == "use `train.batch_size=4`, or 3 processes"
+    with pytest.raises(UserError, match="`a=6` and `b=9` on 4 processes") as refused:
+        require_whole_shares({"a": 6, "b": 9, "c": 12}, 4)
+    assert refused.value.hint == "use `a=4` or `a=8`, `b=8` or `b=12`, or 3 processes"
+
+
+def test_the_batch_of_a_target_that_is_trained_first_is_shared_too():
+    config = launch.configured(launch.Experiment("unlearn", [*TINY, "finetune.batch_size=6"]))
+    assert batches(config)["finetune.batch_size"] == 6
+    ready = launch.configured(launch.Experiment("unlearn", [*TINY, "target=as_is"]))
+    assert set(batches(ready)) == {"train.forget_batch", "train.retain_batch"}
 
 
 @pytest.mark.gpu

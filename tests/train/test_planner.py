@@ -7,13 +7,23 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mari_cli.config import Estimator, MariConfig, Memory, NPOConfig, PoolingScope, UnlearnConfig
+from mari_cli.config import (
+    Estimator,
+    MariConfig,
+    Memory,
+    NPOConfig,
+    Packing,
+    Parallel,
+    PoolingScope,
+    UnlearnConfig,
+)
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
 from mari_cli.losses.objective import FINE_TUNING, build
+from mari_cli.measure import fake
 from mari_cli.measure.memory import allocator_peak, held
 from mari_cli.models.load import LanguageModel
-from mari_cli.models.packing import Layout
+from mari_cli.models.packing import Layout, settle
 from mari_cli.train import planner
 from mari_cli.train import step as steps
 from mari_cli.train.optim import adamw
@@ -129,16 +139,73 @@ def test_the_forecast_is_what_the_allocator_says_within_5_percent(case):
     assert found.peak == pytest.approx(measured(lm, GROUPS, objective, config), rel=0.05)
 
 
+def mixed(count: int, longest: int = 139) -> list[Item]:
+    sizes = torch.randint(25, longest + 1, (count,), generator=torch.Generator().manual_seed(count)).tolist()
+    return [Item((1,) * size, 10, i) for i, size in enumerate(sizes)]
+
+
+MIXED = {"forget": mixed(12), "retain": mixed(13)}
+
+
+def packed(**changes) -> LanguageModel:
+    lm = language_model(**changes)
+    return replace(lm, layout=settle(lm.model, lm.compute, Packing.always))
+
+
+@pytest.mark.parametrize(
+    ("make", "loss", "config"),
+    [
+        (packed, POOLED, UnlearnConfig(chunk=128)),
+        (packed, TOKEN, UnlearnConfig(chunk=64, gradient_checkpointing=True)),
+        (partial(packed, architecture=GPT2), NPO, UnlearnConfig(chunk=128, micro_batch=3)),
+        (partial(packed, dtype=torch.bfloat16), TOKEN, UnlearnConfig(chunk=128)),
+    ],
+    ids=["pooled", "checkpointed", "gpt2, npo", "bfloat16"],
+)
+def test_the_forecast_of_a_packed_step_is_what_the_allocator_says_within_5_percent(make, loss, config):
+    lm, objective = make(), build(loss)
+    found = planner.forecast(lm, MIXED, objective, Settings.of(config), config)
+    assert found.peak == pytest.approx(measured(lm, MIXED, objective, config), rel=0.05)
+    padded = planner.forecast(
+        replace(lm, layout=Layout(False, "")), MIXED, objective, Settings.of(config), config
+    )
+    assert found.peak < 0.9 * padded.peak
+    assert found.flops < 0.9 * padded.flops
+
+
+def test_as_on_a_gpu_one_kernel_attends_over_all_documents_and_holds_its_output_once():
+    lm = packed(dtype=torch.bfloat16, num_hidden_layers=2)
+    gpu = replace(lm, compute=AsOn(torch.device("cpu"), torch.bfloat16, "", mixes=True))
+    config = UnlearnConfig(chunk=128)
+    on_gpu, on_cpu = (
+        planner.forecast(where, MIXED, build(TOKEN), Settings.of(config), config) for where in (gpu, lm)
+    )
+    assert on_gpu.flops == on_cpu.flops
+    assert on_gpu.parts["activations"] < on_cpu.parts["activations"]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_fake_step_is_counted_as_a_real_one(case):
     make, loss, config = CASES[case]
     lm, objective = make(), build(loss)
-    fake = planner.forecast(lm, GROUPS, objective, Settings.of(config), config)
+    unreal = planner.forecast(lm, GROUPS, objective, Settings.of(config), config)
     told = partial(reference, groups=GROUPS, objective=objective)
     real = planner.run(lm, GROUPS, objective, Settings.of(config), config, reference=told)
-    assert fake.flops == real.flops
-    assert fake.peak == pytest.approx(real.peak, rel=0.01)
-    assert fake.parts["activations"] == pytest.approx(real.parts["activations"], rel=0.02, abs=4096)
+    assert unreal.flops == real.flops
+    assert unreal.peak == pytest.approx(real.peak, rel=0.01)
+    assert unreal.parts["activations"] == pytest.approx(real.parts["activations"], rel=0.02, abs=4096)
+
+
+@pytest.mark.parametrize("case", [*CASES, "packed"])
+def test_what_is_remembered_of_operators_changes_no_figure(case):
+    in_a_row = partial(packed, dtype=torch.bfloat16), TOKEN, UnlearnConfig(chunk=64)
+    make, loss, config = CASES.get(case, in_a_row)
+    lm, objective = make(), build(loss)
+    found = planner.forecast(lm, MIXED, objective, Settings.of(config), config)
+    world = fake.mode()
+    blank = replace(lm, model=fake.twin(lm.model, world))
+    told = partial(planner.imagined, groups=MIXED, objective=objective, world=world)
+    assert found == planner.run(blank, MIXED, objective, Settings.of(config), config, reference=told)
 
 
 def test_a_forecast_leaves_the_model_as_it_was():
@@ -210,7 +277,7 @@ def test_smaller_chunks_of_logits_come_first_where_they_are_enough():
 def test_where_micro_batches_are_part_of_the_loss_they_stay():
     loss = replace(TOKEN, pooling_scope=PoolingScope.micro)
     config = UnlearnConfig(chunk=128, micro_batch=6)
-    assert {way.micro_batch for way in planner.ways(language_model(), GROUPS, build(loss), config)} == {6}
+    assert {way.micro_batch for way in planner.ways(language_model(), 6, build(loss), config)} == {6}
 
 
 def test_with_room_for_all_logits_they_are_made_once(monkeypatch):
@@ -248,6 +315,18 @@ def test_settings_that_are_not_to_be_changed_are_refused_with_those_that_fit():
     with pytest.raises(UserError, match="a step as configured needs") as refused:
         planner.require(choice, config, limit=limit)
     assert "`train.gradient_checkpointing=true` needs" in refused.value.hint
+    assert "`--nproc 2` about" in refused.value.hint
+
+
+def test_of_several_processes_more_are_named_of_those_that_share_evenly():
+    config = UnlearnConfig(chunk=128, parallel=Parallel.fsdp)
+    lm, groups = language_model(), {role: items(4, 30) for role in ("forget", "retain")}
+    choice = planner.choose(lm, groups, build(TOKEN), config, limit=2**20, processes=2)
+    with pytest.raises(UserError) as refused:
+        planner.require(choice, config, limit=2**20)
+    assert "`--nproc 4 train.parallel=fsdp`" in refused.value.hint
+    assert "adamw_8bit" not in refused.value.hint  # which takes no shards
+    assert "--nproc 2 " not in refused.value.hint
 
 
 def test_every_way_gives_the_same_gradient():
@@ -275,7 +354,7 @@ def test_every_way_gives_the_same_gradient():
         return torch.cat([p.grad.flatten() for p in lm.model.parameters()])
 
     expected = gradient(Settings.of(config))
-    for settings in planner.ways(lm, GROUPS, objective, config):
+    for settings in planner.ways(lm, 6, objective, config):
         assert torch.allclose(
             gradient(settings), expected, rtol=0, atol=1e-12 + 1e-9 * float(expected.abs().max())
         )
@@ -287,7 +366,8 @@ def test_the_heaviest_step_counts_its_padding():
         {"retain": [*items(1, 12), *items(1, 3)]},
         {"retain": items(2, 11)},
     ]
-    assert planner.heaviest(lambda step: steps[step], 3) is steps[1]
+    assert planner.heaviest(lambda step: steps[step], 3, packed=False) is steps[1]
+    assert planner.heaviest(lambda step: steps[step], 3, packed=True) is steps[2]
 
 
 @pytest.mark.gpu
