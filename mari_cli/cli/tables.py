@@ -29,6 +29,11 @@ METRICS = (
     "tofu/forget/rouge_l_recall",
     "tofu/forget/truth_ratio",
     "tofu/loss_auc",
+    "muse/verbatim_forget",
+    "muse/knowledge_forget",
+    "muse/knowledge_retain",
+    "muse/min_k_auc",
+    "muse/privleak",
 )
 """What a terminal has room for, beside every benchmark and what other suites measure; the report has
 everything."""
@@ -311,7 +316,7 @@ def _ours(result: dict[str, Any]) -> dict[str, Any]:
 def _present(models: Iterable[dict[str, Any]], names: Sequence[str] = METRICS) -> list[str]:
     there = {name: None for metrics in models for name in metrics}
     benchmarks = [name for name in there if name.startswith("benchmark/")]
-    suites = [name for name in there if name.partition("/")[0] not in (*OF_CORPORA, "tofu")]
+    suites = [name for name in there if name.partition("/")[0] not in (*OF_CORPORA, "tofu", "muse")]
     # not the parts of what has a figure as a whole, nor its other figures: mmlu_stem, hellaswag_acc
     whole = [name for name in benchmarks if not any(name.startswith(f"{other}_") for other in benchmarks)]
     return [name for name in names if name in there] + whole + suites

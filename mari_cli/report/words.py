@@ -19,6 +19,7 @@ from mari_cli.report.comparison import (
     Row,
     Standing,
     comparison_rows,
+    confidence_of,
     differing_corpora,
     differing_items,
     is_a_test,
@@ -346,7 +347,8 @@ def _measure(row: Row, name: str) -> Measure | None:
     elif read is Standing.past and gold and name == "privacy/loss_auc" and here.value < gold.value:
         note = "Below gold's: the texts stand out by too high a loss, which shows what was removed as surely."
     elif is_a_test(name):
-        note = "Above 0.05 the test does not tell the model from gold; it is no degree of forgetting."
+        level = number(1 - confidence_of(row.runs))
+        note = f"Above {level} the test does not tell the model from gold; it is no degree of forgetting."
     return Measure(
         says=_SAYS.get(name) or (metric_of(name).label if suite_of(name) else _says_benchmark(name)),
         n=here.n,

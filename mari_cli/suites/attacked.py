@@ -38,12 +38,12 @@ def attacked(
 
 
 def with_reference(rows: Sequence[Row], reference: Sequence[Row]) -> list[Row]:
-    """Rows of a suite under a model, with the reference attack's score where they and ``reference``, the rows
-    of the same items under another model, have a mean token loss."""
+    """Rows of a suite under a model, with the reference attack's score where others have been made and both
+    they and ``reference``, the rows of the same items under another model, have a mean token loss."""
     theirs = {(row["set"], row["item"]): row["answer_nll"] for row in reference if "answer_nll" in row}
     return [
         row | {"reference": attacks.reference(row["answer_nll"], theirs[place])}
-        if "answer_nll" in row and (place := (row["set"], row["item"])) in theirs
+        if "zlib" in row and "answer_nll" in row and (place := (row["set"], row["item"])) in theirs
         else row
         for row in rows
     ]

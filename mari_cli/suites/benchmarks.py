@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # lm_eval takes seconds to import, for which a run without be
 
     from mari_cli.suites.lm_tasks import Benchmark, Benchmarks, Questions
 
-DEFINITION = 1
+DEFINITION = 2
 """Part of every key: raise it when something here changes an answer, a row or a standard error."""
 OF_BENCHMARKS = ("benchmarks", "benchmark_limit", "benchmark_root", "benchmark_chat_template", "fewshot")
 """The settings that only benchmarks have."""

@@ -1,22 +1,20 @@
 """Measure a model as it is, beside a gold model where there is one."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mari_cli import distributed, runs
-from mari_cli.config import EvaluateRun, MetricsConfig, ModelConfig
+from mari_cli.config import EvaluateRun, ModelConfig
 from mari_cli.errors import UserError
 from mari_cli.metrics.registry import METRICS
 from mari_cli.models.device import choose_compute
 from mari_cli.models.load import LanguageModel, describe_architecture, load_model
 from mari_cli.progress import say, track
-from mari_cli.suites.attacked import with_reference
 from mari_cli.suites.benchmarks import describe_benchmarks
 from mari_cli.suites.suite import Row, suite_of
 from mari_cli.tasks.examined import Examined
-from mari_cli.tasks.measuring import examined, examples, referenced, summarised
+from mari_cli.tasks.measuring import asked_of_reference, examined, examples, referenced, summarised
 from mari_cli.tasks.recording import recording
 from mari_cli.tasks.setting import (
     cache_directory,
@@ -42,15 +40,15 @@ def evaluation(config: EvaluateRun, *, command: Sequence[str], resume: bool) -> 
     gold = gold_at_path(config, setting, words=["none"])
     if gold:
         load(gold)  # refuse now what would fail after the model was measured
-    if reference := reference_at_path(config, setting):
-        load(reference)
-    lm = load(config.model)
     suite = suite_of(config.suite)
-    if suite and reference and f"{suite.name}/reference_auc" not in METRICS:
+    if suite and config.metrics.mia_reference and f"{suite.name}/reference_auc" not in METRICS:
         raise UserError(
             f"`metrics.mia_reference` is about membership, which `suite={suite.name}` does not ask for",
             "leave out one of the two",
         )
+    if reference := reference_at_path(config, setting, suite):
+        load(reference)
+    lm = load(config.model)
     corpora = tokenize_corpora(config, setting, lm) if suite is None else {}
     say(f"model: {config.model.name} ({describe_architecture(lm.model)})")
 
@@ -66,26 +64,22 @@ def evaluation(config: EvaluateRun, *, command: Sequence[str], resume: bool) -> 
         theirs: list[Row] = []
         if reference and corpora:
             corpora = referenced(load(reference), corpora, config, track)
+        if reference:
+            theirs = asked_of_reference(load(reference), suite, config, track)
 
-        def ask(role: str, lm: LanguageModel, metrics: MetricsConfig) -> Examined:
-            return examined(
+        def take(role: str, lm: LanguageModel) -> None:
+            models[role] = examined(
                 lm,
                 corpora,
                 suite,
-                metrics,
+                config.metrics,
                 seed=config.seed,
                 cache=cache_directory(config),
                 track=track,
                 name=role,
+                reference=theirs,
             )
 
-        def take(role: str, lm: LanguageModel) -> None:
-            found = ask(role, lm, config.metrics)
-            models[role] = replace(found, asked=with_reference(found.asked, theirs))
-
-        if reference and suite:
-            losses_alone = replace(config.metrics, generate=False, gradnorm=False, benchmarks=[])
-            theirs = ask("reference", load(reference), losses_alone).asked
         take("model", lm)
         if gold:
             del lm

@@ -1,6 +1,6 @@
 """Measure a model, once: the same weights on the same data under the same settings are not measured again."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,12 @@ from typing import Any
 from mari_cli import distributed, runs, sealed
 from mari_cli.config import MetricsConfig, RunConfig
 from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.registry import METRICS
 from mari_cli.metrics.statistics import How
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track, say
+from mari_cli.suites.attacked import with_reference
 from mari_cli.suites.benchmarks import OF_BENCHMARKS, benchmarks
 from mari_cli.suites.draws import seeds_of
 from mari_cli.suites.examiner import DEFINITIONS, Examiner, items_hash
@@ -33,11 +35,13 @@ def examined(
     cache: Path,
     track: Track,
     name: str,
+    reference: Sequence[Row] = (),
     afresh: bool = False,
 ) -> Examined:
     """Ask one model the questions of the corpora (where there are any), of the suite, and the benchmarks.
 
     What it says is kept in ``cache``; ``afresh``: what is made of it is computed anew all the same.
+    ``reference``: `asked_of_reference`.
     """
     examiner = Examiner(lm, config, seed, weights_hash(lm.model), cache, track, name)
     if corpora:
@@ -50,6 +54,7 @@ def examined(
     asked: list[Row] = []
     if suite is not None:
         asked = [{"suite": suite.name} | row for row in distributed.agreed(suite.examine(examiner))]
+        asked = with_reference(asked, reference)
     return Examined(found, asked, examiner.weights)
 
 
@@ -86,6 +91,16 @@ def referenced(
         scores = examiner.score(corpora[role].items, role)
         found[role] = replace(corpora[role], reference_nll=[score.answer_nll for score in scores])
     return found
+
+
+def asked_of_reference(lm: LanguageModel, suite: Suite | None, config: RunConfig, track: Track) -> list[Row]:
+    """What ``lm``, the reference of membership inference, makes of a suite that asks about membership."""
+    if suite is None or f"{suite.name}/reference_auc" not in METRICS:
+        return []
+    losses_alone = replace(config.metrics, generate=False, gradnorm=False, benchmarks=[])
+    weights, cache = weights_hash(lm.model), cache_directory(config)
+    examiner = Examiner(lm, losses_alone, config.seed, weights, cache, track, "reference")
+    return distributed.agreed(suite.examine(examiner))
 
 
 def measured(examiner: Examiner, corpora: Mapping[str, Corpus], *, afresh: bool = False) -> Measured:

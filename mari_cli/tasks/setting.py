@@ -90,9 +90,14 @@ def require_whole_shares(batches: Mapping[str, int], processes: int) -> None:
     )
 
 
+def in_shards(config: OptimConfig) -> bool:
+    """Whether a training cuts its weights into shards."""
+    return config.parallel is Parallel.fsdp and distributed.size() > 1
+
+
 def refuse_shards(config: OptimConfig, compute: Compute, *, section: str = "train.") -> None:
     """Refuse what does not go with weights in shards."""
-    if config.parallel is not Parallel.fsdp or distributed.size() == 1:
+    if not in_shards(config):
         return
     if compute.needs_loss_scaling:  # no process has the gradients whole from which the scale follows
         raise UserError(
@@ -195,18 +200,22 @@ def _beside(path: str, what: str, config: RunConfig, setting: Setting) -> ModelC
     return model
 
 
-def reference_at_path(config: RunConfig, setting: Setting) -> ModelConfig | None:
+def reference_at_path(config: RunConfig, setting: Setting, suite: Suite | None = None) -> ModelConfig | None:
     """The model that `metrics.mia_reference` names; refused where there is none, where it reads text in other
-    tokens, and where there is no holdout."""
+    tokens, and where there is no holdout: none of ``suite``, or of the corpora where there is no suite."""
     path = config.metrics.mia_reference
     if path is None:
         return None
     if not Path(path).expanduser().exists():
         raise UserError(f"no model at `metrics.mia_reference={path}`", "give a model or run directory")
-    if setting.texts.holdout is None:
+    if suite is None:
+        held_out = setting.texts.holdout is not None
+    else:
+        held_out = any("holdout" in name for name in suite.describe())
+    if not held_out:
         raise UserError(
-            "`metrics.mia_reference` needs a holdout corpus",
-            "set `holdout` to data like the forget data that no model has seen",
+            "`metrics.mia_reference` needs a holdout",
+            "set `holdout`, of a suite `suite.holdout`, to data like the forget data that no model has seen",
         )
     return _beside(path, f"the model at `metrics.mia_reference={path}`", config, setting)
 

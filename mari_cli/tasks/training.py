@@ -31,7 +31,7 @@ from mari_cli.train.loop import Job, Outcome, fit
 from mari_cli.train.step import Group
 from mari_cli.train.stop import Verdict
 
-RECIPE = 1
+RECIPE = 2
 """Part of every cache key: raise it when a change here or in train/ changes what fine-tuning results in."""
 CHECKPOINT, SEAL = "checkpoint", "checkpoint.json"
 """Of a model that is kept: the directory, and the hash of all in it."""
@@ -172,8 +172,9 @@ def finetuned(
             )
         if distributed.first():
             lm.save(directory / CHECKPOINT)
-        distributed.wait()
-        sealed.write(directory / SEAL, runs.directory_hash(directory / CHECKPOINT))
+        # the first one's counts, and the others need not read it
+        seal = runs.directory_hash(directory / CHECKPOINT) if distributed.first() else None
+        sealed.write(directory / SEAL, seal)
         if distributed.first():
             shutil.rmtree(directory / runs.STATE)
         distributed.wait()
@@ -188,6 +189,6 @@ def _is_whole(directory: Path, role: str) -> bool:
         return distributed.agreed(False)
     whole = checkpoint.exists() and sealed_hash == runs.directory_hash(checkpoint)
     if checkpoint.exists() and not whole:
-        say(f"{role}: the model in `{checkpoint}` is damaged and is trained anew")
+        say(f"{role}: the model in `{checkpoint}` is not whole and is trained anew")
         shutil.rmtree(checkpoint)
     return distributed.agreed(whole)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mari_cli import distributed, runs
-from mari_cli.config import MariConfig, ModelConfig, Parallel, UnlearnRun
+from mari_cli.config import MariConfig, ModelConfig, UnlearnRun
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import objective as losses
 from mari_cli.models.device import choose_compute
@@ -19,7 +19,7 @@ from mari_cli.suites.suite import suite_of
 from mari_cli.tasks.examined import Examined
 from mari_cli.tasks.fitting import settled
 from mari_cli.tasks.forgetting import alternative_items, context_layer, draws_of, forget
-from mari_cli.tasks.measuring import examined, examples, referenced, summarised
+from mari_cli.tasks.measuring import asked_of_reference, examined, examples, referenced, summarised
 from mari_cli.tasks.recording import recording
 from mari_cli.tasks.setting import (
     Setting,
@@ -27,6 +27,7 @@ from mari_cli.tasks.setting import (
     describe_data,
     finetunes_target,
     gold_at_path,
+    in_shards,
     prepare,
     reference_at_path,
     refuse_shards,
@@ -57,7 +58,7 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     objective = losses.build(config.loss)
     needs = objective.needs
     setting = prepare(config, compute)
-    if config.train.evaluate_benchmarks and config.train.parallel is Parallel.fsdp:
+    if config.train.evaluate_benchmarks and in_shards(config.train):
         check_without_generation(config.metrics)
     suite = suite_of(config.suite)
     base = load(config.model, config, setting)
@@ -94,6 +95,9 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
         models: dict[str, Examined] = {}
         if reference:
             corpora = referenced(load(reference, config, setting), corpora, config, track)
+        theirs = (
+            asked_of_reference(load(reference, config, setting), suite, config, track) if reference else []
+        )
 
         def take(role: str, lm: LanguageModel) -> None:
             models[role] = examined(
@@ -105,6 +109,7 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
                 cache=cache_directory(config),
                 track=track,
                 name=role,
+                reference=theirs,
                 afresh=role == "unlearned",  # the models it is compared with: once for all runs
             )
 

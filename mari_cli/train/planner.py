@@ -235,6 +235,7 @@ def run(
             micro_batch=settings.micro_batch,
             chunk=settings.chunk,
             keep_logits=settings.keep_logits,
+            reduced_elsewhere=sharded,
         )
         for handle in handles:
             handle.remove()

@@ -12,12 +12,12 @@ over the step they exchange: sums of predictions, or hidden states.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mari_cli import distributed
@@ -96,13 +96,15 @@ def backward(
     chunk: int | None = None,
     keep_logits: bool | None = None,
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
+    reduced_elsewhere: bool = False,
 ) -> Terms:
     """Accumulate the gradient of ``objective`` on ``lm``'s parameters; return its terms, on the device.
 
     ``micro_batch`` is the number of sequences of each role in a forward pass, None for all at once; ``chunk``
     that of positions whose logits are made at one time, and ``keep_logits`` whether those of a pool are held
     until it is averaged (None: where they are at most `KEPT_BYTES`). ``scale`` multiplies the loss before
-    its gradient is taken (loss scaling in float16).
+    its gradient is taken (loss scaling in float16). ``reduced_elsewhere``: whoever calls takes each gradient
+    away as it comes, in float32, as FSDP does.
     """
     reference = reference or Reference()
     cuts = {role: _cut(len(items), micro_batch) for role, items in groups.items()}
@@ -135,7 +137,8 @@ def backward(
 
     passes = max(len(parts) for parts in cuts.values())
     total: Terms = {}
-    with _summed_in_float32(lm.model.parameters()) if passes > 1 else nullcontext():
+    narrow = [] if passes == 1 or reduced_elsewhere else _trained_in_16_bits(lm.model)
+    with _summed_in_float32(narrow):
         if passes > 1 and objective.needs.couples:
             total = _in_two_phases(lm, groups, cuts, head, through_head)
         else:
@@ -165,10 +168,14 @@ def chunk_for(vocabulary: int) -> int:
     return max(8, CHUNK_BYTES // (4 * vocabulary) // 8 * 8)
 
 
+def _trained_in_16_bits(model: nn.Module) -> list[Tensor]:
+    return [p for p in model.parameters() if p.requires_grad and p.dtype.itemsize == 2]
+
+
 @contextmanager
-def _summed_in_float32(parameters: Iterable[Tensor]) -> Iterator[None]:
-    """Gradients of weights in 16 bits, of all backward passes within, are added up in float32 and rounded
-    once: added up in bfloat16 those of 16 micro-batches are 5e-3 from what they are in one."""
+def _summed_in_float32(weights: Iterable[Tensor]) -> Iterator[None]:
+    """Gradients of ``weights``, which are in 16 bits, of all backward passes within are added up in float32
+    and rounded once: added up in bfloat16 those of 16 micro-batches are 5e-3 from what they are in one."""
     sums: dict[Tensor, Tensor] = {}
 
     def add(weight: Tensor) -> None:
@@ -179,11 +186,12 @@ def _summed_in_float32(parameters: Iterable[Tensor]) -> Iterator[None]:
             sums[weight] = weight.grad.float()
         weight.grad = None
 
-    narrow = [p for p in parameters if p.requires_grad and p.dtype.itemsize == 2]
-    hooks = [parameter.register_post_accumulate_grad_hook(add) for parameter in narrow]
-    yield
-    for hook in hooks:
-        hook.remove()
+    hooks = [weight.register_post_accumulate_grad_hook(add) for weight in weights]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
     while sums:
         weight, gradient = sums.popitem()
         weight.grad = gradient.to(weight.dtype)

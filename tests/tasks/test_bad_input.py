@@ -194,7 +194,7 @@ BAD = {
     "a layer that is not there": (f"unlearn {OWN} loss=mari_context loss.context.layer=3", "has 2 layers", "0 to 2"),
     # membership inference
     "a reference that is not there": (f"unlearn {OWN} holdout.path=unseen.jsonl metrics.mia_reference=nowhere", "no model at `metrics.mia_reference=nowhere`", "run directory"),
-    "a reference without a holdout": (f"unlearn {OWN} metrics.mia_reference=model", "`metrics.mia_reference` needs a holdout corpus", "`holdout`"),
+    "a reference without a holdout": (f"unlearn {OWN} metrics.mia_reference=model", "`metrics.mia_reference` needs a holdout", "`holdout`"),
     "a reference that reads other tokens": (f"unlearn {OWN} holdout.path=unseen.jsonl metrics.mia_reference=other_words", "has another tokenizer", "the tokenizer of the one"),
     "a reference that does not fit": (f"finetune {OWN} holdout.path=unseen.jsonl metrics.mia_reference=misfit", "does not fit its model", ""),
     # this machine

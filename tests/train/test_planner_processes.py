@@ -114,6 +114,24 @@ def test_the_forecast_of_a_process_is_what_the_allocator_says(case, peaks):
     assert found.peak == pytest.approx(min(rank[case] for rank in peaks), rel=tolerance)
 
 
+@pytest.mark.parametrize("tie", [True, False])
+@pytest.mark.parametrize("loss", [NPO, POOLED])
+@pytest.mark.parametrize("weights", list(Weights))
+def test_shards_are_planned_with_micro_batches_whatever_their_weights_are_computed_in(weights, loss, tie):
+    """As on a GPU that mixes precisions: a gradient is reduced as it comes, and nothing adds it up again."""
+    lm = language_model(dtype=torch.bfloat16, tie_word_embeddings=tie)
+    lm = replace(lm, compute=replace(lm.compute, mixes=True))
+    config = UnlearnConfig(chunk=64, parallel=FSDP, weights=weights)
+
+    def forecast(micro_batch: int | None):
+        settings = replace(Settings.of(config), micro_batch=micro_batch)
+        return planner.forecast(lm, GROUPS, build(loss), settings, config, processes=2)
+
+    whole, cut = forecast(None), forecast(1)
+    assert cut.peak == sum(cut.parts.values()) < whole.peak
+    assert cut.parts["activations"] < whole.parts["activations"]
+
+
 def settled_on() -> tuple[int | None, UnlearnConfig]:
     """With another limit in each process, of which one is too small for the step as configured."""
     config, objective = UnlearnConfig(chunk=128), build(NPO)
