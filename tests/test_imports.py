@@ -26,7 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "data": {"errors", "config", "progress", "transfer"},
     "losses": {"config", "transfer"},
     "measure": set(),
-    "models": {"errors", "config", "progress", "runs", "distributed", "transfer", "data", "losses"},
+    "models": {"errors", "config", "progress", "runs", "distributed", "transfer", "data", "losses", "measure"},
     "metrics": {"errors", "losses"},
     "docs": {"errors"},
     "suites": {"errors", "config", "progress", "runs", "distributed", "sealed", "data", "models", "metrics"},
