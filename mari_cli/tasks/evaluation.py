@@ -62,10 +62,12 @@ def evaluation(config: EvaluateRun, *, command: Sequence[str], resume: bool) -> 
     ) as record:
         models: dict[str, Examined] = {}
         theirs: list[Row] = []
-        if reference and corpora:
-            corpora = referenced(load(reference), corpora, config, track)
         if reference:
-            theirs = asked_of_reference(load(reference), suite, config, track)
+            other = load(reference)
+            if corpora:
+                corpora = referenced(other, corpora, config, track)
+            theirs = asked_of_reference(other, suite, config, track)
+            del other
 
         def take(role: str, lm: LanguageModel) -> None:
             models[role] = examined(

@@ -15,7 +15,7 @@ from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.progress import say, track
 from mari_cli.suites.benchmarks import check_without_generation, describe_benchmarks
 from mari_cli.suites.standard import Corpus
-from mari_cli.suites.suite import suite_of
+from mari_cli.suites.suite import Row, suite_of
 from mari_cli.tasks.examined import Examined
 from mari_cli.tasks.fitting import settled
 from mari_cli.tasks.forgetting import alternative_items, context_layer, draws_of, forget
@@ -93,11 +93,12 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
         target_from = prepare_target(config, setting, corpora)
         gold_from = prepare_gold(config, setting, corpora)
         models: dict[str, Examined] = {}
+        theirs: list[Row] = []
         if reference:
-            corpora = referenced(load(reference, config, setting), corpora, config, track)
-        theirs = (
-            asked_of_reference(load(reference, config, setting), suite, config, track) if reference else []
-        )
+            other = load(reference, config, setting)
+            corpora = referenced(other, corpora, config, track)
+            theirs = asked_of_reference(other, suite, config, track)
+            del other
 
         def take(role: str, lm: LanguageModel) -> None:
             models[role] = examined(
