@@ -253,6 +253,22 @@ class PoolingScope(StrEnum):
     micro = "micro"
 
 
+class Divergence(StrEnum):
+    jensen_shannon = "jensen_shannon"
+    forward = "forward"
+    reverse = "reverse"
+    jeffreys = "jeffreys"
+
+
+class SupportSource(StrEnum):
+    neighbours = "neighbours"
+    twins = "twins"
+    siblings = "siblings"
+    assistant = "assistant"
+    base = "base"
+    gold = "gold"
+
+
 class RetainLoss(StrEnum):
     none = "none"
     nll = "nll"
@@ -287,6 +303,61 @@ class ContextConfig:
 
 
 @dataclass(kw_only=True)
+class SupportConfig:
+    """Who says, for each forget position, what the retain data supports there (`loss.estimator=context`): a
+    distribution q over tokens, made before step 1 (mari_cli/supports/)."""
+
+    source: SupportSource = SupportSource.neighbours
+    """`neighbours`: the model before, in like contexts of the retain corpus (`loss.context`). `twins`: the
+    model before, asked with the names that only the forget data holds swapped for names of the retain data.
+    `base`: the model before fine-tuning, tuned on the retain corpus for a part of a retraining. `siblings`:
+    the model before, corrected by two small models, one trained on retain, one on both. `assistant`: the
+    model before, less a model tuned on the forget data alone. `gold`: a model that never saw the forget data
+    (an upper bound, to diagnose with)."""
+    floor: float = 1e-6
+    """No token that is kept by name gets a smaller probability than this."""
+    keys: str | None = None
+    """`twins`: a text file with one key string a line, as a person's name; null: the word sequences that at
+    least `key_records` forget records hold and no retain record does."""
+    key_records: int = 3
+    twins: int = 16
+    """`twins`: how many twins of each record are averaged."""
+    contrast: float | None = None
+    """`twins`: how many times more the information that the names add is taken off; null: as often as it
+    takes until q finds the forget answers as unlikely as the model before finds the holdout's."""
+    self_generated: bool = False
+    """`twins`: tokens of the answer that only the names explain are drawn anew from the twin, so that what
+    follows does not lean on them. For answers of more than a few tokens."""
+    model: str | None = None
+    """`base`, `assistant`, `gold`: the path of that model; null: `base` is the run's own `model` before its
+    target is fine-tuned, `assistant` is that one too."""
+    share: float = 0.34
+    """`base`: epochs of tuning on retain, as a share of `finetune.epochs`."""
+    sharpen: float | None = None
+    """`base`: q is the tuned model's prediction to this power; null: the power at which it finds the holdout
+    as unlikely as the model before does."""
+    retain_model: str | None = None
+    both_model: str | None = None
+    """`siblings`: paths of the two small models."""
+    weight: float = 1.0
+    """`siblings`, `assistant`: the power of the correction."""
+
+    def __post_init__(self) -> None:
+        _positive("loss.support", self, "floor", "key_records", "twins", "sharpen", "share")
+        _non_negative("loss.support", self, "weight", "contrast")
+        _require(self.floor < 0.01, f"loss.support.floor must be below 0.01, got {self.floor}")
+        both = (self.retain_model, self.both_model)
+        _require(
+            self.source is not SupportSource.siblings or None not in both,
+            "loss.support.source=siblings needs loss.support.retain_model and loss.support.both_model",
+        )
+        _require(
+            self.source is not SupportSource.gold or self.model is not None,
+            "loss.support.source=gold needs loss.support.model",
+        )
+
+
+@dataclass(kw_only=True)
 class MariConfig(LossConfig):
     """Forgetting-MarI: marginal information plus KL to the reference on retain data."""
 
@@ -302,11 +373,22 @@ class MariConfig(LossConfig):
     """What is averaged together: the whole optimiser step, however it is cut; or each micro-batch by itself,
     which is another loss, cheaper and not what the paper minimises."""
     mari_weight: float = 10.0
+    divergence: Divergence = Divergence.jensen_shannon
+    """How far a prediction p is from what is supported, q (`context`). `jensen_shannon`: I(X;Z), as in the
+    paper. `forward`: KL(q ‖ p), the limit of I/(1-prior) at prior 1. `reverse`: KL(p ‖ q), that of I/prior at
+    prior 0. `jeffreys`: the sum of these two."""
+    pointwise_weight: float = 0.0
+    """Of the pointwise marginal information of the token that was observed, log p(y)/q(y), as a Huber loss
+    (`context`): what the divergence hardly sees once p(y) is small."""
+    anchor_weight: float = 0.0
+    """Of the Huber distance of log p to the model before's, averaged over the whole vocabulary, at retain
+    positions: holds also what is improbable there, which KL does not see."""
     context: ContextConfig = field(default_factory=ContextConfig)
+    support: SupportConfig = field(default_factory=SupportConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _non_negative("loss", self, "mari_weight")
+        _non_negative("loss", self, "mari_weight", "pointwise_weight", "anchor_weight")
         _require(0 < self.prior < 1, f"loss.prior must be between 0 and 1, got {self.prior}")
         _require(
             self.forget_share is None or 0 < self.forget_share <= 1,
@@ -315,6 +397,18 @@ class MariConfig(LossConfig):
         _require(
             self.estimator is not Estimator.context or self.gradient_through is GradientThrough.forget,
             "loss.gradient_through=both needs loss.estimator=pooled or token: the target of context is fixed",
+        )
+        for name, plain in (
+            ("divergence", Divergence.jensen_shannon),
+            ("pointwise_weight", 0.0),
+        ):
+            _require(
+                self.estimator is Estimator.context or getattr(self, name) == plain,
+                f"loss.{name}={getattr(self, name)} needs loss.estimator=context",
+            )
+        _require(
+            self.estimator is Estimator.context or self.support.source is SupportSource.neighbours,
+            f"loss.support.source={self.support.source} needs loss.estimator=context",
         )
 
 
