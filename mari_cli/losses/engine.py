@@ -1,7 +1,8 @@
 """Readings of the head over a whole step, and their gradient, without ever holding the step's logits.
 
-An objective is a function of three kinds of reading: the log-probabilities of labels, the divergence from the
-reference, and the marginal information of pools of positions. Given the objective's gradient at the readings,
+An objective is a function of its readings: the log-probabilities of labels; the divergence from the reference,
+and the distance of all log-probabilities from it; the marginal information of pools of positions, or of each
+position against what is supported there, with that of the observed token. Given the objective's gradient at the readings,
 one sweep over chunks of positions computes the readings and carries the gradient through the head (closed
 forms, below); where a pool does not fit a chunk it is averaged in a sweep of its own before.
 
@@ -10,7 +11,10 @@ With p = softmax(z), at the logits z of one position:
     reading           gradient at z
     log p[label]      onehot(label) - p
     KL(q ‖ p)         p - q
+    anchor            h - p Σ h,  h = clip(log p - log q, -1, 1) / V
     I(P), P = mean p  p ∘ (γ - ⟨γ, p⟩) / count,  γ = ∂I/∂P
+    D(q, p)           s - p Σ s,  s = p ∘ ∂D/∂p (losses/divergences/)
+    Huber(log p/q[y]) clip(log p/q[y], -1, 1) (onehot(y) - p)
 
 Shapes: N, M positions, c positions of a chunk, D hidden size, V vocabulary, C pools, K stored tokens.
 """
@@ -22,20 +26,22 @@ import torch
 from torch import Tensor
 
 from mari_cli.losses import fused, marginal
+from mari_cli.losses.divergences import FromSupport
 from mari_cli.losses.fused import over_chunk
 from mari_cli.losses.head import Head, HeadGradient
 from mari_cli.losses.marginal import Pools
+from mari_cli.losses.pointwise import pointwise
 from mari_cli.transfer import sent
 
 
 @dataclass(frozen=True)
 class Supported:
-    """What the retain data supports at each forget position, see `marginal.supported_information`."""
+    """What the retain data supports at each forget position: q of some tokens, the position's own label first
+    and none twice; what is missing to 1 lies on all others together, which are one outcome."""
 
     ids_MK: Tensor
     probability_MK: Tensor
-    prior: float
-    share: float
+    divergence: FromSupport
 
 
 @dataclass(frozen=True)
@@ -51,14 +57,18 @@ class Rows:
 
 @dataclass(frozen=True)
 class Readings:
-    """Of each role what was read, [N]; and I of each pool [C], or of each supported position [M].
+    """Of each role what was read, [N]; and I of each pool [C], or D of each supported position [M].
 
     The gradient of an objective at its readings has the same form.
     """
 
     log_p: dict[str, Tensor] = field(default_factory=dict)
     kl: dict[str, Tensor] = field(default_factory=dict)
+    anchor: dict[str, Tensor] = field(default_factory=dict)
+    """Huber(log p - log q) averaged over the vocabulary, q the reference's."""
     information: Tensor | None = None
+    pointwise: Tensor | None = None
+    """Huber(log p(y) - log q(y)) of each supported position [M]."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +187,8 @@ class _Slice:
     h_cD: Tensor
     labels_c: Tensor
     p_cV: Tensor
+    log_p_c: Tensor
+    """Of the labels."""
     slope_cV: Tensor | None
     reference_cV: Tensor | None
     """The reference's logits, and of each row log Σ exp."""
@@ -191,10 +203,16 @@ class _Sweep:
     ) -> None:
         self.head, self.reference, self.rows, self.weights = head, reference, rows, weights
         self.gradient = {role: torch.zeros_like(of_role.h_ND) for role, of_role in rows.items()}
+
+        def zeros(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {role: torch.zeros_like(weight_N) for role, weight_N in weights.items()}
+
         self.readings = Readings(
-            {role: torch.zeros_like(weight_N) for role, weight_N in weights.log_p.items()},
-            {role: torch.zeros_like(weight_N) for role, weight_N in weights.kl.items()},
+            zeros(weights.log_p),
+            zeros(weights.kl),
+            zeros(weights.anchor),
             None if weights.information is None else torch.zeros_like(weights.information),
+            None if weights.pointwise is None else torch.zeros_like(weights.pointwise),
         )
 
     def open(self, role: str, index: Index, made: Tensor | None = None) -> _Slice:
@@ -207,13 +225,15 @@ class _Sweep:
             assert self.reference is not None
             assert rows.reference_ND is not None
             reference_cV = self.reference.logits(rows.reference_ND[index])
+            if role in self.readings.anchor:
+                self.readings.anchor[role][index] = over_chunk(fused.anchor, z_cV, reference_cV)[0]
             log_p_c, kl_c, q_normaliser_c = over_chunk(fused.predict_beside_, z_cV, labels_c, reference_cV)
             self.readings.kl[role][index] = kl_c
         else:
             (log_p_c,) = over_chunk(fused.predict_, z_cV, labels_c)
         if role in self.readings.log_p:
             self.readings.log_p[role][index] = log_p_c
-        return _Slice(role, index, h_cD, labels_c, z_cV, slope_cV, reference_cV, q_normaliser_c)
+        return _Slice(role, index, h_cD, labels_c, z_cV, log_p_c, slope_cV, reference_cV, q_normaliser_c)
 
     def close(self, part: _Slice, gamma_cV: Tensor | None = None) -> None:
         """Push the gradient of a slice; ``gamma_cV`` [c, V] or [1, V] is that of the loss at its p, used up.
@@ -243,6 +263,7 @@ class _Sweep:
             part.reference_cV,
             part.q_normaliser_c,
             None if part.reference_cV is None else self.weights.kl[role][index],
+            self.weights.anchor[role][index] if role in self.weights.anchor else None,
         )
         part.reference_cV = None  # not held while the head's gradient is made
         for ids_cK, added_cK in sparse:
@@ -250,9 +271,10 @@ class _Sweep:
         self.gradient[role][index] = self.head.push(p_cV, part.h_cD, part.slope_cV)
 
     def _towards_support(self, part: _Slice, supported: Supported) -> tuple[Tensor, Tensor, Tensor]:
-        """Read I against the supported distribution, over K tokens and the rest of them as one outcome.
+        """Read D against the supported distribution, over K tokens and the rest of them as one outcome, and
+        the pointwise information of the label, which is the first of them.
 
-        γ is one number g_rest but at those tokens: δ = p (g_rest - ⟨γ, p⟩), and p (γ - g_rest) more there.
+        With the score s of these outcomes δ = p (s_rest/p_rest - Σ s), and s - p s_rest/p_rest more at the K.
         """
         assert self.weights.information is not None
         assert self.readings.information is not None
@@ -261,15 +283,23 @@ class _Sweep:
         p_cV.scatter_(-1, ids_cK, 0.0)
         rest_c1 = p_cV.sum(-1, keepdim=True)  # 1 - Σ p_cK would lose the digits of a small rest
         p_cV.scatter_(-1, ids_cK, p_cK)
-        u_cL = torch.cat([p_cK, rest_c1], -1)
-        r_cL = marginal.with_rest(supported.probability_MK[part.index].to(u_cL))
-        settings = (u_cL.new_full((), value) for value in (supported.prior, supported.share))
-        information_c, _, g_cL = marginal.information_and_gradient(r_cL, u_cL, *settings)
-        self.readings.information[part.index] = information_c
-        g_cL *= self.weights.information[part.index].unsqueeze(-1)
-        mean_c1 = (g_cL * u_cL).sum(-1, keepdim=True)
-        g_cK, g_rest_c1 = g_cL[:, :-1], g_cL[:, -1:]
-        return (g_rest_c1 - mean_c1).squeeze(-1), ids_cK, p_cK * (g_cK - g_rest_c1)
+        tiny = torch.finfo(p_cK.dtype).tiny
+        rest_c1 = rest_c1.clamp_min(tiny)
+        label_c1 = part.log_p_c.to(p_cK).unsqueeze(-1)  # also where p has vanished
+        log_p_cL = torch.cat([label_c1, p_cK[:, 1:].clamp_min(tiny).log(), rest_c1.log()], -1)
+        log_q_cL = marginal.with_rest(supported.probability_MK[part.index].to(p_cK)).clamp_min(tiny).log()
+        value_c, score_cL = supported.divergence(log_q_cL, log_p_cL)
+        self.readings.information[part.index] = value_c
+        score_cL = score_cL * self.weights.information[part.index].unsqueeze(-1)
+        if self.weights.pointwise is not None:
+            assert self.readings.pointwise is not None
+            value_c, slope_c = pointwise(log_q_cL[:, 0], log_p_cL[:, 0])
+            self.readings.pointwise[part.index] = value_c
+            score_cL[:, 0] += slope_c * self.weights.pointwise[part.index]
+        each_c1 = score_cL[:, -1:] / rest_c1
+        return (each_c1 - score_cL.sum(-1, keepdim=True)).squeeze(-1), ids_cK, (
+            score_cL[:, :-1] - p_cK * each_c1
+        )
 
     def pool_at_once(self, block: _Block, pools: Pools, *, through_retain: bool) -> None:
         """Pools whose probabilities fit in memory together: opened once, averaged, closed."""

@@ -109,6 +109,14 @@ def predict_beside_(z_cV: Tensor, labels_c: Tensor, reference_cV: Tensor) -> tup
     return label_c, divergence_c, q_normaliser_c
 
 
+def anchor(z_cV: Tensor, reference_cV: Tensor) -> tuple[Tensor]:
+    """Huber(log p - log q) averaged over the vocabulary [c], q the reference's."""
+    apart_cV = z_cV - z_cV.logsumexp(-1, keepdim=True)
+    apart_cV -= reference_cV - reference_cV.logsumexp(-1, keepdim=True)
+    near_cV = apart_cV.clamp(-1, 1)
+    return ((apart_cV - near_cV / 2).mul_(near_cV).mean(-1),)
+
+
 def summed_predictions(z_cV: Tensor) -> tuple[Tensor]:
     """Probabilities summed over all rows that it gets, as one row [1, V]."""
     return (z_cV.softmax(-1).sum(0, keepdim=True),)
@@ -121,8 +129,16 @@ def gradient_(
     reference_cV: Tensor | None,
     q_normaliser_c: Tensor | None,
     weight_c: Tensor | None,
+    anchor_c: Tensor | None = None,
 ) -> tuple[()]:
-    """p becomes p ∘ (factor + γ - ⟨γ, p⟩) - weight · q; without γ or q what is left of that."""
+    """p becomes p ∘ (factor + γ - ⟨γ, p⟩) - weight · q + anchor · (h - p Σ h), h the slope of `anchor`; without
+    γ, q or anchor what is left of that."""
+    if anchor_c is not None:
+        assert reference_cV is not None
+        assert q_normaliser_c is not None
+        h_cV = p_cV.log().sub_(reference_cV - q_normaliser_c.unsqueeze(-1)).clamp_(-1, 1)
+        h_cV.mul_((anchor_c / p_cV.shape[-1]).unsqueeze(-1))
+        factor_c = factor_c - h_cV.sum(-1)
     if gamma_cV is None:
         p_cV.mul_(factor_c.unsqueeze(-1))
     else:
@@ -133,6 +149,8 @@ def gradient_(
         assert weight_c is not None
         q_cV = (reference_cV - q_normaliser_c.unsqueeze(-1)).exp_()
         p_cV.addcmul_(q_cV, weight_c.unsqueeze(-1), value=-1)
+    if anchor_c is not None:
+        p_cV.add_(h_cV)
     return ()
 
 

@@ -7,7 +7,7 @@ position. The term to minimise is the mutual information I(X;Z), a generalised J
 nats, 0 <= I <= H(Z) <= log 2.
 
 The paper names the *pooled* and the *token-wise* estimator; how it weights positions is not public, so the
-weights here are ours (`token_information` says which). `context_information` is ours altogether.
+weights here are ours (`token_information` says which).
 
 These are the full-logits formulas, the oracle for every faster way to compute them.
 Shapes: N, M = supervised positions of retain and forget data in one optimiser step, V = vocabulary,

@@ -5,9 +5,11 @@ Holds [positions x vocabulary] several times. Shapes: N, M positions, V vocabula
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
+from torch.nn.functional import smooth_l1_loss
 
-from mari_cli.config import Estimator, GradientThrough, MariConfig
+from mari_cli.config import Divergence, Estimator, GradientThrough, MariConfig
 from mari_cli.losses import likelihood, marginal
 from mari_cli.losses.engine import Readings, Rows
 from mari_cli.losses.head import Head
@@ -27,13 +29,16 @@ def readings(
     """
     logits = {role: head(of_role.h_ND) for role, of_role in rows.items()}
     log_p = {role: -likelihood.token_nll(z_NV, rows[role].labels_N) for role, z_NV in logits.items()}
-    kl = {}
+    kl, anchor = {}, {}
     for role, of_role in rows.items():
         if of_role.reference_ND is not None:
             assert reference is not None
-            kl[role] = likelihood.kl_from_reference(logits[role], reference(of_role.reference_ND).detach())
+            reference_NV = reference(of_role.reference_ND).detach()
+            kl[role] = likelihood.kl_from_reference(logits[role], reference_NV)
+            both = logits[role].log_softmax(-1), reference_NV.log_softmax(-1)
+            anchor[role] = smooth_l1_loss(*both, reduction="none").mean(-1)
     if config is None:
-        return Readings(log_p, kl)
+        return Readings(log_p, kl, anchor)
     p_r_NV, p_u_MV = logits["retain"].softmax(-1), logits["forget"].softmax(-1)
     if config.gradient_through is GradientThrough.forget:
         p_r_NV = p_r_NV.detach()
@@ -55,11 +60,31 @@ def readings(
         case Estimator.context:
             supported = rows["forget"].supported
             assert supported is not None
-            information = marginal.supported_information(
-                p_u_MV,
-                supported.ids_MK.long(),
-                supported.probability_MK,
-                prior=supported.prior,
-                share=supported.share,
-            )
-    return Readings(log_p, kl, information)
+            ids_MK = supported.ids_MK.long()
+            q_ML = marginal.with_rest(supported.probability_MK.to(p_u_MV.dtype))
+            rest_M1 = p_u_MV.scatter(-1, ids_MK, 0.0).sum(-1, keepdim=True)
+            p_ML = torch.cat([p_u_MV.gather(-1, ids_MK), rest_M1], -1)
+            information = divergence(q_ML, p_ML, config, share=_share(config, log_p))
+            observed = p_ML[:, 0].log(), q_ML[:, 0].log()
+            pointwise = smooth_l1_loss(*observed, reduction="none")
+            return Readings(log_p, kl, anchor, information, pointwise)
+    return Readings(log_p, kl, anchor, information)
+
+
+def divergence(q: Tensor, p: Tensor, config: MariConfig, *, share: float) -> Tensor:
+    """D(q, p) in nats over the last dimension, as `loss.divergence` says."""
+    forward, reverse = (q * (q / p).log()).sum(-1), (p * (p / q).log()).sum(-1)
+    match config.divergence:
+        case Divergence.jensen_shannon:
+            return marginal.generalised_jsd(q, (1 - share) * q + share * p, config.prior)
+        case Divergence.forward:
+            return forward
+        case Divergence.reverse:
+            return reverse
+        case Divergence.jeffreys:
+            return forward + reverse
+
+
+def _share(config: MariConfig, log_p: Mapping[str, Tensor]) -> float:
+    forget, retain = len(log_p["forget"]), len(log_p["retain"])
+    return forget / (forget + retain) if config.forget_share is None else config.forget_share

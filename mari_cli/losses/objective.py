@@ -7,7 +7,7 @@ are sums over positions and sequences; those of the parts of a step add up.
 Shapes: N positions, S sequences, C pools, M forget positions.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -73,6 +73,8 @@ class Needs:
 
     log_p: tuple[str, ...] = ()
     kl: tuple[str, ...] = ()
+    anchor: tuple[str, ...] = ()
+    """Of those in `kl`."""
     survey: tuple[str, ...] = ()
     """Roles whose log-probabilities it is not linear in: they are read before its gradient is taken."""
     reference_log_p: tuple[str, ...] = ()
@@ -118,8 +120,12 @@ def _mean_nll(role: str, step: Step, readings: Readings) -> Tensor:
 
 
 def _mean_kl(step: Step, readings: Readings) -> Tensor:
-    kl_N = readings.kl.get("retain")
-    return torch.zeros(()) if kl_N is None else kl_N.sum() / step.positions["retain"].step_positions
+    return _mean_over(readings.kl, "retain", step)
+
+
+def _mean_over(readings: Mapping[str, Tensor], role: str, step: Step) -> Tensor:
+    read_N = readings.get(role)
+    return torch.zeros(()) if read_N is None else read_N.sum() / step.positions[role].step_positions
 
 
 def _sequence_log_p(role: str, step: Step, readings: Readings, *, length_normalised: bool = False) -> Tensor:
@@ -154,7 +160,8 @@ def _retain_terms(kind: RetainLoss, step: Step, readings: Readings) -> Terms:
 
 
 def mari(config: MariConfig, step: Step, readings: Readings) -> Terms:
-    """mari_weight · I(X;Z|C) + retain_weight · KL(reference ‖ model) on retain data."""
+    """mari_weight · I(X;Z|C) + retain_weight · KL(reference ‖ model) on retain data, and where they have a
+    weight the pointwise information of the observed tokens and the anchor on retain data."""
     read = readings.information
     if read is None:
         information = torch.zeros(())
@@ -164,7 +171,17 @@ def mari(config: MariConfig, step: Step, readings: Readings) -> Terms:
         information = read.sum() / step.positions["forget"].step_positions
     retain_kl = _mean_kl(step, readings)
     loss = config.mari_weight * information + config.retain_weight * retain_kl
-    return {"loss": loss, "marginal_information": information, "retain_kl": retain_kl}
+    terms = {"marginal_information": information, "retain_kl": retain_kl}
+    if config.pointwise_weight:
+        read = readings.pointwise
+        terms["pointwise_information"] = (
+            torch.zeros(()) if read is None else read.sum() / step.positions["forget"].step_positions
+        )
+        loss = loss + config.pointwise_weight * terms["pointwise_information"]
+    if config.anchor_weight:
+        terms["retain_anchor"] = _mean_over(readings.anchor, "retain", step)
+        loss = loss + config.anchor_weight * terms["retain_anchor"]
+    return {"loss": loss, **terms}
 
 
 def ascent(config: AscentConfig, retain: RetainLoss, step: Step, readings: Readings) -> Terms:
@@ -219,9 +236,9 @@ def build(config: LossConfig) -> Objective:
     these, and a branch here."""
     match config:
         case MariConfig():
-            return Objective(
-                lambda step, readings: mari(config, step, readings), Needs(kl=("retain",), information=config)
-            )
+            retain = ("retain",)
+            needs = Needs(kl=retain, anchor=retain if config.anchor_weight else (), information=config)
+            return Objective(lambda step, readings: mari(config, step, readings), needs)
         case NPOConfig():
             needs = replace(
                 _retain_needs(config.retain_loss), survey=("forget",), reference_log_p=("forget",)
@@ -301,8 +318,8 @@ def differentiate(
         if role in rows:
             log_p_N = log_probabilities(head, rows[role].h_ND, rows[role].labels_N, chunk=chunk)
             blank.log_p[role].copy_(log_p_N)
-    leaves = [*blank.log_p.values(), *blank.kl.values()]
-    leaves += [] if blank.information is None else [blank.information]
+    leaves = [*blank.log_p.values(), *blank.kl.values(), *blank.anchor.values()]
+    leaves += [read for read in (blank.information, blank.pointwise) if read is not None]
     if not leaves:  # none of the step's items are in this part
         return objective.terms(step, blank), Gradients({}, HeadGradient(head))
     with torch.enable_grad():
@@ -313,7 +330,9 @@ def differentiate(
     weights = Readings(
         {role: next(found) for role in blank.log_p},
         {role: next(found) for role in blank.kl},
+        {role: next(found) for role in blank.anchor},
         None if blank.information is None else next(found),
+        None if blank.pointwise is None else next(found),
     )
     through_retain = (
         needs.information is not None and needs.information.gradient_through is GradientThrough.both
@@ -344,11 +363,14 @@ def _blank(needs: Needs, step: Step, rows: Mapping[str, Rows], head: Head) -> Re
             dtype = torch.promote_types(dtype, head.weight_VD.dtype)
         return torch.zeros(size, dtype=dtype, device=h_ND.device)
 
-    information = None
+    def by_role(roles: Collection[str]) -> dict[str, Tensor]:
+        return {role: zeros(role, len(rows[role].h_ND)) for role in roles if role in rows}
+
+    information = pointwise = None
     if needs.information is not None and "forget" in rows:
         information = zeros("forget", len(rows["forget"].h_ND) if step.pools is None else len(step.pools))
+        if needs.information.pointwise_weight:
+            pointwise = zeros("forget", len(rows["forget"].h_ND))
     return Readings(
-        {role: zeros(role, len(rows[role].h_ND)) for role in needs.log_p if role in rows},
-        {role: zeros(role, len(rows[role].h_ND)) for role in needs.kl if role in rows},
-        information,
+        by_role(needs.log_p), by_role(needs.kl), by_role(needs.anchor), information, pointwise
     )

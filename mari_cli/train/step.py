@@ -24,6 +24,7 @@ from mari_cli import distributed
 from mari_cli.config import Estimator
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import marginal
+from mari_cli.losses.divergences import divergence_of
 from mari_cli.losses.engine import Gradients, Rows, Supported
 from mari_cli.losses.head import Head
 from mari_cli.losses.objective import Objective, Positions, Step, Terms, differentiate, pools_of
@@ -331,7 +332,7 @@ def _assemble(
             )
             share = config.forget_share
             share = step_forget / (step_forget + step_retain) if share is None else share
-            supported = Supported(ids_MK, probability_MK, config.prior, share)
+            supported = Supported(ids_MK, probability_MK, divergence_of(config, share))
         states_ND = of_role.states_ND
         rows[role] = Rows(
             h_ND,

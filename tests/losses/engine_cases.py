@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mari_cli.config import (
     AscentConfig,
+    Divergence,
     DPOConfig,
     Estimator,
     GradientThrough,
@@ -18,6 +19,7 @@ from mari_cli.config import (
     RetainLoss,
 )
 from mari_cli.losses import naive
+from mari_cli.losses.divergences import divergence_of
 from mari_cli.losses.engine import Rows, Supported
 from mari_cli.losses.head import Head
 from mari_cli.losses.objective import Objective, Positions, Step, Terms, build, differentiate, pools_of
@@ -32,6 +34,13 @@ LOSSES: dict[str, LossConfig] = {
         name="mari", estimator=Estimator.token, gradient_through=BOTH, forget_share=0.7
     ),
     "mari_context": MariConfig(name="mari", estimator=Estimator.context, prior=0.4),
+    **{
+        f"mari_{divergence}": MariConfig(
+            name="mari", estimator=Estimator.context, divergence=divergence, pointwise_weight=0.3
+        )
+        for divergence in Divergence
+    },
+    "mari_anchored": MariConfig(name="mari", estimator=Estimator.context, anchor_weight=30.0),
     "grad_ascent": AscentConfig(name="grad_ascent"),
     "grad_diff": AscentConfig(name="grad_diff", retain_weight=0.7),
     "kl_ga": AscentConfig(name="kl_ga", forget_weight=0.3),
@@ -88,9 +97,11 @@ def case(
         reference_ND = randn(n, d, seed=30 + seed, dtype=dtype) if role in needs.kl else None
         supported = None
         if needs.supported and role == "forget":
-            ids_MK = randn(n, v, seed=40).argsort(-1)[:, :K]
+            among_MV = randn(n, v, seed=40).scatter(-1, at.labels_N.unsqueeze(-1), -9.0)
+            ids_MK = among_MV.argsort(-1)[:, :K]  # the label first
             probability_MK = randn(n, v, seed=41).softmax(-1).gather(-1, ids_MK).to(dtype)
-            supported = Supported(ids_MK.int(), probability_MK, config.prior, 0.6)
+            share = n / (n + sum(lengths["retain"]))
+            supported = Supported(ids_MK.int(), probability_MK, divergence_of(config, share))
         rows[role] = Rows(h_ND, at.labels_N, reference_ND, supported)
     log_p = {role: randn(len(lengths[role]), seed=50) * 2 - 6 for role in needs.reference_log_p}
     pools = pools_of(config, where) if needs.pools else None

@@ -1,0 +1,36 @@
+"""How far a prediction p is from the distribution q that the retain data supports: one file each.
+
+Every divergence is a function of (log q, log p), both [c, L] over L outcomes that add up to 1, and returns its
+value [c] in nats and the score p ∘ ∂D/∂p [c, L]: the part of the gradient at the logits that belongs to each
+outcome, δ = score - p · Σ score. A score stays finite where p vanishes; ∂D/∂p does not.
+
+Shapes: c positions, L outcomes: the tokens that q names, and all others as one.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor
+
+from mari_cli.config import Divergence, MariConfig
+from mari_cli.losses.divergences.forward import forward
+from mari_cli.losses.divergences.jeffreys import jeffreys
+from mari_cli.losses.divergences.jensen_shannon import jensen_shannon
+from mari_cli.losses.divergences.reverse import reverse
+
+FromSupport = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(log q, log p) to (value, score)."""
+
+FREE_OF_PRIOR: dict[Divergence, FromSupport] = {
+    Divergence.forward: forward,
+    Divergence.reverse: reverse,
+    Divergence.jeffreys: jeffreys,
+}
+
+
+def divergence_of(config: MariConfig, share: float) -> FromSupport:
+    """The divergence that ``config`` names. ``share``: the forget side's weight in the joint distribution,
+    which, as the prior, only Jensen-Shannon reads."""
+    if config.divergence is Divergence.jensen_shannon:
+        return partial(jensen_shannon, prior=config.prior, share=share)
+    return FREE_OF_PRIOR[config.divergence]

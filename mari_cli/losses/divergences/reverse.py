@@ -1,0 +1,14 @@
+"""Reverse divergence KL(p ‖ q) = Σ p log(p/q): the limit of I(X;Z)/π at prior π = 0 and share 1.
+
+Gradient at the logits p ∘ (log(p/q) - KL): still pushes a token that q does not support when p is small.
+"""
+
+import torch
+from torch import Tensor
+
+
+def reverse(log_q_cL: Tensor, log_p_cL: Tensor) -> tuple[Tensor, Tensor]:
+    """Value [c] in nats, >= 0, and score [c, L]. (Σ p = 1 fixes p's gradient but for a constant, left out.)"""
+    p_cL = log_p_cL.exp()
+    score_cL = torch.where(p_cL > 0, p_cL * (log_p_cL - log_q_cL), 0.0)
+    return score_cL.sum(-1), score_cL
