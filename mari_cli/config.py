@@ -260,6 +260,11 @@ class Divergence(StrEnum):
     jeffreys = "jeffreys"
 
 
+class RetainDivergence(StrEnum):
+    forward = "forward"
+    reverse = "reverse"
+
+
 class SupportSource(StrEnum):
     neighbours = "neighbours"
     twins = "twins"
@@ -362,8 +367,9 @@ class MariConfig(LossConfig):
     """Forgetting-MarI: marginal information plus KL to the reference on retain data."""
 
     estimator: Estimator = Estimator.token
-    prior: float = 0.5
-    """P(Z=1), the chance that a position comes from retain and forget together."""
+    prior: float | None = 0.5
+    """P(Z=1), the chance that a position comes from retain and forget together; null: by counts, of R retain
+    and U forget positions (R + U) / (2 R + U)."""
     forget_share: float | None = None
     """Weight of the forget side in the joint distribution; null: its share of the step's tokens."""
     gradient_through: GradientThrough = GradientThrough.forget
@@ -373,6 +379,8 @@ class MariConfig(LossConfig):
     """What is averaged together: the whole optimiser step, however it is cut; or each micro-batch by itself,
     which is another loss, cheaper and not what the paper minimises."""
     mari_weight: float = 10.0
+    retain_divergence: RetainDivergence = RetainDivergence.forward
+    """What holds the retain side: `forward`: KL(model before ‖ model); `reverse`: KL(model ‖ model before)."""
     divergence: Divergence = Divergence.jensen_shannon
     """How far a prediction p is from what is supported, q (`context`). `jensen_shannon`: I(X;Z), as in the
     paper. `forward`: KL(q ‖ p), the limit of I/(1-prior) at prior 1. `reverse`: KL(p ‖ q), that of I/prior at
@@ -389,7 +397,9 @@ class MariConfig(LossConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _non_negative("loss", self, "mari_weight", "pointwise_weight", "anchor_weight")
-        _require(0 < self.prior < 1, f"loss.prior must be between 0 and 1, got {self.prior}")
+        _require(
+            self.prior is None or 0 < self.prior < 1, f"loss.prior must be between 0 and 1, got {self.prior}"
+        )
         _require(
             self.forget_share is None or 0 < self.forget_share <= 1,
             f"loss.forget_share must be in (0, 1], got {self.forget_share}",

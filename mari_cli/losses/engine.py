@@ -11,6 +11,7 @@ With p = softmax(z), at the logits z of one position:
     reading           gradient at z
     log p[label]      onehot(label) - p
     KL(q ‖ p)         p - q
+    KL(p ‖ q)         p ∘ (γ - ⟨γ, p⟩),  γ = log p - log q
     anchor            h - p Σ h,  h = clip(log p - log q, -1, 1) / V
     I(P), P = mean p  p ∘ (γ - ⟨γ, p⟩) / count,  γ = ∂I/∂P
     D(q, p)           s - p Σ s,  s = p ∘ ∂D/∂p (losses/divergences/)
@@ -64,6 +65,8 @@ class Readings:
 
     log_p: dict[str, Tensor] = field(default_factory=dict)
     kl: dict[str, Tensor] = field(default_factory=dict)
+    reverse_kl: dict[str, Tensor] = field(default_factory=dict)
+    """KL(p ‖ q), q the reference's."""
     anchor: dict[str, Tensor] = field(default_factory=dict)
     """Huber(log p - log q) averaged over the vocabulary, q the reference's."""
     information: Tensor | None = None
@@ -210,6 +213,7 @@ class _Sweep:
         self.readings = Readings(
             zeros(weights.log_p),
             zeros(weights.kl),
+            zeros(weights.reverse_kl),
             zeros(weights.anchor),
             None if weights.information is None else torch.zeros_like(weights.information),
             None if weights.pointwise is None else torch.zeros_like(weights.pointwise),
@@ -221,18 +225,21 @@ class _Sweep:
         h_cD, labels_c = rows.h_ND[index], rows.labels_N[index]
         z_cV = self.head.logits(h_cD) if made is None else made
         slope_cV, reference_cV, q_normaliser_c = self.head.slope(z_cV), None, None
-        if role in self.readings.kl:
+        read = self.readings
+        if role in read.kl or role in read.reverse_kl or role in read.anchor:
             assert self.reference is not None
             assert rows.reference_ND is not None
             reference_cV = self.reference.logits(rows.reference_ND[index])
-            if role in self.readings.anchor:
-                self.readings.anchor[role][index] = over_chunk(fused.anchor, z_cV, reference_cV)[0]
+            for of_role, kernel in ((read.reverse_kl, fused.reverse_kl), (read.anchor, fused.anchor)):
+                if role in of_role:
+                    (of_role[role][index],) = over_chunk(kernel, z_cV, reference_cV)
             log_p_c, kl_c, q_normaliser_c = over_chunk(fused.predict_beside_, z_cV, labels_c, reference_cV)
-            self.readings.kl[role][index] = kl_c
+            if role in read.kl:
+                read.kl[role][index] = kl_c
         else:
             (log_p_c,) = over_chunk(fused.predict_, z_cV, labels_c)
-        if role in self.readings.log_p:
-            self.readings.log_p[role][index] = log_p_c
+        if role in read.log_p:
+            read.log_p[role][index] = log_p_c
         return _Slice(role, index, h_cD, labels_c, z_cV, log_p_c, slope_cV, reference_cV, q_normaliser_c)
 
     def close(self, part: _Slice, gamma_cV: Tensor | None = None) -> None:
@@ -245,6 +252,8 @@ class _Sweep:
         sparse: list[tuple[Tensor, Tensor]] = []  # tokens [c, K] and what is added at them
         if role in self.weights.kl:
             factor_c = factor_c + self.weights.kl[role][index]
+        if role in self.weights.reverse_kl:
+            factor_c = factor_c - self.weights.reverse_kl[role][index] * self.readings.reverse_kl[role][index]
         if role in self.weights.log_p:
             weight_c = self.weights.log_p[role][index]
             factor_c = factor_c - weight_c
@@ -262,8 +271,10 @@ class _Sweep:
             None if gamma_cV is None else gamma_cV.expand_as(p_cV),
             part.reference_cV,
             part.q_normaliser_c,
-            None if part.reference_cV is None else self.weights.kl[role][index],
-            self.weights.anchor[role][index] if role in self.weights.anchor else None,
+            *(
+                of_role[role][index] if role in of_role else None
+                for of_role in (self.weights.kl, self.weights.reverse_kl, self.weights.anchor)
+            ),
         )
         part.reference_cV = None  # not held while the head's gradient is made
         for ids_cK, added_cK in sparse:

@@ -109,6 +109,13 @@ def predict_beside_(z_cV: Tensor, labels_c: Tensor, reference_cV: Tensor) -> tup
     return label_c, divergence_c, q_normaliser_c
 
 
+def reverse_kl(z_cV: Tensor, reference_cV: Tensor) -> tuple[Tensor]:
+    """KL(p ‖ q) [c], q the reference's."""
+    normaliser_c, q_normaliser_c = z_cV.logsumexp(-1), reference_cV.logsumexp(-1)
+    difference_cV = (z_cV - reference_cV).mul_((z_cV - normaliser_c.unsqueeze(-1)).exp_())
+    return (difference_cV.sum(-1) - normaliser_c + q_normaliser_c,)
+
+
 def anchor(z_cV: Tensor, reference_cV: Tensor) -> tuple[Tensor]:
     """Huber(log p - log q) averaged over the vocabulary [c], q the reference's."""
     apart_cV = z_cV - z_cV.logsumexp(-1, keepdim=True)
@@ -128,29 +135,32 @@ def gradient_(
     gamma_cV: Tensor | None,
     reference_cV: Tensor | None,
     q_normaliser_c: Tensor | None,
-    weight_c: Tensor | None,
-    anchor_c: Tensor | None = None,
+    forward_c: Tensor | None,
+    reverse_c: Tensor | None,
+    anchor_c: Tensor | None,
 ) -> tuple[()]:
-    """p becomes p ∘ (factor + γ - ⟨γ, p⟩) - weight · q + anchor · (h - p Σ h), h the slope of `anchor`; without
-    γ, q or anchor what is left of that."""
-    if anchor_c is not None:
-        assert reference_cV is not None
-        assert q_normaliser_c is not None
-        h_cV = p_cV.log().sub_(reference_cV - q_normaliser_c.unsqueeze(-1)).clamp_(-1, 1)
-        h_cV.mul_((anchor_c / p_cV.shape[-1]).unsqueeze(-1))
-        factor_c = factor_c - h_cV.sum(-1)
-    if gamma_cV is None:
-        p_cV.mul_(factor_c.unsqueeze(-1))
-    else:
-        less_c = (p_cV * gamma_cV).sum(-1) - factor_c
-        p_cV.mul_(gamma_cV - less_c.unsqueeze(-1))
+    """p becomes p ∘ (factor + γ - ⟨γ, p⟩ + reverse · log(p/q)) - forward · q + anchor · (h - p Σ h), h the slope
+    of `anchor`. What is None is left out."""
+    less_c = -factor_c
+    added_cV: Tensor | float = 0.0
     if reference_cV is not None:
         assert q_normaliser_c is not None
-        assert weight_c is not None
-        q_cV = (reference_cV - q_normaliser_c.unsqueeze(-1)).exp_()
-        p_cV.addcmul_(q_cV, weight_c.unsqueeze(-1), value=-1)
-    if anchor_c is not None:
-        p_cV.add_(h_cV)
+        log_q_cV = reference_cV - q_normaliser_c.unsqueeze(-1)
+        # where p has vanished it counts as the smallest there is
+        log_ratio_cV = p_cV.clamp_min(torch.finfo(p_cV.dtype).tiny).log() - log_q_cV
+        if forward_c is not None:
+            added_cV = added_cV - log_q_cV.exp() * forward_c.unsqueeze(-1)
+        if reverse_c is not None:
+            added_cV = added_cV + p_cV * log_ratio_cV * reverse_c.unsqueeze(-1)
+        if anchor_c is not None:
+            h_cV = log_ratio_cV.clamp(-1, 1) * (anchor_c / p_cV.shape[-1]).unsqueeze(-1)
+            added_cV = added_cV + h_cV
+            less_c = less_c + h_cV.sum(-1)
+    if gamma_cV is None:
+        p_cV.copy_(added_cV - p_cV * less_c.unsqueeze(-1))
+    else:
+        less_c = less_c + (p_cV * gamma_cV).sum(-1)
+        p_cV.copy_(p_cV * (gamma_cV - less_c.unsqueeze(-1)) + added_cV)
     return ()
 
 

@@ -13,6 +13,7 @@ from mari_cli.config import Divergence, Estimator, GradientThrough, MariConfig
 from mari_cli.losses import likelihood, marginal
 from mari_cli.losses.engine import Readings, Rows
 from mari_cli.losses.head import Head
+from mari_cli.losses.objective import prior_of
 
 
 def readings(
@@ -29,23 +30,25 @@ def readings(
     """
     logits = {role: head(of_role.h_ND) for role, of_role in rows.items()}
     log_p = {role: -likelihood.token_nll(z_NV, rows[role].labels_N) for role, z_NV in logits.items()}
-    kl, anchor = {}, {}
+    kl, reverse_kl, anchor = {}, {}, {}
     for role, of_role in rows.items():
         if of_role.reference_ND is not None:
             assert reference is not None
             reference_NV = reference(of_role.reference_ND).detach()
             kl[role] = likelihood.kl_from_reference(logits[role], reference_NV)
             both = logits[role].log_softmax(-1), reference_NV.log_softmax(-1)
+            reverse_kl[role] = (both[0].exp() * (both[0] - both[1])).sum(-1)
             anchor[role] = smooth_l1_loss(*both, reduction="none").mean(-1)
     if config is None:
-        return Readings(log_p, kl, anchor)
+        return Readings(log_p, kl, reverse_kl, anchor)
     p_r_NV, p_u_MV = logits["retain"].softmax(-1), logits["forget"].softmax(-1)
+    prior = prior_of(config, retain=len(p_r_NV), forget=len(p_u_MV))
     if config.gradient_through is GradientThrough.forget:
         p_r_NV = p_r_NV.detach()
     match config.estimator:
         case Estimator.pooled:
             information = marginal.pooled_information(
-                p_r_NV, p_u_MV, prior=config.prior, forget_share=config.forget_share
+                p_r_NV, p_u_MV, prior=prior, forget_share=config.forget_share
             ).reshape(1)
         case Estimator.token:
             assert index_N is not None
@@ -54,7 +57,7 @@ def readings(
                 p_u_MV,
                 index_N["retain"],
                 index_N["forget"],
-                prior=config.prior,
+                prior=prior,
                 forget_share=config.forget_share,
             ).reshape(1)
         case Estimator.context:
@@ -64,19 +67,19 @@ def readings(
             q_ML = marginal.with_rest(supported.probability_MK.to(p_u_MV.dtype))
             rest_M1 = p_u_MV.scatter(-1, ids_MK, 0.0).sum(-1, keepdim=True)
             p_ML = torch.cat([p_u_MV.gather(-1, ids_MK), rest_M1], -1)
-            information = divergence(q_ML, p_ML, config, share=_share(config, log_p))
+            information = divergence(q_ML, p_ML, config, prior=prior, share=_share(config, log_p))
             observed = p_ML[:, 0].log(), q_ML[:, 0].log()
             pointwise = smooth_l1_loss(*observed, reduction="none")
-            return Readings(log_p, kl, anchor, information, pointwise)
-    return Readings(log_p, kl, anchor, information)
+            return Readings(log_p, kl, reverse_kl, anchor, information, pointwise)
+    return Readings(log_p, kl, reverse_kl, anchor, information)
 
 
-def divergence(q: Tensor, p: Tensor, config: MariConfig, *, share: float) -> Tensor:
+def divergence(q: Tensor, p: Tensor, config: MariConfig, *, prior: float, share: float) -> Tensor:
     """D(q, p) in nats over the last dimension, as `loss.divergence` says."""
     forward, reverse = (q * (q / p).log()).sum(-1), (p * (p / q).log()).sum(-1)
     match config.divergence:
         case Divergence.jensen_shannon:
-            return marginal.generalised_jsd(q, (1 - share) * q + share * p, config.prior)
+            return marginal.generalised_jsd(q, (1 - share) * q + share * p, prior)
         case Divergence.forward:
             return forward
         case Divergence.reverse:

@@ -22,6 +22,7 @@ from mari_cli.config import (
     MariConfig,
     NPOConfig,
     PoolingScope,
+    RetainDivergence,
     RetainLoss,
 )
 from mari_cli.losses import marginal, preference
@@ -73,8 +74,8 @@ class Needs:
 
     log_p: tuple[str, ...] = ()
     kl: tuple[str, ...] = ()
+    reverse_kl: tuple[str, ...] = ()
     anchor: tuple[str, ...] = ()
-    """Of those in `kl`."""
     survey: tuple[str, ...] = ()
     """Roles whose log-probabilities it is not linear in: they are read before its gradient is taken."""
     reference_log_p: tuple[str, ...] = ()
@@ -83,8 +84,13 @@ class Needs:
     @property
     def roles(self) -> tuple[str, ...]:
         """Every role with items in a step, in the order in which the trunk sees them."""
-        asked = {*self.log_p, *self.kl, *(("forget", "retain") if self.information else ())}
+        asked = {*self.log_p, *self.beside_reference, *(("forget", "retain") if self.information else ())}
         return tuple(role for role in ("forget", "retain", "alternative") if role in asked)
+
+    @property
+    def beside_reference(self) -> tuple[str, ...]:
+        """Roles whose predictions are compared with the reference's."""
+        return tuple(dict.fromkeys((*self.kl, *self.reverse_kl, *self.anchor)))
 
     @property
     def pools(self) -> bool:
@@ -160,8 +166,8 @@ def _retain_terms(kind: RetainLoss, step: Step, readings: Readings) -> Terms:
 
 
 def mari(config: MariConfig, step: Step, readings: Readings) -> Terms:
-    """mari_weight · I(X;Z|C) + retain_weight · KL(reference ‖ model) on retain data, and where they have a
-    weight the pointwise information of the observed tokens and the anchor on retain data."""
+    """mari_weight · I(X;Z|C) + retain_weight · KL on retain data, between reference and model, and where they
+    have a weight the pointwise information of the observed tokens and the anchor on retain data."""
     read = readings.information
     if read is None:
         information = torch.zeros(())
@@ -169,7 +175,8 @@ def mari(config: MariConfig, step: Step, readings: Readings) -> Terms:
         information = (_as(read, step.pools.weight_C) * read).sum()
     else:
         information = read.sum() / step.positions["forget"].step_positions
-    retain_kl = _mean_kl(step, readings)
+    reverse = config.retain_divergence is RetainDivergence.reverse
+    retain_kl = _mean_over(readings.reverse_kl if reverse else readings.kl, "retain", step)
     loss = config.mari_weight * information + config.retain_weight * retain_kl
     terms = {"marginal_information": information, "retain_kl": retain_kl}
     if config.pointwise_weight:
@@ -237,7 +244,13 @@ def build(config: LossConfig) -> Objective:
     match config:
         case MariConfig():
             retain = ("retain",)
-            needs = Needs(kl=retain, anchor=retain if config.anchor_weight else (), information=config)
+            reverse = config.retain_divergence is RetainDivergence.reverse
+            needs = Needs(
+                kl=() if reverse else retain,
+                reverse_kl=retain if reverse else (),
+                anchor=retain if config.anchor_weight else (),
+                information=config,
+            )
             return Objective(lambda step, readings: mari(config, step, readings), needs)
         case NPOConfig():
             needs = replace(
@@ -269,6 +282,11 @@ def _retain_needs(kind: RetainLoss) -> Needs:
 # -- their gradient ------------------------------------------------------------------------------------------
 
 
+def prior_of(config: MariConfig, *, retain: int, forget: int) -> float:
+    """P(Z=1), of so many positions in a step."""
+    return config.prior if config.prior is not None else (retain + forget) / (2 * retain + forget)
+
+
 def pools_of(config: MariConfig, positions: Mapping[str, Positions]) -> Pools:
     """What a step, or a part of one, averages together.
 
@@ -283,12 +301,13 @@ def pools_of(config: MariConfig, positions: Mapping[str, Positions]) -> Pools:
         scale = (here + there) / (step_here + step_there)
         step_here, step_there = here, there
     share = config.forget_share if config.forget_share is not None else step_here / (step_here + step_there)
+    prior = prior_of(config, retain=step_there, forget=step_here)
     if config.estimator is Estimator.pooled:
         pools = marginal.one_pool(
-            there, here, totals=(step_there, step_here), prior=config.prior, share=share
+            there, here, totals=(step_there, step_here), prior=prior, share=share
         )
     else:
-        pools = marginal.pools_by_index(retain.index_N, forget.index_N, prior=config.prior, share=share)
+        pools = marginal.pools_by_index(retain.index_N, forget.index_N, prior=prior, share=share)
     return replace(pools, weight_C=pools.weight_C * scale)
 
 
@@ -318,7 +337,12 @@ def differentiate(
         if role in rows:
             log_p_N = log_probabilities(head, rows[role].h_ND, rows[role].labels_N, chunk=chunk)
             blank.log_p[role].copy_(log_p_N)
-    leaves = [*blank.log_p.values(), *blank.kl.values(), *blank.anchor.values()]
+    leaves = [
+        *blank.log_p.values(),
+        *blank.kl.values(),
+        *blank.reverse_kl.values(),
+        *blank.anchor.values(),
+    ]
     leaves += [read for read in (blank.information, blank.pointwise) if read is not None]
     if not leaves:  # none of the step's items are in this part
         return objective.terms(step, blank), Gradients({}, HeadGradient(head))
@@ -330,6 +354,7 @@ def differentiate(
     weights = Readings(
         {role: next(found) for role in blank.log_p},
         {role: next(found) for role in blank.kl},
+        {role: next(found) for role in blank.reverse_kl},
         {role: next(found) for role in blank.anchor},
         None if blank.information is None else next(found),
         None if blank.pointwise is None else next(found),
@@ -372,5 +397,10 @@ def _blank(needs: Needs, step: Step, rows: Mapping[str, Rows], head: Head) -> Re
         if needs.information.pointwise_weight:
             pointwise = zeros("forget", len(rows["forget"].h_ND))
     return Readings(
-        by_role(needs.log_p), by_role(needs.kl), by_role(needs.anchor), information, pointwise
+        by_role(needs.log_p),
+        by_role(needs.kl),
+        by_role(needs.reverse_kl),
+        by_role(needs.anchor),
+        information,
+        pointwise,
     )

@@ -243,7 +243,7 @@ def remembering(
             name=role,
         )
 
-    asked = {role: ask(role, states=True) for role in needs.kl}
+    asked = {role: ask(role, states=True) for role in needs.beside_reference}
     asked |= {role: ask(role, log_p=True) for role in needs.reference_log_p}
     targets = None
     if needs.supported:
@@ -262,13 +262,13 @@ def remembering(
             track=track,
         )
 
-    kept_head = head if needs.kl else None  # a copy of the head's weights, which few losses need in a step
+    kept_head = head if needs.beside_reference else None  # a copy of the head's weights, which few losses need in a step
 
     def of_step(indices: Mapping[str, Sequence[int]]) -> Reference:
         def recall(role: str, at: range) -> Recalled:
             chosen = [indices[role][i] for i in at]
             return Recalled(
-                asked[role].states(chosen) if role in needs.kl else None,
+                asked[role].states(chosen) if role in needs.beside_reference else None,
                 asked[role].log_p(chosen) if role in needs.reference_log_p else None,
                 targets.of(chosen) if targets and role == "forget" else None,
             )

@@ -306,7 +306,7 @@ def _disk(lm: LanguageModel, draws: Draws) -> dict[str, int]:
         chosen = range(len(items[role])) if whole else set(drawn[role])
         return sum(items[role][i].num_targets for i in chosen)
 
-    reference = sum(targets(role, whole=needs.supported) * width * each for role in needs.kl)
+    reference = sum(targets(role, whole=needs.supported) * width * each for role in needs.beside_reference)
     reference += sum(8 * len(set(drawn[role])) for role in needs.reference_log_p)
     context = 0
     if needs.supported:
@@ -314,7 +314,7 @@ def _disk(lm: LanguageModel, draws: Draws) -> dict[str, int]:
         stored = min(needs.information.context.stored_tokens, vocabulary - 1) + 1
         forget, retain = targets("forget", whole=True), targets("retain", whole=True)
         context = (forget + retain) * hidden * each + forget * stored * 8
-        if "retain" not in needs.kl:
+        if "retain" not in needs.beside_reference:
             context += retain * width * each
     return {"reference": reference, "context": context, "run": disk_of_run(lm.model)}
 

@@ -305,7 +305,7 @@ def _attribute(lm: LanguageModel, tracker: Tracker) -> Iterator[RemovableHandle]
 def imagined(lm: LanguageModel, *, groups: Group, objective: Objective, world: FakeTensorMode) -> Reference:
     """A reference that says things of the right shapes."""
     needs = objective.needs
-    head = operand_head(lm).frozen() if needs.kl else None
+    head = operand_head(lm).frozen() if needs.beside_reference else None
     vocabulary, width = lm.model.get_output_embeddings().weight.shape
     sixteen = lm.compute.dtype.itemsize == 2
     states_dtype = lm.compute.dtype if sixteen else torch.promote_types(lm.model.dtype, torch.float32)
@@ -314,7 +314,7 @@ def imagined(lm: LanguageModel, *, groups: Group, objective: Objective, world: F
         items = [groups[role][i] for i in at]
         size = sum(item.num_targets for item in items)
         states_ND = log_p_S = supported_MK = None
-        if role in needs.kl:
+        if role in needs.beside_reference:
             states_ND = fake.empty((size, width), states_dtype, world)
         if role in needs.reference_log_p:
             log_p_S = torch.zeros(len(items), dtype=torch.float64)

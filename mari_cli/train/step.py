@@ -27,7 +27,7 @@ from mari_cli.losses import marginal
 from mari_cli.losses.divergences import divergence_of
 from mari_cli.losses.engine import Gradients, Rows, Supported
 from mari_cli.losses.head import Head
-from mari_cli.losses.objective import Objective, Positions, Step, Terms, differentiate, pools_of
+from mari_cli.losses.objective import Objective, Positions, Step, Terms, differentiate, pools_of, prior_of
 from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.trunk import hidden_states
@@ -332,7 +332,9 @@ def _assemble(
             )
             share = config.forget_share
             share = step_forget / (step_forget + step_retain) if share is None else share
-            supported = Supported(ids_MK, probability_MK, divergence_of(config, share))
+            prior = prior_of(config, retain=step_retain, forget=step_forget)
+            divergence = divergence_of(config, prior=prior, share=share)
+            supported = Supported(ids_MK, probability_MK, divergence)
         states_ND = of_role.states_ND
         rows[role] = Rows(
             h_ND,

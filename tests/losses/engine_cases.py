@@ -16,13 +16,14 @@ from mari_cli.config import (
     LossConfig,
     MariConfig,
     NPOConfig,
+    RetainDivergence,
     RetainLoss,
 )
 from mari_cli.losses import naive
 from mari_cli.losses.divergences import divergence_of
 from mari_cli.losses.engine import Rows, Supported
 from mari_cli.losses.head import Head
-from mari_cli.losses.objective import Objective, Positions, Step, Terms, build, differentiate, pools_of
+from mari_cli.losses.objective import Objective, Positions, Step, Terms, build, differentiate, pools_of, prior_of
 
 V, D, K = 23, 5, 6
 BOTH = GradientThrough.both
@@ -40,6 +41,16 @@ LOSSES: dict[str, LossConfig] = {
         )
         for divergence in Divergence
     },
+    "mari_paper": MariConfig(
+        name="mari",
+        estimator=Estimator.pooled,
+        gradient_through=BOTH,
+        prior=None,
+        retain_divergence=RetainDivergence.reverse,
+    ),
+    "mari_reverse": MariConfig(
+        name="mari", estimator=Estimator.context, retain_divergence=RetainDivergence.reverse, anchor_weight=3.0
+    ),
     "mari_anchored": MariConfig(name="mari", estimator=Estimator.context, anchor_weight=30.0),
     "grad_ascent": AscentConfig(name="grad_ascent"),
     "grad_diff": AscentConfig(name="grad_diff", retain_weight=0.7),
@@ -94,14 +105,15 @@ def case(
     for seed, (role, at) in enumerate(where.items()):
         n = len(at.labels_N)
         h_ND = randn(n, d, seed=20 + seed, dtype=dtype)
-        reference_ND = randn(n, d, seed=30 + seed, dtype=dtype) if role in needs.kl else None
+        reference_ND = randn(n, d, seed=30 + seed, dtype=dtype) if role in needs.beside_reference else None
         supported = None
         if needs.supported and role == "forget":
             among_MV = randn(n, v, seed=40).scatter(-1, at.labels_N.unsqueeze(-1), -9.0)
             ids_MK = among_MV.argsort(-1)[:, :K]  # the label first
             probability_MK = randn(n, v, seed=41).softmax(-1).gather(-1, ids_MK).to(dtype)
-            share = n / (n + sum(lengths["retain"]))
-            supported = Supported(ids_MK.int(), probability_MK, divergence_of(config, share))
+            retain = sum(lengths["retain"])
+            settings = {"prior": prior_of(config, retain=retain, forget=n), "share": n / (n + retain)}
+            supported = Supported(ids_MK.int(), probability_MK, divergence_of(config, **settings))
         rows[role] = Rows(h_ND, at.labels_N, reference_ND, supported)
     log_p = {role: randn(len(lengths[role]), seed=50) * 2 - 6 for role in needs.reference_log_p}
     pools = pools_of(config, where) if needs.pools else None

@@ -23,15 +23,21 @@ def arguments(rows: int, dtype: torch.dtype) -> dict[str, tuple[fused.Body, list
     factor, weight = randn(rows, seed=3, dtype=dtype), randn(rows, seed=4, dtype=dtype).abs()
     p, normaliser = logits.softmax(-1), others.logsumexp(-1)
     one, many = randn(1, V, seed=5, dtype=dtype).expand(rows, V), randn(rows, V, seed=6, dtype=dtype)
+    nothing, beside = (None, None), (others, normaliser)
     return {
         "label_log_p": (fused.label_log_p, [logits, labels]),
         "predict_": (fused.predict_, [logits, labels]),
         "predict_beside_": (fused.predict_beside_, [logits, labels, others]),
         "summed_predictions": (fused.summed_predictions, [logits]),
-        "gradient_ of labels": (fused.gradient_, [p, factor, None, None, None, None]),
-        "gradient_ of a divergence": (fused.gradient_, [p, factor, None, others, normaliser, weight]),
-        "gradient_ of one pool": (fused.gradient_, [p, factor, one, None, None, None]),
-        "gradient_ of all": (fused.gradient_, [p, factor, many, others, normaliser, weight]),
+        "reverse_kl": (fused.reverse_kl, [logits, others]),
+        "anchor": (fused.anchor, [logits, others]),
+        "gradient_ of labels": (fused.gradient_, [p, factor, None, *nothing, None, None, None]),
+        "gradient_ of a divergence": (fused.gradient_, [p, factor, None, *beside, weight, None, None]),
+        "gradient_ of the reverse": (fused.gradient_, [p, factor, None, *beside, None, weight, None]),
+        "gradient_ of an anchor": (fused.gradient_, [p, factor, one, *beside, weight, None, weight]),
+        "gradient_ of one pool": (fused.gradient_, [p, factor, one, *nothing, None, None, None]),
+        "gradient_ of the paper": (fused.gradient_, [p, factor, one, *beside, None, weight, None]),
+        "gradient_ of all": (fused.gradient_, [p, factor, many, *beside, weight, None, weight]),
     }
 
 

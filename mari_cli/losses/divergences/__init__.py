@@ -28,9 +28,9 @@ FREE_OF_PRIOR: dict[Divergence, FromSupport] = {
 }
 
 
-def divergence_of(config: MariConfig, share: float) -> FromSupport:
-    """The divergence that ``config`` names. ``share``: the forget side's weight in the joint distribution,
-    which, as the prior, only Jensen-Shannon reads."""
+def divergence_of(config: MariConfig, *, prior: float, share: float) -> FromSupport:
+    """The divergence that ``config`` names. ``prior``: P(Z=1); ``share``: the forget side's weight in the joint
+    distribution. Only Jensen-Shannon reads them."""
     if config.divergence is Divergence.jensen_shannon:
-        return partial(jensen_shannon, prior=config.prior, share=share)
+        return partial(jensen_shannon, prior=prior, share=share)
     return FREE_OF_PRIOR[config.divergence]
