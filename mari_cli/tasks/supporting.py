@@ -6,7 +6,7 @@ after another, before the first step.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -70,7 +70,7 @@ class Prepared:
     keys: Keys | None = None
     named: Sequence[twins.Named] = ()
     pools: twins.Pools | None = None
-    given: Mapping[str, ModelConfig] = None  # type: ignore[assignment]
+    given: Mapping[str, ModelConfig] = field(default_factory=dict)
     """Models by what they are asked as."""
 
 
@@ -83,7 +83,7 @@ def prepare(
         return None
     assert isinstance(config.loss, MariConfig)
     asked = config.loss.support
-    prepared = Prepared(asked, config.loss.context.stored_tokens, given={})
+    prepared = Prepared(asked, config.loss.context.stored_tokens)
     match source:
         case SupportSource.twins:
             if asked.contrast is None:
@@ -95,16 +95,8 @@ def prepare(
             return replace(prepared, given={"base": _before_fine_tuning(config, setting)})
         case SupportSource.assistant:
             return replace(prepared, given={"assistant": _before_fine_tuning(config, setting)})
-        case SupportSource.siblings:
-            assert asked.retain_model is not None
-            assert asked.both_model is not None
-            paths = {"retain_model": asked.retain_model, "both_model": asked.both_model}
-        case SupportSource.gold:
-            assert asked.model is not None
-            paths = {"model": asked.model}
-    return replace(
-        prepared, given={name: _at_path(name, path, config, setting) for name, path in paths.items()}
-    )
+    names = ("model",) if source is SupportSource.gold else ("retain_model", "both_model")
+    return replace(prepared, given={name: _at_path(name, config, setting) for name in names})
 
 
 def _require_holdout(corpora: Mapping[str, Corpus], name: str, value: str) -> None:
@@ -121,7 +113,7 @@ def _before_fine_tuning(config: UnlearnRun, setting: Setting) -> ModelConfig:
     assert isinstance(config.loss, MariConfig)
     asked = config.loss.support
     if asked.model is not None:
-        return _at_path("model", asked.model, config, setting)
+        return _at_path("model", config, setting)
     if not finetunes_target(config):
         raise UserError(
             f"`loss.support.source={asked.source}` needs the model before its fine-tuning, and this run does "
@@ -131,8 +123,21 @@ def _before_fine_tuning(config: UnlearnRun, setting: Setting) -> ModelConfig:
     return config.model
 
 
-def _at_path(name: str, path: str, config: UnlearnRun, setting: Setting) -> ModelConfig:
-    key = f"loss.support.{name}"
+NEEDED = {
+    "model": "the path of a model that never saw the forget data",
+    "retain_model": "the path of a small model trained on the retain data",
+    "both_model": "the path of a small model trained on retain and forget data",
+}
+
+
+def _at_path(name: str, config: UnlearnRun, setting: Setting) -> ModelConfig:
+    """The model that `loss.support` gives as ``name``."""
+    assert isinstance(config.loss, MariConfig)
+    key, path = f"loss.support.{name}", getattr(config.loss.support, name)
+    if path is None:
+        raise UserError(
+            f"`loss.support.source={config.loss.support.source}` needs `{key}`", f"give {NEEDED[name]}"
+        )
     if path.startswith(("/", ".", "~")) and not Path(path).expanduser().exists():
         raise UserError(f"no model at `{key}={path}`", "give a model or run directory")
     model = replace(config.model, path=path, architecture=None, revision=None, tokenizer=None)
