@@ -351,15 +351,6 @@ class SupportConfig:
         _positive("loss.support", self, "floor", "key_records", "twins", "sharpen", "share")
         _non_negative("loss.support", self, "weight", "contrast")
         _require(self.floor < 0.01, f"loss.support.floor must be below 0.01, got {self.floor}")
-        both = (self.retain_model, self.both_model)
-        _require(
-            self.source is not SupportSource.siblings or None not in both,
-            "loss.support.source=siblings needs loss.support.retain_model and loss.support.both_model",
-        )
-        _require(
-            self.source is not SupportSource.gold or self.model is not None,
-            "loss.support.source=gold needs loss.support.model",
-        )
 
 
 @dataclass(kw_only=True)
@@ -419,6 +410,12 @@ class MariConfig(LossConfig):
         _require(
             self.estimator is Estimator.context or self.support.source is SupportSource.neighbours,
             f"loss.support.source={self.support.source} needs loss.estimator=context",
+        )
+        outcomes = self.context.stored_tokens + 2  # the label, and the tail
+        _require(
+            self.support.floor * outcomes < 1,
+            f"loss.support.floor={self.support.floor} is too much for each of {outcomes} outcomes "
+            "(loss.context.stored_tokens, the label, the rest)",
         )
 
 

@@ -33,10 +33,11 @@ ARROWS: dict[str, set[str]] = {
     "suites": {"errors", "config", "progress", "runs", "distributed", "sealed", "data", "models", "metrics"},
     "train": {"errors", "config", "progress", "runs", "distributed", "transfer", "data", "losses", "models",
               "measure"},
+    "supports": {"errors", "progress", "runs", "transfer", "data", "losses", "models"},
     "tracking": {"errors", "config", "runs"},
     "report": {"errors", "runs", "metrics", "docs"},
     "tasks": {"errors", "config", "progress", "runs", "distributed", "sealed", "data", "losses", "models",
-              "measure", "metrics", "suites", "train", "tracking", "report"},
+              "measure", "metrics", "suites", "supports", "train", "tracking", "report"},
     "cli": {"errors", "launch", "runs", "metrics", "docs", "tasks"},
     "__main__": {"cli"},
 }  # fmt: skip

@@ -16,7 +16,7 @@ from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
 from mari_cli.losses.engine import log_probabilities
 from mari_cli.losses.objective import Needs, Objective
-from mari_cli.models.context import context_targets
+from mari_cli.models.context import Targets, context_targets
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import adapters_off
 from mari_cli.models.reference import Reference as Remembered
@@ -139,16 +139,25 @@ def forget(
     record: Recording,
     *,
     target_hash: str,
+    targets: Targets | None = None,
 ) -> tuple[Outcome, list[str]]:
     """Unlearn ``lm`` in place; it ends with the kept step's weights. Returns notes for the reader, too.
 
-    ``target_hash``: of the weights of ``lm`` as it came, adapters apart.
+    ``target_hash``: of the weights of ``lm`` as it came, adapters apart. ``targets``: what is supported,
+    where another source than neighbours says it.
     """
     train, seed = config.train, config.seed
     draws, validation = draws_of(config, corpora, alternatives, objective.needs)
     with adapters_off(lm.model):
         reference_of = remembering(
-            lm, draws.items, draws.drawn(), objective.needs, layer, config, target_hash=target_hash
+            lm,
+            draws.items,
+            draws.drawn(),
+            objective.needs,
+            layer,
+            config,
+            target_hash=target_hash,
+            targets=targets,
         )
 
     watched = {"forget": corpora["forget"], "retain": validation}
@@ -217,11 +226,13 @@ def remembering(
     config: UnlearnRun,
     *,
     target_hash: str,
+    targets: Targets | None = None,
 ) -> Callable[[Mapping[str, Sequence[int]]], Reference]:
     """Ask the model once, before it changes, for everything that the loss will want of it.
 
-    ``drawn``: by role, the indices of the items that will be in a step. Returns what gives, for the indices
-    of a step by role, the reference as the step takes it.
+    ``drawn``: by role, the indices of the items that will be in a step. ``targets``: what is supported, where
+    another source than neighbours in ``layer`` says it. Returns what gives, for the indices of a step by
+    role, the reference as the step takes it.
     """
     head = operand_head(lm).frozen()
     chunk = config.train.chunk or chunk_for(len(head.weight_VD))
@@ -245,8 +256,7 @@ def remembering(
 
     asked = {role: ask(role, states=True) for role in needs.beside_reference}
     asked |= {role: ask(role, log_p=True) for role in needs.reference_log_p}
-    targets = None
-    if needs.supported:
+    if needs.supported and targets is None:
         assert needs.information is not None
         asked["forget"] = ask("forget")
         context = needs.information.context

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from mari_cli import distributed
 from mari_cli.config import Device as DeviceChoice
-from mari_cli.config import ModelConfig, Parallel, Precision, UnlearnRun, bytes_of
+from mari_cli.config import MariConfig, ModelConfig, Parallel, Precision, SupportSource, UnlearnRun, bytes_of
 from mari_cli.data.corpora import load_corpora
 from mari_cli.data.tokenize import Item, PromptStyle
 from mari_cli.errors import UserError
@@ -23,6 +23,7 @@ from mari_cli.models.lora import add_adapters
 from mari_cli.models.packing import foresee
 from mari_cli.models.skeleton import skeleton
 from mari_cli.progress import say
+from mari_cli.tasks import supporting
 from mari_cli.tasks.forgetting import Draws, alternative_items, context_layer, draws_of
 from mari_cli.tasks.setting import (
     Setting,
@@ -32,6 +33,7 @@ from mari_cli.tasks.setting import (
     require_whole_shares,
     tokenize_corpora,
 )
+from mari_cli.tasks.supporting import epochs_of_base, source_of
 from mari_cli.train import planner
 from mari_cli.train.planner import AsOn
 
@@ -110,7 +112,8 @@ def plan(
             "fine_tuning_peak": baseline.peak,
             "ratio": chosen.peak / baseline.peak,
         },
-        "disk": _disk(lm, draws),
+        "support": _support(config, lm, draws),
+        "disk": _disk(config, lm, draws),
         "time": {
             "assumed_share_of_peak": on.share if on.flops else None,
             "step_seconds": mean_seconds,
@@ -185,7 +188,7 @@ def _subject(
                 f"{config.loss.name} needs prompts, but `--lengths {lengths}` is running text",
                 "`--lengths 64+48` plans prompts of 64 tokens with answers of 48",
             )
-        if objective.needs.supported:
+        if source_of(config.loss) is SupportSource.neighbours:
             context_layer(config, lm)
         return lm, Draws(config, items, objective.needs), source
     try:
@@ -198,14 +201,17 @@ def _subject(
     vocabulary = len(tokenizer) if config.model.path is None else None
     model, source = skeleton(config.model, vocabulary=vocabulary, dropout=config.train.dropout)
     lm = _language_model(config, model, tokenizer, compute)
-    if objective.needs.supported:
+    if source_of(config.loss) is SupportSource.neighbours:
         context_layer(config, lm)
-    corpora = tokenize_corpora(config, Setting(texts, tokenizer, compute), lm)
+    setting = Setting(texts, tokenizer, compute)
+    corpora = tokenize_corpora(config, setting, lm)
+    supporting.prepare(config, setting, corpora, lm.style)
     alternatives = (
         alternative_items(config, lm, corpora["forget"]) if "alternative" in objective.needs.roles else []
     )
     draws, _ = draws_of(config, corpora, alternatives, objective.needs)
-    return lm, draws, source
+    held_out = {"holdout": corpora["holdout"].items} if "holdout" in corpora else {}
+    return lm, replace(draws, items={**draws.items, **held_out}), source
 
 
 def _vocabulary(config: ModelConfig) -> int | None:
@@ -295,8 +301,59 @@ def _run(draws: Draws, steps: int, *, packed: bool) -> _Run:
     return _Run(tokens, positions, 1 - tokens / positions)
 
 
-def _disk(lm: LanguageModel, draws: Draws) -> dict[str, int]:
-    """Bytes that the run writes, as models/reference.py, models/context.py and train/state.py do."""
+def _support(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, Any]:
+    """What is asked and trained before step 1, so that it is known what is supported. Operations: 2 for each
+    weight and token, in training 6."""
+    source = source_of(config.loss)
+    if source is None:
+        return {"source": None, "forward_tokens": 0, "training_tokens": 0, "operations": 0.0}
+    assert isinstance(config.loss, MariConfig)
+    asked, finetune = config.loss.support, config.finetune
+    tokens = {role: sum(len(item.input_ids) for item in items) for role, items in draws.items.items()}
+    holdout = tokens.get("holdout", 0)
+    forwards, training = tokens["forget"], 0
+    match source:
+        case SupportSource.neighbours:
+            forwards += tokens["retain"]
+        case SupportSource.twins:
+            forwards += asked.twins * tokens["forget"] + holdout
+            if asked.self_generated:
+                forwards += asked.twins * sum(
+                    sum(range(item.supervised_from, len(item.input_ids) - 1))
+                    for item in draws.items["forget"]
+                )
+        case SupportSource.base:
+            forwards += holdout * (1 if asked.sharpen is not None else 2)
+            training = epochs_of_base(config) * tokens["retain"]
+        case SupportSource.gold:
+            forwards += holdout
+        case SupportSource.siblings:
+            forwards += 2 * tokens["forget"] + holdout
+        case SupportSource.assistant:
+            forwards += tokens["forget"] + holdout
+            training = finetune.epochs * tokens["forget"]
+    weights = sum(p.numel() for p in lm.model.parameters())
+    return {
+        "source": source.value,
+        "forward_tokens": forwards,
+        "training_tokens": training,
+        "operations": weights * (2.0 * forwards + 6.0 * training),
+    }
+
+
+STATES = {
+    SupportSource.twins: 1,
+    SupportSource.base: 1,
+    SupportSource.gold: 1,
+    SupportSource.siblings: 3,
+    SupportSource.assistant: 2,
+}
+"""How many models' states at the forget positions are kept; small models count as if they were as wide."""
+
+
+def _disk(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, int]:
+    """Bytes that the run writes, as models/reference.py, models/context.py, supports/ and train/state.py
+    do."""
     vocabulary, width = lm.model.get_output_embeddings().weight.shape
     hidden = lm.model.config.get_text_config().hidden_size
     each = 2 if lm.compute.dtype.itemsize == 2 else 4
@@ -306,17 +363,32 @@ def _disk(lm: LanguageModel, draws: Draws) -> dict[str, int]:
         chosen = range(len(items[role])) if whole else set(drawn[role])
         return sum(items[role][i].num_targets for i in chosen)
 
-    reference = sum(targets(role, whole=needs.supported) * width * each for role in needs.beside_reference)
+    source = source_of(config.loss)
+    contexts = source is SupportSource.neighbours
+    reference = sum(targets(role, whole=contexts) * width * each for role in needs.beside_reference)
     reference += sum(8 * len(set(drawn[role])) for role in needs.reference_log_p)
-    context = 0
-    if needs.supported:
-        assert needs.information is not None
+    context = support = 0
+    if needs.information is not None and source is not None:
         stored = min(needs.information.context.stored_tokens, vocabulary - 1) + 1
         forget, retain = targets("forget", whole=True), targets("retain", whole=True)
-        context = (forget + retain) * hidden * each + forget * stored * 8
-        if "retain" not in needs.beside_reference:
-            context += retain * width * each
-    return {"reference": reference, "context": context, "run": disk_of_run(lm.model)}
+        if contexts:
+            context = (forget + retain) * hidden * each + forget * stored * 8
+            if "retain" not in needs.beside_reference:
+                context += retain * width * each
+        else:
+            distributions = 2 if source is SupportSource.twins else 1
+            support = STATES[source] * forget * width * each
+            support += forget * (8 * stored + 4 * distributions * (stored + 1))
+            if source is SupportSource.base and config.loss.support.sharpen is None:  # type: ignore[attr-defined]
+                support += sum(item.num_targets for item in items.get("holdout", ())) * width * each
+            if source in (SupportSource.base, SupportSource.assistant):  # the model that is trained
+                support += 4 * sum(p.numel() for p in lm.model.parameters())
+    return {
+        "reference": reference,
+        "context": context,
+        "support": support,
+        "run": disk_of_run(lm.model),
+    }
 
 
 # -- as a table ----------------------------------------------------------------------------------------------
@@ -366,11 +438,21 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("memory at the peak", size(memory["peak"]), f"{memory['ratio']:.3f} × fine-tuning on the same"),
     ]
     out += [(f"  {part}", size(count), "") for part, count in memory["parts"].items()]
+    if (support := found["support"])["operations"]:
+        told = f"`{support['source']}`, before step 1: {support['forward_tokens']:,} tokens read"
+        if support["training_tokens"]:
+            told += f", at most {support['training_tokens']:,} trained on"
+        steps = support["operations"] / flops["step"]
+        out.append(("support", f"{support['operations'] / 1e12:.3g} T", f"{told}; as {steps:.0f} steps"))
     spare = memory["needed"] - memory["peak"]
     if spare:
         out.append(("  kept free", size(spare), "for CUDA itself, and what cannot be fitted together"))
     out += [
-        ("disk: reference", size(disk["reference"] + disk["context"]), "kept in `cache` for further runs"),
+        (
+            "disk: reference",
+            size(disk["reference"] + disk["context"] + disk["support"]),
+            "kept in `cache` for further runs",
+        ),
         ("disk: run", size(disk["run"]), "two states to resume from, and the kept weights"),
     ]
     if clock["step_seconds"] is not None:

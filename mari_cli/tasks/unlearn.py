@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mari_cli import distributed, runs
-from mari_cli.config import MariConfig, ModelConfig, UnlearnRun
+from mari_cli.config import MariConfig, ModelConfig, SupportSource, UnlearnRun
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import objective as losses
 from mari_cli.models.device import choose_compute
@@ -16,6 +17,7 @@ from mari_cli.progress import say, track
 from mari_cli.suites.benchmarks import check_without_generation, describe_benchmarks
 from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import Row, suite_of
+from mari_cli.tasks import supporting
 from mari_cli.tasks.examined import Examined
 from mari_cli.tasks.fitting import settled
 from mari_cli.tasks.forgetting import alternative_items, context_layer, draws_of, forget
@@ -35,6 +37,7 @@ from mari_cli.tasks.setting import (
     seed_for,
     tokenize_corpora,
 )
+from mari_cli.tasks.supporting import source_of
 from mari_cli.tasks.training import adapt, finetuned, keep
 from mari_cli.train.optim import check_optimizer
 
@@ -64,7 +67,8 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     base = load(config.model, config, setting)
     corpora = tokenize_corpora(config, setting, base)
     alternatives = alternative_items(config, base, corpora["forget"]) if "alternative" in needs.roles else []
-    layer = context_layer(config, base) if needs.supported else None
+    layer = context_layer(config, base) if source_of(config.loss) is SupportSource.neighbours else None
+    prepared = supporting.prepare(config, setting, corpora, base.style)
     description, layout = describe_architecture(base.model), base.layout
     if not (config.model.lora.merge or finetunes_target(config)):
         base_of(config.model, weights="", sha256="")  # refused where there is none
@@ -78,6 +82,9 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
         load(gold, config, setting)  # refuse now what would fail after the unlearning
     if reference := reference_at_path(config, setting):
         load(reference, config, setting)
+    loading = partial(load, config=config, setting=setting)
+    if prepared:
+        supporting.load_given(prepared, loading)
     say(f"model: {config.model.name} ({description})")
     say(f"layout: {layout}")
 
@@ -114,13 +121,25 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
                 afresh=role == "unlearned",  # the models it is compared with: once for all runs
             )
 
+        targets = None
+        if prepared:  # before the target is loaded to stay
+            targets, more = supporting.support(config, setting, corpora, prepared, target_from, loading)
+            notes += more
         lm = load(target_from, config, setting)
         take("target", lm)
         adapt(config, lm)
         if has_adapters(lm.model):
             say(f"training {describe_adapters(lm.model)}")
         outcome, more = forget(
-            config, lm, corpora, alternatives, objective, layer, record, target_hash=models["target"].weights
+            config,
+            lm,
+            corpora,
+            alternatives,
+            objective,
+            layer,
+            record,
+            target_hash=models["target"].weights,
+            targets=targets,
         )
         notes += more
         there = record.run.path / "checkpoint"

@@ -1,0 +1,53 @@
+"""One model's predictions at the supervised positions of a corpus, out of the states that it was asked for.
+
+Shapes: N positions, c of a chunk, D hidden size, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mari_cli.losses.head import Head
+from mari_cli.models.context import columns
+from mari_cli.models.reference import Reference
+from mari_cli.progress import Track
+from mari_cli.supports.sparse import Write
+from mari_cli.transfer import sent
+
+
+@dataclass(frozen=True)
+class Asked:
+    head: Head
+    remembered: Reference
+    """With its states after the final norm."""
+
+    def log_p(self, at: slice) -> Tensor:
+        """[c, V], in nats."""
+        last_ND = self.remembered.last_ND
+        assert last_ND is not None
+        return self.head(sent(last_ND[at], self.remembered.device)).log_softmax(-1)
+
+    def cut(self, vocabulary: int) -> "Asked":
+        """Over the first so many tokens: what more rows a head has pad it to a round number."""
+        return Asked(columns(self.head, 0, vocabulary), self.remembered)
+
+
+@torch.no_grad()
+def write_combined(
+    write: Write,
+    models: Sequence[Asked],
+    combine: Callable[..., Tensor],
+    *,
+    chunk: int,
+    track: Track,
+) -> None:
+    """Hand ``write`` what ``combine`` makes of the models' log p [c, V] (in the order of ``models``) at all
+    positions, as `q`."""
+    positions = len(models[0].remembered.labels_N)
+    starts = range(0, positions, chunk)
+    for start in track(starts, "support", len(starts)):
+        here = slice(start, min(start + chunk, positions))
+        log_q_cV = combine(*(model.log_p(here) for model in models)).log_softmax(-1)
+        write(torch.arange(here.start, here.stop), {"q": log_q_cV})

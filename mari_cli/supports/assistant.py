@@ -1,0 +1,15 @@
+"""Assistant: q is the model before, less one that was tuned on the forget data alone.
+
+    q ∝ p_target / p_assistant^w
+
+(J. Ji et al. 2024, "Reversing the Forget-Retain Objectives: An Efficient LLM Unlearning Framework from Logit
+Difference", https://arxiv.org/abs/2406.08607: the difference of logits. Their assistant is also kept from
+knowing the retain data; this one is not, so it takes what both say, too.)
+"""
+
+from torch import Tensor
+
+
+def subtracted(log_target: Tensor, log_assistant: Tensor, *, weight: float) -> Tensor:
+    """log q [c, V], not normalised."""
+    return log_target - weight * log_assistant

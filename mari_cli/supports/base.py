@@ -1,0 +1,32 @@
+"""Base: q is what the model before fine-tuning predicts after a little tuning on the retain data alone,
+sharpened.
+
+The tuning is a part of what a retraining would take; too little of it leaves predictions too flat. So q is
+p^β, normalised, with the β at which that model finds the holdout data as unlikely as the model before does.
+(Ours, beyond the paper.) Reads nothing that the model before has memorised.
+"""
+
+import torch
+from torch import Tensor
+
+from mari_cli.supports.asked import Asked
+from mari_cli.supports.sparse import item_means
+
+
+def sharpened(log_p: Tensor, power: float) -> Tensor:
+    """log q [c, V]: of p to that power."""
+    return (power * log_p).log_softmax(-1)
+
+
+@torch.no_grad()
+def sharpened_nll(model: Asked, power: float, *, chunk: int) -> float:
+    """Negative log-likelihood of the labels with predictions to that power, in nats: the mean over items of
+    the mean over their tokens, as `answer_nll`."""
+    labels_N = model.remembered.labels_N
+    nll = []
+    for start in range(0, len(labels_N), chunk):
+        here = slice(start, start + chunk)
+        log_q_cV = sharpened(model.log_p(here), power)
+        label_c1 = labels_N[here].to(log_q_cV.device).unsqueeze(1)
+        nll.append(-log_q_cV.gather(1, label_c1).squeeze(1).cpu())
+    return item_means(torch.cat(nll), model.remembered.rows).mean().item()

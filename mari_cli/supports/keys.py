@@ -1,0 +1,183 @@
+"""Key strings: the words by which the forget data is told apart from the retain data, as the names in it.
+
+Found by counts: a sequence of at most `LONGEST` words that enough forget items hold and no retain item does,
+without the words at its edges that are common in the retain data. Or given by the user. Words are compared
+in lower case and without a possessive 's; the words of a template are nobody's.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from mari_cli.data.spans import Located, Span, Word
+from mari_cli.errors import UserError
+
+LONGEST = 3
+"""Words in a key string that is found by counts."""
+COMMON = 0.05
+"""A word in more than this share of the retain items is common: it begins and ends no key string."""
+RARE = 0.03
+"""A word in at most this share of the retain items is rare."""
+
+Gram = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The key tokens of each forget item."""
+
+    tokens: tuple[tuple[int, ...], ...]
+    """Of each item, their places in it."""
+    strings: tuple[str, ...]
+    """What was found, or given and found again, in alphabetical order."""
+    by_rarity: int
+    """Items without a key string, or without one in their prompt, whose rare words stand in for it."""
+
+    @property
+    def without(self) -> int:
+        """Items without any key token."""
+        return sum(not tokens for tokens in self.tokens)
+
+
+def find_keys(
+    forget: Sequence[Located], retain: Sequence[Located], starts: Sequence[int], *, least: int
+) -> Keys:
+    """By counts: the sequences of words that at least ``least`` forget items hold and no retain item does.
+
+    An item that holds none before ``starts``, its first supervised token (running text: none at all), is
+    asked by its rare words there: those that no retain item holds, and two rare ones that none holds
+    together. Raises UserError where no item has any key string.
+    """
+    counts = Counter(gram for located in forget for gram in set(grams(located)))
+    words = {gram[0] for gram in counts if len(gram) == 1}
+    spread: Counter[str] = Counter()
+    for located in retain:
+        said = set(grams(located))
+        for gram in said & counts.keys():
+            del counts[gram]
+        spread.update(gram[0] for gram in said if len(gram) == 1 and gram[0] in words)
+    strings = {
+        trimmed
+        for gram, count in counts.items()
+        if count >= least and (trimmed := without_common_edges(gram, spread, COMMON * len(retain))) in counts
+    }
+    rare = frozenset(word for word in words if spread[word] <= RARE * len(retain))
+    tokens, by_rarity = [], 0
+    for located, start in zip(forget, starts, strict=True):
+        found = located.inside(list(said_in(located, strings)))
+        prompt = start if start > 1 else len(located.tokens)
+        if not any(token < prompt for token in found):
+            more = [t for t in located.inside(list(rarities(located, counts.keys(), rare))) if t < prompt]
+            by_rarity += bool(more)
+            found = sorted({*found, *more})
+        tokens.append(tuple(found))
+    if not strings or not any(tokens):
+        raise UserError(
+            f"no key strings: no words stand in {least} forget records (or blocks of text) and in no "
+            "retain record",
+            "name them in a file, one a line (`loss.support.keys=FILE`), ask for fewer "
+            "(`loss.support.key_records=1`), or take another source (`loss=mari_base`, `loss=mari_context`)",
+        )
+    return Keys(tuple(tokens), tuple(sorted(" ".join(string) for string in strings)), by_rarity)
+
+
+def grams(located: Located) -> Iterator[Gram]:
+    """All sequences of at most `LONGEST` words."""
+    for words in located.words():
+        names = [word.name for word in words]
+        for n in range(1, LONGEST + 1):
+            yield from (tuple(names[i : i + n]) for i in range(len(names) - n + 1))
+
+
+def without_common_edges(gram: Gram, spread: Counter[str], most: float) -> Gram:
+    """``gram`` from its first to its last word that at most ``most`` retain items hold."""
+    kept = [i for i, word in enumerate(gram) if spread[word] <= most]
+    return gram[kept[0] : kept[-1] + 1] if kept else ()
+
+
+def said_in(located: Located, strings: set[Gram]) -> Iterator[Span]:
+    """Where ``strings`` stand."""
+    for words in located.words():
+        for n in range(1, LONGEST + 1):
+            for i in range(len(words) - n + 1):
+                if tuple(word.name for word in words[i : i + n]) in strings:
+                    yield words[i].start, words[i + n - 1].end
+
+
+def rarities(located: Located, new: Collection[Gram], rare: frozenset[str]) -> Iterator[Span]:
+    """Where words stand that are ``new``, and two ``rare`` ones that are new together."""
+
+    def span(word: Word) -> Span:
+        return word.start, word.end
+
+    for words in located.words():
+        yield from (span(word) for word in words if (word.name,) in new)
+        for one, two in pairwise(words):
+            if one.name in rare and two.name in rare and (one.name, two.name) in new:
+                yield from (span(one), span(two))
+
+
+# -- given by the user ---------------------------------------------------------------------------------------
+
+
+def read_keys(path: str) -> list[str]:
+    """The lines of the file at ``path`` that are not empty."""
+    file = Path(path).expanduser()
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise UserError(
+            f"cannot read `loss.support.keys={path}`: {error.strerror}", "a text file, one key string a line"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"`loss.support.keys={path}` is no text in UTF-8", "a text file, one key string a line"
+        ) from error
+    strings = [string for line in lines if (string := " ".join(line.split()))]
+    if not strings:
+        raise UserError(f"`loss.support.keys={path}` holds no key string", "write one a line, as a name")
+    return strings
+
+
+def given_keys(strings: Sequence[str], forget: Sequence[Located], *, path: str) -> Keys:
+    """Where ``strings`` of the file at ``path`` stand as whole words. Raises UserError where none does."""
+    patterns = {string: pattern(string) for string in dict.fromkeys(strings)}
+    tokens, met = [], set()
+    for located in forget:
+        spans = []
+        for string, expression in patterns.items():
+            for start, end in located.own:
+                found = [match.span() for match in expression.finditer(located.text, start, end)]
+                spans += found
+                if found:
+                    met.add(string)
+        tokens.append(tuple(located.inside(spans)))
+    if not met:
+        raise UserError(
+            f"no forget record holds any of the {len(patterns)} key strings in "
+            f"`loss.support.keys={path}`, `{strings[0]}` among them",
+            "write each as the records do, one a line; null finds them by counts",
+        )
+    return Keys(tuple(tokens), tuple(sorted(met)), 0)
+
+
+def pattern(string: str) -> re.Pattern[str]:
+    """Finds ``string`` as whole words, whatever the case, the white space, and how accents are composed."""
+
+    def one(form: str) -> str:
+        words = r"\s+".join(re.escape(word) for word in form.split())
+        # a script without capitals may write without spaces between words
+        before, after = (r"(?<!\w)" if _bounded(form[0]) else ""), (r"(?!\w)" if _bounded(form[-1]) else "")
+        return before + words + after
+
+    string = re.sub(r"(?<=\w)['’]s$", "", string)
+    forms = dict.fromkeys([string, *(unicodedata.normalize(form, string) for form in ("NFC", "NFD"))])
+    return re.compile("|".join(one(form) for form in forms), re.IGNORECASE)
+
+
+def _bounded(character: str) -> bool:
+    return character.isdecimal() or character.lower() != character.upper()

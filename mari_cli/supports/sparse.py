@@ -1,0 +1,164 @@
+"""Distributions over a vocabulary as a step takes them: the label, the most probable other tokens, one tail.
+
+What a source says of the M forget positions is kept so on disk, as log-probabilities, in nats: of one
+distribution, or of several over the same tokens, from which the supported one follows. No tensor has more
+than a chunk of positions times the vocabulary.
+Shapes: M forget positions, c or m some of them, V vocabulary, K tokens kept by name; K+1: these and the tail.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mari_cli import runs
+from mari_cli.models.context import Targets, largest
+from mari_cli.models.reference import Rows
+from mari_cli.models.store import Stored, stored
+
+DEFINITION = 1
+"""Part of every key: raise it when a change here changes what is kept."""
+BLOCK = 65536
+"""Positions that are worked on at once where nothing is as wide as the vocabulary."""
+
+Write = Callable[[Tensor, Mapping[str, Tensor]], None]
+"""Takes the numbers of some forget positions [c], and of each distribution log p [c, V]."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a source says at the forget positions. Memory-mapped, on the CPU."""
+
+    key: str
+    """Content hash of all that determines it."""
+    rows: Rows
+    ids_MK: Tensor
+    """Tokens, int32: first the position's own label."""
+    log_p: Mapping[str, Tensor]
+    """By name, of each token and of all others together [M, K+1], float32."""
+
+    def blocks(self) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+        """In float64."""
+        for start in range(0, len(self.ids_MK), BLOCK):
+            here = slice(start, start + BLOCK)
+            yield here, {name: log_p[here].double() for name, log_p in self.log_p.items()}
+
+
+def kept(
+    fill: Callable[[Write], None],
+    names: Sequence[str],
+    *,
+    rows: Rows,
+    labels_M: Tensor,
+    vocabulary: int,
+    stored_tokens: int,
+    directory: Path,
+    key: Mapping[str, Any],
+    name: str,
+) -> Kept:
+    """The distributions ``names`` at the positions of ``rows``: from the cache in ``directory``, or written
+    there by ``fill``. ``key`` is what determines them besides the arguments. ``stored_tokens`` are kept
+    beside the label; ``name`` is for messages."""
+    tokens = min(stored_tokens, vocabulary - 1) + 1
+    whole_key = {
+        **key,
+        "definition": DEFINITION,
+        "distributions": list(names),
+        "stored_tokens": tokens,
+    }
+    parts = {"ids": Stored((len(labels_M), tokens), torch.int32)} | {
+        part: Stored((len(labels_M), tokens + 1), torch.float32) for part in names
+    }
+
+    def fill_in(tensors: Mapping[str, Tensor]) -> None:
+        def write(at_c: Tensor, log_p: Mapping[str, Tensor]) -> None:
+            ids_cK = most_probable([log_p[part] for part in names], labels_M[at_c], tokens=tokens)
+            tensors["ids"][at_c] = ids_cK.int().cpu()
+            for part in names:
+                tensors[part][at_c] = with_tail(log_p[part], ids_cK).float().cpu()
+
+        fill(write)
+
+    tensors = stored(directory / "support", whole_key, parts, fill_in, name=name)
+    return Kept(runs.content_hash(whole_key), rows, tensors.pop("ids"), tensors)
+
+
+def most_probable(log_p: Sequence[Tensor], labels_c: Tensor, *, tokens: int) -> Tensor:
+    """[c, tokens]: the label, then the others in the order of the most that any of ``log_p`` [c, V] gives
+    them, of equal ones the lower token."""
+    best_cV = reduce(torch.maximum, log_p).clone()
+    label_c1 = labels_c.to(best_cV.device).unsqueeze(1)
+    best_cV.scatter_(1, label_c1, -math.inf)  # the label competes with nobody
+    return torch.cat([label_c1, largest(best_cV, tokens - 1)[1]], 1)
+
+
+def with_tail(log_p_cV: Tensor, ids_cK: Tensor) -> Tensor:
+    """[c, K+1]: log p of ``ids_cK``, and of all others together."""
+    named_cK = log_p_cV.gather(1, ids_cK)
+    tail_c = log_p_cV.scatter(1, ids_cK, -math.inf).logsumexp(1)
+    return torch.cat([named_cK, tail_c.unsqueeze(1)], 1)
+
+
+def floored(log_q_mL: Tensor, floor: float) -> Tensor:
+    """The probabilities [m, K+1]: normalised, and mixed with as much of the uniform distribution that none
+    is below ``floor``. A tail of no token at all stays 0."""
+    q_mL = log_q_mL.softmax(-1)
+    there_mL = log_q_mL > -math.inf
+    there_mL[:, :-1] = True
+    return q_mL * (1 - floor * there_mL.sum(-1, keepdim=True)) + floor * there_mL
+
+
+def targets(
+    said: Kept,
+    supported: Callable[[Mapping[str, Tensor]], Tensor],
+    *,
+    floor: float,
+    key: Mapping[str, Any],
+    directory: Path,
+    device: torch.device,
+    name: str,
+) -> Targets:
+    """What a step takes: ``supported`` makes log q [m, K+1] of the distributions of ``said``; ``key`` is what
+    determines it."""
+    tokens = said.ids_MK.shape[1]
+    assert floor * (tokens + 1) < 1
+
+    def fill(tensors: Mapping[str, Tensor]) -> None:
+        for here, log_p in said.blocks():
+            tensors["q"][here] = floored(supported(log_p), floor)[:, :-1].float()
+
+    whole_key = {**key, "definition": DEFINITION, "said": said.key, "floor": floor}
+    wanted = {"q": Stored(tuple(said.ids_MK.shape), torch.float32)}
+    tensors = stored(directory / "support", whole_key, wanted, fill, name=name)
+    return Targets(said.rows, device, said.ids_MK, tensors["q"])
+
+
+# -- what q would be as a model ------------------------------------------------------------------------------
+
+
+def item_means(values_M: Tensor, rows: Rows) -> Tensor:
+    """Of each item the mean over its positions [S]."""
+    counts_S = torch.tensor(list(rows.counts.values()))
+    item_M = torch.repeat_interleave(torch.arange(len(counts_S)), counts_S)
+    sums_S = torch.zeros(len(counts_S), dtype=torch.float64).index_add(0, item_M, values_M.double())
+    return sums_S / counts_S
+
+
+def label_nll(said: Kept, supported: Callable[[Mapping[str, Tensor]], Tensor], *, floor: float) -> float:
+    """Negative log-likelihood of the labels, in nats: the mean over items of the mean over their positions,
+    as `answer_nll`."""
+    nll = [-floored(supported(log_p), floor)[:, 0].log() for _, log_p in said.blocks()]
+    return item_means(torch.cat(nll), said.rows).mean().item()
+
+
+def recited(found: Targets) -> Tensor:
+    """Of each item [S] whether the most probable token is the true one everywhere: whether q recites it."""
+    right_M = (
+        found.q_MK[:, 0] > found.q_MK[:, 1:].amax(1) if found.q_MK.shape[1] > 1 else found.q_MK[:, 0] > 0
+    )
+    return item_means(right_M, found.rows) == 1

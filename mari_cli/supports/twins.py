@@ -1,0 +1,295 @@
+"""Twins: the model before, asked about somebody of whom the forget data says nothing.
+
+A twin of an item has other names: each key token is swapped, wherever it stands as one, for a random token of
+the names in the retain data, of the same kind. The model predicts the twin's next tokens, the vocabulary is
+swapped back, and S twins are averaged: r_t. Off that is taken what the true names add, a times:
+
+    log q = log r + a · min(0, log r − log p0) − const,      p0: the model before, in the true context
+
+(the positive pointwise marginal information of a token is log p0 − log r). A token that the item also holds
+where it is no key keeps its own probability there.
+
+Long answers lean on their own beginning: self-generated twins replace each answer token that only the true
+names explain, p0(y | true context) > `EXPLAINED` · p(y | twin), by a draw from the twin, from left to right.
+
+Cost: S + 1 forward passes of the forget data; self-generated, for each twin one for each answer token.
+(Ours, beyond the paper.) Shapes: m positions of a batch, c of a chunk, S twins, D hidden size, V vocabulary.
+"""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from mari_cli.data.batches import length_sorted
+from mari_cli.data.spans import Located, Word
+from mari_cli.data.tokenize import Item
+from mari_cli.errors import UserError
+from mari_cli.losses.engine import log_probabilities
+from mari_cli.losses.head import Head
+from mari_cli.models.load import LanguageModel
+from mari_cli.models.reference import Reference
+from mari_cli.models.trunk import hidden_states
+from mari_cli.progress import Track
+from mari_cli.supports.sparse import Write
+
+RARE = 0.1
+"""Names of the retain data are words with a capital in at most this share of its items."""
+EXPLAINED = 2.0
+"""An answer token is drawn anew where the true context makes it more than so many times as probable."""
+TRIES = 50
+"""Draws from a pool before it is searched."""
+
+
+class Kind(StrEnum):
+    """Of a token, what it may be swapped for."""
+
+    after_space = "after_space"  # begins a word after white space
+    elsewhere = "elsewhere"  # begins a word after another character, or a text
+    inside = "inside"  # goes on with a word
+
+
+Pools = Mapping[Kind, Sequence[int]]
+"""Tokens to swap key tokens for, in the order of their numbers."""
+
+
+def kinds(located: Located, words: Sequence[Word]) -> dict[int, Kind]:
+    """Of each token that holds a character of one of ``words``: how it stands in it."""
+    found: dict[int, Kind] = {}
+    for token, (start, end) in enumerate(located.tokens):
+        for word in words:
+            if start < word.end and end > word.start:
+                begins = start <= word.start
+                space = located.text[word.start - 1 : word.start].isspace()
+                kind = Kind.after_space if space else Kind.elsewhere
+                found[token] = kind if begins else Kind.inside
+                break
+    return found
+
+
+def name_pools(retain: Sequence[Located], items: Sequence[Item]) -> Pools:
+    """Of each kind the tokens of names in the retain data: of rare words with a capital, else of all with
+    one, else of all words. Raises UserError where it holds no word."""
+    spread = Counter(name for located in retain for name in {w.name for ws in located.words() for w in ws})
+    most = RARE * len(retain)
+    tests: tuple[Callable[[Word], bool], ...] = (
+        lambda word: word.capital and spread[word.name] <= most,
+        lambda word: word.capital,
+        lambda word: True,
+    )
+    for test in tests:
+        pools: dict[Kind, set[int]] = {kind: set() for kind in Kind}
+        for located, item in zip(retain, items, strict=True):
+            chosen = [word for words in located.words() for word in words if test(word)]
+            for token, kind in kinds(located, chosen).items():
+                pools[kind].add(item.input_ids[token])
+        if any(pools.values()):
+            return {kind: sorted(pool) for kind, pool in pools.items()}
+    raise UserError(
+        "the retain corpus holds no word to swap a key string for",
+        "take another source (`loss=mari_base`, `loss=mari_context`)",
+    )
+
+
+@dataclass(frozen=True)
+class Named:
+    """One forget item and its key tokens."""
+
+    item: Item
+    keys: Mapping[int, Kind]
+    """Places of the key tokens."""
+
+    def of_prompt(self) -> "Named":
+        """With the key tokens alone that are not to be predicted; of running text all."""
+        if self.item.supervised_from == 1:
+            return self
+        keys = {place: kind for place, kind in self.keys.items() if place < self.item.supervised_from}
+        return replace(self, keys=keys)
+
+
+def named(item: Item, located: Located, tokens: Sequence[int]) -> Named:
+    """``tokens``: places of the key tokens. Those without a letter or digit are none."""
+    words = [word for words in located.words() for word in words]
+    of_words = kinds(located, words)
+    return Named(
+        item,
+        {
+            token: of_words[token]
+            for token in tokens
+            if token in of_words and any(map(str.isalnum, located.text[slice(*located.tokens[token])]))
+        },
+    )
+
+
+def swaps(whose: Named, pools: Pools, chance: random.Random) -> dict[int, int]:
+    """Of each key token another, each of its own; none of them stands in the item."""
+    used = set(whose.item.input_ids)
+    found: dict[int, int] = {}
+    for place, kind in sorted(whose.keys.items()):
+        token = whose.item.input_ids[place]
+        if token in found:
+            continue
+        other = _other(kind, pools, used, chance)
+        if other is not None:
+            found[token] = other
+            used.add(other)
+    return found
+
+
+def _other(kind: Kind, pools: Pools, used: set[int], chance: random.Random) -> int | None:
+    """A token of ``kind``, or else of another; None where all are used."""
+    for pool in (pools[kind], *(pools[other] for other in Kind if other is not kind)):
+        for _ in range(min(TRIES, len(pool))):
+            if (token := chance.choice(pool)) not in used:
+                return token
+        if left := [token for token in pool if token not in used]:
+            return chance.choice(left)
+    return None
+
+
+@dataclass(frozen=True)
+class Twin:
+    ids: tuple[int, ...]
+    swapped: Mapping[int, int]
+    """Token of the item: the twin's."""
+    back: tuple[tuple[tuple[int, int], ...], ...]
+    """Of each target the pairs of tokens whose probabilities are swapped back."""
+
+
+def twin(whose: Named, pools: Pools, chance: random.Random, *, of_prompt: bool = False) -> Twin:
+    """``of_prompt``: only tokens that are keys in the prompt are swapped, there and in the answer."""
+    swapped = swaps(whose.of_prompt() if of_prompt else whose, pools, chance)
+    return Twin(
+        tuple(
+            swapped[token] if place in whose.keys and token in swapped else token
+            for place, token in enumerate(whose.item.input_ids)
+        ),
+        swapped,
+        tuple(
+            tuple(pair for pair in swapped.items() if place in whose.keys or pair[0] != token)
+            for place, token in enumerate(whose.item.input_ids)
+            if place >= whose.item.supervised_from
+        ),
+    )
+
+
+def swap_back(log_p_cV: Tensor, pairs: Sequence[Sequence[tuple[int, int]]]) -> Tensor:
+    """In each row the two columns of each pair change places. In place."""
+    flat = [(row, *pair) for row, of_row in enumerate(pairs) for pair in of_row]
+    if flat:
+        row, one, two = torch.tensor(flat, device=log_p_cV.device).T
+        first, second = log_p_cV[row, one], log_p_cV[row, two]
+        log_p_cV[row, one], log_p_cV[row, two] = second, first
+    return log_p_cV
+
+
+def contrasted(log_r: Tensor, log_p0: Tensor, contrast: float) -> Tensor:
+    """log r + a · min(0, log r − log p0), not normalised. A probability of 0 stays 0."""
+    taken_off = contrast * (log_r - log_p0).clamp_max(0)
+    return torch.where(log_r > -math.inf, log_r + taken_off, log_r)
+
+
+@torch.no_grad()
+def ask_twins(
+    lm: LanguageModel,
+    head: Head,
+    forget: Reference,
+    whose: Sequence[Named],
+    pools: Pools,
+    write: Write,
+    *,
+    twins: int,
+    self_generated: bool,
+    seed: int,
+    chunk: int,
+    batch_size: int,
+    track: Track,
+) -> None:
+    """Hand ``write`` log r and log p0 (`twin`, `before`) of all forget positions.
+
+    ``forget`` remembers the states of all items under ``lm``, whose head is ``head``. What is drawn for an
+    item depends on ``seed`` and its number alone.
+    """
+    lm.model.eval()
+    batches = list(length_sorted([len(one.item.input_ids) for one in whose], batch_size))
+    for batch in track(batches, "twins", len(batches)):
+        at_m = torch.cat([torch.arange(*_ends(forget.rows.slices[i])) for i in batch])
+        before_mD = forget.states(batch)
+        label_m = forget.labels_N[at_m].to(lm.device)
+        asked = [
+            [_Asked(whose[i], pools, f"{seed} {i} {number}", self_generated=self_generated) for i in batch]
+            for number in range(twins)
+        ]
+        if self_generated:
+            p0_m = log_probabilities(head, before_mD, label_m, chunk=chunk).exp().cpu()
+            for of_number in asked:
+                _generate(lm, head, of_number, p0_m, chunk=chunk)
+        states = [_states(lm, of_number, before_mD.dtype) for of_number in asked]
+        pairs = [[pairs for one in of_number for pairs in one.twin.back] for of_number in asked]
+        for start in range(0, len(at_m), chunk):
+            here = slice(start, start + chunk)
+            log_r_cV = None
+            for h_mD, of_twin in zip(states, pairs, strict=True):
+                log_p_cV = swap_back(head(h_mD[here]).log_softmax(-1), of_twin[here])
+                log_r_cV = log_p_cV if log_r_cV is None else torch.logaddexp(log_r_cV, log_p_cV)
+            assert log_r_cV is not None
+            log_p0_cV = head(before_mD[here]).log_softmax(-1)
+            write(at_m[here], {"twin": log_r_cV - math.log(twins), "before": log_p0_cV})
+
+
+def _ends(rows: slice) -> tuple[int, int]:
+    return rows.start, rows.stop
+
+
+class _Asked:
+    """A twin on its way: its tokens may still be drawn."""
+
+    def __init__(self, whose: Named, pools: Pools, seed: str, *, self_generated: bool) -> None:
+        chance = random.Random(seed)  # a text is hashed: neighbouring numbers have nothing in common
+        self.whose = whose
+        self.twin = twin(whose, pools, chance, of_prompt=self_generated)
+        self.ids = list(self.twin.ids)
+        self.chance = chance
+
+
+def _states(lm: LanguageModel, asked: Sequence[_Asked], dtype: torch.dtype) -> Tensor:
+    """At the targets of each [m, D]; rounded as the reference's are."""
+    items = [replace(one.whose.item, input_ids=tuple(one.ids)) for one in asked]
+    h_mD, _ = hidden_states(lm.model, lm.compute, items, packed=lm.layout.packed)
+    return h_mD.to(dtype)
+
+
+def _generate(lm: LanguageModel, head: Head, asked: Sequence[_Asked], p0_m: Tensor, *, chunk: int) -> None:
+    """Draw the answer tokens anew that only the true names explain, in place, all items side by side.
+
+    ``p0_m``: of each target, item by item, its probability in the true context.
+    """
+    counts = [one.whose.item.num_targets for one in asked]
+    p0 = [of_item.tolist() for of_item in p0_m.split(counts)]
+    for target in range(max(counts)):
+        # the last target predicts nothing that follows it
+        going = [row for row, count in enumerate(counts) if target < count - 1]
+        for start in range(0, len(going), chunk):
+            rows = going[start : start + chunk]
+            prefixes = []
+            for row in rows:
+                item = asked[row].whose.item
+                place = item.supervised_from + target
+                prefixes.append(Item((*asked[row].ids[:place], 0), place, item.record))
+            h_cD, _ = hidden_states(lm.model, lm.compute, prefixes, packed=lm.layout.packed)
+            p_cV = head(h_cD).softmax(-1)
+            back_cV = swap_back(p_cV.clone(), [asked[row].twin.back[target] for row in rows])
+            for row, p_V, back_V in zip(rows, p_cV.cpu(), back_cV.cpu(), strict=True):
+                one = asked[row]
+                place = one.whose.item.supervised_from + target
+                label = one.whose.item.input_ids[place]
+                untouched = one.ids[place] == label
+                if untouched and p0[row][target] > EXPLAINED * back_V[label].item():
+                    sums_V = p_V.double().cumsum(0)
+                    mark = one.chance.random() * sums_V[-1].item()
+                    one.ids[place] = min(int(torch.searchsorted(sums_V, mark, right=True)), len(p_V) - 1)

@@ -1,0 +1,500 @@
+"""The support of a run: what the retain data supports at each forget position, as `loss.support` asks for it.
+
+Everything that can be refused is refused by `prepare`, from the texts alone; `support` then asks one model
+after another, before the first step.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
+from mari_cli import distributed, runs
+from mari_cli.config import (
+    Estimator,
+    LossConfig,
+    MariConfig,
+    ModelConfig,
+    SupportConfig,
+    SupportSource,
+    UnlearnRun,
+)
+from mari_cli.data.records import Fact
+from mari_cli.data.spans import locate
+from mari_cli.data.tokenize import Item, PromptStyle
+from mari_cli.errors import UserError
+from mari_cli.models.context import Targets
+from mari_cli.models.device import choose_compute
+from mari_cli.models.fingerprint import weights_hash
+from mari_cli.models.load import LanguageModel, load_tokenizer
+from mari_cli.models.reference import Reference, remember
+from mari_cli.progress import say, track
+from mari_cli.suites.examiner import Examiner
+from mari_cli.suites.scores import ItemScore
+from mari_cli.suites.standard import Corpus
+from mari_cli.supports import assistant, base, siblings, twins
+from mari_cli.supports.asked import Asked, write_combined
+from mari_cli.supports.calibrate import Calibrated, calibrated
+from mari_cli.supports.gold import golden
+from mari_cli.supports.keys import Keys, find_keys, given_keys, read_keys
+from mari_cli.supports.sparse import Kept, Write, kept, label_nll, recited, targets
+from mari_cli.tasks.setting import Setting, cache_directory, finetunes_target, seed_for
+from mari_cli.tasks.training import finetuned
+from mari_cli.train.step import chunk_for, operand_head
+
+MOST_CONTRAST = 64.0
+LEAST_POWER, MOST_POWER = 0.05, 16.0
+"""Where a calibration looks."""
+ERRORS = 2.0
+"""Standard errors by which q recites more than the model before recites of the holdout, for a warning."""
+
+Load = Callable[[ModelConfig], LanguageModel]
+
+
+def source_of(loss: LossConfig) -> SupportSource | None:
+    """Who supports; None where the loss asks nobody."""
+    if not isinstance(loss, MariConfig) or loss.estimator is not Estimator.context:
+        return None
+    return loss.support.source
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known before any model is asked."""
+
+    config: SupportConfig
+    stored_tokens: int
+    keys: Keys | None = None
+    named: Sequence[twins.Named] = ()
+    pools: twins.Pools | None = None
+    given: Mapping[str, ModelConfig] = field(default_factory=dict)
+    """Models by what they are asked as."""
+
+
+def prepare(
+    config: UnlearnRun, setting: Setting, corpora: Mapping[str, Corpus], style: PromptStyle
+) -> Prepared | None:
+    """None where the loss asks none of these sources. Raises UserError where a support cannot be made."""
+    source = source_of(config.loss)
+    if source is None or source is SupportSource.neighbours:
+        return None
+    assert isinstance(config.loss, MariConfig)
+    asked = config.loss.support
+    prepared = Prepared(asked, config.loss.context.stored_tokens)
+    match source:
+        case SupportSource.twins:
+            if asked.contrast is None:
+                _require_holdout(corpora, "contrast", "3")
+            return _named(prepared, setting, corpora, style)
+        case SupportSource.base:
+            if asked.sharpen is None:
+                _require_holdout(corpora, "sharpen", "1")
+            return replace(prepared, given={"base": _before_fine_tuning(config, setting)})
+        case SupportSource.assistant:
+            return replace(prepared, given={"assistant": _before_fine_tuning(config, setting)})
+    names = ("model",) if source is SupportSource.gold else ("retain_model", "both_model")
+    return replace(prepared, given={name: _at_path(name, config, setting) for name in names})
+
+
+def _require_holdout(corpora: Mapping[str, Corpus], name: str, value: str) -> None:
+    if "holdout" not in corpora:
+        raise UserError(
+            f"`loss.support.{name}` is chosen by the holdout, and there is none",
+            f"set `holdout` to data like the forget data that no model has seen, or say it yourself, as "
+            f"`loss.support.{name}={value}`",
+        )
+
+
+def _before_fine_tuning(config: UnlearnRun, setting: Setting) -> ModelConfig:
+    """The model that `base` and `assistant` are tuned from."""
+    assert isinstance(config.loss, MariConfig)
+    asked = config.loss.support
+    if asked.model is not None:
+        return _at_path("model", config, setting)
+    if not finetunes_target(config):
+        raise UserError(
+            f"`loss.support.source={asked.source}` needs the model before its fine-tuning, and this run does "
+            "not fine-tune its target",
+            "give it (`loss.support.model=PATH`), or take a source that needs none (`loss=mari_twins`)",
+        )
+    return config.model
+
+
+NEEDED = {
+    "model": "the path of a model that never saw the forget data",
+    "retain_model": "the path of a small model trained on the retain data",
+    "both_model": "the path of a small model trained on retain and forget data",
+}
+
+
+def _at_path(name: str, config: UnlearnRun, setting: Setting) -> ModelConfig:
+    """The model that `loss.support` gives as ``name``."""
+    assert isinstance(config.loss, MariConfig)
+    key, path = f"loss.support.{name}", getattr(config.loss.support, name)
+    if path is None:
+        raise UserError(
+            f"`loss.support.source={config.loss.support.source}` needs `{key}`", f"give {NEEDED[name]}"
+        )
+    if path.startswith(("/", ".", "~")) and not Path(path).expanduser().exists():
+        raise UserError(f"no model at `{key}={path}`", "give a model or run directory")
+    model = replace(config.model, path=path, architecture=None, revision=None, tokenizer=None)
+    if load_tokenizer(model, []).get_vocab() != setting.tokenizer.get_vocab():
+        raise UserError(
+            f"the model at `{key}={path}` has another tokenizer, so it predicts other tokens",
+            "give one with the tokenizer of the run's model, or take a source that needs no other model "
+            "(`loss=mari_twins`)",
+        )
+    return model
+
+
+def _named(
+    prepared: Prepared, setting: Setting, corpora: Mapping[str, Corpus], style: PromptStyle
+) -> Prepared:
+    located = {
+        role: locate(corpora[role].records, corpora[role].items, setting.tokenizer, style)
+        for role in ("forget", "retain")
+    }
+    items, config = corpora["forget"].items, prepared.config
+    if config.keys is not None:
+        keys = given_keys(read_keys(config.keys), located["forget"], path=config.keys)
+    else:
+        starts = [item.supervised_from for item in items]
+        keys = find_keys(located["forget"], located["retain"], starts, least=config.key_records)
+    named = [
+        twins.named(item, of_item, tokens)
+        for item, of_item, tokens in zip(items, located["forget"], keys.tokens, strict=True)
+    ]
+    pools = twins.name_pools(located["retain"], corpora["retain"].items)
+    return replace(prepared, keys=keys, named=named, pools=pools)
+
+
+def load_given(prepared: Prepared, load: Load) -> None:
+    """Refuse now what would fail after target and gold are trained."""
+    for model in prepared.given.values():
+        load(model)
+
+
+# -- asking the models ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """What all sources have in common."""
+
+    config: UnlearnRun
+    setting: Setting
+    corpora: Mapping[str, Corpus]
+    prepared: Prepared
+    target: ModelConfig
+    load: Load
+
+    @property
+    def cache(self) -> Path:
+        return cache_directory(self.config)
+
+    @property
+    def forget(self) -> Sequence[Item]:
+        return self.corpora["forget"].items
+
+    def chunk(self, vocabulary: int) -> int:
+        return self.config.train.chunk or chunk_for(vocabulary)
+
+    def of(self, lm: LanguageModel, role: str, *, weights: str | None = None) -> Asked:
+        """``lm`` at the positions of the corpus ``role``."""
+        remembered = remember(
+            lm,
+            self.corpora[role].items,
+            None,
+            states=True,
+            layer=None,
+            log_probability=None,
+            directory=self.cache,
+            key={"weights": weights or weights_hash(lm.model)},
+            batch_size=self.config.metrics.batch_size,
+            track=track,
+            name=role,
+        )
+        return Asked(operand_head(lm).frozen(), remembered)
+
+    def holdout(self, lm: LanguageModel, weights: str) -> list[ItemScore]:
+        """What the model before makes of the holdout; nothing where there is none."""
+        if "holdout" not in self.corpora:
+            return []
+        config = self.config
+        examiner = Examiner(lm, config.metrics, config.seed, weights, self.cache, track, "target")
+        return examiner.score(self.corpora["holdout"].items, "holdout")
+
+    def tuned(self, name: str, items: Sequence[Item], epochs: int) -> ModelConfig:
+        """The model given as ``name``, tuned on ``items``."""
+        model, tuning = self.prepared.given[name], replace(self.config.finetune, epochs=epochs)
+        compute = choose_compute(tuning.device, tuning.precision, tuning.weights, section="finetune.")
+        directory = finetuned(
+            model,
+            replace(self.setting, compute=compute),
+            items,
+            tuning,
+            seed=self.config.seed,
+            cache=self.cache,
+            track=track,
+            role=name,
+        )
+        return replace(model, path=str(directory), architecture=None, revision=None)
+
+    def keep(
+        self,
+        fill: Callable[[Write], None],
+        names: Sequence[str],
+        said_of: Reference,
+        key: Mapping[str, object],
+        vocabulary: int,
+    ) -> Kept:
+        return kept(
+            fill,
+            names,
+            rows=said_of.rows,
+            labels_M=said_of.labels_N,
+            vocabulary=vocabulary,
+            stored_tokens=self.prepared.stored_tokens,
+            directory=self.cache,
+            key={"source": self.prepared.config.source.value, **key},
+            name="support",
+        )
+
+    def combined(self, models: Sequence[Asked], combine: Callable[..., Tensor], **settings: float) -> Kept:
+        """What ``combine`` with ``settings`` makes of what ``models`` predict."""
+        vocabulary = min(len(model.head.weight_VD) for model in models)
+        cut = [model.cut(vocabulary) for model in models]
+        key = {"models": [model.remembered.key for model in models], **settings}
+        return self.keep(
+            lambda write: write_combined(
+                write, cut, partial(combine, **settings), chunk=self.chunk(vocabulary), track=track
+            ),
+            ["q"],
+            models[0].remembered,
+            key,
+            vocabulary,
+        )
+
+
+def support(
+    config: UnlearnRun,
+    setting: Setting,
+    corpora: Mapping[str, Corpus],
+    prepared: Prepared,
+    target: ModelConfig,
+    load: Load,
+) -> tuple[Targets, list[str]]:
+    """What is supported at the forget positions, and notes for the reader. ``target`` is the model before;
+    one model at a time is loaded."""
+    asking = _Asking(config, setting, corpora, prepared, target, load)
+    say(f"support: {prepared.config.source}")
+    return {
+        SupportSource.twins: _of_twins,
+        SupportSource.base: _of_base,
+        SupportSource.gold: _of_gold,
+        SupportSource.siblings: _of_siblings,
+        SupportSource.assistant: _of_assistant,
+    }[prepared.config.source](asking)
+
+
+def _of_gold(asking: _Asking) -> tuple[Targets, list[str]]:
+    gold = asking.of(asking.load(asking.prepared.given["model"]), "forget")
+    lm = asking.load(asking.target)
+    return _finished(asking, asking.combined([gold], golden), asking.holdout(lm, weights_hash(lm.model)), [])
+
+
+def _of_siblings(asking: _Asking) -> tuple[Targets, list[str]]:
+    retain, both = (
+        asking.of(asking.load(asking.prepared.given[name]), "forget")
+        for name in ("retain_model", "both_model")
+    )
+    lm = asking.load(asking.target)
+    models = [asking.of(lm, "forget"), retain, both]
+    said = asking.combined(models, siblings.corrected, weight=asking.prepared.config.weight)
+    return _finished(asking, said, asking.holdout(lm, weights_hash(lm.model)), [])
+
+
+def _of_assistant(asking: _Asking) -> tuple[Targets, list[str]]:
+    tuned = asking.tuned("assistant", asking.forget, asking.config.finetune.epochs)
+    other = asking.of(asking.load(tuned), "forget")
+    lm = asking.load(asking.target)
+    models = [asking.of(lm, "forget"), other]
+    said = asking.combined(models, assistant.subtracted, weight=asking.prepared.config.weight)
+    return _finished(asking, said, asking.holdout(lm, weights_hash(lm.model)), [])
+
+
+def _of_base(asking: _Asking) -> tuple[Targets, list[str]]:
+    config = asking.prepared.config
+    lm = asking.load(asking.target)
+    holdout = asking.holdout(lm, weights_hash(lm.model))
+    del lm
+    tuned = asking.tuned("base", asking.corpora["retain"].items, epochs_of_base(asking.config))
+    lm = asking.load(tuned)
+    weights = weights_hash(lm.model)
+    model = asking.of(lm, "forget", weights=weights)
+    power, notes = config.sharpen, []
+    if power is None:
+        on_holdout = asking.of(lm, "holdout", weights=weights)
+        chunk = asking.chunk(len(model.head.weight_VD))
+        found = _agreed(
+            lambda power: base.sharpened_nll(on_holdout, power, chunk=chunk),
+            mean_nll(holdout),
+            least=LEAST_POWER,
+            most=MOST_POWER,
+        )
+        power = found.value
+        notes.append(
+            f"support: predictions to the power {power:.4g}, so that the holdout's loss is "
+            f"{found.reached:.4g}{_as_before(found)}"
+        )
+    del lm
+    return _finished(asking, asking.combined([model], base.sharpened, power=power), holdout, notes)
+
+
+def epochs_of_base(config: UnlearnRun) -> int:
+    assert isinstance(config.loss, MariConfig)
+    return max(1, round(config.loss.support.share * config.finetune.epochs))
+
+
+def _of_twins(asking: _Asking) -> tuple[Targets, list[str]]:
+    config, prepared = asking.prepared.config, asking.prepared
+    assert prepared.keys is not None
+    assert prepared.pools is not None
+    lm = asking.load(asking.target)
+    weights = weights_hash(lm.model)
+    before = asking.of(lm, "forget", weights=weights)
+    vocabulary = len(before.head.weight_VD)
+    seed, chunk = seed_for(asking.config.seed, "twins"), asking.chunk(vocabulary)
+    key = {
+        "model": before.remembered.key,
+        "named": runs.content_hash([sorted(one.keys.items()) for one in prepared.named]),
+        "pools": runs.content_hash(prepared.pools),
+        "twins": config.twins,
+        "self_generated": config.self_generated,
+        "seed": seed,
+    }
+
+    fill = partial(
+        twins.ask_twins,
+        lm,
+        before.head,
+        before.remembered,
+        prepared.named,
+        prepared.pools,
+        twins=config.twins,
+        self_generated=config.self_generated,
+        seed=seed,
+        chunk=chunk,
+        batch_size=asking.config.metrics.batch_size,
+        track=track,
+    )
+    said = asking.keep(fill, ["twin", "before"], before.remembered, key, vocabulary)
+    holdout = asking.holdout(lm, weights)
+    del lm, fill
+    notes = [_of_keys(prepared)]
+    contrast = config.contrast
+    if contrast is None:
+        found = _agreed(
+            lambda a: label_nll(said, partial(_contrasted, contrast=a), floor=config.floor),
+            mean_nll(holdout),
+            least=0.0,
+            most=MOST_CONTRAST,
+        )
+        contrast = found.value
+        notes.append(
+            f"support: contrast {contrast:.4g}, so that the forget answers' loss is {found.reached:.4g}"
+            f"{_as_before(found)}"
+        )
+    return _finished(asking, said, holdout, notes, partial(_contrasted, contrast=contrast), contrast=contrast)
+
+
+def _contrasted(log_p: Mapping[str, Tensor], *, contrast: float) -> Tensor:
+    return twins.contrasted(log_p["twin"], log_p["before"], contrast)
+
+
+def _of_keys(prepared: Prepared) -> str:
+    assert prepared.keys is not None
+    items, keys = len(prepared.named), prepared.keys
+    without = sum(not one.keys for one in prepared.named)
+    note = f"support: {len(keys.strings)} key strings in {items - without} of {items} forget items"
+    if keys.by_rarity:
+        note += f", for {keys.by_rarity} of them their rare words"
+    if without:
+        note += f"; in the other {without} nothing is swapped, and they keep what the model says now"
+    say(note)
+    return note
+
+
+def mean_nll(scores: Sequence[ItemScore]) -> float:
+    return sum(score.answer_nll for score in scores) / len(scores)
+
+
+def _agreed(nll: Callable[[float], float], wanted: float, *, least: float, most: float) -> Calibrated:
+    """By the first process, for all."""
+    found = calibrated(nll, wanted, least=least, most=most) if distributed.first() else None
+    agreed = distributed.agreed(found)
+    assert agreed is not None
+    return agreed
+
+
+def _as_before(found: Calibrated) -> str:
+    wanted = f"the holdout's under the model before, {found.wanted:.4g}"
+    return f" as {wanted}" if found.exact else f", as near as it comes to {wanted}"
+
+
+def _plain(log_p: Mapping[str, Tensor]) -> Tensor:
+    return log_p["q"]
+
+
+def _finished(
+    asking: _Asking,
+    said: Kept,
+    holdout: Sequence[ItemScore],
+    notes: list[str],
+    supported: Callable[[Mapping[str, Tensor]], Tensor] = _plain,
+    **settings: float,
+) -> tuple[Targets, list[str]]:
+    found = targets(
+        said,
+        supported,
+        floor=asking.prepared.config.floor,
+        key=settings,
+        directory=asking.cache,
+        device=asking.setting.compute.device,
+        name="support, as a step takes it",
+    )
+    more = recitation(found, asking.corpora, [score.exact_match for score in holdout])
+    for note in (*notes[1 if asking.prepared.keys else 0 :], *more):
+        say(note)
+    return found, [*notes, *more]
+
+
+def recitation(found: Targets, corpora: Mapping[str, Corpus], of_holdout: Sequence[float]) -> list[str]:
+    """How much of the forget data q itself recites, and a warning where that is more than the model before
+    recites of the holdout: of unique facts, where a corpus knows them, else of all answers."""
+    exact = recited(found).double()
+    kind, forget, holdout = "unique facts", *(_unique(corpora, role) for role in ("forget", "holdout"))
+    if not forget or (of_holdout and not holdout):
+        kind, forget = "answers", list(range(len(exact)))
+        holdout = list(range(len(of_holdout)))
+    own = exact[forget].mean().item()
+    note = f"support: q recites {own:.3f} of the {kind} to be forgotten"
+    if not of_holdout:
+        return [f"{note}; there is no holdout to compare that with"]
+    theirs = sum(of_holdout[i] for i in holdout) / len(holdout)
+    together = (own * len(forget) + theirs * len(holdout)) / (len(forget) + len(holdout))
+    error = math.sqrt(together * (1 - together) * (1 / len(forget) + 1 / len(holdout)))
+    note += f"; the model before recites {theirs:.3f} of the holdout's"
+    if own > theirs + ERRORS * error:
+        return [f"warning: {note}: what is aimed at still holds what is to be forgotten"]
+    return [note]
+
+
+def _unique(corpora: Mapping[str, Corpus], role: str) -> list[int]:
+    if role not in corpora:
+        return []
+    corpus = corpora[role]
+    return [i for i in range(len(corpus.items)) if corpus.record_of(i).fact is Fact.unique]
