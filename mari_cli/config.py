@@ -371,7 +371,7 @@ class MariConfig(LossConfig):
     which is another loss, cheaper and not what the paper minimises."""
     mari_weight: float = 10.0
     retain_divergence: RetainDivergence = RetainDivergence.forward
-    """What holds the retain side: `forward`: KL(model before ‖ model); `reverse`: KL(model ‖ model before)."""
+    """What holds the retain side. `forward`: KL(before ‖ model); `reverse`: KL(model ‖ before)."""
     divergence: Divergence = Divergence.jensen_shannon
     """How far a prediction p is from what is supported, q (`context`). `jensen_shannon`: I(X;Z), as in the
     paper. `forward`: KL(q ‖ p), the limit of I/(1-prior) at prior 1. `reverse`: KL(p ‖ q), that of I/prior at

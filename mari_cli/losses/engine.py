@@ -1,10 +1,11 @@
 """Readings of the head over a whole step, and their gradient, without ever holding the step's logits.
 
-An objective is a function of its readings: the log-probabilities of labels; the divergence from the reference,
-and the distance of all log-probabilities from it; the marginal information of pools of positions, or of each
-position against what is supported there, with that of the observed token. Given the objective's gradient at the readings,
-one sweep over chunks of positions computes the readings and carries the gradient through the head (closed
-forms, below); where a pool does not fit a chunk it is averaged in a sweep of its own before.
+An objective is a function of its readings: the log-probabilities of labels; the divergence from the
+reference, and the distance of all log-probabilities from it; the marginal information of pools of positions,
+or of each position against what is supported there, with that of the observed token. Given the objective's
+gradient at the readings, one sweep over chunks of positions computes the readings and carries the gradient
+through the head (closed forms, below); where a pool does not fit a chunk it is averaged in a sweep of its own
+before.
 
 With p = softmax(z), at the logits z of one position:
 
@@ -308,8 +309,10 @@ class _Sweep:
             self.readings.pointwise[part.index] = value_c
             score_cL[:, 0] += slope_c * self.weights.pointwise[part.index]
         each_c1 = score_cL[:, -1:] / rest_c1
-        return (each_c1 - score_cL.sum(-1, keepdim=True)).squeeze(-1), ids_cK, (
-            score_cL[:, :-1] - p_cK * each_c1
+        return (
+            (each_c1 - score_cL.sum(-1, keepdim=True)).squeeze(-1),
+            ids_cK,
+            (score_cL[:, :-1] - p_cK * each_c1),
         )
 
     def pool_at_once(self, block: _Block, pools: Pools, *, through_retain: bool) -> None:

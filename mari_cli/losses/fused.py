@@ -139,8 +139,8 @@ def gradient_(
     reverse_c: Tensor | None,
     anchor_c: Tensor | None,
 ) -> tuple[()]:
-    """p becomes p ∘ (factor + γ - ⟨γ, p⟩ + reverse · log(p/q)) - forward · q + anchor · (h - p Σ h), h the slope
-    of `anchor`. What is None is left out."""
+    """p becomes p ∘ (factor + γ - ⟨γ, p⟩ + reverse · log(p/q)) - forward · q + anchor · (h - p Σ h), h the
+    slope of `anchor`. What is None is left out."""
     less_c = -factor_c
     added_cV: Tensor | float = 0.0
     if reference_cV is not None:

@@ -303,9 +303,7 @@ def pools_of(config: MariConfig, positions: Mapping[str, Positions]) -> Pools:
     share = config.forget_share if config.forget_share is not None else step_here / (step_here + step_there)
     prior = prior_of(config, retain=step_there, forget=step_here)
     if config.estimator is Estimator.pooled:
-        pools = marginal.one_pool(
-            there, here, totals=(step_there, step_here), prior=prior, share=share
-        )
+        pools = marginal.one_pool(there, here, totals=(step_there, step_here), prior=prior, share=share)
     else:
         pools = marginal.pools_by_index(retain.index_N, forget.index_N, prior=prior, share=share)
     return replace(pools, weight_C=pools.weight_C * scale)

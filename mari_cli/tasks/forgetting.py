@@ -272,7 +272,9 @@ def remembering(
             track=track,
         )
 
-    kept_head = head if needs.beside_reference else None  # a copy of the head's weights, which few losses need in a step
+    kept_head = (
+        head if needs.beside_reference else None
+    )  # a copy of the head's weights, which few losses need in a step
 
     def of_step(indices: Mapping[str, Sequence[int]]) -> Reference:
         def recall(role: str, at: range) -> Recalled:

@@ -23,7 +23,16 @@ from mari_cli.losses import naive
 from mari_cli.losses.divergences import divergence_of
 from mari_cli.losses.engine import Rows, Supported
 from mari_cli.losses.head import Head
-from mari_cli.losses.objective import Objective, Positions, Step, Terms, build, differentiate, pools_of, prior_of
+from mari_cli.losses.objective import (
+    Objective,
+    Positions,
+    Step,
+    Terms,
+    build,
+    differentiate,
+    pools_of,
+    prior_of,
+)
 
 V, D, K = 23, 5, 6
 BOTH = GradientThrough.both
@@ -49,7 +58,10 @@ LOSSES: dict[str, LossConfig] = {
         retain_divergence=RetainDivergence.reverse,
     ),
     "mari_reverse": MariConfig(
-        name="mari", estimator=Estimator.context, retain_divergence=RetainDivergence.reverse, anchor_weight=3.0
+        name="mari",
+        estimator=Estimator.context,
+        retain_divergence=RetainDivergence.reverse,
+        anchor_weight=3.0,
     ),
     "mari_anchored": MariConfig(name="mari", estimator=Estimator.context, anchor_weight=30.0),
     "grad_ascent": AscentConfig(name="grad_ascent"),

@@ -1,4 +1,4 @@
-"""Divergences from the supported distribution: limits, zeros, and what happens where a prediction vanishes."""
+"""Divergences from what is supported: limits, zeros, and what happens where a prediction vanishes."""
 
 import math
 from functools import partial

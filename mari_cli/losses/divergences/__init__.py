@@ -1,8 +1,8 @@
-"""How far a prediction p is from the distribution q that the retain data supports: one file each.
+"""How far a prediction p is from the distribution q that the retain data supports: a file each.
 
-Every divergence is a function of (log q, log p), both [c, L] over L outcomes that add up to 1, and returns its
-value [c] in nats and the score p ∘ ∂D/∂p [c, L]: the part of the gradient at the logits that belongs to each
-outcome, δ = score - p · Σ score. A score stays finite where p vanishes; ∂D/∂p does not.
+Every divergence is a function of (log q, log p), both [c, L] over L outcomes that add up to 1. It returns its
+value [c] in nats and the score p ∘ ∂D/∂p [c, L], from which follows the gradient at the logits,
+score - p · Σ score. A score stays finite where p vanishes; ∂D/∂p does not.
 
 Shapes: c positions, L outcomes: the tokens that q names, and all others as one.
 """
@@ -29,8 +29,8 @@ FREE_OF_PRIOR: dict[Divergence, FromSupport] = {
 
 
 def divergence_of(config: MariConfig, *, prior: float, share: float) -> FromSupport:
-    """The divergence that ``config`` names. ``prior``: P(Z=1); ``share``: the forget side's weight in the joint
-    distribution. Only Jensen-Shannon reads them."""
+    """The divergence that ``config`` names. ``prior``: P(Z=1); ``share``: the forget side's weight in the
+    joint distribution. Only Jensen-Shannon reads them."""
     if config.divergence is Divergence.jensen_shannon:
         return partial(jensen_shannon, prior=prior, share=share)
     return FREE_OF_PRIOR[config.divergence]

@@ -1,4 +1,4 @@
-"""Jeffreys' divergence KL(q ‖ p) + KL(p ‖ q) = Σ (p - q) log(p/q): the sum of I(X;Z)'s two limits in the prior.
+"""Jeffreys' divergence KL(q ‖ p) + KL(p ‖ q) = Σ (p - q) log(p/q): the sum of both limits of I(X;Z).
 
 H. Jeffreys 1946, "An invariant form for the prior probability in estimation problems".
 """

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def reverse(log_q_cL: Tensor, log_p_cL: Tensor) -> tuple[Tensor, Tensor]:
-    """Value [c] in nats, >= 0, and score [c, L]. (Σ p = 1 fixes p's gradient but for a constant, left out.)"""
+    """Value [c] in nats, >= 0, and score [c, L]. A constant in ∂D/∂p moves no logit and is left out."""
     p_cL = log_p_cL.exp()
     score_cL = torch.where(p_cL > 0, p_cL * (log_p_cL - log_q_cL), 0.0)
     return score_cL.sum(-1), score_cL
