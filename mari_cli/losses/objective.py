@@ -243,12 +243,12 @@ def build(config: LossConfig) -> Objective:
     these, and a branch here."""
     match config:
         case MariConfig():
-            retain = ("retain",)
+            of_retain = ("retain",)
             reverse = config.retain_divergence is RetainDivergence.reverse
             needs = Needs(
-                kl=() if reverse else retain,
-                reverse_kl=retain if reverse else (),
-                anchor=retain if config.anchor_weight else (),
+                kl=() if reverse else of_retain,
+                reverse_kl=of_retain if reverse else (),
+                anchor=of_retain if config.anchor_weight else (),
                 information=config,
             )
             return Objective(lambda step, readings: mari(config, step, readings), needs)
