@@ -108,8 +108,8 @@ def floored(log_q_mL: Tensor, floor: float) -> Tensor:
     """The probabilities [m, K+1]: normalised, and mixed with as much of the uniform distribution that none
     is below ``floor``. A tail of no token at all stays 0."""
     q_mL = log_q_mL.softmax(-1)
-    there_mL = log_q_mL > -math.inf
-    there_mL[:, :-1] = True
+    there_mL = (log_q_mL > -math.inf).to(q_mL)
+    there_mL[:, :-1] = 1
     return q_mL * (1 - floor * there_mL.sum(-1, keepdim=True)) + floor * there_mL
 
 

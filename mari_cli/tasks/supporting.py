@@ -6,13 +6,13 @@ after another, before the first step.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
-from mari_cli import distributed, runs
+from mari_cli import distributed, runs, sealed
 from mari_cli.config import (
     Estimator,
     LossConfig,
@@ -32,7 +32,7 @@ from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import LanguageModel, load_tokenizer
 from mari_cli.models.reference import Reference, remember
 from mari_cli.progress import say, track
-from mari_cli.suites.examiner import Examiner
+from mari_cli.suites.examiner import Examiner, items_hash
 from mari_cli.suites.scores import ItemScore
 from mari_cli.suites.standard import Corpus
 from mari_cli.supports import assistant, base, siblings, twins
@@ -329,7 +329,8 @@ def _of_assistant(asking: _Asking) -> tuple[Targets, list[str]]:
 def _of_base(asking: _Asking) -> tuple[Targets, list[str]]:
     config = asking.prepared.config
     lm = asking.load(asking.target)
-    holdout = asking.holdout(lm, weights_hash(lm.model))
+    before = weights_hash(lm.model)
+    holdout = asking.holdout(lm, before)
     del lm
     tuned = asking.tuned("base", asking.corpora["retain"].items, epochs_of_base(asking.config))
     lm = asking.load(tuned)
@@ -339,9 +340,11 @@ def _of_base(asking: _Asking) -> tuple[Targets, list[str]]:
     if power is None:
         on_holdout = asking.of(lm, "holdout", weights=weights)
         chunk = asking.chunk(len(model.head.weight_VD))
-        found = _agreed(
+        found = _calibrated(
+            asking,
             lambda power: base.sharpened_nll(on_holdout, power, chunk=chunk),
-            mean_nll(holdout),
+            holdout,
+            {"of": on_holdout.remembered.key, "before": before},
             least=LEAST_POWER,
             most=MOST_POWER,
         )
@@ -397,9 +400,11 @@ def _of_twins(asking: _Asking) -> tuple[Targets, list[str]]:
     notes = [_of_keys(prepared)]
     contrast = config.contrast
     if contrast is None:
-        found = _agreed(
+        found = _calibrated(
+            asking,
             lambda a: label_nll(said, partial(_contrasted, contrast=a), floor=config.floor),
-            mean_nll(holdout),
+            holdout,
+            {"of": said.key, "floor": config.floor},
             least=0.0,
             most=MOST_CONTRAST,
         )
@@ -428,16 +433,28 @@ def _of_keys(prepared: Prepared) -> str:
     return note
 
 
-def mean_nll(scores: Sequence[ItemScore]) -> float:
-    return sum(score.answer_nll for score in scores) / len(scores)
-
-
-def _agreed(nll: Callable[[float], float], wanted: float, *, least: float, most: float) -> Calibrated:
-    """By the first process, for all."""
-    found = calibrated(nll, wanted, least=least, most=most) if distributed.first() else None
-    agreed = distributed.agreed(found)
-    assert agreed is not None
-    return agreed
+def _calibrated(
+    asking: _Asking,
+    nll: Callable[[float], float],
+    holdout: Sequence[ItemScore],
+    key: Mapping[str, object],
+    *,
+    least: float,
+    most: float,
+) -> Calibrated:
+    """Kept: computed again with other batches it would be another in its last digits, and all that is kept by
+    it would be made anew. ``key`` is what determines ``nll`` and the model before."""
+    items = asking.corpora["holdout"].items
+    whole = runs.content_hash({**key, "holdout": items_hash(items), "between": [least, most]})[:24]
+    path = asking.cache / "support" / f"{whole}.json"
+    found = sealed.read(path)
+    if found is None:
+        own = None
+        if distributed.first():
+            wanted = sum(score.answer_nll for score in holdout) / len(holdout)
+            own = asdict(calibrated(nll, wanted, least=least, most=most))
+        found = sealed.write(path, own)
+    return Calibrated(**found)
 
 
 def _as_before(found: Calibrated) -> str:
