@@ -156,9 +156,9 @@ def label_nll(said: Kept, supported: Callable[[Mapping[str, Tensor]], Tensor], *
     return item_means(torch.cat(nll), said.rows).mean().item()
 
 
-def recited(found: Targets) -> Tensor:
-    """Of each item [S] whether the most probable token is the true one everywhere: whether q recites it."""
-    right_M = (
-        found.q_MK[:, 0] > found.q_MK[:, 1:].amax(1) if found.q_MK.shape[1] > 1 else found.q_MK[:, 0] > 0
-    )
-    return item_means(right_M, found.rows) == 1
+def choices(found: Targets) -> tuple[Tensor, Tensor]:
+    """Of each item [S] the share of its targets where the true token is the most probable one, and whether it
+    is so everywhere: whether q recites the item. float64."""
+    right_M = found.q_MK[:, 0] > found.q_MK[:, 1:].amax(1)
+    right_S = item_means(right_M, found.rows)
+    return right_S, (right_S == 1).double()

@@ -16,7 +16,7 @@ from mari_cli.models.device import choose_compute
 from mari_cli.models.head import head_of
 from mari_cli.models.reference import Rows
 from mari_cli.models.trunk import hidden_states
-from mari_cli.suites.scores import score
+from mari_cli.suites.scores import ItemScore, score
 from mari_cli.suites.standard import Corpus
 from mari_cli.tasks import supporting
 from mari_cli.tasks.plan import plan
@@ -141,25 +141,34 @@ def test_the_plan_says_what_is_read_trained_and_kept(source, tmp_path):
     assert found["disk"]["support"] == written + trained
 
 
-def facts(*right: bool) -> tuple[Targets, Corpus]:
+def asked_of(*right: bool, known: bool = True) -> tuple[Targets, Corpus]:
     """Items of one target each: is it what q would say?"""
     q = torch.tensor([[0.6, 0.2] if is_right else [0.2, 0.6] for is_right in right])
     rows = Rows(dict.fromkeys(range(len(right)), 1))
     items = [Item((1, 2), 1, i) for i in range(len(right))]
-    records = [Record(prompt="?", text=str(i), fact=Fact.unique) for i in range(len(right))]
+    fact = Fact.unique if known else None
+    records = [Record(prompt="?", text=str(i), fact=fact) for i in range(len(right))]
     return Targets(rows, torch.device("cpu"), torch.zeros(len(right), 2), q), Corpus(records, items)
 
 
-@pytest.mark.parametrize(("known", "warned"), [(20, True), (2, False), (0, False)])
-def test_a_q_that_recites_more_than_the_holdout_is_warned_of_with_the_number(known, warned):
-    targets, corpus = facts(*[True] * known, *[False] * (40 - known))
-    (note,) = supporting.recitation(targets, {"forget": corpus, "holdout": corpus}, [1.0] * 2 + [0.0] * 38)
-    assert note.startswith("warning: ") is warned
-    assert f"{known / 40:.3f} of the unique facts" in note
+def scores(*right: bool) -> list[ItemScore]:
+    return [ItemScore(1, int(is_right), 0, 0, 0, float(is_right), 0, 0, 0, 0) for is_right in right]
+
+
+@pytest.mark.parametrize(("recited", "warned"), [(20, True), (2, False), (0, False)])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_q_that_recites_more_than_the_holdout_is_warned_of_with_the_number(recited, warned, known):
+    targets, corpus = asked_of(*[True] * recited, *[False] * (40 - recited), known=known)
+    of_holdout = scores(True, True, *[False] * 38)
+    notes = supporting.recitation(targets, {"forget": corpus, "holdout": corpus}, of_holdout)
+    assert len(notes) == (1 if known else 2)
+    assert all(note.startswith("warning: ") is warned for note in notes)
+    assert f"{recited / 40:.3f} of the {'unique facts' if known else 'answers'}" in notes[0]
+    assert "0.050" in notes[0]
 
 
 def test_without_a_holdout_the_number_is_said():
-    targets, corpus = facts(True, False)
+    targets, corpus = asked_of(True, False)
     (note,) = supporting.recitation(targets, {"forget": corpus}, [])
     assert "0.500" in note
     assert "no holdout" in note
