@@ -28,7 +28,7 @@ def calibrated(nll: Callable[[float], float], wanted: float, *, least: float, mo
     """
     low, high = nll(least), nll(most)
     bottom, at_bottom = least, low
-    if low > wanted and nll(least + TOLERANCE * (most - least)) < low:  # it falls before it rises
+    if low >= wanted and nll(least + TOLERANCE * (most - least)) < low:  # it falls before it rises
         found = minimize_scalar(nll, bounds=(least, most), method="bounded", options={"xatol": 1e-4})
         if found.fun < low:
             bottom, at_bottom = float(found.x), float(found.fun)

@@ -108,8 +108,8 @@ def floored(log_q_mL: Tensor, floor: float) -> Tensor:
     """The probabilities [m, K+1]: normalised, and mixed with as much of the uniform distribution that none
     is below ``floor``. A tail of no token at all stays 0."""
     q_mL = log_q_mL.softmax(-1)
-    there_mL = log_q_mL > -math.inf
-    there_mL[:, :-1] = True
+    there_mL = (log_q_mL > -math.inf).to(q_mL)
+    there_mL[:, :-1] = 1
     return q_mL * (1 - floor * there_mL.sum(-1, keepdim=True)) + floor * there_mL
 
 
@@ -156,9 +156,9 @@ def label_nll(said: Kept, supported: Callable[[Mapping[str, Tensor]], Tensor], *
     return item_means(torch.cat(nll), said.rows).mean().item()
 
 
-def recited(found: Targets) -> Tensor:
-    """Of each item [S] whether the most probable token is the true one everywhere: whether q recites it."""
-    right_M = (
-        found.q_MK[:, 0] > found.q_MK[:, 1:].amax(1) if found.q_MK.shape[1] > 1 else found.q_MK[:, 0] > 0
-    )
-    return item_means(right_M, found.rows) == 1
+def choices(found: Targets) -> tuple[Tensor, Tensor]:
+    """Of each item [S] the share of its targets where the true token is the most probable one, and whether it
+    is so everywhere: whether q recites the item. float64."""
+    right_M = found.q_MK[:, 0] > found.q_MK[:, 1:].amax(1)
+    right_S = item_means(right_M, found.rows)
+    return right_S, (right_S == 1).double()

@@ -6,13 +6,13 @@ after another, before the first step.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
-from mari_cli import distributed, runs
+from mari_cli import distributed, runs, sealed
 from mari_cli.config import (
     Estimator,
     LossConfig,
@@ -32,7 +32,7 @@ from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import LanguageModel, load_tokenizer
 from mari_cli.models.reference import Reference, remember
 from mari_cli.progress import say, track
-from mari_cli.suites.examiner import Examiner
+from mari_cli.suites.examiner import Examiner, items_hash
 from mari_cli.suites.scores import ItemScore
 from mari_cli.suites.standard import Corpus
 from mari_cli.supports import assistant, base, siblings, twins
@@ -40,7 +40,7 @@ from mari_cli.supports.asked import Asked, write_combined
 from mari_cli.supports.calibrate import Calibrated, calibrated
 from mari_cli.supports.gold import golden
 from mari_cli.supports.keys import Keys, find_keys, given_keys, read_keys
-from mari_cli.supports.sparse import Kept, Write, kept, label_nll, recited, targets
+from mari_cli.supports.sparse import Kept, Write, choices, kept, label_nll, targets
 from mari_cli.tasks.setting import Setting, cache_directory, finetunes_target, seed_for
 from mari_cli.tasks.training import finetuned
 from mari_cli.train.step import chunk_for, operand_head
@@ -329,7 +329,8 @@ def _of_assistant(asking: _Asking) -> tuple[Targets, list[str]]:
 def _of_base(asking: _Asking) -> tuple[Targets, list[str]]:
     config = asking.prepared.config
     lm = asking.load(asking.target)
-    holdout = asking.holdout(lm, weights_hash(lm.model))
+    before = weights_hash(lm.model)
+    holdout = asking.holdout(lm, before)
     del lm
     tuned = asking.tuned("base", asking.corpora["retain"].items, epochs_of_base(asking.config))
     lm = asking.load(tuned)
@@ -339,16 +340,20 @@ def _of_base(asking: _Asking) -> tuple[Targets, list[str]]:
     if power is None:
         on_holdout = asking.of(lm, "holdout", weights=weights)
         chunk = asking.chunk(len(model.head.weight_VD))
-        found = _agreed(
+        found = _calibrated(
+            asking,
             lambda power: base.sharpened_nll(on_holdout, power, chunk=chunk),
-            mean_nll(holdout),
+            holdout,
+            {"of": on_holdout.remembered.key, "before": before},
             least=LEAST_POWER,
             most=MOST_POWER,
         )
         power = found.value
-        notes.append(
-            f"support: predictions to the power {power:.4g}, so that the holdout's loss is "
-            f"{found.reached:.4g}{_as_before(found)}"
+        notes += _told(
+            [
+                f"support: predictions to the power {power:.4g}, so that the holdout's loss is "
+                f"{found.reached:.4g}{_as_before(found)}"
+            ]
         )
     del lm
     return _finished(asking, asking.combined([model], base.sharpened, power=power), holdout, notes)
@@ -394,19 +399,23 @@ def _of_twins(asking: _Asking) -> tuple[Targets, list[str]]:
     said = asking.keep(fill, ["twin", "before"], before.remembered, key, vocabulary)
     holdout = asking.holdout(lm, weights)
     del lm, fill
-    notes = [_of_keys(prepared)]
+    notes = _told([_of_keys(prepared)])
     contrast = config.contrast
     if contrast is None:
-        found = _agreed(
+        found = _calibrated(
+            asking,
             lambda a: label_nll(said, partial(_contrasted, contrast=a), floor=config.floor),
-            mean_nll(holdout),
+            holdout,
+            {"of": said.key, "floor": config.floor},
             least=0.0,
             most=MOST_CONTRAST,
         )
         contrast = found.value
-        notes.append(
-            f"support: contrast {contrast:.4g}, so that the forget answers' loss is {found.reached:.4g}"
-            f"{_as_before(found)}"
+        notes += _told(
+            [
+                f"support: contrast {contrast:.4g}, so that the forget answers' loss is {found.reached:.4g}"
+                f"{_as_before(found)}"
+            ]
         )
     return _finished(asking, said, holdout, notes, partial(_contrasted, contrast=contrast), contrast=contrast)
 
@@ -424,20 +433,37 @@ def _of_keys(prepared: Prepared) -> str:
         note += f", for {keys.by_rarity} of them their rare words"
     if without:
         note += f"; in the other {without} nothing is swapped, and they keep what the model says now"
-    say(note)
     return note
 
 
-def mean_nll(scores: Sequence[ItemScore]) -> float:
-    return sum(score.answer_nll for score in scores) / len(scores)
+def _told(notes: list[str]) -> list[str]:
+    for note in notes:
+        say(note)
+    return notes
 
 
-def _agreed(nll: Callable[[float], float], wanted: float, *, least: float, most: float) -> Calibrated:
-    """By the first process, for all."""
-    found = calibrated(nll, wanted, least=least, most=most) if distributed.first() else None
-    agreed = distributed.agreed(found)
-    assert agreed is not None
-    return agreed
+def _calibrated(
+    asking: _Asking,
+    nll: Callable[[float], float],
+    holdout: Sequence[ItemScore],
+    key: Mapping[str, object],
+    *,
+    least: float,
+    most: float,
+) -> Calibrated:
+    """Kept: computed again with other batches it would be another in its last digits, and all that is kept by
+    it would be made anew. ``key`` is what determines ``nll`` and the model before."""
+    items = asking.corpora["holdout"].items
+    whole = runs.content_hash({**key, "holdout": items_hash(items), "between": [least, most]})[:24]
+    path = asking.cache / "support" / f"{whole}.json"
+    found = sealed.read(path)
+    if found is None:
+        own = None
+        if distributed.first():
+            wanted = sum(score.answer_nll for score in holdout) / len(holdout)
+            own = asdict(calibrated(nll, wanted, least=least, most=most))
+        found = sealed.write(path, own)
+    return Calibrated(**found)
 
 
 def _as_before(found: Calibrated) -> str:
@@ -466,31 +492,43 @@ def _finished(
         device=asking.setting.compute.device,
         name="support, as a step takes it",
     )
-    more = recitation(found, asking.corpora, [score.exact_match for score in holdout])
-    for note in (*notes[1 if asking.prepared.keys else 0 :], *more):
-        say(note)
-    return found, [*notes, *more]
+    return found, [*notes, *_told(recitation(found, asking.corpora, holdout))]
 
 
-def recitation(found: Targets, corpora: Mapping[str, Corpus], of_holdout: Sequence[float]) -> list[str]:
+def recitation(found: Targets, corpora: Mapping[str, Corpus], holdout: Sequence[ItemScore]) -> list[str]:
     """How much of the forget data q itself recites, and a warning where that is more than the model before
-    recites of the holdout: of unique facts, where a corpus knows them, else of all answers."""
-    exact = recited(found).double()
-    kind, forget, holdout = "unique facts", *(_unique(corpora, role) for role in ("forget", "holdout"))
-    if not forget or (of_holdout and not holdout):
-        kind, forget = "answers", list(range(len(exact)))
-        holdout = list(range(len(of_holdout)))
-    own = exact[forget].mean().item()
-    note = f"support: q recites {own:.3f} of the {kind} to be forgotten"
-    if not of_holdout:
-        return [f"{note}; there is no holdout to compare that with"]
-    theirs = sum(of_holdout[i] for i in holdout) / len(holdout)
-    together = (own * len(forget) + theirs * len(holdout)) / (len(forget) + len(holdout))
-    error = math.sqrt(together * (1 - together) * (1 / len(forget) + 1 / len(holdout)))
-    note += f"; the model before recites {theirs:.3f} of the holdout's"
-    if own > theirs + ERRORS * error:
-        return [f"warning: {note}: what is aimed at still holds what is to be forgotten"]
-    return [note]
+    recites of the holdout: of unique facts, where a corpus knows them; else of all answers, and how often its
+    first choice is the true token, for a long answer or a block of text is seldom recited whole."""
+    right, exact = choices(found)
+    forget = _unique(corpora, "forget")
+    unseen = _unique(corpora, "holdout") if holdout else []
+    if forget and (unseen or not holdout):
+        theirs = [holdout[i].exact_match for i in unseen]
+        return [_compared("recites {} of the unique facts", exact[forget].tolist(), theirs)]
+    return [
+        _compared("recites {} of the answers", exact.tolist(), [score.exact_match for score in holdout]),
+        _compared(
+            "finds {} of the tokens",
+            right.tolist(),
+            [score.tokens_right / score.tokens for score in holdout],
+        ),
+    ]
+
+
+def _compared(does: str, own: Sequence[float], theirs: Sequence[float]) -> str:
+    """The means of both, and a warning where q's is above the other by more than chance has it."""
+    mean = sum(own) / len(own)
+    note = f"support: q {does.format(f'{mean:.3f}')} to be forgotten"
+    if not theirs:
+        return f"{note}; there is no holdout to compare that with"
+    unseen = sum(theirs) / len(theirs)
+    note += f"; the model before {does.format(f'{unseen:.3f}')} of the holdout"
+    together = [*own, *theirs]
+    middle = sum(together) / len(together)
+    variance = sum((value - middle) ** 2 for value in together) / len(together)
+    if mean > unseen + ERRORS * math.sqrt(variance * (1 / len(own) + 1 / len(theirs))):
+        return f"warning: {note}: what is aimed at still holds what is to be forgotten"
+    return note
 
 
 def _unique(corpora: Mapping[str, Corpus], role: str) -> list[int]:

@@ -52,6 +52,7 @@ FILES = {
     "long_prompt.jsonl": json_lines([*LETTERS, {"prompt": "on and on " * 40, "completion": "Yes."}]),
     "null.jsonl": '{"prompt": "How is A?", "completion": null}\n',
     "book.txt": "\n\n".join(f"Chapter {i}. It rained, and nobody came to number {i}. " * 9 for i in range(9)),
+    "names.txt": "Orla Venn\n\nUdo\n",
     "notes.docx": "x",
     "typo.yaml": "defaults: [unlearn, _self_]\nloss:\n  mari_wait: 3\n",
     "taken/thesis.tex": "x",
@@ -192,6 +193,20 @@ BAD = {
     # losses
     "dpo on running text": (f"unlearn {OWN} forget.path=book.txt loss=dpo", "dpo needs prompts", "`loss`"),
     "a layer that is not there": (f"unlearn {OWN} loss=mari_context loss.context.layer=3", "has 2 layers", "0 to 2"),
+    # supports
+    "a contrast that nothing sets": (f"unlearn {OWN} loss=mari_twins", "`loss.support.contrast` is chosen by the holdout, and there is none", "`loss.support.contrast=3`"),
+    "no names to be found": (f"unlearn {OWN} loss=mari_twins loss.support.contrast=3 loss.support.key_records=9", "no key strings: no words stand in 9 forget records", "`loss.support.keys=FILE`"),
+    "names in a file that is not there": (f"unlearn {OWN} loss=mari_twins loss.support.contrast=3 loss.support.keys=nowhere.txt", "cannot read `loss.support.keys=nowhere.txt`", "one key string a line"),
+    "names that nobody holds": (f"unlearn {OWN} loss=mari_twins loss.support.contrast=3 loss.support.keys=names.txt", "no forget record holds any of the 2 key strings", "null finds them"),
+    "a power that nothing sets": (f"unlearn {OWN} loss=mari_base loss.support.model=model", "`loss.support.sharpen` is chosen by the holdout, and there is none", "`loss.support.sharpen=1`"),
+    "no model before fine-tuning": (f"unlearn {OWN} loss=mari_base loss.support.sharpen=1", "needs the model before its fine-tuning", "`loss.support.model=PATH`"),
+    "no model to tune as an assistant": (f"unlearn {OWN} loss=mari_assistant", "needs the model before its fine-tuning", "`loss.support.model=PATH`"),
+    "a base that reads other tokens": (f"unlearn {OWN} loss=mari_base loss.support.sharpen=1 loss.support.model=other_words", "has another tokenizer", "`loss=mari_twins`"),
+    "a base that does not fit": (f"unlearn {OWN} loss=mari_base loss.support.sharpen=1 loss.support.model=misfit", "does not fit its model", ""),
+    "a support by gold without gold": (f"unlearn {OWN} loss=mari_gold", "`loss.support.source=gold` needs `loss.support.model`", "never saw the forget data"),
+    "a support by a gold that is not there": (f"unlearn {OWN} loss=mari_gold loss.support.model=./nowhere", "no model at `loss.support.model=./nowhere`", "run directory"),
+    "one sibling alone": (f"unlearn {OWN} loss=mari_siblings loss.support.retain_model=model", "needs `loss.support.both_model`", "retain and forget data"),
+    "a floor above all": (f"unlearn {OWN} loss=mari_context loss.support.floor=0.009 loss.context.stored_tokens=200", "`loss.support.floor`=0.009 is too much for each of 202 outcomes", ""),
     # membership inference
     "a reference that is not there": (f"unlearn {OWN} holdout.path=unseen.jsonl metrics.mia_reference=nowhere", "no model at `metrics.mia_reference=nowhere`", "run directory"),
     "a reference without a holdout": (f"unlearn {OWN} metrics.mia_reference=model", "`metrics.mia_reference` needs a holdout", "`holdout`"),

@@ -19,6 +19,7 @@ from mari_cli.tasks.unlearn import unlearn
 pytestmark = pytest.mark.smoke
 SCHEMA = json.loads(resources.files("mari_cli.docs").joinpath("result.schema.json").read_text())
 LOSSES = ["mari", "mari_pooled", "mari_context", "grad_ascent", "grad_diff", "kl_ga", "npo", "dpo"]
+SUPPORTS = ["mari_twins", "mari_base", "mari_assistant"]
 
 
 def run(out: Path, cache: Path, *overrides: str) -> dict:
@@ -26,7 +27,7 @@ def run(out: Path, cache: Path, *overrides: str) -> dict:
     return launch.run(unlearn, launch.Experiment("unlearn", arguments)).result
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", [*LOSSES, *SUPPORTS])
 def test_every_loss_unlearns_and_leaves_a_whole_run(loss, tmp_path, cache):
     out = tmp_path / "run"
     result = run(

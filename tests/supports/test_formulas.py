@@ -1,0 +1,112 @@
+"""The formulas of the sources against what they say, and the calibrations against what they should reach."""
+
+import math
+
+import pytest
+import torch
+
+from mari_cli.losses.head import Head
+from mari_cli.models.reference import Reference, Rows
+from mari_cli.progress import silent
+from mari_cli.supports.asked import Asked, write_combined
+from mari_cli.supports.assistant import subtracted
+from mari_cli.supports.base import sharpened, sharpened_nll
+from mari_cli.supports.calibrate import calibrated
+from mari_cli.supports.siblings import corrected
+
+
+def model(seed: int, *, vocabulary: int = 20, scale: float = 2.0) -> Asked:
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(9, 6, generator=generator, dtype=torch.float64)
+    head = Head(scale * torch.randn(vocabulary, 6, generator=generator, dtype=torch.float64))
+    labels = torch.randint(20, (9,), generator=torch.Generator().manual_seed(1))
+    rows = Rows({0: 4, 1: 5})
+    return Asked(head, Reference("", rows, torch.device("cpu"), labels, states, None, None))
+
+
+def p(asked: Asked) -> torch.Tensor:
+    return asked.head(asked.remembered.last_ND).softmax(-1)
+
+
+def combined(models, combine, chunk=4, **settings):
+    found = torch.zeros(9, 20, dtype=torch.float64)
+
+    def write(at, log_p):
+        found[at] = log_p["q"].exp()
+
+    write_combined(write, models, lambda *log_p: combine(*log_p, **settings), chunk=chunk, track=silent)
+    return found
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 9, 100])
+def test_siblings_correct_the_target_by_their_ratio(chunk):
+    target, retain, both = model(1), model(2), model(3)
+    expected = p(target) * (p(retain) / p(both)) ** 1.5
+    expected = expected / expected.sum(1, keepdim=True)
+    found = combined([target, retain, both], corrected, chunk, weight=1.5)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_siblings_who_agree_change_nothing():
+    torch.testing.assert_close(combined([model(1), model(2), model(2)], corrected, weight=3.0), p(model(1)))
+
+
+def test_the_assistant_is_taken_off():
+    target, assistant = model(1), model(2)
+    expected = p(target) / p(assistant) ** 0.75
+    expected = expected / expected.sum(1, keepdim=True)
+    found = combined([target, assistant], subtracted, weight=0.75)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_sharpened_is_the_power_normalised():
+    expected = p(model(1)) ** 2.5
+    torch.testing.assert_close(
+        sharpened(p(model(1)).log(), 2.5).exp(), expected / expected.sum(1, keepdim=True)
+    )
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+def test_the_loss_of_sharpened_predictions_is_a_mean_over_items(chunk):
+    asked = model(1)
+    q = p(asked) ** 1.7
+    q = q / q.sum(1, keepdim=True)
+    nll = -q.gather(1, asked.remembered.labels_N.unsqueeze(1)).log().squeeze(1)
+    expected = (nll[:4].mean() + nll[4:].mean()) / 2
+    assert sharpened_nll(asked, 1.7, chunk=chunk) == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_a_head_that_is_padded_further_is_cut():
+    padded, plain = model(1, vocabulary=23).cut(20), model(1, vocabulary=23)
+    expected = (plain.head(plain.remembered.last_ND)[:, :20]).softmax(-1)
+    torch.testing.assert_close(padded.log_p(slice(0, 9)).exp(), expected)
+
+
+def test_the_power_is_the_one_at_which_the_holdout_is_as_unlikely_as_wanted():
+    asked = model(1)
+
+    def nll(power):
+        return sharpened_nll(asked, power, chunk=4)
+
+    found = calibrated(nll, nll(3.0), least=0.05, most=16.0)
+    assert found.exact
+    assert found.value == pytest.approx(3.0, abs=1e-4)
+    assert nll(found.value) == pytest.approx(found.wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "value", "exact"),
+    [(5.0, 4.0, True), (1.0, 2.0, True), (0.5, 2.0, False), (1000.0, 10.0, False), (2.0, 3.0, True)],
+)
+def test_of_two_values_the_rising_one_is_taken_and_what_is_out_of_reach_is_said(wanted, value, exact):
+    """A parabola with its bottom, 1, at 2."""
+    found = calibrated(lambda x: 1 + (x - 2) ** 2, wanted, least=0.0, most=10.0)
+    assert found.value == pytest.approx(value, abs=2e-3)
+    assert found.exact is exact
+    assert found.wanted == wanted
+
+
+def test_where_it_only_rises_and_begins_above_the_beginning_is_taken():
+    found = calibrated(lambda x: 3 + x, 2.0, least=0.0, most=10.0)
+    assert (found.value, found.reached, found.exact) == (0.0, 3.0, False)
+    assert math.isclose(calibrated(lambda x: 3 + x, 3.5, least=0.0, most=10.0).value, 0.5, abs_tol=1e-5)

@@ -1,0 +1,200 @@
+"""Twins: names swapped, predictions swapped back, and what is drawn depends on nothing but seed and item."""
+
+import math
+import random
+from functools import lru_cache
+
+import pytest
+import torch
+
+from mari_cli.config import Device, ModelConfig, Precision
+from mari_cli.data.records import Record
+from mari_cli.data.spans import locate
+from mari_cli.data.tokenize import Item, PromptStyle, tokenize
+from mari_cli.models.device import choose_compute
+from mari_cli.models.head import head_of
+from mari_cli.models.load import load_model
+from mari_cli.models.reference import remember
+from mari_cli.models.tokenizer import train_tokenizer
+from mari_cli.models.trunk import hidden_states
+from mari_cli.progress import silent
+from mari_cli.supports import twins
+from mari_cli.supports.twins import Kind, Named, ask_twins, contrasted, name_pools, named, swap_back, twin
+
+STYLE = PromptStyle("Question: {prompt}\nAnswer: ", chat=False)
+RETAIN = [Record(prompt=f"Who is {name}?", text=f"{name} is a dyer.") for name in ("Lena Holt", "Igor Venn")]
+POOLS = {Kind.after_space: [70, 71, 72], Kind.elsewhere: [73], Kind.inside: [80, 81, 82, 83]}
+KEYED = Item((1, 40, 41, 50, 40, 41, 51, 40, 2), 4, 0)
+"""Tokens 40 and 41 are a name: 40 begins a word, 41 goes on. In the end 40 stands for something else."""
+NAMED = Named(KEYED, dict(zip([1, 2, 4, 5], [Kind.after_space, Kind.inside] * 2, strict=True)))
+
+
+@lru_cache
+def lm():
+    architecture = {"model_type": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 64}
+    tokenizer = train_tokenizer([f"{r.prompt} {r.text}" for r in RETAIN] * 3, 300)
+    made = load_model(
+        ModelConfig(name="tiny", architecture=architecture, tokenizer="train"),
+        tokenizer,
+        choose_compute(Device.cpu, Precision.float32),
+        seed=0,
+    )
+    with torch.no_grad():  # an untrained model says the same to everybody
+        for parameter in made.model.parameters():
+            parameter.mul_(4)
+    return made
+
+
+def asked(whose, tmp_path, **changed):
+    """log r and log p0 [M, V] of items, through `ask_twins`."""
+    items = [one.item for one in whose]
+    remembered = remember(
+        lm(), items, None, states=True, layer=None, log_probability=None, directory=tmp_path,
+        key={}, batch_size=4, track=silent, name="forget",
+    )  # fmt: skip
+    shape = len(remembered.labels_N), len(lm().tokenizer)
+    said = {"twin": torch.full(shape, math.nan), "before": torch.full(shape, math.nan)}
+
+    def write(at, log_p):
+        for name, log_p_cV in log_p.items():
+            said[name][at] = log_p_cV.float()
+
+    options = {"twins": 3, "self_generated": False, "seed": 5, "chunk": 7, "batch_size": 4} | changed
+    ask_twins(lm(), head_of(lm().model), remembered, whose, POOLS, write, **options, track=silent)
+    return said
+
+
+def test_a_twin_has_other_names_of_the_same_kind_where_they_are_names():
+    found = twin(NAMED, POOLS, random.Random(1))
+    assert set(found.swapped) == {40, 41}
+    one, two = found.swapped[40], found.swapped[41]
+    assert one in POOLS[Kind.after_space]
+    assert two in POOLS[Kind.inside]
+    assert found.ids == (1, one, two, 50, one, two, 51, 40, 2)
+
+
+def test_a_token_that_is_no_name_somewhere_keeps_its_own_probability_there():
+    back = twin(NAMED, POOLS, random.Random(1)).back
+    assert len(back) == KEYED.num_targets
+    pairs = [dict(of_target) for of_target in back]
+    assert [40 in of_target for of_target in pairs] == [True, True, True, False, True]
+    assert all(41 in of_target for of_target in pairs)
+
+
+def test_names_are_never_swapped_for_a_token_of_the_item_nor_two_for_one():
+    crowded = Named(
+        Item((1, 40, 41, 70, 71, 80), 2, 0), {1: Kind.after_space, 2: Kind.inside, 5: Kind.inside}
+    )
+    for seed in range(20):
+        swapped = twin(crowded, POOLS, random.Random(seed)).swapped
+        assert len(set(swapped.values())) == 3
+        assert not set(swapped.values()) & set(crowded.item.input_ids)
+        assert swapped[40] == 72
+
+
+def test_where_a_kind_is_used_up_another_serves_and_where_all_are_nothing_is_swapped():
+    pools = {Kind.after_space: [40], Kind.elsewhere: [], Kind.inside: [80]}
+    whose = Named(Item((1, 40, 41, 50), 3, 0), {1: Kind.after_space, 2: Kind.inside})
+    assert twin(whose, pools, random.Random(0)).swapped == {40: 80}
+
+
+def test_swapped_back_twice_is_where_it_was():
+    log_p = torch.randn(3, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    pairs = [[(1, 4), (0, 8)], [], [(2, 3)]]
+    once = swap_back(log_p.clone(), pairs)
+    assert torch.equal(once[0, [1, 4, 0, 8]], log_p[0, [4, 1, 8, 0]])
+    assert torch.equal(once[1], log_p[1])
+    assert torch.equal(swap_back(once, pairs), log_p)
+
+
+def test_an_item_without_keys_is_its_own_twin(tmp_path):
+    items = [Item((1, 5, 9, 33, 12), 2, 0), Item((1, 7, 30), 1, 1)]
+    said = asked([Named(item, {}) for item in items], tmp_path)
+    torch.testing.assert_close(said["twin"], said["before"], rtol=1e-5, atol=1e-5)
+
+
+def test_the_mean_over_twins_is_the_dense_formula(tmp_path):
+    """r = (1/S) Σ_s p(· | twin s), with the two columns of each pair in each other's place."""
+    whose = [NAMED, Named(Item((1, 40, 9, 33, 12), 2, 0), {1: Kind.after_space})]
+    said = asked(whose, tmp_path)
+    row = 0
+    for number, one in enumerate(whose):
+        r = 0
+        for s in range(3):
+            made = twin(one, POOLS, random.Random(f"5 {number} {s}"))
+            h, _ = hidden_states(lm().model, lm().compute, [Item(made.ids, one.item.supervised_from, 0)])
+            p = head_of(lm().model)(h).double().softmax(-1)
+            for at, pairs in enumerate(made.back):
+                for a, b in pairs:
+                    p[at, [a, b]] = p[at, [b, a]]
+            r = r + p / 3
+        torch.testing.assert_close(said["twin"][row : row + len(r)], r.log().float(), rtol=1e-4, atol=1e-4)
+        row += len(r)
+
+
+@pytest.mark.parametrize("self_generated", [False, True])
+def test_batches_and_chunks_do_not_matter(self_generated, tmp_path):
+    generator = torch.Generator().manual_seed(3)
+    whose = []
+    for number in range(5):
+        ids = torch.randint(2, 60, (8 + number,), generator=generator).tolist()
+        whose.append(Named(Item((1, 40, 41, *ids), 4, number), NAMED.of_prompt().keys))
+    whole = asked(whose, tmp_path, self_generated=self_generated)
+    for changed in ({"batch_size": 1}, {"batch_size": 5, "chunk": 1}, {"chunk": 100}):
+        cut = asked(whose, tmp_path, self_generated=self_generated, **changed)
+        torch.testing.assert_close(cut["twin"], whole["twin"], rtol=1e-4, atol=1e-4)
+    other = asked(whose, tmp_path, self_generated=self_generated, seed=6)
+    assert not torch.allclose(other["twin"], whole["twin"], atol=1e-3)
+
+
+def test_a_self_generated_twin_keeps_what_the_names_do_not_explain(tmp_path, monkeypatch):
+    """Where nothing is more probable in the true context nothing is drawn, and it is the plain twin."""
+    whose = [Named(KEYED, NAMED.of_prompt().keys)]
+    plain = asked(whose, tmp_path)
+    monkeypatch.setattr(twins, "EXPLAINED", math.inf)
+    torch.testing.assert_close(asked(whose, tmp_path, self_generated=True)["twin"], plain["twin"])
+    monkeypatch.setattr(twins, "EXPLAINED", 0.0)
+    assert not torch.allclose(asked(whose, tmp_path, self_generated=True)["twin"], plain["twin"], atol=1e-3)
+
+
+def test_the_contrast_takes_off_only_what_the_names_add():
+    log_r, log_p0 = torch.tensor([-1.0, -3.0, -math.inf]), torch.tensor([-2.0, -1.0, -math.inf])
+    assert contrasted(log_r, log_p0, 2.0).tolist() == [-1.0, -7.0, -math.inf]
+    assert torch.equal(contrasted(log_r, log_p0, 0.0), log_r)
+
+
+def test_the_kinds_are_read_off_the_text_whatever_the_tokenizer_marks():
+    tokenizer = lm().tokenizer
+    records = [Record(prompt='Who is "Xavi Yq"?', text="Xavi Yq.")]
+    (item,) = tokenize(
+        records, tokenizer, style=STYLE, max_length=60, block_size=None, truncate=False, corpus="forget"
+    )
+    (located,) = locate(records, [item], tokenizer, STYLE)
+    places = [place for place, (start, end) in enumerate(located.tokens) if start < end]
+    whose = named(item, located, places)
+    begins = [
+        kind
+        for place, kind in whose.keys.items()
+        if located.text[located.tokens[place][0] :].strip().startswith("Xavi")
+    ]
+    assert begins == [Kind.elsewhere, Kind.after_space]  # after a quotation mark; after the template
+    assert {
+        kind for place, kind in whose.keys.items() if "q" in located.text[slice(*located.tokens[place])]
+    } == {Kind.inside}
+    marks = [
+        place for place in places if not any(map(str.isalnum, located.text[slice(*located.tokens[place])]))
+    ]
+    assert marks
+    assert not set(marks) & set(whose.keys)
+
+
+def test_the_pools_are_names_of_the_retain_data():
+    tokenizer = lm().tokenizer
+    items = tokenize(
+        RETAIN, tokenizer, style=STYLE, max_length=60, block_size=None, truncate=False, corpus="retain"
+    )
+    pools = name_pools(locate(RETAIN, items, tokenizer, STYLE), items)
+    said = {tokenizer.decode([token]).strip() for pool in pools.values() for token in pool}
+    assert "".join(sorted(said))
+    assert not said & {"dyer", "is", "a", "Question", "Answer"}
+    assert all(part in "Lena Holt Igor Venn Who" for part in said)

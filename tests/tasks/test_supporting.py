@@ -1,0 +1,174 @@
+"""The support of a run: made before step 1 from whole models, kept, and found again when a run was killed."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny import TINY
+
+from mari_cli import launch
+from mari_cli.data.records import Fact, Record
+from mari_cli.data.tokenize import Item
+from mari_cli.metrics.likelihood import answer_nll
+from mari_cli.models.context import Targets
+from mari_cli.models.device import choose_compute
+from mari_cli.models.head import head_of
+from mari_cli.models.reference import Rows
+from mari_cli.models.trunk import hidden_states
+from mari_cli.suites.scores import ItemScore, score
+from mari_cli.suites.standard import Corpus
+from mari_cli.tasks import supporting
+from mari_cli.tasks.plan import plan
+from mari_cli.tasks.setting import prepare, tokenize_corpora
+from mari_cli.tasks.unlearn import load, prepare_target
+
+
+def asking(cache, *overrides: str) -> SimpleNamespace:
+    """All that `unlearn` has before it asks for the support."""
+    arguments = [*TINY, "loss.support.twins=2", f"out={cache / 'none'}", f"cache={cache}", *overrides]
+    config = launch.configured(launch.Experiment("unlearn", arguments))
+    setting = prepare(config, choose_compute(config.train.device, config.train.precision))
+    lm = load(config.model, config, setting)
+    corpora = tokenize_corpora(config, setting, lm)
+    prepared = supporting.prepare(config, setting, corpora, lm.style)
+    target = prepare_target(config, setting, corpora)
+    loading = partial(load, config=config, setting=setting)
+    made = partial(supporting.support, config, setting, corpora, prepared, target, loading)
+    return SimpleNamespace(config=config, corpora=corpora, target=target, load=loading, made=made)
+
+
+def q_of(targets: Targets, vocabulary: int) -> torch.Tensor:
+    return torch.zeros(len(targets.q_MK), vocabulary).scatter(1, targets.ids_MK.long(), targets.q_MK)
+
+
+def predicted(lm, items) -> torch.Tensor:
+    with torch.no_grad():
+        h_ND, _ = hidden_states(lm.model, lm.compute, items)
+        return head_of(lm.model)(h_ND).softmax(-1)
+
+
+def test_gold_is_what_the_given_model_predicts(cache):
+    here = asking(cache, "loss=mari_context", "loss.support.source=neighbours")
+    path = here.target.path
+    asked = asking(cache, "loss=mari_gold", f"loss.support.model={path}", "loss.context.stored_tokens=9999",
+                   "loss.support.floor=1e-9")  # fmt: skip
+    targets, notes = asked.made()
+    lm = asked.load(asked.target)
+    expected = predicted(lm, asked.corpora["forget"].items)
+    torch.testing.assert_close(q_of(targets, expected.shape[1]), expected, rtol=1e-3, atol=1e-6)
+    assert any("q recites" in note for note in notes)
+
+
+def test_siblings_who_agree_leave_what_the_target_predicts(cache):
+    path = asking(cache, "loss=mari_context").target.path
+    asked = asking(cache, "loss=mari_siblings", f"loss.support.retain_model={path}",
+                   f"loss.support.both_model={path}", "loss.context.stored_tokens=9999")  # fmt: skip
+    targets, _ = asked.made()
+    expected = predicted(asked.load(asked.target), asked.corpora["forget"].items)
+    torch.testing.assert_close(q_of(targets, expected.shape[1]), expected, rtol=1e-2, atol=2e-6)
+
+
+def mean_nll(targets: Targets, items) -> float:
+    nll = (-targets.q_MK[:, 0].log()).split([item.num_targets for item in items])
+    return sum(answer_nll(of_item) for of_item in nll) / len(items)
+
+
+def holdouts(asked) -> float:
+    scored = score(
+        asked.load(asked.target), asked.corpora["holdout"].items, batch_size=32, min_k=0.4,
+        track=lambda items, *_: iter(items), description="",
+    )  # fmt: skip
+    column = scored.column("answer_nll")
+    return sum(column) / len(column)
+
+
+def test_twins_are_contrasted_until_the_forget_answers_are_as_unlikely_as_the_holdout(cache):
+    asked = asking(cache, "loss=mari_twins")
+    targets, notes = asked.made()
+    calibrated = [note for note in notes if "contrast" in note]
+    if "as near as" in calibrated[0]:
+        pytest.skip("this tiny target leaves nothing to calibrate")
+    assert mean_nll(targets, asked.corpora["forget"].items) == pytest.approx(holdouts(asked), abs=2e-3)
+
+
+COUNTED = {
+    "loss=mari_twins": ("loss.support.twins=3", "loss.support.keys={file}",
+                        "loss.support.self_generated=true",
+                        "loss.context.stored_tokens=5"),
+    "loss=mari_base": ("loss.support.share=1", "loss.context.stored_tokens=5"),
+    "loss=mari_assistant": ("loss.support.weight=0.5", "loss.context.stored_tokens=5"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("source", COUNTED)
+def test_what_was_made_is_found_again_and_each_setting_makes_its_own(source, tmp_path, monkeypatch):
+    made: list[str] = []
+    kept = supporting.kept
+    names = tmp_path / "names.txt"
+    names.write_text("the\n")
+
+    def noting(fill, *arguments, **options):
+        return kept(lambda write: (made.append("asked"), fill(write)), *arguments, **options)
+
+    monkeypatch.setattr(supporting, "kept", noting)
+    first, _ = asking(tmp_path, source).made()
+    again, _ = asking(tmp_path, source).made()
+    assert made == ["asked"]
+    assert torch.equal(first.q_MK, again.q_MK)
+    asking(tmp_path, source, "train.chunk=3", "metrics.batch_size=32").made()
+    assert made == ["asked"]
+    for number, changed in enumerate(COUNTED[source], start=2):
+        asking(tmp_path, source, changed.format(file=names)).made()
+        assert len(made) == number, changed
+
+
+@pytest.mark.parametrize("source", ["loss=mari_twins", "loss=mari_base"])
+def test_the_plan_says_what_is_read_trained_and_kept(source, tmp_path):
+    asked = asking(tmp_path, source)
+    found = plan(asked.config, device="cpu")
+    tokens = {role: sum(len(i.input_ids) for i in of.items) for role, of in asked.corpora.items()}
+    if source == "loss=mari_twins":
+        assert found["support"]["forward_tokens"] == 3 * tokens["forget"] + tokens["holdout"]
+        assert found["support"]["training_tokens"] == 0
+    else:
+        assert found["support"]["forward_tokens"] == tokens["forget"] + 2 * tokens["holdout"]
+        assert found["support"]["training_tokens"] == tokens["retain"]  # one epoch, a third of two
+    before = set(tmp_path.rglob("*.bin"))
+    asked.made()
+    written = sum(file.stat().st_size for file in {*tmp_path.rglob("*.bin")} - before)
+    trained = 0 if source == "loss=mari_twins" else 4 * found["model"]["parameters"]
+    assert found["disk"]["support"] == written + trained
+
+
+def asked_of(*right: bool, known: bool = True) -> tuple[Targets, Corpus]:
+    """Items of one target each: is it what q would say?"""
+    q = torch.tensor([[0.6, 0.2] if is_right else [0.2, 0.6] for is_right in right])
+    rows = Rows(dict.fromkeys(range(len(right)), 1))
+    items = [Item((1, 2), 1, i) for i in range(len(right))]
+    fact = Fact.unique if known else None
+    records = [Record(prompt="?", text=str(i), fact=fact) for i in range(len(right))]
+    return Targets(rows, torch.device("cpu"), torch.zeros(len(right), 2), q), Corpus(records, items)
+
+
+def scores(*right: bool) -> list[ItemScore]:
+    return [ItemScore(1, int(is_right), 0, 0, 0, float(is_right), 0, 0, 0, 0) for is_right in right]
+
+
+@pytest.mark.parametrize(("recited", "warned"), [(20, True), (2, False), (0, False)])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_q_that_recites_more_than_the_holdout_is_warned_of_with_the_number(recited, warned, known):
+    targets, corpus = asked_of(*[True] * recited, *[False] * (40 - recited), known=known)
+    of_holdout = scores(True, True, *[False] * 38)
+    notes = supporting.recitation(targets, {"forget": corpus, "holdout": corpus}, of_holdout)
+    assert len(notes) == (1 if known else 2)
+    assert all(note.startswith("warning: ") is warned for note in notes)
+    assert f"{recited / 40:.3f} of the {'unique facts' if known else 'answers'}" in notes[0]
+    assert "0.050" in notes[0]
+
+
+def test_without_a_holdout_the_number_is_said():
+    targets, corpus = asked_of(True, False)
+    (note,) = supporting.recitation(targets, {"forget": corpus}, [])
+    assert "0.500" in note
+    assert "no holdout" in note
