@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mari_cli.config import Device, ModelConfig, Precision
 from mari_cli.data.records import Record
@@ -198,3 +199,37 @@ def test_the_pools_are_names_of_the_retain_data():
     assert "".join(sorted(said))
     assert not said & {"dyer", "is", "a", "Question", "Answer"}
     assert all(part in "Lena Holt Igor Venn Who" for part in said)
+
+
+class WidePositions(TorchDispatchMode):
+    """The most rows of any tensor that is made as wide as the vocabulary."""
+
+    rows = 0
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for made in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(made, torch.Tensor) and not func.is_view and made.shape[-1:] == (self.vocabulary,):
+                self.rows = max(self.rows, made.numel() // self.vocabulary)
+        return out
+
+
+@pytest.mark.parametrize("self_generated", [False, True])
+def test_no_more_logits_exist_at_one_time_than_those_of_a_chunk(self_generated, tmp_path):
+    whose = [Named(Item((1, 40, 41, *range(number, number + 9)), 4, number), NAMED.of_prompt().keys)
+             for number in range(8)]  # fmt: skip
+    remembered = remember(
+        lm(), [one.item for one in whose], None, states=True, layer=None, log_probability=None,
+        directory=tmp_path, key={}, batch_size=8, track=silent, name="forget",
+    )  # fmt: skip
+    recorder = WidePositions(len(lm().tokenizer))
+    with recorder:
+        ask_twins(
+            lm(), head_of(lm().model), remembered, whose, POOLS, lambda at, log_p: None, twins=2,
+            self_generated=self_generated, seed=0, chunk=5, batch_size=8, track=silent,
+        )  # fmt: skip
+    assert 0 < recorder.rows <= 5

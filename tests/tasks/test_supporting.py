@@ -96,8 +96,8 @@ COUNTED = {
     "loss=mari_twins": ("loss.support.twins=3", "loss.support.keys={file}",
                         "loss.support.self_generated=true",
                         "loss.context.stored_tokens=5"),
-    "loss=mari_base": ("loss.support.share=1", "loss.context.stored_tokens=5"),
-    "loss=mari_assistant": ("loss.support.weight=0.5", "loss.context.stored_tokens=5"),
+    "loss=mari_base": ("loss.support.share=1",),
+    "loss=mari_assistant": ("loss.support.weight=0.5",),
 }  # fmt: skip
 
 
