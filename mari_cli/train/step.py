@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mari_cli import distributed
-from mari_cli.config import Estimator
+from mari_cli.config import Divergence, Estimator
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import marginal
 from mari_cli.losses.divergences import divergence_of
@@ -334,6 +334,8 @@ def _assemble(
             share = step_forget / (step_forget + step_retain) if share is None else share
             prior = prior_of(config, retain=step_retain, forget=step_forget)
             divergence = divergence_of(config, prior=prior, share=share)
+            if config.divergence is not Divergence.jensen_shannon:  # the only one that allows for a q of 0
+                probability_MK = probability_MK.clamp_min(config.support.floor)
             supported = Supported(ids_MK, probability_MK, divergence)
         states_ND = of_role.states_ND
         rows[role] = Rows(
