@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from mari_cli.runs import RunSummary
 
 METRICS = (
+    "distance_to_gold",
+    "distance_to_gold/forget_side",
+    "distance_to_gold/kept_side",
     "forget/token_accuracy",
     "forget/exact_match",
     "facts/unique_recall",
@@ -22,6 +25,11 @@ METRICS = (
     "privacy/loss_auc",
     "forget/answer_nll",
     "holdout/answer_nll",
+    "holdout/nll_from_target",
+    "holdout/nll_from_gold",
+    "privacy/loss_auc_from_gold",
+    "tofu/overall",
+    "tofu/overall_without_fluency",
     "tofu/forget_quality",
     "tofu/forget_quality_ks",
     "tofu/model_utility",
@@ -37,7 +45,7 @@ METRICS = (
 )
 """What a terminal has room for, beside every benchmark and what other suites measure; the report has
 everything."""
-OF_CORPORA = ("forget", "facts", "retain", "holdout", "privacy", "marginal", "benchmark")
+OF_CORPORA = ("distance_to_gold", "forget", "facts", "retain", "holdout", "privacy", "marginal", "benchmark")
 """Beginnings of names that are no suite's."""
 OURS = ("unlearned", "model")
 """The models of a result that the run itself made; the others (target, gold) are there to compare with."""

@@ -384,6 +384,7 @@ def metric_names(rows: Iterable[Row]) -> list[str]:
 
 
 GROUPS = {
+    "distance_to_gold": "Distance to gold, in one figure",
     "forget": "Forget data",
     "facts": "Facts about the forgotten",
     "privacy": "Membership inference, forget against holdout",

@@ -25,6 +25,16 @@ OTHERS = [
     "marginal/tv",
     "facts/unique_recall",
     "facts/shared_recall",
+    "tofu/forget/paraphrase_probability",
+    "tofu/memorization_score",
+    "tofu/privacy_score",
+    *(f"tofu/{score}{form}" for score in ("utility_score", "overall") for form in ("", "_without_fluency")),
+    "distance_to_gold",
+    "distance_to_gold/forget_side",
+    "distance_to_gold/kept_side",
+    "holdout/nll_from_target",
+    "holdout/nll_from_gold",
+    "privacy/loss_auc_from_gold",
     *(f"benchmark/{task}" for task in BENCHMARKS),
 ]
 ATTACKS = ["loss", "zlib", "min_k", "min_k_plus_plus", "reference", "gradnorm"]

@@ -1,0 +1,74 @@
+"""What is said of a model beside the others of its run: distance to gold, what unseen data did, overall scores."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from mari_cli.config import MetricsConfig
+from mari_cli.metrics.distance import NOT_MEASURED, Entered, distances_to_gold, entering
+from mari_cli.metrics.drift import drifts
+from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.items import ItemValues, item_values
+from mari_cli.metrics.overall import overall_estimates
+from mari_cli.metrics.registry import describe
+from mari_cli.metrics.statistics import How
+from mari_cli.tasks.examined import Examined
+
+
+@dataclass(frozen=True)
+class Beside:
+    models: dict[str, Examined]
+    """As they came, with the metrics that take several models."""
+    entered: Entered | None
+    """What a distance to gold is of; None without target or gold, and where nothing enters."""
+    notes: list[str]
+    """What is left out, and why."""
+
+
+def beside(models: Mapping[str, Examined], config: MetricsConfig, *, seed: int) -> Beside:
+    """Of each model, from the items of all; nothing is asked of a model here."""
+    how = How(config.bootstrap, config.confidence, seed)
+    items = {
+        role: [item_values({"model": role} | row) for row in [*found.measured.items, *found.asked]]
+        for role, found in models.items()
+    }
+    target, gold = items.get("target"), items.get("gold")
+    metrics: dict[str, dict[str, Estimate]] = {
+        role: overall_estimates(of_role, gold, target, how) for role, of_role in items.items()
+    }
+    for role, found in drifts(items, how).items():
+        metrics[role] |= found
+    entered, notes = None, []
+    if target and gold:
+        entered = entering(target, gold, how)
+        notes = _left_out(entered)
+        if entered.forget or entered.kept:
+            for role, distances in distances_to_gold(items, entered, how).items():
+                metrics[role] |= distances
+        else:
+            entered = None
+    elif gold:
+        notes = [_NO_TARGET]
+    whole = {
+        role: replace(
+            of_model, measured=replace(of_model.measured, metrics=of_model.measured.metrics | metrics[role])
+        )
+        for role, of_model in models.items()
+    }
+    return Beside(whole, entered, notes)
+
+
+_NO_TARGET = (
+    "distance to gold and overall scores are left out: they need the model before unlearning too, which "
+    "`mari unlearn` measures"
+)
+
+
+def _left_out(entered: Entered) -> list[str]:
+    """What was measured and does not enter a distance; what was not measured is missed elsewhere."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in entered.left_out.items():
+        if reason != NOT_MEASURED:
+            reasons.setdefault(reason, []).append(describe(name).label)
+    return [
+        f"distance to gold is without {', '.join(labels)}: {reason}" for reason, labels in reasons.items()
+    ]
