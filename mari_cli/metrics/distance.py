@@ -1,18 +1,20 @@
 """How far from gold, in one figure: what is left to forget, and what was lost that should be kept.
 
-    forget side = mean over metrics m of |x - gold| / |target - gold|            0: as gold, 1: as far as the target
-    kept side   = mean over metrics m of max(0, target - x) / target             0: nothing lost
+    forget side = mean over metrics m of |x - gold| / |target - gold|          0: as gold, 1: as the target
+    kept side   = mean over metrics m of max(0, target - x) / target           0: nothing lost
     distance    = forget side + kept side
 
-x, target and gold are the values of m for the model, for the model before unlearning and for the one that never saw
-the forget data. Which metrics enter is decided by what was measured of target and gold alone, so that it is the same
-for every model unlearned from that target. A metric by which the paired test (`difference`) does not tell target and
-gold apart has nothing to forget by, and its ratio would be noise over noise: it is left out of the forget side.
+x, target and gold are the values of m for the model, for the model before unlearning and for the one that
+never saw the forget data. Which metrics enter is decided by what was measured of target and gold alone, so
+that it is the same for every model unlearned from that target. A metric by which the paired test
+(`difference`) does not tell target and gold apart has nothing to forget by, and its ratio would be noise over
+noise: it is left out of the forget side.
 
-The interval is a bootstrap over items, drawn once for all three models and all metrics. A mean of absolute values
-is larger under resampling than it is, and near gold its percentiles do not even hold the value. So what is resampled
-is how far the signed ratios stray from those found: a distance is never further from its own value than they are on
-average, and the quantile of that, to both sides of the value, covers it (as in `forget_quality`).
+The interval is a bootstrap over items, drawn once for all three models and all metrics. A mean of absolute
+values is larger under resampling than it is, and near gold its percentiles do not even hold the value. So
+what is resampled is how far the signed ratios stray from those found: a distance is never further from its
+own value than they are on average, and the quantile of that, to both sides of the value, covers it (as in
+`forget_quality`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +27,7 @@ from numpy.typing import NDArray
 
 from mari_cli.metrics.difference import paired_difference
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.items import ItemValues, Made, made
+from mari_cli.metrics.items import ItemValues, made
 from mari_cli.metrics.joint import distinct_items, resampled
 from mari_cli.metrics.of_models import DISTANCE, FORGET_SIDE, KEPT_SIDE
 from mari_cli.metrics.statistics import How
@@ -101,8 +103,8 @@ def entering(target: Sequence[ItemValues], gold: Sequence[ItemValues], how: How)
 def distances_to_gold(models: Models, entered: Entered, how: How) -> dict[str, dict[str, Estimate]]:
     """By role, the distance and its two sides by full name: those whose metrics there are.
 
-    The target is at 1 and gold at 0 of the forget side, whatever is drawn. A model that lacks a value of one of
-    the metrics, or has one that is not finite, is at no finite distance: NaN, never a mean of the rest.
+    The target is at 1 and gold at 0 of the forget side, whatever is drawn. A model that lacks a value of one
+    of the metrics, or has one that is not finite, is at no finite distance: NaN, never a mean of the rest.
     """
     parts = {
         (role, name): part

@@ -1,8 +1,8 @@
-"""What a model that forgets does to data that nobody has seen: it should stay where it was, and where gold has it.
+"""What forgetting does to data that nobody has seen: it should stay where it was, and where gold has it.
 
 Forgetting that drags the unseen data along is no forgetting: the forget loss arrives at gold's while the loss
-detector, which compares the two, does not. So the loss of the holdout is followed against the target's and gold's,
-and the AUC against gold's, each as a paired difference on the same items.
+detector, which compares the two, does not. So the loss of the holdout is followed against the target's and
+gold's, and the AUC against gold's, each as a paired difference on the same items.
 """
 
 from collections.abc import Mapping, Sequence

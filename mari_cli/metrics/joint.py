@@ -1,9 +1,10 @@
-"""Several metrics of several models made again of the same draws of their items, so that what is computed from
-all of them has one interval.
+"""Several metrics of several models, made again of the same draws of their items: what is computed from all
+of them has one interval.
 
-An item stands in several samples: a forget item in that of the forget loss, in that of the AUC, and, if its fact is
-unique, in that of the recall of unique facts. Items that stand in the same samples are a stratum. Each stratum is
-resampled on its own and keeps its size; its draw serves every sample, metric and model it stands in.
+An item stands in several samples: a forget item in that of the forget loss, in that of the AUC, and, if its
+fact is unique, in that of the recall of unique facts. Items that stand in the same samples are a stratum.
+Each stratum is resampled on its own and keeps its size; its draw serves every sample, metric and model it
+stands in.
 """
 
 from collections.abc import Iterable, Mapping

@@ -17,8 +17,8 @@ _DISTANCE = Metric(
     direction="down",
     low=0.0,
     high=inf,
-    description="forget side + kept side: how far from gold on the forget data, of the way from target to gold, "
-    "and what was lost of what should be kept",
+    description="forget side + kept side: how far from gold on the forget data, of the way from target to "
+    "gold, and what was lost of what should be kept",
     source="this project",
     degenerate="absent without target and gold; NaN for a model with a value that is not finite",
 )
@@ -42,9 +42,9 @@ DISTANCE_METRICS: dict[str, Metric] = {
             _DISTANCE,
             name=FORGET_SIDE,
             label="distance to gold, forget side",
-            description="mean over forget NLL, token accuracy, exact match, ROUGE-L, loss AUC and unique-fact "
-            "recall of |x - gold| / |target - gold|, where target and gold are separable: 0 as gold, 1 as far "
-            "as the target",
+            description="mean over forget NLL, token accuracy, exact match, ROUGE-L, loss AUC and "
+            "unique-fact recall of |x - gold| / |target - gold|, where target and gold are separable: 0 as "
+            "gold, 1 as far as the target",
         ),
         replace(
             _DISTANCE,
@@ -65,7 +65,8 @@ DRIFT_METRICS: dict[str, Metric] = {
             _DRIFT,
             name="holdout/nll_from_gold",
             label="holdout answer NLL less gold's",
-            description="how far the loss of data that no model saw is from the gold model's, on the same items",
+            description="how far the loss of data that no model saw is from the gold model's, on the same "
+            "items",
             degenerate="0 for gold itself; absent without a gold model",
         ),
         replace(
@@ -75,8 +76,8 @@ DRIFT_METRICS: dict[str, Metric] = {
             unit="ROC AUC",
             low=-1.0,
             high=1.0,
-            description="how much more (above 0) or less forget data looks trained on than it does to the gold "
-            "model, on the same items",
+            description="how much more (above 0) or less forget data looks trained on than it does to the "
+            "gold model, on the same items",
             degenerate="0 for gold itself; absent without a gold model or a holdout",
         ),
     )

@@ -136,8 +136,8 @@ def _of_overall(share: Metric) -> Iterator[Metric]:
         share,
         name="tofu/memorization_score",
         label="TOFU memorization score",
-        description="harmonic mean over the forget items' extraction strength, exact memorization, probability "
-        "of the paraphrase and truth ratio of 1 less each",
+        description="harmonic mean over the forget items' extraction strength, exact memorization, "
+        "probability of the paraphrase and truth ratio of 1 less each",
     )
     yield replace(
         share,

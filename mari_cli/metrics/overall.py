@@ -1,17 +1,18 @@
-"""The community's overall score of an unlearned model on TOFU: does it forget, does it hide, does it still work?
+"""The community's overall score on TOFU: does a model forget, does it hide that it did, does it still work?
 
-A harmonic mean of three scores, the first two of which are harmonic means themselves: whoever fails in one part
-fails. OpenUnlearning (Dorna et al. 2025, https://arxiv.org/abs/2506.12618) reports it and has not released its
-code; the formulas are those of the analysis of divergence decoding (https://arxiv.org/abs/2605.31293).
+A harmonic mean of three scores, the first two of which are harmonic means themselves: whoever fails in one
+part fails. OpenUnlearning (Dorna et al. 2025, https://arxiv.org/abs/2506.12618) reports it and has not
+released its code; the formulas are those of the analysis of divergence decoding
+(https://arxiv.org/abs/2605.31293).
 
-    memorization = HM(1 - extraction strength, 1 - exact memorization, 1 - probability of the paraphrased answer,
-                      1 - truth ratio), all of the forget items
+    memorization = HM(1 - extraction strength, 1 - exact memorization,
+                      1 - probability of the paraphrased answer, 1 - truth ratio), all of the forget items
     privacy      = HM over the attacks loss, zlib, min-k and min-k++ of 1 - |AUC - gold's AUC|
     utility      = HM(model utility, fluency) / the same of the target
     overall      = HM(memorization, privacy, utility)
 
-Fluency is the share of generated answers that a classifier calls no gibberish. Where it is not known, utility is
-model utility alone, and what is made of it has another name.
+Fluency is the share of generated answers that a classifier calls no gibberish. Where it is not known, utility
+is model utility alone, and what is made of it has another name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +45,7 @@ Ingredients = Mapping[str, Any]
 
 
 def memorization_score(ingredients: Ingredients) -> Floats:
-    """Of one model's ingredients `MEMORIZED`, in [0, 1]: 1 is nothing memorised, 0 where one part is whole."""
+    """Of one model's ingredients `MEMORIZED`, in [0, 1]: 1 is nothing memorised, 0 where one is whole."""
     return harmonic_mean(1 - _shares(ingredients, MEMORIZED))
 
 

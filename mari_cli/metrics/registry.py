@@ -1,4 +1,4 @@
-"""Every metric by full name, which is `group/metric` (`distance_to_gold`, which is of several groups, has none).
+"""Every metric by full name, which is `group/metric`; `distance_to_gold`, of several groups, has none.
 
 The metrics of answers exist for each set of items, and what counts as better depends on the set: retained
 answers should stay known, forgotten ones should look as they do to the gold model (the one trained without

@@ -1,5 +1,5 @@
-"""In plain words: how far a model is from gold in one figure, what that figure is made of, and what data that no
-model has seen did meanwhile."""
+"""In plain words: how far a model is from gold in one figure, what that figure is made of, and what the data
+that no model has seen did meanwhile."""
 
 from mari_cli.metrics.distance import lost, to_gold
 from mari_cli.metrics.estimate import Estimate
@@ -8,34 +8,51 @@ from mari_cli.report.comparison import Row, metric_of
 from mari_cli.report.numbers import interval, listed, number, percent
 from mari_cli.report.read import RunData
 
+Points = list[tuple[str, str]]
+"""A lead word, and what it leads to."""
 
-def distance(row: Row) -> list[str]:
-    """The figure, its sides, its terms, and what does not enter it; nothing where there is none."""
-    found, entered = {name: row.estimate(name) for name in (DISTANCE, FORGET_SIDE, KEPT_SIDE)}, row.run.entered
-    if entered is None or not any(found.values()):
-        return []
-    whole, forget, kept = found.values()
-    parts = []
+
+def distance(row: Row) -> tuple[list[str], Points]:
+    """The figure in a sentence; its sides with their terms, and what is left out. Nothing without one."""
+    entered = row.run.entered
+    whole, forget, kept = (row.estimate(name) for name in (DISTANCE, FORGET_SIDE, KEPT_SIDE))
+    items = next((side.n for side in (forget, kept) if side), None)
+    if entered is None or items is None:
+        return [], []
+    sentences = []
+    if whole:
+        sentences.append(f"The distance to gold is {_told(whole)}, the sum of both sides (n = {items}).")
+    points = []
     if forget:
-        parts.append(f"{_told(forget)} on the forget side, where 0 is as gold and 1 as far from it as before")
+        meaning = "0 is as gold, 1 as far from it as before"
+        terms = listed(_forget_terms(row, entered.forget))
+        points.append(("Forget side", f"{_told(forget)}: {meaning}. The mean over {terms}."))
     if kept:
-        parts.append(f"{_told(kept)} on the kept side, the mean share of what should be kept that was lost")
-    items = next(estimate.n for estimate in found.values() if estimate)
-    told = f"Its distance to gold is {_told(whole)}: " if whole else "Of its distance to gold one side is known: "
-    sentences = [f"{told}{listed(parts)} (n = {items})."]
-    if terms := _forget_terms(row, entered.forget):
-        sentences.append(f"The forget side is the mean over {listed(terms)}.")
-    if terms := _kept_terms(row, entered.kept):
-        sentences.append(f"The kept side is the mean over {listed(terms)}.")
+        meaning = "the share of what should be kept that was lost"
+        points.append(
+            (
+                "Kept side",
+                f"{_told(kept)}: {meaning}. The mean over {listed(_kept_terms(row, entered.kept))}.",
+            )
+        )
     reasons: dict[str, list[str]] = {}
     for name, reason in entered.left_out.items():
         reasons.setdefault(reason, []).append(metric_of(name).label)
-    for reason, labels in reasons.items():
-        sentences.append(f"Not in it: {listed(labels)} ({reason}).")
-    return sentences
+    if reasons:
+        told = "; ".join(f"{listed(labels)} ({reason})" for reason, labels in reasons.items())
+        points.append(("Left out", f"{told}."))
+    return sentences, points
 
 
-def distances(rows: list[Row]) -> list[tuple[str, str]]:
+def in_short(row: Row) -> str:
+    """The figure for a headline; empty without one."""
+    whole = row.estimate(DISTANCE)
+    if whole is None or row.role == "gold":
+        return ""
+    return f"The distance to gold is {_told(whole)}, where 0 is gold and 1 is before."
+
+
+def distances(rows: list[Row]) -> Points:
     """(model, its distance and both sides), the nearest first; models without a distance are left out."""
     found = [(estimate.value, row, estimate) for row in rows if (estimate := row.estimate(DISTANCE))]
     points = []
@@ -50,7 +67,7 @@ def distances(rows: list[Row]) -> list[tuple[str, str]]:
 
 
 def drift(row: Row) -> list[str]:
-    """What was never seen: its loss against before and against gold, and what the loss detector makes of it."""
+    """What was never seen: its loss against before and gold, and what the loss detector makes of it."""
     before, gold = row.estimate("holdout/nll_from_target"), row.estimate("holdout/nll_from_gold")
     apart = row.estimate("privacy/loss_auc_from_gold")
     sentences = []
@@ -58,13 +75,13 @@ def drift(row: Row) -> list[str]:
         theirs = row.gold.metrics.get("holdout/nll_from_target") if row.gold else None
         beside = f"; gold is {_signed(theirs)} from there" if theirs else ""
         sentences.append(
-            f"What was never seen moved by {_signed(before)} nats a token from before (n = {before.n}){beside}."
-            f"{_same(before)}"
+            f"What was never seen moved by {_signed(before)} nats a token from before "
+            f"(n = {before.n}){beside}.{_same(before)}"
         )
     if gold:
         sentences.append(
-            f"Its loss on what was never seen is {_signed(gold)} nats a token from gold's (n = {gold.n})."
-            f"{_same(gold)}"
+            f"The model's loss on what was never seen is {_signed(gold)} nats a token from gold's "
+            f"(n = {gold.n}).{_same(gold)}"
         )
     if apart:
         sentences.append(
@@ -83,8 +100,8 @@ def differing_distances(runs: list[RunData]) -> str | None:
     every = {name for forget, kept in sets for name in (*forget, *kept)}
     labels = [metric_of(name).label for name in sorted(every - common)]
     return (
-        f"The runs' distances to gold are not of the same metrics ({listed(labels)} not in all of them): do not "
-        "compare these figures."
+        f"The runs' distances to gold are not of the same metrics ({listed(labels)} not in all of them): do "
+        "not compare these figures."
     )
 
 

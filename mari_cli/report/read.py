@@ -299,7 +299,9 @@ def _training(value: Mapping[str, Any]) -> Training:
 
 
 def _entered(value: Mapping[str, Any] | None) -> Entered | None:
-    return value and Entered(tuple(value["forget"]), tuple(value["kept"]), dict(value["left_out"]))
+    if value is None:
+        return None
+    return Entered(tuple(value["forget"]), tuple(value["kept"]), dict(value["left_out"]))
 
 
 def _example(entry: Mapping[str, Any]) -> Example:

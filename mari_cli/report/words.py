@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from mari_cli.metrics.difference import difference_of_estimates
 from mari_cli.metrics.estimate import Estimate, OverSeeds
 from mari_cli.metrics.of_benchmarks import chance
-from mari_cli.report.beside import differing_distances, distance, distances, drift
+from mari_cli.report.beside import differing_distances, distance, distances, drift, in_short
 from mari_cli.report.comparison import (
     FORGOTTEN,
     KEPT,
@@ -101,8 +101,8 @@ def confidence(runs: list[RunData]) -> str:
 
 
 def headline(row: Row) -> str:
-    """One sentence on forgetting, one on what was kept."""
-    return f"{verdict(row)} {_verdict_kept(row)}".strip()
+    """One sentence on forgetting, one on what was kept, and the distance to gold where it is known."""
+    return " ".join(filter(None, [verdict(row), _verdict_kept(row), in_short(row)]))
 
 
 def verdict(row: Row) -> str:
@@ -397,8 +397,12 @@ def _without_gold(row: Row) -> list[str]:
 
 def _beside(row: Row) -> list[Claim]:
     """How far from gold in one figure, and what was never seen; nothing where neither is known."""
-    told = (("How far from gold, in one figure", distance(row)), ("What no model has seen", drift(row)))
-    return [Claim(heading=heading, sentences=sentences) for heading, sentences in told if sentences]
+    sentences, points = distance(row)
+    claims = (
+        Claim(heading="How far from gold, in one figure", sentences=sentences, points=points),
+        Claim(heading="What no model has seen", sentences=drift(row)),
+    )
+    return [claim for claim in claims if claim.sentences or claim.points]
 
 
 def _kept(row: Row) -> Claim:
@@ -557,7 +561,9 @@ def _claims_of_several(made: list[Row]) -> list[Claim]:
     if points := distances(made):
         told = "The nearest first; 0 is gold, 1 as far as before with nothing lost."
         claims.append(
-            Claim(heading="How far from gold, in one figure", sentences=[told], points=points[:MOST_SENTENCES])
+            Claim(
+                heading="How far from gold, in one figure", sentences=[told], points=points[:MOST_SENTENCES]
+            )
         )
     return claims
 

@@ -1,4 +1,4 @@
-"""What is said of a model beside the others of its run: distance to gold, what unseen data did, overall scores."""
+"""What is said of a model beside the others of its run: distance to gold, drift of unseen data, overall."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from mari_cli.config import MetricsConfig
 from mari_cli.metrics.distance import NOT_MEASURED, Entered, distances_to_gold, entering
 from mari_cli.metrics.drift import drifts
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.items import ItemValues, item_values
+from mari_cli.metrics.items import item_values
 from mari_cli.metrics.overall import overall_estimates
 from mari_cli.metrics.registry import describe
 from mari_cli.metrics.statistics import How

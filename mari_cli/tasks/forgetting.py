@@ -183,6 +183,7 @@ def forget(
                 forget_nll=look["forget/answer_nll"],
                 retain_accuracy=look["retain/token_accuracy"],
                 holdout_nll=look.get("holdout/answer_nll"),
+                true_token_gap=look.get("forget/true_token_gap"),
             )
             for look in history
         ]

@@ -16,8 +16,8 @@ N = 120
 
 
 def model(forget_nll: float, right: float, known: float, *, kept: float = 1.0, seed: int = 0):
-    """Items of a model by its mean forget loss, its share of right forget tokens, of known unique facts, and of
-    retain tokens; the same items are hard for every model."""
+    """Items of a model by its mean forget loss, its share of right forget tokens, of known unique facts, and
+    of retain tokens; the same items are hard for every model."""
     hard = np.random.default_rng(9).uniform(size=N)
     unseen = np.random.default_rng(8).gamma(4.0, 0.25, size=N)
     noise = np.random.default_rng(seed).normal(0, 0.02, size=(3, N))
@@ -28,9 +28,7 @@ def model(forget_nll: float, right: float, known: float, *, kept: float = 1.0, s
         values |= {"exact_match": float(hard[i] < right), "recalled": float(hard[i] < known)}
         values |= {"verbatim_rouge_l": min(1.0, right + noise[1, i])}
         rows.append(
-            ItemValues(
-                model="m", set="forget", item=i, fact="unique" if i % 2 else "shared", values=values
-            )
+            ItemValues(model="m", set="forget", item=i, fact="unique" if i % 2 else "shared", values=values)
         )
         share = {"exact_match": float(hard[i] < kept), "exact_memorization": kept, "tokens": 10.0}
         rows.append(ItemValues(model="m", set="retain", item=i, values=share))

@@ -45,6 +45,7 @@ OF_ANSWERS = [
     "exact_match",
     "exact_memorization",
     "extraction_strength",
+    "true_token_gap",
     "perplexity",
     "verbatim_rouge_l",
 ]
