@@ -336,6 +336,8 @@ def sweep(
     results = launch.sweep(_Task(planned.task), planned)
 
     tables.print_grid(tables.of_sweep(planned.jobs, results))
+    if nearest := tables.nearest_to_gold(planned.jobs, results):
+        typer.echo(f"\n{nearest}\n")
     done = []
     for job, result in zip(planned.jobs, results, strict=True):
         if isinstance(result, launch.Failed):

@@ -40,6 +40,13 @@ METRIC_OF = {
 }
 """Full name of each ingredient. No evaluation here measures `tofu/forget/fluency`; a log may know it."""
 
+_MADE_OF = {
+    "memorization_score": MEMORIZED,
+    "privacy_score": ATTACKED,
+    "utility_score": ("model_utility", "fluency"),
+}
+"""By the beginning of a score's name; the overall score is made of all."""
+
 Ingredients = Mapping[str, Any]
 """By a name of `METRIC_OF`: its value, or its values in several draws."""
 
@@ -119,9 +126,13 @@ def overall_estimates(
         undefined = (np.asarray(targets.get("model_utility", 1.0)) == 0).any()
         return scores(own, golds, None if undefined else targets)
 
-    of_draws, n = scored(draws), distinct_items(parts.values())
+    def items_of(score: str) -> int:
+        behind = next((names for start, names in _MADE_OF.items() if score.startswith(start)), METRIC_OF)
+        return distinct_items(part for (_, name), part in parts.items() if name in behind)
+
+    of_draws = scored(draws)
     return {
-        f"tofu/{name}": _estimate(float(value), of_draws.get(name), n, how.confidence)
+        f"tofu/{name}": _estimate(float(value), of_draws.get(name), items_of(name), how.confidence)
         for name, value in scored({key: part.value for key, part in parts.items()}).items()
     }
 

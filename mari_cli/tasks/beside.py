@@ -48,6 +48,7 @@ def beside(models: Mapping[str, Examined], config: MetricsConfig, *, seed: int) 
             entered = None
     elif gold:
         notes = [_NO_TARGET]
+    notes += _no_overall(metrics, gold=bool(gold), target=bool(target), before=models.get("target"))
     whole = {
         role: replace(
             of_model, measured=replace(of_model.measured, metrics=of_model.measured.metrics | metrics[role])
@@ -58,9 +59,30 @@ def beside(models: Mapping[str, Examined], config: MetricsConfig, *, seed: int) 
 
 
 _NO_TARGET = (
-    "distance to gold and overall scores are left out: they need the model before unlearning too, which "
-    "`mari unlearn` measures"
+    "distance to gold is left out: it needs the model before unlearning too, which `mari unlearn` measures"
 )
+
+
+def _no_overall(
+    metrics: Mapping[str, Mapping[str, Estimate]], *, gold: bool, target: bool, before: Examined | None
+) -> list[str]:
+    """Where TOFU was asked, why there is no overall score."""
+    scores = {name for of_role in metrics.values() for name in of_role}
+    if "tofu/memorization_score" not in scores or any(name.startswith("tofu/overall") for name in scores):
+        return []
+    relative = not target or any(name.startswith("tofu/utility_score") for name in scores)
+    utility = before.measured.metrics.get("tofu/model_utility") if before else None
+    needs = {
+        "a gold model": not gold,
+        "a holdout that gold was asked too": gold and "tofu/privacy_score" not in scores,
+        "the model before unlearning, which `mari unlearn` measures": not target,
+        "generated answers": not relative and utility is None,
+        "a target of some model utility (it is 0)": not relative and utility is not None,
+    }
+    return [
+        "the overall score on TOFU is left out: it needs "
+        + ", ".join(what for what, lacking in needs.items() if lacking)
+    ]
 
 
 def _left_out(entered: Entered) -> list[str]:

@@ -281,7 +281,9 @@ def remembering(
 
 def notes_on(outcome: Outcome, sizes: Mapping[str, int], forget_batch: int, retain_batch: int) -> list[str]:
     notes = []
-    if outcome.kept_step == 0:
+    if outcome.steps == 0:
+        notes.append(f"no step was taken, since a stop rule held before: {outcome.stopped_by}")
+    elif outcome.kept_step == 0:
         notes.append(
             "no checkpoint passed the retain rule: the target itself was kept, and nothing was forgotten"
         )

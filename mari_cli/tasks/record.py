@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mari_cli import runs
@@ -96,7 +96,12 @@ class Recording:
                 for role, found in models.items()
             },
             "training": training,
-            "distance_to_gold": asdict(entered) if entered else None,
+            "distance_to_gold": entered
+            and {
+                "forget": list(entered.forget),
+                "kept": list(entered.kept),
+                "left_out": entered.left_out,
+            },
             "notes": list(notes),
         }
         report = self.run.path / "report.html"

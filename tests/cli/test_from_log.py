@@ -89,7 +89,7 @@ def test_a_table_shows_every_number_with_its_interval_and_items(mari, logs):
     assert rows["tofu/model_utility"].split()[1] == "0.6227"
     assert rows["tofu/model_utility"].split()[-1] == "517"
     assert rows["tofu/model_utility_arithmetic"].split()[1] == "0.5859"
-    assert len(rows) == 24
+    assert len(rows) == 25
     assert said.out.splitlines()[-1] == "run/report.html"
     assert (logs / "run" / "report.html").is_file()
 
