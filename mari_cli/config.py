@@ -773,6 +773,8 @@ class EvaluateRun(RunConfig):
     """Instead of a model: the log of a TOFU evaluation, whose numbers are computed again."""
     gold_log: str | None = None
     """The log of the retain model's evaluation, for forget quality."""
+    target_log: str | None = None
+    """The log of the evaluation before unlearning, for the overall score."""
     device: Device = Device.auto
     precision: Precision = Precision.auto
 
@@ -782,6 +784,7 @@ class EvaluateRun(RunConfig):
             "model.lora.rank must be null here: an evaluation trains nothing",
         )
         _require(self.gold_log is None or self.from_log is not None, "gold_log needs from_log")
+        _require(self.target_log is None or self.from_log is not None, "target_log needs from_log")
         _require(
             self.from_log is None or self.gold == "none",
             "from_log measures no model, so gold must be none: gold_log is the log of a gold model",

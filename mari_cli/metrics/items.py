@@ -167,7 +167,7 @@ def recipe(metric: str) -> Recipe:
         return Recipe(suite, (group,), lambda item: (_tokens_right(item), item.values["tokens"]), ratio)
     if name == "perplexity":
         return Recipe(suite, (group,), lambda item: (_loss_sum(item), item.values["tokens"]), exp_ratio)
-    if name in ("truth_ratio", "truth_ratio_arithmetic"):
+    if name in ("truth_ratio", "truth_ratio_arithmetic", "truth_ratio_open_unlearning"):
         return Recipe(suite, (group,), lambda item: (_truth(item, name),), mean)
     if name == "forget_quality_ks":
         return Recipe(

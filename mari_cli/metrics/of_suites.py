@@ -125,7 +125,15 @@ def _tofu() -> Iterator[Metric]:
             source="OpenUnlearning",
         )
     yield from _of_privacy("tofu", "TOFU")
-    yield from _of_overall(share)
+    for metric in _of_overall(share):
+        yield metric
+        yield replace(
+            metric,
+            name=f"{metric.name}_open_unlearning",
+            label=f"{metric.label}, OpenUnlearning",
+            description=f"{metric.description}; of what OpenUnlearning's logs and summaries hold, without "
+            "the EOS and with 1e-10 in the truth ratio",
+        )
 
 
 def _of_overall(share: Metric) -> Iterator[Metric]:

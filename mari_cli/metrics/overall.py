@@ -39,6 +39,10 @@ METRIC_OF = {
     **{name: f"tofu/{name}" for name in (*ATTACKED, "model_utility")},
 }
 """Full name of each ingredient. No evaluation here measures `tofu/forget/fluency`; a log may know it."""
+OPEN_UNLEARNING = "_open_unlearning"
+"""What stands after the name of what is OpenUnlearning's own: an ingredient, and a score made of some."""
+DEFINED_APART = ("extraction_strength", "exact_memorization", "truth_ratio")
+"""Ingredients that OpenUnlearning defines in another way: without the EOS, and with 1e-10 in a ratio."""
 
 _MADE_OF = {
     "memorization_score": MEMORIZED,
@@ -102,8 +106,13 @@ def overall_estimates(
     gold: Sequence[ItemValues] | None,
     target: Sequence[ItemValues] | None,
     how: How,
+    *,
+    form: str = "",
 ) -> dict[str, Estimate]:
     """`scores` of one model from its items and those of gold and target, by full name (`tofu/overall…`).
+
+    ``form``: `_open_unlearning` for the ingredients as OpenUnlearning's logs have them, with that in the
+    names of the scores too.
 
     Bootstrap: items are drawn once for all three models and all ingredients. |AUC - gold's| is larger under
     resampling than it is, so that near gold the interval errs towards low scores; it always holds the value.
@@ -113,7 +122,7 @@ def overall_estimates(
         (side, name): part
         for side, of_model in sides.items()
         for name, metric in METRIC_OF.items()
-        if (part := made(metric, of_model)) is not None
+        if (part := made(f"{metric}{form if name in DEFINED_APART else ''}", of_model)) is not None
     }
     if not parts:
         return {}
@@ -132,7 +141,7 @@ def overall_estimates(
 
     of_draws = scored(draws)
     return {
-        f"tofu/{name}": _estimate(float(value), of_draws.get(name), items_of(name), how.confidence)
+        f"tofu/{name}{form}": _estimate(float(value), of_draws.get(name), items_of(name), how.confidence)
         for name, value in scored({key: part.value for key, part in parts.items()}).items()
     }
 

@@ -26,9 +26,19 @@ OTHERS = [
     "facts/unique_recall",
     "facts/shared_recall",
     "tofu/forget/paraphrase_probability",
-    "tofu/memorization_score",
-    "tofu/privacy_score",
-    *(f"tofu/{score}{form}" for score in ("utility_score", "overall") for form in ("", "_without_fluency")),
+    *(
+        f"tofu/{score}{form}"
+        for score in (
+            "memorization_score",
+            "privacy_score",
+            *(
+                f"{name}{fluency}"
+                for name in ("utility_score", "overall")
+                for fluency in ("", "_without_fluency")
+            ),
+        )
+        for form in ("", "_open_unlearning")
+    ),
     "distance_to_gold",
     "distance_to_gold/forget_side",
     "distance_to_gold/kept_side",
