@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mari_cli.metrics.difference import paired_difference
+from mari_cli.metrics.difference import Difference, paired_difference
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.items import ItemValues, made
+from mari_cli.metrics.items import ItemValues, Made, made, what_differs
 from mari_cli.metrics.joint import distinct_items, resampled
 from mari_cli.metrics.of_models import DISTANCE, FORGET_SIDE, KEPT_SIDE
 from mari_cli.metrics.statistics import How
@@ -65,6 +65,11 @@ class Entered:
     forget: tuple[str, ...]
     kept: tuple[str, ...]
     left_out: dict[str, str]
+
+    @property
+    def metrics(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Distances over the same metrics are one figure."""
+        return self.forget, self.kept
 
 
 def to_gold(value: Any, gold: Any, target: Any) -> Any:
@@ -120,6 +125,53 @@ def distances_to_gold(models: Models, entered: Entered, how: How) -> dict[str, d
     return {role: _of_model(role, entered, values, draws, n, how.confidence) for role in models}
 
 
+def difference_of_distances(
+    ours: tuple[str, Models], theirs: tuple[str, Models], entered: Entered, how: How
+) -> dict[str, Difference]:
+    """The distance and its sides of one model less those of another, by full name; each model is given as its
+    role among the models of its run. Items are drawn once for both runs, percentile interval.
+
+    Empty where the two runs did not measure the same items, or a value is not finite.
+    """
+    names = (*entered.forget, *entered.kept)
+    parts: dict[tuple[str, str], Made] = {}
+    for run, (role, models) in (("ours", ours), ("theirs", theirs)):
+        for of in _with_yardsticks(role):
+            for name in names:
+                part = made(name, models.get(of, ()))
+                if part is None or any(
+                    what_differs(part, other) for (_, of_name), other in parts.items() if of_name == name
+                ):
+                    return {}
+                parts[f"{run} {of}", name] = part
+    draws = resampled(parts, resamples=how.resamples, seed=how.seed)
+    values = {key: part.value for key, part in parts.items()}
+
+    def apart(of: Mapping[tuple[str, str], Any]) -> dict[str, Any]:
+        a, b = (
+            _distances(
+                role,
+                entered,
+                {(it, name): of[f"{run} {it}", name] for it in _with_yardsticks(role) for name in names},
+            )
+            for run, (role, _) in (("ours", ours), ("theirs", theirs))
+        )
+        return {side: a[side] - b[side] for side in a}
+
+    found, n = {}, distinct_items(parts.values())
+    of_draws = apart(draws)
+    for side, value in apart(values).items():
+        low, high = np.quantile(of_draws[side], [(1 - how.confidence) / 2, (1 + how.confidence) / 2])
+        ends = (float(low), float(high)) if np.isfinite([low, high]).all() else (None, None)
+        found[side] = Difference(value=float(value), n=n, by="items", low=ends[0], high=ends[1])
+    return found
+
+
+def _with_yardsticks(role: str) -> list[str]:
+    """Roles that a distance of the model of that role is made of, each once."""
+    return list(dict.fromkeys((role, "target", "gold")))
+
+
 def _of_model(
     role: str,
     entered: Entered,
@@ -128,35 +180,50 @@ def _of_model(
     n: int,
     confidence: float,
 ) -> dict[str, Estimate]:
-    sets = ((FORGET_SIDE, entered.forget), (KEPT_SIDE, entered.kept))
-    names = {side: of_side for side, of_side in sets if of_side}
+    names = _names(entered)
     if any((role, name) not in values for of_side in names.values() for name in of_side):
-        whole = (DISTANCE,) if len(names) == 2 else ()
-        return {side: Estimate(value=nan, n=n) for side in (*whole, *names)}
-    with np.errstate(divide="ignore", invalid="ignore"):  # target and gold may meet in a draw
-        found = {side: _signed(role, side, of_side, values) for side, of_side in names.items()}
-        strayed = {
-            side: np.abs(_signed(role, side, of_side, draws) - found[side]).mean(axis=-1)
-            for side, of_side in names.items()
-        }
-    sides = {
-        side: float((np.abs(signed) if side == FORGET_SIDE else np.maximum(0.0, signed)).mean())
-        for side, signed in found.items()
+        return {side: Estimate(value=nan, n=n) for side in _whole(dict.fromkeys(names, 0.0))}
+    found = {side: _signed(role, side, of_side, values) for side, of_side in names.items()}
+    strayed = {
+        side: np.abs(_signed(role, side, of_side, draws) - found[side]).mean(axis=-1)
+        for side, of_side in names.items()
     }
-    if len(sides) == 2:
-        sides = {DISTANCE: sides[FORGET_SIDE] + sides[KEPT_SIDE]} | sides
-        strayed[DISTANCE] = strayed[FORGET_SIDE] + strayed[KEPT_SIDE]
-    return {side: _within(value, strayed[side], n, confidence) for side, value in sides.items()}
+    reach = _whole(strayed)
+    return {
+        side: _within(float(value), reach[side], n, confidence)
+        for side, value in _distances(role, entered, values).items()
+    }
+
+
+def _names(entered: Entered) -> dict[str, tuple[str, ...]]:
+    """By side, what entered it; without a side that nothing entered."""
+    sets = ((FORGET_SIDE, entered.forget), (KEPT_SIDE, entered.kept))
+    return {side: of_side for side, of_side in sets if of_side}
+
+
+def _distances(role: str, entered: Entered, values: Mapping[tuple[str, str], Any]) -> dict[str, Any]:
+    """The distance and its sides: from values, or from those of each draw."""
+    sides = {}
+    for side, names in _names(entered).items():
+        signed = _signed(role, side, names, values)
+        sides[side] = (np.abs(signed) if side == FORGET_SIDE else np.maximum(0.0, signed)).mean(axis=-1)
+    return _whole(sides)
+
+
+def _whole(sides: Mapping[str, Any]) -> dict[str, Any]:
+    """With their sum, where there are both."""
+    return ({DISTANCE: sides[FORGET_SIDE] + sides[KEPT_SIDE]} if len(sides) == 2 else {}) | dict(sides)
 
 
 def _signed(role: str, side: str, names: Sequence[str], values: Mapping[tuple[str, str], Any]) -> Floats:
-    """The ratio of each metric [..., metrics]."""
-    ratios = [
-        to_gold(values[role, name], values["gold", name], values["target", name])
-        if side == FORGET_SIDE
-        else lost(values[role, name], values["target", name])
-        for name in names
-    ]
+    """The ratio of each metric [..., metrics]; not finite in a draw in which target and gold meet."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = [
+            to_gold(values[role, name], values["gold", name], values["target", name])
+            if side == FORGET_SIDE
+            else lost(values[role, name], values["target", name])
+            for name in names
+        ]
     return np.stack([np.asarray(ratio, dtype=np.float64) for ratio in ratios], axis=-1)
 
 

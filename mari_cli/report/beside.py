@@ -93,7 +93,7 @@ def drift(row: Row) -> list[str]:
 
 def differing_distances(runs: list[RunData]) -> str | None:
     """A warning where distances to gold are means over different metrics, and no one figure."""
-    sets = {(run.entered.forget, run.entered.kept) for run in runs if run.entered}
+    sets = {run.entered.metrics for run in runs if run.entered}
     if len(sets) < 2:
         return None
     common = set.intersection(*({*forget, *kept} for forget, kept in sets))

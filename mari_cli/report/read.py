@@ -105,6 +105,11 @@ class RunData:
         """From models of this run to others, by metric: a bootstrap is done once for all who ask."""
         return {}
 
+    @cached_property
+    def distances(self) -> dict[Any, dict[str, Difference]]:
+        """The same of distances to gold, which come three at a time."""
+        return {}
+
     @property
     def seed(self) -> int | None:
         seed = self.setting("seed")

@@ -5,7 +5,7 @@ from math import isnan, nan
 import numpy as np
 import pytest
 
-from mari_cli.metrics.distance import distances_to_gold, entering
+from mari_cli.metrics.distance import difference_of_distances, distances_to_gold, entering
 from mari_cli.metrics.drift import drifts
 from mari_cli.metrics.items import ItemValues, made
 from mari_cli.metrics.of_models import DISTANCE, FORGET_SIDE, KEPT_SIDE
@@ -169,6 +169,30 @@ def test_the_interval_covers_the_distance_of_the_population():
         estimate = distances_to_gold(models, entered, How(resamples=200))["x"][FORGET_SIDE]
         held += estimate.low == 0.0  # the population's distance is 0
     assert held >= 90
+
+
+def test_two_distances_are_told_apart_by_the_same_draws_and_not_by_two_intervals():
+    near, far = model(0.8, 0.3, 0.0, seed=2), model(0.77, 0.3, 0.0, seed=2)
+    runs = [{"target": TARGET, "gold": GOLD, "unlearned": own} for own in (near, far)]
+    one, other = (distances_to_gold(run, ENTERED, HOW)["unlearned"] for run in runs)
+    apart = difference_of_distances(("unlearned", runs[0]), ("unlearned", runs[1]), ENTERED, HOW)
+    for side in (DISTANCE, FORGET_SIDE, KEPT_SIDE):
+        assert apart[side].value == pytest.approx(one[side].value - other[side].value, abs=1e-12)
+        assert apart[side].by == "items"
+    assert one[FORGET_SIDE].high > other[FORGET_SIDE].low  # the two intervals overlap
+    assert apart[FORGET_SIDE].separable
+    assert apart[FORGET_SIDE].value < 0
+    assert apart[KEPT_SIDE].separable is False
+    itself = difference_of_distances(("unlearned", runs[0]), ("unlearned", runs[0]), ENTERED, HOW)[DISTANCE]
+    assert (itself.value, itself.low, itself.high) == (0, 0, 0)
+    before = difference_of_distances(("unlearned", runs[0]), ("target", runs[0]), ENTERED, HOW)[DISTANCE]
+    assert before.value == pytest.approx(one[DISTANCE].value - 1)
+
+
+def test_distances_of_other_items_are_not_told_apart_by_items():
+    whole = {"target": TARGET, "gold": GOLD, "unlearned": GOLD}
+    part = {role: items[3:] for role, items in whole.items()}
+    assert difference_of_distances(("unlearned", whole), ("unlearned", part), ENTERED, HOW) == {}
 
 
 def test_unseen_data_that_moved_is_told_in_pairs():
