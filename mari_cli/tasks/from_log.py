@@ -52,10 +52,13 @@ def from_log(config: EvaluateRun, *, command: Sequence[str]) -> dict[str, Any]:
         told = [*log.notes, *unlike, *summary.notes, *log.disagreements(summary.metrics)]
         notes |= dict.fromkeys(f"{role}: {note}" for note in told)
         rows = [{"suite": "tofu"} | row for row in log.rows]
-        beside = overall_estimates(
-            items[role], items.get("gold"), items.get("target"), how, form=OPEN_UNLEARNING
-        )
-        measured = Measured(summary.metrics | beside, [], [])
+        metrics = summary.metrics
+        if f"tofu/forget/extraction_strength{OPEN_UNLEARNING}" in metrics:  # which TOFU's own logs lack
+            beside = overall_estimates(
+                items[role], items.get("gold"), items.get("target"), how, form=OPEN_UNLEARNING
+            )
+            metrics = metrics | beside
+        measured = Measured(metrics, [], [])
         models[role] = Examined(measured, rows, runs.content_hash(log.rows))
     return _recorded(config, paths, models, list(notes), command=command)
 
