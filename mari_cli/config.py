@@ -8,6 +8,7 @@ key as the user types it.
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import isfinite
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
@@ -585,9 +586,16 @@ class StopConfig:
     """Stop if retain validation accuracy is more than this below its start (the paper's rule); null: off."""
     at_holdout: bool = True
     """Stop when the forget loss has reached the holdout's (needs a holdout corpus)."""
+    true_token_gap: float | None = None
+    """Stop when the true tokens of the forget items stand out over the five likeliest alternatives by at most
+    this, a difference of logits in nats (needs neither holdout nor gold); null: off."""
 
     def __post_init__(self) -> None:
         _fraction("train.stop", self, "retain_drop")
+        _require(
+            self.true_token_gap is None or isfinite(self.true_token_gap),
+            f"train.stop.true_token_gap must be a number of nats or null, got {self.true_token_gap}",
+        )
 
 
 @dataclass(kw_only=True)
@@ -866,6 +874,8 @@ class EvaluateRun(RunConfig):
     """Instead of a model: the log of a TOFU evaluation, whose numbers are computed again."""
     gold_log: str | None = None
     """The log of the retain model's evaluation, for forget quality."""
+    target_log: str | None = None
+    """The log of the evaluation before unlearning, for the overall score."""
     device: Device = Device.auto
     precision: Precision = Precision.auto
 
@@ -875,6 +885,7 @@ class EvaluateRun(RunConfig):
             "model.lora.rank must be null here: an evaluation trains nothing",
         )
         _require(self.gold_log is None or self.from_log is not None, "gold_log needs from_log")
+        _require(self.target_log is None or self.from_log is not None, "target_log needs from_log")
         _require(
             self.from_log is None or self.gold == "none",
             "from_log measures no model, so gold must be none: gold_log is the log of a gold model",

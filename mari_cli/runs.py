@@ -30,6 +30,7 @@ RUN, CONFIG, METRICS, RESULT, STATE = "run.json", "config.yaml", "metrics.jsonl"
 """Names inside a run directory; the state to resume from is removed when the run is finished."""
 
 SUMMARY_METRICS = (
+    "distance_to_gold",
     "forget/token_accuracy",
     "retain/token_accuracy",
     "facts/unique_recall",

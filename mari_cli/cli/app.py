@@ -262,6 +262,10 @@ def evaluate(
         Path | None,
         typer.Option(metavar="LOG", help="With --from-log: the retain model's, for forget quality."),
     ] = None,
+    target_log: Annotated[
+        Path | None,
+        typer.Option(metavar="LOG", help="With --from-log: that from before, for the overall score."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Measure a model, training nothing; or compute TOFU's numbers again from the log of an evaluation."""
@@ -269,7 +273,7 @@ def evaluate(
         overrides, model = [model, *(overrides or [])], None
     _run(
         "evaluate",
-        [*_logs(from_log, gold_log, model), *(overrides or [])],
+        [*_logs(model, from_log, gold_log=gold_log, target_log=target_log), *(overrides or [])],
         config,
         resume,
         model,
@@ -277,21 +281,21 @@ def evaluate(
     )
 
 
-def _logs(from_log: Path | None, gold_log: Path | None, model: str | None) -> list[str]:
-    """What `--from-log` and `--gold-log` say, as overrides."""
+def _logs(model: str | None, from_log: Path | None, **others: Path | None) -> list[str]:
+    """What `--from-log`, `--gold-log` and `--target-log` say, as overrides."""
     from mari_cli.errors import UserError
     from mari_cli.launch import quote
 
+    beside = [f"{name}={quote(str(path))}" for name, path in others.items() if path is not None]
     if from_log is None:
-        return [] if gold_log is None else [f"gold_log={quote(str(gold_log))}"]
+        return beside
     if model is not None:
         raise UserError(
             f"`{model}` and `--from-log` at once: the numbers come from a model or from a log",
             "leave out one of them",
         )
     name = from_log.stem if from_log.suffix else from_log.name
-    logs = [f"from_log={quote(str(from_log))}", f"model.name={quote(name)}"]
-    return logs if gold_log is None else [*logs, f"gold_log={quote(str(gold_log))}"]
+    return [f"from_log={quote(str(from_log))}", f"model.name={quote(name)}", *beside]
 
 
 @app.command(
@@ -336,6 +340,8 @@ def sweep(
     results = launch.sweep(_Task(planned.task), planned)
 
     tables.print_grid(tables.of_sweep(planned.jobs, results))
+    if nearest := tables.nearest_to_gold(planned.jobs, results):
+        typer.echo(f"\n{nearest}\n")
     done = []
     for job, result in zip(planned.jobs, results, strict=True):
         if isinstance(result, launch.Failed):

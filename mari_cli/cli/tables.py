@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from mari_cli.runs import RunSummary
 
 METRICS = (
+    "distance_to_gold",
+    "distance_to_gold/forget_side",
+    "distance_to_gold/kept_side",
     "forget/token_accuracy",
     "forget/exact_match",
     "facts/unique_recall",
@@ -22,6 +26,11 @@ METRICS = (
     "privacy/loss_auc",
     "forget/answer_nll",
     "holdout/answer_nll",
+    "holdout/nll_from_target",
+    "holdout/nll_from_gold",
+    "privacy/loss_auc_from_gold",
+    "tofu/overall",
+    "tofu/overall_without_fluency",
     "tofu/forget_quality",
     "tofu/forget_quality_ks",
     "tofu/model_utility",
@@ -37,7 +46,7 @@ METRICS = (
 )
 """What a terminal has room for, beside every benchmark and what other suites measure; the report has
 everything."""
-OF_CORPORA = ("forget", "facts", "retain", "holdout", "privacy", "marginal", "benchmark")
+OF_CORPORA = ("distance_to_gold", "forget", "facts", "retain", "holdout", "privacy", "marginal", "benchmark")
 """Beginnings of names that are no suite's."""
 OURS = ("unlearned", "model")
 """The models of a result that the run itself made; the others (target, gold) are there to compare with."""
@@ -208,12 +217,7 @@ def _digits(value: float, digits: int) -> str:
 def of_sweep(jobs: Sequence["Job"], results: Sequence[Any]) -> Grid:
     """A row for each job: what set it apart, and what became of it, each value with half of its interval and
     the number of items above it. Jobs that only their seed sets apart are one row, with their mean."""
-    keys = list(dict.fromkeys(key for job in jobs for key in job.varied))
-    methods = _alike(jobs, [key for key in keys if key != "seed"])
-    several = len(methods) < len(jobs)
-    if several:
-        keys = [key for key in keys if key != "seed"]
-    groups = methods if several else _alike(jobs, keys)
+    keys, groups, several = _methods(jobs)
     found = [_of_group([(jobs[i], results[i]) for i in group]) for group in groups]
     metrics = _present(values for _, values in found)
     rows = [
@@ -229,6 +233,34 @@ def of_sweep(jobs: Sequence["Job"], results: Sequence[Any]) -> Grid:
     columns = ["job", *keys, *(["seeds"] if several else []), "status"]
     headed = [f"{name}/{_items(values[name] for _, values in found if name in values)}" for name in metrics]
     return Grid([*columns, *headed], rows, numbers=len(columns))
+
+
+def nearest_to_gold(jobs: Sequence["Job"], results: Sequence[Any]) -> str | None:
+    """Of several jobs the one (or the method over its seeds) at the smallest distance to gold, in words: the
+    aim of a search. None where fewer than two have a distance."""
+    keys, groups, _ = _methods(jobs)
+    found = []
+    for group in groups:
+        _, values = _of_group([(jobs[i], results[i]) for i in group])
+        distance = values.get("distance_to_gold", {}).get("value")
+        if distance is not None and isfinite(distance):
+            found.append((distance, group, values["distance_to_gold"]))
+    if len(found) < 2:
+        return None
+    _, group, estimate = min(found, key=lambda entry: entry[0])
+    varied = ", ".join(f"{key}={value}" for key in keys if (value := jobs[group[0]].varied.get(key)))
+    numbers = ",".join(str(jobs[i].number) for i in group)
+    return f"nearest to gold: job {numbers} ({varied}), distance_to_gold {_estimate(estimate)}"
+
+
+def _methods(jobs: Sequence["Job"]) -> tuple[list[str], list[list[int]], bool]:
+    """What was varied, the places of the jobs that are one row, and whether rows are over several seeds."""
+    keys = list(dict.fromkeys(key for job in jobs for key in job.varied))
+    methods = _alike(jobs, [key for key in keys if key != "seed"])
+    several = len(methods) < len(jobs)
+    if several:
+        keys = [key for key in keys if key != "seed"]
+    return keys, methods if several else _alike(jobs, keys), several
 
 
 def _items(estimates: Iterable[dict[str, Any]]) -> str:

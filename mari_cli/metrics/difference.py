@@ -17,7 +17,7 @@ from scipy import stats
 from mari_cli.errors import UserError
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.items import Floats, Made, what_differs
-from mari_cli.metrics.statistics import ROWS_AT_ONCE
+from mari_cli.metrics.statistics import ROUNDING, ROWS_AT_ONCE
 
 By = Literal["items", "intervals", "seeds"]
 
@@ -146,7 +146,7 @@ def difference_over_seeds(
         return None
     x, y = np.array(list(a.values())), np.array([b[seed] for seed in (a if paired else b)])
     value = float(x.mean() - y.mean())
-    rounding = 1e-9 * float(np.abs([*x, *y]).max())
+    rounding = ROUNDING * float(np.abs([*x, *y]).max())
     if (np.ptp(x - y) if paired else max(np.ptp(x), np.ptp(y))) <= rounding:  # no spread, no claim
         ends = (0.0, 0.0) if abs(value) <= rounding else (None, None)
         return Difference(value=value, n=n, by="seeds", low=ends[0], high=ends[1])

@@ -3,10 +3,10 @@
 Not every metric is: marginal information, say, is of tokens.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from math import exp, expm1, inf, log
+from math import exp, expm1, inf, log, nan
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,26 @@ class ItemValues:
     @property
     def identity(self) -> Identity:
         return self.set, self.item, self.key
+
+
+_IDENTITY = frozenset({"model", "suite", "set", "item", "key", "fact"})
+
+
+def item_values(row: Mapping[str, Any]) -> ItemValues:
+    """A row of items.jsonl. JSON has no NaN: null stands for whatever is not finite."""
+    return ItemValues(
+        model=row["model"],
+        suite=row.get("suite"),
+        set=row["set"],
+        item=int(row["item"]),
+        key=row.get("key"),
+        fact=row.get("fact"),
+        values={
+            name: nan if value is None else float(value)
+            for name, value in row.items()
+            if name not in _IDENTITY
+        },
+    )
 
 
 Combine = Callable[[tuple[Floats, ...], tuple[Indices, ...]], Any]
@@ -147,7 +167,7 @@ def recipe(metric: str) -> Recipe:
         return Recipe(suite, (group,), lambda item: (_tokens_right(item), item.values["tokens"]), ratio)
     if name == "perplexity":
         return Recipe(suite, (group,), lambda item: (_loss_sum(item), item.values["tokens"]), exp_ratio)
-    if name in ("truth_ratio", "truth_ratio_arithmetic"):
+    if name in ("truth_ratio", "truth_ratio_arithmetic", "truth_ratio_open_unlearning"):
         return Recipe(suite, (group,), lambda item: (_truth(item, name),), mean)
     if name == "forget_quality_ks":
         return Recipe(

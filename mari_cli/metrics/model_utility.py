@@ -20,7 +20,7 @@ def model_utility(components: Sequence[float]) -> float:
     values = np.asarray(components, dtype=np.float64)
     if values.size == 0 or not np.isfinite(values).all() or (values < 0).any():
         raise ValueError(f"expected components of at least 0, got {list(components)}")
-    return float(_harmonic_mean(values))
+    return float(harmonic_mean(values))
 
 
 def model_utility_estimate(
@@ -41,7 +41,7 @@ def model_utility_estimate(
         draws = generator.multinomial(size, np.full(size, 1 / size), size=resamples)
         means.append(draws @ values_NC / size)
     low, high = np.quantile(
-        _harmonic_mean(np.concatenate(means, axis=1)), [(1 - confidence) / 2, (1 + confidence) / 2]
+        harmonic_mean(np.concatenate(means, axis=1)), [(1 - confidence) / 2, (1 + confidence) / 2]
     )
     if high == 0 and all(len(values_NC) > 1 for values_NC in sets):
         estimates = [
@@ -55,6 +55,6 @@ def model_utility_estimate(
     return Estimate(value=value, n=n, low=float(low), high=float(high))
 
 
-def _harmonic_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def harmonic_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Over the last axis; 0 where one is 0."""
     return np.asarray(stats.hmean(values, axis=-1))

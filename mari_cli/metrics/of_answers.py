@@ -77,6 +77,18 @@ ANSWER_METRICS: dict[str, Metric] = {
             degenerate="0 when the last token is wrong, 1 when all are right; " + NO_TOKENS,
         ),
         Metric(
+            name="true_token_gap",
+            label="true-token gap",
+            unit="nats",
+            direction="up",
+            low=-inf,
+            high=inf,
+            description="mean over items of the mean over tokens of the true token's logit less the mean "
+            "logit of the 5 likeliest other tokens",
+            source="this project, after MASC (2606.02920)",
+            degenerate="a small vocabulary is taken whole; " + NO_TOKENS,
+        ),
+        Metric(
             name="perplexity",
             label="perplexity",
             unit="1",

@@ -83,6 +83,16 @@ def _tofu() -> Iterator[Metric]:
             direction=direction,
             description=f"mean over items of {answers}, p = exp(-mean token loss)",
         )
+        if name == "forget":
+            yield replace(
+                share,
+                name="tofu/forget/paraphrase_probability",
+                label=f"{label} probability of the paraphrase",
+                unit="probability",
+                direction="gold",
+                description="mean over items of p(paraphrased answer), p = exp(-mean token loss)",
+                source="OpenUnlearning (forget_Q_A_PARA_Prob)",
+            )
         for kind in ("L", "1"):
             yield replace(
                 share,
@@ -115,6 +125,58 @@ def _tofu() -> Iterator[Metric]:
             source="OpenUnlearning",
         )
     yield from _of_privacy("tofu", "TOFU")
+    for metric in _of_overall(share):
+        yield metric
+        yield replace(
+            metric,
+            name=f"{metric.name}_open_unlearning",
+            label=f"{metric.label}, OpenUnlearning",
+            description=f"{metric.description}; of what OpenUnlearning's logs and summaries hold, without "
+            "the EOS and with 1e-10 in the truth ratio",
+        )
+
+
+def _of_overall(share: Metric) -> Iterator[Metric]:
+    """The community's overall score and what it is the harmonic mean of."""
+    study = "OpenUnlearning, Dorna et al. 2025; formulas of the analysis in arXiv 2605.31293"
+    share = replace(share, source=study, degenerate="0 where one of its parts is 0")
+    yield replace(
+        share,
+        name="tofu/memorization_score",
+        label="TOFU memorization score",
+        description="harmonic mean over the forget items' extraction strength, exact memorization, "
+        "probability of the paraphrase and truth ratio of 1 less each",
+    )
+    yield replace(
+        share,
+        name="tofu/privacy_score",
+        label="TOFU privacy score",
+        description="harmonic mean over the attacks loss, zlib, min-k and min-k++ of 1 - |AUC - gold's AUC|",
+        degenerate="0 where one of its parts is 0; absent without a gold model or a holdout",
+    )
+    without = "absent without the target; at a target of no utility undefined, and left out"
+    for form, words, what in (
+        ("", "", "the harmonic mean of model utility and fluency"),
+        ("_without_fluency", ", without fluency", "model utility"),
+    ):
+        yield replace(
+            share,
+            name=f"tofu/utility_score{form}",
+            label=f"TOFU utility score{words}",
+            unit="1",
+            high=inf,
+            description=f"{what}, over the same of the target: above 1 where the model is more useful",
+            degenerate=f"0 where one of its parts is 0; {without}",
+        )
+        yield replace(
+            share,
+            name=f"tofu/overall{form}",
+            label=f"TOFU overall score{words}",
+            unit="1",
+            high=1.5,  # of two parts up to 1 and one without limit
+            description=f"harmonic mean of the memorization, privacy and utility scores{words}",
+            degenerate=f"0 where one of its parts is 0; {without}",
+        )
 
 
 def _of_privacy(suite: str, label: str) -> Iterator[Metric]:

@@ -1,4 +1,4 @@
-"""Every metric by full name, which is `group/metric`.
+"""Every metric by full name, which is `group/metric`; `distance_to_gold`, of several groups, has none.
 
 The metrics of answers exist for each set of items, and what counts as better depends on the set: retained
 answers should stay known, forgotten ones should look as they do to the gold model (the one trained without
@@ -12,12 +12,15 @@ from mari_cli.errors import UserError, nearest
 from mari_cli.metrics.metric import Metric
 from mari_cli.metrics.of_answers import ANSWER_METRICS, SETS, of_set
 from mari_cli.metrics.of_benchmarks import BENCHMARKS, SUFFIX, of_benchmark
+from mari_cli.metrics.of_models import DISTANCE_METRICS, DRIFT_METRICS
 from mari_cli.metrics.of_privacy import PRIVACY_METRICS
 from mari_cli.metrics.of_suites import SUITE_METRICS
 
 METRICS: dict[str, Metric] = {
+    **DISTANCE_METRICS,
     **{f"{name}/{bare}": of_set(name, metric) for name in SETS for bare, metric in ANSWER_METRICS.items()},
     **PRIVACY_METRICS,
+    **DRIFT_METRICS,
     "marginal/pooled": Metric(
         name="marginal/pooled",
         label="marginal information, pooled",

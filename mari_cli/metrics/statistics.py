@@ -297,6 +297,10 @@ def privleak_estimate(
     return Estimate(value=value, n=n)
 
 
+ROUNDING = 1e-9
+"""Values that differ by no more than this share of themselves are one value, computed in two ways."""
+
+
 def over_seeds(
     estimates: Mapping[int, Estimate],
     *,
@@ -307,13 +311,13 @@ def over_seeds(
     """Mean over seeds with Student's t interval, cut to the metric's range ``low`` to ``high``.
 
     It covers what another training seed would change, on the same items; what other items would change is the
-    interval of each seed. One seed, or seeds that agree to the last bit, have none.
+    interval of each seed. One seed, or seeds that agree up to rounding, have none.
     """
     values = np.array([estimate.value for estimate in estimates.values()])
     n = min(estimate.n for estimate in estimates.values())
     by_seed = {seed: estimate.value for seed, estimate in estimates.items()}
     value = float(values.mean())
-    if values.size < 2 or not np.isfinite(values).all() or np.ptp(values) == 0:
+    if values.size < 2 or not np.isfinite(values).all() or np.ptp(values) <= ROUNDING * np.abs(values).max():
         return OverSeeds(value=value, n=n, values=by_seed)
     interval = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
     ends = max(low, float(interval.low)), min(high, float(interval.high))

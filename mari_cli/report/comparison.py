@@ -23,12 +23,14 @@ from mari_cli.metrics.difference import (
     difference_over_seeds,
     paired_difference,
 )
+from mari_cli.metrics.distance import difference_of_distances
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.items import Identity, made, what_differs
 from mari_cli.metrics.metric import Metric
 from mari_cli.metrics.of_benchmarks import GENERAL_ABILITY
+from mari_cli.metrics.of_models import DISTANCE_METRICS
 from mari_cli.metrics.registry import METRICS, describe
-from mari_cli.metrics.statistics import over_seeds
+from mari_cli.metrics.statistics import How, over_seeds
 from mari_cli.report.numbers import listed
 from mari_cli.report.read import ModelResult, RunData
 
@@ -163,6 +165,8 @@ def _of_models(metric: str, a: Side, b: Side) -> Difference | None:
     estimates = ours.models[a.role].metrics.get(metric), theirs.models[b.role].metrics.get(metric)
     if estimates[0] is None or estimates[1] is None:
         return None
+    if metric in DISTANCE_METRICS:
+        return _of_distances(metric, a, b) or difference_of_estimates(estimates[0], estimates[1])
     taken_apart = (
         made(metric, ours.items_of(a.role), ours.items_of("gold")),
         made(metric, theirs.items_of(b.role), theirs.items_of("gold")),
@@ -180,6 +184,23 @@ def _of_models(metric: str, a: Side, b: Side) -> Difference | None:
         resamples=int(ours.setting("metrics.bootstrap") or 1000),
         confidence=confidence_of((ours, theirs)),
     )
+
+
+def _of_distances(metric: str, a: Side, b: Side) -> Difference | None:
+    """Of distances over the same metrics: from the items of both runs' models, target and gold among them."""
+    ours, theirs = a.runs[0], b.runs[0]
+    if ours.entered is None or theirs.entered is None or ours.entered.metrics != theirs.entered.metrics:
+        return None
+    asked = (a.role, theirs.path, b.role)
+    if asked not in ours.distances:
+        how = How(int(ours.setting("metrics.bootstrap") or 1000), confidence_of((ours, theirs)))
+        ours.distances[asked] = difference_of_distances(
+            (a.role, {role: ours.items_of(role) for role in ours.models}),
+            (b.role, {role: theirs.items_of(role) for role in theirs.models}),
+            ours.entered,
+            how,
+        )
+    return ours.distances[asked].get(metric)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -384,6 +405,7 @@ def metric_names(rows: Iterable[Row]) -> list[str]:
 
 
 GROUPS = {
+    "distance_to_gold": "Distance to gold, in one figure",
     "forget": "Forget data",
     "facts": "Facts about the forgotten",
     "privacy": "Membership inference, forget against holdout",

@@ -45,6 +45,7 @@ from mari_cli.report.words import confidence, estimate_words, summarise
 ARROWS = {"up": "↑", "down": "↓", "gold": "◆"}
 ARROW_WORDS = {"up": "higher is better", "down": "lower is better", "gold": "best at gold's value"}
 OVERVIEW = (
+    "distance_to_gold",
     "forget/answer_nll",
     "forget/token_accuracy",
     "forget/exact_match",
@@ -54,6 +55,8 @@ OVERVIEW = (
     "retain/token_accuracy",
     "retain/exact_match",
     "holdout/answer_nll",
+    "holdout/nll_from_target",
+    "privacy/loss_auc_from_gold",
     *GENERAL_ABILITY,
     *SUITE_FORGOTTEN,
     *SUITE_KEPT,

@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 
 from mari_cli.errors import UserError
 from mari_cli.metrics.difference import Difference
+from mari_cli.metrics.distance import Entered
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.items import ItemValues
+from mari_cli.metrics.items import ItemValues, item_values
 from mari_cli.metrics.registry import as_logged
 from mari_cli.runs import CONFIG, RESULT, RUN, Run
 
@@ -96,10 +97,17 @@ class RunData:
     environment: dict[str, Any] = field(default_factory=dict)
     data: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Per corpus, or set of a suite: records, tokens, hash."""
+    entered: Entered | None = None
+    """What its distances to gold are of."""
 
     @cached_property
     def differences(self) -> dict[Any, Difference | None]:
         """From models of this run to others, by metric: a bootstrap is done once for all who ask."""
+        return {}
+
+    @cached_property
+    def distances(self) -> dict[Any, dict[str, Difference]]:
+        """The same of distances to gold, which come three at a time."""
         return {}
 
     @property
@@ -210,12 +218,13 @@ def read_run(path: Path, *, result: dict[str, Any] | None = None) -> RunData:
         notes=[str(note) for note in result.get("notes") or []],
         train_rows=[_numbers(row) for row in rows if row.get("kind") == "train"],
         eval_rows=[_numbers(row) for row in rows if row.get("kind") == "eval"],
-        items=[_item(row) for row in _json_lines(path / "items.jsonl")],
+        items=[item_values(row) for row in _json_lines(path / "items.jsonl")],
         examples=[_example(entry) for entry in _json(path / "examples.json", default=[])],
         config=_config(config_yaml),
         config_yaml=config_yaml,
         environment=_json(path / "environment.json", default={}),
         data=_corpora(_json(path / "data.json", default={})),
+        entered=_entered(result.get("distance_to_gold")),
     )
 
 
@@ -294,19 +303,10 @@ def _training(value: Mapping[str, Any]) -> Training:
     )
 
 
-_IDENTITY = frozenset({"model", "suite", "set", "item", "key", "fact"})
-
-
-def _item(row: Mapping[str, Any]) -> ItemValues:
-    return ItemValues(
-        model=row["model"],
-        suite=row.get("suite"),
-        set=row["set"],
-        item=int(row["item"]),
-        key=row.get("key"),
-        fact=row.get("fact"),
-        values={name: _number(value) for name, value in row.items() if name not in _IDENTITY},
-    )
+def _entered(value: Mapping[str, Any] | None) -> Entered | None:
+    if value is None:
+        return None
+    return Entered(tuple(value["forget"]), tuple(value["kept"]), dict(value["left_out"]))
 
 
 def _example(entry: Mapping[str, Any]) -> Example:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from mari_cli.metrics.difference import difference_of_estimates
 from mari_cli.metrics.estimate import Estimate, OverSeeds
 from mari_cli.metrics.of_benchmarks import chance
+from mari_cli.report.beside import differing_distances, distance, distances, drift, in_short
 from mari_cli.report.comparison import (
     FORGOTTEN,
     KEPT,
@@ -80,7 +81,13 @@ def summarise(runs: list[RunData]) -> Summary:
         head, claims = _headline_of_model(made[0]), _claims_of_model(made[0])
     else:
         head = headline(made[0])
-        claims = [_was_known(made[0]), _forgotten(made[0]), _kept(made[0]), *_by_suite(made[0])]
+        claims = [
+            _was_known(made[0]),
+            *_beside(made[0]),
+            _forgotten(made[0]),
+            _kept(made[0]),
+            *_by_suite(made[0]),
+        ]
     return Summary(headline=head, warnings=_warnings(rows, runs), claims=claims, bound=_bound(made, rows))
 
 
@@ -94,8 +101,8 @@ def confidence(runs: list[RunData]) -> str:
 
 
 def headline(row: Row) -> str:
-    """One sentence on forgetting, one on what was kept."""
-    return f"{verdict(row)} {_verdict_kept(row)}".strip()
+    """One sentence on forgetting, one on what was kept, and the distance to gold where it is known."""
+    return " ".join(filter(None, [verdict(row), _verdict_kept(row), in_short(row)]))
 
 
 def verdict(row: Row) -> str:
@@ -388,6 +395,16 @@ def _without_gold(row: Row) -> list[str]:
     return sentences
 
 
+def _beside(row: Row) -> list[Claim]:
+    """How far from gold in one figure, and what was never seen; nothing where neither is known."""
+    sentences, points = distance(row)
+    claims = (
+        Claim(heading="How far from gold, in one figure", sentences=sentences, points=points),
+        Claim(heading="What no model has seen", sentences=drift(row)),
+    )
+    return [claim for claim in claims if claim.sentences or claim.points]
+
+
 def _kept(row: Row) -> Claim:
     measures = [measure for name in KEPT if (measure := _measure(row, name))]
     none = "Nothing was measured on data that should be kept, so the price of forgetting is not known."
@@ -463,7 +480,7 @@ def _headline_of_model(row: Row) -> str:
 
 def _claims_of_model(row: Row) -> list[Claim]:
     measures = [measure for name in (*FORGOTTEN, *KEPT) if (measure := _measure(row, name))]
-    return [Claim(heading="What the model knows", measures=measures), *_by_suite(row)]
+    return [Claim(heading="What the model knows", measures=measures), *_beside(row), *_by_suite(row)]
 
 
 def _by_suite(row: Row) -> list[Claim]:
@@ -538,9 +555,17 @@ def _claims_of_several(made: list[Row]) -> list[Claim]:
     shown = unlearned[:MOST_SENTENCES]
     if len(unlearned) > len(shown):
         sentences.append(f"Here are the first {len(shown)} of {len(unlearned)} runs; the table has all.")
-    return [
+    claims = [
         Claim(heading="Run by run", sentences=sentences, points=[(row.label, headline(row)) for row in shown])
     ]
+    if points := distances(made):
+        told = "The nearest first; 0 is gold, 1 as far as before with nothing lost."
+        claims.append(
+            Claim(
+                heading="How far from gold, in one figure", sentences=[told], points=points[:MOST_SENTENCES]
+            )
+        )
+    return claims
 
 
 def _warnings(rows: list[Row], runs: list[RunData]) -> list[str]:
@@ -557,6 +582,8 @@ def _warnings(rows: list[Row], runs: list[RunData]) -> list[str]:
             f"Not all runs were asked the same items ({'; '.join(other_items)}), so on these sets they are "
             "compared by their intervals alone."
         )
+    if apart := differing_distances(runs):
+        warnings.append(apart)
     for row in rows:
         broken = [name for name in row.model.metrics if not math.isfinite(row.model.metrics[name].value)]
         if broken:

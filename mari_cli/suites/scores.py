@@ -13,6 +13,7 @@ from mari_cli import distributed
 from mari_cli.data.batches import length_sorted
 from mari_cli.data.tokenize import Item
 from mari_cli.metrics import attacks, likelihood, memorization
+from mari_cli.metrics.gap import true_token_gap
 from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.trunk import hidden_states
@@ -36,6 +37,7 @@ class ItemScore:
     extraction_strength: float
     min_k: float
     min_k_plus_plus: float
+    true_token_gap: float
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,15 @@ def score(
         h_ND, _ = hidden_states(lm.model, lm.compute, chunk, packed=lm.layout.packed)
         targets = [torch.tensor(item.input_ids[item.supervised_from :]) for item in chunk]
         labels_N = torch.cat(targets).to(lm.device)
-        log_p, standardised, predicted = [], [], []
+        log_p, standardised, predicted, gaps = [], [], [], []
         for part_ND, part_N in zip(h_ND.split(rows), labels_N.split(rows), strict=True):
             logits_NV = head(part_ND)
             log_p.append(-torch.nn.functional.cross_entropy(logits_NV, part_N, reduction="none"))
             standardised.append(attacks.standardised(logits_NV, part_N))
             predicted.append(logits_NV.argmax(-1))
+            gaps.append(true_token_gap(logits_NV, part_N))
         counts = [item.num_targets for item in chunk]
-        columns = [torch.cat(parts).cpu().split(counts) for parts in (log_p, standardised, predicted)]
+        columns = [torch.cat(parts).cpu().split(counts) for parts in (log_p, standardised, predicted, gaps)]
         of_items = [_score_item(*values, k=min_k) for values in zip(*columns, targets, strict=True)]
         if not keep_states:
             return [(of_item, None) for of_item in of_items]
@@ -105,7 +108,7 @@ def chunk_rows(vocabulary: int) -> int:
 
 
 def _score_item(
-    log_p_T: Tensor, standardised_T: Tensor, predicted_T: Tensor, labels_T: Tensor, *, k: float
+    log_p_T: Tensor, standardised_T: Tensor, predicted_T: Tensor, gap_T: Tensor, labels_T: Tensor, *, k: float
 ) -> ItemScore:
     return ItemScore(
         tokens=len(labels_T),
@@ -118,4 +121,5 @@ def _score_item(
         extraction_strength=memorization.extraction_strength(predicted_T, labels_T),
         min_k=attacks.min_k(log_p_T, k),
         min_k_plus_plus=attacks.min_k_plus_plus(standardised_T, k),
+        true_token_gap=gap_T.mean().item(),
     )

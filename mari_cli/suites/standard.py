@@ -32,7 +32,14 @@ MEMBERSHIP = ("forget", "holdout")
 MARGINAL_RESAMPLES = 200
 """At most so many for marginal information: each costs a vocabulary vector for every position."""
 
-MEANS = ("answer_nll", "answer_probability", "exact_match", "exact_memorization", "extraction_strength")
+MEANS = (
+    "answer_nll",
+    "answer_probability",
+    "exact_match",
+    "exact_memorization",
+    "extraction_strength",
+    "true_token_gap",
+)
 """Metrics of a set of answers that are means over items."""
 
 

@@ -49,7 +49,7 @@ FORMS = ("", "_open_unlearning")
 
 def of_losses(name: str, answer_nll: float, paraphrase_nll: float, wrong_nlls: Sequence[float]) -> Row:
     """What a row of set ``name`` says of the losses of its answers."""
-    return {
+    row: Row = {
         "answer_nll": answer_nll,
         "probability": normalised_probability(answer_nll, wrong_nlls)
         if name in OFFERED
@@ -57,6 +57,7 @@ def of_losses(name: str, answer_nll: float, paraphrase_nll: float, wrong_nlls: S
         "log_truth_ratio": log_truth_ratio(paraphrase_nll, wrong_nlls),
         "log_truth_ratio_arithmetic": log_truth_ratio_arithmetic(paraphrase_nll, wrong_nlls),
     }
+    return row | ({"paraphrase_probability": exp(-paraphrase_nll)} if name == "forget" else {})
 
 
 def summarise(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summary:
@@ -121,7 +122,7 @@ def _membership(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Su
 
 def _of_set(name: str, rows: Sequence[Row]) -> dict[str, list[float]]:
     """Per item, every metric of a set that is a mean over its items."""
-    columns = ["probability", "rouge_l_recall", "rouge_1_recall"]
+    columns = ["probability", "paraphrase_probability", "rouge_l_recall", "rouge_1_recall"]
     columns += [f"{metric}{form}" for metric in OF_TOKENS for form in FORMS] if name == "forget" else []
     found = {metric: [row[metric] for row in rows] for metric in columns if _has(rows, metric)}
     for variant in VARIANTS:

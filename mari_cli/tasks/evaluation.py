@@ -13,6 +13,7 @@ from mari_cli.models.load import LanguageModel, describe_architecture, load_mode
 from mari_cli.progress import say, track
 from mari_cli.suites.benchmarks import describe_benchmarks
 from mari_cli.suites.suite import Row, suite_of
+from mari_cli.tasks.beside import beside
 from mari_cli.tasks.examined import Examined
 from mari_cli.tasks.measuring import asked_of_reference, examined, examples, referenced, summarised
 from mari_cli.tasks.recording import recording
@@ -88,13 +89,15 @@ def evaluation(config: EvaluateRun, *, command: Sequence[str], resume: bool) -> 
             lm = load(gold)
             take("gold", lm)
         models, notes = summarised(models, suite, config.metrics, seed=config.seed)
+        found = beside(models, config.metrics, seed=config.seed)
         return record.finish(
             task="evaluate",
             name=config.model.name,
             loss=None,
-            models=models,
+            models=found.models,
             examples=examples(lm, corpora, models, config.metrics, seed=config.seed),
             outcome=None,
             compute=compute,
-            notes=[*setting.texts.notes, *notes],
+            notes=[*setting.texts.notes, *notes, *found.notes],
+            entered=found.entered,
         )

@@ -192,6 +192,7 @@ def forget(
                 forget_nll=look["forget/answer_nll"],
                 retain_accuracy=look["retain/token_accuracy"],
                 holdout_nll=look.get("holdout/answer_nll"),
+                true_token_gap=look.get("forget/true_token_gap"),
             )
             for look in history
         ]
@@ -292,7 +293,9 @@ def remembering(
 
 def notes_on(outcome: Outcome, sizes: Mapping[str, int], forget_batch: int, retain_batch: int) -> list[str]:
     notes = []
-    if outcome.kept_step == 0:
+    if outcome.steps == 0:
+        notes.append(f"no step was taken, since a stop rule held before: {outcome.stopped_by}")
+    elif outcome.kept_step == 0:
         notes.append(
             "no checkpoint passed the retain rule: the target itself was kept, and nothing was forgotten"
         )

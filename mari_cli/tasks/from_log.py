@@ -3,7 +3,7 @@
 No model is loaded; what stands for the hash of its weights is that of the values in its log.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,11 @@ from typing import Any
 from mari_cli import runs
 from mari_cli.config import EvaluateRun, TofuSuite, to_yaml
 from mari_cli.errors import UserError
+from mari_cli.metrics.items import item_values
+from mari_cli.metrics.overall import OPEN_UNLEARNING, overall_estimates
 from mari_cli.metrics.statistics import How
 from mari_cli.suites.measured import Measured
+from mari_cli.suites.open_unlearning_summary import Summary, lacking, read_summary, summary_scores
 from mari_cli.suites.tofu_data import read_questions
 from mari_cli.suites.tofu_logs import read_log, require_same_items, unlike_tofu
 from mari_cli.suites.tofu_numbers import summarise
@@ -28,12 +31,19 @@ def from_log(config: EvaluateRun, *, command: Sequence[str]) -> dict[str, Any]:
     runs.refuse_existing(Path(config.out))
     check_tracker(config.tracker)
     paths = {"model": config.from_log} | ({"gold": config.gold_log} if config.gold_log else {})
+    paths |= {"target": config.target_log} if config.target_log else {}
     suite = _data(config)
+    if suite is None and (summaries := _summaries(paths)):
+        return _from_summaries(config, paths, summaries, command=command)
     questions = read_questions(suite) if suite else None
     logs = {role: read_log(Path(path).expanduser()) for role, path in paths.items()}
     how = How(config.metrics.bootstrap, config.metrics.confidence, config.seed)
     notes: dict[str, None] = {}
     models = {}
+    items = {
+        role: [item_values({"model": role, "suite": "tofu"} | row) for row in log.rows]
+        for role, log in logs.items()
+    }
     for role, log in logs.items():
         if suite and questions:
             require_same_items(log, paths[role], questions, suite.path)
@@ -42,9 +52,59 @@ def from_log(config: EvaluateRun, *, command: Sequence[str]) -> dict[str, Any]:
         told = [*log.notes, *unlike, *summary.notes, *log.disagreements(summary.metrics)]
         notes |= dict.fromkeys(f"{role}: {note}" for note in told)
         rows = [{"suite": "tofu"} | row for row in log.rows]
-        models[role] = Examined(Measured(summary.metrics, [], []), rows, runs.content_hash(log.rows))
+        metrics = summary.metrics
+        if f"tofu/forget/extraction_strength{OPEN_UNLEARNING}" in metrics:  # which TOFU's own logs lack
+            beside = overall_estimates(
+                items[role], items.get("gold"), items.get("target"), how, form=OPEN_UNLEARNING
+            )
+            metrics = metrics | beside
+        measured = Measured(metrics, [], [])
+        models[role] = Examined(measured, rows, runs.content_hash(log.rows))
+    return _recorded(config, paths, models, list(notes), command=command)
+
+
+def _summaries(paths: Mapping[str, str]) -> dict[str, Summary] | None:
+    """By role, where the model's log is a summary that tells a part of the overall score."""
+    found = {role: read_summary(Path(path).expanduser()) for role, path in paths.items()}
+    summaries = {role: summary for role, summary in found.items() if summary is not None}
+    own = summaries.get("model")
+    if own is None or not summary_scores(own, paths["model"], summaries.get("gold"), summaries.get("target")):
+        return None
+    for role, path in paths.items():
+        if role not in summaries:
+            raise UserError(
+                f"`{paths['model']}` is a summary of an evaluation, and `{path}` is none",
+                "give summaries of all models, or logs of all",
+            )
+    return summaries
+
+
+def _from_summaries(
+    config: EvaluateRun, paths: Mapping[str, str], summaries: Mapping[str, Summary], *, command: Sequence[str]
+) -> dict[str, Any]:
+    gold, target = summaries.get("gold"), summaries.get("target")
+    models = {
+        role: Examined(
+            Measured(summary_scores(summary, paths[role], gold, target), [], []),
+            [],
+            runs.content_hash(summary),
+        )
+        for role, summary in summaries.items()
+    }
+    notes = ["the numbers of a summary are means alone: there is no interval, and n = 0 stands for unknown"]
+    return _recorded(config, paths, models, [*notes, *lacking(summaries)], command=command)
+
+
+def _recorded(
+    config: EvaluateRun,
+    paths: Mapping[str, str],
+    models: Mapping[str, Examined],
+    notes: Sequence[str],
+    *,
+    command: Sequence[str],
+) -> dict[str, Any]:
     data = {
-        role: {"path": path, "records": len(logs[role].rows), "sha256": models[role].weights}
+        role: {"path": path, "records": len(models[role].asked), "sha256": models[role].weights}
         for role, path in paths.items()
     }
     run = runs.Run.create(Path(config.out), to_yaml(config), command=command, task="evaluate")
@@ -58,7 +118,7 @@ def from_log(config: EvaluateRun, *, command: Sequence[str]) -> dict[str, Any]:
             examples=[],
             outcome=None,
             compute=None,
-            notes=list(notes),
+            notes=notes,
         )
 
 

@@ -18,6 +18,7 @@ from mari_cli.tasks.examined import Examined, as_json
 from mari_cli.tracking import NoTracker, Tracker, open_tracker
 
 if TYPE_CHECKING:  # a log's numbers are recorded without torch
+    from mari_cli.metrics.distance import Entered
     from mari_cli.models.device import Compute
     from mari_cli.train.loop import Outcome
 
@@ -52,9 +53,11 @@ class Recording:
         outcome: "Outcome | None",
         compute: "Compute | None",
         notes: Sequence[str],
+        entered: "Entered | None" = None,
     ) -> dict[str, Any]:
         """Write items and examples, the report and, last of all, the result; returns it. Notes are said, too:
-        what a table lacks must not be silent until somebody opens a file."""
+        what a table lacks must not be silent until somebody opens a file. ``entered``: what distances to gold
+        are of."""
         if not self.run.writes:
             return {}
         for note in notes:
@@ -93,6 +96,12 @@ class Recording:
                 for role, found in models.items()
             },
             "training": training,
+            "distance_to_gold": entered
+            and {
+                "forget": list(entered.forget),
+                "kept": list(entered.kept),
+                "left_out": entered.left_out,
+            },
             "notes": list(notes),
         }
         report = self.run.path / "report.html"

@@ -18,6 +18,7 @@ from mari_cli.suites.benchmarks import check_without_generation, describe_benchm
 from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import Row, suite_of
 from mari_cli.tasks import supporting
+from mari_cli.tasks.beside import beside
 from mari_cli.tasks.examined import Examined
 from mari_cli.tasks.fitting import settled
 from mari_cli.tasks.forgetting import alternative_items, context_layer, draws_of, forget
@@ -153,15 +154,17 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
             take("gold", lm)
 
         models, missing = summarised(models, suite, config.metrics, seed=config.seed)
+        found = beside(models, config.metrics, seed=config.seed)
         return record.finish(
             task="unlearn",
             name=describe_loss(config),
             loss=config.loss.name,
-            models=models,
+            models=found.models,
             examples=examples(lm, corpora, models, config.metrics, seed=config.seed),
             outcome=outcome,
             compute=compute,
-            notes=[*notes, *missing],
+            notes=[*notes, *missing, *found.notes],
+            entered=found.entered,
         )
 
 

@@ -15,6 +15,8 @@ class Evaluation:
     retain_accuracy: float
     """Token accuracy on retain validation items."""
     holdout_nll: float | None = None
+    true_token_gap: float | None = None
+    """How far the true tokens of the forget items stand out over their alternatives, in nats."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,11 @@ class Verdict:
 
 
 def judge(history: Sequence[Evaluation], config: StopConfig, keep: Keep) -> Verdict:
-    """When to stop, by the paper's rule or the holdout rule, and which checkpoint to keep.
+    """When to stop, by the paper's rule, the holdout rule or the gap rule, and which checkpoint to keep.
 
-    The paper's rule: retain accuracy is more than `retain_drop` below its start, relative.
+    The paper's rule: retain accuracy is more than `retain_drop` below its start, relative. The holdout rule:
+    the forget loss has reached the holdout's. The gap rule, which needs no other data: the true tokens of the
+    forget items stand out over their likeliest alternatives by no more than `true_token_gap`.
 
     Kept is, of the checkpoints that the retain rule allows, the one whose forget loss is nearest the
     holdout's: below it the data is still recognisable, above it the forgetting itself is. Without a
@@ -47,6 +51,15 @@ def judge(history: Sequence[Evaluation], config: StopConfig, keep: Keep) -> Verd
         stop = (
             f"forget loss {latest.forget_nll:.3f} has reached the holdout's "
             f"{latest.holdout_nll:.3f} nats/token"
+        )
+    elif (
+        config.true_token_gap is not None
+        and latest.true_token_gap is not None
+        and latest.true_token_gap <= config.true_token_gap
+    ):
+        stop = (
+            f"the true tokens of the forget items stand out by {latest.true_token_gap:.3f} nats, no more "
+            f"than train.stop.true_token_gap={config.true_token_gap:g}"
         )
     if keep is Keep.last:
         return Verdict(latest.step, stop)

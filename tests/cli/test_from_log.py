@@ -7,6 +7,8 @@ import sys
 import pytest
 from tofu_published import LEADERBOARD, as_open_unlearning, published
 
+from mari_cli.suites.open_unlearning_summary import INGREDIENTS
+
 
 def write_tofu(folder, items):
     """TOFU in small, without a holdout."""
@@ -67,6 +69,48 @@ def test_a_log_is_compared_with_the_data_that_is_named(mari, logs):
     assert "`from_log` is about TOFU's logs, and `suite=muse_news` is not TOFU" in said.err
 
 
+def test_summaries_of_model_gold_and_target_give_the_overall_score(mari, logs):
+    for i, name in enumerate(("model", "gold", "target")):
+        summary = dict.fromkeys(INGREDIENTS.values(), 0.4 + 0.1 * i)
+        (logs / f"{name}.json").write_text(json.dumps(summary))
+    words = ["--from-log", "model.json", "--gold-log", "gold.json", "--target-log", "target.json", "--json"]
+    said = mari("evaluate", *words, "out=run")
+    assert said.code == 0
+    result = json.loads(said.out)
+    assert set(result["models"]) == {"model", "gold", "target"}
+    metrics = result["models"]["model"]["metrics"]
+    assert metrics["tofu/overall_open_unlearning"]["value"] == pytest.approx(
+        3 / (1 / 0.6 + 1 / 0.9 + 1 / (0.4 / 0.6))
+    )
+    assert result["models"]["target"]["metrics"]["tofu/utility_score_open_unlearning"]["value"] == 1
+    assert result["notes"][0].startswith("the numbers of a summary are means alone")
+    said = mari("evaluate", "--from-log", "model.json", "--gold-log", "full.json", "out=other")
+    assert said.code == 2
+    assert "`model.json` is a summary of an evaluation, and `full.json` is none" in said.err
+
+
+def test_open_unlearnings_logs_give_the_scores_that_they_have_the_parts_of(mari, logs):
+    for name, model, right in (("own", "full", 0.5), ("gold", "retain90", 0.2), ("target", "full", 0.9)):
+        log = as_open_unlearning(published(model))
+        items = log["forget_Q_A_Prob"]["value_by_index"]
+        for metric in ("exact_memorization", "extraction_strength"):
+            log[metric] = {"agg_value": right, "value_by_index": {i: {"score": right} for i in items}}
+        (logs / f"{name}.json").write_text(json.dumps(log))
+    words = ["--from-log", "own.json", "--gold-log", "gold.json", "--target-log", "target.json", "--json"]
+    said = mari("evaluate", *words, "metrics.bootstrap=50", "out=run")
+    assert said.code == 0
+    metrics = json.loads(said.out)["models"]["model"]["metrics"]
+    truth, paraphrase = (
+        metrics[f"tofu/forget/{name}"]["value"] for name in ("truth_ratio", "paraphrase_probability")
+    )
+    score = metrics["tofu/memorization_score_open_unlearning"]
+    assert score["value"] == pytest.approx(4 / (1 / 0.5 + 1 / 0.5 + 1 / (1 - paraphrase) + 1 / (1 - truth)))
+    assert score["low"] < score["value"] < score["high"]
+    assert score["n"] == 300
+    assert metrics["tofu/utility_score_without_fluency_open_unlearning"]["value"] == 1
+    assert not [name for name in metrics if "overall" in name]  # there is no membership in these logs
+
+
 def test_a_log_need_not_wait_for_torch(logs):
     code = (
         "import sys\n"
@@ -89,7 +133,7 @@ def test_a_table_shows_every_number_with_its_interval_and_items(mari, logs):
     assert rows["tofu/model_utility"].split()[1] == "0.6227"
     assert rows["tofu/model_utility"].split()[-1] == "517"
     assert rows["tofu/model_utility_arithmetic"].split()[1] == "0.5859"
-    assert len(rows) == 24
+    assert len(rows) == 25
     assert said.out.splitlines()[-1] == "run/report.html"
     assert (logs / "run" / "report.html").is_file()
 

@@ -129,6 +129,34 @@ def test_a_sweep_in_which_every_job_failed_is_a_table_too(jobs):
     assert [row[2] for row in grid.rows] == ["failed", "failed"]
 
 
+def at(*distances: float | None) -> list[dict]:
+    return [
+        {
+            "name": "mari",
+            "models": {
+                "unlearned": {
+                    "metrics": {"distance_to_gold": {"value": d, "low": d, "high": d, "n": 9}},
+                    "hash": str(i),
+                }
+            },
+        }
+        for i, d in enumerate(distances)
+    ]
+
+
+def test_a_search_is_told_which_job_came_nearest_to_gold(jobs):
+    assert tables.nearest_to_gold(jobs, at(0.5, 0.25)) == (
+        "nearest to gold: job 1 (loss=npo), distance_to_gold 0.250±0.000"
+    )
+    assert "job 0 (loss=mari)" in tables.nearest_to_gold(jobs, at(0.1, 0.25))
+
+
+@pytest.mark.parametrize("second", [None, float("nan"), Failed("boom")])
+def test_one_distance_alone_is_no_search(jobs, second):
+    first, other = at(0.5, second if not isinstance(second, Failed) else 1.0)
+    assert tables.nearest_to_gold(jobs, [first, second if isinstance(second, Failed) else other]) is None
+
+
 def test_options_and_runs_have_tables(capsys):
     assert "loss=npo" in printed(tables.of_options(options("loss")), capsys)
     run = RunSummary(path=Path("runs/a"), name="npo", task="unlearn", status=Status.finished,

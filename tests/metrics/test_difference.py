@@ -424,3 +424,12 @@ def test_one_seed_against_several_is_not_judged():
 def test_seeds_without_any_spread_claim_nothing_but_equality():
     assert difference_over_seeds(seeds(1.0, 1.0), seeds(1.0, 1.0)).separable is False
     assert difference_over_seeds(seeds(1.0, 1.0), seeds(2.0, 2.0)).separable is None
+
+
+def test_seeds_that_agree_up_to_rounding_have_no_interval():
+    """As differences of two AUCs do: .3 - .2 and .2 - .1."""
+    values = 0.3 - 0.2, 0.2 - 0.1
+    assert values[0] != values[1]
+    found = over_seeds({seed: Estimate(value=value, n=10) for seed, value in enumerate(values)})
+    assert (found.low, found.high) == (None, None)
+    assert found.value == pytest.approx(0.1)

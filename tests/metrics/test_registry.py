@@ -25,6 +25,26 @@ OTHERS = [
     "marginal/tv",
     "facts/unique_recall",
     "facts/shared_recall",
+    "tofu/forget/paraphrase_probability",
+    *(
+        f"tofu/{score}{form}"
+        for score in (
+            "memorization_score",
+            "privacy_score",
+            *(
+                f"{name}{fluency}"
+                for name in ("utility_score", "overall")
+                for fluency in ("", "_without_fluency")
+            ),
+        )
+        for form in ("", "_open_unlearning")
+    ),
+    "distance_to_gold",
+    "distance_to_gold/forget_side",
+    "distance_to_gold/kept_side",
+    "holdout/nll_from_target",
+    "holdout/nll_from_gold",
+    "privacy/loss_auc_from_gold",
     *(f"benchmark/{task}" for task in BENCHMARKS),
 ]
 ATTACKS = ["loss", "zlib", "min_k", "min_k_plus_plus", "reference", "gradnorm"]
@@ -35,6 +55,7 @@ OF_ANSWERS = [
     "exact_match",
     "exact_memorization",
     "extraction_strength",
+    "true_token_gap",
     "perplexity",
     "verbatim_rouge_l",
 ]

@@ -99,7 +99,7 @@ def test_every_metric_shown_is_explained(tmp_path: Path) -> None:
 def test_one_run_shows_before_after_gold_and_the_signed_distance(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path / "a", name="mari token"))
     assert re.findall(r"</i>(\w[\w ]*)</th>", page)[:3] == ["before", "mari token", "gold"]
-    assert "distance to gold" in page
+    assert "minus gold" in page
     assert "−0.076" in page
     assert "A forget loss above gold's is over-forgetting, not a better result." in page
 
@@ -135,7 +135,7 @@ def test_an_empty_answer_is_said_to_be_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("missing", "gone", "named"),
     [
-        ("gold", ["distance to gold", ">as gold<"], "a gold model"),
+        ("gold", ["minus gold", ">as gold<"], "a gold model"),
         ("holdout", ["loss AUC", "never seen,"], "a holdout corpus"),
         ("facts", ["unique-fact recall"], "marked facts"),
         ("generated", [">ROUGE-L recall<"], "generated answers"),

@@ -67,6 +67,19 @@ def test_scores_do_not_depend_on_how_many_logits_exist_at_one_time(lm, examiner,
         assert asdict(one) == pytest.approx(asdict(other), abs=1e-5)
 
 
+def test_the_gap_of_an_item_is_the_mean_over_its_tokens_from_full_logits(lm, examiner):
+    items = examiner.tokenize(RECORDS[:5], corpus="questions")
+    scored = score(lm, items, batch_size=3, min_k=0.4, track=silent, description="")
+    for item, found in zip(items, scored.items, strict=True):
+        ids = torch.tensor(item.input_ids)
+        with torch.no_grad():
+            logits = lm.model(ids.unsqueeze(0)).logits[0, item.supervised_from - 1 : -1]
+        true = ids[item.supervised_from :, None]
+        others = logits.scatter(-1, true, -torch.inf).sort(descending=True).values[:, :5]
+        gaps = logits.gather(-1, true)[:, 0] - others.mean(-1)
+        assert found.true_token_gap == pytest.approx(gaps.mean().item(), abs=1e-5)
+
+
 def test_fewer_logits_exist_at_one_time_where_the_vocabulary_is_larger():
     assert scores.chunk_rows(128_256) * 128_256 * 4 <= scores.CHUNK_BYTES
     assert scores.chunk_rows(10**9) == 8

@@ -80,7 +80,7 @@ def test_open_unlearnings_layout_gives_the_same_numbers(logs, read):
     assert quality.value == LEADERBOARD["full"]["tofu/forget_quality"]
     assert metrics.pop("tofu/forget_quality_open_unlearning") == quality  # nothing has collapsed
     assert metrics == summarise(own, gold, HOW).metrics
-    assert len(metrics) == 24
+    assert len(metrics) == 25
 
 
 def test_the_distance_behind_forget_quality(logs, read):

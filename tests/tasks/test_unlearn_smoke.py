@@ -53,8 +53,14 @@ def test_every_loss_unlearns_and_leaves_a_whole_run(loss, tmp_path, cache):
     assert {"forget/answer_nll", "facts/unique_recall", "privacy/loss_auc", "marginal/pooled"} <= set(
         measured
     )
+    assert {"holdout/nll_from_target", "holdout/nll_from_gold", "privacy/loss_auc_from_gold"} <= set(measured)
+    assert result["distance_to_gold"]["left_out"]["tofu/model_utility"] == "not measured"
+    assert measured["distance_to_gold/forget_side"]["value"] > 0
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if row["kind"] == "train"]
+    looks = [row for row in rows if row["kind"] == "eval"]
+    assert looks
+    assert all("memorization/forget/true_token_gap" in look for look in looks)
     assert [row["step"] for row in steps] == list(range(1, result["training"]["steps"] + 1))
     assert all(row["tokens_per_second"] == pytest.approx(row["tokens"] / row["seconds"]) for row in steps)
     assert not any({"mfu", "peak_bytes"} & row.keys() for row in steps)  # nothing is known of a CPU's

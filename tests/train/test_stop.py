@@ -1,5 +1,10 @@
 """When unlearning stops and what it keeps."""
 
+from dataclasses import replace
+from math import inf, nan
+
+import pytest
+
 from mari_cli.config import Keep, StopConfig
 from mari_cli.train.stop import Evaluation, judge
 
@@ -62,3 +67,28 @@ def test_without_a_holdout_the_last_allowed_checkpoint_is_kept():
 
 def test_last_keeps_the_last():
     assert judge([START, look(10, 5.0, 0.1, 2.0)], RULES, Keep.last).kept_step == 10
+
+
+def gap(step, value, *, forget=0.5, retain=0.9, holdout=None):
+    return replace(look(step, forget, retain, holdout), true_token_gap=value)
+
+
+def test_it_stops_where_the_true_tokens_no_longer_stand_out_and_needs_no_holdout():
+    rules = StopConfig(true_token_gap=2.0)
+    assert judge([gap(0, 9.0), gap(10, 2.1)], rules, Keep.best).stop is None
+    verdict = judge([gap(0, 9.0), gap(10, 2.1), gap(20, 2.0)], rules, Keep.best)
+    assert verdict.kept_step == 20
+    assert "stand out by 2.000 nats, no more than train.stop.true_token_gap=2" in verdict.stop
+
+
+def test_the_gap_rule_is_off_unless_asked_for_and_the_other_rules_come_first():
+    assert judge([gap(0, 9.0), gap(10, -5.0)], RULES, Keep.best).stop is None
+    rules = StopConfig(true_token_gap=2.0)
+    assert "retain" in judge([gap(0, 9.0), gap(10, 1.0, retain=0.5)], rules, Keep.best).stop
+    assert "holdout" in judge([gap(0, 9.0), gap(10, 1.0, forget=2.5, holdout=2.0)], rules, Keep.best).stop
+
+
+@pytest.mark.parametrize("value", [nan, inf])
+def test_a_gap_that_is_no_number_is_refused(value):
+    with pytest.raises(ValueError, match=r"train\.stop\.true_token_gap must be a number of nats"):
+        StopConfig(true_token_gap=value)

@@ -1,0 +1,150 @@
+"""In plain words: how far a model is from gold in one figure, what that figure is made of, and what the data
+that no model has seen did meanwhile."""
+
+from mari_cli.metrics.distance import lost, to_gold
+from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.of_models import DISTANCE, FORGET_SIDE, KEPT_SIDE
+from mari_cli.report.comparison import Row, metric_of
+from mari_cli.report.numbers import interval, listed, number, percent
+from mari_cli.report.read import RunData
+
+Points = list[tuple[str, str]]
+"""A lead word, and what it leads to."""
+
+
+def distance(row: Row) -> tuple[list[str], Points]:
+    """The figure in a sentence; its sides with their terms, and what is left out. Nothing without one."""
+    entered = row.run.entered
+    whole, forget, kept = (row.estimate(name) for name in (DISTANCE, FORGET_SIDE, KEPT_SIDE))
+    items = next((side.n for side in (forget, kept) if side), None)
+    if entered is None or items is None:
+        return [], []
+    sentences = []
+    if whole:
+        sentences.append(f"The distance to gold is {_told(whole)}, the sum of both sides (n = {items}).")
+    points = []
+    if forget:
+        meaning = "0 is as gold, 1 as far from it as before"
+        terms = listed(_forget_terms(row, entered.forget))
+        points.append(("Forget side", f"{_told(forget)}: {meaning}. The mean over {terms}."))
+    if kept:
+        meaning = "the share of what should be kept that was lost"
+        points.append(
+            (
+                "Kept side",
+                f"{_told(kept)}: {meaning}. The mean over {listed(_kept_terms(row, entered.kept))}.",
+            )
+        )
+    reasons: dict[str, list[str]] = {}
+    for name, reason in entered.left_out.items():
+        reasons.setdefault(reason, []).append(metric_of(name).label)
+    if reasons:
+        told = "; ".join(f"{listed(labels)} ({reason})" for reason, labels in reasons.items())
+        points.append(("Left out", f"{told}."))
+    return sentences, points
+
+
+def in_short(row: Row) -> str:
+    """The figure for a headline; empty without one."""
+    whole = row.estimate(DISTANCE)
+    if whole is None or row.role == "gold":
+        return ""
+    return f"The distance to gold is {_told(whole)}, where 0 is gold and 1 is before."
+
+
+def distances(rows: list[Row]) -> Points:
+    """(model, its distance and both sides), the nearest first; models without a distance are left out."""
+    found = [(estimate.value, row, estimate) for row in rows if (estimate := row.estimate(DISTANCE))]
+    points = []
+    for _, row, estimate in sorted(found, key=lambda entry: (entry[0] != entry[0], entry[0])):
+        sides = [
+            f"{_told(side)} on the {word} side"
+            for word, name in (("forget", FORGET_SIDE), ("kept", KEPT_SIDE))
+            if (side := row.estimate(name))
+        ]
+        points.append((row.label, f"{_told(estimate)}: {listed(sides)} (n = {estimate.n})."))
+    return points
+
+
+def drift(row: Row) -> list[str]:
+    """What was never seen: its loss against before and gold, and what the loss detector makes of it."""
+    before, gold = row.estimate("holdout/nll_from_target"), row.estimate("holdout/nll_from_gold")
+    apart = row.estimate("privacy/loss_auc_from_gold")
+    sentences = []
+    if before and row.role == "unlearned":
+        theirs = row.gold.metrics.get("holdout/nll_from_target") if row.gold else None
+        beside = f"; gold is {_signed(theirs)} from there" if theirs else ""
+        sentences.append(
+            f"What was never seen moved by {_signed(before)} nats a token from before "
+            f"(n = {before.n}){beside}.{_same(before)}"
+        )
+    if gold:
+        sentences.append(
+            f"The model's loss on what was never seen is {_signed(gold)} nats a token from gold's "
+            f"(n = {gold.n}).{_same(gold)}"
+        )
+    if apart:
+        sentences.append(
+            f"The AUC of telling forget data from unseen data by the loss is {_signed(apart)} from gold's "
+            f"(n = {apart.n}).{_same(apart)}"
+        )
+    return sentences
+
+
+def differing_distances(runs: list[RunData]) -> str | None:
+    """A warning where distances to gold are means over different metrics, and no one figure."""
+    sets = {run.entered.metrics for run in runs if run.entered}
+    if len(sets) < 2:
+        return None
+    common = set.intersection(*({*forget, *kept} for forget, kept in sets))
+    every = {name for forget, kept in sets for name in (*forget, *kept)}
+    labels = [metric_of(name).label for name in sorted(every - common)]
+    return (
+        f"The runs' distances to gold are not of the same metrics ({listed(labels)} not in all of them): do "
+        "not compare these figures."
+    )
+
+
+def _forget_terms(row: Row, names: tuple[str, ...]) -> list[str]:
+    terms = []
+    for name in names:
+        here = row.estimate(name)
+        gold = row.gold.metrics.get(name) if row.gold else None
+        before = row.target.metrics.get(name) if row.target else None
+        if not here or not gold or not before or gold.value == before.value:
+            continue
+        signed = float(to_gold(here.value, gold.value, before.value))
+        short = (here.value - gold.value) * (before.value - gold.value) > 0
+        where = "" if signed == 0 else " short of gold" if short else " past gold"
+        terms.append(f"{metric_of(name).label} {number(abs(signed))}{where}")
+    return terms
+
+
+def _kept_terms(row: Row, names: tuple[str, ...]) -> list[str]:
+    return [
+        f"{metric_of(name).label} {percent(max(0.0, float(lost(here.value, before.value))))}"
+        for name in names
+        if (here := row.estimate(name))
+        and (before := row.target.metrics.get(name) if row.target else None)
+        and before.value != 0
+    ]
+
+
+def _told(estimate: Estimate) -> str:
+    ends = interval(estimate.low, estimate.high)
+    same = estimate.low == estimate.high
+    return number(estimate.value) + ("" if not ends or same else f" ({ends})")
+
+
+def _signed(estimate: Estimate) -> str:
+    value = number(estimate.value, signed=True)
+    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
+        return value
+    return f"{value} ({number(estimate.low, signed=True)} to {number(estimate.high, signed=True)})"
+
+
+def _same(estimate: Estimate) -> str:
+    """What the interval of a difference says, where it holds 0."""
+    if estimate.low is None or estimate.high is None or not estimate.low <= 0 <= estimate.high:
+        return ""
+    return " That is not separable from no difference." if estimate.value else ""
