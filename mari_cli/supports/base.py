@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mari_cli.supports.asked import Asked
-from mari_cli.supports.sparse import item_means
+from mari_cli.supports.sparse import item_means, loss_of_mistakes
 
 
 def sharpened(log_p: Tensor, power: float) -> Tensor:
@@ -20,13 +20,15 @@ def sharpened(log_p: Tensor, power: float) -> Tensor:
 
 @torch.no_grad()
 def sharpened_nll(model: Asked, power: float, *, chunk: int) -> float:
-    """Negative log-likelihood of the labels with predictions to that power, in nats: the mean over items of
-    the mean over their tokens, as `answer_nll`."""
+    """Negative log-likelihood of the answers that the model does not recite, with predictions to that power,
+    in nats: the mean over items of the mean over their tokens, as `answer_nll`."""
     labels_N = model.remembered.labels_N
-    nll = []
+    nll, right = [], []
     for start in range(0, len(labels_N), chunk):
         here = slice(start, start + chunk)
         log_q_cV = sharpened(model.log_p(here), power)
         label_c1 = labels_N[here].to(log_q_cV.device).unsqueeze(1)
         nll.append(-log_q_cV.gather(1, label_c1).squeeze(1).cpu())
-    return item_means(torch.cat(nll), model.remembered.rows).mean().item()
+        right.append((log_q_cV.argmax(1) == label_c1.squeeze(1)).cpu())
+    nll_S, right_S = (item_means(torch.cat(parts), model.remembered.rows) for parts in (nll, right))
+    return loss_of_mistakes(nll_S, right_S)

@@ -149,16 +149,36 @@ def item_means(values_M: Tensor, rows: Rows) -> Tensor:
     return sums_S / counts_S
 
 
+def loss_of_mistakes(nll_S: Tensor, right_S: Tensor) -> float:
+    """Mean loss of the items that are not ``right_S``; of all items where every one is right.
+
+    A calibration compares these, because forget and holdout data differ in how many of their answers the
+    retain data supports, and such answers cost almost nothing: a mean over all items would compare that.
+    """
+    wrong_S = nll_S[right_S < 1]
+    return (wrong_S if len(wrong_S) else nll_S).mean().item()
+
+
 def label_nll(said: Kept, supported: Callable[[Mapping[str, Tensor]], Tensor], *, floor: float) -> float:
-    """Negative log-likelihood of the labels, in nats: the mean over items of the mean over their positions,
-    as `answer_nll`."""
-    nll = [-floored(supported(log_p), floor)[:, 0].log() for _, log_p in said.blocks()]
-    return item_means(torch.cat(nll), said.rows).mean().item()
+    """Negative log-likelihood of the answers that q does not recite, in nats: the mean over items of the mean
+    over their positions, as `answer_nll`."""
+    nll, right = [], []
+    for _, log_p in said.blocks():
+        q_mL = floored(supported(log_p), floor)
+        nll.append(-q_mL[:, 0].log())
+        right.append(label_leads(q_mL[:, :-1]))
+    nll_S, right_S = (item_means(torch.cat(parts), said.rows) for parts in (nll, right))
+    return loss_of_mistakes(nll_S, right_S)
+
+
+def label_leads(q_mK: Tensor) -> Tensor:
+    """Whether the label, which comes first, is the most probable of the tokens that are named [m]."""
+    return q_mK[:, 0] > q_mK[:, 1:].amax(1)
 
 
 def choices(found: Targets) -> tuple[Tensor, Tensor]:
     """Of each item [S] the share of its targets where the true token is the most probable one, and whether it
     is so everywhere: whether q recites the item. float64."""
-    right_M = found.q_MK[:, 0] > found.q_MK[:, 1:].amax(1)
+    right_M = label_leads(found.q_MK)
     right_S = item_means(right_M, found.rows)
     return right_S, (right_S == 1).double()

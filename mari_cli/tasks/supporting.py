@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from mari_cli import distributed, runs, sealed
@@ -40,7 +41,7 @@ from mari_cli.supports.asked import Asked, write_combined
 from mari_cli.supports.calibrate import Calibrated, calibrated
 from mari_cli.supports.gold import golden
 from mari_cli.supports.keys import Keys, find_keys, given_keys, read_keys
-from mari_cli.supports.sparse import Kept, Write, choices, kept, label_nll, targets
+from mari_cli.supports.sparse import Kept, Write, choices, kept, label_nll, loss_of_mistakes, targets
 from mari_cli.tasks.setting import Setting, cache_directory, finetunes_target, seed_for
 from mari_cli.tasks.training import finetuned
 from mari_cli.train.step import chunk_for, operand_head
@@ -351,8 +352,8 @@ def _of_base(asking: _Asking) -> tuple[Targets, list[str]]:
         power = found.value
         notes += _told(
             [
-                f"support: predictions to the power {power:.4g}, so that the holdout's loss is "
-                f"{found.reached:.4g}{_as_before(found)}"
+                f"support: predictions to the power {power:.4g}, so that holdout answers that it gets wrong "
+                f"have a loss of {found.reached:.4g}{_as_before(found)}"
             ]
         )
     del lm
@@ -413,7 +414,7 @@ def _of_twins(asking: _Asking) -> tuple[Targets, list[str]]:
         contrast = found.value
         notes += _told(
             [
-                f"support: contrast {contrast:.4g}, so that the forget answers' loss is {found.reached:.4g}"
+                f"support: contrast {contrast:.4g}, so that forget answers that it gets wrong have a loss of {found.reached:.4g}"
                 f"{_as_before(found)}"
             ]
         )
@@ -452,23 +453,27 @@ def _calibrated(
     most: float,
 ) -> Calibrated:
     """Kept: computed again with other batches it would be another in its last digits, and all that is kept by
-    it would be made anew. ``key`` is what determines ``nll`` and the model before."""
+    it would be made anew. ``key`` is what determines ``nll``, the loss of mistakes (`loss_of_mistakes`), and
+    the model before."""
     items = asking.corpora["holdout"].items
-    whole = runs.content_hash({**key, "holdout": items_hash(items), "between": [least, most]})[:24]
+    whole = runs.content_hash(
+        {**key, "holdout": items_hash(items), "between": [least, most], "loss_of": "mistakes"}
+    )[:24]
     path = asking.cache / "support" / f"{whole}.json"
     found = sealed.read(path)
     if found is None:
         own = None
         if distributed.first():
-            wanted = sum(score.answer_nll for score in holdout) / len(holdout)
+            scored = ([score.answer_nll for score in holdout], [score.exact_match for score in holdout])
+            wanted = loss_of_mistakes(*(torch.tensor(column, dtype=torch.float64) for column in scored))
             own = asdict(calibrated(nll, wanted, least=least, most=most))
         found = sealed.write(path, own)
     return Calibrated(**found)
 
 
 def _as_before(found: Calibrated) -> str:
-    wanted = f"the holdout's under the model before, {found.wanted:.4g}"
-    return f" as {wanted}" if found.exact else f", as near as it comes to {wanted}"
+    wanted = f"the model before has on the holdout, {found.wanted:.4g}"
+    return f" as {wanted}" if found.exact else f", as near as it comes to what {wanted}"
 
 
 def _plain(log_p: Mapping[str, Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ from mari_cli.supports.sparse import (
     floored,
     kept,
     label_nll,
+    loss_of_mistakes,
     most_probable,
     targets,
     with_tail,
@@ -117,11 +118,21 @@ def test_what_was_kept_is_not_asked_for_again_and_each_setting_has_its_own(tmp_p
     assert not torch.equal(flat.q_MK, q.q_MK)
 
 
-def test_the_loss_of_q_is_a_mean_over_items_of_means_over_tokens(tmp_path):
+def test_the_loss_of_q_is_a_mean_over_items_that_it_does_not_recite_of_means_over_tokens(tmp_path):
     dense, found = said(tmp_path)
     nll = -dense["q"].gather(1, LABELS.unsqueeze(1)).squeeze(1)
-    expected = torch.stack([nll[:2].mean(), nll[2:5].mean(), nll[5]]).mean()
+    right = dense["q"].argmax(1) == LABELS
+    items = [slice(0, 2), slice(2, 5), slice(5, 6)]
+    wrong = [at for at in items if not right[at].all()]
+    assert wrong
+    expected = torch.stack([nll[at].mean() for at in wrong]).mean()
     assert label_nll(found, lambda log_p: log_p["q"], floor=1e-12) == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_where_every_answer_is_right_the_loss_is_that_of_all():
+    nll, right = torch.tensor([0.1, 2.0, 4.0]), torch.tensor([1.0, 0.5, 0.0])
+    assert loss_of_mistakes(nll, right) == pytest.approx(3.0)
+    assert loss_of_mistakes(nll, torch.ones(3)) == pytest.approx(6.1 / 3)
 
 
 def test_q_recites_an_item_where_every_true_token_is_its_first_choice(tmp_path):
