@@ -414,8 +414,8 @@ def _of_twins(asking: _Asking) -> tuple[Targets, list[str]]:
         contrast = found.value
         notes += _told(
             [
-                f"support: contrast {contrast:.4g}, so that forget answers that it gets wrong have a loss of {found.reached:.4g}"
-                f"{_as_before(found)}"
+                f"support: contrast {contrast:.4g}, so that forget answers that it gets wrong have a loss "
+                f"of {found.reached:.4g}{_as_before(found)}"
             ]
         )
     return _finished(asking, said, holdout, notes, partial(_contrasted, contrast=contrast), contrast=contrast)
