@@ -30,7 +30,7 @@ from mari_cli.data.records import Record
 from mari_cli.data.tokenize import count_tokens
 from mari_cli.errors import UserError
 from mari_cli.models.device import Compute
-from mari_cli.models.load import LanguageModel, load_tokenizer
+from mari_cli.models.load import LanguageModel, load_tokenizer, prompt_style
 from mari_cli.suites.benchmarks import check_benchmarks
 from mari_cli.suites.examiner import items_hash
 from mari_cli.suites.standard import Corpus
@@ -127,6 +127,7 @@ def prepare(config: RunConfig, compute: Compute) -> Setting:
         part for record in [*texts.forget, *texts.retain] for part in (record.prompt, record.text) if part
     )
     tokenizer = load_tokenizer(config.model, words)
+    prompt_style(config.model, tokenizer)
     check_benchmarks(config.metrics, tokenizer)
     return Setting(texts, tokenizer, compute)
 
