@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mari_cli.config import TofuSuite
-from mari_cli.data.files import Row as Fields
 from mari_cli.data.files import read_subset, subset_file
+from mari_cli.data.forms import Row as Fields
 from mari_cli.data.records import Record
 from mari_cli.errors import UserError
 from mari_cli.suites.tofu_numbers import HOLDOUT, OFFERED
