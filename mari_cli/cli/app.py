@@ -280,7 +280,7 @@ def evaluate(
 def _logs(from_log: Path | None, gold_log: Path | None, model: str | None) -> list[str]:
     """What `--from-log` and `--gold-log` say, as overrides."""
     from mari_cli.errors import UserError
-    from mari_cli.launch import quote
+    from mari_cli.typed import quote
 
     if from_log is None:
         return [] if gold_log is None else [f"gold_log={quote(str(gold_log))}"]

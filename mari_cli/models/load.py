@@ -45,6 +45,7 @@ from mari_cli.models.lora import (
 )
 from mari_cli.models.packing import Layout, settle
 from mari_cli.models.tokenizer import check_tokenizer, only_own_tokens, train_tokenizer
+from mari_cli.places import is_there, place
 
 UNREADABLE = (
     OSError,
@@ -135,7 +136,7 @@ def system_errors() -> Iterator[None]:
 
 def _local_or_hub(path: str) -> str:
     """A run stands for its checkpoint; what looks like a path must exist; the rest are names of the hub."""
-    local = Path(path).expanduser()
+    local = place(path)
     if (local / "checkpoint").is_dir():
         return str(local / "checkpoint")
     if (local / runs.RUN).is_file():
@@ -163,7 +164,7 @@ def retold(path: str, error: Exception, what: str) -> UserError:
             "read that code; `model.trust_remote_code=true` runs it",
         )
     gist = _gist(error)
-    if not Path(path).expanduser().exists():
+    if not is_there(path):
         return UserError(
             f"`{path}` is no local directory, and cannot be loaded from the hub: {gist}",
             "check the name and the connection, or give a local directory",
@@ -231,7 +232,7 @@ def base_of(config: ModelConfig, *, weights: str, sha256: str) -> Base:
 def _with_adapter(config: ModelConfig, directory: Path) -> PreTrainedModel:
     """The base of the adapter in ``directory``, with the adapter merged in."""
     base = read_base(directory)
-    if base.path.startswith(("/", ".", "~")) and not Path(base.path).expanduser().exists():
+    if base.path.startswith(("/", ".", "~")) and not is_there(base.path):
         raise UserError(
             f"the base of the adapter at `{config.path}` is gone: no `{base.path}`",
             "put it back; `model.lora.merge=true` leaves models that need no base",

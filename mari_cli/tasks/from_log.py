@@ -12,6 +12,7 @@ from mari_cli import runs
 from mari_cli.config import EvaluateRun, TofuSuite, to_yaml
 from mari_cli.errors import UserError
 from mari_cli.metrics.statistics import How
+from mari_cli.places import place
 from mari_cli.suites.measured import Measured
 from mari_cli.suites.tofu_data import read_questions
 from mari_cli.suites.tofu_logs import read_log, require_same_items, unlike_tofu
@@ -30,7 +31,7 @@ def from_log(config: EvaluateRun, *, command: Sequence[str]) -> dict[str, Any]:
     paths = {"model": config.from_log} | ({"gold": config.gold_log} if config.gold_log else {})
     suite = _data(config)
     questions = read_questions(suite) if suite else None
-    logs = {role: read_log(Path(path).expanduser()) for role, path in paths.items()}
+    logs = {role: read_log(place(path)) for role, path in paths.items()}
     how = How(config.metrics.bootstrap, config.metrics.confidence, config.seed)
     notes: dict[str, None] = {}
     models = {}
