@@ -11,7 +11,7 @@ from typing import Any
 
 from mari_cli import config
 from mari_cli.errors import UserError, nearest
-from mari_cli.typed import one_line, shell_word, unquoted
+from mari_cli.typed import shell_word, unquoted
 
 LIST_KEYS = "`mari config show` lists every key with its value"
 TYPES = {
@@ -248,6 +248,6 @@ def _no_override(override: str) -> UserError:
     if not (key and equals):
         return UserError(f"`{override or '='}` is not KEY=VALUE", "e.g. `loss=npo` or `train.steps=100`")
     return UserError(
-        f"cannot read the value of `{one_line(override)}`",
+        f"cannot read the value of `{override}`",
         f"text with special characters needs two pairs of quotes: {shell_word(key, unquoted(value))}",
     )

@@ -93,8 +93,3 @@ def _escape(letter: str) -> str:
     if letter in "\n\t":
         return repr(letter)[1:-1]
     return letter if letter.isprintable() else f"\\U{ord(letter):08x}"
-
-
-def one_line(text: str) -> str:
-    """``text`` with its line breaks and other signs without a shape as escapes."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

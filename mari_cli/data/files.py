@@ -168,7 +168,7 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _hint_missing(path: Path) -> str:
-    if path.is_symlink():
+    if os.path.islink(path):
         return f"`{path}` is a link to `{os.readlink(path)}`, which leads nowhere"
     siblings = (
         os.listdir(path.parent) if os.access(path.parent, os.R_OK) and os.path.isdir(path.parent) else []
@@ -411,9 +411,12 @@ def _parquet(path: Path) -> Table:
 
     unreadable = (
         *(pyarrow.ArrowException, ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError),
+        OSError,  # of the library's own: a page that is none
     )
 
-    def damaged(err: Exception) -> UserError:
+    def damaged(err: Exception) -> Exception:
+        if isinstance(err, OSError) and err.errno is not None:  # of the system's
+            return err
         return UserError(
             f"`{path}` is not a Parquet file: {_one_line(err)}", "write it again, or name it by what it is"
         )
