@@ -216,7 +216,8 @@ class FileCorpus(CorpusConfig):
     prompt_field: str | None = None
     completion_field: str | None = None
     text_field: str | None = None
-    """Fields to read; null: `prompt`/`completion`, `question`/`answer` or `text`, whichever is there."""
+    """Fields to read; null: the first of `prompt`/`completion`, `question`/`answer`, `messages`,
+    `conversations`, `instruction`/`input`/`output` and `text` that is there."""
     passage_characters: int = 1000
     """Plain text is read as passages: whole paragraphs, joined to at least so many characters each."""
 

@@ -45,6 +45,17 @@ class PromptStyle:
     system: str | None = None
     """What is said before every prompt that has no system turn of its own."""
 
+    @property
+    def key(self) -> dict[str, Any]:
+        """All of it, as JSON has it, for the keys of what depends on it."""
+        return {
+            "template": self.template,
+            "chat": self.chat,
+            "arguments": dict(self.arguments),
+            "date": self.today.isoformat(),
+            "system": self.system,
+        }
+
     def turns(self, record: Record) -> tuple[Turn, ...]:
         """All that is said before the answer."""
         turns = record.conversation

@@ -22,7 +22,6 @@ from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.of_benchmarks import benchmark_name
 from mari_cli.metrics.registry import describe
 from mari_cli.metrics.statistics import perplexity_estimate, proportion_estimate, ratio_estimate
-from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track, say
 from mari_cli.suites import mmlu_sample
 from mari_cli.suites.examiner import Examiner
@@ -193,7 +192,7 @@ def _path(examiner: Examiner, task: "Questions") -> Path | None:
             "task": [task.name, task.task.VERSION, task.config_hash, task.sha256],
             "limit": task.limit,
             "fewshot": task.fewshot,
-            "chat_template": config.benchmark_chat_template and _chat(lm),
+            "chat_template": config.benchmark_chat_template and [lm.tokenizer.chat_template, lm.style.key],
             "weights": examiner.weights,
             "tokenizer": _fingerprint(lm.tokenizer),
             "context": getattr(lm.model.config.get_text_config(), "max_position_embeddings", None),
@@ -203,12 +202,6 @@ def _path(examiner: Examiner, task: "Questions") -> Path | None:
         }
     )
     return examiner.cache / "benchmarks" / key[:2] / f"{key[:24]}.json"
-
-
-def _chat(lm: LanguageModel) -> list[Any]:
-    """How lm_eval writes a conversation."""
-    chat = lm.style.chat_of(lm.tokenizer)
-    return [chat.template, dict(chat.arguments), lm.style.system]
 
 
 def _fingerprint(tokenizer: Any) -> str:
