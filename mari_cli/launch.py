@@ -173,7 +173,7 @@ def session(experiment: Experiment) -> Iterator[Any]:
     else:
         scope = hydra.initialize_config_module(CONF, job_name="mari", **_VERSION)
     if experiment.model and _is_run(Path(experiment.model)):
-        _register_run(Path(experiment.model))
+        _register_run(place(experiment.model))
     with scope:
         try:
             yield GlobalHydra.instance().hydra

@@ -13,7 +13,6 @@ from mari_cli.data.files import read_noted
 from mari_cli.data.forms import listed
 from mari_cli.data.records import Record, Turn
 from mari_cli.errors import UserError
-from mari_cli.progress import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +63,6 @@ def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusC
         ("holdout", holdout_records),
     ):
         notes += _unlike_answers(records or [], corpus=corpus)
-    for note in notes:
-        say(f"note: {note}")
 
     retain_records, dropped = _without_overlap(forget_records, retain_records, drop=retain.drop_overlap)
     for corpus, others in (("forget", forget_records), ("retain", retain_records)):

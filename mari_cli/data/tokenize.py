@@ -1,6 +1,7 @@
 """From records to token sequences that know which of their tokens are supervised."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -188,10 +189,8 @@ def tokenize(
         if record.prompt is None:
             items += [Item(tuple(ids), 1, number) for ids in encode_text(record.text, tokenizer, block_size)]
             continue
-        try:
+        with _of_record(number, corpus):
             ids, start = encode_pair(record, tokenizer, style, enders=enders)
-        except UserError as error:
-            raise UserError(f"record {number + 1} of the {corpus} corpus: {error}", error.hint) from error
         too_long += len(ids) > max_length
         no_room += start >= max_length
         ended += [(number, token) for token in {ids[-1], tokenizer.eos_token_id} & set(ids[start:-1])]
@@ -218,6 +217,29 @@ def tokenize(
     if not items:
         raise UserError(f"the {corpus} corpus holds no token to learn", "give it more text")
     return items
+
+
+@contextmanager
+def _of_record(number: int, corpus: str) -> Iterator[None]:
+    """An error inside says which record it is of."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"record {number + 1} of the {corpus} corpus: {error}", error.hint) from error
+
+
+def check_prompts(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, style: PromptStyle, *, corpus: str
+) -> None:
+    """Refuse records that cannot be written, as far as the first of each kind tells: those in which the same
+    sides speak are of one kind. It needs no model."""
+    first: dict[tuple[str, ...], int] = {}
+    for number, record in enumerate(records):
+        first.setdefault(tuple(turn.role for turn in style.turns(record)), number)
+    for number in first.values():
+        if records[number].prompt is not None:
+            with _of_record(number, corpus):
+                style.written(tokenizer, records[number])
 
 
 def count_tokens(items: Iterable[Item]) -> int:

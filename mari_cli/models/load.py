@@ -84,7 +84,7 @@ class LanguageModel:
     def stop_token_ids(self) -> list[int]:
         """Tokens that end an answer, in rising order: the tokenizer's EOS, the end of turn of the chat
         template that is used, and the EOS, one or several, of the checkpoint's generation settings."""
-        named = getattr(self.model.generation_config, "eos_token_id", None)
+        named = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         listed = named if isinstance(named, list | tuple) else [named]
         own = [self.tokenizer.eos_token_id, end_of_answer(self.tokenizer, self.style)]
         return sorted({token for token in [*own, *listed] if token is not None})

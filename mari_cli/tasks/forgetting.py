@@ -286,7 +286,7 @@ def notes_on(outcome: Outcome, sizes: Mapping[str, int], forget_batch: int, reta
     for role, wanted in (("forget", forget_batch), ("retain", retain_batch)):
         if sizes[role] < wanted:
             notes.append(
-                f"the {role} corpus has {sizes[role]} items, "
+                f"the {role} corpus has {sizes[role]} item{'s' * (sizes[role] != 1)}, "
                 f"fewer than a batch of {wanted}: all are in every step"
             )
     return notes

@@ -27,11 +27,12 @@ from mari_cli.config import (
 from mari_cli.data.corpora import Corpora as Texts
 from mari_cli.data.corpora import load_corpora
 from mari_cli.data.records import Record
-from mari_cli.data.tokenize import count_tokens
+from mari_cli.data.tokenize import check_prompts, count_tokens
 from mari_cli.errors import UserError
 from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel, load_tokenizer, prompt_style
 from mari_cli.places import is_there, place
+from mari_cli.progress import say
 from mari_cli.suites.benchmarks import check_benchmarks
 from mari_cli.suites.examiner import items_hash
 from mari_cli.suites.standard import Corpus
@@ -128,7 +129,9 @@ def prepare(config: RunConfig, compute: Compute) -> Setting:
         part for record in [*texts.forget, *texts.retain] for part in (record.prompt, record.text) if part
     )
     tokenizer = load_tokenizer(config.model, words)
-    prompt_style(config.model, tokenizer)
+    style = prompt_style(config.model, tokenizer)
+    for role, records in (("forget", texts.forget), ("retain", texts.retain), ("holdout", texts.holdout)):
+        check_prompts(records or [], tokenizer, style, corpus=role)
     check_benchmarks(config.metrics, tokenizer)
     return Setting(texts, tokenizer, compute)
 
@@ -151,7 +154,7 @@ def tokenize_corpora(config: RunConfig, setting: Setting, lm: LanguageModel) -> 
         ("retain", config.retain, setting.texts.retain),
         ("holdout", config.holdout, setting.texts.holdout),
     ]
-    return {
+    corpora = {
         role: Corpus(
             records,
             lm.tokenize(records, corpus=role, block_size=corpus.block_size, truncate=corpus.truncate),
@@ -159,6 +162,9 @@ def tokenize_corpora(config: RunConfig, setting: Setting, lm: LanguageModel) -> 
         for role, corpus, records in roles
         if records is not None
     }
+    for note in setting.texts.notes:  # once nothing of the data is left to refuse
+        say(f"note: {note}")
+    return corpora
 
 
 def require_disk(config: RunConfig, lm: LanguageModel) -> None:

@@ -15,7 +15,7 @@ from transformers.utils import chat_template_utils
 from mari_cli.config import ChatTemplate, ModelConfig
 from mari_cli.data.chat import check_chat
 from mari_cli.data.records import Record, Turn
-from mari_cli.data.tokenize import PromptStyle, encode_pair, end_of_answer, tokenize
+from mari_cli.data.tokenize import PromptStyle, check_prompts, encode_pair, end_of_answer, tokenize
 from mari_cli.errors import UserError
 from mari_cli.models.load import prompt_style
 
@@ -222,6 +222,14 @@ def test_a_template_that_takes_no_system_turn_is_told_of_in_two_lines(name):
         cut(TOKENIZERS[name], Record(prompt="Q", text="By the sea."), style)
     assert "write its words into the prompt" in refused.value.hint
     assert "\n" not in f"{refused.value}{refused.value.hint}"
+
+
+def test_a_corpus_that_a_template_does_not_take_is_refused_without_a_model():
+    record = Record(prompt="…", turns=(Turn("system", "S"), Turn("user", "Q")), text="A")
+    records = [Record(text="running text"), Record(prompt="Q", text="A"), record, record]
+    with pytest.raises(UserError, match="record 3 of the retain corpus: the chat template refuses"):
+        check_prompts(records, TOKENIZERS["Gemma 2"], CHAT, corpus="retain")
+    check_prompts(records, TOKENIZERS["Gemma 3"], CHAT, corpus="retain")
 
 
 def test_a_template_that_leaves_a_system_turn_out_is_refused():
