@@ -11,7 +11,7 @@ from typing import Any
 
 from mari_cli import config
 from mari_cli.errors import UserError, nearest
-from mari_cli.typed import shell_word, unquoted
+from mari_cli.typed import is_path, shell_word, unquoted
 
 LIST_KEYS = "`mari config show` lists every key with its value"
 TYPES = {
@@ -184,12 +184,7 @@ _RETOLD: list[tuple[str, Callable[[re.Match[str], str, str], UserError]]] = [
         lambda match, key, example: UserError(f"`{key}` must be a list", f"write `{key}=[a,b]`"),
     ),
     (r"is not Optional", lambda match, key, example: UserError(f"`{key}` cannot be null", example)),
-    (
-        r"Ambiguous value for argument '(.*?)'",
-        lambda match, key, example: UserError(
-            f"`{match[1]}` asks for several runs", "`mari sweep` runs them; a list is written `KEY=[a,b]`"
-        ),
-    ),
+    (r"Ambiguous value for argument '(.*)'", lambda match, key, example: _several(match[1])),
     (
         r"Multiple values for ([\w/@]+)",
         lambda match, key, example: UserError(
@@ -222,6 +217,17 @@ _RETOLD: list[tuple[str, Callable[[re.Match[str], str, str], UserError]]] = [
         ),
     ),
 ]
+
+
+def _several(override: str) -> UserError:
+    if is_path(override.partition("=")[0]):
+        return UserError(
+            f"`{override}` asks for several runs: no file has a name with that comma",
+            "check the name, or let `mari sweep` run each",
+        )
+    return UserError(
+        f"`{override}` asks for several runs", "`mari sweep` runs them; a list is written `KEY=[a,b]`"
+    )
 
 
 def _no_such_option(missing: str, options: Sequence[str] | None) -> UserError:
