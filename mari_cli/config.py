@@ -7,6 +7,7 @@ key as the user types it.
 
 import re
 from dataclasses import dataclass, field
+from datetime import date
 from enum import StrEnum
 from math import isfinite
 from typing import Any
@@ -14,9 +15,12 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 
 
-def _require(condition: bool, message: str) -> None:
+def _require(condition: bool, message: str, hint: str | None = None) -> None:
     if not condition:
-        raise ValueError(message)
+        error = ValueError(message)
+        if hint:
+            error.add_note(hint)
+        raise error
 
 
 def _positive(section: str, config: object, *names: str) -> None:
@@ -58,6 +62,10 @@ def bytes_of(text: str, key: str) -> int:
 
 
 # -- model ---------------------------------------------------------------------------------------------------
+
+
+TODAY = date(2024, 7, 26)
+"""What a chat template is told of the day: the date that Llama's writes where it is told none."""
 
 
 class ChatTemplate(StrEnum):
@@ -111,8 +119,17 @@ class ModelConfig:
     max_length: int | None = None
     """Longest sequence in tokens; null: the model's context."""
     chat_template: ChatTemplate = ChatTemplate.auto
+    chat_template_args: dict[str, Any] = field(default_factory=dict)
+    """What the chat template is told besides, as `+model.chat_template_args.enable_thinking=false`."""
+    chat_template_date: str = TODAY.isoformat()
+    """The date that a chat template writes where it asks for that of the day: one that changed would change
+    every prompt."""
+    system_prompt: str | None = None
+    """Said before every prompt; a conversation with a system turn of its own keeps that one. Where no chat
+    template applies it stands before the prompt, with an empty line between."""
     prompt_template: str = "Question: {prompt}\nAnswer: "
-    """How a prompt is written where no chat template applies; the completion follows it directly."""
+    """How a prompt is written where no chat template applies; the completion follows it directly. Of a
+    conversation each question is written so, and each answer is followed by an empty line."""
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
@@ -121,7 +138,28 @@ class ModelConfig:
             self.path is None or self.architecture is None,
             "model.path and model.architecture exclude each other",
         )
-        _require("{prompt}" in self.prompt_template, "model.prompt_template must contain {prompt}")
+        _require(
+            "{prompt}" in self.prompt_template,
+            "model.prompt_template must contain {prompt}",
+            """e.g. 'model.prompt_template="Q: {prompt} A: "'""",
+        )
+        for name in ("prompt_template", "system_prompt"):
+            value = getattr(self, name)
+            words = "Q: {prompt}" if name == "prompt_template" else "Be brief."
+            _require(
+                value is None or not re.search(r"\\[nrt]", value),
+                f"model.{name} has a backslash and a letter where it may mean a line break or a tab",
+                f"""in a shell, write $'model.{name}="{words}\\n"'; in YAML, "{words}\\n" in double quotes""",
+            )
+        _require(
+            self.system_prompt is None or bool(self.system_prompt.strip()),
+            "model.system_prompt must not be empty; null: there is none",
+        )
+        try:
+            date.fromisoformat(self.chat_template_date)
+        except ValueError:
+            message = f"model.chat_template_date must be a date like {TODAY}, got {self.chat_template_date}"
+            _require(False, message)
 
 
 # -- corpora -------------------------------------------------------------------------------------------------
@@ -179,7 +217,8 @@ class FileCorpus(CorpusConfig):
     prompt_field: str | None = None
     completion_field: str | None = None
     text_field: str | None = None
-    """Fields to read; null: `prompt`/`completion`, `question`/`answer` or `text`, whichever is there."""
+    """Fields to read; null: the first of `prompt`/`completion`, `question`/`answer`, `messages`,
+    `conversations`, `instruction`/`input`/`output` and `text` that is there."""
     passage_characters: int = 1000
     """Plain text is read as passages: whole paragraphs, joined to at least so many characters each."""
 
@@ -455,6 +494,7 @@ class DPOConfig(AscentConfig):
         super().__post_init__()
         _positive("loss", self, "beta")
         _require(bool(self.answers), "loss.answers must not be empty")
+        _require(all(answer.strip() for answer in self.answers), "loss.answers must not hold an empty answer")
 
 
 # -- training ------------------------------------------------------------------------------------------------

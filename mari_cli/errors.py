@@ -5,11 +5,19 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can fix: the CLI prints `error: …` and `hint: …`, no traceback, and exits with 2."""
+    """Something the user can fix: the CLI prints `error: …` and `hint: …`, no traceback, and exits with 2.
+
+    Each is one line, whatever a file or a name that it tells of holds.
+    """
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(one_line(message))
+        self.hint = None if hint is None else one_line(hint)
+
+
+def one_line(text: str) -> str:
+    """``text`` with line breaks, and whatever else has no shape, as escapes."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

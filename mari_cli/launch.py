@@ -4,6 +4,7 @@ The only module that imports Hydra. Past it, code sees the dataclasses of ``mari
 meets a DictConfig, and whatever a task raises comes out of here as it is.
 """
 
+import os
 import re
 import sys
 import traceback
@@ -30,7 +31,9 @@ from omegaconf.errors import OmegaConfBaseException
 from mari_cli import config
 from mari_cli.config import RunConfig
 from mari_cli.errors import UserError
+from mari_cli.places import check_length, is_there, place
 from mari_cli.retell import explain, impossible_value, unknown_key
+from mari_cli.typed import as_meant, is_path, quote, unquoted
 
 CONF = "mari_cli.conf"
 TASKS = ("unlearn", "finetune", "evaluate")
@@ -77,7 +80,8 @@ class Experiment:
     def arguments(self) -> list[str]:
         """Every override for Hydra, weakest first: of two for one key the later one holds."""
         search_path = [f"hydra.searchpath=[pkg://{CONF}]"] if self.file else []
-        chosen = [*self._subject(), *([] if self.file else implied_choices(self.overrides)), *self.overrides]
+        overrides = [as_meant(override) for override in self.overrides]
+        chosen = [*self._subject(), *([] if self.file else implied_choices(self.overrides)), *overrides]
         gentle = [] if self.file else trained_model_choices(chosen, self.task)
         return [*search_path, *gentle, *chosen]
 
@@ -110,11 +114,12 @@ def implied_choices(overrides: Sequence[str]) -> list[str]:
     implied: dict[str, str] = {}
     if (path := given.get("model.path", "null")) != "null" and "model" not in given:
         implied["model"] = "pretrained"
-        if not re.search(r"[,()\[\]{}$]", path):  # one path, not a sweep over several
-            implied["model.name"] = quote(_label(path.strip("'\"")))
+        # one path, not a sweep over several
+        if (whole := unquoted(path)) != path or is_there(path) or not re.search(r"[,()\[\]{}$]", path):
+            implied["model.name"] = quote(_label(whole))
     for corpus in CORPORA:
         if (path := given.get(f"{corpus}.path", "null")) != "null" and corpus not in given:
-            implied[corpus] = "text" if _is_text(path.strip("'\"")) else "jsonl"
+            implied[corpus] = "text" if _is_text(unquoted(path)) else "jsonl"
     if "retain.path" in given and (given.get("forget") or implied.get("forget")) == "text":
         implied["forget.fraction"] = "null"
     return [f"{key}={value}" for key, value in implied.items()]
@@ -132,22 +137,14 @@ def trained_model_choices(overrides: Sequence[str], task: str) -> list[str]:
     return [f"{key}={value}" for key, value in gentle.get(task, {}).items() if key not in given]
 
 
-def quote(value: str) -> str:
-    """``value`` as Hydra's grammar reads it: a backslash counts only before a quote, or at the end."""
-    if not re.search(r"[^A-Za-z0-9_./-]", value):
-        return value
-    escaped = re.sub(r"(\\*)('|\Z)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
-    return f"'{escaped}'"
-
-
 def _label(path: str) -> str:
     """A model's name in tables, from its path or hub id."""
     return Path(path).name or path
 
 
 def _is_text(path: str) -> bool:
-    folder = Path(path).expanduser()
-    return path.endswith(".txt") or (folder.is_dir() and any(folder.glob("*.txt")))
+    folder = place(path)
+    return path.endswith(".txt") or (os.path.isdir(folder) and any(folder.glob("*.txt")))
 
 
 # -- Hydra ---------------------------------------------------------------------------------------------------
@@ -176,7 +173,7 @@ def session(experiment: Experiment) -> Iterator[Any]:
     else:
         scope = hydra.initialize_config_module(CONF, job_name="mari", **_VERSION)
     if experiment.model and _is_run(Path(experiment.model)):
-        _register_run(Path(experiment.model))
+        _register_run(place(experiment.model))
     with scope:
         try:
             yield GlobalHydra.instance().hydra
@@ -226,6 +223,7 @@ def parse(cfg: DictConfig, experiment: Experiment | None = None) -> RunConfig:
         raise unknown_key(key, section, task)
     for key in _missing(cfg):
         raise UserError(f"`{key}` is not set", f"set it: `{key}=…`")
+    _settle_paths(cfg)
     try:
         parsed = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
@@ -270,6 +268,18 @@ def _surplus(cfg: DictConfig) -> Iterator[tuple[str, type]]:
             and key.rpartition(".")[2] not in {f.name for f in fields(section)}
         ):
             yield key, section
+
+
+def _settle_paths(cfg: DictConfig) -> None:
+    """Put the home directory into `out`, which other paths get where they are read; refuse every path that no
+    file can have."""
+    for key, node, section in list(_nodes(cfg)):
+        if not (is_path(key) and is_dataclass(section)) or node._is_none() or node._is_interpolation():
+            continue
+        if isinstance(path := node._value(), str):
+            check_length(key, path)
+            if key == "out":
+                OmegaConf.update(cfg, key, str(place(path)))
 
 
 def _missing(cfg: DictConfig) -> Iterator[str]:
@@ -504,7 +514,7 @@ _RUN_OPTION = "_run"
 
 
 def _is_run(path: Path) -> bool:
-    return (path / "config.yaml").is_file()
+    return os.path.isfile(place(path) / "config.yaml")
 
 
 def load_run_config(run: Path) -> RunConfig:

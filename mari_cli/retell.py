@@ -6,10 +6,12 @@ Works on the errors' text and attributes alone: importing this needs neither Hyd
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
 from typing import Any
 
 from mari_cli import config
 from mari_cli.errors import UserError, nearest
+from mari_cli.typed import is_path, shell_word, unquoted
 
 LIST_KEYS = "`mari config show` lists every key with its value"
 TYPES = {
@@ -87,8 +89,8 @@ def impossible_value(error: ValueError, section: str | None, schema: type | None
             message = f"{section}: {message}"
     if "exclude each other" in message:
         return UserError(_quoted(message), "an existing model takes `model=pretrained model.path=…`")
-    hint = _example(schema, message.split()[0])
-    return UserError(_quoted(message), hint)
+    noted = next(iter(getattr(error, "__notes__", [])), None)
+    return UserError(_quoted(message), noted or _example(schema, message.split()[0]))
 
 
 def _quoted(message: str) -> str:
@@ -136,6 +138,8 @@ def _example(schema: Any, key: str) -> str:
     """A value that ``key`` can have: the one of its schema, or of a section within."""
     for field in fields(schema) if is_dataclass(schema) else ():
         if field.name == key.rpartition(".")[2] and field.default not in (MISSING, None, "???"):
+            if isinstance(field.default, str) and not isinstance(field.default, Enum):
+                return f"e.g. `{shell_word(key, field.default)}`"
             return f"e.g. `{key}={str(field.default).lower()}`"
         if is_dataclass(field.type) and f".{field.name}." in key:
             return _example(field.type, key)
@@ -180,12 +184,7 @@ _RETOLD: list[tuple[str, Callable[[re.Match[str], str, str], UserError]]] = [
         lambda match, key, example: UserError(f"`{key}` must be a list", f"write `{key}=[a,b]`"),
     ),
     (r"is not Optional", lambda match, key, example: UserError(f"`{key}` cannot be null", example)),
-    (
-        r"Ambiguous value for argument '(.*?)'",
-        lambda match, key, example: UserError(
-            f"`{match[1]}` asks for several runs", "`mari sweep` runs them; a list is written `KEY=[a,b]`"
-        ),
-    ),
+    (r"Ambiguous value for argument '(.*)'", lambda match, key, example: _several(match[1])),
     (
         r"Multiple values for ([\w/@]+)",
         lambda match, key, example: UserError(
@@ -220,6 +219,17 @@ _RETOLD: list[tuple[str, Callable[[re.Match[str], str, str], UserError]]] = [
 ]
 
 
+def _several(override: str) -> UserError:
+    if is_path(override.partition("=")[0]):
+        return UserError(
+            f"`{override}` asks for several runs: no file has a name with that comma",
+            "check the name, or let `mari sweep` run each",
+        )
+    return UserError(
+        f"`{override}` asks for several runs", "`mari sweep` runs them; a list is written `KEY=[a,b]`"
+    )
+
+
 def _no_such_option(missing: str, options: Sequence[str] | None) -> UserError:
     group, _, option = missing.rpartition("/")
     if not group:
@@ -243,8 +253,7 @@ def _no_override(override: str) -> UserError:
     key, equals, value = override.partition("=")
     if not (key and equals):
         return UserError(f"`{override or '='}` is not KEY=VALUE", "e.g. `loss=npo` or `train.steps=100`")
-    quoted = value.replace('"', '\\"')
     return UserError(
         f"cannot read the value of `{override}`",
-        f"""text with special characters needs two pairs of quotes: '{key}="{quoted}"'""",
+        f"text with special characters needs two pairs of quotes: {shell_word(key, unquoted(value))}",
     )

@@ -17,34 +17,38 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "progress": set(),
     "config": {"errors"},
-    "retell": {"errors", "config"},
-    "launch": {"errors", "config", "retell"},
+    "places": {"errors"},
+    "typed": {"places"},
+    "retell": {"errors", "config", "typed"},
+    "launch": {"errors", "config", "places", "typed", "retell"},
     "runs": {"errors"},
     "distributed": set(),
     "sealed": {"progress", "runs", "distributed"},
     "transfer": set(),
-    "data": {"errors", "config", "progress", "transfer"},
+    "data": {"errors", "config", "places", "progress", "transfer"},
     "losses": {"config", "transfer"},
     "measure": set(),
-    "models": {"errors", "config", "progress", "runs", "distributed", "transfer", "data", "losses",
+    "models": {"errors", "config", "places", "progress", "runs", "distributed", "transfer", "data", "losses",
                "measure"},
     "metrics": {"errors", "losses"},
     "docs": {"errors"},
-    "suites": {"errors", "config", "progress", "runs", "distributed", "sealed", "data", "models", "metrics"},
+    "suites": {"errors", "config", "places", "progress", "runs", "distributed", "sealed", "data", "models",
+               "metrics"},
     "train": {"errors", "config", "progress", "runs", "distributed", "transfer", "data", "losses", "models",
               "measure"},
-    "supports": {"errors", "progress", "runs", "transfer", "data", "losses", "models"},
+    "supports": {"errors", "places", "progress", "runs", "transfer", "data", "losses", "models"},
     "tracking": {"errors", "config", "runs"},
     "report": {"errors", "runs", "metrics", "docs"},
-    "tasks": {"errors", "config", "progress", "runs", "distributed", "sealed", "data", "losses", "models",
-              "measure", "metrics", "suites", "supports", "train", "tracking", "report"},
-    "cli": {"errors", "launch", "runs", "metrics", "docs", "tasks"},
+    "tasks": {"errors", "config", "places", "progress", "runs", "distributed", "sealed", "data", "losses",
+              "models", "measure", "metrics", "suites", "supports", "train", "tracking", "report"},
+    "cli": {"errors", "typed", "launch", "runs", "metrics", "docs", "tasks"},
     "__main__": {"cli"},
 }  # fmt: skip
 """Room: the rooms it may import from. `mari_cli` itself holds the version and imports nothing."""
 
 ONLY_DOOR = {"hydra": {"launch"}, "wandb": {"tracking"}, "lm_eval": {"suites"}, "typer": {"cli"}}
-LIGHT = {"errors", "config", "retell", "launch", "runs", "progress", "docs", "cli", "__main__"}
+LIGHT = {"errors", "config", "places", "typed", "retell", "launch", "runs", "progress", "docs", "cli",
+         "__main__"}  # fmt: skip
 HEAVY = {"torch", "transformers", "datasets", "lm_eval", "wandb"}
 HEAVY_FOR_HELP = HEAVY | {"hydra", "omegaconf", "rich", "matplotlib", "numpy"}
 

@@ -284,7 +284,7 @@ def evaluate(
 def _logs(model: str | None, from_log: Path | None, **others: Path | None) -> list[str]:
     """What `--from-log`, `--gold-log` and `--target-log` say, as overrides."""
     from mari_cli.errors import UserError
-    from mari_cli.launch import quote
+    from mari_cli.typed import quote
 
     beside = [f"{name}={quote(str(path))}" for name, path in others.items() if path is not None]
     if from_log is None:

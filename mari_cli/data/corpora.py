@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from mari_cli.config import CorpusConfig, FictionalCorpus, FileCorpus, ForgetFiles, RetainConfig
 from mari_cli.data.fictional import COVERING_PEOPLE, num_shared, read_fictional
-from mari_cli.data.files import read_files
-from mari_cli.data.records import Record
+from mari_cli.data.files import read_noted
+from mari_cli.data.forms import listed
+from mari_cli.data.records import Record, Turn
 from mari_cli.errors import UserError
 
 
@@ -46,14 +47,22 @@ def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusC
             "set `forget.path` to a file, a folder or a hub data set, or choose `forget=fictional`",
         )
 
-    forget_records = _read(forget, corpus="forget")
+    forget_records = _read(forget, corpus="forget", notes=notes)
     if fraction is None:
-        retain_records = _read(retain, corpus="retain")
+        retain_records = _read(retain, corpus="retain", notes=notes)
     else:
         assert isinstance(forget, ForgetFiles)
         forget_records, retain_records = split(forget_records, fraction=fraction, seed=forget.fraction_seed)
     forget_records, retain_records = forget_records[: forget.limit], retain_records[: retain.limit]
-    holdout_records = None if _without_path(holdout) else _read(holdout, corpus="holdout")[: holdout.limit]
+    holdout_records = None
+    if not _without_path(holdout):
+        holdout_records = _read(holdout, corpus="holdout", notes=notes)[: holdout.limit]
+    for corpus, records in (
+        ("forget", forget_records),
+        ("retain", retain_records),
+        ("holdout", holdout_records),
+    ):
+        notes += _unlike_answers(records or [], corpus=corpus)
 
     retain_records, dropped = _without_overlap(forget_records, retain_records, drop=retain.drop_overlap)
     for corpus, others in (("forget", forget_records), ("retain", retain_records)):
@@ -83,11 +92,27 @@ def split(records: list[Record], *, fraction: float, seed: int) -> tuple[list[Re
     return [r for r in records if r.key in chosen], [r for r in records if r.key not in chosen]
 
 
-def _read(config: CorpusConfig, *, corpus: str) -> list[Record]:
+def _read(config: CorpusConfig, *, corpus: str, notes: list[str]) -> list[Record]:
+    """Of one corpus; ``notes`` grow by one where columns are not read."""
     if isinstance(config, FictionalCorpus):
         return read_fictional(config, corpus=corpus)
     assert isinstance(config, FileCorpus), type(config)
-    return read_files(config, corpus=corpus)
+    records, unused = read_noted(config, corpus=corpus)
+    if unused:
+        notes.append(f"of the {corpus} corpus these columns are not used: {listed(unused)}")
+    return records
+
+
+def _unlike_answers(records: list[Record], *, corpus: str) -> list[str]:
+    """A note where one prompt has several answers: a column that tells the prompts apart may be unread."""
+    answers: dict[tuple[Turn, ...], set[str]] = {}
+    for record in records:
+        if record.prompt is not None:
+            answers.setdefault(record.conversation, set()).add(record.text)
+    alike = {prompt for prompt, texts in answers.items() if len(texts) > 1}
+    count = sum(record.prompt is not None and record.conversation in alike for record in records)
+    prompts = "one prompt" if len(alike) == 1 else f"{len(alike)} prompts"
+    return [f"{_records(count)} of the {corpus} corpus have {prompts} with different answers"] * bool(alike)
 
 
 def _without_path(config: CorpusConfig) -> bool:

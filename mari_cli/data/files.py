@@ -12,21 +12,21 @@ import codecs
 import csv
 import io
 import json
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shlex
+import stat
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mari_cli.config import FileCorpus
+from mari_cli.data.forms import Row, form_of, kind, listed
 from mari_cli.data.records import Record
 from mari_cli.errors import UserError, nearest
-
-RECOGNISED = (("prompt", "completion"), ("question", "answer"), (None, "text"))
-"""(prompt field, text field) pairs that need no configuration, the first that is there counts."""
+from mari_cli.places import is_there, place
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-
-Row = Mapping[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,14 @@ class Table:
 
 def read_files(config: FileCorpus, *, corpus: str) -> list[Record]:
     """Every record at `config.path`; ``corpus`` is the key it is configured under (`forget`, `retain`, …)."""
+    return read_noted(config, corpus=corpus)[0]
+
+
+def read_noted(config: FileCorpus, *, corpus: str) -> tuple[list[Record], list[str]]:
+    """The same, and the names of the columns that were not read."""
     assert config.path is not None, "a corpus without a path has nothing to read"
-    path = Path(config.path).expanduser()
-    if config.path and path.exists():  # an empty path would be the current folder
+    path = place(config.path)
+    if config.path and is_there(path):  # an empty path would be the current folder
         files = _files(path)
         fields_named = config.text_field is not None or config.prompt_field is not None
         if fields_named and all(_suffix(file) == ".txt" for file in files):
@@ -49,17 +54,18 @@ def read_files(config: FileCorpus, *, corpus: str) -> list[Record]:
                 f"`{config.path}` is plain text and has no fields",
                 f"leave out `{corpus}.text_field`, `{corpus}.prompt_field` and `{corpus}.completion_field`",
             )
-        records = [record for file in files for record in _read_file(file, config, corpus=corpus)]
+        parts = [_read_file(file, config, corpus=corpus) for file in files]
     elif _looks_like_path(config.path):
         raise UserError(f"no such file: `{config.path}`", _hint_missing(path))
     else:
-        records = _records(_hub_table(config, corpus=corpus), config, source=config.path, corpus=corpus)
+        parts = [_records(_hub_table(config, corpus=corpus), config, source=config.path, corpus=corpus)]
+    records = [record for found, _ in parts for record in found]
     if not records:
         raise UserError(
             f"the {corpus} corpus is empty: `{config.path}` holds no records",
             f"point `{corpus}.path` at a file with text in it",
         )
-    return records
+    return records, list(dict.fromkeys(name for _, unused in parts for name in unused))
 
 
 def read_subset(
@@ -78,8 +84,8 @@ def read_subset(
     the fields hold is for the caller to check.
     """
     named = f"{subset}/{split}" if split else subset
-    folder = Path(path).expanduser()
-    if path and folder.exists():
+    folder = place(path)
+    if path and is_there(folder):
         names = [f"{subset}/{split}"] if split else []
         files = next(
             (found for name in [*names, subset, alias] if name and (found := _parts(folder, name))), []
@@ -99,7 +105,7 @@ def read_subset(
         for field in fields if table.names else ():  # an empty file has none
             if field not in table.names:
                 raise UserError(
-                    f"`{named}` in `{path}` has no field `{field}`; it has {_listed(table.names)}",
+                    f"`{named}` in `{path}` has no field `{field}`; it has {listed(table.names)}",
                     f"check `{key}`: it may hold another data set",
                 )
     rows = [row for table in tables for row in table.take(list(fields))]
@@ -162,7 +168,11 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _hint_missing(path: Path) -> str:
-    siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    if os.path.islink(path):
+        return f"`{path}` is a link to `{os.readlink(path)}`, which leads nowhere"
+    siblings = (
+        os.listdir(path.parent) if os.access(path.parent, os.R_OK) and os.path.isdir(path.parent) else []
+    )
     similar = nearest(path.name, siblings)
     if similar is not None:
         return f"did you mean `{path.parent / similar}`?"
@@ -170,20 +180,32 @@ def _hint_missing(path: Path) -> str:
 
 
 def _files(path: Path) -> list[Path]:
+    try:
+        return _listed_files(path)
+    except OSError as err:
+        raise UserError(f"cannot read `{path}`: {err.strerror or err}", "check that it may be read") from err
+
+
+def _listed_files(path: Path) -> list[Path]:
     if path.is_dir():
         inside = sorted(file for file in path.rglob("*") if not file.is_dir())
         files = [f for f in inside if not any(part.startswith(".") for part in f.relative_to(path).parts)]
         if not files:
-            raise UserError(f"no files in folder `{path}`", f"it should hold {_listed(SUFFIXES)} files")
+            raise UserError(f"no files in folder `{path}`", f"it should hold {listed(SUFFIXES)} files")
     else:
         files = [path]
     for file in files:
         if _suffix(file) not in SUFFIXES:
             kind = f"files of kind `{file.suffix}`" if file.suffix else "files without a suffix"
-            hint = f"convert it to one of {_listed(SUFFIXES)}"
+            hint = f"convert it to one of {listed(SUFFIXES)}"
             raise UserError(
                 f"cannot read `{file}`: {kind} are not supported",
                 f"{hint}, or move it out of `{path}`" if path.is_dir() else hint,
+            )
+        if not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited for without end
+            raise UserError(
+                f"cannot read `{file}`: it is no file but a pipe, a socket or a device",
+                "write its text into a file",
             )
     return files
 
@@ -191,11 +213,12 @@ def _files(path: Path) -> list[Path]:
 # -- file formats --------------------------------------------------------------------------------------------
 
 
-def _read_file(path: Path, config: FileCorpus, *, corpus: str) -> list[Record]:
+def _read_file(path: Path, config: FileCorpus, *, corpus: str) -> tuple[list[Record], list[str]]:
     try:
         if _suffix(path) == ".txt":
             text = _decoded(path).replace("\r\n", "\n").replace("\r", "\n")
-            return [Record(text=passage) for passage in passages(text, characters=config.passage_characters)]
+            found = passages(text, characters=config.passage_characters)
+            return [Record(text=passage) for passage in found], []
         return _records(READERS[_suffix(path)](path), config, source=str(path), corpus=corpus)
     except OSError as err:
         raise UserError(
@@ -203,25 +226,75 @@ def _read_file(path: Path, config: FileCorpus, *, corpus: str) -> list[Record]:
         ) from err
 
 
+ENCODINGS = {
+    codecs.BOM_UTF32_LE: "UTF-32",  # before that of UTF-16, with which it begins
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+"""By the mark that a file begins with."""
+
+
 def _decoded(path: Path) -> str:
-    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    data = path.read_bytes()
+    for mark, encoding in ENCODINGS.items():
+        if data.startswith(mark):
+            raise UserError(f"`{path}` is {encoding}, not UTF-8", _convert(path, encoding))
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if (at := data.find(b"\0")) >= 0:
+        wide = "UTF-16LE" if at % 2 else "UTF-16BE"
+        raise UserError(
+            f"`{path}` holds a NUL byte in line {data.count(NEWLINE, 0, at) + 1}, which no text has",
+            f"where it is UTF-16, {_convert(path, wide)}; else take it out",
+        )
     try:
         return data.decode()
     except UnicodeDecodeError as err:
-        line = data.count(b"\n", 0, err.start) + 1
+        line = data.count(NEWLINE, 0, err.start) + 1
         raise UserError(
             f"`{path}` is not UTF-8: byte 0x{data[err.start]:02x} in line {line}",
-            f"convert it: `iconv -f WINDOWS-1252 -t UTF-8 {path}`, with the encoding it really has",
+            f"{_convert(path, 'WINDOWS-1252')}, with the encoding it really has",
         ) from err
 
 
-def _loaded(text: str, *, path: Path, first_line: int, hint: str) -> object:
+NEWLINE = b"\n"
+
+
+def _convert(path: Path, encoding: str) -> str:
+    """A hint with a command that can be pasted into a shell."""
+    new = path.with_name(f"{path.stem}.utf8{path.suffix}")
+    return f"convert it: `iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(new))}`"
+
+
+class _Twice(ValueError):
+    """A key that an object has twice."""
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Twice(next(name for name in names if names.count(name) > 1))
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def _loaded(text: str, *, path: Path, first_line: int, hint: str, start: int = 0) -> tuple[object, int]:
+    """The JSON value that begins at ``start``, and where it ends."""
     try:
-        return json.loads(text)
+        return _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as err:
         line = first_line + err.lineno - 1
         raise UserError(
             f"malformed JSON in `{path}`, line {line}, column {err.colno}: {err.msg}", hint
+        ) from err
+    except _Twice as err:
+        line = first_line + text.count("\n", 0, start)
+        raise UserError(
+            f"an object in `{path}`, line {line} or after, has several values for `{err}`",
+            "give every key one value",
         ) from err
     except (
         ValueError,
@@ -230,35 +303,62 @@ def _loaded(text: str, *, path: Path, first_line: int, hint: str) -> object:
         raise UserError(f"malformed JSON in `{path}`, line {first_line} or after: {err}", hint) from err
 
 
+def _values(text: str, *, path: Path, first_line: int, hint: str) -> list[object]:
+    """Every JSON value in ``text``, one after another."""
+    found: list[object] = []
+    at = _blank(text, 0)
+    while at < len(text):
+        value, end = _loaded(text, path=path, first_line=first_line, hint=hint, start=at)
+        found.append(value)
+        at = _blank(text, end)
+    return found
+
+
+def _blank(text: str, start: int) -> int:
+    """Where the white space of JSON ends that begins at ``start``."""
+    match = BLANK.match(text, start)
+    assert match is not None
+    return match.end()
+
+
+BLANK = re.compile(r"[ \t\r\n]*")
+
+
 def _objects(values: Iterable[object], *, path: Path) -> Table:
     rows: list[Row] = []
     for number, value in enumerate(values, start=1):
         if not isinstance(value, dict):
             raise UserError(
-                f"record {number} of `{path}` is {_kind(value)}, not an object",
+                f"record {number} of `{path}` is {kind(value)}, not an object",
                 'write every record as an object, like {"prompt": "…", "completion": "…"} or {"text": "…"}',
             )
         rows.append(value)
-    return Table(names=list(rows[0]) if rows else [], take=lambda _: rows)
+    return Table(names=list(dict.fromkeys(name for row in rows for name in row)), take=lambda _: rows)
 
 
 def _json_lines(path: Path) -> Table:
     # not str.splitlines: U+2028 and its like may stand unescaped inside a JSON string
     lines = enumerate(_decoded(path).split("\n"), start=1)
     hint = "one JSON object a line"
-    return _objects(
-        (_loaded(line, path=path, first_line=number, hint=hint) for number, line in lines if line.strip()),
-        path=path,
-    )
+
+    def one(line: str, number: int) -> object:
+        value, end = _loaded(line, path=path, first_line=number, hint=hint, start=_blank(line, 0))
+        if (after := _blank(line, end)) < len(line):
+            raise UserError(
+                f"malformed JSON in `{path}`, line {number}, column {after + 1}: Extra data", hint
+            )
+        return value
+
+    return _objects((one(line, number) for number, line in lines if line.strip()), path=path)
 
 
 def _json(path: Path) -> Table:
-    text = _decoded(path)
-    if not text.lstrip().startswith("["):  # many data sets, TOFU among them, ship JSON lines as .json
-        return _json_lines(path)
-    hint = "a .json file holds a list of objects, or one object a line"
-    values = _loaded(text, path=path, first_line=1, hint=hint)
-    assert isinstance(values, list), "JSON that starts with a bracket is a list"
+    """A list of objects, or objects one after another: many data sets, TOFU among them, ship JSON lines as
+    .json."""
+    hint = "a .json file holds a list of objects, or objects one after another"
+    values = _values(_decoded(path), path=path, first_line=1, hint=hint)
+    if len(values) == 1 and isinstance(values[0], list):
+        values = values[0]
     return _objects(values, path=path)
 
 
@@ -270,6 +370,7 @@ def _csv(path: Path) -> Table:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         names = list(reader.fieldnames or [])
+        _refuse_other_separators(names, path)
         rows = list(reader)
     except csv.Error as err:
         raise UserError(
@@ -277,33 +378,62 @@ def _csv(path: Path) -> Table:
         ) from err
     finally:
         csv.field_size_limit(previous)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"`{path}` has several columns called {_listed(twice)}", "name every column once")
+    _refuse_doubles(names, path)
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             raise UserError(
-                f"record {number} of `{path}` does not have the {len(names)} cells of the header",
+                f"record {number} of `{path}` does not have the "
+                f"{'one cell' if len(names) == 1 else f'{len(names)} cells'} of the header",
                 "quote cells that contain a comma, a quote or a line break",
             )
     return Table(names=names, take=lambda _: rows)
+
+
+def _refuse_other_separators(names: Sequence[str], path: Path) -> None:
+    separators = {";": "semicolons", "\t": "tabs", "|": "bars"}
+    found = [word for sign, word in separators.items() if len(names) == 1 and sign in names[0]]
+    if found:
+        raise UserError(
+            f"the cells of `{path}` are separated by {found[0]}, not by commas: its header is {names[0]!r}",
+            "save it as CSV with commas, or as JSON lines",
+        )
+
+
+def _refuse_doubles(names: Sequence[str], path: Path) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"`{path}` has several columns called {listed(twice)}", "name every column once")
 
 
 def _parquet(path: Path) -> Table:
     import pyarrow
     import pyarrow.parquet
 
+    unreadable = (
+        *(pyarrow.ArrowException, ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError),
+        OSError,  # of the library's own: a page that is none
+    )
+
+    def damaged(err: Exception) -> Exception:
+        if isinstance(err, OSError) and err.errno is not None:  # of the system's
+            return err
+        return UserError(
+            f"`{path}` is not a Parquet file: {_one_line(err)}", "write it again, or name it by what it is"
+        )
+
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
-    except pyarrow.ArrowInvalid as err:
-        raise UserError(
-            f"`{path}` is not a Parquet file: {err}", "write it again, or name it by what it is"
-        ) from err
+    except unreadable as err:
+        raise damaged(err) from err
+    _refuse_doubles(names, path)
 
     def take(columns: list[str]) -> Iterable[Row]:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            rows: list[Row] = file.read(columns=columns).to_pylist()
+        try:
+            with pyarrow.parquet.ParquetFile(path) as file:
+                rows: list[Row] = file.read(columns=columns).to_pylist()
+        except unreadable as err:
+            raise damaged(err) from err
         return rows
 
     return Table(names=names, take=take)
@@ -360,71 +490,11 @@ def _one_line(err: Exception) -> str:
 # -- rows to records -----------------------------------------------------------------------------------------
 
 
-def _records(table: Table, config: FileCorpus, *, source: str, corpus: str) -> list[Record]:
+def _records(table: Table, config: FileCorpus, *, source: str, corpus: str) -> tuple[list[Record], list[str]]:
+    """Records, and the columns that no record has anything of."""
     if not table.names:
-        return []
-    prompt_field, text_field = _choose(table.names, config, source=source, corpus=corpus)
-    columns = [text_field] if prompt_field is None else [prompt_field, text_field]
-    records = []
-    for number, row in enumerate(table.take(columns), start=1):
-        where = f"record {number} of `{source}`"
-        prompt = None if prompt_field is None else _words(row, prompt_field, where=where)
-        records.append(Record(prompt=prompt, text=_words(row, text_field, where=where)))
-    return records
-
-
-def _choose(names: list[str], config: FileCorpus, *, source: str, corpus: str) -> tuple[str | None, str]:
-    """(prompt field or None, text field): the configured ones, else the first recognised pair there is."""
-    if config.text_field is None and config.completion_field is None:
-        for prompt, text in RECOGNISED:
-            if text in names and (prompt is None or prompt in names):
-                return prompt, text
-        raise UserError(
-            f"`{source}` has no fields `prompt`/`completion`, `question`/`answer` or `text`; "
-            f"it has {_listed(names)}",
-            f"set `{corpus}.prompt_field` and `{corpus}.completion_field`, or `{corpus}.text_field`",
-        )
-    for key in ("prompt_field", "completion_field", "text_field"):
-        field: str | None = getattr(config, key)
-        if field is not None and field not in names:
-            similar = nearest(field, names)
-            raise UserError(
-                f"`{source}` has no field `{field}`; it has {_listed(names)}",
-                f"set `{corpus}.{key}` to " + (f"`{similar}`?" if similar else "one of those"),
-            )
-    text_field = config.text_field if config.text_field is not None else config.completion_field
-    assert text_field is not None, "the schema lets prompt_field stand only beside completion_field"
-    return config.prompt_field, text_field
-
-
-def _words(row: Row, field: str, *, where: str) -> str:
-    if field not in row:
-        raise UserError(
-            f"{where} has no field `{field}`; it has {_listed(row)}",
-            "every record needs the fields of the first",
-        )
-    value = row[field]
-    if not isinstance(value, str):
-        raise UserError(
-            f"`{field}` in {where} is {_kind(value)}, not a string", "write it as text, or leave it out"
-        )
-    if not value.strip():
-        raise UserError(f"`{field}` in {where} is empty", "fill it in, or leave the record out")
-    try:
-        value.encode()
-    except UnicodeEncodeError as err:  # JSON can escape half a surrogate pair, which is no character
-        raise UserError(
-            f"`{field}` in {where} is not valid Unicode: lone surrogate at character {err.start + 1}",
-            "write the text as UTF-8, unescaped",
-        ) from err
-    return value
-
-
-def _kind(value: object) -> str:
-    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string"}
-    names |= {list: "a list", dict: "an object"}
-    return names.get(type(value), f"a {type(value).__name__}")
-
-
-def _listed(words: Iterable[str]) -> str:
-    return ", ".join(f"`{word}`" for word in words)
+        return [], []
+    form = form_of(table.names, config, source=source, corpus=corpus)
+    rows = enumerate(table.take(list(form.columns)), start=1)
+    records = [form.record(row, f"record {number} of `{source}`") for number, row in rows]
+    return records, [name for name in table.names if name not in form.columns]

@@ -1,13 +1,16 @@
 """From records to token sequences that know which of their tokens are supervised."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from mari_cli.data.records import Record
+from mari_cli.config import TODAY
+from mari_cli.data.chat import Chat, Written, chat_of, written
+from mari_cli.data.records import Record, Turn
 from mari_cli.errors import UserError
 
 
@@ -36,50 +39,107 @@ class PromptStyle:
     template: str
     chat: bool
     """Use the tokenizer's chat template instead of ``template``."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Of the chat template."""
+    today: date = TODAY
+    """The date that a chat template is told."""
+    system: str | None = None
+    """What is said before every prompt that has no system turn of its own."""
 
-    def texts(self, tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> tuple[str, str]:
-        """The text up to the completion, and the whole."""
-        if not self.chat:
-            before = self.template.replace("{prompt}", prompt)
-            return before, before + completion
-        user = [{"role": "user", "content": prompt}]
-        answered = [*user, {"role": "assistant", "content": completion}]
-        try:
-            before = str(tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True))
-            whole = str(tokenizer.apply_chat_template(answered, tokenize=False)).rstrip()
-        except TemplateError as error:
-            raise UserError(
-                f"the chat template refuses a question with its answer: {error}",
-                "turn it off with `model.chat_template=off`",
-            ) from error
-        if not whole.startswith(before):
-            raise UserError(
-                "the chat template writes a prompt differently once it is answered",
-                "turn it off with `model.chat_template=off`",
-            )
-        return before, whole
+    @property
+    def key(self) -> dict[str, Any]:
+        """All of it, as JSON has it, for the keys of what depends on it."""
+        return {
+            "template": self.template,
+            "chat": self.chat,
+            "arguments": dict(self.arguments),
+            "date": self.today.isoformat(),
+            "system": self.system,
+        }
+
+    def turns(self, record: Record) -> tuple[Turn, ...]:
+        """All that is said before the answer."""
+        turns = record.conversation
+        if self.system is None or any(turn.role == "system" for turn in turns):
+            return turns
+        return (Turn("system", self.system), *turns)
+
+    def chat_of(self, tokenizer: PreTrainedTokenizerBase) -> Chat:
+        """The chat template of ``tokenizer`` as this style uses it."""
+        return chat_of(tokenizer, arguments=self.arguments, today=self.today)
+
+    def written(self, tokenizer: PreTrainedTokenizerBase, record: Record) -> Written:
+        """A prompt with its completion."""
+        if self.chat:
+            return written(self.chat_of(tokenizer), tokenizer, self.turns(record), record.text)
+        return Written(plain(self.turns(record), self.template), record.text, "")
+
+
+def plain(turns: Sequence[Turn], template: str) -> str:
+    """A conversation up to an answer, without a chat template: each question in ``template``, answers and
+    system words as they are, with an empty line after them."""
+    return "".join(
+        template.replace("{prompt}", turn.content) if turn.role == "user" else f"{turn.content}\n\n"
+        for turn in turns
+    )
 
 
 def encode_pair(
-    record: Record, tokenizer: PreTrainedTokenizerBase, style: PromptStyle
+    record: Record,
+    tokenizer: PreTrainedTokenizerBase,
+    style: PromptStyle,
+    *,
+    enders: Collection[int] | None = None,
 ) -> tuple[list[int], int]:
-    """Token ids of prompt, completion and one closing EOS; and the index of the first completion token.
+    """Token ids of prompt and completion up to the token that ends it; and the index of the first completion
+    token. ``enders``: `turn_enders`, where they are known.
+
+    A completion ends with the first token of the vocabulary's own that the chat template writes after it (its
+    end of turn), else with EOS. What a template writes after that, a line break for instance, no model says.
 
     The whole text is tokenised at once, as the model will meet it, and the boundary is read off the character
     offsets: a token that straddles it belongs to the completion. (Two separate tokenisations would differ
     wherever a tokenizer merges across the boundary.)
     """
     assert record.prompt is not None
-    before, whole = style.texts(tokenizer, record.prompt, record.text)
-    encoding: Any = tokenizer(whole, return_offsets_mapping=True, add_special_tokens=not style.chat)
+    prompt, answer, end = style.written(tokenizer, record)
+    enders = turn_enders(tokenizer) if enders is None else enders
+    if not any(token in enders for token in tokenizer(end, add_special_tokens=False)["input_ids"]):
+        end = end.rstrip()  # EOS follows
+    encoding: Any = tokenizer(
+        prompt + answer + end, return_offsets_mapping=True, add_special_tokens=not style.chat
+    )
     ids: list[int] = list(encoding["input_ids"])
-    # special tokens have the empty span (0, 0), which never passes the boundary
-    start = next((i for i, (_, end) in enumerate(encoding["offset_mapping"]) if end > len(before)), len(ids))
+    spans: list[tuple[int, int]] = encoding["offset_mapping"]
+    # special tokens that are in no text have the empty span (0, 0), which never passes the boundary
+    start = next((i for i, (_, after) in enumerate(spans) if after > len(prompt)), len(ids))
     start = max(start, 1)  # nothing predicts the very first token
     eos = tokenizer.eos_token_id
-    if ids[-1] != eos or start == len(ids):  # an EOS that ends the prompt ends no answer
-        ids.append(eos)
+    for i in range(start, len(ids)):
+        if spans[i][0] >= len(prompt) + len(answer) and ids[i] in enders:
+            ids = ids[: i + 1]
+            break
+    else:
+        if ids[-1] != eos or start == len(ids):  # an EOS that ends the prompt ends no answer
+            ids.append(eos)
+    ends = {ids[-1], eos}
+    first = next((i for i in range(start, len(ids)) if ids[i] in ends), len(ids))
+    after = [token for token in ids[first:] if token not in ends]
+    if not str(tokenizer.decode(after)).strip():  # a completion that brings its own end needs no other
+        ids = ids[: first + 1]
     return ids, start
+
+
+def turn_enders(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Tokens that stand for themselves, whatever text is around them, and so can end a turn."""
+    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
+    return added | {tokenizer.eos_token_id}
+
+
+def end_of_answer(tokenizer: PreTrainedTokenizerBase, style: PromptStyle) -> int:
+    """The token that ends every answer: at it the model has to stop."""
+    ids, _ = encode_pair(Record(prompt="Where?", text="There."), tokenizer, style)
+    return ids[-1]
 
 
 def encode_text(text: str, tokenizer: PreTrainedTokenizerBase, block_size: int) -> list[list[int]]:
@@ -107,25 +167,41 @@ def tokenize(
 ) -> list[Item]:
     """Items of all ``records``, in order. ``corpus`` names the corpus in errors.
 
-    Raises UserError where a pair is longer than ``max_length`` and ``truncate`` was not asked for, or where a
-    prompt alone fills it.
+    Raises UserError where a pair is longer than ``max_length`` and ``truncate`` was not asked for, where a
+    prompt alone fills it, and where an answer goes on after a token that ends it.
     """
-    block_size = min(block_size or max_length, max_length)
+    if block_size is not None and block_size > max_length:
+        raise UserError(
+            f"`{corpus}.block_size={block_size}` is longer than the {max_length} tokens of a sequence",
+            f"set it to at most {max_length}, or leave it out",
+        )
+    block_size = block_size or max_length
     if block_size < 2:
         raise UserError(
             f"a block of {block_size} token has no token to predict and one to predict it from",
             f"set `{corpus}.block_size` and `model.max_length` to at least 2",
         )
     items: list[Item] = []
+    enders = turn_enders(tokenizer)
     too_long = no_room = 0
+    ended: list[tuple[int, int]] = []
     for number, record in enumerate(records):
         if record.prompt is None:
             items += [Item(tuple(ids), 1, number) for ids in encode_text(record.text, tokenizer, block_size)]
             continue
-        ids, start = encode_pair(record, tokenizer, style)
+        with _of_record(number, corpus):
+            ids, start = encode_pair(record, tokenizer, style, enders=enders)
         too_long += len(ids) > max_length
         no_room += start >= max_length
+        ended += [(number, token) for token in {ids[-1], tokenizer.eos_token_id} & set(ids[start:-1])]
         items.append(Item(tuple(ids[:max_length]), start, number))
+    if ended:
+        number, token = ended[0]
+        raise UserError(
+            f"the answer of record {number + 1} of the {corpus} corpus goes on after "
+            f"`{tokenizer.convert_ids_to_tokens(token)}`, which ends an answer",
+            "cut the answer there, or take the token out of it",
+        )
     if no_room:
         raise UserError(
             f"{no_room} of {len(records)} prompts of the {corpus} corpus leave no room for an answer "
@@ -141,6 +217,29 @@ def tokenize(
     if not items:
         raise UserError(f"the {corpus} corpus holds no token to learn", "give it more text")
     return items
+
+
+@contextmanager
+def _of_record(number: int, corpus: str) -> Iterator[None]:
+    """An error inside says which record it is of."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"record {number + 1} of the {corpus} corpus: {error}", error.hint) from error
+
+
+def check_prompts(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, style: PromptStyle, *, corpus: str
+) -> None:
+    """Refuse records that cannot be written, as far as the first of each kind tells: those in which the same
+    sides speak are of one kind. It needs no model."""
+    first: dict[tuple[str, ...], int] = {}
+    for number, record in enumerate(records):
+        first.setdefault(tuple(turn.role for turn in style.turns(record)), number)
+    for number in first.values():
+        if records[number].prompt is not None:
+            with _of_record(number, corpus):
+                style.written(tokenizer, records[number])
 
 
 def count_tokens(items: Iterable[Item]) -> int:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from transformers.utils import logging as hf_logging
 
 from mari_cli import runs
 from mari_cli.config import ChatTemplate, ModelConfig, Packing
+from mari_cli.data.chat import check_chat
 from mari_cli.data.records import Record
-from mari_cli.data.tokenize import Item, PromptStyle, tokenize
+from mari_cli.data.tokenize import Item, PromptStyle, end_of_answer, tokenize
 from mari_cli.errors import UserError, nearest
 from mari_cli.models.device import Compute
 from mari_cli.models.fingerprint import weights_hash
@@ -43,6 +45,7 @@ from mari_cli.models.lora import (
 )
 from mari_cli.models.packing import Layout, settle
 from mari_cli.models.tokenizer import check_tokenizer, only_own_tokens, train_tokenizer
+from mari_cli.places import is_there, place
 
 UNREADABLE = (
     OSError,
@@ -76,6 +79,15 @@ class LanguageModel:
     def in_shards(self) -> bool:
         """Whether each process has a part of the weights: then all must call the model equally often."""
         return any(isinstance(parameter, DTensor) for parameter in self.model.parameters())
+
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """Tokens that end an answer, in rising order: the tokenizer's EOS, the end of turn of the chat
+        template that is used, and the EOS, one or several, of the checkpoint's generation settings."""
+        named = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        listed = named if isinstance(named, list | tuple) else [named]
+        own = [self.tokenizer.eos_token_id, end_of_answer(self.tokenizer, self.style)]
+        return sorted({token for token in [*own, *listed] if token is not None})
 
     def tokenize(
         self, records: list[Record], *, corpus: str, block_size: int | None, truncate: bool
@@ -124,7 +136,7 @@ def system_errors() -> Iterator[None]:
 
 def _local_or_hub(path: str) -> str:
     """A run stands for its checkpoint; what looks like a path must exist; the rest are names of the hub."""
-    local = Path(path).expanduser()
+    local = place(path)
     if (local / "checkpoint").is_dir():
         return str(local / "checkpoint")
     if (local / runs.RUN).is_file():
@@ -152,7 +164,7 @@ def retold(path: str, error: Exception, what: str) -> UserError:
             "read that code; `model.trust_remote_code=true` runs it",
         )
     gist = _gist(error)
-    if not Path(path).expanduser().exists():
+    if not is_there(path):
         return UserError(
             f"`{path}` is no local directory, and cannot be loaded from the hub: {gist}",
             "check the name and the connection, or give a local directory",
@@ -220,7 +232,7 @@ def base_of(config: ModelConfig, *, weights: str, sha256: str) -> Base:
 def _with_adapter(config: ModelConfig, directory: Path) -> PreTrainedModel:
     """The base of the adapter in ``directory``, with the adapter merged in."""
     base = read_base(directory)
-    if base.path.startswith(("/", ".", "~")) and not Path(base.path).expanduser().exists():
+    if base.path.startswith(("/", ".", "~")) and not is_there(base.path):
         raise UserError(
             f"the base of the adapter at `{config.path}` is gone: no `{base.path}`",
             "put it back; `model.lora.merge=true` leaves models that need no base",
@@ -399,16 +411,40 @@ def load_model(
     torch.nn.Module.to(model, compute.device)
     model.eval()
     check_parity(model)
-    chat = config.chat_template is ChatTemplate.auto and tokenizer.chat_template is not None
     return LanguageModel(
         model=model,
         tokenizer=tokenizer,
         name=config.name,
         max_length=config.max_length or context or 1024,
-        style=PromptStyle(config.prompt_template, chat),
+        style=prompt_style(config, tokenizer),
         compute=compute,
         layout=settle(model, compute, packing),
     )
+
+
+def prompt_style(config: ModelConfig, tokenizer: PreTrainedTokenizerBase | None) -> PromptStyle:
+    """How ``config`` asks for prompts to be written; refused where the chat template does not go with it."""
+    chat = (
+        config.chat_template is ChatTemplate.auto
+        and tokenizer is not None
+        and tokenizer.chat_template is not None
+    )
+    if config.chat_template_args and not chat and tokenizer is not None:
+        raise UserError(
+            "`model.chat_template_args` has no effect: no chat template is used",
+            "leave it out, or give a tokenizer with a chat template and `model.chat_template=auto`",
+        )
+    style = PromptStyle(
+        config.prompt_template,
+        chat,
+        config.chat_template_args,
+        date.fromisoformat(config.chat_template_date),
+        config.system_prompt,
+    )
+    if chat:
+        assert tokenizer is not None
+        check_chat(style.chat_of(tokenizer), tokenizer)
+    return style
 
 
 def checkpoint_activations(model: PreTrainedModel, wanted: bool = True) -> None:

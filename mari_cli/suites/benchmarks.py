@@ -192,7 +192,7 @@ def _path(examiner: Examiner, task: "Questions") -> Path | None:
             "task": [task.name, task.task.VERSION, task.config_hash, task.sha256],
             "limit": task.limit,
             "fewshot": task.fewshot,
-            "chat_template": config.benchmark_chat_template and lm.tokenizer.chat_template,
+            "chat_template": config.benchmark_chat_template and [lm.tokenizer.chat_template, lm.style.key],
             "weights": examiner.weights,
             "tokenizer": _fingerprint(lm.tokenizer),
             "context": getattr(lm.model.config.get_text_config(), "max_position_embeddings", None),
@@ -236,6 +236,7 @@ def _asking(examiner: Examiner) -> Iterator[Callable[["Questions", "_Bar"], dict
                 bootstrap_iters=0,
                 apply_chat_template=chat,
                 fewshot_as_multiturn=chat,
+                system_instruction=examiner.lm.style.system if chat else None,
             )
             return _content(questions.name, task, results)
 

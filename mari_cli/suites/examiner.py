@@ -79,7 +79,7 @@ class Examiner:
                 description="",
             )
 
-        settings = {"max_new_tokens": most, "eos": self.lm.tokenizer.eos_token_id}
+        settings = {"max_new_tokens": most, "stops": self.lm.stop_token_ids}
         said = self._kept("answers", settings, items, ask, f"answering {what}")
         return [decode(self.lm, ids, strip=strip) for ids in said]
 

@@ -28,10 +28,10 @@ def generate(
     track: Track,
     description: str,
 ) -> list[list[int]]:
-    """The token ids that follow each of ``questions``: greedy, up to an EOS, at most ``max_new_tokens`` and
-    what the context holds."""
+    """The token ids that follow each of ``questions``: greedy, up to one of the stop tokens, at most
+    ``max_new_tokens`` and what the context holds."""
     lm.model.eval()
-    eos = lm.tokenizer.eos_token_id
+    stops = lm.stop_token_ids
     answers: list[list[int]] = [[] for _ in questions]
 
     def of_batch(indices: list[int]) -> list[list[int]]:
@@ -56,9 +56,10 @@ def generate(
                 top_p=None,
                 top_k=None,
                 use_cache=True,
-                pad_token_id=eos,
+                eos_token_id=stops,
+                pad_token_id=lm.tokenizer.eos_token_id,
             )
-        return [_until(eos, new_T.tolist()) for new_T in output[:, width:].cpu()]
+        return [_until(stops, new_T.tolist()) for new_T in output[:, width:].cpu()]
 
     batches = _batches([len(question) for question in questions], batch_size, lm.max_length - max_new_tokens)
     results = track(distributed.spread(batches, of_batch), description, len(batches))
@@ -81,8 +82,9 @@ def _batches(lengths: Sequence[int], batch_size: int, roomy: int) -> list[list[i
     ]
 
 
-def _until(eos: int, ids: list[int]) -> list[int]:
-    return ids[: ids.index(eos)] if eos in ids else ids
+def _until(stops: list[int], ids: list[int]) -> list[int]:
+    end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
+    return ids[:end]
 
 
 def decode(lm: LanguageModel, ids: Sequence[int], *, strip: bool = True) -> str:

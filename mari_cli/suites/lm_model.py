@@ -39,8 +39,8 @@ class InMemory(HFLM):  # type: ignore[misc]
         self.narrow = lm.compute.dtype != torch.float32
         super().__init__(
             pretrained=lm.model,
-            # a copy: one that lacks a padding token is given one
-            tokenizer=copy.deepcopy(lm.tokenizer),
+            tokenizer=_chatting_alike(lm),
+            chat_template_args=dict(lm.style.arguments),
             batch_size=batch_size,
             mixed_precision_dtype=lm.compute.dtype if self.narrow else None,
         )
@@ -125,6 +125,15 @@ class InMemory(HFLM):  # type: ignore[misc]
                     ) from error
             self.most = self.batch_size_per_gpu = self.batch_size_per_gpu // 2
             torch.cuda.empty_cache()
+
+
+def _chatting_alike(lm: LanguageModel) -> Any:
+    """A copy of the tokenizer: one that lacks a padding token is given one, and a chat template the date
+    that it is told everywhere."""
+    tokenizer = copy.deepcopy(lm.tokenizer)
+    if tokenizer.chat_template is not None:
+        tokenizer.chat_template = lm.style.chat_of(tokenizer).template
+    return tokenizer
 
 
 class _Counter(CacheHook):  # type: ignore[misc]

@@ -37,6 +37,7 @@ from lm_eval.utils import handle_non_serializable
 from mari_cli import runs
 from mari_cli.errors import UserError
 from mari_cli.metrics.of_benchmarks import LOWER_IS_BETTER
+from mari_cli.places import place
 from mari_cli.suites import mmlu_sample
 
 VERSION = importlib.metadata.version("lm_eval")
@@ -150,7 +151,7 @@ def _cache_of(folder: Path) -> str:
 
 
 def _folder(root: str) -> Path:
-    folder = Path(root).expanduser().absolute()
+    folder = place(root).absolute()
     if not folder.is_dir():
         raise UserError(
             f"no such folder: `metrics.benchmark_root={root}`",

@@ -63,10 +63,10 @@ is: choose one that you would run yourself.
 
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 from mari_cli.config import OwnSuite, SuiteConfig
 from mari_cli.errors import UserError, nearest
+from mari_cli.places import place
 from mari_cli.suites.suite import Suite
 
 MEMBERS = ("name", "describe", "examine", "summarise")
@@ -77,7 +77,7 @@ def load(config: SuiteConfig) -> Suite:
     assert isinstance(config, OwnSuite)
     if config.code is None:
         raise UserError("there is no suite: `suite.code` is not set", "set `suite.code` to a Python file")
-    path = Path(config.code).expanduser()
+    path = place(config.code)
     if not path.is_file():
         siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
         near = nearest(path.name, siblings)

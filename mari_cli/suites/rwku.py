@@ -100,7 +100,7 @@ class Rwku:
 def _turn(lm: LanguageModel, words: str) -> str:
     """What the user says, and the answer begun; as in RWKU not where a probe has begun one of its own."""
     begun = _ANSWER if words.endswith("\n") else ""
-    before = lm.style.texts(lm.tokenizer, words, "…")[0] if lm.style.chat else words
+    before = lm.style.written(lm.tokenizer, Record(prompt=words, text="…")).prompt if lm.style.chat else words
     return before + begun
 
 

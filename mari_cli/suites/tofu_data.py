@@ -1,13 +1,13 @@
 """TOFU's questions, from the hub or a folder (locuslab/TOFU): checked, each asked once, nothing missing."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from mari_cli.config import TofuSuite
-from mari_cli.data.files import Row as Fields
 from mari_cli.data.files import read_subset, subset_file
+from mari_cli.data.forms import Row as Fields
 from mari_cli.data.records import Record
 from mari_cli.errors import UserError
+from mari_cli.places import place
 from mari_cli.suites.tofu_numbers import HOLDOUT, OFFERED
 
 HOLDOUTS = ("holdout01", "holdout05", "holdout10")
@@ -63,7 +63,7 @@ def read_questions(config: TofuSuite) -> dict[str, list[Question]]:
 def _holdout(config: TofuSuite, holdout: str) -> str:
     """The name of the holdout's subset; refused where a folder does not hold it."""
     subset = config.split.replace("forget", "holdout") if holdout == "auto" else holdout
-    folder = Path(config.path).expanduser()
+    folder = place(config.path)
     if folder.is_dir() and subset_file(folder, subset) is None:
         others = [name for name in HOLDOUTS if subset_file(folder, name)]
         hint = f"`{subset}.json` is in TOFU on the hub (locuslab/TOFU); `suite.holdout=null` goes without"

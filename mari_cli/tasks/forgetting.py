@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 from mari_cli import runs
 from mari_cli.config import DPOConfig, MariConfig, UnlearnRun
 from mari_cli.data.batches import draw, drawn_indices
-from mari_cli.data.records import Record
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
 from mari_cli.losses.engine import log_probabilities
@@ -54,7 +53,7 @@ def alternative_items(config: UnlearnRun, lm: LanguageModel, forget: Corpus) -> 
         )
     answers = config.loss.answers
     records = [
-        Record(prompt=forget.record_of(i).prompt, text=answers[i % len(answers)])
+        replace(forget.record_of(i), text=answers[i % len(answers)], fact=None, value=None)
         for i in range(len(forget.items))
     ]
     return lm.tokenize(records, corpus="forget", block_size=None, truncate=config.forget.truncate)
@@ -302,7 +301,7 @@ def notes_on(outcome: Outcome, sizes: Mapping[str, int], forget_batch: int, reta
     for role, wanted in (("forget", forget_batch), ("retain", retain_batch)):
         if sizes[role] < wanted:
             notes.append(
-                f"the {role} corpus has {sizes[role]} items, "
+                f"the {role} corpus has {sizes[role]} item{'s' * (sizes[role] != 1)}, "
                 f"fewer than a batch of {wanted}: all are in every step"
             )
     return notes

@@ -14,6 +14,7 @@ from mari_cli.errors import UserError
 from mari_cli.metrics.items import item_values
 from mari_cli.metrics.overall import OPEN_UNLEARNING, overall_estimates
 from mari_cli.metrics.statistics import How
+from mari_cli.places import place
 from mari_cli.suites.measured import Measured
 from mari_cli.suites.open_unlearning_summary import Summary, lacking, read_summary, summary_scores
 from mari_cli.suites.tofu_data import read_questions
@@ -36,7 +37,7 @@ def from_log(config: EvaluateRun, *, command: Sequence[str]) -> dict[str, Any]:
     if suite is None and (summaries := _summaries(paths)):
         return _from_summaries(config, paths, summaries, command=command)
     questions = read_questions(suite) if suite else None
-    logs = {role: read_log(Path(path).expanduser()) for role, path in paths.items()}
+    logs = {role: read_log(place(path)) for role, path in paths.items()}
     how = How(config.metrics.bootstrap, config.metrics.confidence, config.seed)
     notes: dict[str, None] = {}
     models = {}

@@ -12,13 +12,13 @@ from mari_cli import distributed
 from mari_cli.config import Device as DeviceChoice
 from mari_cli.config import MariConfig, ModelConfig, Parallel, Precision, SupportSource, UnlearnRun, bytes_of
 from mari_cli.data.corpora import load_corpora
-from mari_cli.data.tokenize import Item, PromptStyle
+from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
 from mari_cli.losses import objective as losses
 from mari_cli.losses.objective import Objective
 from mari_cli.measure import devices
 from mari_cli.measure.devices import Device
-from mari_cli.models.load import LanguageModel, load_tokenizer
+from mari_cli.models.load import LanguageModel, load_tokenizer, prompt_style
 from mari_cli.models.lora import add_adapters
 from mari_cli.models.packing import foresee
 from mari_cli.models.skeleton import skeleton
@@ -233,15 +233,12 @@ def _language_model(run: UnlearnRun, model: PreTrainedModel, tokenizer: Any, com
     with torch.device("meta"):
         add_adapters(model, config.lora, seed=0)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    chat = (
-        tokenizer is not None and tokenizer.chat_template is not None and config.chat_template.value == "auto"
-    )
     return LanguageModel(
         model=model,
         tokenizer=tokenizer,
         name=config.name,
         max_length=config.max_length or context or 1024,
-        style=PromptStyle(config.prompt_template, chat),
+        style=prompt_style(config, tokenizer),
         compute=compute,
         layout=layout,
     )

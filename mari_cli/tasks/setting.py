@@ -27,10 +27,12 @@ from mari_cli.config import (
 from mari_cli.data.corpora import Corpora as Texts
 from mari_cli.data.corpora import load_corpora
 from mari_cli.data.records import Record
-from mari_cli.data.tokenize import count_tokens
+from mari_cli.data.tokenize import check_prompts, count_tokens
 from mari_cli.errors import UserError
 from mari_cli.models.device import Compute
-from mari_cli.models.load import LanguageModel, load_tokenizer
+from mari_cli.models.load import LanguageModel, load_tokenizer, prompt_style
+from mari_cli.places import is_there, place
+from mari_cli.progress import say
 from mari_cli.suites.benchmarks import check_benchmarks
 from mari_cli.suites.examiner import items_hash
 from mari_cli.suites.standard import Corpus
@@ -127,6 +129,9 @@ def prepare(config: RunConfig, compute: Compute) -> Setting:
         part for record in [*texts.forget, *texts.retain] for part in (record.prompt, record.text) if part
     )
     tokenizer = load_tokenizer(config.model, words)
+    style = prompt_style(config.model, tokenizer)
+    for role, records in (("forget", texts.forget), ("retain", texts.retain), ("holdout", texts.holdout)):
+        check_prompts(records or [], tokenizer, style, corpus=role)
     check_benchmarks(config.metrics, tokenizer)
     return Setting(texts, tokenizer, compute)
 
@@ -134,7 +139,7 @@ def prepare(config: RunConfig, compute: Compute) -> Setting:
 def _check_places(config: RunConfig) -> None:
     """Whether `out` and `cache` can be made; they are not made yet."""
     for key, path in (("out", Path(config.out)), ("cache", cache_directory(config))):
-        there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+        there = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
         if not (there.is_dir() and os.access(there, os.W_OK)):
             raise UserError(
                 f"cannot make `{key}={path}`: `{there}` is no directory to write in",
@@ -149,7 +154,7 @@ def tokenize_corpora(config: RunConfig, setting: Setting, lm: LanguageModel) -> 
         ("retain", config.retain, setting.texts.retain),
         ("holdout", config.holdout, setting.texts.holdout),
     ]
-    return {
+    corpora = {
         role: Corpus(
             records,
             lm.tokenize(records, corpus=role, block_size=corpus.block_size, truncate=corpus.truncate),
@@ -157,6 +162,9 @@ def tokenize_corpora(config: RunConfig, setting: Setting, lm: LanguageModel) -> 
         for role, corpus, records in roles
         if records is not None
     }
+    for note in setting.texts.notes:  # once nothing of the data is left to refuse
+        say(f"note: {note}")
+    return corpora
 
 
 def require_disk(config: RunConfig, lm: LanguageModel) -> None:
@@ -180,7 +188,7 @@ def gold_at_path(
     none, and where it reads text in other tokens."""
     if config.gold in words:
         return None
-    if not Path(config.gold).expanduser().exists():
+    if not is_there(config.gold):
         listed = ", ".join(f"`{word}`" for word in words)
         raise UserError(
             f"no gold model at `{config.gold}`", f"`gold` is a model or run directory, or one of {listed}"
@@ -206,7 +214,7 @@ def reference_at_path(config: RunConfig, setting: Setting, suite: Suite | None =
     path = config.metrics.mia_reference
     if path is None:
         return None
-    if not Path(path).expanduser().exists():
+    if not is_there(path):
         raise UserError(f"no model at `metrics.mia_reference={path}`", "give a model or run directory")
     if suite is None:
         held_out = setting.texts.holdout is not None
@@ -249,4 +257,4 @@ def device_info(compute: Compute) -> dict[str, Any]:
 
 
 def cache_directory(config: RunConfig) -> Path:
-    return Path(config.cache).expanduser()
+    return place(config.cache)

@@ -158,7 +158,8 @@ def finetuned(
         if _is_whole(directory, role):
             say(f"{role}: from the cache ({directory})")
             return directory
-        say(f"{role}: fine-tuning on {len(items)} items, at most {config.epochs} epochs")
+        what = f"{len(items)} item" if len(items) == 1 else f"{len(items)} items"
+        say(f"{role}: fine-tuning on {what}, at most {config.epochs} epochs")
         with runs.retold_disk_errors(directory), (directory / runs.METRICS).open("a") as metrics:
             outcome = finetune(
                 lm,

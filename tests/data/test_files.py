@@ -211,10 +211,11 @@ def test_an_empty_parquet_file_and_an_empty_folder_are_refused(tmp_path: Path) -
 
 
 def test_a_missing_field_names_those_that_are_there(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.csv", "frage;antwort\na;b\n")
+    path = written(tmp_path / "a.csv", "frage,antwort\na,b\n")
     error = refused(path)
     assert str(error).endswith(
-        "has no fields `prompt`/`completion`, `question`/`answer` or `text`; it has `frage;antwort`"
+        "has no fields `prompt`/`completion`, `question`/`answer`, `instruction`/`output`, `messages`, "
+        "`conversations` or `text`; it has `frage`, `antwort`"
     )
     assert error.hint == "set `forget.prompt_field` and `forget.completion_field`, or `forget.text_field`"
     path = written(tmp_path / "b.jsonl", json_lines([{"body": "a", "title": "b"}]))

@@ -155,12 +155,12 @@ def test_where_padding_is_eos_a_real_eos_is_learnt_all_the_same(bpe):
 CHAT = PromptStyle("unused {prompt}", chat=True)
 
 
-def test_a_chat_templates_own_end_of_turn_is_learnt_before_the_eos():
+def test_a_chat_templates_own_end_of_turn_is_learnt_and_nothing_after_it():
     tok = chatting(CHATML, "<|im_start|>", "<|im_end|>")
     ids, start = encode_pair(Record(prompt="Where?", text="By the sea."), tok, CHAT)
     assert tok.decode(ids[:start]) == "<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n"
-    assert tok.decode(ids[start:]) == "By the sea.<|im_end|><|eos|>"
-    assert ids.count(tok.eos_token_id) == 1
+    assert tok.decode(ids[start:]) == "By the sea.<|im_end|>"
+    assert tok.eos_token_id not in ids
     assert ids.count(tok.convert_tokens_to_ids("<|im_end|>")) == 2
 
 
@@ -182,7 +182,7 @@ def test_a_chat_template_writes_its_own_bos(bpe):
     ("template", "told"),
     [
         (THINKS, "writes a prompt differently once it is answered"),
-        (REFUSES, "refuses a question with its answer: a conversation begins with a system message"),
+        (REFUSES, "refuses a conversation: a conversation begins with a system message"),
     ],
 )
 def test_a_chat_template_that_does_not_go_from_question_to_answer_is_refused(template, told):
@@ -248,11 +248,11 @@ def test_blocks_know_the_record_they_were_cut_from(bpe):
         assert bpe.decode(ids) == text
 
 
-def test_a_block_is_no_longer_than_the_context(bpe):
-    assert (
-        max(len(item.input_ids) for item in cut([Record(text=BOOK)], bpe, max_length=12, block_size=500))
-        == 12
-    )
+def test_a_block_is_as_long_as_the_context_and_a_longer_one_is_refused(bpe):
+    assert max(len(item.input_ids) for item in cut([Record(text=BOOK)], bpe, max_length=12)) == 12
+    with pytest.raises(UserError, match=r"`forget\.block_size=500` is longer than the 12 tokens") as refused:
+        cut([Record(text=BOOK)], bpe, max_length=12, block_size=500)
+    assert refused.value.hint == "set it to at most 12, or leave it out"
 
 
 @pytest.mark.parametrize("sizes", [{"block_size": 1}, {"max_length": 1}])

@@ -14,6 +14,7 @@ import torch
 from benchmark_cases import SUBJECTS, choices, dataset, examiner, model, says_b, write_folder
 
 from mari_cli.config import MetricsConfig
+from mari_cli.data.tokenize import PromptStyle
 from mari_cli.errors import UserError
 from mari_cli.suites import lm_tasks
 from mari_cli.suites.benchmarks import (
@@ -456,6 +457,21 @@ def test_a_chat_template_is_used_where_it_is_asked_for(lm, root):
         assert contexts(examiner(lm, **settings))[0] == "Question: count to 0\nAnswer:"
     finally:
         lm.tokenizer.chat_template = None
+
+
+def test_a_chat_template_is_told_the_date_the_arguments_and_the_system_prompt_of_the_run(lm, root):
+    style = lm.style
+    lm.tokenizer.chat_template = (
+        "{{ strftime_now('%d %b %Y') }} {{ mood }} {% for m in messages %}{{ m.role }}: {{ m.content }} "
+        "{% endfor %}"
+    )
+    lm.style = PromptStyle("", True, {"mood": "calm"}, system="Be brief.")
+    try:
+        chatting = examiner(lm, benchmark_chat_template=True, benchmarks=["piqa"], benchmark_root=root)
+        asked = contexts(chatting)[0]
+        assert asked == "26 Jul 2024 calm system: Be brief. user: Question: count to 0\nAnswer: "
+    finally:
+        lm.tokenizer.chat_template, lm.style = None, style
 
 
 @pytest.mark.parametrize(
