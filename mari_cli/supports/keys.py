@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 from mari_cli.data.spans import Located, Span, Word
 from mari_cli.errors import UserError
+from mari_cli.places import place
 
 LONGEST = 3
 """Words in a key string that is found by counts."""
@@ -126,7 +126,7 @@ def rarities(located: Located, new: Collection[Gram], rare: frozenset[str]) -> I
 
 def read_keys(path: str) -> list[str]:
     """The lines of the file at ``path`` that are not empty."""
-    file = Path(path).expanduser()
+    file = place(path)
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:

@@ -66,7 +66,7 @@ def from_log(config: EvaluateRun, *, command: Sequence[str]) -> dict[str, Any]:
 
 def _summaries(paths: Mapping[str, str]) -> dict[str, Summary] | None:
     """By role, where the model's log is a summary that tells a part of the overall score."""
-    found = {role: read_summary(Path(path).expanduser()) for role, path in paths.items()}
+    found = {role: read_summary(place(path)) for role, path in paths.items()}
     summaries = {role: summary for role, summary in found.items() if summary is not None}
     own = summaries.get("model")
     if own is None or not summary_scores(own, paths["model"], summaries.get("gold"), summaries.get("target")):

@@ -32,6 +32,7 @@ from mari_cli.models.device import choose_compute
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import LanguageModel, load_tokenizer
 from mari_cli.models.reference import Reference, remember
+from mari_cli.places import is_there
 from mari_cli.progress import say, track
 from mari_cli.suites.examiner import Examiner, items_hash
 from mari_cli.suites.scores import ItemScore
@@ -139,7 +140,7 @@ def _at_path(name: str, config: UnlearnRun, setting: Setting) -> ModelConfig:
         raise UserError(
             f"`loss.support.source={config.loss.support.source}` needs `{key}`", f"give {NEEDED[name]}"
         )
-    if path.startswith(("/", ".", "~")) and not Path(path).expanduser().exists():
+    if path.startswith(("/", ".", "~")) and not is_there(path):
         raise UserError(f"no model at `{key}={path}`", "give a model or run directory")
     model = replace(config.model, path=path, architecture=None, revision=None, tokenizer=None)
     if load_tokenizer(model, []).get_vocab() != setting.tokenizer.get_vocab():
