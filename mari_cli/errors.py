@@ -12,6 +12,11 @@ class UserError(Exception):
         self.hint = hint
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """`1 item`, `2 items`; with ``plural``, one that is not made by an s: `3 people`."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice most like ``word``, or None where nothing is close."""
     return next(iter(difflib.get_close_matches(word, list(choices), n=1)), None)

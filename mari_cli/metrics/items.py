@@ -147,13 +147,13 @@ def recipe(metric: str) -> Recipe:
         return Recipe(suite, (group,), lambda item: (_tokens_right(item), item.values["tokens"]), ratio)
     if name == "perplexity":
         return Recipe(suite, (group,), lambda item: (_loss_sum(item), item.values["tokens"]), exp_ratio)
-    if name in ("truth_ratio", "truth_ratio_arithmetic"):
+    if name in ("truth_ratio", "truth_ratio_arithmetic", "truth_ratio_open_unlearning"):
         return Recipe(suite, (group,), lambda item: (_truth(item, name),), mean)
     if name == "forget_quality_ks":
         return Recipe(
             group, ("forget",), lambda item: (_log_truth(item, "truth_ratio"),), ks_distance, beside_gold=True
         )
-    if name in ("model_utility", "model_utility_arithmetic"):
+    if name in ("model_utility", "model_utility_arithmetic", "model_utility_open_unlearning"):
         truth = name.replace("model_utility", "truth_ratio")
         return Recipe(group, _UTILITY, lambda item: _useful(item, truth), harmonic_mean)
     return Recipe(suite, (group,), lambda item: (item.values[name],), mean)

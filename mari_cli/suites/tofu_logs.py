@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from mari_cli.errors import UserError
-from mari_cli.suites.log_columns import WHOLE, Log, add
-from mari_cli.suites.open_unlearning_logs import is_open_unlearning, read_open_unlearning
+from mari_cli.suites.log_columns import LOSSES, WHOLE, Log, add, require
+from mari_cli.suites.open_unlearning_logs import is_open_unlearning, of_muse, read_open_unlearning
 from mari_cli.suites.tofu_data import Question
-from mari_cli.suites.tofu_numbers import SETS
+from mari_cli.suites.tofu_numbers import PUBLISHED, SETS, SPLITS, split_of
 
 AGGREGATED, OPEN_UNLEARNING = "eval_log_aggregated.json", "TOFU_EVAL.json"
+OF_MUSE = "MUSE_EVAL.json"
+"""Which is refused, by what it holds."""
 FILES = {
     "forget": "eval_log_forget.json",
     "retain": "eval_log.json",
@@ -55,6 +57,8 @@ def read_log(path: Path) -> Log:
                 f"call it as TOFU does: {', '.join(f'`{file}`' for file in FILES.values())}",
             )
         return _read_tofu({path.name: content}, path)
+    if muse := of_muse(content, f"`{path}`"):
+        raise muse
     if content and all(isinstance(value, int | float) for value in content.values()):
         raise UserError(
             f"`{path}` is a summary, without the values by item that the numbers are computed from",
@@ -64,7 +68,7 @@ def read_log(path: Path) -> Log:
 
 
 def _read_folder(path: Path) -> Log:
-    for name in (AGGREGATED, OPEN_UNLEARNING):
+    for name in (AGGREGATED, OPEN_UNLEARNING, OF_MUSE):
         if (path / name).is_file():
             return read_log(path / name)
     files = {file: _json(path / file) for file in FILES.values() if (path / file).is_file()}
@@ -101,13 +105,19 @@ def _read_tofu(content: Mapping[str, Any], path: Path) -> Log:
             where = f"`{path}`" if path.name == file else f"`{file}` in `{path}`"
             columns = content[file] if isinstance(content[file], dict) else {}
             found = {ours: (theirs, columns.get(theirs)) for ours, theirs in TOFU_NAMES.items()}
+            require(name, where, found, LOSSES)
             add(log, name, where, found)
     return log
 
 
 # -- against the data ----------------------------------------------------------------------------------------
 
-LENGTHS = {"forget": (40, 200, 300, 400), "retain": (300, 400), "authors": (100,), "facts": (117,)}
+LENGTHS = {
+    "forget": (*sorted([*SPLITS, PUBLISHED]),),
+    "retain": (PUBLISHED, 400),
+    "authors": (100,),
+    "facts": (117,),
+}
 """How many questions TOFU has in each set, or its published logs hold (the first 300)."""
 
 Questions = Mapping[str, Sequence[Question]]
@@ -134,8 +144,7 @@ def require_same_items(log: Log, path: str, questions: Questions, data: str) -> 
         if count and count != len(asked):
             raise UserError(
                 f"`{path}` is of {count} {words}, and `{data}` has {len(asked)} with these settings",
-                f"`suite.items={count}` takes the first {count}, as TOFU's published logs do; `suite.split` "
-                "is the share of authors to be forgotten",
+                _settings_for(name, count, len(asked)),
             )
         if name not in log.asked:
             continue
@@ -145,6 +154,19 @@ def require_same_items(log: Log, path: str, questions: Questions, data: str) -> 
                     f"question {number} of the {words} in `{path}` is not that of `{data}`",
                     "give the data that the log is of, in its order: `suite.path`, `suite.split`",
                 )
+
+
+def _settings_for(name: str, count: int, there: int) -> str:
+    """Which settings of the data give ``count`` items of set ``name`` where these give ``there``."""
+    its, given = split_of(count), split_of(there)
+    if name == "forget" and its and given and its != given:
+        return f"{count} forget items are those of {its[0]}: `suite.split={its[0]}`"
+    if count < there or count == PUBLISHED:
+        return (
+            f"`suite.items={count}` takes the first {count} of each set, as TOFU's published logs take the "
+            f"first {PUBLISHED}; `suite.split` is the share of authors to be forgotten"
+        )
+    return "give the data that the log is of: `suite.path`, `suite.split`; `suite.items=null` takes all of it"
 
 
 def _letters(text: str) -> str:
