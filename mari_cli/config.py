@@ -761,8 +761,9 @@ class EvaluateRun(RunConfig):
     """A benchmark protocol, asked instead of the questions of the corpora."""
     gold: str = "none"
     """Path of a gold model to measure beside, or `none`."""
-    from_log: str | None = None
-    """Instead of a model: the log of a TOFU evaluation, whose numbers are computed again."""
+    from_log: Any = None
+    """Instead of a model: the log of a TOFU evaluation, whose numbers are computed again; a folder of logs;
+    or a list of such."""
     gold_log: str | None = None
     """The log of the retain model's evaluation, for forget quality."""
     device: Device = Device.auto
@@ -772,6 +773,11 @@ class EvaluateRun(RunConfig):
         _require(
             not isinstance(self.model, ModelConfig) or self.model.lora.rank is None,
             "model.lora.rank must be null here: an evaluation trains nothing",
+        )
+        logs = self.from_log if isinstance(self.from_log, list) else [self.from_log]
+        _require(
+            self.from_log is None or (bool(logs) and all(isinstance(log, str) and log for log in logs)),
+            f"from_log must be a path or a list of paths, got {self.from_log}",
         )
         _require(self.gold_log is None or self.from_log is not None, "gold_log needs from_log")
         _require(

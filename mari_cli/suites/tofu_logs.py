@@ -8,8 +8,10 @@ it holds means of its own, they are compared; what differs becomes a note.
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,64 @@ TOFU_NAMES = {
 _LOGS = f"`{AGGREGATED}` or `{OPEN_UNLEARNING}`"
 
 
+class NoLog(UserError):
+    """What is no log of a TOFU evaluation, as against one that is broken."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a log is, or may be."""
+
+    path: Path
+    named: bool
+    """Whether a user has named this very path; else it was found in a folder."""
+
+
+def places(paths: Sequence[str]) -> list[Place]:
+    """Every log that ``paths`` stand for, each once: a file or a folder with one log stands for itself, any
+    other folder for the logs in it and below. Of folders, each JSON file may be one until it is read."""
+    found: dict[Path, Place] = {}
+    for name in paths:
+        path = Path(name).expanduser()
+        here = [Place(path, named=True)]
+        if path.is_dir() and not _usual(path):
+            here = [Place(below, named=False) for below in _below(path)]
+            if not here:
+                raise NoLog(f"there is no log of a TOFU evaluation in `{path}`", f"give {_LOGS}")
+        for place in here:
+            found.setdefault(place.path.resolve(), place)
+    return list(found.values())
+
+
+def _usual(folder: Path) -> bool:
+    """Whether a log lies directly in ``folder``, under one of the names that evaluations give it."""
+    return any((folder / name).is_file() for name in (AGGREGATED, OPEN_UNLEARNING, OF_MUSE, *FILES.values()))
+
+
+def _below(folder: Path) -> list[Path]:
+    found = []
+    for directory, folders, files in os.walk(folder):
+        folders.sort()
+        here = Path(directory)
+        found += [here] if _usual(here) else [here / file for file in sorted(files) if file.endswith(".json")]
+    return found
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """What to call the logs in a table: their paths, without the names that all logs have, without what all
+    of these begin with, and never two alike."""
+    usual = {AGGREGATED, OPEN_UNLEARNING, *FILES.values()}
+    parts = [(path.parent if path.name in usual else path.with_suffix("")).parts for path in paths]
+    shared = 0
+    while all(len(of) > shared + 1 and of[shared] == parts[0][shared] for of in parts):
+        shared += 1
+    names = ["/".join(of[shared:]) or str(path) for of, path in zip(parts, paths, strict=True)]
+    return [
+        name if names.count(name) == 1 else f"{name} ({path.name})"
+        for name, path in zip(names, paths, strict=True)
+    ]
+
+
 def read_log(path: Path) -> Log:
     """Every row of the log at ``path``, a file or a folder with it; a UserError says what is wrong."""
     if path.is_dir():
@@ -60,11 +120,11 @@ def read_log(path: Path) -> Log:
     if muse := of_muse(content, f"`{path}`"):
         raise muse
     if content and all(isinstance(value, int | float) for value in content.values()):
-        raise UserError(
+        raise NoLog(
             f"`{path}` is a summary, without the values by item that the numbers are computed from",
             f"give the log that lies beside it: {_LOGS}",
         )
-    raise UserError(f"`{path}` is no log of a TOFU evaluation", f"give {_LOGS}")
+    raise NoLog(f"`{path}` is no log of a TOFU evaluation", f"give {_LOGS}")
 
 
 def _read_folder(path: Path) -> Log:
@@ -73,7 +133,7 @@ def _read_folder(path: Path) -> Log:
             return read_log(path / name)
     files = {file: _json(path / file) for file in FILES.values() if (path / file).is_file()}
     if not files:
-        raise UserError(f"there is no log of a TOFU evaluation in `{path}`", f"give {_LOGS}")
+        raise NoLog(f"there is no log of a TOFU evaluation in `{path}`", f"give {_LOGS}")
     return _read_tofu(files, path)
 
 
@@ -86,7 +146,7 @@ def _json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"`{path}` is not JSON: {error}", WHOLE) from error
     if not isinstance(content, dict):
-        raise UserError(f"`{path}` is no log of a TOFU evaluation", f"give {_LOGS}")
+        raise NoLog(f"`{path}` is no log of a TOFU evaluation", f"give {_LOGS}")
     return content
 
 
