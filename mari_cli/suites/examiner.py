@@ -21,7 +21,7 @@ from mari_cli.suites.scores import ItemScore, score
 
 R = TypeVar("R")
 
-DEFINITIONS = 4
+DEFINITIONS = 5
 """Part of every key: raise it when the definition of a metric changes."""
 PIECE = 64
 """Items that are kept together: what is lost when an examination is cut off."""
