@@ -340,14 +340,14 @@ def sweep(
     """
     from mari_cli import launch
     from mari_cli.cli import tables
-    from mari_cli.errors import UserError
+    from mari_cli.errors import UserError, counted
 
     if jobs is not None and launcher is not Launcher.joblib:
         raise UserError("`--jobs` needs `--launcher joblib`", "the basic launcher runs one job after another")
     extra = [f"hydra/launcher={launcher}"] if launcher else []
     extra += [f"hydra.launcher.n_jobs={jobs}"] if jobs else []
     planned = launch.plan(launch.Experiment(str(task), [*(overrides or []), *extra], config))
-    note(f"{len(planned.jobs)} jobs in {planned.directory}")
+    note(f"{counted(len(planned.jobs), 'job')} in {planned.directory}")
     results = launch.sweep(_Task(planned.task), planned)
 
     tables.print_grid(tables.of_sweep(planned.jobs, results))

@@ -11,7 +11,7 @@ from mari_cli.config import CorpusConfig, FictionalCorpus, FileCorpus, ForgetFil
 from mari_cli.data.fictional import COVERING_PEOPLE, num_shared, read_fictional
 from mari_cli.data.files import read_files
 from mari_cli.data.records import Record
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,4 +142,4 @@ def _check_one_world(forget: CorpusConfig, retain: CorpusConfig, holdout: Corpus
 
 
 def _records(count: int) -> str:
-    return f"{count} record" if count == 1 else f"{count} records"
+    return counted(count, "record")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from mari_cli.config import FileCorpus
 from mari_cli.data.records import Record
-from mari_cli.errors import UserError, nearest
+from mari_cli.errors import UserError, counted, nearest
 
 RECOGNISED = (("prompt", "completion"), ("question", "answer"), (None, "text"))
 """(prompt field, text field) pairs that need no configuration, the first that is there counts."""
@@ -283,7 +283,7 @@ def _csv(path: Path) -> Table:
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             raise UserError(
-                f"record {number} of `{path}` does not have the {len(names)} cells of the header",
+                f"record {number} of `{path}` does not have the {counted(len(names), 'cell')} of the header",
                 "quote cells that contain a comma, a quote or a line break",
             )
     return Table(names=names, take=lambda _: rows)

@@ -8,7 +8,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from mari_cli.data.records import Record
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, counted
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,13 @@ def tokenize(
     if no_room:
         raise UserError(
             f"{no_room} of {len(records)} prompts of the {corpus} corpus leave no room for an answer "
-            f"in {max_length} tokens",
+            f"in {counted(max_length, 'token')}",
             "shorten the prompts, or use a model with a longer context",
         )
     if too_long and not truncate:
         raise UserError(
             f"{too_long} of {len(records)} records of the {corpus} corpus "
-            f"are longer than {max_length} tokens",
+            f"are longer than {counted(max_length, 'token')}",
             f"`{corpus}.truncate=true` cuts them, `model.max_length` sets the limit",
         )
     if not items:

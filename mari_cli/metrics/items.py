@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from mari_cli.errors import counted
+
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 Identity = tuple[str, int, str | None]
@@ -286,5 +288,7 @@ def what_differs(a: Made, b: Made) -> str | None:
     for ours, theirs in zip(a.items, b.items, strict=True):
         if ours != theirs:
             common = len(set(ours) & set(theirs))
-            return f"{len(ours)} items of the one and {len(theirs)} of the other, {common} in common"
+            return (
+                f"{counted(len(ours), 'item')} of the one and {len(theirs)} of the other, {common} in common"
+            )
     return None

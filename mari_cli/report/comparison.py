@@ -15,7 +15,7 @@ from enum import StrEnum
 from itertools import combinations
 from typing import Literal
 
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, counted
 from mari_cli.metrics.difference import (
     By,
     Difference,
@@ -429,7 +429,7 @@ def differing_items(rows: list[Row]) -> list[str]:
         for name in asked.keys() & others.keys():
             common = len(asked[name] & others[name])
             if not len(asked[name]) == len(others[name]) == common:
-                told = f"{len(asked[name])} and {len(others[name])} items, {common} in common"
+                told = f"{len(asked[name])} and {counted(len(others[name]), 'item')}, {common} in common"
                 found.setdefault(name, f"{name}: {told}")
     return [found[name] for name in sorted(found)]
 

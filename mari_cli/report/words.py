@@ -7,6 +7,7 @@ loss above gold's is over-forgetting; a bound for one token says nothing of a wh
 import math
 from dataclasses import dataclass, field
 
+from mari_cli.errors import counted
 from mari_cli.metrics.difference import difference_of_estimates
 from mari_cli.metrics.estimate import Estimate, OverSeeds
 from mari_cli.metrics.of_benchmarks import chance
@@ -166,7 +167,11 @@ FEW = 30
 def _too_few(row: Row, names: list[str]) -> str:
     """How little it means that nothing was found."""
     fewest = min(found.n for name in names if (found := row.estimate(name)))
-    return f" With as few as {fewest} items only a large difference could show." if fewest < FEW else ""
+    return (
+        f" With as few as {counted(fewest, 'item')} only a large difference could show."
+        if fewest < FEW
+        else ""
+    )
 
 
 _COUNTS = {

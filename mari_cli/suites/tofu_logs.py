@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, counted
 from mari_cli.suites.log_columns import LOSSES, WHOLE, Log, add, require
 from mari_cli.suites.open_unlearning_logs import is_open_unlearning, of_muse, read_open_unlearning
 from mari_cli.suites.tofu_data import Question
@@ -188,7 +188,8 @@ def unlike_tofu(log: Log) -> list[str]:
     """A note for each set of as many items as TOFU has nowhere, for who does not name the log's data."""
     found = {name: sum(row["set"] == name for row in log.rows) for name in SETS}
     return [
-        f"there are {count} {SETS[name]}, where TOFU has {' or '.join(map(str, LENGTHS[name]))}: "
+        f"there {'is' if count == 1 else 'are'} {counted(count, SETS[name][:-1])}, where TOFU has "
+        f"{' or '.join(map(str, LENGTHS[name]))}: "
         "`suite=tofu suite.path=DIR` compares the log with its data"
         for name, count in found.items()
         if count and count not in LENGTHS[name]
@@ -203,7 +204,8 @@ def require_same_items(log: Log, path: str, questions: Questions, data: str) -> 
         count = sum(row["set"] == name for row in log.rows)
         if count and count != len(asked):
             raise UserError(
-                f"`{path}` is of {count} {words}, and `{data}` has {len(asked)} with these settings",
+                f"`{path}` is of {counted(count, words[:-1])}, and `{data}` has {len(asked)} with these "
+                "settings",
                 _settings_for(name, count, len(asked)),
             )
         if name not in log.asked:

@@ -172,7 +172,7 @@ def test_the_interval_is_wilsons_of_a_share_and_of_log_odds_else():
             assert agreed.high - agreed.low == pytest.approx(0.2775328)  # 3.8416 / 13.8416
             assert agreed.low <= value <= agreed.high
     half = estimate("some_custom_score", Judged(value=0.5, stderr=0.1, items=26, proportion=True), 0.95)
-    assert half.low == pytest.approx(0.5 - 0.179289, abs=1e-6)  # 1.96 sqrt(26/4 + 1.96**2/4) / (26 + 1.96**2)
+    assert half.low == pytest.approx(0.5 - 0.179394, abs=1e-6)  # 1.96 sqrt(26/4 + 1.96**2/4) / (26 + 1.96**2)
     one = estimate("acc", Judged(value=1.0, stderr=None, items=1, proportion=True), 0.95)
     assert (one.low, one.high) == (None, None)
     mean = estimate("f1", Judged(value=0.3, stderr=None, items=9, proportion=False), 0.95)
