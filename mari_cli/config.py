@@ -515,6 +515,10 @@ class UnlearnConfig(OptimConfig):
 # -- measuring and tracking ----------------------------------------------------------------------------------
 
 
+MOST_RESAMPLES = 100_000
+"""An interval's ends are then known to a hundredth of its length."""
+
+
 @dataclass(kw_only=True)
 class MetricsConfig:
     batch_size: int = 32
@@ -559,6 +563,10 @@ class MetricsConfig:
             "metrics", self, "batch_size", "max_items", "max_new_tokens", "bootstrap", "benchmark_limit"
         )
         _require(
+            self.bootstrap <= MOST_RESAMPLES,
+            f"metrics.bootstrap must be at most {MOST_RESAMPLES}, got {self.bootstrap}: more tell no more",
+        )
+        _require(
             self.seeds is None or (len(self.seeds) > 0 and len(set(self.seeds)) == len(self.seeds)),
             f"metrics.seeds must be different seeds, at least one, or null; got {self.seeds}",
         )
@@ -582,11 +590,24 @@ class SuiteConfig:
     protocol: str = "corpora"
     """The module of `mari_cli.suites` that asks it, and the schema of this section."""
 
+    def __post_init__(self) -> None:
+        _protocol(self)
+
+
+def _protocol(suite: SuiteConfig) -> None:
+    """Refuse another protocol than that of the section's schema."""
+    own = type(suite).protocol
+    _require(
+        suite.protocol == own,
+        f"suite.protocol must be {own} in this section, got {suite.protocol}: `suite=NAME` chooses another",
+    )
+
 
 @dataclass(kw_only=True)
 class TofuSuite(SuiteConfig):
     """TOFU (suites/tofu.py): forget quality, model utility, and what they are made of."""
 
+    protocol: str = "tofu"
     path: str = "locuslab/TOFU"
     """A hub data set, or a folder with its subsets as files: `forget10_perturbed.json`, …"""
     split: str = "forget10"
@@ -600,6 +621,7 @@ class TofuSuite(SuiteConfig):
     """Of a generated answer (`metrics.generate`)."""
 
     def __post_init__(self) -> None:
+        _protocol(self)
         _positive("suite", self, "items", "max_new_tokens")
         _require(
             re.fullmatch(r"forget\d\d", self.split) is not None,
@@ -611,6 +633,7 @@ class TofuSuite(SuiteConfig):
 class MuseSuite(SuiteConfig):
     """MUSE (suites/muse.py): verbatim memorisation, knowledge, privacy leakage and utility."""
 
+    protocol: str = "muse"
     path: str = MISSING
     """A hub data set, or a folder with its subsets as folders: `knowmem/forget_qa.json`, …"""
     verbatim_tokens: int = 128
@@ -619,6 +642,7 @@ class MuseSuite(SuiteConfig):
     """New tokens of an answer to a question."""
 
     def __post_init__(self) -> None:
+        _protocol(self)
         _positive("suite", self, "verbatim_tokens", "knowledge_tokens")
 
 
@@ -626,6 +650,7 @@ class MuseSuite(SuiteConfig):
 class RwkuSuite(SuiteConfig):
     """RWKU (suites/rwku.py): what is known of famous people, and of their neighbours."""
 
+    protocol: str = "rwku"
     path: str = "jinzhuoran/RWKU"
     """A hub data set, or a folder with its files: `forget_level1.json`, …"""
     subject: str | None = None
@@ -634,6 +659,7 @@ class RwkuSuite(SuiteConfig):
     """Of a generated answer."""
 
     def __post_init__(self) -> None:
+        _protocol(self)
         _positive("suite", self, "max_new_tokens")
 
 
@@ -641,12 +667,16 @@ class RwkuSuite(SuiteConfig):
 class OwnSuite(SuiteConfig):
     """A suite of the user's own (suites/own.py)."""
 
+    protocol: str = "own"
     code: str | None = None
     """A Python file with a function `load(config)` that gives a suite."""
     path: str | None = None
     """Where its data is."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What else it wants to be told."""
+
+    def __post_init__(self) -> None:
+        _protocol(self)
 
 
 class WandbMode(StrEnum):

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from mari_cli import runs as runs_on_disk
-from mari_cli.errors import counted
+from mari_cli.errors import UserError, counted
 from mari_cli.metrics.estimate import OverSeeds
 from mari_cli.metrics.metric import Metric
 from mari_cli.metrics.of_benchmarks import GENERAL_ABILITY
@@ -163,7 +163,11 @@ def render(runs: list[RunData], *, title: str) -> str:
 
 def write_report(path: Path, html: str) -> None:
     """Write all of it or nothing."""
-    runs_on_disk.atomic_write_text(path, html)
+    try:
+        runs_on_disk.atomic_write_text(path, html)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"cannot write `{path}`: {reason}", "choose another file for the report") from error
 
 
 def _code(text: str) -> Markup:
