@@ -420,6 +420,23 @@ def differing_corpora(runs: list[RunData]) -> list[str]:
     return [corpus for corpus, digests in found.items() if len(digests) > 1]
 
 
+def unshared(rows: list[Row]) -> list[str]:
+    """What was asked of some of the results and not of all, each with who was asked it, in words."""
+    shown = results(rows)
+    asked: dict[str, list[str]] = {}
+    for row in shown:
+        for what in dict.fromkeys(suite_of(name) or name.split("/")[0] for name in row.model.metrics):
+            if what in ("benchmark", "marginal", "privacy", "facts", "holdout"):  # of what there is anyway
+                continue
+            told = f"the {what} corpus" if what in GROUPS else what.upper()
+            asked.setdefault(told, []).append(row.label)
+    return [
+        f"{what} of {listed(who)} alone" if len(who) <= 3 else f"{what} of {len(who)} of {len(shown)}"
+        for what, who in asked.items()
+        if len(who) < len(shown)
+    ]
+
+
 def differing_items(rows: list[Row]) -> list[str]:
     """Sets of which not all runs were asked the same items, in words; each set once."""
     single = [row for row in results(rows) if not row.seeds]

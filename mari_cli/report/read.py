@@ -34,6 +34,8 @@ from mari_cli.runs import CONFIG, METRICS, RESULT, RUN, Run
 
 SCHEMA_VERSION = 1
 MOST_ALIASES = 50
+_NO_CONFIG = (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError, AssertionError)
+"""What OmegaConf raises of what is no mapping."""
 _BY_HAND = "was it edited by hand? bring it back as it was, or leave the run out"
 MODEL_ROLES = ("target", "model", "unlearned", "gold")
 """Every model a result may hold, in the order in which a reader meets them."""
@@ -372,7 +374,7 @@ def _config(text: str, path: Path) -> dict[str, Any]:
         if aliases > MOST_ALIASES:  # each may stand for any number of others
             raise UserError(f"`{path}` has {aliases} aliases, and a run writes none", _BY_HAND)
         value = OmegaConf.to_container(OmegaConf.create(text))
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+    except _NO_CONFIG as error:
         told = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"`{path}` is no config of a run: {told}", _BY_HAND) from error
     _require_shape(value, CONFIG_SHAPE, path)

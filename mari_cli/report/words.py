@@ -27,6 +27,7 @@ from mari_cli.report.comparison import (
     metric_of,
     results,
     suite_of,
+    unshared,
 )
 from mari_cli.report.numbers import duration, interval, listed, number, percent
 from mari_cli.report.read import RunData
@@ -561,6 +562,12 @@ def _warnings(rows: list[Row], runs: list[RunData]) -> list[str]:
         warnings.append(
             f"Not all runs were asked the same items ({'; '.join(other_items)}), so on these sets they are "
             "compared by their intervals alone."
+        )
+    if some := unshared(rows):
+        shared = set.intersection(*(set(row.model.metrics) for row in results(rows)))
+        warnings.append(
+            f"Not all runs were asked the same: {'; '.join(some)}. "
+            + ("What one was not asked is compared with nothing." if shared else "No metric is of all.")
         )
     for row in rows:
         broken = [name for name in row.model.metrics if not math.isfinite(row.model.metrics[name].value)]
