@@ -366,9 +366,20 @@ def _example(entry: Mapping[str, Any]) -> Example:
     )
 
 
+def _brackets(text: str) -> int:
+    """How many are open at one time, at most."""
+    deepest = depth = 0
+    for sign in re.findall(r"[\[\]{}]", text):
+        depth = depth + 1 if sign in "[{" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    return deepest
+
+
 def _config(text: str, path: Path) -> dict[str, Any]:
     if not text.strip():
         return {}
+    if _brackets(text) > MOST_ALIASES:  # over which a parser of YAML takes minutes
+        raise UserError(f"`{path}` is nested deeper than a run writes", _BY_HAND)
     try:
         aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
         if aliases > MOST_ALIASES:  # each may stand for any number of others
