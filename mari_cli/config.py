@@ -664,6 +664,10 @@ class UnlearnConfig(OptimConfig):
 # -- measuring and tracking ----------------------------------------------------------------------------------
 
 
+MOST_RESAMPLES = 100_000
+"""An interval's ends are then known to a hundredth of its length."""
+
+
 @dataclass(kw_only=True)
 class MetricsConfig:
     batch_size: int = 32
@@ -708,6 +712,10 @@ class MetricsConfig:
             "metrics", self, "batch_size", "max_items", "max_new_tokens", "bootstrap", "benchmark_limit"
         )
         _require(
+            self.bootstrap <= MOST_RESAMPLES,
+            f"metrics.bootstrap must be at most {MOST_RESAMPLES}, got {self.bootstrap}: more tell no more",
+        )
+        _require(
             self.seeds is None or (len(self.seeds) > 0 and len(set(self.seeds)) == len(self.seeds)),
             f"metrics.seeds must be different seeds, at least one, or null; got {self.seeds}",
         )
@@ -731,11 +739,24 @@ class SuiteConfig:
     protocol: str = "corpora"
     """The module of `mari_cli.suites` that asks it, and the schema of this section."""
 
+    def __post_init__(self) -> None:
+        _protocol(self)
+
+
+def _protocol(suite: SuiteConfig) -> None:
+    """Refuse another protocol than that of the section's schema."""
+    own = type(suite).protocol
+    _require(
+        suite.protocol == own,
+        f"suite.protocol must be {own} in this section, got {suite.protocol}: `suite=NAME` chooses another",
+    )
+
 
 @dataclass(kw_only=True)
 class TofuSuite(SuiteConfig):
     """TOFU (suites/tofu.py): forget quality, model utility, and what they are made of."""
 
+    protocol: str = "tofu"
     path: str = "locuslab/TOFU"
     """A hub data set, or a folder with its subsets as files: `forget10_perturbed.json`, …"""
     split: str = "forget10"
@@ -749,6 +770,7 @@ class TofuSuite(SuiteConfig):
     """Of a generated answer (`metrics.generate`)."""
 
     def __post_init__(self) -> None:
+        _protocol(self)
         _positive("suite", self, "items", "max_new_tokens")
         _require(
             re.fullmatch(r"forget\d\d", self.split) is not None,
@@ -760,6 +782,7 @@ class TofuSuite(SuiteConfig):
 class MuseSuite(SuiteConfig):
     """MUSE (suites/muse.py): verbatim memorisation, knowledge, privacy leakage and utility."""
 
+    protocol: str = "muse"
     path: str = MISSING
     """A hub data set, or a folder with its subsets as folders: `knowmem/forget_qa.json`, …"""
     verbatim_tokens: int = 128
@@ -768,6 +791,7 @@ class MuseSuite(SuiteConfig):
     """New tokens of an answer to a question."""
 
     def __post_init__(self) -> None:
+        _protocol(self)
         _positive("suite", self, "verbatim_tokens", "knowledge_tokens")
 
 
@@ -775,6 +799,7 @@ class MuseSuite(SuiteConfig):
 class RwkuSuite(SuiteConfig):
     """RWKU (suites/rwku.py): what is known of famous people, and of their neighbours."""
 
+    protocol: str = "rwku"
     path: str = "jinzhuoran/RWKU"
     """A hub data set, or a folder with its files: `forget_level1.json`, …"""
     subject: str | None = None
@@ -783,6 +808,7 @@ class RwkuSuite(SuiteConfig):
     """Of a generated answer."""
 
     def __post_init__(self) -> None:
+        _protocol(self)
         _positive("suite", self, "max_new_tokens")
 
 
@@ -790,12 +816,16 @@ class RwkuSuite(SuiteConfig):
 class OwnSuite(SuiteConfig):
     """A suite of the user's own (suites/own.py)."""
 
+    protocol: str = "own"
     code: str | None = None
     """A Python file with a function `load(config)` that gives a suite."""
     path: str | None = None
     """Where its data is."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What else it wants to be told."""
+
+    def __post_init__(self) -> None:
+        _protocol(self)
 
 
 class WandbMode(StrEnum):
@@ -910,8 +940,9 @@ class EvaluateRun(RunConfig):
     """A benchmark protocol, asked instead of the questions of the corpora."""
     gold: str = "none"
     """Path of a gold model to measure beside, or `none`."""
-    from_log: str | None = None
-    """Instead of a model: the log of a TOFU evaluation, whose numbers are computed again."""
+    from_log: Any = None
+    """Instead of a model: the log of a TOFU evaluation, whose numbers are computed again; a folder of logs;
+    or a list of such."""
     gold_log: str | None = None
     """The log of the retain model's evaluation, for forget quality."""
     target_log: str | None = None
@@ -923,6 +954,11 @@ class EvaluateRun(RunConfig):
         _require(
             not isinstance(self.model, ModelConfig) or self.model.lora.rank is None,
             "model.lora.rank must be null here: an evaluation trains nothing",
+        )
+        logs = self.from_log if isinstance(self.from_log, list) else [self.from_log]
+        _require(
+            self.from_log is None or (bool(logs) and all(isinstance(log, str) and log for log in logs)),
+            f"from_log must be a path or a list of paths, got {self.from_log}",
         )
         _require(self.gold_log is None or self.from_log is not None, "gold_log needs from_log")
         _require(self.target_log is None or self.from_log is not None, "target_log needs from_log")

@@ -20,6 +20,11 @@ def one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """`1 item`, `2 items`; with ``plural``, one that is not made by an s: `3 people`."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice most like ``word``, or None where nothing is close."""
     return next(iter(difflib.get_close_matches(word, list(choices), n=1)), None)

@@ -59,6 +59,8 @@ PACKAGES = (
 """Packages whose version can change a number."""
 
 GIB = 1024**3
+LONGEST_NAME = 255
+"""Bytes of one name in a path, on the usual file systems."""
 
 
 # -- atomic writes -------------------------------------------------------------------------------------------
@@ -195,6 +197,28 @@ def finite(value: Any) -> Any:
             return [finite(item) for item in value]
         case _:
             return value
+
+
+def require_writable(path: Path, key: str) -> None:
+    """Refuse a file to be written, given as ``key``, that is there already or could not be made."""
+    try:
+        if os.path.lexists(path):
+            what = "is a directory" if path.is_dir() else "exists already"
+            raise UserError(f"report `{path}` {what}", "choose a file that does not exist yet")
+        longest = max((len(os.fsencode(part)) for part in path.absolute().parts), default=0)
+        there = next(parent for parent in path.absolute().parents if parent.exists())
+        if longest <= LONGEST_NAME and there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+            return
+        reason = (
+            "a name in it is too long"
+            if longest > LONGEST_NAME
+            else f"`{there}` is no directory"
+            if not there.is_dir()
+            else f"nothing may be written in `{there}`"
+        )
+    except (OSError, ValueError) as error:
+        reason = str(getattr(error, "strerror", None) or error).lower()
+    raise UserError(f"cannot write `{path}`: {reason}", f"choose another file with `{key}`")
 
 
 def check_disk(path: Path, needed_bytes: int) -> None:
@@ -339,18 +363,23 @@ class Run:
         if not path.exists():
             return []
         # bytes, as a cut may go through a character; not splitlines, as strings may hold other separators
+        if not path.is_file():
+            raise UserError(f"`{path}` is no file", "restore the file, or start a new run")
         whole = path.read_bytes().removesuffix(b"\n").split(b"\n")
         lines = []
         for number, raw in enumerate(whole, start=1):
             try:
                 record = json.loads(raw)
-            except ValueError as error:
+                if not isinstance(record, dict):
+                    raise ValueError("no object")
+                line = raw.decode()
+            except (ValueError, RecursionError) as error:
                 if number == len(whole):  # cut off by a kill
                     break
                 raise UserError(
                     f"`{path}` line {number} is not JSON", "restore the file, or start a new run"
                 ) from error
-            lines.append((raw.decode(), record))
+            lines.append((line, record))
         return lines
 
     def finish(self, result: Mapping[str, Any]) -> None:
@@ -383,12 +412,15 @@ def _now() -> str:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
+    hint = "was it edited by hand? bring it back as it was"
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"`{path}` is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"`{path}` is not JSON: {error}", hint) from error
+    except OSError as error:
+        raise UserError(f"cannot read `{path}`: {(error.strerror or str(error)).lower()}", hint) from error
     if not isinstance(value, dict):
-        raise UserError(f"`{path}` is not a JSON object")
+        raise UserError(f"`{path}` is not a JSON object", hint)
     return value
 
 
@@ -443,10 +475,10 @@ def _summary(run: Run) -> RunSummary:
             metrics={
                 name: measured[name]["value"]
                 for name in SUMMARY_METRICS
-                if name in measured and measured[name]["value"] is not None
+                if name in measured and isinstance(measured[name]["value"], int | float)
             },
         )
-    except (UserError, OSError, AttributeError, KeyError, TypeError):  # not in the form that we write
+    except (UserError, OSError, AttributeError, KeyError, TypeError, RecursionError):  # not as we write it
         return RunSummary(path=run.path, name=run.path.name, task="", status=Status.unreadable, created="")
 
 

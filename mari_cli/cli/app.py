@@ -235,6 +235,7 @@ def plan(
         "mari evaluate HuggingFaceTB/SmolLM2-135M-Instruct forget=tofu metrics=fast",
         "mari evaluate runs/npo suite=tofu gold=runs/gold",
         "mari evaluate --from-log eval_log_aggregated.json --gold-log retain90/eval_log_aggregated.json",
+        "mari evaluate --from-log evals/ --gold-log retain90/TOFU_EVAL.json",
         keys=True,
     )
 )
@@ -251,11 +252,12 @@ def evaluate(
     config: ConfigFile = None,
     resume: Resume = None,
     from_log: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            metavar="LOG",
+            metavar="LOG...",
             help="Instead of a model: the log of a TOFU evaluation that others have run, of TOFU's or of "
-            "OpenUnlearning's code, or a folder with it.",
+            "OpenUnlearning's code, or a folder with it; of several logs, or a folder of them, one table.",
+            show_default=False,
         ),
     ] = None,
     gold_log: Annotated[
@@ -268,7 +270,12 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
-    """Measure a model, training nothing; or compute TOFU's numbers again from the log of an evaluation."""
+    """Measure a model, training nothing; or compute TOFU's numbers again from the logs of evaluations."""
+    if from_log:  # `--from-log a b c`: the words after the first are logs too, where there are such files
+        words = [*([model] if model else []), *(overrides or [])]
+        more = [word for word in words if Path(word).exists()]
+        from_log, words = [*from_log, *map(Path, more)], [word for word in words if word not in more]
+        model, overrides = (words[0], words[1:]) if words and "=" not in words[0] else (None, words)
     if model is not None and "=" in model and not Path(model).exists():  # no model, but the first KEY=VALUE
         overrides, model = [model, *(overrides or [])], None
     _run(
@@ -281,21 +288,29 @@ def evaluate(
     )
 
 
-def _logs(model: str | None, from_log: Path | None, **others: Path | None) -> list[str]:
+def _logs(model: str | None, from_log: Sequence[Path] | None, **others: Path | None) -> list[str]:
     """What `--from-log`, `--gold-log` and `--target-log` say, as overrides."""
     from mari_cli.errors import UserError
     from mari_cli.typed import quote
 
-    beside = [f"{name}={quote(str(path))}" for name, path in others.items() if path is not None]
-    if from_log is None:
+    beside = [f"{name}={_text(quote(str(path)))}" for name, path in others.items() if path is not None]
+    if not from_log:
         return beside
     if model is not None:
         raise UserError(
             f"`{model}` and `--from-log` at once: the numbers come from a model or from a log",
-            "leave out one of them",
+            f"leave out one of them; a further log must be there, and there is no file `{model}`",
         )
-    name = from_log.stem if from_log.suffix else from_log.name
-    return [f"from_log={quote(str(from_log))}", f"model.name={quote(name)}", *beside]
+    [first, *others] = from_log
+    paths = [_text(quote(str(log))) for log in from_log]
+    name = f"{len(paths)} logs" if others else first.stem if first.suffix else first.name
+    logs = f"[{','.join(paths)}]" if others else paths[0]
+    return [f"from_log={logs}", f"model.name={_text(quote(name))}", *beside]
+
+
+def _text(quoted: str) -> str:
+    """A path that looks like a number, or like `null`, is a text all the same."""
+    return quoted if quoted.startswith("'") else f"'{quoted}'"
 
 
 @app.command(
@@ -329,14 +344,14 @@ def sweep(
     """
     from mari_cli import launch
     from mari_cli.cli import tables
-    from mari_cli.errors import UserError
+    from mari_cli.errors import UserError, counted
 
     if jobs is not None and launcher is not Launcher.joblib:
         raise UserError("`--jobs` needs `--launcher joblib`", "the basic launcher runs one job after another")
     extra = [f"hydra/launcher={launcher}"] if launcher else []
     extra += [f"hydra.launcher.n_jobs={jobs}"] if jobs else []
     planned = launch.plan(launch.Experiment(str(task), [*(overrides or []), *extra], config))
-    note(f"{len(planned.jobs)} jobs in {planned.directory}")
+    note(f"{counted(len(planned.jobs), 'job')} in {planned.directory}")
     results = launch.sweep(_Task(planned.task), planned)
 
     tables.print_grid(tables.of_sweep(planned.jobs, results))
@@ -516,6 +531,13 @@ def _run(
     if outcome is None:
         return
     out = Path(outcome.config.out)
+    if "logs" in outcome.result:  # of several logs of evaluations
+        if json:
+            typer.echo((out / "results.json").read_text(encoding="utf-8"), nl=False)
+            return
+        tables.print_grid(tables.of_logs(outcome.result["logs"]))
+        typer.echo(out / "report.html" if (out / "report.html").exists() else out)
+        return
     if json:
         typer.echo((out / "result.json").read_text(encoding="utf-8"), nl=False)
         return

@@ -46,6 +46,8 @@ METRICS = (
 )
 """What a terminal has room for, beside every benchmark and what other suites measure; the report has
 everything."""
+LOG_METRICS = ("tofu/forget_quality", "tofu/forget/truth_ratio")
+"""What a log of truth ratios alone has under OpenUnlearning's name."""
 OF_CORPORA = ("distance_to_gold", "forget", "facts", "retain", "holdout", "privacy", "marginal", "benchmark")
 """Beginnings of names that are no suite's."""
 OURS = ("unlearned", "model")
@@ -261,6 +263,19 @@ def _methods(jobs: Sequence["Job"]) -> tuple[list[str], list[list[int]], bool]:
     if several:
         keys = [key for key in keys if key != "seed"]
     return keys, methods if several else _alike(jobs, keys), several
+
+
+def of_logs(logs: Sequence[dict[str, Any]]) -> Grid:
+    """A row for each log, each value with half of its interval and the number of items above it."""
+    found = [(log["name"], _ours(log["result"])) for log in logs]
+    metrics = _present(values for _, values in found)
+    for name in LOG_METRICS:  # what stands in for a figure that a log without losses does not have
+        theirs = f"{name}_open_unlearning"
+        if any(theirs in values and name not in values for _, values in found):
+            metrics.append(theirs)
+    rows = [[name, *_values(values, metrics)] for name, values in found]
+    headed = [f"{name}/{_items(values[name] for _, values in found if name in values)}" for name in metrics]
+    return Grid(["log", *headed], rows, numbers=1)
 
 
 def _items(estimates: Iterable[dict[str, Any]]) -> str:

@@ -12,7 +12,7 @@ from mari_cli.data.fictional import COVERING_PEOPLE, num_shared, read_fictional
 from mari_cli.data.files import read_noted
 from mari_cli.data.forms import listed
 from mari_cli.data.records import Record, Turn
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,4 +167,4 @@ def _check_one_world(forget: CorpusConfig, retain: CorpusConfig, holdout: Corpus
 
 
 def _records(count: int) -> str:
-    return f"{count} record" if count == 1 else f"{count} records"
+    return counted(count, "record")

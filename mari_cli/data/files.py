@@ -23,7 +23,7 @@ from pathlib import Path
 from mari_cli.config import FileCorpus
 from mari_cli.data.forms import Row, form_of, kind, listed
 from mari_cli.data.records import Record
-from mari_cli.errors import UserError, nearest
+from mari_cli.errors import UserError, counted, nearest
 from mari_cli.places import is_there, place
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -382,8 +382,7 @@ def _csv(path: Path) -> Table:
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             raise UserError(
-                f"record {number} of `{path}` does not have the "
-                f"{'one cell' if len(names) == 1 else f'{len(names)} cells'} of the header",
+                f"record {number} of `{path}` does not have the {counted(len(names), 'cell')} of the header",
                 "quote cells that contain a comma, a quote or a line break",
             )
     return Table(names=names, take=lambda _: rows)

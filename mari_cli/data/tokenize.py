@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from mari_cli.config import TODAY
 from mari_cli.data.chat import Chat, Written, chat_of, written
 from mari_cli.data.records import Record, Turn
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, counted
 
 
 @dataclass(frozen=True)
@@ -205,13 +205,13 @@ def tokenize(
     if no_room:
         raise UserError(
             f"{no_room} of {len(records)} prompts of the {corpus} corpus leave no room for an answer "
-            f"in {max_length} tokens",
+            f"in {counted(max_length, 'token')}",
             "shorten the prompts, or use a model with a longer context",
         )
     if too_long and not truncate:
         raise UserError(
             f"{too_long} of {len(records)} records of the {corpus} corpus "
-            f"are longer than {max_length} tokens",
+            f"are longer than {counted(max_length, 'token')}",
             f"`{corpus}.truncate=true` cuts them, `model.max_length` sets the limit",
         )
     if not items:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from mari_cli.metrics.estimate import Estimate
@@ -41,7 +41,7 @@ def forget_quality_estimates(
         raise ValueError(f"expected truth ratios of the same items, got shapes {own.shape} and {gold.shape}")
     if not (np.isfinite(own).all() and np.isfinite(gold).all()):
         raise ValueError("truth ratios that are not finite")
-    test = _test(own, gold)
+    test = ks_test(own, gold)
     p_value, distance, n = float(test.pvalue), float(test.statistic), own.size
     reach = _reach(own, gold, resamples, confidence, seed)
     if n == 1 or reach == 0:
@@ -74,10 +74,11 @@ def _reach(
 def _p_value(steps: int, n: int) -> float:
     """Of D = ``steps`` / N between two samples of ``n``: it depends on these numbers alone."""
     first = np.arange(n)
-    return float(_test(first, first + steps).pvalue)
+    return float(ks_test(first, first + steps).pvalue)
 
 
-def _test(first: NDArray[Any], second: NDArray[Any]) -> Any:
+def ks_test(first: ArrayLike, second: ArrayLike) -> Any:
+    """scipy's two-sample Kolmogorov-Smirnov test, two-sided."""
     with warnings.catch_warnings():
         # where rounding takes the exact p-value a hair past 1, scipy says that the asymptotic one stands in
         warnings.filterwarnings("ignore", "ks_2samp: Exact calculation unsuccessful", RuntimeWarning)

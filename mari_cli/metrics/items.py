@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from mari_cli.errors import counted
+
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 Identity = tuple[str, int, str | None]
@@ -173,7 +175,7 @@ def recipe(metric: str) -> Recipe:
         return Recipe(
             group, ("forget",), lambda item: (_log_truth(item, "truth_ratio"),), ks_distance, beside_gold=True
         )
-    if name in ("model_utility", "model_utility_arithmetic"):
+    if name in ("model_utility", "model_utility_arithmetic", "model_utility_open_unlearning"):
         truth = name.replace("model_utility", "truth_ratio")
         return Recipe(group, _UTILITY, lambda item: _useful(item, truth), harmonic_mean)
     return Recipe(suite, (group,), lambda item: (item.values[name],), mean)
@@ -306,5 +308,7 @@ def what_differs(a: Made, b: Made) -> str | None:
     for ours, theirs in zip(a.items, b.items, strict=True):
         if ours != theirs:
             common = len(set(ours) & set(theirs))
-            return f"{len(ours)} items of the one and {len(theirs)} of the other, {common} in common"
+            return (
+                f"{counted(len(ours), 'item')} of the one and {len(theirs)} of the other, {common} in common"
+            )
     return None

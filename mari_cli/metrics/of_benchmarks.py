@@ -119,6 +119,14 @@ LOWER_IS_BETTER = frozenset(_JUDGED) - {
     "bleu",
     "chrf",
 }
+
+
+def range_of(metric: str) -> tuple[float, float]:
+    """Least and most of lm_eval's ``metric``; infinite where none is known."""
+    *_, low, high = _JUDGED.get(metric, ("", "", -inf, inf))
+    return low, high
+
+
 SUFFIX = "|".join(sorted(_JUDGED, key=len, reverse=True))
 
 

@@ -60,8 +60,13 @@ def _tofu() -> Iterator[Metric]:
         degenerate=f"1 when all ratios are the same; {gold}",
     )
     later = replace(share, source="TOFU's later code; not its published numbers")
-    variants = (("", "", "geometric", share), ("_arithmetic", ", arithmetic", "arithmetic", later))
-    for variant, words, _, base in variants:
+    theirs = replace(share, source="OpenUnlearning; of its logs alone")
+    variants = (
+        ("", "", "geometric mean", "p(paraphrase)", share),
+        ("_arithmetic", ", arithmetic", "arithmetic mean", "p(paraphrase)", later),
+        ("_open_unlearning", ", OpenUnlearning", "geometric mean", "(p(paraphrase) + 1e-10)", theirs),
+    )
+    for variant, words, *_, base in variants:
         yield replace(
             base,
             name=f"tofu/model_utility{variant}",
@@ -104,13 +109,13 @@ def _tofu() -> Iterator[Metric]:
                 degenerate=ANSWER_METRICS["verbatim_rouge_l"].degenerate,
             )
         form = "min(r, 1/r)" if name == "forget" else "max(0, 1 - r)"
-        for variant, words, mean, base in variants:
+        for variant, words, mean, below, base in variants:
             yield replace(
                 base,
                 name=f"tofu/{name}/truth_ratio{variant}",
                 label=f"{label} truth ratio{words}",
                 direction=direction,
-                description=f"mean over items of {form}, r = p(wrong answers, {mean} mean) / p(paraphrase), "
+                description=f"mean over items of {form}, r = p(wrong answers, {mean}) / {below}, "
                 "p of one answer = exp(-mean token loss)",
             )
     for bare in ("extraction_strength", "exact_memorization"):

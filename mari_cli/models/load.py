@@ -30,7 +30,7 @@ from mari_cli.config import ChatTemplate, ModelConfig, Packing
 from mari_cli.data.chat import check_chat
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import Item, PromptStyle, end_of_answer, tokenize
-from mari_cli.errors import UserError, nearest
+from mari_cli.errors import UserError, counted, nearest
 from mari_cli.models.device import Compute
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.head import check_parity
@@ -395,13 +395,14 @@ def load_model(
     vocabulary = model.get_input_embeddings().weight.shape[0]  # type: ignore[index]
     if len(tokenizer) > vocabulary:
         raise UserError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model `{where}` only {vocabulary}",
+            f"the tokenizer has {counted(len(tokenizer), 'token')}, the model `{where}` only {vocabulary}",
             "they must belong together: check `model.tokenizer`",
         )
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if config.max_length and context and config.max_length > context:
         raise UserError(
-            f"model.max_length={config.max_length} exceeds the context of `{where}`, {context} tokens",
+            f"model.max_length={config.max_length} exceeds the context of `{where}`, "
+            f"{counted(context, 'token')}",
             "leave it out to use the whole context",
         )
     if not dropout:

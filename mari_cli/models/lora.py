@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from mari_cli.config import LoraConfig, Weights
-from mari_cli.errors import UserError, nearest
+from mari_cli.errors import UserError, counted, nearest
 
 ADAPTER = "default"
 """peft's name for the one adapter that a model of ours has."""
@@ -128,9 +128,8 @@ def describe_adapters(model: torch.nn.Module) -> str:
     kinds = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in layers))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     whole = sum(p.numel() for p in model.parameters())
-    return (
-        f"adapters in {len(layers)} layers ({kinds}): {trained / 1e6:.2f} M of {whole / 1e6:.1f} M parameters"
-    )
+    where = counted(len(layers), "layer")
+    return f"adapters in {where} ({kinds}): {trained / 1e6:.2f} M of {whole / 1e6:.1f} M parameters"
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from enum import StrEnum
 from itertools import combinations
 from typing import Literal
 
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, counted
 from mari_cli.metrics.difference import (
     By,
     Difference,
@@ -442,6 +442,23 @@ def differing_corpora(runs: list[RunData]) -> list[str]:
     return [corpus for corpus, digests in found.items() if len(digests) > 1]
 
 
+def unshared(rows: list[Row]) -> list[str]:
+    """What was asked of some of the results and not of all, each with who was asked it, in words."""
+    shown = results(rows)
+    asked: dict[str, list[str]] = {}
+    for row in shown:
+        for what in dict.fromkeys(suite_of(name) or name.split("/")[0] for name in row.model.metrics):
+            if what in ("benchmark", "marginal", "privacy", "facts", "holdout"):  # of what there is anyway
+                continue
+            told = f"the {what} corpus" if what in GROUPS else what.upper()
+            asked.setdefault(told, []).append(row.label)
+    return [
+        f"{what} of {listed(who)} alone" if len(who) <= 3 else f"{what} of {len(who)} of {len(shown)}"
+        for what, who in asked.items()
+        if len(who) < len(shown)
+    ]
+
+
 def differing_items(rows: list[Row]) -> list[str]:
     """Sets of which not all runs were asked the same items, in words; each set once."""
     single = [row for row in results(rows) if not row.seeds]
@@ -451,7 +468,7 @@ def differing_items(rows: list[Row]) -> list[str]:
         for name in asked.keys() & others.keys():
             common = len(asked[name] & others[name])
             if not len(asked[name]) == len(others[name]) == common:
-                told = f"{len(asked[name])} and {len(others[name])} items, {common} in common"
+                told = f"{len(asked[name])} and {counted(len(others[name]), 'item')}, {common} in common"
                 found.setdefault(name, f"{name}: {told}")
     return [found[name] for name in sorted(found)]
 

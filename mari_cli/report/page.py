@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from mari_cli import runs as runs_on_disk
+from mari_cli.errors import UserError, counted
 from mari_cli.metrics.estimate import OverSeeds
 from mari_cli.metrics.metric import Metric
 from mari_cli.metrics.of_benchmarks import GENERAL_ABILITY
@@ -156,6 +157,7 @@ def render(runs: list[RunData], *, title: str) -> str:
         anchors={name: anchor_of(name) for name in names},
         definitions=definitions(names),
         statistics=STATISTICS,
+        counted=counted,
         arrows=ARROWS,
         arrow_words=ARROW_WORDS,
     )
@@ -164,7 +166,11 @@ def render(runs: list[RunData], *, title: str) -> str:
 
 def write_report(path: Path, html: str) -> None:
     """Write all of it or nothing."""
-    runs_on_disk.atomic_write_text(path, html)
+    try:
+        runs_on_disk.atomic_write_text(path, html)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"cannot write `{path}`: {reason}", "choose another file for the report") from error
 
 
 def _code(text: str) -> Markup:
@@ -358,12 +364,13 @@ def _training(run: RunData) -> str:
     assert training
     planned = run.setting("train.steps")
     if training.stopped_by:
-        ended = f"stopped after {training.steps} steps: {training.stopped_by}"
+        ended = f"stopped after {counted(training.steps, 'step')}: {training.stopped_by}"
     else:
+        steps = counted(training.steps, "step")
         all_of = (
-            f"all {training.steps}" if planned in (None, training.steps) else f"{training.steps} of {planned}"
+            f"all {steps}" if planned in (None, training.steps) else f"{training.steps} of {planned} steps"
         )
-        ended = f"ran {all_of} steps; no stop rule ended it"
+        ended = f"ran {all_of}; no stop rule ended it"
     kept = "" if training.kept_step is None else f". Kept: step {training.kept_step}"
     last = training.kept_step == training.steps
     why = run.setting("train.keep")
@@ -387,7 +394,7 @@ def _steps(run: RunData) -> str:
             f"predictions pooled over the {SCOPES.get(training.pooling_scope, training.pooling_scope)}"
         )
     if training.micro_batch:
-        how.append(f"{training.micro_batch} sequences of each corpus at a time")
+        how.append(f"{counted(training.micro_batch, 'sequence')} of each corpus at a time")
     if training.chunk:
         how.append(f"logits of {training.chunk:,} positions at a time")
     if training.keep_logits:

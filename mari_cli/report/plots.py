@@ -18,10 +18,10 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from scipy.stats import ks_2samp
 from sklearn.metrics import roc_curve
 
 from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.forget_quality import ks_test
 from mari_cli.metrics.items import ItemValues
 from mari_cli.metrics.of_benchmarks import GENERAL_ABILITY
 from mari_cli.metrics.registry import describe
@@ -865,7 +865,7 @@ def _distance(
     axis: Axes, values: Sequence[float], gold: Sequence[float], label: str, colour: str, line: int
 ) -> None:
     """D between two samples: a stroke where they are furthest apart, the number in a corner."""
-    test = ks_2samp(values, gold)
+    test = ks_test(values, gold)
     at, d = float(test.statistic_location), float(test.statistic)
     ends = [sum(value <= at for value in sample) / len(sample) for sample in (values, gold)]
     axis.plot([at, at], ends, color=colour, linewidth=1.6, linestyle=(0, (3, 2)))

@@ -9,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mari_cli.errors import UserError
 from mari_cli.metrics.difference import Difference
@@ -17,9 +19,25 @@ from mari_cli.metrics.distance import Entered
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.items import ItemValues, item_values
 from mari_cli.metrics.registry import as_logged
-from mari_cli.runs import CONFIG, RESULT, RUN, Run
+from mari_cli.report.shape import CONFIG as CONFIG_SHAPE
+from mari_cli.report.shape import (
+    DATA,
+    ENVIRONMENT,
+    EXAMPLES,
+    ITEM,
+    STEP,
+    has_lone_surrogate,
+    result_schema,
+    too_deep,
+    wrong,
+)
+from mari_cli.runs import CONFIG, METRICS, RESULT, RUN, Run
 
 SCHEMA_VERSION = 1
+MOST_ALIASES = 50
+_NO_CONFIG = (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError, AssertionError)
+"""What OmegaConf raises of what is no mapping."""
+_BY_HAND = "was it edited by hand? bring it back as it was, or leave the run out"
 MODEL_ROLES = ("target", "model", "unlearned", "gold")
 """Every model a result may hold, in the order in which a reader meets them."""
 
@@ -184,32 +202,36 @@ def read_run(path: Path, *, result: dict[str, Any] | None = None) -> RunData:
     if result is None:
         if run_directories(path) != [path]:  # refuses what is no run
             raise UserError(f"`{path}` holds runs, it is none itself", f"try `mari compare {path}`")
-        result = Run(path).result()
+        result = _of(path / RESULT, {"type": "object"})
+    assert result is not None
     if not isinstance(result.get("models"), dict) or "task" not in result:
-        raise UserError(f"`{path / RESULT}` is not the result of a run", "was it edited by hand?")
+        raise UserError(f"`{path / RESULT}` is not the result of a run", _BY_HAND)
     if result.get("schema_version") != SCHEMA_VERSION:
         raise UserError(
             f"`{path}` was written in format {result.get('schema_version')}, this mari reads format "
             f"{SCHEMA_VERSION}",
             "use the version of mari named in its `environment.json`",
         )
+    _require_shape(result, result_schema(), path / RESULT)
+    models = {
+        role: ModelResult(metrics=estimates_of(entry["metrics"]), hash=entry.get("hash"))
+        for role in MODEL_ROLES
+        if (entry := result["models"].get(role)) is not None
+    }
+    if not models:
+        raise UserError(f"`{path / RESULT}` holds no model that was measured", _BY_HAND)
     rows = Run(path).metrics()
+    for number, row in enumerate(rows, start=1):
+        _require_shape(row, STEP, path / METRICS, line=number)
     config_file = path / CONFIG
-    config_yaml = config_file.read_text(encoding="utf-8") if config_file.exists() else ""
+    config_yaml = _text(config_file) if config_file.exists() else ""
     training = result.get("training")
     return RunData(
         path=path,
         name=str(result.get("name") or path.name),
         task=str(result["task"]),
         result=result,
-        models={
-            role: ModelResult(
-                metrics=estimates_of(entry["metrics"]),
-                hash=entry.get("hash"),
-            )
-            for role in MODEL_ROLES
-            if (entry := result["models"].get(role)) is not None
-        },
+        models=models,
         loss=result.get("loss"),
         command=[str(word) for word in result.get("command") or []],
         created=result.get("created"),
@@ -218,12 +240,12 @@ def read_run(path: Path, *, result: dict[str, Any] | None = None) -> RunData:
         notes=[str(note) for note in result.get("notes") or []],
         train_rows=[_numbers(row) for row in rows if row.get("kind") == "train"],
         eval_rows=[_numbers(row) for row in rows if row.get("kind") == "eval"],
-        items=[item_values(row) for row in _json_lines(path / "items.jsonl")],
-        examples=[_example(entry) for entry in _json(path / "examples.json", default=[])],
-        config=_config(config_yaml),
+        items=[item_values(row) for row in _json_lines(path / "items.jsonl", ITEM)],
+        examples=[_example(entry) for entry in _of(path / "examples.json", EXAMPLES, default=[])],
+        config=_config(config_yaml, config_file),
         config_yaml=config_yaml,
-        environment=_json(path / "environment.json", default={}),
-        data=_corpora(_json(path / "data.json", default={})),
+        environment=_of(path / "environment.json", ENVIRONMENT, default={}),
+        data=_corpora(_of(path / "data.json", DATA, default={})),
         entered=_entered(result.get("distance_to_gold")),
     )
 
@@ -240,29 +262,56 @@ def _natural(path: Path) -> list[tuple[bool, int, str]]:
     return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts if part]
 
 
-def _json(path: Path, *, default: Any = None) -> Any:
-    if default is not None and not path.exists():
-        return default
+def _text(path: Path) -> str:
+    """Of a file of a run, which is one in UTF-8."""
+    if not path.is_file():
+        raise UserError(f"`{path}` is no file", _BY_HAND)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"`{path}` is not UTF-8", _BY_HAND) from error
+    except OSError as error:
         raise UserError(
-            f"`{path}` is not JSON: line {error.lineno}: {error.msg}", "was it edited by hand?"
+            f"cannot read `{path}`: {(error.strerror or str(error)).lower()}", _BY_HAND
         ) from error
 
 
-def _json_lines(path: Path) -> list[dict[str, Any]]:
+def _of(path: Path, schema: dict[str, Any] | None = None, *, default: Any = None) -> Any:
+    """The JSON of one file."""
+    if default is not None and not path.exists():
+        return default
+    return _json(_text(path), schema, path)
+
+
+def _json_lines(path: Path, schema: dict[str, Any]) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"`{path}` is not JSON: line {number}: {error.msg}", "was it edited by hand?"
-            ) from error
-    return rows
+    lines = enumerate(_text(path).splitlines(), start=1)
+    return [_json(line, schema, path, line=number) for number, line in lines]
+
+
+def _json(text: str, schema: dict[str, Any] | None, path: Path, *, line: int | None = None) -> Any:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"`{path}` is not JSON: line {line or error.lineno}: {error.msg}", _BY_HAND
+        ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise UserError(f"`{path}` is not JSON: {error}", _BY_HAND) from error
+    if too_deep(value):
+        raise UserError(f"`{path}` is nested deeper than a run writes", _BY_HAND)
+    if has_lone_surrogate(text):
+        raise UserError(f"`{path}` is not valid Unicode: it spells half of a character", _BY_HAND)
+    if schema is not None:
+        _require_shape(value, schema, path, line=line)
+    return value
+
+
+def _require_shape(value: Any, schema: dict[str, Any], path: Path, *, line: int | None = None) -> None:
+    if told := wrong(value, schema):
+        where = f"`{path}`" + (f" line {line}" if line else "")
+        raise UserError(f"{where} is not as a run writes it: {told}", _BY_HAND)
 
 
 def _number(value: object) -> float:
@@ -317,9 +366,33 @@ def _example(entry: Mapping[str, Any]) -> Example:
     )
 
 
-def _config(text: str) -> dict[str, Any]:
-    container = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else {}
-    return {str(key): value for key, value in container.items()} if isinstance(container, dict) else {}
+def _brackets(text: str) -> int:
+    """How many are open at one time, at most."""
+    deepest = depth = 0
+    for sign in re.findall(r"[\[\]{}]", text):
+        depth = depth + 1 if sign in "[{" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _config(text: str, path: Path) -> dict[str, Any]:
+    if not text.strip():
+        return {}
+    if _brackets(text) > MOST_ALIASES:  # over which a parser of YAML takes minutes
+        raise UserError(f"`{path}` is nested deeper than a run writes", _BY_HAND)
+    try:
+        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
+        if aliases > MOST_ALIASES:  # each may stand for any number of others
+            raise UserError(f"`{path}` has {aliases} aliases, and a run writes none", _BY_HAND)
+        value = OmegaConf.to_container(OmegaConf.create(text))
+    except _NO_CONFIG as error:
+        told = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"`{path}` is no config of a run: {told}", _BY_HAND) from error
+    _require_shape(value, CONFIG_SHAPE, path)
+    if too_deep(value):
+        raise UserError(f"`{path}` is nested deeper than a run writes", _BY_HAND)
+    assert isinstance(value, dict)
+    return {str(key): entry for key, entry in value.items()}
 
 
 def _corpora(value: object) -> dict[str, dict[str, Any]]:

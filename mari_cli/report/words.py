@@ -7,6 +7,7 @@ loss above gold's is over-forgetting; a bound for one token says nothing of a wh
 import math
 from dataclasses import dataclass, field
 
+from mari_cli.errors import counted
 from mari_cli.metrics.difference import difference_of_estimates
 from mari_cli.metrics.estimate import Estimate, OverSeeds
 from mari_cli.metrics.of_benchmarks import chance
@@ -27,6 +28,7 @@ from mari_cli.report.comparison import (
     metric_of,
     results,
     suite_of,
+    unshared,
 )
 from mari_cli.report.numbers import duration, interval, listed, number, percent
 from mari_cli.report.read import RunData
@@ -173,7 +175,11 @@ FEW = 30
 def _too_few(row: Row, names: list[str]) -> str:
     """How little it means that nothing was found."""
     fewest = min(found.n for name in names if (found := row.estimate(name)))
-    return f" With as few as {fewest} items only a large difference could show." if fewest < FEW else ""
+    return (
+        f" With as few as {counted(fewest, 'item')} only a large difference could show."
+        if fewest < FEW
+        else ""
+    )
 
 
 _COUNTS = {
@@ -584,6 +590,12 @@ def _warnings(rows: list[Row], runs: list[RunData]) -> list[str]:
         )
     if apart := differing_distances(runs):
         warnings.append(apart)
+    if some := unshared(rows):
+        shared = set.intersection(*(set(row.model.metrics) for row in results(rows)))
+        warnings.append(
+            f"Not all runs were asked the same: {'; '.join(some)}. "
+            + ("What one was not asked is compared with nothing." if shared else "No metric is of all.")
+        )
     for row in rows:
         broken = [name for name in row.model.metrics if not math.isfinite(row.model.metrics[name].value)]
         if broken:

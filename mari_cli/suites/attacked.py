@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from mari_cli.data.tokenize import Item
 from mari_cli.metrics import attacks
+from mari_cli.models.load import LanguageModel
 from mari_cli.suites.examiner import Examiner
-from mari_cli.suites.generate import decode
 from mari_cli.suites.scores import ItemScore
 from mari_cli.suites.suite import Row
 
@@ -14,17 +14,19 @@ def attacked(
     examiner: Examiner,
     items: Sequence[Item],
     scores: Sequence[ItemScore],
+    texts: Sequence[str],
     what: str,
     *,
     reference_nll: Sequence[float] | None = None,
 ) -> dict[str, list[float]]:
     """All attacks that cost nothing beyond ``scores``; by the gradient norm where the config asks for it, and
-    against a reference where its mean token losses are given."""
-    texts = [decode(examiner.lm, item.input_ids[item.supervised_from :]) for item in items]
+    against a reference where its mean token losses are given. ``texts``: of each item, the text that it is
+    of, or a part of."""
+    packed = [scored_text(examiner.lm, *pair) for pair in zip(items, texts, strict=True)]
     losses = [score.answer_nll for score in scores]
     found = {
         "loss": [attacks.loss(nll) for nll in losses],
-        "zlib": [attacks.zlib_ratio(nll, text) for nll, text in zip(losses, texts, strict=True)],
+        "zlib": [attacks.zlib_ratio(nll, text) for nll, text in zip(losses, packed, strict=True)],
         "min_k": [score.min_k for score in scores],
         "min_k_plus_plus": [score.min_k_plus_plus for score in scores],
     }
@@ -35,6 +37,17 @@ def attacked(
     if examiner.config.gradnorm:
         found["gradnorm"] = examiner.gradnorms(items, what)
     return found
+
+
+def scored_text(lm: LanguageModel, item: Item, text: str) -> str:
+    """What of ``text`` the item's targets are, as it is written, the white space at its edges too: all of it,
+    or where the item is a block of it, or was cut, what the targets say.
+
+    A tokenizer's words for its tokens are not always the text: some drop the first space.
+    """
+    targets = list(item.input_ids[item.supervised_from :])
+    told = str(lm.tokenizer.decode(targets, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    return text if told.strip() and told.strip() == text.strip() else told
 
 
 def with_reference(rows: Sequence[Row], reference: Sequence[Row]) -> list[Row]:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scipy.special import expit, logit
 from scipy.stats import norm
 from transformers import PreTrainedTokenizerBase
 
@@ -19,8 +20,7 @@ from mari_cli import distributed, runs, sealed
 from mari_cli.config import MetricsConfig
 from mari_cli.errors import UserError
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.of_benchmarks import benchmark_name
-from mari_cli.metrics.registry import describe
+from mari_cli.metrics.of_benchmarks import benchmark_name, range_of
 from mari_cli.metrics.statistics import perplexity_estimate, proportion_estimate, ratio_estimate
 from mari_cli.progress import Track, say
 from mari_cli.suites import mmlu_sample
@@ -350,13 +350,13 @@ def _figures(
     if name in benchmark.groups:
         of_group = _together(benchmark.groups[name], answered)
         names = _full_names(name, list(of_group))
-        return {names[key]: estimate(names[key], found, confidence) for key, found in of_group.items()}
+        return {names[key]: estimate(_metric(key), found, confidence) for key, found in of_group.items()}
     task = answered[name]
     names = _full_names(name, list(task.judged))
     return {
         names[key]: _of_text(key, found, task.rows, examiner)
-        if key.partition(",")[0] in ROLLING and found.value is not None
-        else estimate(names[key], found, confidence)
+        if _metric(key) in ROLLING and found.value is not None
+        else estimate(_metric(key), found, confidence)
         for key, found in task.judged.items()
     }
 
@@ -403,25 +403,42 @@ def _full_names(name: str, keys: Sequence[str]) -> dict[str, str]:
     }
 
 
-def estimate(full_name: str, judged: Judged, confidence: float) -> Estimate:
-    """The normal interval of a standard error, within the metric's range; Wilson's for a share of right
-    answers whose standard error is 0 or undefined."""
+def _metric(key: str) -> str:
+    """lm_eval's metric of `acc,none`."""
+    return key.partition(",")[0]
+
+
+def estimate(metric: str, judged: Judged, confidence: float) -> Estimate:
+    """A figure of lm_eval's ``metric``, with an interval that never leaves the metric's range.
+
+    Of a share of right answers it is Wilson's; of any other figure with a range that of lm_eval's standard
+    error on the scale of log-odds within the range; of one without a range the normal one.
+    """
     value, n = judged.value, judged.items
     if value is None:
         return Estimate(value=math.nan, n=n)
-    if judged.stderr:
-        half = float(norm.ppf((1 + confidence) / 2)) * judged.stderr
-        least, most = describe(full_name).low, describe(full_name).high
-        return Estimate(value=value, n=n, low=max(least, value - half), high=min(most, value + half))
     if judged.proportion:
         wilson = proportion_estimate(round(value * n), n, confidence=confidence)
         return Estimate(value=value, n=n, low=wilson.low, high=wilson.high)
-    return Estimate(value=value, n=n)
+    if not judged.stderr:
+        return Estimate(value=value, n=n)
+    half = float(norm.ppf((1 + confidence) / 2)) * judged.stderr
+    least, most = range_of(metric)
+    if math.isinf(least):
+        return Estimate(value=value, n=n, low=value - half, high=value + half)
+    if math.isinf(most):
+        return Estimate(value=value, n=n, low=max(least, value - half), high=value + half)
+    share = (value - least) / (most - least)
+    if not 0 < share < 1:
+        return Estimate(value=value, n=n)
+    reach = half / (most - least) / (share * (1 - share))
+    low, high = (least + (most - least) * float(expit(logit(share) + to)) for to in (-reach, reach))
+    return Estimate(value=value, n=n, low=low, high=high)
 
 
 def _of_text(key: str, judged: Judged, rows: Sequence[Row], examiner: Examiner) -> Estimate:
     """lm_eval gives a figure of running text no standard error: a bootstrap over documents."""
-    metric, config = key.partition(",")[0], examiner.config
+    metric, config = _metric(key), examiner.config
     assert judged.value is not None
     losses = [-row["loglikelihood"] for row in rows]
     amounts = [row[ROLLING[metric]] for row in rows]

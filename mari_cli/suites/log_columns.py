@@ -1,25 +1,30 @@
 """Columns of a log, each with values by item, to rows of `tofu_numbers`.
 
-Every column of a set must hold the same items, each once, and numbers that can be what the column says.
+Every column of a set must hold the same items, each once, and numbers that can be what the column says. The
+values of a column stand under the numbers of their items, or are a list, whose first value is item 0's.
 """
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, log
 from typing import Any
 
 from mari_cli.data.records import Record
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, counted
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.generation import verbatim_rouge_l
+from mari_cli.metrics.privacy import privleak
 from mari_cli.suites.suite import Row
 from mari_cli.suites.tofu_numbers import SETS, of_losses
 
 LOSSES = ("answer_nll", "paraphrase_nll", "wrong_nlls")
-"""Columns without which a set has no numbers."""
+"""Columns of losses."""
 SAME = 1e-6
 """Two figures closer than this are one figure, rounded."""
+SAME_PRIVLEAK = 1e-3
+"""Percent."""
 SAME_P = 0.01
 """Two p-values whose logarithms are closer than this are one."""
 WHOLE = "give the log as the evaluation wrote it, or evaluate the model again"
@@ -38,12 +43,26 @@ class Log:
     """By set, what was asked, in the order of the items, where the log has texts. It goes nowhere."""
 
     def disagreements(self, metrics: Mapping[str, Estimate]) -> list[str]:
-        """A sentence for each of the log's own means that its items do not bear out."""
-        return [
-            f"the log says {name} = {said:.6g}, where its items give {metrics[name].value:.6g}"
-            for name, said in self.said.items()
-            if name in metrics and not _same(name, said, metrics[name].value)
-        ]
+        """A sentence for each of the log's own means that its items do not bear out: neither by our
+        definition nor, where that has a name of its own, by OpenUnlearning's."""
+        told = []
+        for name, said in self.said.items():
+            forms = [form for form in (name, f"{name}_open_unlearning") if form in metrics]
+            if forms and not any(_same(name, said, metrics[form].value) for form in forms):
+                told.append(_disagreement(forms[0], said, metrics))
+        return told
+
+
+def _disagreement(name: str, said: float, metrics: Mapping[str, Estimate]) -> str:
+    """In words; of a privleak that took no gold model at all, why it is another."""
+    found = metrics[name].value
+    auc = metrics.get("tofu/min_k_auc")
+    if name == "tofu/privleak" and auc is not None and abs(said - privleak(auc.value, 0.5)) <= SAME_PRIVLEAK:
+        return (
+            f"the log's own privleak, {said:.6g}, is against an AUC of .5, which OpenUnlearning takes where "
+            f"it is given no retain model's log; against the gold model's AUC it is {found:.6g}"
+        )
+    return f"the log says {name} = {said:.6g}, where its items give {found:.6g}"
 
 
 def _same(name: str, said: float, found: float) -> bool:
@@ -54,25 +73,31 @@ def _same(name: str, said: float, found: float) -> bool:
     return abs(log(said) - log(found)) <= SAME_P
 
 
-def add(log: Log, name: str, where: str, found: Found) -> None:
-    """Check the columns of one set against each other, and add their rows and what is to be said of them."""
-    for ours in LOSSES:
+def require(name: str, where: str, found: Found, wanted: Sequence[str]) -> None:
+    """Refuse a set of a log that lacks one of the columns ``wanted``."""
+    for ours in wanted:
         if found[ours][1] is None:
             raise UserError(
                 f"{where}: the {SETS[name]} have no `{found[ours][0]}`",
-                "evaluate the model again with it: their numbers need the losses of answers, paraphrases and "
-                "wrong answers",
+                "evaluate the model again with it: a truth ratio needs the losses of paraphrases and of "
+                "wrong answers, a probability those of answers",
             )
+
+
+def add(log: Log, name: str, where: str, found: Found) -> list[Row]:
+    """Check the columns of one set that are there against each other, and add their rows and what is to be
+    said of them; returns the rows."""
     columns = {
         ours: column_of(values, KINDS[ours], f"{where}: `{theirs}`")
         for ours, (theirs, values) in found.items()
         if values is not None
     }
-    items = columns["answer_nll"].keys()
+    first = next(iter(columns))
+    items = columns[first].keys()
     for ours, column in columns.items():
         if apart := sorted(items ^ column.keys()):
             raise UserError(
-                f"{where}: `{found['answer_nll'][0]}` holds {len(items)} items and `{found[ours][0]}` "
+                f"{where}: `{found[first][0]}` holds {counted(len(items), 'item')} and `{found[ours][0]}` "
                 f"{len(column)}, and item {apart[0]} is not in both",
                 WHOLE,
             )
@@ -83,11 +108,14 @@ def add(log: Log, name: str, where: str, found: Found) -> None:
     if texts:
         log.asked[name] = [texts[item][0] for item in sorted(items)]
     kept = columns.keys() - set(LOSSES)
+    rows = []
     for item in sorted(items):
         row: Row = {"set": name, "item": item}
         row |= {"key": keys[item][:16]} if keys else {}
-        row |= of_losses(name, *(columns[ours][item] for ours in LOSSES))
-        log.rows.append(row | {ours: columns[ours][item] for ours in sorted(kept)})
+        row |= of_losses(name, *(columns[ours][item] if ours in columns else None for ours in LOSSES))
+        rows.append(row | {ours: columns[ours][item] for ours in sorted(kept)})
+    log.rows.extend(rows)
+    return rows
 
 
 def _keys(name: str, where: str, texts: Mapping[int, list[str]]) -> dict[int, str]:
@@ -118,18 +146,36 @@ def _compared(name: str, logged: Mapping[int, float], texts: Mapping[int, list[s
 
 def column_of(values: Any, kind: "Kind", where: str) -> dict[int, Any]:
     """Values by item; a list of answers' losses may hold another number for each item."""
-    if not isinstance(values, dict) or not values:
+    if not isinstance(values, dict | list) or not values:
         raise UserError(f"{where} holds no values by item", WHOLE)
-    column = {}
-    for key, value in values.items():
-        if not key.isdecimal():
-            raise UserError(f"{where}: `{key}` is no item number", WHOLE)
-        if int(key) in column:
-            raise UserError(f"{where}: item {int(key)} is there twice", WHOLE)
+    column: dict[int, Any] = {}
+    for key, value in by_item(values).items():
+        item = item_number(key)
+        if item is None:
+            raise UserError(f"{where}: `{key[:60]}` is no item number", WHOLE)
+        if item in column:
+            raise UserError(f"{where}: item {item} is there twice", WHOLE)
+        if kind is _LOSSES:
+            value = list(value.values()) if isinstance(value, dict) else value
+            value = value if isinstance(value, list) else [value]
         if not kind.holds(value):
-            raise UserError(f"{where}: item {key} is {json.dumps(value)[:60]}, not {kind.words}", kind.hint)
-        column[int(key)] = [value] if kind is _LOSSES and not isinstance(value, list) else value
+            shown = value[0] if kind is _LOSSES and len(value) == 1 else value
+            raise UserError(
+                f"{where}: item {item} is {json.dumps(shown)[:60]}, not {kind.words}",
+                _NONE if shown is None else kind.hint,
+            )
+        column[item] = value
     return column
+
+
+def by_item(values: dict[str, Any] | list[Any]) -> dict[str, Any]:
+    """A list as what it stands for: its first value is item 0's."""
+    return {str(place): value for place, value in enumerate(values)} if isinstance(values, list) else values
+
+
+def item_number(key: str) -> int | None:
+    """`7`, or `7.0` as some write it."""
+    return int(key.partition(".")[0]) if re.fullmatch(r"\d{1,18}(\.0*)?", key) else None
 
 
 @dataclass(frozen=True)
@@ -142,18 +188,24 @@ class Kind:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    """JSON's integers have no end, a float has."""
+    return (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53) or (
+        isinstance(value, float) and isfinite(value)
+    )
 
 
 def _loss(value: Any) -> bool:
     return _number(value) and value > -SAME
 
 
+_NONE = (
+    "a value that is not there cannot be counted: leave the item out of every column, or evaluate it again"
+)
 _COLLAPSED = "a model whose losses are not numbers has no truth ratio: evaluate it again in float32"
 _LOSS = Kind("a loss in nats", _loss, _COLLAPSED)
 _LOSSES = Kind(
     "losses of wrong answers in nats",
-    lambda value: _loss(value) or (isinstance(value, list) and bool(value) and all(map(_loss, value))),
+    lambda value: bool(value) and all(map(_loss, value)),
     _COLLAPSED,
 )
 
@@ -170,11 +222,12 @@ KINDS = {
     "answer_nll": _LOSS,
     "paraphrase_nll": _LOSS,
     "wrong_nlls": _LOSSES,
-    "tokens": Kind("a number of tokens", lambda value: isinstance(value, int) and value > 0),
+    "tokens": Kind("a number of tokens", lambda value: _number(value) and value == int(value) and value > 0),
     "rouge_l_recall": _RECALL,
     "rouge_1_recall": _RECALL,
     "extraction_strength_open_unlearning": SHARE,
     "exact_memorization_open_unlearning": SHARE,
+    "ratio": RATIO,
     "texts": Kind(
         "question, generated answer and true answer",
         lambda value: isinstance(value, list) and len(value) == 3 and all(isinstance(t, str) for t in value),

@@ -96,7 +96,7 @@ class Muse:
     def _scored(self, examiner: Examiner, name: str, asked: Sequence[Record]) -> list[Row]:
         items, cut = text_items(examiner.lm, [record.text for record in asked])
         scores = examiner.score(items, name)
-        attacks = attacked(examiner, items, scores, name)
+        attacks = attacked(examiner, items, scores, [record.text for record in asked], name)
         del attacks["loss"]
         return [
             {"tokens": score.tokens, "answer_nll": score.answer_nll, "cut": int(shorter)}

@@ -1,25 +1,38 @@
 """OpenUnlearning's log of a TOFU evaluation (`TOFU_EVAL.json`, locuslab/open-unlearning), to rows of
 `tofu_numbers`: for each of its metrics the `value_by_index`.
 
-Its retain models' logs often hold `forget_truth_ratio` alone, which is all that forget quality needs. What it
-defines in another way has a name of its own here: forget quality of ratios with 1e-10 beside p(paraphrase),
-extraction strength and exact memorization without the EOS. Membership scores it gives the other way round,
-higher where an item looks less trained on.
+A log holds what was asked for: most in the wild have the losses of paraphrases and of wrong answers, which
+is all that a truth ratio needs, and none of the answers themselves; retain models' often hold
+`forget_truth_ratio` alone. What OpenUnlearning defines in another way has a name of its own here: truth
+ratio, forget quality and model utility with 1e-10 beside p(paraphrase), extraction strength and exact
+memorization without the EOS. Membership scores it gives the other way round, higher where an item looks less
+trained on.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from sys import float_info
 from typing import Any
 
-from mari_cli.metrics.truth_ratio import log_truth_ratio_open_unlearning
-from mari_cli.suites.log_columns import KINDS, RATIO, SCORE, SHARE, Found, Log, add, column_of
+from mari_cli.errors import UserError, counted
+from mari_cli.suites.log_columns import (
+    SCORE,
+    SHARE,
+    Found,
+    Log,
+    add,
+    by_item,
+    column_of,
+    item_number,
+    require,
+)
 from mari_cli.suites.suite import Row
-from mari_cli.suites.tofu_numbers import HOLDOUT, MEMBERSHIP, OFFERED, SETS
+from mari_cli.suites.tofu_numbers import HOLDOUT, MEMBERSHIP, OFFERED, SETS, THEIRS, with_their_ratio
 
 PREFIXES = {"forget": "forget", "retain": "retain", "authors": "ra", "facts": "wf"}
 """What OpenUnlearning's metrics of a set begin with."""
-RATIOS = "forget_truth_ratio"
+TRUTH = ("paraphrase_nll", "wrong_nlls")
+"""Columns that a truth ratio takes."""
 TOKENS = ("extraction_strength", "exact_memorization")
 """Of the forget items' answers."""
 ATTACKS = {
@@ -31,6 +44,8 @@ ATTACKS = {
     "gradnorm": "mia_gradnorm",
 }
 """Our names of attacks to its metrics."""
+OF_MUSE = ("knowmem", "verbmem")
+"""What only the names of its metrics of MUSE hold."""
 
 
 def is_open_unlearning(content: Mapping[str, Any]) -> bool:
@@ -46,50 +61,109 @@ def read_open_unlearning(content: Mapping[str, Any], where: str) -> Log:
         paraphrase = answer if name in OFFERED else f"{prefix}_Q_A_PARA_Prob"
         wrong = f"{prefix}_Q_A_PERT_Prob"
         read |= {answer, paraphrase, wrong, rouge}
-        lacking = [metric for metric in (answer, paraphrase, wrong) if metric not in content]
-        if lacking and name == "forget" and _by_index(content, RATIOS):
-            _add_ratios(log, content, where)
-            continue
-        if lacking and name != "forget":  # what was not asked for was not measured
-            log.notes.append(f"the {SETS[name]} are left out: the log has no `{lacking[0]}`")
-            continue
         found: Found = {
             "answer_nll": _field(content, answer, "avg_loss"),
             "paraphrase_nll": _field(content, paraphrase, "avg_loss"),
-            "wrong_nlls": _field(content, wrong, "avg_loss"),
+            "wrong_nlls": _losses_of_wrong(content, wrong),
             "rouge_l_recall": _field(content, rouge, "rougeL_recall"),
             "rouge_1_recall": _field(content, rouge, "rouge1_recall"),
             "texts": _texts(content, rouge),
         }
-        add(log, name, where, found)
-        if name == "forget":
-            theirs, values = found["paraphrase_nll"]
-            paraphrases = column_of(values, KINDS["paraphrase_nll"], f"{where}: `{theirs}`")
-            for row in log.rows:
-                ratio = log_truth_ratio_open_unlearning(row["log_truth_ratio"], paraphrases[row["item"]])
-                row["log_truth_ratio_open_unlearning"] = ratio
+        _add_set(log, name, where, found, _ratios(content, prefix))
+    if not log.rows:
+        raise _no_metric_of_tofu(content, where)
     read |= _add_tokens(log, content, where) | _add_membership(log, content, where)
     for theirs, ours in (_their_means() | _means_where_items_are()).items():
         entry = content.get(theirs)
         mean = entry.get("agg_value") if isinstance(entry, dict) else None
-        if isinstance(mean, int | float):
+        if isinstance(mean, int | float) and SCORE.holds(mean):
             log.said[ours] = float(mean)
     if left := sorted(content.keys() - read):
         log.notes.append(f"not taken from the log: {', '.join(left)}")
     return log
 
 
-def _add_ratios(log: Log, content: Mapping[str, Any], where: str) -> None:
-    """Forget items of which the log gives truth ratios and no losses."""
-    theirs, values = _field(content, RATIOS, "score")
-    for item, ratio in sorted(column_of(values, RATIO, f"{where}: `{theirs}`").items()):
-        # of a model that collapsed it may be below the smallest float: below all others, then
-        log_ratio = math.log(max(ratio, float_info.min))
-        columns = ("log_truth_ratio", "log_truth_ratio_open_unlearning")
-        log.rows.append({"set": "forget", "item": item} | dict.fromkeys(columns, log_ratio))
-    log.notes.append(
-        f"the truth ratios of the forget items are those that the log gives (`{RATIOS}`): it has no losses "
-        "to compute them from again"
+def _add_set(log: Log, name: str, where: str, found: Found, ratios: tuple[str, Any]) -> None:
+    """What the log tells of one set: what was not asked for was not measured, and is left out and said.
+
+    Truth ratios are made of the losses. Those that the log gives hold 1e-10 beside p(paraphrase): where there
+    is nothing else they are taken, under their own name.
+    """
+    there = {ours for ours, (_, values) in found.items() if values is not None}
+    lacking = [ours for ours in TRUTH if ours not in there]
+    alone = bool(lacking) and ratios[1] is not None
+    if not there & {"answer_nll", *TRUTH, "rouge_l_recall"} and not alone:
+        log.notes.append(f"the {SETS[name]} are left out: the log has no `{_metric(found['answer_nll'])}`")
+        return
+    if len(lacking) == 1 and name == "forget" and not alone:  # half of a ratio: the log is broken
+        require(name, where, found, TRUTH)
+    rows = add(log, name, where, {**found, "ratio": ratios} if alone else found)
+    for row in rows:
+        # of a model that collapsed a ratio may be below the smallest float: below all others, then
+        row |= {THEIRS: math.log(max(row.pop("ratio"), float_info.min))} if alone else {}
+        row |= with_their_ratio(row)
+    if alone:
+        log.notes.append(
+            f"the truth ratios of the {SETS[name]} are those that the log gives (`{_metric(ratios)}`), with "
+            "1e-10 beside p(paraphrase): it has no losses to compute them from again, so what is made of "
+            "them has `_open_unlearning` in its name"
+        )
+    elif lacking:
+        log.notes.append(
+            f"the {SETS[name]} have no truth ratio: the log has no `{_metric(found[lacking[0]])}`"
+        )
+    elif ratios[1] is not None:
+        log.notes.extend(_beside_losses(name, rows, ratios))
+
+
+def _beside_losses(name: str, rows: Sequence[Row], ratios: tuple[str, Any]) -> list[str]:
+    """A note where the ratios that a log gives are not those of its losses, which are the ones used."""
+    logged = {item_number(key): value for key, value in ratios[1].items()}
+    if logged.keys() != {row["item"] for row in rows}:
+        return [
+            f"`{_metric(ratios)}` of the log holds {counted(len(logged), 'item')}, and its losses "
+            f"{len(rows)}: the truth ratios are made of the losses"
+        ]
+    pairs = [(math.exp(min(row[THEIRS], 700.0)), logged[row["item"]]) for row in rows]
+    differing = [
+        True
+        for ours, theirs in pairs
+        if not (_is_number(theirs) and math.isclose(ours, theirs, rel_tol=1e-5, abs_tol=1e-9))
+    ]
+    if not differing:
+        return []
+    return [
+        f"`{_metric(ratios)}` of {len(differing)} of {len(rows)} {SETS[name]} is not that of their losses in "
+        "the log; the truth ratios are made of the losses"
+    ]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _metric(column: tuple[str, Any]) -> str:
+    """The log's metric that a column is from."""
+    return column[0].split()[0]
+
+
+def of_muse(content: Mapping[str, Any], where: str) -> UserError | None:
+    """What to say of a log or summary of MUSE; None where it is none."""
+    found = [metric for metric in content if any(word in metric for word in OF_MUSE)]
+    if not found:
+        return None
+    return UserError(
+        f"{where} is of MUSE, not of TOFU: it holds `{found[0]}`",
+        "`--from-log` reads logs of TOFU; `mari evaluate MODEL suite=muse_news gold=GOLD` measures MUSE",
+    )
+
+
+def _no_metric_of_tofu(content: Mapping[str, Any], where: str) -> UserError:
+    found = ", ".join(f"`{metric[:60]}`" for metric in list(content)[:3])
+    return of_muse(content, where) or UserError(
+        f"{where} holds none of TOFU's metrics by item; it begins with {found}",
+        "forget quality needs `forget_Q_A_PARA_Prob` and `forget_Q_A_PERT_Prob` with their `value_by_index`: "
+        "give OpenUnlearning's `TOFU_EVAL.json`",
     )
 
 
@@ -164,14 +238,37 @@ def _means_where_items_are() -> dict[str, str]:
 def _by_index(content: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
     entry = content.get(metric)
     values = entry.get("value_by_index") if isinstance(entry, dict) else None
-    return values if isinstance(values, dict) else None
+    return by_item(values) if isinstance(values, dict | list) else None
 
 
 def _field(content: Mapping[str, Any], metric: str, name: str) -> tuple[str, Any]:
-    values = _by_index(content, metric)
+    """Its name in the log and its values by item; None where no item has it."""
+    values = _by_index(content, metric) or {}
+    found = {i: value.get(name) if isinstance(value, dict) else None for i, value in values.items()}
+    return f"{metric} {name}", found if any(value is not None for value in found.values()) else None
+
+
+def _losses_of_wrong(content: Mapping[str, Any], metric: str) -> tuple[str, Any]:
+    """Of each item those of its wrong answers, which may stand together or each by itself."""
+    name, values = _field(content, metric, "avg_loss")
     if values is not None:
-        values = {i: value.get(name) if isinstance(value, dict) else None for i, value in values.items()}
-    return f"{metric} {name}", values
+        return name, values
+    found = {i: _of_answers(value) for i, value in (_by_index(content, metric) or {}).items()}
+    return name, found if any(value is not None for value in found.values()) else None
+
+
+def _of_answers(value: Any) -> list[Any] | None:
+    answers = list(value.values()) if isinstance(value, dict) else value
+    if not isinstance(answers, list) or not answers or not all(isinstance(of, dict) for of in answers):
+        return None
+    return [of.get("avg_loss") for of in answers]
+
+
+def _ratios(content: Mapping[str, Any], prefix: str) -> tuple[str, Any]:
+    """OpenUnlearning's own truth ratios of a set."""
+    metrics = [f"{prefix}_truth_ratio", f"{prefix}_Truth_Ratio"]
+    there = [metric for metric in metrics if metric in content]
+    return _field(content, (there or metrics)[0], "score")
 
 
 def _texts(content: Mapping[str, Any], metric: str) -> tuple[str, Any]:

@@ -61,15 +61,29 @@ no word of the data; a metric that needs `gold` and has none is left out, with a
 is: choose one that you would run yourself.
 """
 
+import json
 import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mari_cli.config import OwnSuite, SuiteConfig
 from mari_cli.errors import UserError, nearest
+from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.statistics import How
 from mari_cli.places import place
-from mari_cli.suites.suite import Suite
+from mari_cli.suites.suite import Row, Suite, Summary
 
+if TYPE_CHECKING:
+    from mari_cli.suites.examiner import Examiner
+
+R = TypeVar("R")
 MEMBERS = ("name", "describe", "examine", "summarise")
+_HINT = "`python -c 'import mari_cli.suites.own as own; help(own)'` shows a whole suite"
+_MEND = "mend the suite: its file is run as it is"
 
 
 def load(config: SuiteConfig) -> Suite:
@@ -87,17 +101,98 @@ def load(config: SuiteConfig) -> Suite:
             else "`suite.code` is a Python file with a suite in it"
         )
         raise UserError(f"no suite at `suite.code={config.code}`: no such file", hint)
-    hint = "`python -c 'import mari_cli.suites.own as own; help(own)'` shows a whole suite"
     spec = spec_from_file_location(f"own_suite_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise UserError(f"`suite.code={config.code}` is no Python file", hint)
+        raise UserError(f"`suite.code={config.code}` is no Python file", _HINT)
     module = module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    loader = spec.loader
+    _run(config.code, path, lambda: loader.exec_module(module))
     if not callable(getattr(module, "load", None)):
-        raise UserError(f"`{config.code}` has no function `load`", hint)
-    suite: Suite = module.load(config)
+        raise UserError(f"`{config.code}` has no function `load`", _HINT)
+    suite: Suite = _run(config.code, path, lambda: module.load(config))
     if missing := [member for member in MEMBERS if not hasattr(suite, member)]:
         listed = ", ".join(f"`{member}`" for member in missing)
-        raise UserError(f"what `load` of `{config.code}` gives is no suite: it has no {listed}", hint)
-    return suite
+        raise UserError(f"what `load` of `{config.code}` gives is no suite: it has no {listed}", _HINT)
+    if not isinstance(suite.name, str) or not suite.name.isidentifier():
+        raise UserError(
+            f"the suite of `{config.code}` has the name {str(suite.name)[:40]!r}",
+            "a name is one word: `capitals`",
+        )
+    return _Guarded(suite.name, suite, config.code, path)
+
+
+@dataclass
+class _Guarded:
+    """A user's suite, whose errors are told as the user's, and what it gives is looked at."""
+
+    name: str
+    suite: Suite
+    code: str
+    path: Path
+
+    def describe(self) -> Mapping[str, Any]:
+        found = _run(self.code, self.path, self.suite.describe)
+        try:
+            json.dumps(found)
+        except (TypeError, ValueError) as error:
+            raise self._refused("describe", f"what JSON cannot hold: {error}") from error
+        if not isinstance(found, Mapping) or not all(
+            isinstance(of_set, Mapping) for of_set in found.values()
+        ):
+            raise self._refused("describe", "no mapping of sets, each of them a mapping")
+        return found
+
+    def examine(self, examiner: "Examiner") -> list[Row]:
+        rows = _run(self.code, self.path, lambda: self.suite.examine(examiner))
+        if not isinstance(rows, list):
+            raise self._refused("examine", f"{type(rows).__name__}, no list of rows")
+        for number, row in enumerate(rows, start=1):
+            if told := _wrong(row):
+                raise self._refused("examine", f"a row {number} {told}")
+        return rows
+
+    def summarise(self, rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summary:
+        summary = _run(self.code, self.path, lambda: self.suite.summarise(rows, gold, how))
+        if not isinstance(summary, Summary) or not all(
+            isinstance(name, str) and name.startswith(f"{self.name}/") and isinstance(of, Estimate)
+            for name, of in summary.metrics.items()
+        ):
+            raise self._refused("summarise", f"no `Summary` of `Estimate`s under names as `{self.name}/…`")
+        return summary
+
+    def _refused(self, member: str, what: str) -> UserError:
+        return UserError(f"`{member}` of `{self.code}` gives {what}", _HINT)
+
+
+def _wrong(row: Any) -> str | None:
+    """What is wrong with a row, in words; it may hold numbers, and as text only `set`, `key` and `fact`."""
+    if not isinstance(row, dict):
+        return "that is no dictionary"
+    if not isinstance(row.get("set"), str) or type(row.get("item")) is not int:
+        return "without a `set`, its name, or an `item`, its number"
+    for name, value in row.items():
+        if name in ("set", "key", "fact"):
+            if not isinstance(value, str | None):
+                return f"whose `{name}` is no text"
+        elif not isinstance(value, int | float | None):
+            return f"whose `{name}` is no number but {type(value).__name__}"
+    return None
+
+
+def _run(code: str, path: Path, call: Callable[[], R]) -> R:
+    """``call``, which runs the user's file: whatever it raises is told with its line."""
+    try:
+        return call()
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # it is not our code: any error is the file's own
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
+        line = (
+            getattr(error, "lineno", None) if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        )
+        said = next(iter(str(error).splitlines()), "")
+        what = f"`{code}`" + (f" line {line}" if line else "")
+        told = f"{type(error).__name__}: {said}" if said else type(error).__name__
+        raise UserError(f"{what} raises {told}", _MEND) from error

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mari_cli.data.tokenize import Item, encode_text
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, counted
 from mari_cli.models.load import LanguageModel
 
 
@@ -16,7 +16,8 @@ def prompt_items(
     room = lm.max_length - max_new_tokens
     if room < 1:
         raise UserError(
-            f"a context of {lm.max_length} tokens has no room for a prompt before {max_new_tokens} new ones",
+            f"a context of {counted(lm.max_length, 'token')} has no room for a prompt before "
+            f"{max_new_tokens} new ones",
             "use a model with a longer context, or ask for fewer tokens",
         )
     items, cut = [], []

@@ -166,7 +166,8 @@ def _estimators(config: MetricsConfig, seed: int) -> tuple[Estimator, Estimator,
 
 
 def _attacked(examiner: Examiner, role: str, corpus: Corpus, scored: Scores) -> dict[str, list[float]]:
-    return attacked(examiner, corpus.items, scored.items, role, reference_nll=corpus.reference_nll)
+    texts = [corpus.record_of(i).text for i in range(len(corpus.items))]
+    return attacked(examiner, corpus.items, scored.items, texts, role, reference_nll=corpus.reference_nll)
 
 
 def _row(role: str, index: int, corpus: Corpus, item: ItemScore) -> dict[str, Any]:

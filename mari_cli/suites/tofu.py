@@ -75,7 +75,8 @@ class Tofu:
                 row |= of_losses(name, score.answer_nll, paraphrase, wrong)
             rows.append(row)
         if name in MEMBERSHIP:
-            attacked_by = attacked(examiner, items[: len(asked)], scores[: len(asked)], SETS[name])
+            answers = [q.answer for q in asked]
+            attacked_by = attacked(examiner, items[: len(asked)], scores[: len(asked)], answers, SETS[name])
             for attack, values in attacked_by.items():
                 for row, value in zip(rows, values, strict=True):
                     row |= {} if attack == "loss" else {attack: value}

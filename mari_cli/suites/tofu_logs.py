@@ -8,18 +8,22 @@ it holds means of its own, they are compared; what differs becomes a note.
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mari_cli.errors import UserError
-from mari_cli.suites.log_columns import WHOLE, Log, add
-from mari_cli.suites.open_unlearning_logs import is_open_unlearning, read_open_unlearning
+from mari_cli.errors import UserError, counted
+from mari_cli.suites.log_columns import LOSSES, WHOLE, Log, add, require
+from mari_cli.suites.open_unlearning_logs import is_open_unlearning, of_muse, read_open_unlearning
 from mari_cli.suites.tofu_data import Question
-from mari_cli.suites.tofu_numbers import SETS
+from mari_cli.suites.tofu_numbers import PUBLISHED, SETS, SPLITS, split_of
 
 AGGREGATED, OPEN_UNLEARNING = "eval_log_aggregated.json", "TOFU_EVAL.json"
+OF_MUSE = "MUSE_EVAL.json"
+"""Which is refused, by what it holds."""
 FILES = {
     "forget": "eval_log_forget.json",
     "retain": "eval_log.json",
@@ -39,6 +43,64 @@ TOFU_NAMES = {
 _LOGS = f"`{AGGREGATED}` or `{OPEN_UNLEARNING}`"
 
 
+class NoLog(UserError):
+    """What is no log of a TOFU evaluation, as against one that is broken."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a log is, or may be."""
+
+    path: Path
+    named: bool
+    """Whether a user has named this very path; else it was found in a folder."""
+
+
+def places(paths: Sequence[str]) -> list[Place]:
+    """Every log that ``paths`` stand for, each once: a file or a folder with one log stands for itself, any
+    other folder for the logs in it and below. Of folders, each JSON file may be one until it is read."""
+    found: dict[Path, Place] = {}
+    for name in paths:
+        path = Path(name).expanduser()
+        here = [Place(path, named=True)]
+        if path.is_dir() and not _usual(path):
+            here = [Place(below, named=False) for below in _below(path)]
+            if not here:
+                raise NoLog(f"there is no log of a TOFU evaluation in `{path}`", f"give {_LOGS}")
+        for place in here:
+            found.setdefault(place.path.resolve(), place)
+    return list(found.values())
+
+
+def _usual(folder: Path) -> bool:
+    """Whether a log lies directly in ``folder``, under one of the names that evaluations give it."""
+    return any((folder / name).is_file() for name in (AGGREGATED, OPEN_UNLEARNING, OF_MUSE, *FILES.values()))
+
+
+def _below(folder: Path) -> list[Path]:
+    found = []
+    for directory, folders, files in os.walk(folder):
+        folders.sort()
+        here = Path(directory)
+        found += [here] if _usual(here) else [here / file for file in sorted(files) if file.endswith(".json")]
+    return found
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """What to call the logs in a table: their paths, without the names that all logs have, without what all
+    of these begin with, and never two alike."""
+    usual = {AGGREGATED, OPEN_UNLEARNING, *FILES.values()}
+    parts = [(path.parent if path.name in usual else path.with_suffix("")).parts for path in paths]
+    shared = 0
+    while all(len(of) > shared + 1 and of[shared] == parts[0][shared] for of in parts):
+        shared += 1
+    names = ["/".join(of[shared:]) or str(path) for of, path in zip(parts, paths, strict=True)]
+    return [
+        name if names.count(name) == 1 else f"{name} ({path.name})"
+        for name, path in zip(names, paths, strict=True)
+    ]
+
+
 def read_log(path: Path) -> Log:
     """Every row of the log at ``path``, a file or a folder with it; a UserError says what is wrong."""
     if path.is_dir():
@@ -55,21 +117,23 @@ def read_log(path: Path) -> Log:
                 f"call it as TOFU does: {', '.join(f'`{file}`' for file in FILES.values())}",
             )
         return _read_tofu({path.name: content}, path)
+    if muse := of_muse(content, f"`{path}`"):
+        raise muse
     if content and all(isinstance(value, int | float) for value in content.values()):
-        raise UserError(
+        raise NoLog(
             f"`{path}` is a summary, without the values by item that the numbers are computed from",
             f"give the log that lies beside it: {_LOGS}",
         )
-    raise UserError(f"`{path}` is no log of a TOFU evaluation", f"give {_LOGS}")
+    raise NoLog(f"`{path}` is no log of a TOFU evaluation", f"give {_LOGS}")
 
 
 def _read_folder(path: Path) -> Log:
-    for name in (AGGREGATED, OPEN_UNLEARNING):
+    for name in (AGGREGATED, OPEN_UNLEARNING, OF_MUSE):
         if (path / name).is_file():
             return read_log(path / name)
     files = {file: _json(path / file) for file in FILES.values() if (path / file).is_file()}
     if not files:
-        raise UserError(f"there is no log of a TOFU evaluation in `{path}`", f"give {_LOGS}")
+        raise NoLog(f"there is no log of a TOFU evaluation in `{path}`", f"give {_LOGS}")
     return _read_tofu(files, path)
 
 
@@ -82,7 +146,7 @@ def _json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"`{path}` is not JSON: {error}", WHOLE) from error
     if not isinstance(content, dict):
-        raise UserError(f"`{path}` is no log of a TOFU evaluation", f"give {_LOGS}")
+        raise NoLog(f"`{path}` is no log of a TOFU evaluation", f"give {_LOGS}")
     return content
 
 
@@ -101,13 +165,19 @@ def _read_tofu(content: Mapping[str, Any], path: Path) -> Log:
             where = f"`{path}`" if path.name == file else f"`{file}` in `{path}`"
             columns = content[file] if isinstance(content[file], dict) else {}
             found = {ours: (theirs, columns.get(theirs)) for ours, theirs in TOFU_NAMES.items()}
+            require(name, where, found, LOSSES)
             add(log, name, where, found)
     return log
 
 
 # -- against the data ----------------------------------------------------------------------------------------
 
-LENGTHS = {"forget": (40, 200, 300, 400), "retain": (300, 400), "authors": (100,), "facts": (117,)}
+LENGTHS = {
+    "forget": (*sorted([*SPLITS, PUBLISHED]),),
+    "retain": (PUBLISHED, 400),
+    "authors": (100,),
+    "facts": (117,),
+}
 """How many questions TOFU has in each set, or its published logs hold (the first 300)."""
 
 Questions = Mapping[str, Sequence[Question]]
@@ -118,7 +188,8 @@ def unlike_tofu(log: Log) -> list[str]:
     """A note for each set of as many items as TOFU has nowhere, for who does not name the log's data."""
     found = {name: sum(row["set"] == name for row in log.rows) for name in SETS}
     return [
-        f"there are {count} {SETS[name]}, where TOFU has {' or '.join(map(str, LENGTHS[name]))}: "
+        f"there {'is' if count == 1 else 'are'} {counted(count, SETS[name][:-1])}, where TOFU has "
+        f"{' or '.join(map(str, LENGTHS[name]))}: "
         "`suite=tofu suite.path=DIR` compares the log with its data"
         for name, count in found.items()
         if count and count not in LENGTHS[name]
@@ -133,9 +204,9 @@ def require_same_items(log: Log, path: str, questions: Questions, data: str) -> 
         count = sum(row["set"] == name for row in log.rows)
         if count and count != len(asked):
             raise UserError(
-                f"`{path}` is of {count} {words}, and `{data}` has {len(asked)} with these settings",
-                f"`suite.items={count}` takes the first {count}, as TOFU's published logs do; `suite.split` "
-                "is the share of authors to be forgotten",
+                f"`{path}` is of {counted(count, words[:-1])}, and `{data}` has {len(asked)} with these "
+                "settings",
+                _settings_for(name, count, len(asked)),
             )
         if name not in log.asked:
             continue
@@ -145,6 +216,19 @@ def require_same_items(log: Log, path: str, questions: Questions, data: str) -> 
                     f"question {number} of the {words} in `{path}` is not that of `{data}`",
                     "give the data that the log is of, in its order: `suite.path`, `suite.split`",
                 )
+
+
+def _settings_for(name: str, count: int, there: int) -> str:
+    """Which settings of the data give ``count`` items of set ``name`` where these give ``there``."""
+    its, given = split_of(count), split_of(there)
+    if name == "forget" and its and given and its != given:
+        return f"{count} forget items are those of {its[0]}: `suite.split={its[0]}`"
+    if count < there or count == PUBLISHED:
+        return (
+            f"`suite.items={count}` takes the first {count} of each set, as TOFU's published logs take the "
+            f"first {PUBLISHED}; `suite.split` is the share of authors to be forgotten"
+        )
+    return "give the data that the log is of: `suite.path`, `suite.split`; `suite.items=null` takes all of it"
 
 
 def _letters(text: str) -> str:

@@ -21,6 +21,7 @@ from mari_cli.metrics.statistics import How, mean_estimate
 from mari_cli.metrics.truth_ratio import (
     log_truth_ratio,
     log_truth_ratio_arithmetic,
+    log_truth_ratio_open_unlearning,
     normalised_probability,
     truth_ratio_of_forgotten,
     truth_ratio_of_known,
@@ -38,8 +39,11 @@ HOLDOUT = "holdout"
 """Authors that no model has seen; of logs only OpenUnlearning's have some."""
 MEMBERSHIP = ("forget", HOLDOUT)
 """Whom membership inference tells apart."""
-VARIANTS = ("", "_arithmetic")
-"""Of the mean over wrong answers in a truth ratio: geometric, and under its own name the other."""
+THEIRS = "log_truth_ratio_open_unlearning"
+"""Column of OpenUnlearning's logs: the logarithm of a truth ratio with 1e-10 beside p(paraphrase)."""
+VARIANTS = ("", "_arithmetic", "_open_unlearning")
+"""Of a truth ratio: geometric mean over the wrong answers; under its own name the arithmetic one; of
+OpenUnlearning's logs also the geometric one with 1e-10 beside p(paraphrase)."""
 
 OF_TOKENS = ("extraction_strength", "exact_memorization")
 """Of the forget items' answers."""
@@ -47,17 +51,38 @@ FORMS = ("", "_open_unlearning")
 """Ours, with the EOS, and that of OpenUnlearning's logs."""
 
 
-def of_losses(name: str, answer_nll: float, paraphrase_nll: float, wrong_nlls: Sequence[float]) -> Row:
-    """What a row of set ``name`` says of the losses of its answers."""
-    row: Row = {
-        "answer_nll": answer_nll,
-        "probability": normalised_probability(answer_nll, wrong_nlls)
-        if name in OFFERED
-        else exp(-answer_nll),
-        "log_truth_ratio": log_truth_ratio(paraphrase_nll, wrong_nlls),
-        "log_truth_ratio_arithmetic": log_truth_ratio_arithmetic(paraphrase_nll, wrong_nlls),
-    }
-    return row | ({"paraphrase_probability": exp(-paraphrase_nll)} if name == "forget" else {})
+def of_losses(
+    name: str,
+    answer_nll: float | None,
+    paraphrase_nll: float | None,
+    wrong_nlls: Sequence[float] | None,
+) -> Row:
+    """What a row of set ``name`` says of the losses of its answers, as far as they are known.
+
+    A truth ratio takes the paraphrase and the wrong answers, a probability the answer; among answers that are
+    offered it takes the wrong ones too.
+    """
+    row: Row = {}
+    if answer_nll is not None:
+        row["answer_nll"] = answer_nll
+        if name not in OFFERED:
+            row["probability"] = exp(-answer_nll)
+        elif wrong_nlls is not None:
+            row["probability"] = normalised_probability(answer_nll, wrong_nlls)
+    if paraphrase_nll is not None and name == "forget":
+        row["paraphrase_probability"] = exp(-paraphrase_nll)
+    if paraphrase_nll is not None and wrong_nlls is not None:
+        row["paraphrase_nll"] = paraphrase_nll
+        row["log_truth_ratio"] = log_truth_ratio(paraphrase_nll, wrong_nlls)
+        row["log_truth_ratio_arithmetic"] = log_truth_ratio_arithmetic(paraphrase_nll, wrong_nlls)
+    return row
+
+
+def with_their_ratio(row: Row) -> Row:
+    """``row`` with the truth ratio as OpenUnlearning takes it, where it has it or its losses."""
+    if THEIRS in row or "paraphrase_nll" not in row:
+        return row
+    return row | {THEIRS: log_truth_ratio_open_unlearning(row["log_truth_ratio"], row["paraphrase_nll"])}
 
 
 def summarise(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summary:
@@ -76,29 +101,68 @@ def summarise(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summ
     elif gold is None:
         notes.append("forget quality is left out: it needs the gold model's answers too")
     else:
-        pairs = _paired(sets["forget"], [row for row in gold if row["set"] == "forget"])
-        own, golds = _columns(pairs, "log_truth_ratio")
-        p_value, distance = forget_quality_estimates(own, golds, **settings)
-        metrics |= {"tofu/forget_quality": p_value, "tofu/forget_quality_ks": distance}
-        if all(_has(side, "log_truth_ratio_open_unlearning") for side in zip(*pairs, strict=True)):
-            theirs = _columns(pairs, "log_truth_ratio_open_unlearning")
-            p_value, _ = forget_quality_estimates(*theirs, **settings)
-            metrics["tofu/forget_quality_open_unlearning"] = p_value
-        notes += _unverified(pairs)
+        quality = _forget_quality(
+            _paired(sets["forget"], [row for row in gold if row["set"] == "forget"]), settings
+        )
+        metrics |= quality.metrics
+        notes += quality.notes
 
-    lacking = [SETS[name] for name in UTILITY if not _has(sets[name], "rouge_l_recall")]
-    if lacking:
-        notes.append(f"model utility is left out: it needs the ROUGE-L recall of {', '.join(lacking)}")
+    if lacking := _lacking(sets):
+        notes.append(f"model utility is left out: it needs {lacking}")
     else:
         for variant in VARIANTS:
-            values = [_components(sets[name], name, variant) for name in UTILITY]
-            metrics[f"tofu/model_utility{variant}"] = model_utility_estimate(values, **settings)
+            if all(_has(sets[name], f"log_truth_ratio{variant}") for name in UTILITY):
+                values = [_components(sets[name], name, variant) for name in UTILITY]
+                metrics[f"tofu/model_utility{variant}"] = model_utility_estimate(values, **settings)
 
     for name, asked in sets.items():
         for metric, values_N in _of_set(name, asked).items():
             metrics[f"tofu/{name}/{metric}"] = mean_estimate(values_N, **settings)
     attacked = _membership(rows, gold, how)
     return Summary(metrics | attacked.metrics, notes + attacked.notes)
+
+
+def _forget_quality(pairs: "Pairs", settings: dict[str, Any]) -> Summary:
+    """Of the truth ratios of losses, and under its own name of those with OpenUnlearning's 1e-10: a log that
+    gives ratios alone has these, and so has no other forget quality."""
+    metrics: dict[str, Estimate] = {}
+    notes = _unverified(pairs)
+    sides = dict(zip(("model", "gold model"), zip(*pairs, strict=True), strict=True))
+    unknown = [who for who, side in sides.items() if not _has(side, "log_truth_ratio")]
+    if not unknown:
+        own, golds = _columns(pairs, "log_truth_ratio")
+        p_value, distance = forget_quality_estimates(own, golds, **settings)
+        metrics |= {"tofu/forget_quality": p_value, "tofu/forget_quality_ks": distance}
+    whole = [(with_their_ratio(mine), with_their_ratio(its)) for mine, its in pairs]
+    theirs = any(_has(side, THEIRS) for side in sides.values())
+    if theirs and all(_has(side, THEIRS) for side in zip(*whole, strict=True)):
+        p_value, _ = forget_quality_estimates(*_columns(whole, THEIRS), **settings)
+        metrics["tofu/forget_quality_open_unlearning"] = p_value
+    if unknown and metrics:
+        notes.append(
+            f"`tofu/forget_quality` is left out: of the {' and of the '.join(unknown)} there are truth "
+            "ratios alone, with OpenUnlearning's 1e-10 in them; `tofu/forget_quality_open_unlearning` takes "
+            "both sides so"
+        )
+    elif unknown:
+        notes.append(
+            f"forget quality is left out: there are no truth ratios of the forget items of the "
+            f"{' and of the '.join(unknown)}"
+        )
+    return Summary(metrics, notes)
+
+
+def _lacking(sets: dict[str, list[Row]]) -> str | None:
+    """What model utility lacks, in words; None where it has everything."""
+    of_columns = {
+        "rouge_l_recall": "ROUGE-L recall",
+        "probability": "probability",
+        "log_truth_ratio": "truth ratio",
+    }
+    for column, words in of_columns.items():
+        if lacking := [SETS[name] for name in UTILITY if not _has(sets[name], column)]:
+            return f"the {words} of {', '.join(lacking)}"
+    return None
 
 
 def _membership(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summary:
@@ -152,29 +216,72 @@ def _has(rows: Sequence[Row], metric: str) -> bool:
 
 Pairs = Sequence[tuple[Row, Row]]
 """One item under a model and under gold."""
-IDENTITY = (("key", "question or answer"), ("tokens", "number of answer tokens"))
-"""Columns that tell whether an item is the same, and what they are of."""
+IDENTITY = {
+    "tokens": (
+        "reads with another tokenizer, or was asked other forget items",
+        "number of answer tokens",
+        "the gold model must read with the same tokenizer, so be of the same family (Llama beside Llama, Phi "
+        "beside Phi): give the log of such a model, trained on the retain data",
+    ),
+    "key": (
+        "was asked other forget items",
+        "question or answer",
+        "give the log of a model that was trained on the retain data and asked the same forget questions in "
+        "the same prompt: the prompt's template counts too",
+    ),
+}
+"""Columns that tell whether an item is the same: what is wrong where they differ, what they are of, and what
+to do."""
+SPLITS = {40: ("forget01", "retain99"), 200: ("forget05", "retain95"), 400: ("forget10", "retain90")}
+"""By the number of TOFU's forget questions, their split and the model that belongs to it."""
+PUBLISHED = 300
+"""Of forget10's 400 questions TOFU's published logs, and others after them, hold the first 300."""
+
+
+def split_of(count: int) -> tuple[str, str] | None:
+    """(forget split, retain model) of a log with ``count`` forget items; None where TOFU has no such."""
+    return SPLITS.get(400 if count == PUBLISHED else count)
 
 
 def _paired(rows: Sequence[Row], gold: Sequence[Row]) -> Pairs:
     """Refused where the two were not asked the same."""
     own = {row["item"]: row for row in rows}
     golds = {row["item"]: row for row in gold}
-    hint = "take the answers of a model that was trained on the retain data, to the same forget questions"
     if own.keys() != golds.keys():
-        raise UserError(f"the gold model was asked other forget items: {_difference(own, golds)}", hint)
-    for column, what in IDENTITY:
+        raise UserError(
+            f"the gold model was asked other forget items: {_difference(own, golds)}",
+            _which_gold(len(own), len(golds)),
+        )
+    for column, (wrong, what, hint) in IDENTITY.items():
         pairs = [(own[i].get(column), golds[i].get(column)) for i in own]
         other = [
             i for i, (mine, its) in zip(own, pairs, strict=True) if None not in (mine, its) and mine != its
         ]
         if other:
             raise UserError(
-                f"the gold model was asked other forget items: {len(other)} of {len(own)} have another "
+                f"the gold model {wrong}: {len(other)} of {len(own)} have another "
                 f"{what}, item {other[0]} first",
-                hint + (", through the same tokenizer" if column == "tokens" else ""),
+                hint,
             )
     return [(own[i], golds[i]) for i in own]
+
+
+def _which_gold(own: int, golds: int) -> str:
+    """Whose log to give as gold's beside ``own`` forget items, where ``golds`` were given."""
+    fits, given = split_of(own), split_of(golds)
+    if fits and given and fits != given:
+        return (
+            f"{own} questions are {fits[0]}'s and belong to the log of {fits[1]}; {golds} are {given[0]}'s, "
+            f"as {given[1]} is asked: give `--gold-log` of {fits[1]}"
+        )
+    if fits and given:
+        return (
+            f"both are of {fits[0]}: give a log of {fits[1]} with {own} forget items, with the same numbers"
+        )
+    return (
+        f"give as `--gold-log` that of a model trained on the retain data and asked the same {own} forget "
+        "questions"
+    )
 
 
 def _columns(pairs: Pairs, column: str) -> tuple[list[float], list[float]]:
@@ -183,7 +290,7 @@ def _columns(pairs: Pairs, column: str) -> tuple[list[float], list[float]]:
 
 def _unverified(pairs: Pairs) -> list[str]:
     """A note where nothing but their numbers says that two logs are of the same items."""
-    if any(mine is its or any(c in mine and c in its for c, _ in IDENTITY) for mine, its in pairs):
+    if any(mine is its or any(c in mine and c in its for c in IDENTITY) for mine, its in pairs):
         return []
     return [
         "that the gold model was asked the same questions could not be checked: the logs have neither texts "

@@ -20,6 +20,7 @@ from mari_cli.report.comparison import (
 from mari_cli.report.page import render, write_report
 from mari_cli.report.read import estimates_of, read_runs
 from mari_cli.report.words import confidence, summarise
+from mari_cli.runs import require_writable
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,8 @@ def compare(runs: list[Path], out: Path | None = None) -> Compared:
     """
     if not runs:
         raise UserError("no runs to compare", "`mari runs list` shows the finished runs")
-    if out is not None and out.exists():
-        what = "is a directory" if out.is_dir() else "exists already"
-        raise UserError(f"report `{out}` {what}", "choose a file that does not exist yet")
+    if out is not None:
+        require_writable(out, "--out")
     found = read_runs(runs)
     if out is not None:
         title = found[0].name if len(found) == 1 else f"{len(found)} runs compared"

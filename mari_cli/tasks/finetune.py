@@ -6,6 +6,7 @@ from typing import Any
 
 from mari_cli import distributed, runs
 from mari_cli.config import Corpora, FinetuneRun, ModelConfig
+from mari_cli.errors import counted
 from mari_cli.models.device import choose_compute
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import LanguageModel, base_of, describe_architecture, load_model
@@ -86,7 +87,7 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
             track=track,
             description=f"fine-tuning on {' + '.join(roles)}",
         )
-        say(f"{outcome.stopped_by or 'all epochs done'} after {outcome.steps} steps")
+        say(f"{outcome.stopped_by or 'all epochs done'} after {counted(outcome.steps, 'step')}")
         if record.run.writes and not (record.run.path / "checkpoint").exists():
             keep(lm, config, config.model, base_hash, record.run.path / "checkpoint")
         merge_adapters(lm.model)

@@ -12,7 +12,7 @@ from mari_cli import runs
 from mari_cli.config import DPOConfig, MariConfig, UnlearnRun
 from mari_cli.data.batches import draw, drawn_indices
 from mari_cli.data.tokenize import Item
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, counted
 from mari_cli.losses.engine import log_probabilities
 from mari_cli.losses.objective import Needs, Objective
 from mari_cli.models.context import Targets, context_targets
@@ -39,7 +39,8 @@ def context_layer(config: UnlearnRun, lm: LanguageModel) -> int:
     chosen = config.loss.context.layer
     if chosen is not None and chosen > layers:
         raise UserError(
-            f"loss.context.layer={chosen}, but `{lm.name}` has {layers} layers", f"choose 0 to {layers}"
+            f"loss.context.layer={chosen}, but `{lm.name}` has {counted(layers, 'layer')}",
+            f"choose 0 to {layers}",
         )
     return layers // 2 if chosen is None else chosen
 
@@ -212,7 +213,7 @@ def forget(
     outcome = fit(
         lm, job, train, state_dir=state_dir, log=record.log, track=track, description=config.loss.name
     )
-    say(outcome.stopped_by or f"all {outcome.steps} steps done")
+    say(outcome.stopped_by or f"all {counted(outcome.steps, 'step')} done")
     say(f"kept: step {outcome.kept_step}")
     return outcome, notes_on(outcome, draws.sizes, train.forget_batch, train.retain_batch)
 
@@ -301,7 +302,7 @@ def notes_on(outcome: Outcome, sizes: Mapping[str, int], forget_batch: int, reta
     for role, wanted in (("forget", forget_batch), ("retain", retain_batch)):
         if sizes[role] < wanted:
             notes.append(
-                f"the {role} corpus has {sizes[role]} item{'s' * (sizes[role] != 1)}, "
+                f"the {role} corpus has {counted(sizes[role], 'item')}, "
                 f"fewer than a batch of {wanted}: all are in every step"
             )
     return notes

@@ -1,67 +1,130 @@
-"""`mari evaluate --from-log`: TOFU's numbers from an evaluation that others have run, as a run of its own.
+"""`mari evaluate --from-log`: TOFU's numbers from evaluations that others have run, each as a run of its own.
 
-No model is loaded; what stands for the hash of its weights is that of the values in its log.
+No model is loaded; what stands for the hash of its weights is that of the values in its log. Several logs are
+as many runs in one folder, with one table.
 """
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mari_cli import runs
 from mari_cli.config import EvaluateRun, TofuSuite, to_yaml
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, counted
 from mari_cli.metrics.items import item_values
 from mari_cli.metrics.overall import OPEN_UNLEARNING, overall_estimates
 from mari_cli.metrics.statistics import How
 from mari_cli.places import place
+from mari_cli.progress import say, track
+from mari_cli.report.page import render, write_report
+from mari_cli.report.read import read_runs
+from mari_cli.suites.log_columns import Log
 from mari_cli.suites.measured import Measured
 from mari_cli.suites.open_unlearning_summary import Summary, lacking, read_summary, summary_scores
 from mari_cli.suites.tofu_data import read_questions
-from mari_cli.suites.tofu_logs import read_log, require_same_items, unlike_tofu
+from mari_cli.suites.tofu_logs import (
+    NoLog,
+    Place,
+    Questions,
+    names_of,
+    places,
+    read_log,
+    require_same_items,
+    unlike_tofu,
+)
 from mari_cli.suites.tofu_numbers import summarise
 from mari_cli.tasks.examined import Examined
 from mari_cli.tasks.record import recorded
 from mari_cli.tracking import check_tracker
 
+TABLE = "results.json"
+"""Of several logs, beside their runs."""
+MOST_IN_A_REPORT = 20
+"""Logs that are compared in pairs, which takes as many tests as there are pairs."""
+
 
 def from_log(config: EvaluateRun, *, command: Sequence[str]) -> dict[str, Any]:
-    """Run it and return the result (result.json). A log that cannot be read is refused before anything is
-    written."""
-    assert config.from_log is not None
+    """Run it and return the result (result.json; of several logs results.json). A log that cannot be read is
+    refused before anything is written; of those that a folder holds it is left out, and that is said."""
     runs.refuse_existing(Path(config.out))
     check_tracker(config.tracker)
-    paths = {"model": config.from_log} | ({"gold": config.gold_log} if config.gold_log else {})
-    paths |= {"target": config.target_log} if config.target_log else {}
     suite = _data(config)
-    if suite is None and (summaries := _summaries(paths)):
-        return _from_summaries(config, paths, summaries, command=command)
-    questions = read_questions(suite) if suite else None
-    logs = {role: read_log(place(path)) for role, path in paths.items()}
+    found = places([config.from_log] if isinstance(config.from_log, str) else config.from_log)
+    others = {"gold": config.gold_log} if config.gold_log else {}
+    others |= {"target": config.target_log} if config.target_log else {}
+    if suite is None and len(found) == 1:
+        paths = {"model": str(found[0].path), **others}
+        if summaries := _summaries(paths):
+            return _from_summaries(config, paths, summaries, command=command)
+    data = _Data(read_questions(suite), suite.path) if suite else None
+    beside: dict[str, _Told] = {}
+    for role, path in others.items():
+        beside[role] = _tell(config, role, path, data, beside)
+    if len(found) == 1:
+        told = {"model": _tell(config, "model", str(found[0].path), data, beside), **beside}
+        return _record(config, told, command=command)
+    return _several(config, found, data, beside, command=command)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """TOFU's questions, where a log is to be compared with them, and where they are from."""
+
+    questions: Questions
+    path: str
+
+
+@dataclass(frozen=True)
+class _Told:
+    """A log, what it says of its model, and what is to be said of it."""
+
+    path: str
+    log: Log
+    model: Examined
+    notes: list[str]
+
+
+def _tell(
+    config: EvaluateRun, role: str, path: str, data: _Data | None, beside: Mapping[str, _Told]
+) -> _Told:
+    """Of the log at ``path``, ``beside`` those of gold and target, as far as they are read already."""
+    log = read_log(place(path))
+    if data:
+        require_same_items(log, path, data.questions, data.path)
+    logs = {other: its.log for other, its in beside.items()} | {role: log}
     how = How(config.metrics.bootstrap, config.metrics.confidence, config.seed)
-    notes: dict[str, None] = {}
-    models = {}
-    items = {
-        role: [item_values({"model": role, "suite": "tofu"} | row) for row in log.rows]
-        for role, log in logs.items()
-    }
-    for role, log in logs.items():
-        if suite and questions:
-            require_same_items(log, paths[role], questions, suite.path)
-        summary = summarise(log.rows, logs["gold"].rows if "gold" in logs else None, how)
-        unlike = [] if questions else unlike_tofu(log)
-        told = [*log.notes, *unlike, *summary.notes, *log.disagreements(summary.metrics)]
-        notes |= dict.fromkeys(f"{role}: {note}" for note in told)
-        rows = [{"suite": "tofu"} | row for row in log.rows]
-        metrics = summary.metrics
-        if f"tofu/forget/extraction_strength{OPEN_UNLEARNING}" in metrics:  # which TOFU's own logs lack
-            beside = overall_estimates(
-                items[role], items.get("gold"), items.get("target"), how, form=OPEN_UNLEARNING
-            )
-            metrics = metrics | beside
-        measured = Measured(metrics, [], [])
-        models[role] = Examined(measured, rows, runs.content_hash(log.rows))
-    return _recorded(config, paths, models, list(notes), command=command)
+    summary = summarise(log.rows, logs["gold"].rows if "gold" in logs else None, how)
+    metrics = summary.metrics
+    if f"tofu/forget/extraction_strength{OPEN_UNLEARNING}" in metrics:  # which TOFU's own logs lack
+        items = {
+            other: [item_values({"model": other, "suite": "tofu"} | row) for row in its.rows]
+            for other, its in logs.items()
+        }
+        metrics = metrics | overall_estimates(
+            items[role], items.get("gold"), items.get("target"), how, form=OPEN_UNLEARNING
+        )
+    unlike = [] if data else unlike_tofu(log)
+    left_out = tuple(note.partition(":")[0] for note in log.notes if "are left out: " in note)
+    of_rest = [note for note in summary.notes if not note.startswith(left_out)]  # said once
+    notes = [*log.notes, *unlike, *of_rest, *log.disagreements(summary.metrics)]
+    rows = [{"suite": "tofu"} | row for row in log.rows]
+    return _Told(path, log, Examined(Measured(metrics, [], []), rows, runs.content_hash(log.rows)), notes)
+
+
+def _record(
+    config: EvaluateRun, told: Mapping[str, _Told], *, command: Sequence[str], quiet: bool = False
+) -> dict[str, Any]:
+    return _recorded(
+        config,
+        {role: its.path for role, its in told.items()},
+        {role: its.model for role, its in told.items()},
+        list(dict.fromkeys(f"{role}: {note}" for role, its in told.items() for note in its.notes)),
+        command=command,
+        quiet=quiet,
+    )
 
 
 def _summaries(paths: Mapping[str, str]) -> dict[str, Summary] | None:
@@ -103,6 +166,7 @@ def _recorded(
     notes: Sequence[str],
     *,
     command: Sequence[str],
+    quiet: bool = False,
 ) -> dict[str, Any]:
     data = {
         role: {"path": path, "records": len(models[role].asked), "sha256": models[role].weights}
@@ -110,7 +174,7 @@ def _recorded(
     }
     run = runs.Run.create(Path(config.out), to_yaml(config), command=command, task="evaluate")
     environment = runs.environment() | {"processes": 1}
-    with recorded(run, config, environment=environment, data=data) as record:
+    with recorded(run, config, environment=environment, data=data, quiet=quiet) as record:
         return record.finish(
             task="evaluate",
             name=config.model.name,
@@ -121,6 +185,80 @@ def _recorded(
             compute=None,
             notes=notes,
         )
+
+
+def _several(
+    config: EvaluateRun,
+    found: Sequence[Place],
+    data: _Data | None,
+    beside: Mapping[str, _Told],
+    *,
+    command: Sequence[str],
+) -> dict[str, Any]:
+    """A run for each log, and results.json and report.html over all."""
+    told: list[_Told] = []
+    left_out: dict[str, str] = {}
+    others = []
+    for one in track(found, "logs", len(found)):
+        try:
+            told.append(_tell(config, "model", str(one.path), data, beside))
+        except NoLog:
+            if one.named:
+                raise
+            others.append(one.path)
+        except UserError as error:
+            if one.named:
+                raise
+            left_out[str(one.path)] = str(error)
+    if not told:
+        first = next(iter(left_out.values()), f"none of {counted(len(others), 'JSON file')} is a log of TOFU")
+        raise UserError(
+            f"there is no log that can be read: {first}",
+            "give `TOFU_EVAL.json` or `eval_log_aggregated.json`",
+        )
+    notes = [f"`{path}` is left out: {reason}" for path, reason in left_out.items()]
+    if others:
+        notes.append(f"passed over, as no logs of TOFU: {', '.join(f'`{path}`' for path in others)}")
+    out = Path(config.out)
+    say(f"runs: {out}")
+    names = names_of([Path(its.path) for its in told])
+    listed = []
+    for its, name, folder in zip(told, names, _folders(names), strict=True):
+        model = replace(config.model, name=name)
+        run = replace(config, from_log=its.path, out=str(out / folder), model=model)
+        result = _record(run, {"model": its, **beside}, command=command, quiet=True)
+        listed.append({"name": name, "log": its.path, "run": run.out, "result": result})
+    notes += _together([its.notes for its in told])
+    notes += [f"{role}: {note}" for role, its in beside.items() for note in its.notes]
+    if len(listed) <= MOST_IN_A_REPORT:
+        report = render(read_runs([out]), title=f"{counted(len(listed), 'log')} compared")
+        write_report(out / "report.html", report)
+    else:
+        notes.append(
+            f"there is no report over {len(listed)} logs, more than {MOST_IN_A_REPORT}: each has its own, "
+            "and `mari compare` makes one of a few"
+        )
+    for note in notes:
+        say(f"note: {note}")
+    table = {"schema_version": 1, "task": "evaluate", "logs": listed, "left_out": left_out, "notes": notes}
+    runs.atomic_write_json(out / TABLE, table)
+    return table
+
+
+def _together(notes: Sequence[Sequence[str]]) -> list[str]:
+    """The notes of several logs, each once, with the number of logs that it is of."""
+    counts = Counter(note for of_log in notes for note in of_log)
+    return [
+        note if count == len(notes) else f"{count} of {len(notes)} logs: {note}"
+        for note, count in counts.items()
+    ]
+
+
+def _folders(names: Sequence[str]) -> list[str]:
+    """A folder for the run of each: its name without what a path cannot hold, after its number."""
+    return [
+        f"{number}_{re.sub(r'[^A-Za-z0-9_.=+-]+', '-', name)[-100:]}" for number, name in enumerate(names)
+    ]
 
 
 def _data(config: EvaluateRun) -> TofuSuite | None:

@@ -13,7 +13,7 @@ from mari_cli.config import Device as DeviceChoice
 from mari_cli.config import MariConfig, ModelConfig, Parallel, Precision, SupportSource, UnlearnRun, bytes_of
 from mari_cli.data.corpora import load_corpora
 from mari_cli.data.tokenize import Item
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, counted
 from mari_cli.losses import objective as losses
 from mari_cli.losses.objective import Objective
 from mari_cli.measure import devices
@@ -273,7 +273,7 @@ def _shape(part: str, whole: str, max_length: int) -> tuple[int, int]:
         )
     if sum(counts) > max_length:
         raise UserError(
-            f"`--lengths {whole}` is longer than the model takes, {max_length} tokens",
+            f"`--lengths {whole}` is longer than the model takes, {counted(max_length, 'token')}",
             "shorten it, or set `model.max_length`",
         )
     return sum(counts), counts[0] if len(counts) == 2 else 1
@@ -461,7 +461,7 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             (
                 "time of the run",
                 _duration(clock["run_seconds"]),
-                f"{run['steps']} steps, without evaluations",
+                f"{counted(run['steps'], 'step')}, without evaluations",
             ),
         ]
     return out

@@ -28,6 +28,8 @@ class Recording:
     run: Run
     tracker: Tracker
     started: float
+    quiet: bool = False
+    """Whether who records it says its notes, as of one of many."""
 
     def log(self, record: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl; the tracker sees the same numbers under the same names, those of a
@@ -60,7 +62,7 @@ class Recording:
         are of."""
         if not self.run.writes:
             return {}
-        for note in notes:
+        for note in [] if self.quiet else notes:
             say(f"note: {note}")
         rows = [
             {"model": role} | row
@@ -130,8 +132,10 @@ def recorded(
     environment: Mapping[str, Any],
     data: Mapping[str, Any],
     said: Sequence[str] = (),
+    quiet: bool = False,
 ) -> Iterator[Recording]:
-    """``run`` from its first file to its tracker's exit code; ``said``: what a user is told of it."""
+    """``run`` from its first file to its tracker's exit code; ``said``: what a user is told of it, unless it
+    is ``quiet``."""
     started = time.monotonic()
     run.write_json("environment.json", {**environment, "seed": config.seed})
     run.write_json("data.json", data)
@@ -140,9 +144,9 @@ def recorded(
         tracker = open_tracker(
             config.tracker, run_dir=run.path, run_config=to_plain(config), name=run.path.name
         )
-    for line in (f"run: {run.path}", *said, tracker.note):
+    for line in () if quiet else (f"run: {run.path}", *said, tracker.note):
         say(line)
     try:
-        yield Recording(run, tracker, started)
+        yield Recording(run, tracker, started, quiet)
     finally:
         tracker.finish(0 if sys.exc_info()[0] is None else 1)

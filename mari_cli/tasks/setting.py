@@ -28,7 +28,7 @@ from mari_cli.data.corpora import Corpora as Texts
 from mari_cli.data.corpora import load_corpora
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import check_prompts, count_tokens
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, counted
 from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel, load_tokenizer, prompt_style
 from mari_cli.places import is_there, place
@@ -88,7 +88,7 @@ def require_whole_shares(batches: Mapping[str, int], processes: int) -> None:
     raise UserError(
         " and ".join(f"`{key}={batch}`" for key, batch in uneven.items())
         + f" on {processes} processes: each takes an equal share of a step",
-        f"use {', '.join(nearest)}, or {count} process{'es' if count > 1 else ''}",
+        f"use {', '.join(nearest)}, or {counted(count, 'process', 'processes')}",
     )
 
 

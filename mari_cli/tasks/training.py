@@ -16,6 +16,7 @@ from mari_cli import distributed, runs, sealed
 from mari_cli.config import FinetuneConfig, FinetuneRun, ModelConfig, UnlearnRun
 from mari_cli.data.batches import epoch_batches
 from mari_cli.data.tokenize import Item
+from mari_cli.errors import counted
 from mari_cli.losses.objective import FINE_TUNING
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.head import check_parity
@@ -158,8 +159,9 @@ def finetuned(
         if _is_whole(directory, role):
             say(f"{role}: from the cache ({directory})")
             return directory
-        what = f"{len(items)} item" if len(items) == 1 else f"{len(items)} items"
-        say(f"{role}: fine-tuning on {what}, at most {config.epochs} epochs")
+        say(
+            f"{role}: fine-tuning on {counted(len(items), 'item')}, at most {counted(config.epochs, 'epoch')}"
+        )
         with runs.retold_disk_errors(directory), (directory / runs.METRICS).open("a") as metrics:
             outcome = finetune(
                 lm,
@@ -179,7 +181,7 @@ def finetuned(
         if distributed.first():
             shutil.rmtree(directory / runs.STATE)
         distributed.wait()
-        say(f"{role}: {outcome.stopped_by or 'all epochs done'} after {outcome.steps} steps")
+        say(f"{role}: {outcome.stopped_by or 'all epochs done'} after {counted(outcome.steps, 'step')}")
     return directory
 
 

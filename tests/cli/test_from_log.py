@@ -175,6 +175,129 @@ def test_items_of_a_run_hold_numbers_and_no_text(mari, logs):
                if key not in ("model", "suite", "set", "key"))  # fmt: skip
 
 
+def collection(folder):
+    """Logs as a public collection has them: of two models, one broken, one of MUSE, and summaries."""
+    two = {m: {f: {c: {i: v[i] for i in "012"} for c, v in cs.items()} for f, cs in published(m).items()}
+           for m in LEADERBOARD}  # fmt: skip
+    for model, log in two.items():
+        (folder / "evals" / model / "evals_forget10").mkdir(parents=True)
+        written = as_open_unlearning(log) | {"some": "thing"}
+        (folder / "evals" / model / "evals_forget10" / "TOFU_EVAL.json").write_text(json.dumps(written))
+        (folder / "evals" / model / "evals_forget10" / "TOFU_SUMMARY.json").write_text(
+            '{"model_utility": 0.6}'
+        )
+    (folder / "evals" / "npo").mkdir()
+    (folder / "evals" / "npo" / "own_name.json").write_text(json.dumps(two["full"]))
+    (folder / "evals" / "npo" / "config.json").write_text('{"lr": 1e-5, "optim": "adamw"}')
+    (folder / "evals" / "cut").mkdir()
+    (folder / "evals" / "cut" / "TOFU_EVAL.json").write_text('{"forget_Q_A_Prob": {"value_by_in')
+    (folder / "evals" / "muse").mkdir()
+    (folder / "evals" / "muse" / "MUSE_EVAL.json").write_text('{"forget_knowmem_ROUGE": {"agg_value": 1}}')
+    return two
+
+
+@pytest.mark.parametrize("spelled", ["folder", "repeated", "words"])
+def test_many_logs_give_one_table(mari, tmp_path, spelled):
+    two = collection(tmp_path)
+    (tmp_path / "gold.json").write_text(json.dumps(two["retain90"]))
+    names = ["full/evals_forget10", "npo/own_name", "retain90/evals_forget10"]
+    paths = [f"evals/{names[0]}", f"evals/{names[1]}.json", f"evals/{names[2]}/TOFU_EVAL.json"]
+    words = {
+        "folder": ["--from-log", "evals"],
+        "repeated": [word for path in paths for word in ("--from-log", path)],
+        "words": ["--from-log", *paths],
+    }
+    ways = ["--gold-log", "gold.json", "metrics.bootstrap=50", "out=table"]
+    said = mari("evaluate", *words[spelled], *ways)
+    assert said.code == 0, said.err
+    rows = [line for line in said.out.splitlines() if line.split()[0] in names]
+    assert [row.split()[0] for row in rows] == names
+    assert rows[2].split()[1] == "1.000"  # gold beside itself
+    assert said.out.splitlines()[-1] == "table/report.html"
+    table = json.loads((tmp_path / "table" / "results.json").read_text())
+    for log in table["logs"]:
+        on_disk = json.loads((tmp_path / log["run"] / "result.json").read_text())
+        assert log["result"] == on_disk
+        assert on_disk["name"] == log["name"]
+        gold = on_disk["models"]["gold"]["metrics"]["tofu/forget_quality"]["value"]
+        assert gold == 1
+    assert list(table["left_out"]) == ([f"evals/{n}" for n in ("cut", "muse")] if spelled == "folder" else [])
+    if spelled == "folder":
+        assert "note: `evals/cut` is left out: `evals/cut/TOFU_EVAL.json` is not JSON" in said.err
+        assert (
+            "note: `evals/muse` is left out: `evals/muse/MUSE_EVAL.json` is of MUSE, not of TOFU" in said.err
+        )
+        assert "note: passed over, as no logs of TOFU: `evals/npo/config.json`" in said.err
+        assert said.err.count("note: 2 of 3 logs: not taken from the log: some") == 1
+    assert "model_utility" in mari("compare", "table", "--out", "again.html").out
+    assert mari("evaluate", *words[spelled], *ways).code == 2  # nothing is overwritten
+
+
+def test_the_json_of_many_logs_is_what_is_written(mari, tmp_path):
+    collection(tmp_path)
+    said = mari("evaluate", "--from-log", "evals", "metrics.bootstrap=50", "out=table", "--json")
+    assert json.loads(said.out) == json.loads((tmp_path / "table" / "results.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["evals/cut"], "`evals/cut/TOFU_EVAL.json` is not JSON"),
+        (["evals/full", "evals/cut/TOFU_EVAL.json"], "`evals/cut/TOFU_EVAL.json` is not JSON"),
+        (["evals/full", "evals/muse"], "`evals/muse/MUSE_EVAL.json` is of MUSE, not of TOFU"),
+        (["evals/npo/config.json"], "`evals/npo/config.json` is no log of a TOFU evaluation"),
+        (["evals/full", "none"], "`none` and `--from-log` at once"),
+        (["empty"], "there is no log of a TOFU evaluation in `empty`"),
+        (["broken"], "there is no log that can be read: `broken/a.json` is not JSON"),
+    ],
+)
+def test_a_log_that_is_named_and_cannot_be_read_is_refused(mari, tmp_path, paths, message):
+    collection(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    for name in ("a.json", "b.json"):
+        (tmp_path / "broken" / name).write_text("{")
+    before = sorted(tmp_path.rglob("*"))
+    said = mari("evaluate", "--from-log", *paths, "out=table")
+    assert said.code == 2
+    error, hint = said.err.splitlines()
+    assert message in error
+    assert hint.startswith("  hint: ")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["null", "5", "true", "a,b", "[x]", "it's", "lr=1e-5", "ä b~"])
+def test_a_log_may_have_any_name(mari, tmp_path, name):
+    (tmp_path / name).mkdir()
+    one = {f: {c: {i: v[i] for i in "01"} for c, v in cs.items()} for f, cs in published("full").items()}
+    for log in ("TOFU_EVAL.json", "x/TOFU_EVAL.json"):
+        (tmp_path / name / log).parent.mkdir(exist_ok=True)
+        (tmp_path / name / log).write_text(json.dumps(as_open_unlearning(one)))
+    assert mari("evaluate", "--from-log", name, "metrics.bootstrap=10", "out=one").code == 0
+    said = mari("evaluate", "--from-log", name, f"{name}/x", "metrics.bootstrap=10", "out=two")
+    assert said.code == 0, said.err
+    assert len(json.loads((tmp_path / "two" / "results.json").read_text())["logs"]) == 2
+
+
+@pytest.mark.parametrize("value", ["[]", "[1]", "{a: b}", "3", "''"])
+def test_what_is_no_path_of_a_log_is_refused(mari, value):
+    said = mari("evaluate", f"from_log={value}")
+    assert said.code == 2
+    assert "from_log must be a path or a list of paths" in said.err
+
+
+def test_the_log_of_another_split_says_which_setting_is_its_own(mari, logs):
+    """200 questions are forget05's; the hint works."""
+    log = published("full")
+    log["eval_log_forget.json"] = {
+        c: dict(list(v.items())[:200]) for c, v in log["eval_log_forget.json"].items()
+    }
+    (logs / "retain95.json").write_text(json.dumps(log))
+    said = mari("evaluate", "--from-log", "full.json", "--gold-log", "retain95.json", "out=run")
+    assert "200, where the model was asked 300" in said.err
+    assert "300 questions are forget10's and belong to the log of retain90; 200 are forget05's" in said.err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -62,6 +62,7 @@ OF_ANSWERS = [
 
 
 OF_TOFU = ["probability", "rouge_l_recall", "rouge_1_recall", "truth_ratio", "truth_ratio_arithmetic"]
+OF_TOFU += ["truth_ratio_open_unlearning"]
 
 
 def test_every_metric_of_a_result_is_registered_under_its_full_name():
@@ -78,7 +79,7 @@ def test_every_metric_of_a_result_is_registered_under_its_full_name():
         expected |= {f"{group}/{attack}_tpr_at_1_fpr" for attack in ATTACKS}
         expected |= {f"{group}/{attack}_worst_threshold_advantage" for attack in ATTACKS if attack != "loss"}
         expected |= {f"{group}/worst_threshold_advantage", f"{group}/privleak"}
-    expected |= {f"tofu/model_utility{variant}" for variant in ("", "_arithmetic")}
+    expected |= {f"tofu/model_utility{variant}" for variant in ("", "_arithmetic", "_open_unlearning")}
     assert set(METRICS) == expected | set(OTHERS)
 
 

@@ -16,6 +16,7 @@ from benchmark_cases import SUBJECTS, choices, dataset, examiner, model, says_b,
 from mari_cli.config import MetricsConfig
 from mari_cli.data.tokenize import PromptStyle
 from mari_cli.errors import UserError
+from mari_cli.metrics.of_benchmarks import range_of
 from mari_cli.suites import lm_tasks
 from mari_cli.suites.benchmarks import (
     Judged,
@@ -151,22 +152,35 @@ def test_a_loss_past_what_exp_can_hold_is_no_number_and_no_crash(lm, root, tmp_p
         assert all(row["loglikelihood"] < -1e4 for row in rows)
 
 
-def test_the_interval_is_normal_and_wilsons_where_all_answers_agree():
-    half = 1.959963984540054 * 0.1
-    found = estimate("benchmark/piqa", Judged(value=0.5, stderr=0.1, items=26, proportion=True), 0.95)
-    assert (found.low, found.high) == (pytest.approx(0.5 - half), pytest.approx(0.5 + half))
-    wide = estimate("benchmark/piqa", Judged(value=0.95, stderr=0.1, items=4, proportion=True), 0.95)
-    assert wide.high == 1.0
-    for value, stderr in ((1.0, 0.0), (0.0, None)):
-        agreed = estimate(
-            "benchmark/piqa", Judged(value=value, stderr=stderr, items=10, proportion=True), 0.95
-        )
-        assert agreed.high - agreed.low == pytest.approx(0.2775328)  # 3.8416 / 13.8416
-        assert agreed.low <= value <= agreed.high
-    one = estimate("benchmark/piqa", Judged(value=1.0, stderr=None, items=1, proportion=True), 0.95)
+@pytest.mark.parametrize("value", [0.0, 0.01, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize("metric", ["acc", "exact_match", "f1", "bleu", "mcc", "brier_score", "perplexity"])
+@pytest.mark.parametrize("proportion", [True, False])
+def test_no_interval_leaves_its_metrics_range(metric, value, proportion):
+    """Not that of four items, nor of a task of which nothing is known but its name."""
+    least, most = range_of(metric)
+    judged = Judged(value=value, stderr=0.4 * min(most, 1.0), items=4, proportion=proportion)
+    found = estimate(metric, judged, 0.95)
+    if found.low is not None:
+        assert least <= found.low <= value <= found.high <= most
+    assert (found.low is not None) == (proportion or value not in (least, most) or math.isinf(most))
+
+
+def test_the_interval_is_wilsons_of_a_share_and_of_log_odds_else():
+    for value in (0.0, 1.0):
+        for stderr in (0.0, None):
+            judged = Judged(value=value, stderr=stderr, items=10, proportion=True)
+            agreed = estimate("acc", judged, 0.95)
+            assert agreed.high - agreed.low == pytest.approx(0.2775328)  # 3.8416 / 13.8416
+            assert agreed.low <= value <= agreed.high
+    half = estimate("some_custom_score", Judged(value=0.5, stderr=0.1, items=26, proportion=True), 0.95)
+    assert half.low == pytest.approx(0.5 - 0.179394, abs=1e-6)  # 1.96 sqrt(26/4 + 1.96**2/4) / (26 + 1.96**2)
+    one = estimate("acc", Judged(value=1.0, stderr=None, items=1, proportion=True), 0.95)
     assert (one.low, one.high) == (None, None)
-    mean = estimate("benchmark/x_f1", Judged(value=0.3, stderr=None, items=9, proportion=False), 0.95)
+    mean = estimate("f1", Judged(value=0.3, stderr=None, items=9, proportion=False), 0.95)
     assert (mean.low, mean.high) == (None, None)
+    narrow = estimate("f1", Judged(value=0.3, stderr=0.001, items=900, proportion=False), 0.95)
+    assert narrow.low == pytest.approx(0.3 - 0.00196, abs=1e-5)
+    assert narrow.high == pytest.approx(0.3 + 0.00196, abs=1e-5)
 
 
 def test_a_limit_is_of_each_task(lm, root):

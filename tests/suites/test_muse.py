@@ -1,4 +1,5 @@
 import json
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from mari_cli import launch
 from mari_cli.config import Device, MetricsConfig, ModelConfig, MuseSuite, Precision
 from mari_cli.data.corpora import load_corpora
+from mari_cli.data.records import Record
 from mari_cli.errors import UserError
 from mari_cli.metrics.attacks import min_k
 from mari_cli.metrics.statistics import How
@@ -19,6 +21,7 @@ from mari_cli.models.device import choose_compute
 from mari_cli.models.load import load_model
 from mari_cli.models.tokenizer import train_tokenizer
 from mari_cli.progress import silent
+from mari_cli.suites.attacked import scored_text
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.muse import load
 from mari_cli.tasks.evaluate import evaluate
@@ -150,6 +153,36 @@ def test_a_passage_is_scored_by_the_least_likely_40_percent_whatever_the_run_say
         assert row["min_k"] == pytest.approx(min_k(log_p_T, 0.4), abs=1e-5)
         assert row["tokens"] == len(ids) - 1
         assert {"zlib", "min_k_plus_plus"} <= set(row)
+
+
+EDGES = {
+    "forget": ["  Orla Quint found it.\n\n", "It was raining in May. "],
+    "holdout": ["\tNobody knew.   "],
+}
+
+
+def test_zlib_packs_a_passage_as_it_is_with_the_spaces_at_its_edges(folder):
+    lm, suite = model(), suite_at(folder)
+    passages = {f"privacy_{name}": [Record(text=text) for text in texts] for name, texts in EDGES.items()}
+    rows = replace(suite, sets={**suite.sets, **passages}).examine(examiner_of(lm, generate=False))
+    for row, text in zip(rows, [*EDGES["forget"], *EDGES["holdout"]], strict=True):
+        assert row["zlib"] == -row["answer_nll"] / len(zlib.compress(text.encode())), text
+
+
+@pytest.mark.parametrize(
+    "text", ["Orla ", "  Orla Quint\n", "\tin the old mill", "a , b . c n't !", "Straße  é "]
+)
+def test_what_is_packed_is_the_text_as_it_is(text):
+    """Of a pair, of running text, and of a block of it, which is what its tokens say."""
+    lm = model()
+    [pair] = lm.tokenize([Record(prompt="Who?", text=text)], corpus="x", block_size=None, truncate=False)
+    assert scored_text(lm, pair, text) == text
+    long = text * 40
+    blocks = lm.tokenize([Record(text=long)], corpus="x", block_size=16, truncate=False)
+    assert len(blocks) > 1
+    assert "".join(scored_text(lm, block, long) for block in blocks) == long
+    [whole, *_] = lm.tokenize([Record(text=text)], corpus="x", block_size=None, truncate=False)
+    assert scored_text(lm, whole, text) == text
 
 
 def row(name: str, item: int, **numbers: float) -> dict:

@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+from itertools import product
 from math import exp, factorial
 
 import numpy as np
@@ -75,12 +76,17 @@ def test_open_unlearnings_layout_gives_the_same_numbers(logs, read):
             log[file]["avg_paraphrased_loss"] = log[file]["avg_gt_loss"]
     [own, gold] = [read(log).rows for log in logs.values()]
     [as_own, as_gold] = [read(as_open_unlearning(log)).rows for log in logs.values()]
-    metrics = dict(summarise(as_own, as_gold, HOW).metrics)
-    quality = metrics["tofu/forget_quality"]
+    found = summarise(as_own, as_gold, HOW).metrics
+    quality = found["tofu/forget_quality"]
     assert quality.value == LEADERBOARD["full"]["tofu/forget_quality"]
-    assert metrics.pop("tofu/forget_quality_open_unlearning") == quality  # nothing has collapsed
+    assert found["tofu/forget_quality_open_unlearning"] == quality  # nothing has collapsed
+    metrics = {name: e for name, e in found.items() if not name.endswith("_open_unlearning")}
     assert metrics == summarise(own, gold, HOW).metrics
     assert len(metrics) == 25
+    theirs = {name: e.value for name, e in found.items() if name not in metrics}
+    assert len(theirs) == 6
+    for name, value in theirs.items():  # the answer to some questions about authors costs more than 15 nats
+        assert value == pytest.approx(metrics[name.removesuffix("_open_unlearning")].value, rel=1e-3), name
 
 
 def test_the_distance_behind_forget_quality(logs, read):
@@ -231,19 +237,264 @@ def test_a_gold_log_of_truth_ratios_alone_is_enough_for_forget_quality(logs, rea
     assert "the truth ratios of the forget items are those that the log gives" in alone.notes[0]
     summary = summarise(own.rows, alone.rows, HOW)
     quality = LEADERBOARD["full"]["tofu/forget_quality"]
-    assert summary.metrics["tofu/forget_quality"].value == pytest.approx(quality, rel=1e-12)
+    assert summary.metrics["tofu/forget_quality_open_unlearning"].value == pytest.approx(quality, rel=1e-12)
+    assert not summary.metrics.keys() & {"tofu/forget_quality", "tofu/forget_quality_ks"}
     assert "could not be checked: the logs have neither texts nor token counts in common" in summary.notes[0]
+    assert "of the gold model there are truth ratios alone" in summary.notes[1]
     its_own = summarise(alone.rows, alone.rows, HOW)
-    assert its_own.metrics["tofu/forget_quality"].value == 1
+    assert its_own.metrics["tofu/forget_quality_open_unlearning"].value == 1
+    assert its_own.metrics["tofu/forget/truth_ratio_open_unlearning"].value == pytest.approx(
+        LEADERBOARD["retain90"]["tofu/forget/truth_ratio"], abs=1e-8
+    )
+    assert its_own.metrics.keys() == {
+        "tofu/forget_quality_open_unlearning",
+        "tofu/forget/truth_ratio_open_unlearning",
+    }
     assert not alone.disagreements(its_own.metrics)
     assert not [note for note in its_own.notes if "could not be checked" in note]
 
 
 def test_a_truth_ratio_below_the_smallest_float_is_below_all_others(read):
     rows = read({"forget_truth_ratio": by_index("score", [0.0, 1e-300, 1.0])}).rows
-    assert rows[0]["log_truth_ratio"] < rows[1]["log_truth_ratio"] < rows[2]["log_truth_ratio"] == 0
+    ratios = [row["log_truth_ratio_open_unlearning"] for row in rows]
+    assert ratios[0] < ratios[1] < ratios[2] == 0
     with pytest.raises(UserError, match="item 1 is NaN, not a truth ratio"):
         read({"forget_truth_ratio": by_index("score", [1.0, float("nan")])})
+
+
+# -- what logs in the wild hold ------------------------------------------------------------------------------
+
+
+def by_losses_alone(log, offset=0.0):
+    """An OpenUnlearning log as most in the wild are: forget losses of paraphrases and wrong answers, none of
+    the answers, and its own ratios; ``offset`` nats on each make it that of a collapsed model."""
+    whole = as_open_unlearning(log)
+    found = {metric: whole[metric] for metric in ("forget_Q_A_PARA_Prob", "forget_Q_A_PERT_Prob")}
+    ratios = []
+    for paraphrase, wrong in zip(
+        *(metric["value_by_index"].values() for metric in found.values()), strict=True
+    ):
+        paraphrase["avg_loss"] += offset
+        wrong["avg_loss"] = [loss + offset for loss in wrong["avg_loss"]]
+        ratios.append(exp(-np.mean(wrong["avg_loss"])) / (exp(-paraphrase["avg_loss"]) + 1e-10))
+    mean = np.mean(np.minimum(ratios, 1 / (np.array(ratios) + 1e-10)))
+    return found | {"forget_truth_ratio": {"agg_value": mean} | by_index("score", ratios)}
+
+
+@pytest.mark.parametrize("offset", [0.0, 40.0, 800.0])  # healthy; collapsed; p(paraphrase) below every float
+def test_truth_ratios_come_from_the_losses_of_paraphrases_and_wrong_answers_alone(logs, read, offset):
+    own = read(by_losses_alone(copy.deepcopy(logs["full"]), offset))
+    gold = read(by_losses_alone(copy.deepcopy(logs["retain90"])))
+    metrics = summarise(own.rows, gold.rows, HOW).metrics
+    for name in ("tofu/forget_quality", "tofu/forget/truth_ratio"):
+        assert metrics[name].value == pytest.approx(LEADERBOARD["full"][name], rel=1e-9), name
+    assert metrics["tofu/forget_quality_ks"].value == pytest.approx(119 / 300, abs=1e-15)
+    least = 2 * factorial(300) ** 2 / factorial(600)
+    if offset:
+        assert metrics["tofu/forget_quality_open_unlearning"].value == pytest.approx(least, rel=1e-9)
+        assert metrics["tofu/forget/truth_ratio_open_unlearning"].value < 1e-6
+    else:
+        assert metrics["tofu/forget_quality_open_unlearning"] == metrics["tofu/forget_quality"]
+    assert own.disagreements(metrics) == []
+    assert [note for note in own.notes if "left out" not in note] == []  # of the sets that were not asked
+
+
+@pytest.mark.parametrize("offset", [0.0, 40.0])
+def test_gold_of_either_kind_beside_either_kind(logs, read, offset):
+    """Losses on both sides give the canonical value, ratios on one side the other alone."""
+    kinds = {
+        "tofu": lambda model: {FORGET: logs[model][FORGET]},
+        "losses": lambda model: by_losses_alone(copy.deepcopy(logs[model])),
+        "ratios": lambda model: {
+            "forget_truth_ratio": by_losses_alone(copy.deepcopy(logs[model]))["forget_truth_ratio"]
+        },
+    }
+    quality = pytest.approx(LEADERBOARD["full"]["tofu/forget_quality"], rel=1e-9)
+    for own, gold in product(kinds, kinds):
+        sides = read(kinds[own]("full")).rows, read(kinds[gold]("retain90")).rows
+        found = {name: e.value for name, e in summarise(*sides, HOW).metrics.items() if "quality" in name}
+        del sides
+        canonical = "ratios" not in (own, gold)
+        assert ("tofu/forget_quality" in found, "tofu/forget_quality_ks" in found) == (canonical, canonical)
+        assert ("tofu/forget_quality_open_unlearning" in found) == ({own, gold} != {"tofu"}), (own, gold)
+        assert all(value == quality for name, value in found.items() if not name.endswith("_ks")), (own, gold)
+
+
+def test_ratios_that_are_not_those_of_the_losses_are_told_and_not_used(logs, read):
+    log = by_losses_alone(cut(logs["full"]))
+    scores = log["forget_truth_ratio"]["value_by_index"]
+    scores["1"]["score"] *= 1.01
+    found = read(log)
+    expected = read({k: v for k, v in log.items() if k != "forget_truth_ratio"})
+    assert found.rows == expected.rows
+    assert "`forget_truth_ratio` of 1 of 4 forget items is not that of their losses" in found.notes[0]
+    del scores["1"]
+    assert read(log).rows == expected.rows
+    assert "`forget_truth_ratio` of the log holds 3 items, and its losses 4" in read(log).notes[0]
+    log["forget_truth_ratio"]["value_by_index"] = {"0": scores["0"]}
+    assert "holds 1 item, and" in read(log).notes[0]
+
+
+def test_half_of_a_ratio_with_the_ratios_beside_it_is_the_ratios(logs, read):
+    log = by_losses_alone(cut(logs["full"]))
+    del log["forget_Q_A_PERT_Prob"]
+    [*columns] = {frozenset(row) for row in read(log).rows}
+    assert columns == [frozenset({"set", "item", "log_truth_ratio_open_unlearning"})]
+    del log["forget_truth_ratio"]
+    with pytest.raises(UserError, match="the forget items have no `forget_Q_A_PERT_Prob avg_loss`"):
+        read(log)
+
+
+@pytest.mark.parametrize(("paraphrases", "wrong"), [("2", None), (None, "2"), ("2", "1")])
+def test_losses_of_other_items_are_refused(logs, read, paraphrases, wrong):
+    log = by_losses_alone(cut(logs["full"]))
+    for metric, item in (("forget_Q_A_PARA_Prob", paraphrases), ("forget_Q_A_PERT_Prob", wrong)):
+        log[metric]["value_by_index"].pop(item, None)
+    with pytest.raises(UserError, match=r"holds . items and `forget_Q_A_PERT_Prob avg_loss` ., and item"):
+        read(log)
+
+
+def test_what_a_log_of_losses_has_beside_them_is_taken_too(logs, read):
+    """Answers and ROUGE beside ratios alone; a set to keep without its paraphrases."""
+    log = as_open_unlearning(cut(logs["full"]))
+    log["forget_truth_ratio"] = by_losses_alone(cut(logs["full"]))["forget_truth_ratio"]
+    for metric in ("forget_Q_A_PARA_Prob", "forget_Q_A_PERT_Prob", "retain_Q_A_PARA_Prob"):
+        del log[metric]
+    found = read(log)
+    summary = summarise(found.rows, None, HOW)
+    assert {name for name in summary.metrics if "forget" in name or "retain" in name} == {
+        "tofu/forget/probability",
+        "tofu/forget/rouge_l_recall",
+        "tofu/forget/rouge_1_recall",
+        "tofu/forget/truth_ratio_open_unlearning",
+        "tofu/retain/probability",
+        "tofu/retain/rouge_l_recall",
+        "tofu/retain/rouge_1_recall",
+    }
+    assert "the retain items have no truth ratio: the log has no `retain_Q_A_PARA_Prob`" in found.notes
+    assert summary.notes[-1] == "model utility is left out: it needs the truth ratio of retain items"
+
+
+def by_position(values):
+    return [values[str(item)] for item in range(len(values))]
+
+
+def test_columns_may_be_lists_by_position(logs, read):
+    """As NPO, SimNPO and ULD ship TOFU's retain logs; some of a log's columns, or all of them."""
+    for model in LEADERBOARD:
+        plain = read(logs[model])
+        lists = {f: {c: by_position(v) for c, v in columns.items()} for f, columns in logs[model].items()}
+        mixed = copy.deepcopy(lists)
+        mixed[FORGET]["avg_gt_loss"] = logs[model][FORGET]["avg_gt_loss"]
+        mixed[RETAIN]["average_perturb_loss"] = logs[model][RETAIN]["average_perturb_loss"]
+        for log in (lists, mixed):
+            assert read(log).rows == plain.rows
+    lists[FORGET]["average_perturb_loss"].pop()
+    with pytest.raises(
+        UserError, match="holds 300 items and `average_perturb_loss` 299, and item 299 is not in both"
+    ):
+        read(lists)
+
+
+@pytest.mark.parametrize("as_key", ["{}.0".format, "{}.".format, "00{}".format])
+def test_whole_floats_are_item_numbers(logs, read, as_key):
+    log = cut(logs["full"])
+    renamed = {f: {c: {as_key(i): x for i, x in v.items()} for c, v in cs.items()} for f, cs in log.items()}
+    assert read(renamed).rows == read(log).rows
+    theirs = by_losses_alone(log)
+    keyed = copy.deepcopy(theirs)
+    for metric in keyed.values():
+        metric["value_by_index"] = {as_key(i): x for i, x in metric["value_by_index"].items()}
+    assert read(keyed).rows == read(theirs).rows
+    renamed[FORGET]["avg_gt_loss"] |= {"0": 1.0}
+    with pytest.raises(UserError, match="item 0 is there twice"):
+        read(renamed)
+    for key in ("0.5", "-1", "1e0", "", "nan", "1.0.0", "9" * 400):
+        with pytest.raises(UserError, match="is no item number"):
+            read({FORGET: log[FORGET] | {"avg_gt_loss": {key: 1.0}}})
+
+
+def test_losses_of_wrong_answers_may_be_laid_out_in_every_way(logs, read):
+    log = by_losses_alone(cut(logs["full"]))
+    expected = read(log).rows
+    values = log["forget_Q_A_PERT_Prob"]["value_by_index"]
+    numbered = [{str(n): loss for n, loss in enumerate(value["avg_loss"])} for value in values.values()]
+    single = [[{"avg_loss": loss, "prob": exp(-loss)} for loss in value.values()] for value in numbered]
+    for laid_out in (
+        list(values.values()),
+        [{"avg_loss": value} for value in numbered],
+        single,
+        dict(enumerate(single)),
+        [dict(enumerate(answers)) for answers in single],
+    ):
+        log["forget_Q_A_PERT_Prob"]["value_by_index"] = laid_out
+        assert read(log).rows == expected
+    log["forget_Q_A_PARA_Prob"]["value_by_index"] = by_position(log["forget_Q_A_PARA_Prob"]["value_by_index"])
+    assert read(log).rows == expected
+    tofu = cut(logs["full"])
+    plain = read(tofu).rows
+    tofu[FORGET]["average_perturb_loss"] = numbered
+    assert read(tofu).rows == plain
+
+
+@pytest.mark.parametrize("metric", ["forget_Q_A_PARA_Prob", "forget_Q_A_PERT_Prob"])
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), None, "1.5", True, 10**400])
+def test_losses_that_are_no_losses_are_refused(logs, read, metric, loss):
+    log = by_losses_alone(cut(logs["full"]))
+    value = log[metric]["value_by_index"]["1"]
+    value["avg_loss"] = [1.0, loss] if metric == "forget_Q_A_PERT_Prob" else loss
+    with pytest.raises(UserError, match=f"`{metric} avg_loss`: item 1 is ") as refused:
+        read(log)
+    assert "float32" in refused.value.hint or "leave the item out" in refused.value.hint
+
+
+def test_the_means_of_a_collapsed_model_are_those_that_its_log_gives(logs, read):
+    """Its retain truth ratios go to 0 by the 1e-10, and so look like knowledge."""
+    collapsed = as_open_unlearning(cut(logs["full"]))
+    for metric in ("retain_Q_A_PARA_Prob", "retain_Q_A_PERT_Prob"):
+        for value in collapsed[metric]["value_by_index"].values():
+            loss = value["avg_loss"]
+            value["avg_loss"] = [x + 60 for x in loss] if isinstance(loss, list) else loss + 60
+    theirs = 1 - 1e-10
+    collapsed["retain_Truth_Ratio"] = {"agg_value": theirs}
+    found = read(collapsed)
+    metrics = summarise(found.rows, None, HOW).metrics
+    assert metrics["tofu/retain/truth_ratio"].value < 0.9
+    assert metrics["tofu/retain/truth_ratio_open_unlearning"].value == pytest.approx(theirs)
+    assert found.disagreements(metrics) == []
+
+
+def test_a_log_of_muse_is_called_one(read, tmp_path):
+    log = {"forget_knowmem_ROUGE": by_index("rougeL_f1", [0.5]), "privleak": {"agg_value": -99.8}}
+    for content in (log, {"forget_knowmem_ROUGE": 0.5, "privleak": -99.8}):
+        with pytest.raises(
+            UserError, match="is of MUSE, not of TOFU: it holds `forget_knowmem_ROUGE`"
+        ) as refused:
+            read(content)
+        assert "suite=muse_news" in refused.value.hint
+    with pytest.raises(UserError, match="holds none of TOFU's metrics by item; it begins with `wmdp_bio`"):
+        read({"wmdp_bio": by_index("acc", [1.0])})
+    (tmp_path / "muse").mkdir()
+    (tmp_path / "muse" / "MUSE_EVAL.json").write_text(json.dumps(log))
+    with pytest.raises(UserError, match="is of MUSE, not of TOFU"):
+        read_log(tmp_path / "muse")
+
+
+def test_a_privleak_against_no_gold_model_says_so(logs, read):
+    log = as_open_unlearning(cut(logs["retain90"]))
+    log["mia_min_k"] = {"agg_value": 0.25} | attack([5.0, 6, 7, 1], [4.0, 5.5, 0.5])
+    log["privleak"] = {"agg_value": 0.0}
+    found = read(log)
+    metrics = summarise(found.rows, found.rows, HOW).metrics
+    auc = metrics["tofu/min_k_auc"].value
+    assert found.disagreements(metrics) == []
+    found.said["tofu/privleak"] = against_nothing = 100 * (0.5 - auc) / 0.5
+    assert found.disagreements(metrics) == [
+        f"the log's own privleak, {against_nothing:.6g}, is against an AUC of .5, which OpenUnlearning takes "
+        "where it is given no retain model's log; against the gold model's AUC it is 0"
+    ]
+    found.said["tofu/privleak"] = 1.0
+    assert found.disagreements(metrics) == ["the log says tofu/privleak = 1, where its items give 0"]
 
 
 def attack(forget, holdout):
@@ -552,11 +803,12 @@ def test_what_is_no_log_is_told_from_one(read, content, message):
     assert refused.value.hint
 
 
-def test_lists_are_no_values_by_item(logs, read):
+def test_what_is_neither_a_list_nor_by_item_is_no_column(logs, read):
     log = cut(logs["full"])
-    log[RETAIN]["avg_gt_loss"] = [0.1, 0.2, 0.3, 0.4]
-    with pytest.raises(UserError, match="`avg_gt_loss` holds no values by item"):
-        read(log)
+    for values in ([], {}, 0.1, "0.1"):
+        log[RETAIN]["avg_gt_loss"] = values
+        with pytest.raises(UserError, match="`avg_gt_loss` holds no values by item"):
+            read(log)
 
 
 def test_a_missing_file_or_an_empty_folder_is_told(tmp_path):
