@@ -14,6 +14,8 @@ PATHS = (
     *("mia_reference", "benchmark_root"),
 )
 """Last parts of the keys that hold a path."""
+LISTED = ("from_log",)
+"""Of these the keys that take a list of paths, too."""
 FREE = ("model.chat_template_args",)
 """Sections without a schema: a key in them is new, which Hydra wants to be told with `++`."""
 _SWEEP = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag|str)\(.*\)", re.DOTALL)
@@ -29,7 +31,9 @@ def as_meant(override: str) -> str:
     sign, key, value = typed.groups()
     if any(key == free or key.startswith(f"{free}.") for free in FREE):
         sign = sign or "++"
-    if is_path(key):
+    if key in LISTED:
+        value = _as_word(value) if is_there(value) else value
+    elif is_path(key):
         value = _path(value)
     elif not value.isascii() and not re.search(r"""['"\[\]{}(),$\\]""", value):
         value = quote(value)

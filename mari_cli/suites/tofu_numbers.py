@@ -69,12 +69,12 @@ def of_losses(
             row["probability"] = exp(-answer_nll)
         elif wrong_nlls is not None:
             row["probability"] = normalised_probability(answer_nll, wrong_nlls)
-    if paraphrase_nll is not None and name == "forget":
-        row["paraphrase_probability"] = exp(-paraphrase_nll)
     if paraphrase_nll is not None and wrong_nlls is not None:
         row["paraphrase_nll"] = paraphrase_nll
         row["log_truth_ratio"] = log_truth_ratio(paraphrase_nll, wrong_nlls)
         row["log_truth_ratio_arithmetic"] = log_truth_ratio_arithmetic(paraphrase_nll, wrong_nlls)
+        if name == "forget":
+            row["paraphrase_probability"] = exp(-paraphrase_nll)
     return row
 
 
