@@ -1,6 +1,7 @@
 """What the model says when asked: greedy answers to prompts, and continuations of running text."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from mari_cli import distributed
 from mari_cli.data.batches import length_sorted
 from mari_cli.data.tokenize import Item
 from mari_cli.models.load import LanguageModel
+from mari_cli.models.speaking import greedily, stops
 from mari_cli.progress import Track
 
 
@@ -28,10 +30,11 @@ def generate(
     track: Track,
     description: str,
 ) -> list[list[int]]:
-    """The token ids that follow each of ``questions``: greedy, up to an EOS, at most ``max_new_tokens`` and
-    what the context holds."""
+    """The token ids that follow each of ``questions``: greedy, up to one of `stops`, at most
+    ``max_new_tokens`` and what the context holds. Whatever else a checkpoint sets for generation is not used.
+    """
     lm.model.eval()
-    eos = lm.tokenizer.eos_token_id
+    ends = frozenset(stops(lm.model, lm.tokenizer))
     answers: list[list[int]] = [[] for _ in questions]
 
     def of_batch(indices: list[int]) -> list[list[int]]:
@@ -45,20 +48,12 @@ def generate(
             question = torch.tensor(questions[i])
             input_ids_BT[row, width - len(question) :] = question
             mask_BT[row, width - len(question) :] = 1
-        with lm.compute.autocast():
+        with lm.compute.autocast(), greedily(lm.model, lm.tokenizer):
             model_generate: Any = lm.model.generate
             output = model_generate(
-                input_ids_BT.to(lm.device),
-                attention_mask=mask_BT.to(lm.device),
-                max_new_tokens=room,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                use_cache=True,
-                pad_token_id=eos,
+                input_ids_BT.to(lm.device), attention_mask=mask_BT.to(lm.device), max_new_tokens=room
             )
-        return [_until(eos, new_T.tolist()) for new_T in output[:, width:].cpu()]
+        return [_until(ends, new_T.tolist()) for new_T in output[:, width:].cpu()]
 
     batches = _batches([len(question) for question in questions], batch_size, lm.max_length - max_new_tokens)
     results = track(distributed.spread(batches, of_batch), description, len(batches))
@@ -81,8 +76,8 @@ def _batches(lengths: Sequence[int], batch_size: int, roomy: int) -> list[list[i
     ]
 
 
-def _until(eos: int, ids: list[int]) -> list[int]:
-    return ids[: ids.index(eos)] if eos in ids else ids
+def _until(ends: Collection[int], ids: list[int]) -> list[int]:
+    return list(takewhile(lambda token: token not in ends, ids))
 
 
 def decode(lm: LanguageModel, ids: Sequence[int], *, strip: bool = True) -> str:

@@ -5,12 +5,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mari_cli import distributed, runs, sealed
+from mari_cli import distributed, sealed
 from mari_cli.config import MetricsConfig, RunConfig
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.registry import METRICS
 from mari_cli.metrics.statistics import How
-from mari_cli.models.fingerprint import weights_hash
+from mari_cli.models.fingerprint import key_hash, weights_hash
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track, say
 from mari_cli.suites.attacked import with_reference
@@ -105,22 +105,16 @@ def asked_of_reference(lm: LanguageModel, suite: Suite | None, config: RunConfig
 
 def measured(examiner: Examiner, corpora: Mapping[str, Corpus], *, afresh: bool = False) -> Measured:
     """`measure`, looked up in the examiner's cache first."""
-    lm, config, name = examiner.lm, examiner.config, examiner.name
-    key = runs.content_hash(
-        {
-            "definitions": DEFINITIONS,
-            "weights": examiner.weights,
-            "items": {role: items_hash(corpus.items) for role, corpus in corpora.items()},
-            "records": {role: [r.key for r in corpus.records] for role, corpus in corpora.items()},
-            "reference": {role: corpus.reference_nll for role, corpus in corpora.items()},
-            "facts": [[r.fact, r.value] for r in corpora["forget"].records],
-            "config": {name: value for name, value in asdict(config).items() if name not in OF_BENCHMARKS},
-            "seed": examiner.seed,
-            "device": lm.device.type,
-            "precision": lm.compute.precision,
-            "packed": lm.layout.packed,
-        }
-    )[:24]
+    config, name = examiner.config, examiner.name
+    asked = {
+        "items": {role: items_hash(corpus.items) for role, corpus in corpora.items()},
+        "records": {role: [r.key for r in corpus.records] for role, corpus in corpora.items()},
+        "reference": {role: corpus.reference_nll for role, corpus in corpora.items()},
+        "facts": [[r.fact, r.value] for r in corpora["forget"].records],
+        "config": {name: value for name, value in asdict(config).items() if name not in OF_BENCHMARKS},
+        "seed": examiner.seed,
+    }
+    key = key_hash(examiner.key("measured", DEFINITIONS, asked))
     path = None if afresh or examiner.cache is None else examiner.cache / "measured" / f"{key}.json"
     if path and (content := sealed.read(path)) is not None:
         say(f"{name}: measured before")
