@@ -18,7 +18,7 @@ def stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[in
     if named is None:
         named = getattr(model.config.get_text_config(), "eos_token_id", None)
     listed = named if isinstance(named, list | tuple) else [named]
-    found = {token for token in [*listed, tokenizer.eos_token_id] if isinstance(token, int) and token >= 0}
+    found = {token for token in [*listed, tokenizer.eos_token_id] if type(token) is int}
     return sorted(found)
 
 
