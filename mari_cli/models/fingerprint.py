@@ -80,7 +80,7 @@ def described(lm: "LanguageModel", weights: str) -> dict[str, Any]:
     """
     return {
         "weights": weights,
-        "class": type(lm.model).__name__,
+        "class": type(lm.model).__name__.removeprefix("FSDP"),  # of weights in shards
         "code": code_hash(lm.model),
         "architecture": architecture(lm.model.config),
         "tokenizer": tokenizer_hash(lm.tokenizer),

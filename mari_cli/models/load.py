@@ -1,8 +1,10 @@
 """A causal language model with its tokenizer: from a hub, a directory, a GGUF file, or an architecture."""
 
 import copy
+import math
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -19,6 +21,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -39,6 +42,7 @@ from mari_cli.models.lora import (
     is_adapter,
     merged_state,
     read_base,
+    settle_ties,
     write_adapter,
 )
 from mari_cli.models.packing import Layout, settle
@@ -312,7 +316,71 @@ def _pretrained(config: ModelConfig) -> PreTrainedModel:
             f"the checkpoint at `{config.path}` does not fit its model: {misfit}",
             "config and weights must belong together: take both from one source",
         )
+    settle_ties(model)
     return _dequantised(model) if "gguf_file" in arguments else model
+
+
+def _check_finite(model: PreTrainedModel, where: str) -> None:
+    """Refuse weights with NaN or an infinity in them: nothing that is computed with them is a number."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and tensor.numel():
+            least, most = (float(end) for end in tensor.aminmax())  # of which NaN is both
+            if not (math.isfinite(least) and math.isfinite(most)):
+                count = int((~tensor.isfinite()).sum())
+                raise UserError(
+                    f"the weights of `{where}` are damaged: {count} of the {tensor.numel()} numbers of "
+                    f"`{name}` {'is' if count == 1 else 'are'} NaN or infinite",
+                    "take the weights from their source again, or from an earlier step of their training",
+                )
+
+
+def check_saving(lm: LanguageModel) -> None:
+    """Refuse a model that could not be loaded again once it is saved, before hours are spent on it.
+
+    All that is saved beside the weights is saved for a try and loaded; of the weights, names, shapes and ties
+    are compared with those of a model made from the configuration that was saved, without content. ``lm`` has
+    no adapters.
+    """
+    kind = type(lm.model)
+    hint = "mend the files of the model, or load and save it with transformers first"
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            lm.model.config.save_pretrained(directory)
+            config = type(lm.model.config).from_pretrained(directory)
+            if lm.model.can_generate():
+                lm.model.generation_config.save_pretrained(directory)
+                GenerationConfig.from_pretrained(directory)
+            lm.tokenizer.save_pretrained(directory)
+            again = AutoTokenizer.from_pretrained(directory)
+        with torch.device("meta"):
+            twin = kind(config)
+    except UNREADABLE as error:
+        raise UserError(
+            f"`{lm.name}` could not be loaded again once it is saved: {_gist(error)}", hint
+        ) from error
+    if again.get_vocab() != lm.tokenizer.get_vocab():
+        raise UserError(f"the tokenizer of `{lm.name}` is another once it is saved and loaded again", hint)
+    ours, theirs = _shapes(lm.model), _shapes(twin)
+    if different := sorted(
+        name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)
+    ):
+        name = different[0]
+        found, wanted = (shapes.get(name, "not there") for shapes in (ours, theirs))
+        raise UserError(
+            f"`{lm.name}` could not be loaded again once it is saved: `{name}` is {found}, but {wanted} "
+            "by its configuration",
+            hint,
+        )
+
+
+def _shapes(model: PreTrainedModel) -> dict[str, str]:
+    """By name, the shape of each weight, and under which first name it is saved where it is tied."""
+    first: dict[int, str] = {}
+    shapes = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        tied = first.setdefault(id(tensor), name)
+        shapes[name] = f"{list(tensor.shape)}" + (f" of `{tied}`" if tied != name else "")
+    return shapes
 
 
 def _refuse_other_formats(path: str, place: Path) -> None:
@@ -380,6 +448,7 @@ def load_model(
         raise UserError("no model given", "set `model.path=DIR_OR_HUB_ID`, or choose one: `model=gpt2_tiny`")
     model = _pretrained(config) if config.path else _from_architecture(config, tokenizer, seed)
     where = config.path or config.name
+    _check_finite(model, where)
     vocabulary = model.get_input_embeddings().weight.shape[0]  # type: ignore[index]
     if len(tokenizer) > vocabulary:
         raise UserError(

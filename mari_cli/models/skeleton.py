@@ -1,5 +1,7 @@
 """A model's shapes without its weights: from its configuration alone, on torch's `meta` device."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from mari_cli.config import ModelConfig
 from mari_cli.errors import UserError
 from mari_cli.models.load import UNREADABLE, check_fields, hush, place_of, retold, switch_off_dropout
+from mari_cli.models.lora import is_adapter, read_base, shape_adapter
 
 _LLAMA_1B = {
     "model_type": "llama", "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192,
@@ -59,6 +62,8 @@ def skeleton(
             )
     except UNREADABLE as error:
         raise retold(config.path or config.name, error, "model") from error
+    if config.path is not None and is_adapter(directory := Path(place_of(config.path)[0])):
+        shape_adapter(model, directory, read_base(directory))
     if not dropout:
         switch_off_dropout(model)
     return model, source
@@ -72,6 +77,10 @@ def _shapes(config: ModelConfig, vocabulary: int | None) -> tuple[PreTrainedConf
             )
         return _of(dict(config.architecture), vocabulary), "model.architecture"
     place, arguments = place_of(config.path)
+    if is_adapter(Path(place)):
+        base = read_base(Path(place))
+        shapes, _ = _shapes(replace(config, path=base.path, revision=base.revision), vocabulary)
+        return shapes, f"{place}, merged into {base.path}"
     options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code, **arguments}
     try:  # a directory, or what was downloaded before
         return AutoConfig.from_pretrained(place, local_files_only=True, **options), place
