@@ -53,6 +53,11 @@ def check_parity(model: PreTrainedModel) -> None:
     )
     ours = head_of(model)(trunk(model, input_ids_BT)[0])
     theirs = model(input_ids=input_ids_BT, use_cache=False).logits.float()
+    if not theirs.isfinite().all():
+        raise UserError(
+            f"the logits of `{type(model).__name__}` are NaN or infinite, though its weights are not",
+            "its weights are too large: take an earlier step of its training",
+        )
     gap = (ours - theirs).abs().max().item()
     if not gap <= 1e-3 * max(1.0, theirs.abs().max().item()):
         raise UserError(

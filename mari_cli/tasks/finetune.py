@@ -112,5 +112,5 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
             examples=examples(lm, corpora, {"model": found}, config.metrics, seed=config.seed),
             outcome=outcome,
             compute=compute,
-            notes=setting.texts.notes,
+            notes=[*setting.texts.notes, *found.measured.notes],
         )

@@ -17,6 +17,7 @@ from mari_cli.suites.attacked import with_reference
 from mari_cli.suites.benchmarks import OF_BENCHMARKS, benchmarks
 from mari_cli.suites.draws import seeds_of
 from mari_cli.suites.examiner import DEFINITIONS, Examiner, items_hash
+from mari_cli.suites.finite import finite_rows
 from mari_cli.suites.generate import decode, question_and_truth
 from mari_cli.suites.measured import Measured
 from mari_cli.suites.standard import MEMBERSHIP, Corpus, against_gold, measure
@@ -49,12 +50,13 @@ def examined(
     else:
         say(f"{name}: measuring")
         found = Measured({}, [], [])
-    figures, rows = benchmarks(examiner)
-    found = replace(found, metrics=found.metrics | figures, items=found.items + rows)
+    figures, answered = benchmarks(examiner)
+    found = replace(found, metrics=found.metrics | figures, items=found.items + answered)
     asked: list[Row] = []
     if suite is not None:
-        asked = [{"suite": suite.name} | row for row in distributed.agreed(suite.examine(examiner))]
-        asked = with_reference(asked, reference)
+        rows = [{"suite": suite.name} | row for row in distributed.agreed(suite.examine(examiner))]
+        asked, notes = finite_rows(with_reference(rows, reference), model=name)
+        found = replace(found, notes=found.notes + notes)
     return Examined(found, asked, examiner.weights)
 
 
@@ -69,6 +71,7 @@ def summarised(
     result = {}
     for role, of_model in models.items():
         found = of_model.measured
+        notes |= dict.fromkeys(found.notes)
         summaries = [against_gold(found, gold.measured, how)] if gold else []
         if suite is not None:
             summaries.append(suite.summarise(of_model.asked, gold.asked if gold else None, how))
@@ -132,7 +135,7 @@ def _read(content: dict[str, Any]) -> Measured:
         )
         for name, estimate in content["metrics"].items()
     }
-    return Measured(metrics, content["items"], content["answers"])
+    return Measured(metrics, content["items"], content["answers"], content["notes"])
 
 
 def examples(

@@ -167,6 +167,24 @@ def test_a_checkpoint_that_does_not_fit_its_config_is_refused_naming_a_weight(di
     assert told in str(refused.value)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", [FC, "transformer.wpe.weight"])
+def test_weights_that_are_no_numbers_are_refused(directory, name, value):
+    def edit(tensors):
+        tensors[name][1, 2] = value
+
+    edit_weights(directory, edit)
+    told = rf"the weights of `{directory}` are damaged: 1 of the \d+ numbers of `{name}` is NaN or infinite"
+    with pytest.raises(UserError, match=told):
+        loaded(directory)
+
+
+def test_weights_that_overflow_are_refused(directory):
+    edit_weights(directory, lambda t: t["transformer.wte.weight"].fill_(3e38))
+    with pytest.raises(UserError, match="the logits of `GPT2LMHeadModel` are NaN or infinite"):
+        loaded(directory)
+
+
 def test_weights_of_something_else_beside_the_model_are_left_alone(directory):
     edit_weights(directory, lambda t: t.update({"value_head.weight": torch.zeros(3)}))
     assert_same(weights(loaded(directory).model), weights(built().model))

@@ -190,6 +190,16 @@ def test_an_adapter_of_a_rounded_base_is_loaded_on_a_rounded_base(kept):
     assert weights_hash(loaded(adapter).model) == weights_hash(lm.model)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_adapter_that_holds_no_numbers_is_refused(kept, value):
+    _, adapter, _ = kept
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    next(iter(tensors.values()))[0, 0] = value
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=f"the weights of `{adapter}` are damaged"):
+        loaded(adapter)
+
+
 def test_an_adapter_whose_base_is_gone_or_changed_is_refused(kept, tmp_path):
     base, adapter, _ = kept
     shutil.move(base, tmp_path / "elsewhere")
