@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch.distributed.tensor import DTensor
 from torch.nn.modules.dropout import _DropoutNd
@@ -22,6 +21,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -33,6 +33,15 @@ from mari_cli.data.records import Record
 from mari_cli.data.tokenize import Item, PromptStyle, tokenize
 from mari_cli.errors import UserError, nearest
 from mari_cli.models.device import Compute
+from mari_cli.models.files import (
+    UNREADABLE,
+    check_files,
+    check_memory,
+    check_sizes,
+    gist,
+    reading,
+    unbuildable,
+)
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.head import check_parity
 from mari_cli.models.lora import (
@@ -46,18 +55,7 @@ from mari_cli.models.lora import (
     write_adapter,
 )
 from mari_cli.models.packing import Layout, settle
-from mari_cli.models.tokenizer import check_tokenizer, only_own_tokens, train_tokenizer
-
-UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    RuntimeError,
-    ImportError,
-    SafetensorError,
-    StrictDataclassError,
-)
-"""What transformers raises at a model, or a tokenizer, that it cannot make sense of."""
+from mari_cli.models.tokenizer import check_chat_template, check_tokenizer, only_own_tokens, train_tokenizer
 
 
 @dataclass
@@ -148,31 +146,6 @@ def _local_or_hub(path: str) -> str:
     return path
 
 
-def retold(path: str, error: Exception, what: str) -> UserError:
-    """``what`` is `model` or `tokenizer`."""
-    if "trust_remote_code" in str(error):
-        return UserError(
-            f"the {what} at `{path}` runs Python code of its own",
-            "read that code; `model.trust_remote_code=true` runs it",
-        )
-    gist = _gist(error)
-    if not Path(path).expanduser().exists():
-        return UserError(
-            f"`{path}` is no local directory, and cannot be loaded from the hub: {gist}",
-            "check the name and the connection, or give a local directory",
-        )
-    hint = "a model directory holds config.json, *.safetensors and tokenizer.json"
-    if path.endswith(".gguf"):
-        hint = "it must be a whole file, of an architecture that transformers reads from GGUF"
-    return UserError(f"cannot load a {what} from `{path}`: {gist}", hint)
-
-
-def _gist(error: Exception) -> str:
-    """The first line of ``error``, and the second where the first only announces it."""
-    lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".:")
-
-
 def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedTokenizerBase:
     """The tokenizer that ``config`` asks for; ``corpus`` is read only where one is trained."""
     hush()
@@ -192,13 +165,15 @@ def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedToke
     place, arguments = place_of(source)
     if config.tokenizer is None and not arguments:
         _refuse_other_formats(source, Path(place))
-    try:
+    with reading(source, "tokenizer"):
+        if Path(place).is_dir() and not arguments:
+            check_files(Path(place), weights=False)
         tokenizer = AutoTokenizer.from_pretrained(
             place, revision=config.revision, trust_remote_code=config.trust_remote_code, **arguments
         )
-    except UNREADABLE as error:
-        raise retold(source, error, "tokenizer") from error
-    check_tokenizer(tokenizer, source)
+        check_tokenizer(tokenizer, source)
+        if config.chat_template is ChatTemplate.auto and tokenizer.chat_template is not None:
+            check_chat_template(tokenizer)
     return only_own_tokens(tokenizer) if "gguf_file" in arguments else tokenizer
 
 
@@ -255,21 +230,28 @@ def _from_architecture(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, 
     check_fields(model_type, values)
     values |= {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id}
     values |= {"eos_token_id": tokenizer.eos_token_id}
-    torch.manual_seed(seed)
     try:
         architecture = AutoConfig.for_model(model_type, **values)
+        _check_buildable(architecture)
+        torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, dtype=torch.float32)
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise UserError(
-            f"cannot build a `{model_type}`: {_gist(error)}", "check the values in `model.architecture`"
-        ) from error
+    except UNREADABLE as error:
+        raise unbuildable(model_type, error) from error
     return model
 
 
-def check_fields(model_type: str, values: dict[str, Any]) -> None:
+def _check_buildable(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> None:
+    """Raise one of UNREADABLE where no model can be built of ``config`` on this machine."""
+    check_sizes(config)
+    with torch.device("meta"):
+        shapes = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    check_memory(sum(parameter.numel() for parameter in shapes.parameters()))
+
+
+def check_fields(model_type: Any, values: dict[str, Any]) -> None:
     """transformers takes any field and passes over what it does not know: a typo would go unnoticed."""
-    if model_type not in CONFIG_MAPPING:
-        near = nearest(model_type, CONFIG_MAPPING)
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        near = nearest(str(model_type), CONFIG_MAPPING)
         raise UserError(
             f"no architecture is called `{model_type}`",
             f"did you mean `{near}`?" if near else "it is one of transformers' names, as `gpt2` or `llama`",
@@ -293,18 +275,20 @@ def _pretrained(config: ModelConfig) -> PreTrainedModel:
     if not arguments:
         _refuse_other_formats(config.path, Path(place))
         arguments = {"use_safetensors": True}
-    try:
+    options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    with reading(config.path, "model"):
+        if Path(place).is_dir() and "gguf_file" not in arguments:
+            check_files(Path(place), weights=True)
+            shapes = AutoConfig.from_pretrained(place, **options)
+            _check_buildable(shapes, trust_remote_code=config.trust_remote_code)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             place,
             dtype=torch.float32,
-            revision=config.revision,
-            trust_remote_code=config.trust_remote_code,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, in our words
+            **options,
             **arguments,
         )
-    except UNREADABLE as error:
-        raise retold(config.path, error, "model") from error
     model: PreTrainedModel = loaded[0]
     if has_adapters(model):  # transformers looks for an adapter's base by itself
         raise UserError(
@@ -356,7 +340,7 @@ def check_saving(lm: LanguageModel) -> None:
             twin = kind(config)
     except UNREADABLE as error:
         raise UserError(
-            f"`{lm.name}` could not be loaded again once it is saved: {_gist(error)}", hint
+            f"`{lm.name}` could not be loaded again once it is saved: {gist(error)}", hint
         ) from error
     if again.get_vocab() != lm.tokenizer.get_vocab():
         raise UserError(f"the tokenizer of `{lm.name}` is another once it is saved and loaded again", hint)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -22,15 +22,12 @@ from transformers.pytorch_utils import Conv1D
 
 from mari_cli.config import LoraConfig, Weights
 from mari_cli.errors import UserError, nearest
+from mari_cli.models.files import UNREADABLE, gist
 
 ADAPTER = "default"
 """peft's name for the one adapter that a model of ours has."""
 PREFIX = "base_model.model."
 """What peft's files put before a parameter's name."""
-UNREADABLE_ADAPTER = (
-    OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, SafetensorError,
-)  # fmt: skip
-"""What peft raises at an adapter that it cannot make sense of."""
 CONFIG, TENSORS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
 
 
@@ -45,6 +42,7 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> No
 
     if config.targets is not None:
         _check_targets(model, config.targets)
+    _check_rank(model, config.rank)
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha or 2 * config.rank,  # type: ignore[arg-type] # peft divides, and takes any number
@@ -82,6 +80,18 @@ def _check_targets(model: PreTrainedModel, targets: list[str]) -> None:
                 f"model.lora.targets: `{type(model).__name__}` has no linear layer called `{target}`",
                 f"did you mean `{near}`?" if near else f"it has {listed}",
             )
+
+
+def _check_rank(model: PreTrainedModel, rank: int) -> None:
+    """Refuse a rank that no layer can have: beyond its smaller side it adds weights and nothing else."""
+    kinds = torch.nn.Linear | Conv1D
+    sides = [min(module.weight.shape) for module in model.modules() if isinstance(module, kinds)]
+    if sides and rank > max(sides):
+        raise UserError(
+            f"model.lora.rank={rank}, but no layer of a `{type(model).__name__}` has more than {max(sides)} "
+            "inputs and outputs",
+            "8 to 64 are usual",
+        )
 
 
 def _inject(settings: Any, model: PreTrainedModel) -> None:
@@ -251,19 +261,42 @@ def is_adapter(directory: Path) -> bool:
 
 def read_base(directory: Path) -> Base:
     """The base of the adapter in ``directory``, one of ours or any of peft's."""
+    base = _named_base(directory)
+    seen, there = {directory.resolve()}, _place(base)
+    while is_adapter(there):  # an adapter on top of another one
+        if there in seen:
+            raise UserError(f"the adapter at `{directory}` is its own base", f"name its base in its {CONFIG}")
+        seen.add(there)
+        there = _place(_named_base(there))
+    return base
+
+
+def _place(base: Base) -> Path:
+    """Where it is, if it is a directory: a run stands for its checkpoint."""
+    there = Path(base.path).expanduser().resolve()
+    return there / "checkpoint" if (there / "checkpoint").is_dir() else there
+
+
+def _named_base(directory: Path) -> Base:
+    ours = directory / BASE
     try:
-        if (directory / BASE).is_file():
-            return Base(**json.loads((directory / BASE).read_text()))
-        content = json.loads((directory / CONFIG).read_text())
-        path, revision = content["base_model_name_or_path"], content.get("revision")
-    except (ValueError, TypeError, KeyError) as error:
+        content = json.loads((ours if ours.is_file() else directory / CONFIG).read_text())
+        base = (
+            Base(**content)
+            if ours.is_file()
+            else Base(content["base_model_name_or_path"], content.get("revision"))
+        )
+        if not all(isinstance(value, str | None) for value in asdict(base).values()):
+            raise ValueError("its base is no text")
+        _place(base)  # raises where no path can be so
+    except UNREADABLE as error:
         raise UserError(
-            f"cannot read the adapter at `{directory}`: {error}",
+            f"cannot read the adapter at `{directory}`: {gist(error)}",
             f"an adapter directory holds {CONFIG} and {TENSORS}",
         ) from error
-    if not path:
+    if not base.path:
         raise UserError(f"the adapter at `{directory}` names no base", f"add it to its {CONFIG}")
-    return Base(path, revision)
+    return base
 
 
 @torch.no_grad()
@@ -287,7 +320,7 @@ def apply_adapter(model: PreTrainedModel, directory: Path, base: Base) -> None:
         if not (absent or outcome.unexpected_keys):
             _unwrap(model)
             merge_adapters(model)
-    except UNREADABLE_ADAPTER as error:
+    except UNREADABLE as error:
         raise _unreadable(directory, base, error) from error
     if strays := [*absent, *outcome.unexpected_keys]:
         raise UserError(
@@ -303,7 +336,7 @@ def shape_adapter(model: PreTrainedModel, directory: Path, base: Base) -> None:
         with torch.device("meta"):
             _inject_saved(model, directory, base)
         _unwrap(model)
-    except UNREADABLE_ADAPTER as error:
+    except UNREADABLE as error:
         raise _unreadable(directory, base, error) from error
     for name, layer in list(_adapted(model)):
         model.set_submodule(name, copy.deepcopy(layer.get_base_layer()))
@@ -314,9 +347,8 @@ def shape_adapter(model: PreTrainedModel, directory: Path, base: Base) -> None:
 
 
 def _unreadable(directory: Path, base: Base, error: Exception) -> UserError:
-    gist = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
     return UserError(
-        f"cannot load the adapter at `{directory}`: {gist}",
+        f"cannot load the adapter at `{directory}`: {gist(error)}",
         f"it must be whole, and fit its base `{base.path}`",
     )
 
