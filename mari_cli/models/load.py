@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from mari_cli import runs
+from mari_cli import hub, runs
 from mari_cli.config import ChatTemplate, ModelConfig, Packing
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import Item, PromptStyle, tokenize
@@ -143,6 +143,7 @@ def _local_or_hub(path: str) -> str:
         return str(local)
     if path.startswith(("/", ".", "~")) or path.count("/") > 1 or local.suffix == ".gguf":
         raise UserError(f"no model at `{path}`: no such file or directory", "check `model.path`")
+    hub.settle()
     return path
 
 
