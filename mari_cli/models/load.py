@@ -433,7 +433,6 @@ def load_model(
         raise UserError("no model given", "set `model.path=DIR_OR_HUB_ID`, or choose one: `model=gpt2_tiny`")
     model = _pretrained(config) if config.path else _from_architecture(config, tokenizer, seed)
     where = config.path or config.name
-    _check_finite(model, where)
     vocabulary = model.get_input_embeddings().weight.shape[0]  # type: ignore[index]
     if len(tokenizer) > vocabulary:
         raise UserError(
@@ -452,6 +451,7 @@ def load_model(
         checkpoint_activations(model)
     torch.nn.Module.to(model, compute.device)
     model.eval()
+    _check_finite(model, where)
     check_parity(model)
     chat = config.chat_template is ChatTemplate.auto and tokenizer.chat_template is not None
     return LanguageModel(
