@@ -121,10 +121,15 @@ def _check_linear(model: PreTrainedModel) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what peft says of layouts that it corrects."""
+    """Without what peft says of layouts that it corrects, and of ties that are settled here."""
     with warnings.catch_warnings():
-        for corrected in ("fan_in_fan_out is set to", "The following (rank|alpha)_pattern keys"):
-            warnings.filterwarnings("ignore", message=corrected)
+        for settled in (
+            "fan_in_fan_out is set to",
+            "The following (rank|alpha)_pattern keys",
+            "Model has `tie_word_embeddings=True`",
+            "You have requested `ensure_weight_tying`",
+        ):
+            warnings.filterwarnings("ignore", message=settled)
         yield
 
 
