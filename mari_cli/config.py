@@ -66,6 +66,8 @@ def bytes_of(text: str, key: str) -> int:
 
 TODAY = date(2024, 7, 26)
 """What a chat template is told of the day: the date that Llama's writes where it is told none."""
+LEAST_VOCABULARY = 258
+"""Tokens of a byte-level vocabulary without any merge."""
 
 
 class ChatTemplate(StrEnum):
@@ -109,7 +111,8 @@ class ModelConfig:
     path: str | None = None
     """A hub id, a directory that `save_pretrained` wrote, a run directory of mari, or a .gguf file."""
     revision: str | None = None
-    trust_remote_code: bool = False
+    trust_remote_code: Any = False
+    """true or false, and no number or word that might stand for one: true runs code of others."""
     architecture: dict[str, Any] | None = None
     """Fields of a transformers configuration, `model_type` among them; `vocab_size` follows the tokenizer."""
     tokenizer: str | None = None
@@ -133,7 +136,16 @@ class ModelConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
-        _positive("model", self, "max_length", "tokenizer_vocab_size")
+        _positive("model", self, "max_length")
+        _require(
+            self.tokenizer_vocab_size >= LEAST_VOCABULARY,
+            f"model.tokenizer_vocab_size must be >= {LEAST_VOCABULARY} (every byte, BOS and EOS), "
+            f"got {self.tokenizer_vocab_size}",
+        )
+        _require(
+            isinstance(self.trust_remote_code, bool),
+            f"model.trust_remote_code must be true or false, got {self.trust_remote_code}",
+        )
         _require(
             self.path is None or self.architecture is None,
             "model.path and model.architecture exclude each other",

@@ -184,7 +184,10 @@ def session(experiment: Experiment) -> Iterator[Any]:
                 f"`{experiment.file or experiment.task}` builds on itself",
                 "it, or a file beside it, is named as one that it builds on, as `unlearn.yaml`: rename it",
             ) from None
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        # the last two are what OmegaConf raises where fields are set of a section that is null
+        except (
+            HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, AttributeError, AssertionError
+        ) as error:  # fmt: skip
             raise explain(error, experiment.task) from error
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mari_cli import hub
 from mari_cli.config import FileCorpus
 from mari_cli.data.forms import Row, form_of, kind, listed
 from mari_cli.data.records import Record
@@ -453,6 +454,7 @@ SUFFIXES = (*READERS, ".txt")
 def _hub_table(config: FileCorpus, *, corpus: str, chosen: str | None = None) -> Table:
     """`datasets` is imported here only: nobody with a local file waits for it. ``chosen``: what to check
     where the data set has no such subset or split."""
+    hub.settle()
     import datasets
     from datasets.exceptions import (
         DatasetNotFoundError,

@@ -22,11 +22,12 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
 from mari_cli.losses.head import Head
+from mari_cli.models.fingerprint import cache_key
 from mari_cli.models.reference import Reference, Rows
 from mari_cli.models.store import Stored, stored
 from mari_cli.progress import Track
 
-DEFINITION = 1
+DEFINITION = 2
 """Part of every key: raise it when a change here changes what is computed."""
 BLOCK = 2048
 """Positions of either corpus that are compared at once."""
@@ -105,14 +106,14 @@ def context_targets(
             tensors["ids"][here] = ids_mK.int().cpu()
             tensors["q"][here] = q_mK.float().cpu()
 
-    key = {
-        "definition": DEFINITION,
+    asked = {
         "retain": retain.key,
         "forget": forget.key,
         "temperature": temperature,
         "neighbours": neighbours,
         "stored_tokens": stored_tokens,
     }
+    key = cache_key("context", DEFINITION, {}, asked)  # what the model is, the keys of the two references say
     shape = (len(forget_MD), 1 + tokens)
     parts = {"ids": Stored(shape, torch.int32), "q": Stored(shape, torch.float32)}
     tensors = stored(directory / "context", key, parts, fill, name="context targets")

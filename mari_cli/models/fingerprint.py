@@ -1,13 +1,34 @@
-"""What weights are, in one hash: by content and name, whatever file they came from."""
+"""What a model is, part by part, and the one key under which anything asked of it is kept."""
 
 import hashlib
+import inspect
+import json
+import math
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import tokenizers
 import torch
+import transformers
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from mari_cli import runs
+
+if TYPE_CHECKING:  # which imports this file
+    from mari_cli.models.load import LanguageModel
+
+UNIMPORTANT = ("_name_or_path", "_commit_hash", "transformers_version", "architectures", "auto_map", "dtype")
+"""Fields of a configuration that change no number: where it is from, and what is said of it elsewhere in a
+key (the class, its code, the types of the weights)."""
+
+
+# -- weights -------------------------------------------------------------------------------------------------
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Content hash of ``tensors``: names, shapes, types and bytes, whatever file they came from."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -24,3 +45,104 @@ def frozen_hash(model: torch.nn.Module) -> str | None:
     """Content hash of the parameters that are not trained; None where all are."""
     frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
     return tensors_hash(frozen) if frozen else None
+
+
+# -- keys ----------------------------------------------------------------------------------------------------
+
+
+def cache_key(
+    kind: str, definition: int, model: Mapping[str, Any], asked: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything that determines a value that a model was asked for: every cache finds its values by this.
+
+    ``kind`` names what is kept, ``definition`` is the version of the code that makes it, ``model`` is what
+    `described` says of the model, ``asked`` the question: items, settings, seed.
+    """
+    return {
+        "kind": kind,
+        "definition": definition,
+        "model": dict(model),
+        "asked": _canonical(asked),
+        "libraries": libraries(),
+    }
+
+
+def key_hash(key: Mapping[str, Any]) -> str:
+    """Of `cache_key`, as the name of a file or a directory: 24 hexadecimal digits."""
+    return runs.content_hash(key)[:24]
+
+
+def described(lm: "LanguageModel", weights: str) -> dict[str, Any]:
+    """All of ``lm`` that can change a number or a word, part by part; ``weights`` is the hash of its weights.
+
+    Where the model was loaded from is no part of it: the same model is the same at every place.
+    """
+    return {
+        "weights": weights,
+        "class": type(lm.model).__name__.removeprefix("FSDP"),  # of weights in shards
+        "code": code_hash(lm.model),
+        "architecture": architecture(lm.model.config),
+        "tokenizer": tokenizer_hash(lm.tokenizer),
+        "chat_template": runs.content_hash(lm.tokenizer.chat_template),
+        "style": lm.style.key,
+        "stops": lm.stop_token_ids,
+        "max_length": lm.max_length,
+        "precision": lm.compute.precision,
+        "device": lm.device.type,
+        "packed": lm.layout.packed,
+    }
+
+
+def libraries() -> dict[str, str]:
+    """Versions of what computes."""
+    return {library.__name__: library.__version__ for library in (torch, transformers, tokenizers)}
+
+
+def architecture(config: Any) -> dict[str, Any]:
+    """What the weights leave open: activations, heads, positions, scales."""
+    important: dict[str, Any] = _canonical(_without(config.to_dict()))
+    return important
+
+
+def _without(value: Any) -> Any:
+    """``value`` without the unimportant fields, at any depth: a configuration may hold others."""
+    if not isinstance(value, dict):
+        return value
+    return {str(name): _without(inner) for name, inner in value.items() if name not in UNIMPORTANT}
+
+
+def _canonical(value: Any) -> Any:
+    """As JSON holds it, in one order: equal content is equal text. JSON has no infinity."""
+    match value:
+        case dict():
+            named = {str(name): _canonical(inner) for name, inner in value.items()}
+            return dict(sorted(named.items()))
+        case list() | tuple():
+            return [_canonical(inner) for inner in value]
+        case float() if not math.isfinite(value):
+            return str(value)
+        case None | bool() | int() | float() | str():
+            return value
+        case _:
+            return str(value)
+
+
+def code_hash(model: torch.nn.Module) -> str | None:
+    """Content hash of the code that a checkpoint brings and ``model`` runs (`model.trust_remote_code`); None
+    where all of it is transformers' own."""
+    directories = {
+        Path(inspect.getfile(type(module))).parent
+        for module in model.modules()
+        if type(module).__module__.startswith("transformers_modules")
+    }
+    files = [file for directory in directories for file in directory.glob("*.py")]
+    return runs.content_hash(sorted(map(runs.file_hash, files))) if files else None
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Content hash of all that turns text into tokens and back, the chat template apart."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    changeable = {"padding": None, "truncation": None}  # by every call
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    settings = [tokenizer.model_max_length, getattr(tokenizer, "clean_up_tokenization_spaces", None)]
+    return runs.content_hash([content | changeable, special, settings])

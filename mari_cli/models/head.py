@@ -47,12 +47,16 @@ def _whole(parameter: Tensor, dtype: torch.dtype | None) -> Tensor:
 @torch.no_grad()
 def check_parity(model: PreTrainedModel) -> None:
     """Refuse a model whose logits are not head(trunk(tokens)): every loss and metric here rests on that."""
-    device = next(model.parameters()).device
-    input_ids_BT = (
-        torch.arange(8, device=device).remainder(model.config.get_text_config().vocab_size).unsqueeze(0)
-    )
+    config, device = model.config.get_text_config(), next(model.parameters()).device
+    length = min(8, getattr(config, "max_position_embeddings", None) or 8)
+    input_ids_BT = torch.arange(length, device=device).remainder(config.vocab_size).unsqueeze(0)
     ours = head_of(model)(trunk(model, input_ids_BT)[0])
     theirs = model(input_ids=input_ids_BT, use_cache=False).logits.float()
+    if not theirs.isfinite().all():
+        raise UserError(
+            f"the logits of `{type(model).__name__}` are NaN or infinite, though its weights are not",
+            "its weights are too large: take an earlier step of its training",
+        )
     gap = (ours - theirs).abs().max().item()
     if not gap <= 1e-3 * max(1.0, theirs.abs().max().item()):
         raise UserError(

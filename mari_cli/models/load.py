@@ -1,8 +1,10 @@
 """A causal language model with its tokenizer: from a hub, a directory, a GGUF file, or an architecture."""
 
 import copy
+import math
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -11,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch.distributed.tensor import DTensor
 from torch.nn.modules.dropout import _DropoutNd
@@ -20,18 +21,29 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as hf_logging
 
-from mari_cli import runs
+from mari_cli import hub, runs
 from mari_cli.config import ChatTemplate, ModelConfig, Packing
 from mari_cli.data.chat import check_chat
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import Item, PromptStyle, end_of_answer, tokenize
 from mari_cli.errors import UserError, counted, nearest
 from mari_cli.models.device import Compute
+from mari_cli.models.files import (
+    UNREADABLE,
+    check_files,
+    check_memory,
+    check_sizes,
+    gist,
+    reading,
+    unbuildable,
+)
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.head import check_parity
 from mari_cli.models.lora import (
@@ -41,22 +53,13 @@ from mari_cli.models.lora import (
     is_adapter,
     merged_state,
     read_base,
+    settle_ties,
     write_adapter,
 )
 from mari_cli.models.packing import Layout, settle
-from mari_cli.models.tokenizer import check_tokenizer, only_own_tokens, train_tokenizer
+from mari_cli.models.speaking import stops
+from mari_cli.models.tokenizer import check_chat_template, check_tokenizer, only_own_tokens, train_tokenizer
 from mari_cli.places import is_there, place
-
-UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    RuntimeError,
-    ImportError,
-    SafetensorError,
-    StrictDataclassError,
-)
-"""What transformers raises at a model, or a tokenizer, that it cannot make sense of."""
 
 
 @dataclass
@@ -84,10 +87,8 @@ class LanguageModel:
     def stop_token_ids(self) -> list[int]:
         """Tokens that end an answer, in rising order: the tokenizer's EOS, the end of turn of the chat
         template that is used, and the EOS, one or several, of the checkpoint's generation settings."""
-        named = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        listed = named if isinstance(named, list | tuple) else [named]
-        own = [self.tokenizer.eos_token_id, end_of_answer(self.tokenizer, self.style)]
-        return sorted({token for token in [*own, *listed] if token is not None})
+        end = end_of_answer(self.tokenizer, self.style)
+        return sorted({*stops(self.model, self.tokenizer), *([] if end is None else [end])})
 
     def tokenize(
         self, records: list[Record], *, corpus: str, block_size: int | None, truncate: bool
@@ -153,32 +154,8 @@ def _local_or_hub(path: str) -> str:
         return str(local)
     if path.startswith(("/", ".", "~")) or path.count("/") > 1 or local.suffix == ".gguf":
         raise UserError(f"no model at `{path}`: no such file or directory", "check `model.path`")
+    hub.settle()
     return path
-
-
-def retold(path: str, error: Exception, what: str) -> UserError:
-    """``what`` is `model` or `tokenizer`."""
-    if "trust_remote_code" in str(error):
-        return UserError(
-            f"the {what} at `{path}` runs Python code of its own",
-            "read that code; `model.trust_remote_code=true` runs it",
-        )
-    gist = _gist(error)
-    if not is_there(path):
-        return UserError(
-            f"`{path}` is no local directory, and cannot be loaded from the hub: {gist}",
-            "check the name and the connection, or give a local directory",
-        )
-    hint = "a model directory holds config.json, *.safetensors and tokenizer.json"
-    if path.endswith(".gguf"):
-        hint = "it must be a whole file, of an architecture that transformers reads from GGUF"
-    return UserError(f"cannot load a {what} from `{path}`: {gist}", hint)
-
-
-def _gist(error: Exception) -> str:
-    """The first line of ``error``, and the second where the first only announces it."""
-    lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".:")
 
 
 def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedTokenizerBase:
@@ -200,13 +177,15 @@ def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedToke
     place, arguments = place_of(source)
     if config.tokenizer is None and not arguments:
         _refuse_other_formats(source, Path(place))
-    try:
+    with reading(source, "tokenizer"):
+        if Path(place).is_dir() and not arguments:
+            check_files(Path(place), weights=False)
         tokenizer = AutoTokenizer.from_pretrained(
             place, revision=config.revision, trust_remote_code=config.trust_remote_code, **arguments
         )
-    except UNREADABLE as error:
-        raise retold(source, error, "tokenizer") from error
-    check_tokenizer(tokenizer, source)
+        check_tokenizer(tokenizer, source)
+        if config.chat_template is ChatTemplate.auto and tokenizer.chat_template is not None:
+            check_chat_template(tokenizer)
     return only_own_tokens(tokenizer) if "gguf_file" in arguments else tokenizer
 
 
@@ -263,21 +242,28 @@ def _from_architecture(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, 
     check_fields(model_type, values)
     values |= {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id}
     values |= {"eos_token_id": tokenizer.eos_token_id}
-    torch.manual_seed(seed)
     try:
         architecture = AutoConfig.for_model(model_type, **values)
+        _check_buildable(architecture)
+        torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, dtype=torch.float32)
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise UserError(
-            f"cannot build a `{model_type}`: {_gist(error)}", "check the values in `model.architecture`"
-        ) from error
+    except UNREADABLE as error:
+        raise unbuildable(model_type, error) from error
     return model
 
 
-def check_fields(model_type: str, values: dict[str, Any]) -> None:
+def _check_buildable(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> None:
+    """Raise one of UNREADABLE where no model can be built of ``config`` on this machine."""
+    check_sizes(config)
+    with torch.device("meta"):
+        shapes = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    check_memory(sum(parameter.numel() for parameter in shapes.parameters()))
+
+
+def check_fields(model_type: Any, values: dict[str, Any]) -> None:
     """transformers takes any field and passes over what it does not know: a typo would go unnoticed."""
-    if model_type not in CONFIG_MAPPING:
-        near = nearest(model_type, CONFIG_MAPPING)
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        near = nearest(str(model_type), CONFIG_MAPPING)
         raise UserError(
             f"no architecture is called `{model_type}`",
             f"did you mean `{near}`?" if near else "it is one of transformers' names, as `gpt2` or `llama`",
@@ -301,18 +287,20 @@ def _pretrained(config: ModelConfig) -> PreTrainedModel:
     if not arguments:
         _refuse_other_formats(config.path, Path(place))
         arguments = {"use_safetensors": True}
-    try:
+    options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    with reading(config.path, "model"):
+        if Path(place).is_dir() and "gguf_file" not in arguments:
+            check_files(Path(place), weights=True)
+            shapes = AutoConfig.from_pretrained(place, **options)
+            _check_buildable(shapes, trust_remote_code=config.trust_remote_code)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             place,
             dtype=torch.float32,
-            revision=config.revision,
-            trust_remote_code=config.trust_remote_code,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, in our words
+            **options,
             **arguments,
         )
-    except UNREADABLE as error:
-        raise retold(config.path, error, "model") from error
     model: PreTrainedModel = loaded[0]
     if has_adapters(model):  # transformers looks for an adapter's base by itself
         raise UserError(
@@ -324,7 +312,71 @@ def _pretrained(config: ModelConfig) -> PreTrainedModel:
             f"the checkpoint at `{config.path}` does not fit its model: {misfit}",
             "config and weights must belong together: take both from one source",
         )
+    settle_ties(model)
     return _dequantised(model) if "gguf_file" in arguments else model
+
+
+def _check_finite(model: PreTrainedModel, where: str) -> None:
+    """Refuse weights with NaN or an infinity in them: nothing that is computed with them is a number."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and tensor.numel():
+            least, most = (float(end) for end in tensor.aminmax())  # of which NaN is both
+            if not (math.isfinite(least) and math.isfinite(most)):
+                count = int((~tensor.isfinite()).sum())
+                raise UserError(
+                    f"the weights of `{where}` are damaged: {count} of the {tensor.numel()} numbers of "
+                    f"`{name}` {'is' if count == 1 else 'are'} NaN or infinite",
+                    "take the weights from their source again, or from an earlier step of their training",
+                )
+
+
+def check_saving(lm: LanguageModel) -> None:
+    """Refuse a model that could not be loaded again once it is saved, before hours are spent on it.
+
+    All that is saved beside the weights is saved for a try and loaded; of the weights, names, shapes and ties
+    are compared with those of a model made from the configuration that was saved, without content. ``lm`` has
+    no adapters.
+    """
+    kind = type(lm.model)
+    hint = "mend the files of the model, or load and save it with transformers first"
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            lm.model.config.save_pretrained(directory)
+            config = type(lm.model.config).from_pretrained(directory)
+            if lm.model.can_generate():
+                lm.model.generation_config.save_pretrained(directory)
+                GenerationConfig.from_pretrained(directory)
+            lm.tokenizer.save_pretrained(directory)
+            again = AutoTokenizer.from_pretrained(directory)
+        with torch.device("meta"):
+            twin = kind(config)
+    except UNREADABLE as error:
+        raise UserError(
+            f"`{lm.name}` could not be loaded again once it is saved: {gist(error)}", hint
+        ) from error
+    if again.get_vocab() != lm.tokenizer.get_vocab():
+        raise UserError(f"the tokenizer of `{lm.name}` is another once it is saved and loaded again", hint)
+    ours, theirs = _shapes(lm.model), _shapes(twin)
+    if different := sorted(
+        name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)
+    ):
+        name = different[0]
+        found, wanted = (shapes.get(name, "not there") for shapes in (ours, theirs))
+        raise UserError(
+            f"`{lm.name}` could not be loaded again once it is saved: `{name}` is {found}, but {wanted} "
+            "by its configuration",
+            hint,
+        )
+
+
+def _shapes(model: PreTrainedModel) -> dict[str, str]:
+    """By name, the shape of each weight, and under which first name it is saved where it is tied."""
+    first: dict[int, str] = {}
+    shapes = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        tied = first.setdefault(id(tensor), name)
+        shapes[name] = f"{list(tensor.shape)}" + (f" of `{tied}`" if tied != name else "")
+    return shapes
 
 
 def _refuse_other_formats(path: str, place: Path) -> None:
@@ -411,6 +463,7 @@ def load_model(
         checkpoint_activations(model)
     torch.nn.Module.to(model, compute.device)
     model.eval()
+    _check_finite(model, where)
     check_parity(model)
     return LanguageModel(
         model=model,

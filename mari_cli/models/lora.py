@@ -7,14 +7,14 @@ have no adapters.
 import copy
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -22,6 +22,8 @@ from transformers.pytorch_utils import Conv1D
 
 from mari_cli.config import LoraConfig, Weights
 from mari_cli.errors import UserError, counted, nearest
+from mari_cli.models.files import UNREADABLE, gist
+from mari_cli.places import place
 
 ADAPTER = "default"
 """peft's name for the one adapter that a model of ours has."""
@@ -41,6 +43,7 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> No
 
     if config.targets is not None:
         _check_targets(model, config.targets)
+    _check_rank(model, config.rank)
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha or 2 * config.rank,  # type: ignore[arg-type] # peft divides, and takes any number
@@ -49,7 +52,15 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> No
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(seed)
-    _inject(settings, model)
+    try:
+        _inject(settings, model)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        gist = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"peft cannot adapt a `{type(model).__name__}`: {gist}",
+            "name the layers, as `model.lora.targets=[q_proj,v_proj]`, or train all weights",
+        ) from error
+    _check_linear(model)
     model.train(model.training)  # the new layers too
 
 
@@ -72,26 +83,37 @@ def _check_targets(model: PreTrainedModel, targets: list[str]) -> None:
             )
 
 
+def _check_rank(model: PreTrainedModel, rank: int) -> None:
+    """Refuse a rank that no layer can have: beyond its smaller side it adds weights and nothing else."""
+    kinds = torch.nn.Linear | Conv1D
+    sides = [min(module.weight.shape) for module in model.modules() if isinstance(module, kinds)]
+    if sides and rank > max(sides):
+        raise UserError(
+            f"model.lora.rank={rank}, but no layer of a `{type(model).__name__}` has more than {max(sides)} "
+            "inputs and outputs",
+            "8 to 64 are usual",
+        )
+
+
 def _inject(settings: Any, model: PreTrainedModel) -> None:
     import peft
+
+    with _quiet():
+        peft.inject_adapter_in_model(settings, model, ADAPTER)
+
+
+def _check_linear(model: PreTrainedModel) -> None:
+    """Refuse adapters to be trained that are not plain linear ones: a mixture's experts can neither be merged
+    nor compared with certainty."""
     from peft.tuners.lora import Linear
 
-    kind = type(model).__name__
-    with _quiet():
-        try:
-            peft.inject_adapter_in_model(settings, model, ADAPTER)
-        except (ValueError, TypeError, NotImplementedError) as error:
-            gist = str(error).splitlines()[0].rstrip(".")
-            raise UserError(
-                f"peft cannot adapt a `{kind}`: {gist}",
-                "name the layers, as `model.lora.targets=[q_proj,v_proj]`, or train all weights",
-            ) from error
     if not (adapted := list(_adapted(model))):
         raise UserError(
-            f"`{kind}` has no linear layer to adapt", "leave out `model.lora.rank`: train all weights"
+            f"`{type(model).__name__}` has no linear layer to adapt",
+            "leave out `model.lora.rank`: train all weights",
         )
     for name, layer in adapted:
-        if not isinstance(layer, Linear):  # a mixture's experts: neither merging nor parity is sure
+        if not isinstance(layer, Linear):
             raise UserError(
                 f"the adapter of `{name}` would be no plain linear one",
                 "name linear layers, as `model.lora.targets=[q_proj,v_proj]`",
@@ -100,10 +122,15 @@ def _inject(settings: Any, model: PreTrainedModel) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what peft says of layouts that it corrects."""
+    """Without what peft says of layouts that it corrects, and of ties that are settled here."""
     with warnings.catch_warnings():
-        for corrected in ("fan_in_fan_out is set to", "The following (rank|alpha)_pattern keys"):
-            warnings.filterwarnings("ignore", message=corrected)
+        for settled in (
+            "fan_in_fan_out is set to",
+            "The following (rank|alpha)_pattern keys",
+            "Model has `tie_word_embeddings=True`",
+            "You have requested `ensure_weight_tying`",
+        ):
+            warnings.filterwarnings("ignore", message=settled)
         yield
 
 
@@ -170,6 +197,26 @@ def merge_adapters(model: PreTrainedModel) -> None:
     model.requires_grad_(True)
 
 
+def settle_ties(model: PreTrainedModel) -> None:
+    """Let configuration and weights of ``model`` say the same of its head: tied to the embeddings, or not.
+
+    A configuration that ties a head that has other weights would lose them when the model is saved, or where
+    somebody else loads it.
+    """
+    embeddings: Any = model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()
+    configs = {id(config): config for config in (model.config, model.config.get_text_config())}.values()
+    if head is None or not any(getattr(config, "tie_word_embeddings", False) for config in configs):
+        return
+    without_content = head.weight.is_meta
+    if not without_content and torch.equal(head.weight, embeddings.weight):
+        head.weight = embeddings.weight
+    if head.weight is not embeddings.weight:
+        for config in configs:
+            config.tie_word_embeddings = False
+        model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=False)
+
+
 def merged_state(model: torch.nn.Module) -> dict[str, Tensor]:
     """The weights of the plain model that ``model`` amounts to, under its names; ``model`` stays as it is."""
     adapted = dict(_adapted(model))
@@ -219,46 +266,180 @@ def is_adapter(directory: Path) -> bool:
 
 def read_base(directory: Path) -> Base:
     """The base of the adapter in ``directory``, one of ours or any of peft's."""
+    base = _named_base(directory)
+    seen, there = {directory.resolve()}, _place(base)
+    while is_adapter(there):  # an adapter on top of another one
+        if there in seen:
+            raise UserError(f"the adapter at `{directory}` is its own base", f"name its base in its {CONFIG}")
+        seen.add(there)
+        there = _place(_named_base(there))
+    return base
+
+
+def _place(base: Base) -> Path:
+    """Where it is, if it is a directory: a run stands for its checkpoint."""
+    there = place(base.path).resolve()
+    return there / "checkpoint" if (there / "checkpoint").is_dir() else there
+
+
+def _named_base(directory: Path) -> Base:
+    ours = directory / BASE
     try:
-        if (directory / BASE).is_file():
-            return Base(**json.loads((directory / BASE).read_text()))
-        content = json.loads((directory / CONFIG).read_text())
-        path, revision = content["base_model_name_or_path"], content.get("revision")
-    except (ValueError, TypeError, KeyError) as error:
+        content = json.loads((ours if ours.is_file() else directory / CONFIG).read_text())
+        base = (
+            Base(**content)
+            if ours.is_file()
+            else Base(content["base_model_name_or_path"], content.get("revision"))
+        )
+        if not all(isinstance(value, str | None) for value in asdict(base).values()):
+            raise ValueError("its base is no text")
+        _place(base)  # raises where no path can be so
+    except UNREADABLE as error:
         raise UserError(
-            f"cannot read the adapter at `{directory}`: {error}",
+            f"cannot read the adapter at `{directory}`: {gist(error)}",
             f"an adapter directory holds {CONFIG} and {TENSORS}",
         ) from error
-    if not path:
+    if not base.path:
         raise UserError(f"the adapter at `{directory}` names no base", f"add it to its {CONFIG}")
-    return Base(path, revision)
+    return base
 
 
 @torch.no_grad()
 def apply_adapter(model: PreTrainedModel, directory: Path, base: Base) -> None:
-    """Merge the adapter in ``directory`` into ``model``, its base."""
-    import peft
+    """Merge the adapter in ``directory`` into ``model``, its base: low-rank layers, whole modules that were
+    trained with them (`modules_to_save`), and single tokens (`trainable_token_indices`).
+
+    A head that it makes another than the embeddings is no longer tied to them.
+    """
     from peft.utils import set_peft_model_state_dict
 
     if base.weights == Weights.bfloat16.value:
         for parameter in model.parameters():
             parameter.copy_(parameter.to(torch.bfloat16))
     try:
-        settings = peft.PeftConfig.from_pretrained(str(directory))
+        _inject_saved(model, directory, base)
         tensors = load_file(directory / TENSORS)
-        _inject(settings, model)
         state = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
         outcome: Any = set_peft_model_state_dict(model, state, adapter_name=ADAPTER)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        gist = str(error).splitlines()[0].rstrip(".:")
-        raise UserError(
-            f"cannot load the adapter at `{directory}`: {gist}",
-            f"it must be whole, and fit its base `{base.path}`",
-        ) from error
-    missing = [name for name in outcome.missing_keys if ".lora_" in name]
-    if strays := [*missing, *outcome.unexpected_keys]:
+        absent = _absent(model, outcome.missing_keys)
+        if not (absent or outcome.unexpected_keys):
+            _unwrap(model)
+            merge_adapters(model)
+    except UNREADABLE as error:
+        raise _unreadable(directory, base, error) from error
+    if strays := [*absent, *outcome.unexpected_keys]:
         raise UserError(
             f"the adapter at `{directory}` does not fit its base `{base.path}`: `{strays[0]}`",
             "adapter and base must belong together",
         )
-    merge_adapters(model)
+    settle_ties(model)
+
+
+def shape_adapter(model: PreTrainedModel, directory: Path, base: Base) -> None:
+    """What `apply_adapter` makes of a ``model`` without content: its head may be untied."""
+    try:
+        with torch.device("meta"):
+            _inject_saved(model, directory, base)
+        _unwrap(model)
+    except UNREADABLE as error:
+        raise _unreadable(directory, base, error) from error
+    for name, layer in list(_adapted(model)):
+        model.set_submodule(name, copy.deepcopy(layer.get_base_layer()))
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+    model.requires_grad_(True)
+    settle_ties(model)
+
+
+def _unreadable(directory: Path, base: Base, error: Exception) -> UserError:
+    return UserError(
+        f"cannot load the adapter at `{directory}`: {gist(error)}",
+        f"it must be whole, and fit its base `{base.path}`",
+    )
+
+
+def _inject_saved(model: PreTrainedModel, directory: Path, base: Base) -> None:
+    """Put the layers of the adapter in ``directory`` into ``model``, still without their content."""
+    import peft
+
+    settings = peft.PeftConfig.from_pretrained(str(directory))
+    with safe_open(directory / TENSORS, "pt") as file:
+        shapes = {name.removeprefix(PREFIX): file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    _check_vocabulary(model, shapes, directory, base)
+    _inject(settings, model)
+    _check_mergeable(model, directory)
+
+
+def _check_vocabulary(
+    model: PreTrainedModel, shapes: Mapping[str, Sequence[int]], directory: Path, base: Base
+) -> None:
+    """Refuse an adapter of a base whose vocabulary was another when it was trained."""
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    for name, module in model.named_modules():
+        if not any(module is end for end in ends):
+            continue
+        whole = [f"{name}{part}.weight" for part in ("", ".base_layer", ".lora_B")]
+        found = [shapes[key][0] for key in whole if key in shapes]
+        found += [shapes[key][-1] for key in (f"{name}.lora_embedding_A",) if key in shapes]
+        size = module.weight.shape[0]
+        if other := [rows for rows in found if rows != size]:
+            raise UserError(
+                f"the adapter at `{directory}` has {other[0]} tokens, its base `{base.path}` {size}",
+                f"resize the base as for the training (`resize_token_embeddings({other[0]})`), save it, and "
+                f"name it in {CONFIG}",
+            )
+
+
+def _check_mergeable(model: PreTrainedModel, directory: Path) -> None:
+    from peft.tuners.lora import Embedding, Linear
+    from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
+
+    adapted = list(_adapted(model))
+    if not (adapted or any(_wrappers(model))):
+        raise UserError(
+            f"the adapter at `{directory}` adapts no layer of a `{type(model).__name__}`",
+            "adapter and base must belong together",
+        )
+    for name, layer in adapted:
+        if not isinstance(layer, Linear | Embedding | TrainableTokensLayer):
+            raise UserError(
+                f"the adapter at `{directory}` adapts `{name}` by a `{type(layer).__name__}`",
+                "only low-rank adapters of plain layers are merged: merge it with peft (`merge_and_unload`)",
+            )
+
+
+def _wrappers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+    """Modules that peft wraps to train them whole, or some of their rows, by name."""
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    for name, module in model.named_modules():
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            yield name, module
+
+
+def _absent(model: torch.nn.Module, missing: list[str]) -> list[str]:
+    """Of the names that the adapter's file does not have those that it should: a tensor of the adapter that
+    is not another's by a tie."""
+    own = (".lora_", ".modules_to_save.", ".trainable_tokens_delta.")
+    everything = model.state_dict()
+    given = {
+        tensor.data_ptr() for name, tensor in everything.items() if name not in missing and tensor.numel()
+    }
+    return [
+        name
+        for name in missing
+        if any(part in name for part in own) and everything[name].data_ptr() not in given
+    ]
+
+
+def _unwrap(model: PreTrainedModel) -> None:
+    """Put what was trained whole, or token by token, in the place of what it was made from. In place, so that
+    what is tied stays tied."""
+    from peft.utils.other import ModulesToSaveWrapper
+
+    for name, wrapper in list(_wrappers(model)):
+        if isinstance(wrapper, ModulesToSaveWrapper):
+            model.set_submodule(name, wrapper.modules_to_save[ADAPTER])
+        else:
+            wrapper.token_adapter.merge()
+            model.set_submodule(name, wrapper.token_adapter.get_base_layer())

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,13 +16,14 @@ from torch import Tensor
 from mari_cli import runs
 from mari_cli.data.batches import length_sorted
 from mari_cli.data.tokenize import Item
+from mari_cli.models.fingerprint import cache_key, described, key_hash
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.store import Stored, stored
 from mari_cli.models.trunk import hidden_states
 from mari_cli.progress import Track
 from mari_cli.transfer import sent
 
-DEFINITION = 1
+DEFINITION = 2
 """Part of every key: raise it when a change here or in the trunk changes what is remembered."""
 
 
@@ -101,7 +101,7 @@ def remember(
     layer: int | None,
     log_probability: Callable[[Tensor, Tensor], Tensor] | None,
     directory: Path,
-    key: Mapping[str, Any],
+    weights: str,
     batch_size: int,
     track: Track,
     name: str,
@@ -110,8 +110,7 @@ def remember(
     all): ``states`` after the final norm, those of ``layer`` (0 = the embeddings), and, where
     ``log_probability`` of (states [N, D], labels [N]) -> [N] is given, its sum over each item.
 
-    ``key`` is what determines ``lm``'s weights; the rest of the key is taken from the arguments. ``name`` is
-    the corpus, for messages.
+    ``weights`` is the hash of the weights that ``lm`` has now; ``name`` is the corpus, for messages.
     """
     indices = sorted(range(len(items)) if wanted is None else set(wanted))
     rows = Rows({i: items[i].num_targets for i in indices})
@@ -126,18 +125,13 @@ def remember(
         parts["layer"] = Stored((len(labels_N), lm.model.config.get_text_config().hidden_size), layer_dtype)
     if log_probability is not None:
         parts["log_p"] = Stored((len(indices),), torch.float64)
-    whole_key = {
-        **key,
-        "definition": DEFINITION,
-        "architecture": _architecture(lm),
+    asked = {
         "items": runs.content_hash([[i, items[i].input_ids, items[i].supervised_from] for i in indices]),
         "parts": sorted(parts),
         "layer": layer,
-        "precision": lm.compute.precision,
-        "packed": lm.layout.packed,
         "dtype": str(last_dtype),
-        "device": lm.device.type,
     }
+    key = cache_key("reference", DEFINITION, described(lm, weights), asked)
 
     @torch.no_grad()
     def fill(tensors: Mapping[str, Tensor]) -> None:
@@ -162,9 +156,9 @@ def remember(
                 log_p_N = log_probability(h_ND, of_batch_N).double().cpu()
                 tensors["log_p"][batch] = torch.stack([log_p_n.sum() for log_p_n in log_p_N.split(counts)])
 
-    tensors = stored(directory / "reference", whole_key, parts, fill, name=f"reference on {name}")
+    tensors = stored(directory / "reference", key, parts, fill, name=f"reference on {name}")
     return Reference(
-        key=runs.content_hash(whole_key),
+        key=key_hash(key),
         rows=rows,
         device=lm.device,
         labels_N=labels_N,
@@ -180,9 +174,3 @@ def _dtypes(lm: LanguageModel) -> tuple[torch.dtype, torch.dtype]:
         return lm.compute.dtype, torch.bfloat16
     full = torch.promote_types(next(lm.model.parameters()).dtype, torch.float32)
     return full, full
-
-
-def _architecture(lm: LanguageModel) -> str:
-    """Hash of what the weights leave open: activations, positions, scales. The path does not matter."""
-    config = {name: value for name, value in lm.model.config.to_dict().items() if name != "_name_or_path"}
-    return runs.content_hash({"class": type(lm.model).__name__, "config": config})

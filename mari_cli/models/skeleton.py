@@ -1,5 +1,7 @@
 """A model's shapes without its weights: from its configuration alone, on torch's `meta` device."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,7 +9,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from mari_cli.config import ModelConfig
 from mari_cli.errors import UserError
-from mari_cli.models.load import UNREADABLE, check_fields, hush, place_of, retold, switch_off_dropout
+from mari_cli.models.files import UNREADABLE, check_files, check_sizes, reading, retold, unbuildable
+from mari_cli.models.load import check_fields, hush, place_of, switch_off_dropout
+from mari_cli.models.lora import is_adapter, read_base, shape_adapter
 
 _LLAMA_1B = {
     "model_type": "llama", "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192,
@@ -53,12 +57,17 @@ def skeleton(
     hush()
     architecture, source = _shapes(config, vocabulary)
     try:
+        check_sizes(architecture)
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 architecture, dtype=dtype, trust_remote_code=config.trust_remote_code
             )
     except UNREADABLE as error:
-        raise retold(config.path or config.name, error, "model") from error
+        if config.path is not None:
+            raise retold(config.path, error, "model") from error
+        raise unbuildable(architecture.model_type, error) from error
+    if config.path is not None and is_adapter(directory := Path(place_of(config.path)[0])):
+        shape_adapter(model, directory, read_base(directory))
     if not dropout:
         switch_off_dropout(model)
     return model, source
@@ -72,7 +81,14 @@ def _shapes(config: ModelConfig, vocabulary: int | None) -> tuple[PreTrainedConf
             )
         return _of(dict(config.architecture), vocabulary), "model.architecture"
     place, arguments = place_of(config.path)
+    if is_adapter(Path(place)):
+        base = read_base(Path(place))
+        shapes, _ = _shapes(replace(config, path=base.path, revision=base.revision), vocabulary)
+        return shapes, f"{place}, merged into {base.path}"
     options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code, **arguments}
+    if Path(place).is_dir() and not arguments:
+        with reading(config.path, "model"):
+            check_files(Path(place), weights=False)
     try:  # a directory, or what was downloaded before
         return AutoConfig.from_pretrained(place, local_files_only=True, **options), place
     except UNREADABLE as error:
@@ -99,4 +115,4 @@ def _of(values: dict[str, Any], vocabulary: int | None) -> PreTrainedConfig:
     try:
         return AutoConfig.for_model(model_type, **values)
     except UNREADABLE as error:
-        raise retold(model_type, error, "model") from error
+        raise unbuildable(model_type, error) from error

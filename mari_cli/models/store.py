@@ -19,6 +19,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from mari_cli import distributed, runs
+from mari_cli.models.fingerprint import key_hash
 from mari_cli.progress import say
 
 META = "meta.json"
@@ -50,7 +51,7 @@ def stored(
     Two runs that want the same wait for one of them; of several processes of a run the first looks and fills.
     What is changed in the result stays in this process.
     """
-    directory = root / runs.content_hash(key)[:24]
+    directory = root / key_hash(key)
     directory.mkdir(parents=True, exist_ok=True)
     whole = directory / "tensors"
     if not distributed.first():

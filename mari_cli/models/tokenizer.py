@@ -1,14 +1,21 @@
 """Tokenizers: loaded with their model, or trained on the spot for a model that starts from nothing."""
 
 import json
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from jinja2 import TemplateError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from mari_cli.errors import UserError
+from mari_cli.models.files import UNREADABLE, gist
 
+TEMPLATE_SECONDS = 5.0
+"""What a chat template may take for one question: a thousand times what it needs."""
 BOS, EOS = "<|bos|>", "<|eos|>"
 
 
@@ -63,3 +70,37 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
             f"the tokenizer of `{where}` reports no character offsets",
             "use one with a tokenizer.json (`model.tokenizer=…`)",
         )
+
+
+def check_chat_template(tokenizer: Any) -> None:
+    """Raise ValueError where the chat template cannot write a question with its answer: it overflows, runs on
+    for ever, or writes nothing. What a template refuses by itself is told where the corpora are read."""
+    turns = [{"role": "user", "content": "word"}, {"role": "assistant", "content": "word"}]
+    try:
+        with _at_most(TEMPLATE_SECONDS):
+            written = tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError:
+        return
+    except UNREADABLE as error:
+        raise ValueError(f"its chat template fails at one question: {gist(error)}") from error
+    if not written.strip():
+        raise ValueError("its chat template writes nothing")
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError inside after so long, where that can be done: in the main thread of a process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"it runs for more than {seconds:g} seconds")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -4,7 +4,6 @@ What is asked, in which words, and how an answer is judged is lm_eval's; the fig
 command. Answers are kept task by task, by the content of everything that determines them.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from mari_cli.errors import UserError
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.of_benchmarks import benchmark_name, range_of
 from mari_cli.metrics.statistics import perplexity_estimate, proportion_estimate, ratio_estimate
+from mari_cli.models.fingerprint import key_hash
 from mari_cli.progress import Track, say
 from mari_cli.suites import mmlu_sample
 from mari_cli.suites.examiner import Examiner
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # lm_eval takes seconds to import, for which a run without be
 
     from mari_cli.suites.lm_tasks import Benchmark, Benchmarks, Questions
 
-DEFINITION = 2
+DEFINITION = 3
 """Part of every key: raise it when something here changes an answer, a row or a standard error."""
 OF_BENCHMARKS = ("benchmarks", "benchmark_limit", "benchmark_root", "benchmark_chat_template", "fewshot")
 """The settings that only benchmarks have."""
@@ -184,31 +184,17 @@ def _path(examiner: Examiner, task: "Questions") -> Path | None:
         return None
     from mari_cli.suites.lm_tasks import VERSION
 
-    lm, config = examiner.lm, examiner.config
-    key = runs.content_hash(
-        {
-            "definition": DEFINITION,
-            "lm_eval": VERSION,
-            "task": [task.name, task.task.VERSION, task.config_hash, task.sha256],
-            "limit": task.limit,
-            "fewshot": task.fewshot,
-            "chat_template": config.benchmark_chat_template and [lm.tokenizer.chat_template, lm.style.key],
-            "weights": examiner.weights,
-            "tokenizer": _fingerprint(lm.tokenizer),
-            "context": getattr(lm.model.config.get_text_config(), "max_position_embeddings", None),
-            "batch_size": config.batch_size,
-            "precision": lm.compute.precision,
-            "device": lm.device.type,
-        }
-    )
-    return examiner.cache / "benchmarks" / key[:2] / f"{key[:24]}.json"
-
-
-def _fingerprint(tokenizer: Any) -> str:
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    changeable = {"padding": None, "truncation": None}  # by every call
-    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    return runs.content_hash([content | changeable, special])
+    config, tokenizer = examiner.config, examiner.lm.tokenizer
+    asked = {
+        "lm_eval": VERSION,
+        "task": [task.name, task.task.VERSION, task.config_hash, task.sha256],
+        "limit": task.limit,
+        "fewshot": task.fewshot,
+        "chat_template": bool(config.benchmark_chat_template and tokenizer.chat_template),
+        "batch_size": config.batch_size,
+    }
+    key = key_hash(examiner.key("benchmarks", DEFINITION, asked))
+    return examiner.cache / "benchmarks" / key[:2] / f"{key}.json"
 
 
 @contextmanager

@@ -3,7 +3,7 @@ that determines it: an examination that was cut off goes on where it was, and no
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from mari_cli import runs, sealed
 from mari_cli.config import MetricsConfig
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import Item
+from mari_cli.models.fingerprint import cache_key, described, key_hash
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track, silent
 from mari_cli.suites.generate import decode, generate, question_and_truth
@@ -79,7 +80,7 @@ class Examiner:
                 description="",
             )
 
-        settings = {"max_new_tokens": most, "stops": self.lm.stop_token_ids}
+        settings = {"max_new_tokens": most}
         said = self._kept("answers", settings, items, ask, f"answering {what}")
         return [decode(self.lm, ids, strip=strip) for ids in said]
 
@@ -117,23 +118,21 @@ class Examiner:
     ) -> list[R]:
         if self.cache is None:
             return ask(items)
-        key = runs.content_hash([kind, settings, self._asked, items_hash(items)])[:24]
+        asked = {**settings, "batch_size": self.config.batch_size, "items": items_hash(items)}
+        key = key_hash(self.key(kind, DEFINITIONS, asked))
         path = self.cache / kind / key[:2] / f"{key}.json"
         found: list[R] | None = sealed.read(path)
         if found is None:
             found = sealed.write(path, ask(items))
         return found
 
+    def key(self, kind: str, definition: int, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """`cache_key` of what the model is asked."""
+        return cache_key(kind, definition, self._described, asked)
+
     @cached_property
-    def _asked(self) -> dict[str, Any]:
-        return {
-            "definitions": DEFINITIONS,
-            "weights": self.weights,
-            "device": self.lm.device.type,
-            "precision": self.lm.compute.precision,
-            "packed": self.lm.layout.packed,
-            "batch_size": self.config.batch_size,
-        }
+    def _described(self) -> dict[str, Any]:
+        return described(self.lm, self.weights)
 
 
 def _score_of(row: dict[str, Any]) -> ItemScore:

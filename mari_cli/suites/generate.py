@@ -1,6 +1,7 @@
 """What the model says when asked: greedy answers to prompts, and continuations of running text."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from mari_cli import distributed
 from mari_cli.data.batches import length_sorted
 from mari_cli.data.tokenize import Item
 from mari_cli.models.load import LanguageModel
+from mari_cli.models.speaking import greedily
 from mari_cli.progress import Track
 
 
@@ -29,9 +31,10 @@ def generate(
     description: str,
 ) -> list[list[int]]:
     """The token ids that follow each of ``questions``: greedy, up to one of the stop tokens, at most
-    ``max_new_tokens`` and what the context holds."""
+    ``max_new_tokens`` and what the context holds. Whatever else a checkpoint sets for generation is not used.
+    """
     lm.model.eval()
-    stops = lm.stop_token_ids
+    ends = lm.stop_token_ids
     answers: list[list[int]] = [[] for _ in questions]
 
     def of_batch(indices: list[int]) -> list[list[int]]:
@@ -45,21 +48,12 @@ def generate(
             question = torch.tensor(questions[i])
             input_ids_BT[row, width - len(question) :] = question
             mask_BT[row, width - len(question) :] = 1
-        with lm.compute.autocast():
+        with lm.compute.autocast(), greedily(lm.model, lm.tokenizer, ends):
             model_generate: Any = lm.model.generate
             output = model_generate(
-                input_ids_BT.to(lm.device),
-                attention_mask=mask_BT.to(lm.device),
-                max_new_tokens=room,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                use_cache=True,
-                eos_token_id=stops,
-                pad_token_id=lm.tokenizer.eos_token_id,
+                input_ids_BT.to(lm.device), attention_mask=mask_BT.to(lm.device), max_new_tokens=room
             )
-        return [_until(stops, new_T.tolist()) for new_T in output[:, width:].cpu()]
+        return [_until(ends, new_T.tolist()) for new_T in output[:, width:].cpu()]
 
     batches = _batches([len(question) for question in questions], batch_size, lm.max_length - max_new_tokens)
     results = track(distributed.spread(batches, of_batch), description, len(batches))
@@ -82,9 +76,8 @@ def _batches(lengths: Sequence[int], batch_size: int, roomy: int) -> list[list[i
     ]
 
 
-def _until(stops: list[int], ids: list[int]) -> list[int]:
-    end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
-    return ids[:end]
+def _until(ends: Collection[int], ids: list[int]) -> list[int]:
+    return list(takewhile(lambda token: token not in ends, ids))
 
 
 def decode(lm: LanguageModel, ids: Sequence[int], *, strip: bool = True) -> str:

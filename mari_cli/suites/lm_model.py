@@ -15,6 +15,7 @@ from torch import Tensor
 from mari_cli.errors import UserError
 from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel
+from mari_cli.models.speaking import greedily, stops
 from mari_cli.models.trunk import trunk
 
 CPU_BYTES = 2**30
@@ -83,7 +84,9 @@ class InMemory(HFLM):  # type: ignore[misc]
         self._watch(len(requests))
         self.batch_size_per_gpu = self.most
         ask = super().generate_until
-        answers: list[str] = self._halving(lambda: ask(requests, disable_tqdm=True))
+        model, tokenizer = self.lm.model, self.lm.tokenizer
+        with greedily(model, tokenizer, stops(model, tokenizer)):  # but for what a task itself asks for
+            answers: list[str] = self._halving(lambda: ask(requests, disable_tqdm=True))
         return answers
 
     def _loglikelihood_tokens(

@@ -34,7 +34,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._factory import TaskFactory
 from lm_eval.utils import handle_non_serializable
 
-from mari_cli import runs
+from mari_cli import hub, runs
 from mari_cli.errors import UserError
 from mari_cli.metrics.of_benchmarks import LOWER_IS_BETTER
 from mari_cli.places import place
@@ -193,6 +193,8 @@ def _reported(name: str, groups: Mapping[str, Group]) -> list[str]:
 
 def _loaded(index: TaskManager, name: str, folder: Path | None) -> dict[str, Any]:
     factory = index._factory
+    if folder is None:
+        hub.settle()
     try:
         if folder is not None:
             index._factory = _FromFolder(folder)

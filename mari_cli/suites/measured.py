@@ -1,6 +1,6 @@
 """What was measured of one model on its corpora, or computed from a log."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mari_cli.metrics.estimate import Estimate
@@ -13,3 +13,5 @@ class Measured:
     """Per-item values, without any text."""
     answers: list[str]
     """What the model said to the first forget questions, as many as `metrics.examples`."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader must know of the numbers, a sentence each."""

@@ -1,5 +1,6 @@
 """What a run measures of a model: memorisation, likelihood, membership, marginal information, facts."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from mari_cli.progress import Track
 from mari_cli.suites.attacked import attacked
 from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
+from mari_cli.suites.finite import is_finite, leave_out
 from mari_cli.suites.generate import decode, question_and_truth
 from mari_cli.suites.measured import Measured
 from mari_cli.suites.membership import membership, privleak
@@ -83,11 +85,15 @@ def quick(
             values[f"{role}/{metric}"] = sum(column) / len(column)
     if "forget" in scores and "holdout" in scores:
         forget, holdout = scores["forget"], scores["holdout"]
-        values["privacy/loss_auc"] = auc_of(
+        values["privacy/loss_auc"] = _auc(
             [-nll for nll in forget.column("answer_nll")], [-nll for nll in holdout.column("answer_nll")]
         )
-        values["privacy/min_k_auc"] = auc_of(forget.column("min_k"), holdout.column("min_k"))
+        values["privacy/min_k_auc"] = _auc(forget.column("min_k"), holdout.column("min_k"))
     return values
+
+
+def _auc(forget: Sequence[float], holdout: Sequence[float]) -> float:
+    return auc_of(forget, holdout) if is_finite([*forget, *holdout]) else math.nan
 
 
 def measure(examiner: Examiner, corpora: Corpora) -> Measured:
@@ -98,29 +104,58 @@ def measure(examiner: Examiner, corpora: Corpora) -> Measured:
         role: corpus.subset(config.max_items, *seeds_of(config, seed)) for role, corpus in corpora.items()
     }
     metrics: dict[str, Estimate] = {}
-    rows: list[dict[str, Any]] = []
+    by_key: dict[tuple[str, int], dict[str, Any]] = {}
     scores = {role: _scored(examiner, role, corpus.items) for role, corpus in corpora.items()}
+    corpora, scores, places, notes = _finite(examiner, corpora, scores)
     for role, scored in scores.items():
         for metric in MEANS:
             metrics[f"{role}/{metric}"] = means(scored.column(metric))
         metrics[f"{role}/token_accuracy"] = ratios(scored.column("tokens_right"), scored.column("tokens"))
         metrics[f"{role}/perplexity"] = perplexity(scored.column("loss_sum"), scored.column("tokens"))
-        rows += [_row(role, i, corpora[role], item) for i, item in enumerate(scored.items)]
-    by_key = {(row["set"], row["item"]): row for row in rows}
+        for i, item in enumerate(scored.items):
+            row = _row(role, i, corpora[role], item)
+            row["item"] = places[role][i]  # in the whole corpus: models are compared item by item
+            by_key[role, i] = row
+    rows = list(by_key.values())
     if "holdout" in scores:
         scored_by = {role: _attacked(examiner, role, corpora[role], scores[role]) for role in MEMBERSHIP}
-        metrics |= membership(scored_by["forget"], scored_by["holdout"], _how(config, seed))
         for role, of_role in scored_by.items():
             for attack, values in of_role.items():
                 if attack != "loss":  # a row has it as `answer_nll`
                     for i, value in enumerate(values):
                         by_key[role, i][attack] = value
+            bad = [i for i, values in enumerate(zip(*of_role.values(), strict=True)) if not is_finite(values)]
+            named = [places[role][i] for i in bad]
+            notes += leave_out(named, len(places[role]), model=examiner.name, what=f"{role} (membership)")
+            for attack, values in of_role.items():
+                of_role[attack] = [value for i, value in enumerate(values) if i not in bad]
+        metrics |= membership(scored_by["forget"], scored_by["holdout"], _how(config, seed))
     if config.marginal and "retain" in scores:
         metrics |= _marginal(examiner.lm, scores, config, seed)
     answers: list[str] = []
     if config.generate:
-        answers = _generate(examiner, corpora, metrics, by_key, means)
-    return Measured(metrics, rows, answers)
+        said = dict(zip(places["forget"], _generate(examiner, corpora, metrics, by_key, means), strict=False))
+        answers = [said.get(i, "(left out)") for i in range(min(config.examples, max(said, default=-1) + 1))]
+    return Measured(metrics, rows, answers, notes)
+
+
+def _finite(
+    examiner: Examiner, corpora: Corpora, scores: Mapping[str, Scores]
+) -> tuple[dict[str, Corpus], dict[str, Scores], dict[str, list[int]], list[str]]:
+    """Corpora and scores without the items whose scores are not finite, the places of the others, notes."""
+    found, kept, places, notes = {}, {}, {}, []
+    for role, scored in scores.items():
+        bad = {i for i, item in enumerate(scored.items) if not is_finite(asdict(item))}
+        notes += leave_out(sorted(bad), len(scored.items), model=examiner.name, what=role)
+        places[role] = good = [i for i in range(len(scored.items)) if i not in bad]
+        kept[role] = Scores(
+            [scored.items[i] for i in good], [scored.states[i] for i in good if scored.states]
+        )
+        corpus = corpora[role]
+        nll = corpus.reference_nll
+        items = [corpus.items[i] for i in good]
+        found[role] = Corpus(corpus.records, items, nll and [nll[i] for i in good])
+    return found, kept, places, notes
 
 
 def against_gold(measured: Measured, gold: Measured, how: How) -> Summary:
@@ -207,7 +242,7 @@ def _generate(
     rows: Mapping[tuple[str, int], dict[str, Any]],
     means: Estimator,
 ) -> list[str]:
-    """ROUGE-L and recall of facts from generated answers; returns those to the first forget questions."""
+    """ROUGE-L and recall of facts from generated answers; returns those to the forget questions."""
     answers: dict[str, list[str]] = {}
     for role, corpus in corpora.items():
         # as many of the others as of the forget items, so that generating does not outlast unlearning
@@ -228,4 +263,4 @@ def _generate(
         metrics[f"{role}/verbatim_rouge_l"] = means(rouge)
         if role == "forget":
             metrics |= {f"facts/{fact}_recall": means(values) for fact, values in sorted(recalls.items())}
-    return answers["forget"][: examiner.config.examples]
+    return answers["forget"]

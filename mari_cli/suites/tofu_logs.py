@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mari_cli.errors import UserError, counted
+from mari_cli.places import place as on_disk
 from mari_cli.suites.log_columns import LOSSES, WHOLE, Log, add, require
 from mari_cli.suites.open_unlearning_logs import is_open_unlearning, of_muse, read_open_unlearning
 from mari_cli.suites.tofu_data import Question
@@ -61,7 +62,7 @@ def places(paths: Sequence[str]) -> list[Place]:
     other folder for the logs in it and below. Of folders, each JSON file may be one until it is read."""
     found: dict[Path, Place] = {}
     for name in paths:
-        path = Path(name).expanduser()
+        path = on_disk(name)
         here = [Place(path, named=True)]
         if path.is_dir() and not _usual(path):
             here = [Place(below, named=False) for below in _below(path)]

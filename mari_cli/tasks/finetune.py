@@ -9,7 +9,7 @@ from mari_cli.config import Corpora, FinetuneRun, ModelConfig
 from mari_cli.errors import counted
 from mari_cli.models.device import choose_compute
 from mari_cli.models.fingerprint import weights_hash
-from mari_cli.models.load import LanguageModel, base_of, describe_architecture, load_model
+from mari_cli.models.load import LanguageModel, base_of, check_saving, describe_architecture, load_model
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.progress import say, track
 from mari_cli.suites.benchmarks import describe_benchmarks
@@ -60,6 +60,7 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
     if not config.model.lora.merge:
         base_of(config.model, weights="", sha256="")  # refused where there is none
     description, base_hash = describe_architecture(lm.model), weights_hash(lm.model)
+    check_saving(lm)
     adapt(config, lm)
     require_disk(config, lm)
     say(f"model: {config.model.name} ({description})")
@@ -112,5 +113,5 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
             examples=examples(lm, corpora, {"model": found}, config.metrics, seed=config.seed),
             outcome=outcome,
             compute=compute,
-            notes=setting.texts.notes,
+            notes=[*setting.texts.notes, *found.measured.notes],
         )

@@ -237,7 +237,6 @@ def remembering(
     """
     head = operand_head(lm).frozen()
     chunk = config.train.chunk or chunk_for(len(head.weight_VD))
-    key = {"weights": target_hash}
     cache = cache_directory(config)
 
     def ask(role: str, *, states: bool = False, log_p: bool = False) -> Remembered:
@@ -249,7 +248,7 @@ def remembering(
             layer=layer,
             log_probability=partial(log_probabilities, head, chunk=chunk) if log_p else None,
             directory=cache,
-            key=key,
+            weights=target_hash,
             batch_size=config.metrics.batch_size,
             track=track,
             name=role,

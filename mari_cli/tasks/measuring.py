@@ -5,18 +5,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mari_cli import distributed, runs, sealed
+from mari_cli import distributed, sealed
 from mari_cli.config import MetricsConfig, RunConfig
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.registry import METRICS
 from mari_cli.metrics.statistics import How
-from mari_cli.models.fingerprint import weights_hash
+from mari_cli.models.fingerprint import key_hash, weights_hash
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track, say
 from mari_cli.suites.attacked import with_reference
 from mari_cli.suites.benchmarks import OF_BENCHMARKS, benchmarks
 from mari_cli.suites.draws import seeds_of
 from mari_cli.suites.examiner import DEFINITIONS, Examiner, items_hash
+from mari_cli.suites.finite import finite_rows
 from mari_cli.suites.generate import decode, question_and_truth
 from mari_cli.suites.measured import Measured
 from mari_cli.suites.standard import MEMBERSHIP, Corpus, against_gold, measure
@@ -49,12 +50,13 @@ def examined(
     else:
         say(f"{name}: measuring")
         found = Measured({}, [], [])
-    figures, rows = benchmarks(examiner)
-    found = replace(found, metrics=found.metrics | figures, items=found.items + rows)
+    figures, answered = benchmarks(examiner)
+    found = replace(found, metrics=found.metrics | figures, items=found.items + answered)
     asked: list[Row] = []
     if suite is not None:
-        asked = [{"suite": suite.name} | row for row in distributed.agreed(suite.examine(examiner))]
-        asked = with_reference(asked, reference)
+        rows = [{"suite": suite.name} | row for row in distributed.agreed(suite.examine(examiner))]
+        asked, notes = finite_rows(with_reference(rows, reference), model=name)
+        found = replace(found, notes=found.notes + notes)
     return Examined(found, asked, examiner.weights)
 
 
@@ -69,6 +71,7 @@ def summarised(
     result = {}
     for role, of_model in models.items():
         found = of_model.measured
+        notes |= dict.fromkeys(found.notes)
         summaries = [against_gold(found, gold.measured, how)] if gold else []
         if suite is not None:
             summaries.append(suite.summarise(of_model.asked, gold.asked if gold else None, how))
@@ -105,22 +108,16 @@ def asked_of_reference(lm: LanguageModel, suite: Suite | None, config: RunConfig
 
 def measured(examiner: Examiner, corpora: Mapping[str, Corpus], *, afresh: bool = False) -> Measured:
     """`measure`, looked up in the examiner's cache first."""
-    lm, config, name = examiner.lm, examiner.config, examiner.name
-    key = runs.content_hash(
-        {
-            "definitions": DEFINITIONS,
-            "weights": examiner.weights,
-            "items": {role: items_hash(corpus.items) for role, corpus in corpora.items()},
-            "records": {role: [r.key for r in corpus.records] for role, corpus in corpora.items()},
-            "reference": {role: corpus.reference_nll for role, corpus in corpora.items()},
-            "facts": [[r.fact, r.value] for r in corpora["forget"].records],
-            "config": {name: value for name, value in asdict(config).items() if name not in OF_BENCHMARKS},
-            "seed": examiner.seed,
-            "device": lm.device.type,
-            "precision": lm.compute.precision,
-            "packed": lm.layout.packed,
-        }
-    )[:24]
+    config, name = examiner.config, examiner.name
+    asked = {
+        "items": {role: items_hash(corpus.items) for role, corpus in corpora.items()},
+        "records": {role: [r.key for r in corpus.records] for role, corpus in corpora.items()},
+        "reference": {role: corpus.reference_nll for role, corpus in corpora.items()},
+        "facts": [[r.fact, r.value] for r in corpora["forget"].records],
+        "config": {name: value for name, value in asdict(config).items() if name not in OF_BENCHMARKS},
+        "seed": examiner.seed,
+    }
+    key = key_hash(examiner.key("measured", DEFINITIONS, asked))
     path = None if afresh or examiner.cache is None else examiner.cache / "measured" / f"{key}.json"
     if path and (content := sealed.read(path)) is not None:
         say(f"{name}: measured before")
@@ -138,7 +135,7 @@ def _read(content: dict[str, Any]) -> Measured:
         )
         for name, estimate in content["metrics"].items()
     }
-    return Measured(metrics, content["items"], content["answers"])
+    return Measured(metrics, content["items"], content["answers"], content["notes"])
 
 
 def examples(

@@ -214,7 +214,7 @@ class _Asking:
             layer=None,
             log_probability=None,
             directory=self.cache,
-            key={"weights": weights or weights_hash(lm.model)},
+            weights=weights or weights_hash(lm.model),
             batch_size=self.config.metrics.batch_size,
             track=track,
             name=role,

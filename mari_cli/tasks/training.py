@@ -18,7 +18,7 @@ from mari_cli.data.batches import epoch_batches
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import counted
 from mari_cli.losses.objective import FINE_TUNING
-from mari_cli.models.fingerprint import weights_hash
+from mari_cli.models.fingerprint import cache_key, described, key_hash, weights_hash
 from mari_cli.models.head import check_parity
 from mari_cli.models.load import LanguageModel, base_of, load_model
 from mari_cli.models.lora import add_adapters
@@ -32,7 +32,7 @@ from mari_cli.train.loop import Job, Outcome, fit
 from mari_cli.train.step import Group
 from mari_cli.train.stop import Verdict
 
-RECIPE = 2
+RECIPE = 3
 """Part of every cache key: raise it when a change here or in train/ changes what fine-tuning results in."""
 CHECKPOINT, SEAL = "checkpoint", "checkpoint.json"
 """Of a model that is kept: the directory, and the hash of all in it."""
@@ -138,19 +138,14 @@ def finetuned(
         gradient_checkpointing=config.gradient_checkpointing,
         packing=config.packing,
     )
-    key = runs.content_hash(
-        {
-            "recipe": RECIPE,
-            "weights": weights_hash(lm.model),
-            "items": items_hash(items),
-            # the same weights up to rounding, but which process drew which mask stays in them
-            "processes": distributed.size() if config.dropout else 1,
-            "config": asdict(config),
-            "seed": seed,
-            "device": setting.compute.device.type,
-            "precision": setting.compute.precision,
-        }
-    )[:24]
+    asked = {
+        "items": items_hash(items),
+        # the same weights up to rounding, but which process drew which mask stays in them
+        "processes": distributed.size() if config.dropout else 1,
+        "config": asdict(config),
+        "seed": seed,
+    }
+    key = key_hash(cache_key("models", RECIPE, described(lm, weights_hash(lm.model)), asked))
     directory = cache / "models" / key
     directory.mkdir(parents=True, exist_ok=True)
     with FileLock(directory / "lock") if distributed.first() else nullcontext():

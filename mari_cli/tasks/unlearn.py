@@ -11,7 +11,7 @@ from mari_cli.config import MariConfig, ModelConfig, SupportSource, UnlearnRun
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import objective as losses
 from mari_cli.models.device import choose_compute
-from mari_cli.models.load import LanguageModel, base_of, describe_architecture, load_model
+from mari_cli.models.load import LanguageModel, base_of, check_saving, describe_architecture, load_model
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.progress import say, track
 from mari_cli.suites.benchmarks import check_without_generation, describe_benchmarks
@@ -73,6 +73,7 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     description, layout = describe_architecture(base.model), base.layout
     if not (config.model.lora.merge or finetunes_target(config)):
         base_of(config.model, weights="", sha256="")  # refused where there is none
+    check_saving(base)
     adapt(config, base)
     require_disk(config, base)
     draws, _ = draws_of(config, corpora, alternatives, needs)

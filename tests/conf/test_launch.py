@@ -194,6 +194,31 @@ def test_any_path_can_be_quoted(path):
 # -- what composition lets through --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("value", ["3", "1", "0", "yes", "on", "null", "'true'", "[true]", "1.5"])
+def test_code_of_others_is_run_by_true_alone_and_by_nothing_that_may_stand_for_it(value):
+    with pytest.raises(UserError, match=r"`model.trust_remote_code` must be true or false, got"):
+        launch.configured(Experiment("unlearn", [f"model.trust_remote_code={value}"]))
+
+
+@pytest.mark.parametrize("value", ["true", "false"])
+def test_code_of_others_is_run_where_it_is_asked_for(value):
+    found = launch.configured(Experiment("unlearn", [f"model.trust_remote_code={value}"]))
+    assert found.model.trust_remote_code is (value == "true")
+
+
+@pytest.mark.parametrize("field", ["={model_type: gpt2}", ".n_layer=2"])
+def test_a_model_with_a_path_takes_no_field_of_an_architecture(field):
+    with pytest.raises(UserError, match=r"is null.* takes no fields") as refusal:
+        launch.configured(Experiment("unlearn", ["model.path=here", f"model.architecture{field}"]))
+    assert "`model=gpt2_tiny" in refusal.value.hint
+
+
+@pytest.mark.parametrize("size", [1, 257])
+def test_a_vocabulary_holds_every_byte(size):
+    with pytest.raises(UserError, match=rf"`model.tokenizer_vocab_size` must be >= 258 .*, got {size}"):
+        launch.configured(Experiment("unlearn", [f"model.tokenizer_vocab_size={size}"]))
+
+
 @pytest.mark.parametrize("key", ["foo", "loss.foo", "train.stop.foo"])
 def test_a_key_that_is_forced_in_is_unknown_all_the_same(key):
     with pytest.raises(UserError, match=f"unknown config key `{key}`"):

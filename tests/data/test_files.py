@@ -332,7 +332,9 @@ def empty_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
 
     server = HTTPServer(("127.0.0.1", 0), NothingHere)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    here = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", here)
+    monkeypatch.setattr("mari_cli.hub._answers", lambda endpoint: True)  # this one does
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)  # tests/conftest.py has set both
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from tiny_models import GPT2, LLAMA, SMALL, TEXT, built, compute, loaded, tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from mari_cli.config import ModelConfig
+from mari_cli.config import LEAST_VOCABULARY, ModelConfig
 from mari_cli.errors import UserError
 from mari_cli.models.load import load_model, load_tokenizer, switch_off_dropout
-from mari_cli.models.tokenizer import check_tokenizer
+from mari_cli.models.tokenizer import check_tokenizer, train_tokenizer
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -167,6 +167,24 @@ def test_a_checkpoint_that_does_not_fit_its_config_is_refused_naming_a_weight(di
     assert told in str(refused.value)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", [FC, "transformer.wpe.weight"])
+def test_weights_that_are_no_numbers_are_refused(directory, name, value):
+    def edit(tensors):
+        tensors[name][1, 2] = value
+
+    edit_weights(directory, edit)
+    told = rf"the weights of `{directory}` are damaged: 1 of the \d+ numbers of `{name}` is NaN or infinite"
+    with pytest.raises(UserError, match=told):
+        loaded(directory)
+
+
+def test_weights_that_overflow_are_refused(directory):
+    edit_weights(directory, lambda t: t["transformer.wte.weight"].fill_(3e38))
+    with pytest.raises(UserError, match="the logits of `GPT2LMHeadModel` are NaN or infinite"):
+        loaded(directory)
+
+
 def test_weights_of_something_else_beside_the_model_are_left_alone(directory):
     edit_weights(directory, lambda t: t.update({"value_head.weight": torch.zeros(3)}))
     assert_same(weights(loaded(directory).model), weights(built().model))
@@ -303,14 +321,16 @@ def test_a_tokenizer_that_reports_no_offsets_is_refused():
         check_tokenizer(Slow(), "x")
 
 
+def test_the_smallest_vocabulary_is_every_byte_and_two_ends():
+    assert len(train_tokenizer(["aaaa"] * 9, LEAST_VOCABULARY)) == LEAST_VOCABULARY
+
+
 def test_an_architecture_needs_to_be_told_its_tokenizer():
     with pytest.raises(UserError, match="has no tokenizer of its own"):
         load_tokenizer(ModelConfig(name="x", architecture=GPT2), [])
 
 
 def test_a_tokenizer_larger_than_the_models_vocabulary_is_refused(directory):
-    from mari_cli.models.tokenizer import train_tokenizer
-
     larger = train_tokenizer([TEXT + " Elsewhere, much larger words were spoken."], 400)
     with pytest.raises(
         UserError, match=rf"the tokenizer has {len(larger)} tokens, the model .* only {len(tokenizer())}"

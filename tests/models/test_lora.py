@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import warnings
 
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import GPT2, LLAMA, SMALL, built, loaded
 from transformers import AutoModelForCausalLM
 
@@ -13,8 +15,9 @@ from mari_cli.config import LoraConfig, ModelConfig
 from mari_cli.errors import UserError
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.head import check_parity
-from mari_cli.models.load import base_of
+from mari_cli.models.load import base_of, check_saving
 from mari_cli.models.lora import adapters_off, add_adapters, has_adapters, merge_adapters, merged_state
+from mari_cli.models.skeleton import skeleton
 
 IDS_BT = torch.arange(3, 40).view(1, -1)
 MIXTRAL = {**SMALL, "model_type": "mixtral", "num_key_value_heads": 2}
@@ -188,6 +191,16 @@ def test_an_adapter_of_a_rounded_base_is_loaded_on_a_rounded_base(kept):
     assert weights_hash(loaded(adapter).model) == weights_hash(lm.model)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_adapter_that_holds_no_numbers_is_refused(kept, value):
+    _, adapter, _ = kept
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    next(iter(tensors.values()))[0, 0] = value
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=f"the weights of `{adapter}` are damaged"):
+        loaded(adapter)
+
+
 def test_an_adapter_whose_base_is_gone_or_changed_is_refused(kept, tmp_path):
     base, adapter, _ = kept
     shutil.move(base, tmp_path / "elsewhere")
@@ -215,6 +228,158 @@ def test_an_adapter_that_is_torn_or_of_another_model_is_refused(kept, tmp_path):
 def test_a_model_from_an_architecture_is_no_base_of_an_adapter():
     with pytest.raises(UserError, match="needs a base that stays on disk"):
         base_of(ModelConfig(name="tiny", architecture=LLAMA), weights="float32", sha256="")
+
+
+# -- adapters that train more than low-rank layers ----------------------------------------------------------
+
+TIED = LLAMA | {"tie_word_embeddings": True}
+BASES = {"untied llama": LLAMA, "tied llama": TIED, "tied gpt2": GPT2}
+MORE = {
+    "head": {"modules_to_save": ["lm_head"]},
+    "embeddings": {"modules_to_save": ["EMBEDDINGS"]},
+    "both": {"modules_to_save": ["EMBEDDINGS", "lm_head"]},
+    "both, kept tied": {"modules_to_save": ["EMBEDDINGS", "lm_head"], "ensure_weight_tying": True},
+    "norms": {"modules_to_save": ["NORM"]},
+    "tokens": {"trainable_token_indices": [5, 6]},
+    "tokens and norms": {"trainable_token_indices": [5, 6], "modules_to_save": ["NORM"]},
+    "low-rank head": {"target_modules": ["lm_head"]},
+    "low-rank embeddings": {"target_modules": ["EMBEDDINGS"]},
+    "dora": {"use_dora": True, "use_rslora": True, "lora_dropout": 0.5, "bias": "all"},
+}
+CASES = [(base, kind) for base in ("untied llama", "tied llama") for kind in MORE]
+CASES += [("tied gpt2", kind) for kind in ("head", "embeddings", "tokens")]
+
+
+def of_peft(base, there, tokenizer, *, spare: int = 0, **options):
+    """An adapter of peft's in ``there``, saying something, and peft's model with it."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    if spare:
+        model.resize_token_embeddings(model.config.vocab_size + spare)
+    names = {"EMBEDDINGS": "wte", "NORM": "ln_f"} if model.config.model_type == "gpt2" else {}
+    names = {"EMBEDDINGS": "embed_tokens", "NORM": "norm"} | names
+    for key, value in options.items():
+        if isinstance(value, list):
+            options[key] = [names.get(word, word) for word in value]
+    settings = peft.LoraConfig(r=2, init_lora_weights=False, task_type="CAUSAL_LM", **options)
+    torch.manual_seed(1)
+    theirs = peft.get_peft_model(model, settings).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    theirs.save_pretrained(there)
+    tokenizer.save_pretrained(there)
+    return theirs
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("base", "kind"), CASES)
+def test_whatever_an_adapter_trains_is_loaded_saved_and_loaded_again(base, kind, tmp_path):
+    plain = built(BASES[base])
+    plain.save(tmp_path / "base")
+    theirs = of_peft(tmp_path / "base", tmp_path / "adapter", plain.tokenizer, **MORE[kind])
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        lm = loaded(tmp_path / "adapter")
+    assert not [warning for warning in warned if "tie" in str(warning.message)]
+    torch.testing.assert_close(logits(lm.model), logits(theirs), rtol=1e-5, atol=1e-5)
+    tied = lm.model.get_output_embeddings().weight is lm.model.get_input_embeddings().weight
+    assert lm.model.config.tie_word_embeddings is tied
+    check_parity(lm.model)
+    check_saving(lm)
+    lm.save(tmp_path / "saved")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert weights_hash(again) == weights_hash(lm.model)
+    assert again.state_dict().keys() == plain.model.state_dict().keys()
+    # a plan knows the same shapes
+    shapes, _ = skeleton(ModelConfig(name="x", path=str(tmp_path / "adapter")), vocabulary=None)
+    assert [(n, p.shape) for n, p in shapes.named_parameters()] == [
+        (n, p.shape) for n, p in lm.model.named_parameters()
+    ]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "options", [{}, {"modules_to_save": ["EMBEDDINGS"]}, {"target_modules": ["lm_head"]}]
+)
+@pytest.mark.parametrize("spare", [7, -7])
+def test_an_adapter_of_another_vocabulary_is_refused_naming_both(spare, options, tmp_path):
+    plain = built(LLAMA)
+    plain.save(tmp_path / "base")
+    of_peft(tmp_path / "base", tmp_path / "adapter", plain.tokenizer, spare=spare, **options)
+    size = len(plain.tokenizer)
+    told = f"has {size + spare} tokens, its base `{tmp_path / 'base'}` {size}"
+    config = ModelConfig(name="x", path=str(tmp_path / "adapter"))
+    for load in (lambda: loaded(tmp_path / "adapter"), lambda: skeleton(config, vocabulary=None)):
+        with pytest.raises(UserError, match=told) as refusal:
+            load()
+        assert f"resize_token_embeddings({size + spare})" in refusal.value.hint
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (peft.IA3Config(task_type="CAUSAL_LM"), "adapts `.*` by a `Linear`"),
+        (peft.PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"), "cannot load the adapter"),
+        (peft.LoraConfig(r=2, target_parameters=["mlp.up_proj.weight"]), "by a `ParamWrapper`"),
+        (peft.LoraConfig(r=2, lora_bias=True), "Impossible to merge LoRA with `lora_bias=True`"),
+    ],
+    ids=["ia3", "prompt tuning", "parameters", "biases of factors"],
+)
+def test_an_adapter_that_cannot_be_merged_is_refused(settings, told, kept, tmp_path):
+    base, _, lm = kept
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), settings).save_pretrained(tmp_path / "x")
+    lm.tokenizer.save_pretrained(tmp_path / "x")
+    with pytest.raises(UserError, match=told) as refusal:
+        loaded(tmp_path / "x")
+    assert "model.lora" not in refusal.value.hint
+
+
+def test_an_adapter_without_some_of_its_tensors_is_refused(kept, tmp_path):
+    base, _, lm = kept
+    of_peft(base, tmp_path / "x", lm.tokenizer, modules_to_save=["lm_head"])
+    tensors = load_file(tmp_path / "x" / "adapter_model.safetensors")
+    head = next(name for name in tensors if "lm_head" in name)
+    save_file(
+        {name: t for name, t in tensors.items() if name != head}, tmp_path / "x" / "adapter_model.safetensors"
+    )
+    with pytest.raises(UserError, match="lm_head"):
+        loaded(tmp_path / "x")
+
+
+@pytest.mark.parametrize("architecture", [TIED, GPT2], ids=["llama", "gpt2"])
+def test_a_head_that_the_configuration_ties_but_the_weights_do_not_is_kept(architecture, tmp_path):
+    """transformers loads both, and would have lost one of them in saving."""
+    lm = built(architecture)
+    lm.save(tmp_path / "model")
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    head = torch.randn(lm.model.get_output_embeddings().weight.shape)
+    save_file(tensors | {"lm_head.weight": head}, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    first = loaded(tmp_path / "model")
+    assert torch.equal(first.model.get_output_embeddings().weight, head)
+    assert first.model.config.tie_word_embeddings is False
+    check_saving(first)
+    first.save(tmp_path / "again")
+    assert weights_hash(loaded(tmp_path / "again").model) == weights_hash(first.model)
+
+
+def test_a_model_that_could_not_be_loaded_again_is_refused_before_it_is_trained(tmp_path):
+    lm = built(TIED)
+    check_saving(lm)
+    lm.model.lm_head.weight = torch.nn.Parameter(lm.model.lm_head.weight + 1)  # and the configuration ties it
+    with pytest.raises(UserError, match=r"could not be loaded again once it is saved: `lm_head.weight` is"):
+        check_saving(lm)
+    lm = built(LLAMA)
+    lm.model.config.intermediate_size += 1
+    with pytest.raises(
+        UserError, match=r"`model.layers.0.mlp.down_proj.weight` is \[32, 48\], but \[32, 49\]"
+    ):
+        check_saving(lm)
+    lm = built(LLAMA)
+    lm.model.model.norm = torch.nn.Identity()
+    with pytest.raises(UserError, match=r"`model.norm.weight` is not there"):
+        check_saving(lm)
 
 
 # -- what cannot be adapted ----------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def log_probability(lm):
 def remembered(lm, tmp_path, wanted=WANTED, *, data=None, **changed):
     options = {
         "states": True, "layer": 1, "log_probability": log_probability(lm), "directory": tmp_path,
-        "key": {"weights": weights_hash(lm.model)}, "batch_size": 3, "track": silent, "name": "retain",
+        "weights": weights_hash(lm.model), "batch_size": 3, "track": silent, "name": "retain",
     }  # fmt: skip
     return remember(lm, data or items(), wanted, **{**options, **changed})
 

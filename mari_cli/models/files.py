@@ -1,0 +1,166 @@
+"""The files of a model: what may stand in them, and how it is told that they cannot be read.
+
+They come from others, and may be cut short, of another format, or made to harm. The one place where what
+libraries raise at such files becomes two lines is `reading`.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from jinja2 import TemplateError
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedConfig
+
+from mari_cli.errors import UserError
+from mari_cli.places import is_there
+
+UNREADABLE = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError,
+    RuntimeError, ImportError, MemoryError, SafetensorError, StrictDataclassError, TemplateError,
+)  # fmt: skip
+"""What libraries raise at a model, a tokenizer or an adapter that they cannot make sense of."""
+OBJECTS = (
+    "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "tokenizer.json", "model.safetensors.index.json",
+)  # fmt: skip
+"""Files that hold one JSON object each."""
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+LEAST = {
+    "vocab_size": 1, "hidden_size": 1, "intermediate_size": 1, "num_hidden_layers": 1,
+    "num_attention_heads": 1, "num_key_value_heads": 1, "max_position_embeddings": 2,
+}  # fmt: skip
+"""The least that each size of a model may be, by transformers' common names."""
+LONGEST = 200
+"""Characters of what a library says that are told."""
+MOST_LAYERS = 1000
+"""The deepest language models that are known have some hundred layers."""
+
+
+def retold(path: str, error: Exception, what: str) -> UserError:
+    """``what`` is `model` or `tokenizer`, and ``error`` was raised in reading it at ``path``."""
+    if "trust_remote_code" in str(error):
+        return UserError(
+            f"the {what} at `{path}` runs Python code of its own",
+            "read that code; `model.trust_remote_code=true` runs it",
+        )
+    if not is_there(path):
+        return UserError(
+            f"`{path}` is no local directory, and cannot be loaded from the hub: {gist(error)}",
+            "check the name and the connection, or give a local directory",
+        )
+    hint = "a model directory holds config.json, *.safetensors and tokenizer.json"
+    if path.endswith(".gguf"):
+        hint = "it must be a whole file, of an architecture that transformers reads from GGUF"
+    return UserError(f"cannot load a {what} from `{path}`: {gist(error)}", hint)
+
+
+def unbuildable(model_type: str, error: Exception) -> UserError:
+    """``error`` was raised in building a model of `model.architecture`."""
+    return UserError(
+        f"cannot build a `{model_type}`: {gist(error)}", "check the values in `model.architecture`"
+    )
+
+
+def gist(error: Exception) -> str:
+    """The first line of ``error``, and the second where the first only announces it."""
+    if isinstance(error, KeyError):
+        return f"nothing is called {error}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    told = " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".:")
+    return told if len(told) <= LONGEST else told[:LONGEST] + " …"
+
+
+@contextmanager
+def reading(path: str, what: str) -> Iterator[None]:
+    """Tell as the user's what libraries raise inside, at a ``what`` (`model` or `tokenizer`) at ``path``."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise retold(path, error, what) from error
+
+
+# -- what stands in a directory ------------------------------------------------------------------------------
+
+
+def check_files(directory: Path, *, weights: bool) -> None:
+    """Raise ValueError at what no model's directory should hold: something that is no file, JSON of another
+    shape, and, where ``weights`` are to be read, an index that leads elsewhere, weights that are not there or
+    cut short."""
+    for entry in directory.iterdir():
+        if entry.exists() and not (entry.is_file() or entry.is_dir()):
+            raise ValueError(f"`{entry.name}` is no file (a pipe, a socket or a device)")
+    for name in OBJECTS:
+        if (directory / name).is_file():
+            _object(directory / name)
+    if not weights:
+        return
+    index = directory / INDEX
+    if (directory / WEIGHTS).is_file():
+        _check_whole(directory / WEIGHTS)
+    elif index.is_file():
+        for shard in _shards(index):
+            _check_whole(directory / shard)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"`{path.name}` is no JSON: {gist(error)}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"`{path.name}` holds no JSON object")
+    return content
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index names: all beside it."""
+    named = _object(index).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+        raise ValueError(f"`{index.name}` has no `weight_map` from weights to files")
+    shards = sorted(set(named.values()))
+    for shard in shards:
+        if Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise ValueError(f"`{index.name}` names `{shard}`, which is no .safetensors file beside it")
+        if not (index.parent / shard).is_file():
+            raise ValueError(f"`{index.name}` names `{shard}`, which is not there")
+    return shards
+
+
+def _check_whole(path: Path) -> None:
+    try:
+        with safe_open(path, "pt"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(f"`{path.name}` is cut short or damaged: {gist(error)}") from error
+
+
+# -- what a configuration asks for ---------------------------------------------------------------------------
+
+
+def check_sizes(config: PreTrainedConfig) -> None:
+    """Raise ValueError at sizes that no model has, before one is built of them."""
+    text = config.get_text_config()
+    called: Mapping[str, str] = getattr(text, "attribute_map", {})
+    for name, least in LEAST.items():
+        size = getattr(text, name, None)
+        if isinstance(size, int) and size < least:
+            raise ValueError(f"`{called.get(name, name)}` is {size}, and must be at least {least}")
+    layers = getattr(text, "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > MOST_LAYERS:
+        name = called.get("num_hidden_layers", "num_hidden_layers")
+        raise ValueError(f"`{name}` is {layers}, and no model has more than {MOST_LAYERS} layers")
+
+
+def check_memory(parameters: int) -> None:
+    """Raise ValueError where this machine cannot hold so many weights, in float32 as they are loaded."""
+    needed, there = 4 * parameters, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ValueError(
+            f"its {parameters:,} weights take {needed / 2**30:,.0f} GiB in float32, and this machine has "
+            f"{there / 2**30:,.0f} GiB of memory"
+        )
