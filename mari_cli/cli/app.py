@@ -301,10 +301,10 @@ def _logs(model: str | None, from_log: Sequence[Path] | None, **others: Path | N
             f"`{model}` and `--from-log` at once: the numbers come from a model or from a log",
             f"leave out one of them; a further log must be there, and there is no file `{model}`",
         )
-    [first, *others] = from_log
+    [first, *more] = from_log
     paths = [_text(quote(str(log))) for log in from_log]
-    name = f"{len(paths)} logs" if others else first.stem if first.suffix else first.name
-    logs = f"[{','.join(paths)}]" if others else paths[0]
+    name = f"{len(paths)} logs" if more else first.stem if first.suffix else first.name
+    logs = f"[{','.join(paths)}]" if more else paths[0]
     return [f"from_log={logs}", f"model.name={_text(quote(name))}", *beside]
 
 

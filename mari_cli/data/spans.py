@@ -87,32 +87,42 @@ def locate(
 
 
 def _pair(record: Record, item: Item, tokenizer: PreTrainedTokenizerBase, style: PromptStyle) -> Located:
-    assert record.prompt is not None
-    before, whole = style.texts(tokenizer, record.prompt, record.text)
+    before, answer, end = style.written(tokenizer, record)
+    whole = before + answer + end
     encoding: Any = tokenizer(whole, return_offsets_mapping=True, add_special_tokens=not style.chat)
     length = len(item.input_ids)
-    spans = [(start, end) for start, end in encoding["offset_mapping"]][:length]
+    spans = [(start, last) for start, last in encoding["offset_mapping"]][:length]
     spans += [(0, 0)] * (length - len(spans))  # a closing EOS
-    own = [*_prompt(record.prompt, before, style), (len(before), len(before) + len(record.text))]
+    own = [*_prompt(record, before, style), (len(before), len(before) + len(answer))]
     return Located(whole, tuple(spans), tuple(own))
 
 
-def _prompt(prompt: str, before: str, style: PromptStyle) -> list[Span]:
-    """Where ``before``, the text up to the completion, repeats the prompt."""
+def _prompt(record: Record, before: str, style: PromptStyle) -> list[Span]:
+    """Where ``before``, the text up to the completion, repeats what the record says."""
+    spans, done = [], 0
     if style.chat:
-        said = prompt.strip()
-        start = before.rfind(said)
-        if start < 0:
-            raise UserError(
-                "the chat template does not repeat a prompt as it is",
-                "turn it off with `model.chat_template=off`",
-            )
-        return [(start, start + len(said))]
-    spans, start = [], 0
-    for part in style.template.split("{prompt}")[:-1]:
-        start += len(part)
-        spans.append((start, start + len(prompt)))
-        start += len(prompt)
+        for turn in record.conversation:
+            said = turn.content.strip()
+            start = before.find(said, done)
+            if start < 0:
+                raise UserError(
+                    "the chat template does not repeat a prompt as it is",
+                    "turn it off with `model.chat_template=off`",
+                )
+            done = start + len(said)
+            spans.append((start, done))
+        return spans
+    theirs = len(style.turns(record)) - len(
+        record.conversation
+    )  # the system prompt of the run is no record's
+    for number, turn in enumerate(style.turns(record)):
+        parts = style.template.split("{prompt}") if turn.role == "user" else ["", "\n\n"]
+        for place, part in enumerate(parts):
+            done += len(part)
+            if place < len(parts) - 1:
+                if number >= theirs:
+                    spans.append((done, done + len(turn.content)))
+                done += len(turn.content)
     return spans
 
 

@@ -51,7 +51,7 @@ def asked(whose, tmp_path, **changed):
     items = [one.item for one in whose]
     remembered = remember(
         lm(), items, None, states=True, layer=None, log_probability=None, directory=tmp_path,
-        key={}, batch_size=4, track=silent, name="forget",
+        weights="", batch_size=4, track=silent, name="forget",
     )  # fmt: skip
     shape = len(remembered.labels_N), len(lm().tokenizer)
     said = {"twin": torch.full(shape, math.nan), "before": torch.full(shape, math.nan)}
@@ -224,7 +224,7 @@ def test_no_more_logits_exist_at_one_time_than_those_of_a_chunk(self_generated, 
              for number in range(8)]  # fmt: skip
     remembered = remember(
         lm(), [one.item for one in whose], None, states=True, layer=None, log_probability=None,
-        directory=tmp_path, key={}, batch_size=8, track=silent, name="forget",
+        directory=tmp_path, weights="", batch_size=8, track=silent, name="forget",
     )  # fmt: skip
     recorder = WidePositions(len(lm().tokenizer))
     with recorder:

@@ -165,6 +165,11 @@ def later(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(tokenizers, "__version__", "99")
 
 
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
 CHANGES = {
     "weights": {"files": other_weights},
     "activation": {"files": edited("config.json", hidden_act="relu")},
@@ -177,7 +182,7 @@ CHANGES = {
     "max_length": {"config": {"max_length": 40}},
     "EOS in generation_config": {"files": edited("generation_config.json", eos_token_id=[1, 9])},
     "EOS of the tokenizer": {"files": edited("tokenizer_config.json", eos_token="w")},
-    "chat template": {"files": lambda path: (path / "chat_template.jinja").write_text("{{ messages }}")},
+    "chat template": {"files": lambda path: (path / "chat_template.jinja").write_text(TEMPLATE)},
     "tokenizer": {"files": edited("tokenizer_config.json", clean_up_tokenization_spaces=True)},
     "tokenizer's length": {"files": edited("tokenizer_config.json", model_max_length=50)},
     "precision": {"precision": Precision.bfloat16},

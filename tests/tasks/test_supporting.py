@@ -152,7 +152,7 @@ def asked_of(*right: bool, known: bool = True) -> tuple[Targets, Corpus]:
 
 
 def scores(*right: bool) -> list[ItemScore]:
-    return [ItemScore(1, int(is_right), 0, 0, 0, float(is_right), 0, 0, 0, 0) for is_right in right]
+    return [ItemScore(1, int(is_right), 0, 0, 0, float(is_right), 0, 0, 0, 0, 0) for is_right in right]
 
 
 @pytest.mark.parametrize(("recited", "warned"), [(20, True), (2, False), (0, False)])
