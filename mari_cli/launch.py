@@ -28,9 +28,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mari_cli import config
+from mari_cli.begun import Inputs, require_same, versions
 from mari_cli.config import RunConfig
 from mari_cli.errors import UserError
 from mari_cli.retell import explain, impossible_value, unknown_key
+from mari_cli.runs import Run
 
 CONF = "mari_cli.conf"
 TASKS = ("unlearn", "finetune", "evaluate")
@@ -347,10 +349,15 @@ def run(task: Task, experiment: Experiment) -> Outcome:
 
 
 def resume(task: Task, name: str, run_directory: Path) -> Outcome:
-    """Go on with a run of task ``name`` that was cut off, with the config that it wrote."""
+    """Go on with a run of task ``name`` that was cut off, with the config that it wrote. What its files alone
+    tell is checked here, before a task is loaded."""
+    run = Run.unfinished(run_directory)
     cfg = replace(load_run_config(run_directory), out=str(run_directory))
     experiment = Experiment(name, ["--resume", str(run_directory)])
     _check_task(cfg, experiment, f"`mari {task_of(type(cfg))} --resume {run_directory}`")
+    require_same(run, Inputs(values=versions(cfg)))
+    with run.held():  # refused now where it is running, and not when the model is loaded
+        pass
     return Outcome(cfg, _perform(task, cfg, experiment.command, resume=True))
 
 

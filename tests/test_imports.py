@@ -18,8 +18,9 @@ ARROWS: dict[str, set[str]] = {
     "progress": set(),
     "config": {"errors"},
     "retell": {"errors", "config"},
-    "launch": {"errors", "config", "retell"},
+    "launch": {"errors", "config", "retell", "begun", "runs"},
     "runs": {"errors"},
+    "begun": {"errors", "config", "runs"},
     "distributed": set(),
     "sealed": {"progress", "runs", "distributed"},
     "transfer": set(),
@@ -35,15 +36,15 @@ ARROWS: dict[str, set[str]] = {
               "measure"},
     "tracking": {"errors", "config", "runs"},
     "report": {"errors", "runs", "metrics", "docs"},
-    "tasks": {"errors", "config", "progress", "runs", "distributed", "sealed", "data", "losses", "models",
-              "measure", "metrics", "suites", "train", "tracking", "report"},
+    "tasks": {"errors", "config", "progress", "runs", "begun", "distributed", "sealed", "data", "losses",
+              "models", "measure", "metrics", "suites", "train", "tracking", "report"},
     "cli": {"errors", "launch", "runs", "metrics", "docs", "tasks"},
     "__main__": {"cli"},
 }  # fmt: skip
 """Room: the rooms it may import from. `mari_cli` itself holds the version and imports nothing."""
 
 ONLY_DOOR = {"hydra": {"launch"}, "wandb": {"tracking"}, "lm_eval": {"suites"}, "typer": {"cli"}}
-LIGHT = {"errors", "config", "retell", "launch", "runs", "progress", "docs", "cli", "__main__"}
+LIGHT = {"errors", "config", "retell", "launch", "runs", "begun", "progress", "docs", "cli", "__main__"}
 HEAVY = {"torch", "transformers", "datasets", "lm_eval", "wandb"}
 HEAVY_FOR_HELP = HEAVY | {"hydra", "omegaconf", "rich", "matplotlib", "numpy"}
 

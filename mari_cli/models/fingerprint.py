@@ -18,9 +18,3 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
 def weights_hash(model: torch.nn.Module) -> str:
     """Content hash of all weights, by name."""
     return tensors_hash(model.state_dict())
-
-
-def frozen_hash(model: torch.nn.Module) -> str | None:
-    """Content hash of the parameters that are not trained; None where all are."""
-    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
-    return tensors_hash(frozen) if frozen else None

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mari_cli import runs
-from mari_cli.config import EvaluateRun, TofuSuite, to_yaml
+from mari_cli.begun import Inputs, versions
+from mari_cli.config import EvaluateRun, TofuSuite
 from mari_cli.errors import UserError
 from mari_cli.metrics.statistics import How
 from mari_cli.suites.measured import Measured
@@ -17,15 +18,16 @@ from mari_cli.suites.tofu_data import read_questions
 from mari_cli.suites.tofu_logs import read_log, require_same_items, unlike_tofu
 from mari_cli.suites.tofu_numbers import summarise
 from mari_cli.tasks.examined import Examined
-from mari_cli.tasks.record import recorded
+from mari_cli.tasks.record import opened, recorded
 from mari_cli.tracking import check_tracker
 
 
-def from_log(config: EvaluateRun, *, command: Sequence[str]) -> dict[str, Any]:
+def from_log(config: EvaluateRun, *, command: Sequence[str], resume: bool = False) -> dict[str, Any]:
     """Run it and return the result (result.json). A log that cannot be read is refused before anything is
     written."""
     assert config.from_log is not None
-    runs.refuse_existing(Path(config.out))
+    if not resume:
+        runs.refuse_existing(Path(config.out))
     check_tracker(config.tracker)
     paths = {"model": config.from_log} | ({"gold": config.gold_log} if config.gold_log else {})
     suite = _data(config)
@@ -47,9 +49,16 @@ def from_log(config: EvaluateRun, *, command: Sequence[str]) -> dict[str, Any]:
         role: {"path": path, "records": len(logs[role].rows), "sha256": models[role].weights}
         for role, path in paths.items()
     }
-    run = runs.Run.create(Path(config.out), to_yaml(config), command=command, task="evaluate")
     environment = runs.environment() | {"processes": 1}
-    with recorded(run, config, environment=environment, data=data) as record:
+    inputs = Inputs({f"the log {path}": runs.path_hash(Path(path).expanduser()) for path in paths.values()})
+    if questions:
+        assert suite
+        inputs.contents[f"the data of the suite {suite.name}"] = runs.content_hash(repr(questions))
+    inputs.values.update(versions(config))
+    with (
+        opened(config, command=command, task="evaluate", resume=resume, inputs=inputs) as run,
+        recorded(run, config, environment=environment, data=data) as record,
+    ):
         return record.finish(
             task="evaluate",
             name=config.model.name,

@@ -10,9 +10,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
 from mari_cli import config, launch
+from mari_cli.begun import Inputs, versions
 from mari_cli.config import MariConfig, NPOConfig, UnlearnRun
 from mari_cli.errors import UserError
 from mari_cli.launch import Experiment, Failed
+from mari_cli.runs import Run
 
 
 def describe(cfg, *, command, resume=False):
@@ -329,8 +331,8 @@ def test_any_task_can_be_swept():
 
 def write_run(directory: Path, *overrides: str, task: str = "unlearn") -> config.RunConfig:
     cfg = launch.parse(launch.compose(Experiment(task, [*overrides, f"out={directory}"])))
-    directory.mkdir(parents=True)
-    (directory / "config.yaml").write_text(config.to_yaml(cfg))
+    inputs = Inputs(values=versions(cfg)).as_json()
+    Run.create(directory, config.to_yaml(cfg), command=["mari"], task=task, inputs=inputs)
     return cfg
 
 

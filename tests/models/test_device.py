@@ -142,8 +142,9 @@ def test_float16_scales_its_loss_remembers_the_scale_and_survives_an_overflow(tm
     assert all(torch.isfinite(p).all() for p in lm.model.parameters())
     assert math.isfinite(rows[-1]["loss"])
     progress = state.load_progress(state.latest(tmp_path / "state"))
-    assert progress.loss_scale
-    assert progress.loss_scale <= 2**16
+    assert progress.loss_scaling
+    assert progress.loss_scaling["scale"] <= 2**16
+    assert progress.loss_scaling["_growth_tracker"] > 0
 
 
 @pytest.mark.gpu

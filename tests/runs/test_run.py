@@ -22,7 +22,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_a_run_begins_with_its_config_and_command(run: Run) -> None:
-    assert names(run.path) == ["config.yaml", "run.json"]
+    assert names(run.path) == ["config.yaml", "inputs.json", "run.json"]
     assert (run.path / "config.yaml").read_text() == "seed: 0\n"
     assert run.about()["command"] == COMMAND
     assert run.about()["task"] == "unlearn"
@@ -99,7 +99,7 @@ def test_resuming_cleans_up_after_killed_writes(run: Run) -> None:
     atomic_write_text(run.path / ".tmp-0a", "half")
     atomic_write_text(run.path / ".old-state" / "step", "3")
     assert Run.resume(run.path) == run
-    assert names(run.path) == ["config.yaml", "run.json", "state"]
+    assert names(run.path) == ["config.yaml", "inputs.json", "run.json", "state"]
 
 
 # -- metrics.jsonl --
@@ -153,12 +153,12 @@ def test_steps_after_the_one_resumed_from_are_dropped(run: Run) -> None:
 def test_truncating_metrics_that_were_never_written_does_nothing(run: Run) -> None:
     run.truncate_metrics(0)
     assert run.metrics() == []
-    assert names(run.path) == ["config.yaml", "run.json"]
+    assert names(run.path) == ["config.yaml", "inputs.json", "run.json"]
 
 
 def test_a_spoilt_line_in_the_middle_is_told_with_its_number(run: Run) -> None:
     (run.path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(UserError, match=r"metrics.jsonl` line 2 is not JSON"):
+    with pytest.raises(UserError, match=r"metrics.jsonl` is damaged: line 2 is not JSON"):
         run.metrics()
 
 
@@ -190,7 +190,7 @@ def test_a_killed_process_leaves_a_run_to_go_on_with(tmp_path: Path) -> None:
         assert child.stdout.readline() == b"going\n"
         os.kill(child.pid, signal.SIGKILL)
     run = Run.resume(path)
-    assert set(names(path)) == {"config.yaml", "run.json", "metrics.jsonl", "latest.json"}
+    assert set(names(path)) == {"config.yaml", "run.json", "inputs.json", "metrics.jsonl", "latest.json"}
     latest = json.loads((path / "latest.json").read_text())["step"]
     steps = [record["step"] for record in run.metrics()]
     assert steps == list(range(len(steps)))

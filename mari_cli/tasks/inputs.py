@@ -1,0 +1,73 @@
+"""What determines a run, gathered while data and models are at hand: `begun` compares it on `--resume`."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from mari_cli import distributed, runs
+from mari_cli.begun import TOKENS, Inputs, versions
+from mari_cli.config import EvaluateRun, OwnSuite, RunConfig, UnlearnRun
+from mari_cli.models.device import Compute
+from mari_cli.models.fingerprint import weights_hash
+from mari_cli.models.load import LanguageModel
+from mari_cli.suites.benchmarks import describe_benchmarks
+from mari_cli.suites.examiner import items_hash
+from mari_cli.suites.standard import Corpus
+from mari_cli.suites.suite import Suite
+from mari_cli.tasks.setting import Setting
+
+
+def of_model(lm: LanguageModel, name: str) -> dict[str, str]:
+    """What a model is that a run begins with, before adapters are put into it. Of several processes the first
+    knows."""
+    if not distributed.first():
+        return {}
+    config = json.loads(lm.model.config.to_json_string(use_diff=False)) | {"_name_or_path": None}
+    generation = lm.model.generation_config
+    return {
+        f"the weights of {name}": weights_hash(lm.model),
+        f"the configuration of {name}": runs.content_hash([type(lm.model).__name__, runs.finite(config)]),
+        f"the generation settings of {name}": runs.content_hash(generation and generation.to_json_string()),
+    }
+
+
+def of_run(
+    config: RunConfig,
+    compute: Compute,
+    setting: Setting,
+    corpora: Mapping[str, Corpus],
+    suite: Suite | None,
+    models: Mapping[str, str],
+) -> Inputs:
+    """All of it; ``models``: what `of_model` says of each."""
+    texts = {
+        f"the {role} corpus": runs.content_hash([[r.key, r.fact, r.value] for r in records])
+        for role, records in vars(setting.texts).items()
+        if role != "notes" and records is not None
+    }
+    tokens = {f"{TOKENS}the {role} corpus": items_hash(corpus.items) for role, corpus in corpora.items()}
+    words = {
+        "the tokenizer": _tokenizer_hash(setting),
+        "the chat template": runs.content_hash(setting.tokenizer.chat_template),
+    }
+    asked = {
+        f"the questions of {name}": runs.content_hash(runs.finite(about))
+        for name, about in describe_benchmarks(config.metrics).items()
+    }
+    if suite is not None:
+        asked[f"the data of the suite {suite.name}"] = runs.content_hash(runs.finite(suite.describe()))
+    if isinstance(config, UnlearnRun | EvaluateRun) and isinstance(config.suite, OwnSuite):
+        places = [place for place in (config.suite.code, config.suite.path) if place is not None]
+        asked |= {f"what is in {place}": runs.path_hash(Path(place).expanduser()) for place in places}
+    here = {"device": compute.device.type, "precision": compute.precision}
+    return Inputs(
+        {**texts, **words, **models, **asked, **tokens},
+        {**versions(config), **{name: str(value) for name, value in here.items()}},
+    )
+
+
+def _tokenizer_hash(setting: Setting) -> str:
+    """Of all that turns text into tokens and back; the chat template apart."""
+    tokenizer = setting.tokenizer
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return runs.content_hash([tokenizer.backend_tokenizer.to_str(), special])
