@@ -29,6 +29,8 @@ from mari_cli.errors import UserError
 
 RUN, CONFIG, METRICS, RESULT, STATE = "run.json", "config.yaml", "metrics.jsonl", "result.json", "state"
 """Names inside a run directory; the state to resume from is removed when the run is finished."""
+SWEEP = "sweep.json"
+"""What makes a directory a sweep (sweeps.py)."""
 INPUTS = "inputs.json"
 """What the run was begun with (begun.py): in the directory from its first moment on, and never changed."""
 

@@ -18,9 +18,10 @@ ARROWS: dict[str, set[str]] = {
     "progress": set(),
     "config": {"errors"},
     "retell": {"errors", "config"},
-    "launch": {"errors", "config", "retell", "begun", "runs"},
+    "launch": {"errors", "config", "retell", "begun", "runs", "sweeps"},
     "runs": {"errors"},
     "begun": {"errors", "config", "runs"},
+    "sweeps": {"errors", "config", "runs", "begun"},
     "distributed": set(),
     "sealed": {"progress", "runs", "distributed"},
     "transfer": set(),
@@ -44,7 +45,8 @@ ARROWS: dict[str, set[str]] = {
 """Room: the rooms it may import from. `mari_cli` itself holds the version and imports nothing."""
 
 ONLY_DOOR = {"hydra": {"launch"}, "wandb": {"tracking"}, "lm_eval": {"suites"}, "typer": {"cli"}}
-LIGHT = {"errors", "config", "retell", "launch", "runs", "begun", "progress", "docs", "cli", "__main__"}
+LIGHT = {"errors", "config", "retell", "launch", "runs", "begun", "sweeps", "progress", "docs", "cli",
+         "__main__"}  # fmt: skip
 HEAVY = {"torch", "transformers", "datasets", "lm_eval", "wandb"}
 HEAVY_FOR_HELP = HEAVY | {"hydra", "omegaconf", "rich", "matplotlib", "numpy"}
 

@@ -34,6 +34,8 @@ def evaluation(config: EvaluateRun, *, command: Sequence[str], resume: bool) -> 
         runs.refuse_existing(Path(config.out))
     compute = choose_compute(config.device, config.precision, section="")
     setting = prepare(config, compute)
+    if resume:
+        inputs.require_same_words(config, setting)
 
     def load(model: ModelConfig) -> LanguageModel:
         return load_model(model, setting.tokenizer, compute, seed=seed_for(config.seed, "initialisation"))

@@ -38,6 +38,8 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
     check_optimizer(config.train.optimizer)
     refuse_shards(config.train, compute)
     setting = prepare(config, compute)
+    if resume:
+        inputs.require_same_words(config, setting)
 
     def load(model: ModelConfig) -> LanguageModel:
         return load_model(

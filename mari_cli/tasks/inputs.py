@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mari_cli import distributed, runs
-from mari_cli.begun import TOKENS, Inputs, versions
+from mari_cli.begun import TOKENS, Inputs, require_same, versions
 from mari_cli.config import EvaluateRun, OwnSuite, RunConfig, UnlearnRun
 from mari_cli.models.device import Compute
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import LanguageModel
+from mari_cli.runs import Run
 from mari_cli.suites.benchmarks import describe_benchmarks
 from mari_cli.suites.examiner import items_hash
 from mari_cli.suites.standard import Corpus
@@ -31,6 +32,25 @@ def of_model(lm: LanguageModel, name: str) -> dict[str, str]:
     }
 
 
+def of_words(setting: Setting) -> dict[str, str]:
+    """What the corpora are, and what reads them: all that is known before a model is loaded."""
+    corpora = {
+        f"the {role} corpus": runs.content_hash([[r.key, r.fact, r.value] for r in records])
+        for role, records in vars(setting.texts).items()
+        if role != "notes" and records is not None
+    }
+    return corpora | {
+        "the tokenizer": _tokenizer_hash(setting),
+        "the chat template": runs.content_hash(setting.tokenizer.chat_template),
+    }
+
+
+def require_same_words(config: RunConfig, setting: Setting) -> None:
+    """Refuse to go on with a run of other words, before a model is loaded to which they may not fit."""
+    if distributed.first():
+        require_same(Run.unfinished(Path(config.out)), Inputs(of_words(setting)))
+
+
 def of_run(
     config: RunConfig,
     compute: Compute,
@@ -40,16 +60,7 @@ def of_run(
     models: Mapping[str, str],
 ) -> Inputs:
     """All of it; ``models``: what `of_model` says of each."""
-    texts = {
-        f"the {role} corpus": runs.content_hash([[r.key, r.fact, r.value] for r in records])
-        for role, records in vars(setting.texts).items()
-        if role != "notes" and records is not None
-    }
     tokens = {f"{TOKENS}the {role} corpus": items_hash(corpus.items) for role, corpus in corpora.items()}
-    words = {
-        "the tokenizer": _tokenizer_hash(setting),
-        "the chat template": runs.content_hash(setting.tokenizer.chat_template),
-    }
     asked = {
         f"the questions of {name}": runs.content_hash(runs.finite(about))
         for name, about in describe_benchmarks(config.metrics).items()
@@ -61,7 +72,7 @@ def of_run(
         asked |= {f"what is in {place}": runs.path_hash(Path(place).expanduser()) for place in places}
     here = {"device": compute.device.type, "precision": compute.precision}
     return Inputs(
-        {**texts, **words, **models, **asked, **tokens},
+        {**of_words(setting), **models, **asked, **tokens},
         {**versions(config), **{name: str(value) for name, value in here.items()}},
     )
 

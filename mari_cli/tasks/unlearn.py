@@ -59,6 +59,8 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     objective = losses.build(config.loss)
     needs = objective.needs
     setting = prepare(config, compute)
+    if resume:
+        inputs.require_same_words(config, setting)
     if config.train.evaluate_benchmarks and in_shards(config.train):
         check_without_generation(config.metrics)
     suite = suite_of(config.suite)

@@ -170,13 +170,14 @@ def test_what_only_we_can_mend_keeps_its_traceback_but_shows_no_values(tmp_path)
     [
         ("unlearn", True, "interrupted; `mari unlearn --resume runs/one` goes on\n"),
         ("unlearn", False, "interrupted\n"),
-        ("evaluate", True, "interrupted\n"),
+        ("evaluate", True, "interrupted; `mari evaluate --resume runs/one` goes on\n"),
     ],
 )
 def test_ctrl_c_says_in_one_line_how_to_go_on(task, there, told, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     if there:
         (tmp_path / "runs" / "one").mkdir(parents=True)
+        (tmp_path / "runs" / "one" / "run.json").touch()
 
     def stop() -> None:
         raise launch.Interrupted(task, "runs/one")
