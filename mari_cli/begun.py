@@ -14,7 +14,7 @@ from typing import Any
 import mari_cli
 from mari_cli.config import FinetuneRun, OptimConfig, OptimizerName, RunConfig, UnlearnRun
 from mari_cli.errors import UserError
-from mari_cli.runs import INPUTS, Run, damaged, version_of
+from mari_cli.runs import Run, version_of
 
 COMPUTING = ("torch", "transformers", "tokenizers", "peft", "numpy", "scipy", "scikit-learn", "rouge-score")
 """Packages that every number may depend on."""
@@ -55,7 +55,7 @@ def versions(config: RunConfig) -> dict[str, str]:
 def require_same(run: Run, now: Inputs) -> None:
     """Refuse to go on with ``run`` where anything in ``now`` is not what it was begun with."""
     begun = run.inputs()
-    contents, values = _table(run, begun, "contents"), _table(run, begun, "values")
+    contents, values = begun["contents"], begun["values"]
     changed = [name for name, sha256 in now.contents.items() if contents.get(name) != sha256]
     if sources := [name for name in changed if not name.startswith(TOKENS)]:
         changed = sources  # from which the tokens follow
@@ -82,9 +82,3 @@ def _requirements(versions: Mapping[str, Any]) -> Iterator[str]:
     for name, version in versions.items():
         if name in (*COMPUTING, "lm_eval", "torchao") and version not in (None, "not installed"):
             yield f"{name}=={str(version).partition('+')[0]}"
-
-
-def _table(run: Run, begun: Mapping[str, Any], name: str) -> dict[str, Any]:
-    if not isinstance(table := begun.get(name), dict):
-        raise damaged(run.path / INPUTS, f"it has no `{name}`")
-    return table

@@ -287,8 +287,9 @@ class Run:
             with atomic_directory(path) as scratch:
                 atomic_write_text(scratch / CONFIG, config_yaml)
                 atomic_write_json(scratch / RUN, about)
-                config_hash = file_hash(scratch / CONFIG)
-                atomic_write_json(scratch / INPUTS, {"config": config_hash, **(inputs or {})})
+                files = {name: file_hash(scratch / name) for name in (CONFIG, RUN)}
+                content = {"files": files, **(inputs or {})}
+                atomic_write_json(scratch / INPUTS, {"sha256": content_hash(content), **content})
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and os.path.lexists(path):
                 raise _taken(path) from error  # somebody else was faster
@@ -321,17 +322,17 @@ class Run:
                 f"run `{path}` is finished, and a finished run is never written again",
                 "start a new one with another `out=`",
             )
-        run.about()
         if not (run.path / INPUTS).is_file():
             raise UserError(
                 f"run `{path}` cannot go on: it has no `{INPUTS}`, the record of what it was begun with",
                 "another version of mari began it: finish it with that one, or start a new run",
             )
-        if run.inputs().get("config") != file_hash(run.path / CONFIG):
-            raise UserError(
-                f"`{run.path / CONFIG}` is not what run `{path}` was begun with",
-                "a run goes on as it began: put the file back, or start a new run to change something",
-            )
+        for name, sha256 in run.inputs()["files"].items():
+            if file_hash(run.path / name) != sha256:
+                raise UserError(
+                    f"`{run.path / name}` is not what run `{path}` was begun with",
+                    "a run goes on as it began: put the file back, or start a new run to change something",
+                )
         return run
 
     @classmethod
@@ -352,15 +353,14 @@ class Run:
 
     def about(self) -> dict[str, Any]:
         """What was written at the beginning: task, command, created (UTC)."""
-        about = read_object(self.path / RUN)
-        for name, kind in {"task": str, "command": list, "created": str}.items():
-            if not isinstance(about.get(name), kind):
-                raise damaged(self.path / RUN, f"it has no `{name}`")
-        return about
+        return read_object(self.path / RUN)
 
     def inputs(self) -> dict[str, Any]:
-        """What the run was begun with."""
-        return read_object(self.path / INPUTS)
+        """What the run was begun with: the hashes of its `files`, and what begun.py adds to them."""
+        content = read_object(self.path / INPUTS)
+        if content.pop("sha256", None) != content_hash(finite(content)):
+            raise damaged(self.path / INPUTS, "it is not as it was written")
+        return content
 
     def result(self) -> dict[str, Any]:
         """``result.json`` of a finished run."""
@@ -475,7 +475,7 @@ def _taken(path: Path) -> UserError:
 
 def _is_metrics(record: Any) -> bool:
     """Whether a line of metrics.jsonl is what a run writes there."""
-    if not isinstance(record, dict):
+    if not isinstance(record, dict) or not record:
         return False
     step = record.get("step", 0)
     plain = all(value is None or isinstance(value, str | int | float) for value in record.values())

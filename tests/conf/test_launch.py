@@ -355,7 +355,7 @@ SWEEP_CHANGES = {
     "a run": (f"{CUT}/config.yaml", f"`{CUT}/config.yaml` is not what run `{CUT}` was begun with"),
     "a corpus": ("letters.jsonl", "something has changed since it began: what is in letters.jsonl"),
     "the record": ("s/sweep.json", "`s/sweep.json` is damaged"),
-    "the record of a run": (f"{CUT}/run.json", f"`{CUT}/run.json` is damaged"),
+    "the record of a run": (f"{CUT}/run.json", f"`{CUT}/run.json` is not what run `{CUT}` was begun with"),
 }
 
 
