@@ -42,7 +42,8 @@ class Door(TyperGroup):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Exit codes: 2 what the user can fix, 130 interrupted, 1 what only we can (with a traceback)."""
         hush()
-        if threading.current_thread() is threading.main_thread():
+        # of several processes the first alone has something to say
+        if threading.current_thread() is threading.main_thread() and os.environ.get("RANK", "0") == "0":
             signal.signal(signal.SIGTERM, interrupt)
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})

@@ -102,6 +102,33 @@ def test_resuming_cleans_up_after_killed_writes(run: Run) -> None:
     assert names(run.path) == ["config.yaml", "inputs.json", "run.json", "state"]
 
 
+def test_a_run_is_one_processs_at_a_time_and_whoever_comes_second_is_told(run: Run) -> None:
+    with run.held():
+        with pytest.raises(UserError, match=r"run `.*one` is running") as refused, Run(run.path).held():
+            pass
+        assert refused.value.hint == "wait for its end, or stop it; a new one takes another `out=`"
+        with pytest.raises(UserError, match="is running"):  # the same command at the same time
+            Run.create(run.path, "seed: 0\n", command=COMMAND)
+    with Run(run.path).held():
+        pass
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "run.json", "inputs.json"])
+def test_a_run_whose_record_was_edited_does_not_go_on(run: Run, file: str) -> None:
+    with (run.path / file).open("a") as opened:
+        opened.write(" ")
+    if file == "inputs.json":
+        (run.path / file).write_text((run.path / file).read_text().replace("a", "b"))
+    with pytest.raises(UserError, match=rf"{file}` is (not what run|damaged)"):
+        Run.resume(run.path)
+
+
+def test_a_run_of_a_version_that_kept_no_record_does_not_go_on(run: Run) -> None:
+    (run.path / "inputs.json").unlink()
+    with pytest.raises(UserError, match=r"it has no `inputs\.json`"):
+        Run.resume(run.path)
+
+
 # -- metrics.jsonl --
 
 
@@ -162,6 +189,24 @@ def test_a_spoilt_line_in_the_middle_is_told_with_its_number(run: Run) -> None:
         run.metrics()
 
 
+@pytest.mark.parametrize(
+    "line", ["5", "null", "[1]", "{}", '{"step": "1"}', '{"step": true}', '{"step": 1, "loss": {}}']
+)
+def test_a_line_that_no_run_writes_is_told_with_its_number(run: Run, line: str) -> None:
+    (run.path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl` is damaged: line 2 is no object of a step"):
+        run.truncate_metrics(1)
+
+
+def test_training_steps_without_a_line_are_counted(run: Run) -> None:
+    for step in (1, 2, 4, 5, 6):
+        run.append_metrics({"step": step, "kind": "train"})
+    assert run.truncate_metrics(5) == 1
+    (run.path / "metrics.jsonl").unlink()
+    assert run.truncate_metrics(5) == 5
+    assert run.truncate_metrics(-1) == 0
+
+
 def test_a_line_that_does_not_fit_on_the_disk_leaves_no_half(run: Run) -> None:
     run.append_metrics({"step": 1})
     before = (run.path / "metrics.jsonl").read_bytes()
@@ -175,6 +220,8 @@ import itertools, sys
 from pathlib import Path
 from mari_cli.runs import Run
 run = Run.create(Path(sys.argv[1]), "seed: 0", command=["mari"])
+held = run.held()
+held.__enter__()
 for step in itertools.count():
     run.append_metrics({"step": step, "filler": "x" * 5000})
     run.write_json("latest.json", {"step": step})
@@ -188,8 +235,11 @@ def test_a_killed_process_leaves_a_run_to_go_on_with(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", WRITE_FOR_EVER, path], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"going\n"
+        with pytest.raises(UserError, match="is running"), Run(path).held():
+            pass
         os.kill(child.pid, signal.SIGKILL)
-    run = Run.resume(path)
+    with Run(path).held():  # a lock ends with its process
+        run = Run.resume(path)
     assert set(names(path)) == {"config.yaml", "run.json", "inputs.json", "metrics.jsonl", "latest.json"}
     latest = json.loads((path / "latest.json").read_text())["step"]
     steps = [record["step"] for record in run.metrics()]
