@@ -31,6 +31,13 @@ def begin(config, tmp_path):
     return out, call
 
 
+def fail(run: runs.Run, error: BaseException, *, after_a_step: bool = False) -> None:
+    run.write_json("data.json", {})
+    if after_a_step:
+        run.append_metrics({"step": 1, "kind": "train"})
+    raise error
+
+
 def test_a_new_run_that_is_refused_before_its_first_step_leaves_no_directory(begin):
     out, call = begin
     with pytest.raises(UserError, match="no such server"), call() as run:
