@@ -1,8 +1,9 @@
 """A run on disk: written atomically, finished once, and never written again.
 
 A run directory stands alone. ``run.json`` (what was asked, when) makes a directory a run, ``result.json``
-is written last and makes it a finished one. Everything in between may be cut off at any byte: a file is
-either the old one or the new one, and ``metrics.jsonl`` loses at most its last line. Standard library only.
+is written last and makes it a finished one; ``inputs.json`` holds what it was begun with. Everything in
+between may be cut off at any byte: a file is either the old one or the new one, and ``metrics.jsonl`` loses
+at most its last line. Standard library only.
 """
 
 import errno
@@ -14,6 +15,7 @@ import math
 import os
 import platform
 import secrets
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -469,7 +471,7 @@ def _taken(path: Path) -> UserError:
     hint = "choose another `out=`"
     if (path / RUN).is_file() and not (path / RESULT).exists():
         with Run(path).held():  # refused where the run is going on
-            hint += f", or go on with the unfinished run in it: `--resume {path}`"
+            hint += f", or go on with the unfinished run in it: `--resume {shlex.quote(str(path))}`"
     return UserError(f"output directory `{path}` exists", hint)
 
 

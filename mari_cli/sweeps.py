@@ -7,6 +7,7 @@ another when the sweep goes on, the jobs to come could not be compared with thos
 
 import errno
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -33,7 +34,9 @@ def refuse_existing(directory: Path) -> None:
     hint = "choose another with `out=`"
     if (directory / SWEEP).is_file():
         with held(directory):  # refused where the sweep is going on
-            hint = f"go on with the sweep in it: `mari sweep --resume {directory}`; or {hint}"
+            hint = (
+                f"go on with the sweep in it: `mari sweep --resume {shlex.quote(str(directory))}`; or {hint}"
+            )
     raise UserError(f"output directory `{directory}` exists", hint)
 
 
