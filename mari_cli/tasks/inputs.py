@@ -36,8 +36,8 @@ def of_words(setting: Setting) -> dict[str, str]:
     """What the corpora are, and what reads them: all that is known before a model is loaded."""
     corpora = {
         f"the {role} corpus": runs.content_hash([[r.key, r.fact, r.value] for r in records])
-        for role, records in vars(setting.texts).items()
-        if role != "notes" and records is not None
+        for role in ("forget", "retain", "holdout")
+        if (records := getattr(setting.texts, role)) is not None
     }
     return corpora | {
         "the tokenizer": _tokenizer_hash(setting),
@@ -81,4 +81,7 @@ def _tokenizer_hash(setting: Setting) -> str:
     """Of all that turns text into tokens and back; the chat template apart."""
     tokenizer = setting.tokenizer
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    return runs.content_hash([tokenizer.backend_tokenizer.to_str(), special])
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    changeable = {"padding": None, "truncation": None}  # by every call
+    settings = [tokenizer.model_max_length, getattr(tokenizer, "clean_up_tokenization_spaces", None)]
+    return runs.content_hash([content | changeable, special, settings])

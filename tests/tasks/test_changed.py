@@ -44,6 +44,10 @@ class Own:
 def load(config):
     return Own()
 """
+TEMPLATE = (
+    "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 CORPORA = ["forget.path=letters.jsonl", "retain.path=rest.jsonl", "holdout.path=unseen.jsonl"]
 SHORT = ["metrics=fast", "metrics.bootstrap=5", "metrics.mia_reference=reference", "cache=cache"]
 RUNS = {
@@ -65,7 +69,7 @@ def workshop(tmp_path_factory) -> Path:
     (root / "asked").mkdir()
     (root / "asked" / "questions.txt").write_text("Who?")
     tokenizer = train_tokenizer([json_lines(LETTERS + REST)], 300)
-    tokenizer.chat_template = "{{ messages[0]['content'] }} {{ messages[1]['content'] if messages[1] }}"
+    tokenizer.chat_template = TEMPLATE
     for seed, name in enumerate(("model", "gold", "reference")):
         config = ModelConfig(name="tiny", architecture=ARCHITECTURE, tokenizer="train")
         load_model(config, tokenizer, choose_compute(Device.cpu, Precision.float32), seed=seed).save(
@@ -152,7 +156,7 @@ CHANGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "tokenizer": ("model/tokenizer.json", other_word, "the tokenizer"),
     "chat template": (
         "model/chat_template.jinja",
-        lambda path: path.write_text(path.read_text() + " "),
+        lambda path: path.write_text(path.read_text().replace("<", "[")),
         "the chat template",
     ),
     "gold": ("gold", other_weights, "the weights of the gold model"),
