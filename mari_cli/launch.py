@@ -28,11 +28,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mari_cli import config
+from mari_cli import config, runs, sweeps
+from mari_cli.begun import Inputs, require_same, versions
 from mari_cli.config import RunConfig
 from mari_cli.errors import UserError
 from mari_cli.places import check_length, is_there, place
 from mari_cli.retell import explain, impossible_value, unknown_key
+from mari_cli.runs import RUN, Run
 from mari_cli.typed import as_meant, is_path, quote, unquoted
 
 CONF = "mari_cli.conf"
@@ -360,11 +362,20 @@ def run(task: Task, experiment: Experiment) -> Outcome:
 
 
 def resume(task: Task, name: str, run_directory: Path) -> Outcome:
-    """Go on with a run of task ``name`` that was cut off, with the config that it wrote."""
+    """Go on with a run of task ``name`` that was cut off, with the config that it wrote. What its files alone
+    tell is checked here, before a task is loaded."""
+    run = Run.unfinished(run_directory)
     cfg = replace(load_run_config(run_directory), out=str(run_directory))
     experiment = Experiment(name, ["--resume", str(run_directory)])
     _check_task(cfg, experiment, f"`mari {task_of(type(cfg))} --resume {run_directory}`")
+    _require_resumable(run, cfg)
     return Outcome(cfg, _perform(task, cfg, experiment.command, resume=True))
+
+
+def _require_resumable(run: Run, cfg: RunConfig) -> None:
+    require_same(run, Inputs(values=versions(cfg)))
+    with run.held():  # refused now where it is running, and not when the model is loaded
+        pass
 
 
 def _perform(task: Task, cfg: RunConfig, command: list[str], *, resume: bool = False) -> Any:
@@ -405,6 +416,10 @@ class Job:
     command: list[str]
 
     @property
+    def out(self) -> Path:
+        return Path(self.config.out)
+
+    @property
     def label(self) -> str:
         return " ".join(f"{key}={value}" for key, value in self.varied.items()) or self.config.out
 
@@ -417,6 +432,7 @@ class Sweep:
     task: str
     directory: Path
     jobs: tuple[Job, ...]
+    resumed: bool = False
 
 
 @dataclass(frozen=True)
@@ -424,16 +440,19 @@ class _Guarded:
     """What the launcher calls for each job: a failure becomes a value, and the other jobs go on."""
 
     task: Task
-    sweep: Sweep
+    jobs: tuple[Job, ...]
+    """Those that are launched."""
+    total: int
 
     def __call__(self, cfg: DictConfig) -> Any:
-        job = self.sweep.jobs[HydraConfig.get().job.num]
+        job = self.jobs[HydraConfig.get().job.num]
         assert tuple(HydraConfig.get().overrides.task) == job.overrides, (
             "the launcher counts jobs differently"
         )
-        print(f"job {job.number + 1} of {len(self.sweep.jobs)}: {job.label}", file=sys.stderr, flush=True)
+        print(f"job {job.number + 1} of {self.total}: {job.label}", file=sys.stderr, flush=True)
         try:
-            return _perform(self.task, job.config, job.command)
+            resume = (Path(job.config.out) / RUN).is_file()
+            return _perform(self.task, job.config, job.command, resume=resume)
         except UserError as error:
             return Failed(f"{error} ({error.hint})" if error.hint else str(error))
         except Exception as error:  # whatever it is, the sweep goes on and reports it
@@ -469,8 +488,7 @@ def plan(experiment: Experiment) -> Sweep:
         OmegaConf.create((_conf() / f"{task}.yaml").read_text(encoding="utf-8"))
     ):  # the user has chosen one
         directory = Path(configs[0].out)
-    if directory.exists():
-        raise UserError(f"output directory `{directory}` exists", "choose another with `out=`")
+    sweeps.refuse_existing(directory)
     jobs = []
     for number, (overrides, varied, cfg) in enumerate(
         zip(combinations, _varied(combinations), configs, strict=True)
@@ -485,14 +503,78 @@ def plan(experiment: Experiment) -> Sweep:
     return Sweep(experiment, task, directory, tuple(jobs))
 
 
+def take_up(directory: Path, launcher: Sequence[str] = ()) -> Sweep:
+    """The sweep in a directory, to go on with: finished jobs stay, cut ones go on, the rest begin.
+
+    ``launcher``: overrides that choose another launcher than the sweep had. That no job, and nothing that a
+    job names, has changed is checked before the first goes on.
+    """
+    about = sweeps.read(directory)
+    jobs = []
+    for number, job in enumerate(about["jobs"]):
+        cfg = load_run_config(sweeps.job_directory(directory, number))
+        cfg = replace(cfg, out=str(directory / job["name"]))
+        jobs.append(Job(number, (), job["varied"], cfg, job["command"]))
+    sweeps.require_same(directory, about, [job.config for job in jobs])
+    with sweeps.held(directory):  # refused now where it is running
+        for job in jobs:
+            if (job.out / RUN).is_file() and not Run(job.out).finished:
+                _require_resumable(Run.unfinished(job.out), job.config)
+    experiment = Experiment(about["task"], list(launcher or about["launcher"]))
+    return Sweep(experiment, about["task"], directory, tuple(jobs), resumed=True)
+
+
 def sweep(task: Task, planned: Sweep) -> list[Any]:
-    """Run ``task`` over every job, through the configured launcher: results or Failed, in the jobs' order."""
-    arguments = [*planned.experiment.arguments, f"hydra.sweep.dir={quote(str(planned.directory))}"]
-    with session(planned.experiment) as controller:
+    """Run ``task`` over every job that is not finished, through the configured launcher: results or Failed,
+    in the jobs' order."""
+    if not planned.resumed:
+        _begin(planned)
+    try:
+        with sweeps.held(planned.directory):
+            results = {job.number: Run(job.out).result() for job in planned.jobs if Run(job.out).finished}
+            todo = [job for job in planned.jobs if job.number not in results]
+            results |= zip([job.number for job in todo], _launch(task, planned, todo), strict=True)
+    except KeyboardInterrupt as error:
+        raise Interrupted("sweep", str(planned.directory)) from error
+    return [results[job.number] for job in planned.jobs]
+
+
+def _begin(planned: Sweep) -> None:
+    experiment, jobs = planned.experiment, planned.jobs
+    sweeps.begin(
+        planned.directory,
+        task=planned.task,
+        command=["mari", "sweep", "--task", *experiment.command[1:]],
+        launcher=[key for key in experiment.overrides if is_of_launcher(key)],
+        jobs=[{"name": job.out.name, "varied": job.varied, "command": job.command} for job in jobs],
+        texts=[config.to_yaml(job.config) for job in jobs],
+        configs=[job.config for job in jobs],
+    )
+
+
+def _launch(task: Task, planned: Sweep, todo: Sequence[Job]) -> list[Any]:
+    if not todo:
+        return []
+    experiment, directory = planned.experiment, planned.directory
+    if planned.resumed:
+        # what is composed for each job is not what it does: it only tells the launcher how many there are
+        todo = [replace(job, overrides=(f"seed={job.number}",)) for job in todo]
+        numbers = ",".join(str(job.number) for job in todo)
+        experiment = replace(experiment, overrides=[f"seed={numbers}", *experiment.overrides])
+        directory = directory / "resumed" / runs.now().replace(":", "-")
+    arguments = [*experiment.arguments, f"hydra.sweep.dir={quote(str(directory))}"]
+    with session(experiment) as controller:
         batches = controller.multirun(
-            config_name=planned.experiment.primary, task_function=_Guarded(task, planned), overrides=arguments
+            config_name=experiment.primary,
+            task_function=_Guarded(task, tuple(todo), len(planned.jobs)),
+            overrides=arguments,
         )
         return [job.return_value for batch in batches for job in batch]
+
+
+def is_of_launcher(override: str) -> bool:
+    """Whether an override is about where jobs run, not about what they do."""
+    return override.startswith(("hydra/launcher=", "hydra.launcher."))
 
 
 def _varied(combinations: Sequence[tuple[str, ...]]) -> list[dict[str, str]]:

@@ -1,11 +1,13 @@
 """A run on disk: written atomically, finished once, and never written again.
 
 A run directory stands alone. ``run.json`` (what was asked, when) makes a directory a run, ``result.json``
-is written last and makes it a finished one. Everything in between may be cut off at any byte: a file is
-either the old one or the new one, and ``metrics.jsonl`` loses at most its last line. Standard library only.
+is written last and makes it a finished one; ``inputs.json`` holds what it was begun with. Everything in
+between may be cut off at any byte: a file is either the old one or the new one, and ``metrics.jsonl`` loses
+at most its last line. Standard library only.
 """
 
 import errno
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -13,10 +15,11 @@ import math
 import os
 import platform
 import secrets
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -28,6 +31,10 @@ from mari_cli.errors import UserError
 
 RUN, CONFIG, METRICS, RESULT, STATE = "run.json", "config.yaml", "metrics.jsonl", "result.json", "state"
 """Names inside a run directory; the state to resume from is removed when the run is finished."""
+SWEEP = "sweep.json"
+"""What makes a directory a sweep (sweeps.py)."""
+INPUTS = "inputs.json"
+"""What the run was begun with (begun.py): in the directory from its first moment on, and never changed."""
 
 SUMMARY_METRICS = (
     "distance_to_gold",
@@ -66,33 +73,47 @@ LONGEST_NAME = 255
 # -- atomic writes -------------------------------------------------------------------------------------------
 
 
+class CannotWrite(UserError):
+    """The disk does not take what is written to it. Whatever was there before is untouched."""
+
+    def __init__(self, path: Path | str, error: OSError) -> None:
+        full = error.errno in FULL
+        hint = "free some space" if full else "move it out of the way, or make it writable"
+        super().__init__(f"cannot write `{path}`: {(error.strerror or str(error)).lower()}", hint)
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk, or quota, or file size limit."""
+IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
+"""A directory, or a lock of the owner's, where a file should be."""
+
+
 @contextmanager
 def retold_disk_errors(path: Path) -> Iterator[None]:
-    """Tell a full disk (or quota, or file size limit) as the user's error; let any other OSError pass."""
+    """Tell a full disk as the user's error; let any other OSError pass."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in FULL:
             raise
-        raise UserError(
-            f"cannot write `{path}`: {(error.strerror or str(error)).lower()}",
-            "free some space; what was written before is untouched, and `--resume` goes on from there",
-        ) from error
+        raise CannotWrite(path, error) from error
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:
     """Replace ``path`` by ``content``: a reader, or a crash at any moment, leaves the old file or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = _scratch(path)
     with retold_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = _scratch(path)
         try:
             with scratch.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(scratch, path)
-        except BaseException:
+        except BaseException as error:
             scratch.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno in IN_THE_WAY:
+                raise CannotWrite(path, error) from error
             raise
     _sync(path.parent)
 
@@ -162,14 +183,40 @@ def recover(directory: Path) -> None:
     for old in directory.glob(".old-*"):
         path = old.with_name(old.name.removeprefix(".old-"))
         if path.exists():
-            shutil.rmtree(old)
+            remove(old)
         else:
             os.rename(old, path)
     for scratch in directory.glob(".tmp-*"):
-        if scratch.is_dir():
-            shutil.rmtree(scratch)
-        else:
-            scratch.unlink()
+        remove(scratch)
+
+
+def remove(path: Path) -> None:
+    """Take away a file, or a directory with all in it; nothing happens where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(file: Path, what: str) -> Iterator[None]:
+    """Lock ``file``, whose owner is called ``what`` (as in "run `x`"); refused where another process has it.
+
+    The lock is the system's: it ends with the process, however that ends, so that nothing stale can be left.
+    A file system without locks lets everybody pass.
+    """
+    # over a network a lock takes a file that is open for writing; a run that is for reading needs none
+    with file.open("rb+" if os.access(file, os.W_OK) else "rb") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{what} is running", "wait for its end, or stop it; a new one takes another `out=`"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+        yield
 
 
 def _scratch(path: Path) -> Path:
@@ -248,16 +295,28 @@ class Run:
     """False: another process writes the same, and what this one would write is left out."""
 
     @classmethod
-    def create(cls, path: Path, config_yaml: str, *, command: Sequence[str], task: str = "") -> "Run":
-        """Begin a run in a directory that is not there yet; it appears with its config or not at all."""
+    def create(
+        cls,
+        path: Path,
+        config_yaml: str,
+        *,
+        command: Sequence[str],
+        task: str = "",
+        inputs: Mapping[str, Any] | None = None,
+    ) -> "Run":
+        """Begin a run in a directory that is not there yet; it appears with its config, and with the record
+        of what it was begun with, or not at all."""
         path = Path(path)
         if os.path.lexists(path):
             raise _taken(path)
-        about = {"schema_version": 1, "task": task, "command": list(command), "created": _now()}
+        about = {"schema_version": 1, "task": task, "command": list(command), "created": now()}
         try:
             with atomic_directory(path) as scratch:
                 atomic_write_text(scratch / CONFIG, config_yaml)
                 atomic_write_json(scratch / RUN, about)
+                files = {name: file_hash(scratch / name) for name in (CONFIG, RUN)}
+                content = {"files": files, **(inputs or {})}
+                atomic_write_json(scratch / INPUTS, {"sha256": content_hash(content), **content})
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and os.path.lexists(path):
                 raise _taken(path) from error  # somebody else was faster
@@ -282,16 +341,37 @@ class Run:
         return cls(path)
 
     @classmethod
-    def resume(cls, path: Path) -> "Run":
-        """A run to go on with: what killed writes left behind is cleaned up. A finished one is refused."""
+    def unfinished(cls, path: Path) -> "Run":
+        """A run that may go on: begun as its files say, and not finished. Nothing is changed."""
         run = cls.open(path)
         if run.finished:
             raise UserError(
                 f"run `{path}` is finished, and a finished run is never written again",
                 "start a new one with another `out=`",
             )
+        if not (run.path / INPUTS).is_file():
+            raise UserError(
+                f"run `{path}` cannot go on: it has no `{INPUTS}`, the record of what it was begun with",
+                "another version of mari began it: finish it with that one, or start a new run",
+            )
+        for name, sha256 in run.inputs()["files"].items():
+            if file_hash(run.path / name) != sha256:
+                raise UserError(
+                    f"`{run.path / name}` is not what run `{path}` was begun with",
+                    "a run goes on as it began: put the file back, or start a new run to change something",
+                )
+        return run
+
+    @classmethod
+    def resume(cls, path: Path) -> "Run":
+        """A run to go on with: what killed writes left behind is cleaned up. Only while it is `held`."""
+        run = cls.unfinished(path)
         recover(run.path)
         return run
+
+    def held(self) -> AbstractContextManager[None]:
+        """Nobody else may go on with the run as long as this lasts; refused where somebody does already."""
+        return held(self.path / RUN, f"run `{self.path}`")
 
     @property
     def finished(self) -> bool:
@@ -300,7 +380,14 @@ class Run:
 
     def about(self) -> dict[str, Any]:
         """What was written at the beginning: task, command, created (UTC)."""
-        return _read_object(self.path / RUN)
+        return read_object(self.path / RUN)
+
+    def inputs(self) -> dict[str, Any]:
+        """What the run was begun with: the hashes of its `files`, and what begun.py adds to them."""
+        content = read_object(self.path / INPUTS)
+        if content.pop("sha256", None) != content_hash(finite(content)):
+            raise damaged(self.path / INPUTS, "it is not as it was written")
+        return content
 
     def result(self) -> dict[str, Any]:
         """``result.json`` of a finished run."""
@@ -309,7 +396,7 @@ class Run:
                 f"run `{self.path}` is not finished: it has no `{RESULT}`",
                 f"finish it with `--resume {self.path}`",
             )
-        return _read_object(self.path / RESULT)
+        return read_object(self.path / RESULT)
 
     def write_text(self, name: str, text: str) -> Path:
         """Write one file of the run, atomically."""
@@ -349,37 +436,42 @@ class Run:
         """The lines of metrics.jsonl; a last line that a kill has cut off is left out."""
         return [record for _, record in self._metrics_lines()]
 
-    def truncate_metrics(self, step: int) -> None:
-        """Drop what came after ``step``, as the run goes on from there, and a last line that was cut off."""
+    def truncate_metrics(self, step: int) -> int:
+        """Drop what came after ``step``, as the run goes on from there, and a last line that was cut off.
+
+        Returns how many of the training steps until then have no line: some, where the file was damaged.
+        """
         if not self.writes:
-            return
+            return 0
         self._must_be_open()
+        lines = [(line, record) for line, record in self._metrics_lines() if record.get("step", step) <= step]
         if (self.path / METRICS).exists():
-            kept = [line for line, record in self._metrics_lines() if record.get("step", step) <= step]
-            atomic_write_text(self.path / METRICS, "".join(f"{line}\n" for line in kept))
+            atomic_write_text(self.path / METRICS, "".join(f"{line}\n" for line, _ in lines))
+        there = {record.get("step") for _, record in lines if record.get("kind") == "train"}
+        return len(set(range(1, step + 1)) - there)
 
     def _metrics_lines(self) -> list[tuple[str, dict[str, Any]]]:
         path = self.path / METRICS
-        if not path.exists():
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
             return []
+        except OSError as error:
+            raise damaged(path, (error.strerror or str(error)).lower()) from error
         # bytes, as a cut may go through a character; not splitlines, as strings may hold other separators
-        if not path.is_file():
-            raise UserError(f"`{path}` is no file", "restore the file, or start a new run")
-        whole = path.read_bytes().removesuffix(b"\n").split(b"\n")
+        whole = content.removesuffix(b"\n").split(b"\n") if content else []
         lines = []
         for number, raw in enumerate(whole, start=1):
             try:
                 record = json.loads(raw)
-                if not isinstance(record, dict):
-                    raise ValueError("no object")
-                line = raw.decode()
+                text = raw.decode()
             except (ValueError, RecursionError) as error:
                 if number == len(whole):  # cut off by a kill
                     break
-                raise UserError(
-                    f"`{path}` line {number} is not JSON", "restore the file, or start a new run"
-                ) from error
-            lines.append((line, record))
+                raise damaged(path, f"line {number} is not JSON") from error
+            if not _is_metrics(record):
+                raise damaged(path, f"line {number} is no object of a step and its numbers")
+            lines.append((text, record))
         return lines
 
     def finish(self, result: Mapping[str, Any]) -> None:
@@ -403,25 +495,41 @@ def refuse_existing(path: Path) -> None:
 def _taken(path: Path) -> UserError:
     hint = "choose another `out=`"
     if (path / RUN).is_file() and not (path / RESULT).exists():
-        hint += f", or go on with the unfinished run in it: `--resume {path}`"
+        with Run(path).held():  # refused where the run is going on
+            hint += f", or go on with the unfinished run in it: `--resume {shlex.quote(str(path))}`"
     return UserError(f"output directory `{path}` exists", hint)
 
 
-def _now() -> str:
+def _is_metrics(record: Any) -> bool:
+    """Whether a line of metrics.jsonl is what a run writes there."""
+    if not isinstance(record, dict) or not record:
+        return False
+    step = record.get("step", 0)
+    plain = all(value is None or isinstance(value, str | int | float) for value in record.values())
+    return plain and isinstance(step, int) and not isinstance(step, bool)
+
+
+def now() -> str:
+    """UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    hint = "was it edited by hand? bring it back as it was"
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; what else there is is refused as damaged."""
     try:
         value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"`{path}` is not JSON: {error}", hint) from error
     except OSError as error:
-        raise UserError(f"cannot read `{path}`: {(error.strerror or str(error)).lower()}", hint) from error
+        raise damaged(path, (error.strerror or str(error)).lower()) from error
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, "it is not JSON") from error
     if not isinstance(value, dict):
-        raise UserError(f"`{path}` is not a JSON object", hint)
+        raise damaged(path, "it is not a JSON object")
     return value
+
+
+def damaged(path: Path, how: str) -> UserError:
+    """What is told of a file that is not as a run wrote it."""
+    return UserError(f"`{path}` is damaged: {how}", "restore the file, or start a new run")
 
 
 # -- listing -------------------------------------------------------------------------------------------------
@@ -492,13 +600,14 @@ def environment(*, device: Mapping[str, Any] | None = None) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
         "mari": mari_cli.__version__,
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": {name: version for name in PACKAGES if (version := version_of(name))},
         "git": _git_state(Path.cwd()),
         "device": dict(device) if device is not None else None,
     }
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Of an installed package; None where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -540,3 +649,10 @@ def directory_hash(path: Path) -> str:
     """SHA-256 over the names (relative, sorted) and contents of every file below ``path``."""
     names = sorted(entry.relative_to(path).as_posix() for entry in path.rglob("*") if entry.is_file())
     return content_hash([[name, file_hash(path / name)] for name in names])
+
+
+def path_hash(path: Path) -> str:
+    """Of a file, or of a directory with all in it; of what is not there, too."""
+    if path.is_dir():
+        return directory_hash(path)
+    return file_hash(path) if path.is_file() else content_hash(None)

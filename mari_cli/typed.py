@@ -10,8 +10,8 @@ import shlex
 from mari_cli.places import is_there
 
 PATHS = (
-    *("out", "cache", "path", "tokenizer", "code", "gold", "from_log", "gold_log"),
-    *("mia_reference", "benchmark_root"),
+    *("out", "cache", "path", "tokenizer", "code", "gold", "from_log", "gold_log", "target_log"),
+    *("mia_reference", "benchmark_root", "keys", "retain_model", "both_model", "support.model"),
 )
 """Last parts of the keys that hold a path."""
 LISTED = ("from_log",)
@@ -42,7 +42,7 @@ def as_meant(override: str) -> str:
 
 def is_path(key: str) -> bool:
     """Whether the value of ``key`` is a path."""
-    return key.rpartition(".")[2] in PATHS
+    return any(key == path or key.endswith(f".{path}") for path in PATHS)
 
 
 def _path(value: str) -> str:

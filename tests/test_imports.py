@@ -20,8 +20,10 @@ ARROWS: dict[str, set[str]] = {
     "places": {"errors"},
     "typed": {"places"},
     "retell": {"errors", "config", "typed"},
-    "launch": {"errors", "config", "places", "typed", "retell"},
+    "launch": {"errors", "config", "places", "typed", "retell", "begun", "runs", "sweeps"},
     "runs": {"errors"},
+    "begun": {"errors", "config", "runs"},
+    "sweeps": {"errors", "config", "places", "typed", "runs", "begun"},
     "distributed": set(),
     "sealed": {"progress", "runs", "distributed"},
     "transfer": set(),
@@ -40,15 +42,16 @@ ARROWS: dict[str, set[str]] = {
     "supports": {"errors", "places", "progress", "runs", "transfer", "data", "losses", "models"},
     "tracking": {"errors", "config", "runs"},
     "report": {"errors", "runs", "metrics", "docs"},
-    "tasks": {"errors", "config", "places", "progress", "runs", "distributed", "sealed", "data", "losses",
-              "models", "measure", "metrics", "suites", "supports", "train", "tracking", "report"},
+    "tasks": {"errors", "config", "places", "progress", "runs", "begun", "distributed", "sealed", "data",
+              "losses", "models", "measure", "metrics", "suites", "supports", "train", "tracking", "report"},
     "cli": {"errors", "typed", "launch", "runs", "metrics", "docs", "tasks"},
     "__main__": {"cli"},
 }  # fmt: skip
 """Room: the rooms it may import from. `mari_cli` itself holds the version and imports nothing."""
 
 ONLY_DOOR = {"hydra": {"launch"}, "wandb": {"tracking"}, "lm_eval": {"suites"}, "typer": {"cli"}}
-LIGHT = {"errors", "config", "places", "typed", "retell", "launch", "runs", "progress", "docs", "cli",
+LIGHT = {"errors", "config", "places", "typed", "retell", "launch", "runs", "begun", "sweeps", "progress",
+         "docs", "cli",
          "__main__"}  # fmt: skip
 HEAVY = {"torch", "transformers", "datasets", "lm_eval", "wandb"}
 HEAVY_FOR_HELP = HEAVY | {"hydra", "omegaconf", "rich", "matplotlib", "numpy"}

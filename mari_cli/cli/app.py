@@ -320,6 +320,7 @@ def _text(quoted: str) -> str:
         "mari sweep loss.mari_weight=1,3,10,30 --launcher joblib --jobs 2",
         "mari sweep loss=mari,npo --launcher submitit_slurm hydra.launcher.partition=gpu",
         "mari sweep --task finetune corpora=both,retain",
+        "mari sweep --resume sweeps/first",
         keys=True,
     )
 )
@@ -336,6 +337,13 @@ def sweep(
         int | None,
         typer.Option(min=1, help="Jobs side by side, with --launcher joblib; else one for each core."),
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SWEEP",
+            help="Go on with a sweep that was cut off: finished jobs stay, cut ones go on, the rest begin.",
+        ),
+    ] = None,
 ) -> None:
     """Run every combination of `KEY=A,B,…`, and compare what came out.
 
@@ -350,7 +358,16 @@ def sweep(
         raise UserError("`--jobs` needs `--launcher joblib`", "the basic launcher runs one job after another")
     extra = [f"hydra/launcher={launcher}"] if launcher else []
     extra += [f"hydra.launcher.n_jobs={jobs}"] if jobs else []
-    planned = launch.plan(launch.Experiment(str(task), [*(overrides or []), *extra], config))
+    given = [*(overrides or []), *extra]
+    if resume is None:
+        planned = launch.plan(launch.Experiment(str(task), given, config))
+    elif config or not all(launch.is_of_launcher(override) for override in given):
+        raise UserError(
+            "a sweep goes on as it began: `--resume` takes no KEY=VALUE and no `-c`, only where its jobs run",
+            "start a new sweep to change something",
+        )
+    else:
+        planned = launch.take_up(resume, given)
     note(f"{counted(len(planned.jobs), 'job')} in {planned.directory}")
     results = launch.sweep(_Task(planned.task), planned)
 
@@ -365,6 +382,7 @@ def sweep(
             done.append(Path(job.config.out))
     if done:
         report = planned.directory / "report.html"
+        report.unlink(missing_ok=True)  # of the jobs that were done when the sweep was cut off
         _tell(_compare(done, report))
         typer.echo(report)
     if len(done) < len(results):

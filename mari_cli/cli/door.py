@@ -1,6 +1,9 @@
 """Where every error leaves: what the user can fix as `error:` and `hint:`, the rest as Python tells it."""
 
 import os
+import shlex
+import signal
+import threading
 import time
 from typing import Any
 
@@ -8,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from mari_cli.errors import UserError
+from mari_cli.runs import RUN, SWEEP
 from mari_cli.tasks.worker import hush
 
 PATIENCE = 5
@@ -27,12 +31,20 @@ def refuse(message: str, hint: str | None) -> None:
         note(f"  hint: {hint}")
 
 
+def interrupt(number: int, frame: Any) -> None:
+    """SIGTERM is Ctrl-C: what is going on is ended in order."""
+    raise KeyboardInterrupt
+
+
 class Door(TyperGroup):
     """The group of all commands."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Exit codes: 2 what the user can fix, 130 interrupted, 1 what only we can (with a traceback)."""
         hush()
+        # of several processes the first alone has something to say
+        if threading.current_thread() is threading.main_thread() and os.environ.get("RANK", "0") == "0":
+            signal.signal(signal.SIGTERM, interrupt)
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except UserError as error:
@@ -48,11 +60,13 @@ class Door(TyperGroup):
         raise SystemExit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
-        """Ctrl-C is caught here, before typer makes a bare exit code of it."""
+        """Ctrl-C, or a scheduler's SIGTERM, is caught here, before typer makes a bare exit code of it."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt as interrupt:
-            task, out = getattr(interrupt, "task", None), getattr(interrupt, "out", None)
-            resumable = task in ("unlearn", "finetune") and out is not None and out.is_dir()
-            note("interrupted" + (f"; `mari {task} --resume {out}` goes on" if resumable else ""))
+        except KeyboardInterrupt as interrupted:
+            task, out = getattr(interrupted, "task", None), getattr(interrupted, "out", None)
+            resumable = out is not None and any((out / name).is_file() for name in (RUN, SWEEP))
+            goes_on = f"; `mari {task} --resume {shlex.quote(str(out))}` goes on" if resumable else ""
+            if os.environ.get("RANK", "0") == "0":
+                note(f"interrupted{goes_on}")
             raise typer.Exit(130) from None

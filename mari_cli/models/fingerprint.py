@@ -41,12 +41,6 @@ def weights_hash(model: torch.nn.Module) -> str:
     return tensors_hash(model.state_dict())
 
 
-def frozen_hash(model: torch.nn.Module) -> str | None:
-    """Content hash of the parameters that are not trained; None where all are."""
-    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
-    return tensors_hash(frozen) if frozen else None
-
-
 # -- keys ----------------------------------------------------------------------------------------------------
 
 

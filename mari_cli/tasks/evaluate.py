@@ -15,7 +15,7 @@ def evaluate(config: EvaluateRun, *, command: Sequence[str], resume: bool = Fals
             raise UserError("`from_log` asks no model, and several processes are here", "one is enough")
         from mari_cli.tasks.from_log import from_log
 
-        return from_log(config, command=command)
+        return from_log(config, command=command, resume=resume)
     from mari_cli.tasks.evaluation import evaluation
 
     return evaluation(config, command=command, resume=resume)

@@ -13,6 +13,7 @@ from mari_cli.models.load import LanguageModel, describe_architecture, load_mode
 from mari_cli.progress import say, track
 from mari_cli.suites.benchmarks import describe_benchmarks
 from mari_cli.suites.suite import Row, suite_of
+from mari_cli.tasks import inputs
 from mari_cli.tasks.beside import beside
 from mari_cli.tasks.examined import Examined
 from mari_cli.tasks.measuring import asked_of_reference, examined, examples, referenced, summarised
@@ -34,13 +35,17 @@ def evaluation(config: EvaluateRun, *, command: Sequence[str], resume: bool) -> 
         runs.refuse_existing(Path(config.out))
     compute = choose_compute(config.device, config.precision, section="")
     setting = prepare(config, compute)
+    if resume:
+        inputs.require_same_words(config, setting)
 
     def load(model: ModelConfig) -> LanguageModel:
         return load_model(model, setting.tokenizer, compute, seed=seed_for(config.seed, "initialisation"))
 
+    known: dict[str, str] = {}
     gold = gold_at_path(config, setting, words=["none"])
     if gold:
-        load(gold)  # refuse now what would fail after the model was measured
+        # refuse now what would fail after the model was measured
+        known |= inputs.of_model(load(gold), "the gold model")
     suite = suite_of(config.suite)
     if suite and config.metrics.mia_reference and f"{suite.name}/reference_auc" not in METRICS:
         raise UserError(
@@ -48,8 +53,9 @@ def evaluation(config: EvaluateRun, *, command: Sequence[str], resume: bool) -> 
             "leave out one of the two",
         )
     if reference := reference_at_path(config, setting, suite):
-        load(reference)
+        known |= inputs.of_model(load(reference), "the reference of membership inference")
     lm = load(config.model)
+    known |= inputs.of_model(lm, "the model")
     corpora = tokenize_corpora(config, setting, lm) if suite is None else {}
     say(f"model: {config.model.name} ({describe_architecture(lm.model)})")
 
@@ -60,6 +66,7 @@ def evaluation(config: EvaluateRun, *, command: Sequence[str], resume: bool) -> 
         command=command,
         resume=resume,
         data=describe_data(corpora, suite) | describe_benchmarks(config.metrics),
+        inputs=inputs.of_run(config, compute, setting, corpora, suite, known),
     ) as record:
         models: dict[str, Examined] = {}
         theirs: list[Row] = []

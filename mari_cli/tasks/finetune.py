@@ -13,6 +13,7 @@ from mari_cli.models.load import LanguageModel, base_of, check_saving, describe_
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.progress import say, track
 from mari_cli.suites.benchmarks import describe_benchmarks
+from mari_cli.tasks import inputs
 from mari_cli.tasks.measuring import examined, examples, referenced
 from mari_cli.tasks.recording import recording
 from mari_cli.tasks.setting import (
@@ -25,9 +26,8 @@ from mari_cli.tasks.setting import (
     seed_for,
     tokenize_corpora,
 )
-from mari_cli.tasks.training import adapt, keep
+from mari_cli.tasks.training import adapt, keep, take_up
 from mari_cli.tasks.training import finetune as train
-from mari_cli.train import state
 from mari_cli.train.optim import check_optimizer
 
 
@@ -39,6 +39,8 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
     check_optimizer(config.train.optimizer)
     refuse_shards(config.train, compute)
     setting = prepare(config, compute)
+    if resume:
+        inputs.require_same_words(config, setting)
 
     def load(model: ModelConfig) -> LanguageModel:
         return load_model(
@@ -52,8 +54,10 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
         )
 
     lm = load(config.model)
+    known = inputs.of_model(lm, "the model")
     if reference := reference_at_path(config, setting):
-        load(reference)  # refuse now what would fail after the training
+        # refuse now what would fail after the training
+        known |= inputs.of_model(load(reference), "the reference of membership inference")
     corpora = tokenize_corpora(config, setting, lm)
     roles = ("forget", "retain") if config.corpora is Corpora.both else (config.corpora.value,)
     items = [item for role in roles for item in corpora[role].items]
@@ -75,13 +79,15 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
         command=command,
         resume=resume,
         data=describe_data(corpora) | describe_benchmarks(config.metrics),
+        inputs=inputs.of_run(config, compute, setting, corpora, None, known),
     ) as record:
         state_dir = record.run.path / runs.STATE
-        record.run.truncate_metrics(state.resumed_step(state_dir))
+        notes = [*setting.texts.notes, *take_up(record.run, base_hash)]
         outcome = train(
             lm,
             items,
             config.train,
+            weights=base_hash,
             seed=config.seed,
             state_dir=state_dir,
             log=record.log,
@@ -89,8 +95,10 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
             description=f"fine-tuning on {' + '.join(roles)}",
         )
         say(f"{outcome.stopped_by or 'all epochs done'} after {counted(outcome.steps, 'step')}")
-        if record.run.writes and not (record.run.path / "checkpoint").exists():
-            keep(lm, config, config.model, base_hash, record.run.path / "checkpoint")
+        if record.run.writes:
+            there = record.run.path / "checkpoint"
+            runs.remove(there)  # a run killed while it was measured has one already
+            keep(lm, config, config.model, base_hash, there)
         merge_adapters(lm.model)
         if reference:
             corpora = referenced(load(reference), corpora, config, track)
@@ -113,5 +121,5 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
             examples=examples(lm, corpora, {"model": found}, config.metrics, seed=config.seed),
             outcome=outcome,
             compute=compute,
-            notes=[*setting.texts.notes, *found.measured.notes],
+            notes=[*notes, *found.measured.notes],
         )

@@ -26,7 +26,7 @@ from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.standard import Corpus, quick
 from mari_cli.tasks.record import Recording
 from mari_cli.tasks.setting import cache_directory, dropout_seed, seed_for
-from mari_cli.train import state
+from mari_cli.tasks.training import take_up
 from mari_cli.train.loop import Job, Outcome, fit
 from mari_cli.train.step import Group, Recalled, Reference, chunk_for, operand_head
 from mari_cli.train.stop import Evaluation, Verdict, judge
@@ -209,13 +209,20 @@ def forget(
     )
     torch.manual_seed(dropout_seed(seed))
     state_dir = record.run.path / runs.STATE
-    record.run.truncate_metrics(state.resumed_step(state_dir))
+    notes = take_up(record.run, target_hash)
     outcome = fit(
-        lm, job, train, state_dir=state_dir, log=record.log, track=track, description=config.loss.name
+        lm,
+        job,
+        train,
+        weights=target_hash,
+        state_dir=state_dir,
+        log=record.log,
+        track=track,
+        description=config.loss.name,
     )
     say(outcome.stopped_by or f"all {counted(outcome.steps, 'step')} done")
     say(f"kept: step {outcome.kept_step}")
-    return outcome, notes_on(outcome, draws.sizes, train.forget_batch, train.retain_batch)
+    return outcome, notes + notes_on(outcome, draws.sizes, train.forget_batch, train.retain_batch)
 
 
 def remembering(

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mari_cli import runs
-from mari_cli.config import EvaluateRun, TofuSuite, to_yaml
+from mari_cli.begun import Inputs, versions
+from mari_cli.config import EvaluateRun, TofuSuite
 from mari_cli.errors import UserError, counted
 from mari_cli.metrics.items import item_values
 from mari_cli.metrics.overall import OPEN_UNLEARNING, overall_estimates
@@ -37,7 +38,7 @@ from mari_cli.suites.tofu_logs import (
 )
 from mari_cli.suites.tofu_numbers import summarise
 from mari_cli.tasks.examined import Examined
-from mari_cli.tasks.record import recorded
+from mari_cli.tasks.record import opened, recorded
 from mari_cli.tracking import check_tracker
 
 TABLE = "results.json"
@@ -46,10 +47,11 @@ MOST_IN_A_REPORT = 20
 """Logs that are compared in pairs, which takes as many tests as there are pairs."""
 
 
-def from_log(config: EvaluateRun, *, command: Sequence[str]) -> dict[str, Any]:
+def from_log(config: EvaluateRun, *, command: Sequence[str], resume: bool = False) -> dict[str, Any]:
     """Run it and return the result (result.json; of several logs results.json). A log that cannot be read is
     refused before anything is written; of those that a folder holds it is left out, and that is said."""
-    runs.refuse_existing(Path(config.out))
+    if not resume:
+        runs.refuse_existing(Path(config.out))
     check_tracker(config.tracker)
     suite = _data(config)
     found = places([config.from_log] if isinstance(config.from_log, str) else config.from_log)
@@ -58,14 +60,14 @@ def from_log(config: EvaluateRun, *, command: Sequence[str]) -> dict[str, Any]:
     if suite is None and len(found) == 1:
         paths = {"model": str(found[0].path), **others}
         if summaries := _summaries(paths):
-            return _from_summaries(config, paths, summaries, command=command)
+            return _from_summaries(config, paths, summaries, command=command, resume=resume)
     data = _Data(read_questions(suite), suite.path) if suite else None
     beside: dict[str, _Told] = {}
     for role, path in others.items():
         beside[role] = _tell(config, role, path, data, beside)
     if len(found) == 1:
         told = {"model": _tell(config, "model", str(found[0].path), data, beside), **beside}
-        return _record(config, told, command=command)
+        return _record(config, told, data, command=command, resume=resume)
     return _several(config, found, data, beside, command=command)
 
 
@@ -115,7 +117,13 @@ def _tell(
 
 
 def _record(
-    config: EvaluateRun, told: Mapping[str, _Told], *, command: Sequence[str], quiet: bool = False
+    config: EvaluateRun,
+    told: Mapping[str, _Told],
+    questions: _Data | None,
+    *,
+    command: Sequence[str],
+    resume: bool = False,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     return _recorded(
         config,
@@ -123,7 +131,9 @@ def _record(
         {role: its.model for role, its in told.items()},
         list(dict.fromkeys(f"{role}: {note}" for role, its in told.items() for note in its.notes)),
         command=command,
+        resume=resume,
         quiet=quiet,
+        questions=questions,
     )
 
 
@@ -144,7 +154,12 @@ def _summaries(paths: Mapping[str, str]) -> dict[str, Summary] | None:
 
 
 def _from_summaries(
-    config: EvaluateRun, paths: Mapping[str, str], summaries: Mapping[str, Summary], *, command: Sequence[str]
+    config: EvaluateRun,
+    paths: Mapping[str, str],
+    summaries: Mapping[str, Summary],
+    *,
+    command: Sequence[str],
+    resume: bool,
 ) -> dict[str, Any]:
     gold, target = summaries.get("gold"), summaries.get("target")
     models = {
@@ -156,7 +171,8 @@ def _from_summaries(
         for role, summary in summaries.items()
     }
     notes = ["the numbers of a summary are means alone: there is no interval, and n = 0 stands for unknown"]
-    return _recorded(config, paths, models, [*notes, *lacking(summaries)], command=command)
+    notes += lacking(summaries)
+    return _recorded(config, paths, models, notes, command=command, resume=resume)
 
 
 def _recorded(
@@ -166,15 +182,24 @@ def _recorded(
     notes: Sequence[str],
     *,
     command: Sequence[str],
+    resume: bool,
     quiet: bool = False,
+    questions: _Data | None = None,
 ) -> dict[str, Any]:
     data = {
         role: {"path": path, "records": len(models[role].asked), "sha256": models[role].weights}
         for role, path in paths.items()
     }
-    run = runs.Run.create(Path(config.out), to_yaml(config), command=command, task="evaluate")
     environment = runs.environment() | {"processes": 1}
-    with recorded(run, config, environment=environment, data=data, quiet=quiet) as record:
+    inputs = Inputs({f"the log {path}": runs.path_hash(place(path)) for path in paths.values()})
+    if questions is not None:
+        of_data = runs.content_hash(repr(questions.questions))
+        inputs.contents[f"the data of the suite {config.suite.name}"] = of_data
+    inputs.values.update(versions(config))
+    with (
+        opened(config, command=command, task="evaluate", resume=resume, inputs=inputs) as run,
+        recorded(run, config, environment=environment, data=data, quiet=quiet) as record,
+    ):
         return record.finish(
             task="evaluate",
             name=config.model.name,
@@ -226,7 +251,7 @@ def _several(
     for its, name, folder in zip(told, names, _folders(names), strict=True):
         model = replace(config.model, name=name)
         run = replace(config, from_log=its.path, out=str(out / folder), model=model)
-        result = _record(run, {"model": its, **beside}, command=command, quiet=True)
+        result = _record(run, {"model": its, **beside}, data, command=command, quiet=True)
         listed.append({"name": name, "log": its.path, "run": run.out, "result": result})
     notes += _together([its.notes for its in told])
     notes += [f"{role}: {note}" for role, its in beside.items() for note in its.notes]

@@ -1,14 +1,18 @@
 """A run while it is going on: its directory, its tracker, its numbers, and its end, good or bad."""
 
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mari_cli import runs
-from mari_cli.config import RunConfig, to_plain
+from mari_cli.begun import Inputs, require_same
+from mari_cli.config import RunConfig, to_plain, to_yaml
+from mari_cli.errors import UserError
 from mari_cli.metrics.registry import logged_as
 from mari_cli.progress import say
 from mari_cli.report.page import render, write_report
@@ -122,6 +126,37 @@ class Recording:
         self.tracker.artifact(report, name="report", kind="report")
         self.run.finish(result)
         return result
+
+
+@contextmanager
+def opened(
+    config: RunConfig, *, command: Sequence[str], task: str, resume: bool, inputs: Inputs
+) -> Iterator[Run]:
+    """The run's directory, made or found again, and nobody else's until the end.
+
+    Nothing is changed where it is refused to go on. A new run that is refused before its first step holds
+    nothing, and is taken away.
+    """
+    out = Path(config.out)
+    if resume:
+        run = Run.unfinished(out)
+    else:
+        run = Run.create(out, to_yaml(config), command=command, task=task, inputs=inputs.as_json())
+    with run.held():
+        if resume:
+            require_same(run, inputs)
+            run = Run.resume(out)
+        try:
+            yield run
+        except (UserError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in runs.FULL:
+                raise
+            told = error if isinstance(error, UserError) else runs.CannotWrite(error.filename or out, error)
+            if not (resume or (out / runs.METRICS).exists()):
+                runs.remove(out)
+            elif isinstance(told, runs.CannotWrite):
+                told.hint = f"{told.hint}; then `mari {task} --resume {shlex.quote(str(out))}` goes on"
+            raise told from error
 
 
 @contextmanager

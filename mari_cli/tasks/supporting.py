@@ -43,6 +43,7 @@ from mari_cli.supports.calibrate import Calibrated, calibrated
 from mari_cli.supports.gold import golden
 from mari_cli.supports.keys import Keys, find_keys, given_keys, read_keys
 from mari_cli.supports.sparse import Kept, Write, choices, kept, label_nll, loss_of_mistakes, targets
+from mari_cli.tasks import inputs
 from mari_cli.tasks.setting import Setting, cache_directory, finetunes_target, seed_for
 from mari_cli.tasks.training import finetuned
 from mari_cli.train.step import chunk_for, operand_head
@@ -173,10 +174,15 @@ def _named(
     return replace(prepared, keys=keys, named=named, pools=pools)
 
 
-def load_given(prepared: Prepared, load: Load) -> None:
-    """Refuse now what would fail after target and gold are trained."""
-    for model in prepared.given.values():
-        load(model)
+def load_given(prepared: Prepared, load: Load) -> dict[str, str]:
+    """Refuse now what would fail after target and gold are trained. Returns what the models are, as
+    `inputs.of_model`."""
+    known: dict[str, str] = {}
+    for name, model in prepared.given.items():
+        known |= inputs.of_model(load(model), f"the model of `loss.support` ({name})")
+    if prepared.keys is not None:
+        known["the key strings"] = runs.content_hash(prepared.keys.tokens)
+    return known
 
 
 # -- asking the models ---------------------------------------------------------------------------------------

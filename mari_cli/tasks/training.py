@@ -27,6 +27,7 @@ from mari_cli.suites.examiner import items_hash
 from mari_cli.suites.scores import score
 from mari_cli.tasks.fitting import settled
 from mari_cli.tasks.setting import Setting, dropout_seed, seed_for
+from mari_cli.train import state
 from mari_cli.train.journal import Log
 from mari_cli.train.loop import Job, Outcome, fit
 from mari_cli.train.step import Group
@@ -57,18 +58,31 @@ def keep(
         lm.save_adapter(path, base_of(base, weights=config.train.weights.value, sha256=base_hash))
 
 
+def take_up(run: runs.Run, weights: str) -> list[str]:
+    """Cut the metrics of ``run``, which begins with ``weights``, to the step that its training goes on from;
+    returns a note where they lack some of the steps before."""
+    if not run.writes:
+        return []
+    path = state.resumed(run.path / runs.STATE, weights)
+    lost = run.truncate_metrics(state.load_progress(path).step if path else -1)
+    if not lost:
+        return []
+    return [f"`{runs.METRICS}` was damaged while the run was interrupted, and lacks {lost} of its steps"]
+
+
 def finetune(
     lm: LanguageModel,
     items: Sequence[Item],
     config: FinetuneConfig,
     *,
+    weights: str,
     seed: int,
     state_dir: Path,
     log: Log,
     track: Track,
     description: str,
 ) -> Outcome:
-    """Train ``lm`` in place on ``items``.
+    """Train ``lm`` in place on ``items``; ``weights``: the hash of those that it comes with.
 
     Ends when `until_accuracy` of the training tokens are right, or the epochs are done.
     """
@@ -110,7 +124,16 @@ def finetune(
         judge=judge,
         evaluate_every=config.evaluate_every * steps_per_epoch,
     )
-    return fit(lm, job, config, state_dir=state_dir, log=log, track=track, description=description)
+    return fit(
+        lm,
+        job,
+        config,
+        weights=weights,
+        state_dir=state_dir,
+        log=log,
+        track=track,
+        description=description,
+    )
 
 
 def finetuned(
@@ -138,6 +161,7 @@ def finetuned(
         gradient_checkpointing=config.gradient_checkpointing,
         packing=config.packing,
     )
+    weights = weights_hash(lm.model)
     asked = {
         "items": items_hash(items),
         # the same weights up to rounding, but which process drew which mask stays in them
@@ -145,7 +169,7 @@ def finetuned(
         "config": asdict(config),
         "seed": seed,
     }
-    key = key_hash(cache_key("models", RECIPE, described(lm, weights_hash(lm.model)), asked))
+    key = key_hash(cache_key("models", RECIPE, described(lm, weights), asked))
     directory = cache / "models" / key
     directory.mkdir(parents=True, exist_ok=True)
     with FileLock(directory / "lock") if distributed.first() else nullcontext():
@@ -162,6 +186,7 @@ def finetuned(
                 lm,
                 items,
                 config,
+                weights=weights,
                 seed=seed,
                 state_dir=directory / runs.STATE,
                 track=track,

@@ -17,7 +17,7 @@ from mari_cli.progress import say, track
 from mari_cli.suites.benchmarks import check_without_generation, describe_benchmarks
 from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import Row, suite_of
-from mari_cli.tasks import supporting
+from mari_cli.tasks import inputs, supporting
 from mari_cli.tasks.beside import beside
 from mari_cli.tasks.examined import Examined
 from mari_cli.tasks.fitting import settled
@@ -62,6 +62,8 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     objective = losses.build(config.loss)
     needs = objective.needs
     setting = prepare(config, compute)
+    if resume:
+        inputs.require_same_words(config, setting)
     if config.train.evaluate_benchmarks and in_shards(config.train):
         check_without_generation(config.metrics)
     suite = suite_of(config.suite)
@@ -74,6 +76,7 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     if not (config.model.lora.merge or finetunes_target(config)):
         base_of(config.model, weights="", sha256="")  # refused where there is none
     check_saving(base)
+    known = inputs.of_model(base, "the model")
     adapt(config, base)
     require_disk(config, base)
     draws, _ = draws_of(config, corpora, alternatives, needs)
@@ -81,12 +84,13 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     config = replace(config, train=settled(base, config.train, objective, draws.items_at, config.train.steps))
     del base  # target and gold start from it anew
     if gold := gold_at_path(config, setting, words=GOLD_WORDS):
-        load(gold, config, setting)  # refuse now what would fail after the unlearning
+        # refuse now what would fail after the unlearning
+        known |= inputs.of_model(load(gold, config, setting), "the gold model")
     if reference := reference_at_path(config, setting):
-        load(reference, config, setting)
+        known |= inputs.of_model(load(reference, config, setting), "the reference of membership inference")
     loading = partial(load, config=config, setting=setting)
     if prepared:
-        supporting.load_given(prepared, loading)
+        known |= supporting.load_given(prepared, loading)
     say(f"model: {config.model.name} ({description})")
     say(f"layout: {layout}")
 
@@ -97,6 +101,7 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
         command=command,
         resume=resume,
         data=describe_data(corpora, suite) | describe_benchmarks(config.metrics),
+        inputs=inputs.of_run(config, compute, setting, corpora, suite, known),
     ) as record:
         notes = [*setting.texts.notes]
         target_from = prepare_target(config, setting, corpora)
@@ -144,8 +149,9 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
             targets=targets,
         )
         notes += more
-        there = record.run.path / "checkpoint"
-        if record.run.writes and not there.exists():  # a run killed while it was measured has it already
+        if record.run.writes:
+            there = record.run.path / "checkpoint"
+            runs.remove(there)  # a run killed while it was measured has one already
             keep(lm, config, target_from, models["target"].weights, there)
         merge_adapters(lm.model)
         take("unlearned", lm)

@@ -4,7 +4,6 @@ What leaves the machine is what the run gives: config, numbers, tables and artif
 metrics. The host's name, the command line, the user's code, git diff and packages are switched off.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import wandb
 
 from mari_cli.config import WandbConfig, WandbMode
 from mari_cli.errors import UserError
-from mari_cli.runs import atomic_write_json
+from mari_cli.runs import atomic_write_json, damaged, read_object
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -56,6 +55,16 @@ def resolve_mode(config: WandbConfig) -> tuple[Mode, str]:
     return mode, reason
 
 
+def _known(identity: Path) -> str | None:
+    """The id of the W&B run that this run began; None where it began none."""
+    if not identity.exists():
+        return None
+    known = read_object(identity).get("id")
+    if not isinstance(known, str):
+        raise damaged(identity, "it has no `id`")
+    return known
+
+
 def _has_key() -> bool:
     """Whether the client finds credentials where it looks for them; asks nobody and contacts nobody."""
     # silent, as it would fetch the user's name to greet them; online, as it looks for no key otherwise
@@ -80,7 +89,7 @@ class WandbTracker:
     def __init__(self, config: WandbConfig, *, run_dir: Path, run_config: dict[str, Any], name: str) -> None:
         mode, reason = resolve_mode(config)
         identity = run_dir / "wandb.json"
-        known = json.loads(identity.read_text())["id"] if identity.exists() else None
+        known = _known(identity)
         try:
             wandb.setup(settings=wandb.Settings(silent=True, mode=mode))
             self._run = wandb.init(

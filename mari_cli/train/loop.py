@@ -10,10 +10,8 @@ import torch
 
 from mari_cli import distributed
 from mari_cli.config import OptimConfig, Parallel, Weights
-from mari_cli.errors import UserError
 from mari_cli.losses import fused
 from mari_cli.losses.objective import Objective
-from mari_cli.models.fingerprint import frozen_hash
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track
 from mari_cli.train import state
@@ -63,19 +61,20 @@ def fit(
     log: Log,
     track: Track,
     description: str,
+    weights: str = "",
 ) -> Outcome:
     """Train ``lm`` in place and leave in it the weights of the kept step.
 
     A state is written to ``state_dir`` at every evaluation; where one is there already the loop goes on
-    from it, on a CPU to the same bits as if it had never stopped. Raises UserError at a loss that is not
-    finite, whose update is not made.
+    from it, on a CPU to the same bits as if it had never stopped. ``weights`` is the hash of those that
+    ``lm`` comes with, adapters apart: a state that was trained from others is refused. Raises UserError at a
+    loss that is not finite, whose update is not made.
 
     Several processes take each step together (train/step.py). All see the same numbers, so all decide the
     same; ``log`` is called in the first alone.
     """
     if not distributed.first():
         log = _ignore
-    frozen = frozen_hash(lm.model)
     journal = Journal(
         log,
         behind=1 if lm.device.type == "cuda" else 0,
@@ -84,18 +83,18 @@ def fit(
         hint=f"lower `train.lr` (now {config.lr:g}); what was reached is in {state_dir}",
     )
     if config.parallel is not Parallel.fsdp or distributed.size() == 1:
-        return _fit(lm, job, config, frozen, state_dir, log, journal, track, description)
+        return _fit(lm, job, config, weights, state_dir, log, journal, track, description)
     with sharded(lm, weights=config.weights) as trained:
         # the shards are the float32 copies already
         stepped = replace(config, weights=Weights.float32)
-        return _fit(trained, job, stepped, frozen, state_dir, log, journal, track, description)
+        return _fit(trained, job, stepped, weights, state_dir, log, journal, track, description)
 
 
 def _fit(
     lm: LanguageModel,
     job: Job,
     config: OptimConfig,
-    frozen: str | None,
+    weights: str,
     state_dir: Path,
     log: Log,
     journal: Journal,
@@ -107,19 +106,16 @@ def _fit(
     optimizer = Optimizer(model, config)
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.needs_loss_scaling)
 
-    progress = state.Progress(frozen=frozen)
-    resumed = distributed.agreed(state.latest(state_dir))
+    progress = state.Progress(weights=weights)
+    resumed = distributed.agreed(state.resumed(state_dir, weights) if distributed.first() else None)
     if resumed:
+        if distributed.first():
+            state.drop_damaged(resumed)
         progress = state.load_progress(resumed)
-        if progress.frozen != frozen:
-            raise UserError(
-                f"the state in `{state_dir}` was trained on top of other weights than those here now",
-                "put back the model that the run began with, or begin anew",
-            )
         state.load_weights(resumed, optimizer)
         state.load_optimizer(resumed, optimizer)
-        if progress.loss_scale is not None:
-            scaler.load_state_dict({**scaler.state_dict(), "scale": progress.loss_scale})
+        if progress.loss_scaling is not None:
+            scaler.load_state_dict(progress.loss_scaling)
     else:
         _evaluate(lm, job, progress, log)
         state.save(state_dir, optimizer, progress)
@@ -163,7 +159,7 @@ def _fit(
 
         if (step + 1) % job.evaluate_every == 0 or step + 1 == job.steps:
             journal.settle()
-            progress.loss_scale = scaler.get_scale() if scaler.is_enabled() else None
+            progress.loss_scaling = scaler.state_dict() if scaler.is_enabled() else None
             _evaluate(lm, job, progress, log)
             state.save(state_dir, optimizer, progress)
 

@@ -4,9 +4,13 @@ It goes on in any number of processes. With dropout another number draws other m
 numbers of its own.
 """
 
+import hashlib
 import json
+import os
 import shutil
+import zlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +20,16 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from mari_cli import distributed, runs
+from mari_cli.errors import UserError
+from mari_cli.progress import say
 from mari_cli.train import checkpoint
 from mari_cli.train.optim import Optimizer
 
-MODEL, OPTIMIZER = "model", "optimizer"
-"""Directories of a state: weights, and what steps them."""
+MODEL, OPTIMIZER, PROGRESS = "model", "optimizer", "progress.json"
+"""A state: the directories of the weights and of what steps them; and all that is not tensors, with a
+checksum of each file."""
+BLOCK = 2**24
+"""Bytes of a file that are read at one time."""
 
 
 @dataclass
@@ -35,9 +44,10 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     """The evaluations so far."""
     stopped_by: str | None = None
-    loss_scale: float | None = None
-    frozen: str | None = None
-    """Hash of the weights that are not trained, and so are not in the state; None where all are."""
+    loss_scaling: dict[str, Any] | None = None
+    """The state of the scaler of a float16 training: the scale, and how many steps in a row it has held."""
+    weights: str = ""
+    """Hash of the weights before the first step, adapters apart."""
 
 
 def save(directory: Path, optimizer: Optimizer, progress: Progress) -> None:
@@ -54,8 +64,10 @@ def save(directory: Path, optimizer: Optimizer, progress: Progress) -> None:
     with checkpoint.directory_of_all(directory / name) as temporary:
         checkpoint.write(temporary / MODEL, optimizer.masters)
         checkpoint.write(temporary / OPTIMIZER, optimizer.tensors() | _random_state())
+        distributed.wait()
         if distributed.first():
-            (temporary / "progress.json").write_text(json.dumps(vars(progress)))
+            content = {"progress": vars(progress), "files": _checksums(temporary)}
+            (temporary / PROGRESS).write_text(json.dumps({"sha256": _seal(content), **content}))
     if not distributed.first():
         return
     for other in directory.glob("step_*"):
@@ -64,23 +76,97 @@ def save(directory: Path, optimizer: Optimizer, progress: Progress) -> None:
         if other.name == f"step_{progress.kept_step:08d}":
             shutil.rmtree(other / OPTIMIZER, ignore_errors=True)
         else:
-            shutil.rmtree(other)
+            runs.remove(other)
+
+
+def resumed(directory: Path, weights: str) -> Path | None:
+    """The state under ``directory`` that a training of ``weights`` goes on from; None where none was written
+    yet. Raises UserError where it began with others, or where no state is whole."""
+    path = latest(directory)
+    if path and load_progress(path).weights != weights:
+        raise UserError(
+            f"the state in `{directory}` was trained from other weights than those here now",
+            "put back the model that the training began with, or start a new run with another `out=`",
+        )
+    return path
 
 
 def latest(directory: Path) -> Path | None:
-    """The newest complete state under ``directory``."""
-    complete = sorted(path.parent for path in directory.glob(f"step_*/{OPTIMIZER}"))
-    return complete[-1] if complete else None
+    """The newest state under ``directory`` that is whole, with every file as it was written; None where there
+    is no state. Raises UserError where there are some and none of them is whole."""
+    found = sorted(directory.glob("step_*"), reverse=True)
+    for path in found:
+        if (path / OPTIMIZER).is_dir() and _is_whole(path):
+            return path
+    if found or (os.path.lexists(directory) and not directory.is_dir()):
+        raise UserError(
+            f"cannot go on: the state in `{directory}` is damaged",
+            "restore its files, or take it away: the training then begins anew",
+        )
+    return None
 
 
-def resumed_step(directory: Path) -> int:
-    """The step that a resumed run goes on from; -1 where nothing was saved yet."""
-    path = latest(directory)
-    return load_progress(path).step if path else -1
+def drop_damaged(path: Path) -> None:
+    """Take away what is newer than the state in ``path`` that a training goes on from."""
+    for other in path.parent.glob("step_*"):
+        if other.name > path.name:
+            say(f"the state in `{other}` is damaged: going on from the one before, `{path.name}`")
+            runs.remove(other)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether all that a training needs to go on from the state in ``path`` is as it was written, the weights
+    of the kept step among it."""
+    content = _content(path)
+    if content is None or content["files"] != _checksums(path):
+        return False
+    kept = path.with_name(f"step_{content['progress']['kept_step']:08d}")
+    if kept == path:
+        return True
+    before = _content(kept)
+    return before is not None and _of_model(before["files"]) == _of_model(_checksums(kept))
+
+
+def _of_model(files: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: checksum for name, checksum in files.items() if name.startswith(f"{MODEL}/")}
+
+
+def _content(path: Path) -> dict[str, Any] | None:
+    """What is not tensors of a state; None where it is not as it was written."""
+    try:
+        content = json.loads((path / PROGRESS).read_bytes())
+        seal = content.pop("sha256")
+        Progress(**content["progress"])  # of this version
+        return content if seal == _seal(content) else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _seal(content: dict[str, Any]) -> str:
+    """SHA-256; values that are not finite stay in it, as the history may hold some."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _checksums(path: Path) -> dict[str, list[int]]:
+    """Size and CRC-32 of each file of tensors in a state, by its name there."""
+    files = sorted(file for part in (MODEL, OPTIMIZER) for file in (path / part).rglob("*") if file.is_file())
+    with ThreadPoolExecutor() as pool:
+        checksums = list(pool.map(_checksum, files))
+    return {file.relative_to(path).as_posix(): found for file, found in zip(files, checksums, strict=True)}
+
+
+def _checksum(file: Path) -> list[int]:
+    crc = 0
+    with file.open("rb") as opened:
+        while block := opened.read(BLOCK):
+            crc = zlib.crc32(block, crc)
+    return [file.stat().st_size, crc]
 
 
 def load_progress(path: Path) -> Progress:
-    return Progress(**json.loads((path / "progress.json").read_text()))
+    content = _content(path)
+    assert content is not None, f"{path} is not whole"
+    return Progress(**content["progress"])
 
 
 def load_optimizer(path: Path, optimizer: Optimizer) -> None:

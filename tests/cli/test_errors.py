@@ -1,14 +1,19 @@
 """Bad input: one line `error:`, one line `hint:`, exit code 2, no traceback, nothing written."""
 
+import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import typer
 
 from mari_cli import launch
 from mari_cli.cli.door import Door
+from mari_cli.runs import Run
 
 FILES = {
     "typo.yaml": "defaults: [unlearn, _self_]\nloss:\n  mari_wait: 3\n",
@@ -170,13 +175,14 @@ def test_what_only_we_can_mend_keeps_its_traceback_but_shows_no_values(tmp_path)
     [
         ("unlearn", True, "interrupted; `mari unlearn --resume runs/one` goes on\n"),
         ("unlearn", False, "interrupted\n"),
-        ("evaluate", True, "interrupted\n"),
+        ("evaluate", True, "interrupted; `mari evaluate --resume runs/one` goes on\n"),
     ],
 )
 def test_ctrl_c_says_in_one_line_how_to_go_on(task, there, told, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     if there:
         (tmp_path / "runs" / "one").mkdir(parents=True)
+        (tmp_path / "runs" / "one" / "run.json").touch()
 
     def stop() -> None:
         raise launch.Interrupted(task, "runs/one")
@@ -185,3 +191,28 @@ def test_ctrl_c_says_in_one_line_how_to_go_on(task, there, told, tmp_path, monke
         app_that(stop)(["run"])
     assert exit.value.code == 130
     assert capsys.readouterr() == ("", told)
+
+
+def be_told_to_end(cfg, *, command, resume=False):
+    """As a scheduler does whose time is up."""
+    Run.create(Path(cfg.out), "", command=command)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)  # it never comes to its end
+
+
+def test_a_run_or_a_sweep_that_is_told_to_end_says_in_one_line_how_to_go_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["seed=0,1", "out=a sweep"]
+    actions = {
+        "interrupted; `mari unlearn --resume runs/one` goes on\n": lambda: launch.run(
+            be_told_to_end, launch.Experiment("unlearn", ["out=runs/one"])
+        ),
+        "interrupted; `mari sweep --resume 'a sweep'` goes on\n": lambda: launch.sweep(
+            be_told_to_end, launch.plan(launch.Experiment("unlearn", arguments))
+        ),
+    }
+    for told, action in actions.items():
+        with pytest.raises(SystemExit) as exit:
+            app_that(action)(["run"])
+        assert exit.value.code == 130
+        assert capsys.readouterr().err.splitlines(keepends=True)[-1] == told

@@ -50,6 +50,16 @@ def test_published_logs_give_the_published_numbers(mari, logs):
     assert result["notes"] == []
     assert result == json.loads((logs / "run" / "result.json").read_text())
 
+    (logs / "run" / "result.json").unlink()  # cut off just before its end
+    said = mari("evaluate", "--resume", "run", "--json")
+    assert said.code == 0
+    assert json.loads(said.out)["models"] == result["models"]
+    (logs / "run" / "result.json").unlink()
+    (logs / "retain90.json").write_text((logs / "retain90.json").read_text() + " ")
+    said = mari("evaluate", "--resume", "run")
+    assert said.code == 2
+    assert "something has changed since it began: the log retain90.json" in said.err
+
 
 def test_a_log_is_compared_with_the_data_that_is_named(mari, logs):
     """Of two questions in each set where the log is of 300."""

@@ -1,6 +1,8 @@
 """The door to Hydra, with small tasks of our own: what reaches a task, what comes back, and what is told."""
 
+import contextlib
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +11,12 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
-from mari_cli import config, launch
+from mari_cli import config, launch, sweeps
+from mari_cli.begun import Inputs, versions
 from mari_cli.config import MariConfig, NPOConfig, UnlearnRun
 from mari_cli.errors import UserError
 from mari_cli.launch import Experiment, Failed
+from mari_cli.runs import Run
 
 
 def describe(cfg, *, command, resume=False):
@@ -260,7 +264,7 @@ def test_a_sweep_without_an_out_goes_to_sweeps(tmp_path):
     launch.sweep(touch, planned)
     (sweep,) = (tmp_path / "sweeps").iterdir()
     assert sorted(path.name for path in sweep.iterdir()) == [
-        "0_seed=0", "1_seed=1", "2_seed=2", "multirun.yaml"]  # fmt: skip
+        "0_seed=0", "1_seed=1", "2_seed=2", "jobs", "multirun.yaml", "sweep.json"]  # fmt: skip
 
 
 def test_a_file_may_say_what_to_sweep_over(demo):
@@ -300,18 +304,120 @@ def test_a_job_that_fails_is_a_value_and_the_others_survive(capfd):
     assert "raise UserError" not in told.err
 
 
-def test_an_interrupted_sweep_stops():
-    planned = launch.plan(Experiment("unlearn", ["seed=0,1", "out=s"]))
-    with pytest.raises(launch.Interrupted) as interrupted:
-        launch.sweep(be_interrupted, planned)
-    assert interrupted.value.out == Path("s/0_seed=0")
-
-
 def test_a_sweep_never_writes_where_something_is(tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").touch()
     with pytest.raises(UserError, match="`taken` exists"):
         launch.plan(Experiment("unlearn", ["seed=0,1", "out=taken"]))
+
+
+def record(cfg, *, command, resume=False):
+    """A run that is cut off where seed 1 finds a file `stop`."""
+    out, inputs = Path(cfg.out), Inputs(values=versions(cfg)).as_json()
+    if resume:
+        run = Run.resume(out)
+    else:
+        run = Run.create(out, config.to_yaml(cfg), command=command, task="unlearn", inputs=inputs)
+    if cfg.seed == 1 and Path("stop").exists():
+        raise KeyboardInterrupt
+    run.finish({"seed": cfg.seed, "resumed": resume, "pid": os.getpid()})
+    return run.result()
+
+
+@pytest.fixture(scope="module")
+def cut_once(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cut")
+    with contextlib.chdir(root):
+        Path("stop").touch()
+        Path("letters.jsonl").write_text("{}")
+        planned = launch.plan(Experiment("unlearn", ["seed=0,1,2", "forget.path=letters.jsonl", "out=s"]))
+        with pytest.raises(launch.Interrupted) as interrupted:
+            launch.sweep(record, planned)
+    assert (interrupted.value.task, interrupted.value.out) == ("sweep", Path("s"))
+    return root
+
+
+@pytest.fixture
+def cut_sweep(cut_once, tmp_path):
+    """Of three jobs one is finished, one cut off, and one has not begun."""
+    shutil.copytree(cut_once / "s", tmp_path / "s")
+    shutil.copy(cut_once / "letters.jsonl", tmp_path)
+    return Path("s")
+
+
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]])
+def test_a_sweep_that_was_cut_off_goes_on_wherever_it_now_lies(launcher, cut_sweep):
+    before = (cut_sweep / "0_seed=0" / "result.json").stat().st_mtime_ns
+    cut_sweep.rename("moved")
+    planned = launch.take_up(Path("moved"), launcher)
+    assert [job.label for job in planned.jobs] == ["seed=0", "seed=1", "seed=2"]
+    results = launch.sweep(record, planned)
+    assert [(r["seed"], r["resumed"]) for r in results] == [(0, False), (1, True), (2, False)]
+    assert Path("moved/0_seed=0/result.json").stat().st_mtime_ns == before
+    assert ({r["pid"] for r in results[1:]} == {os.getpid()}) == (not launcher)
+    assert launch.sweep(record, launch.take_up(Path("moved"))) == results  # nothing is left to do
+
+
+def test_a_sweep_that_nothing_was_done_of_goes_on_from_its_directory_alone(demo, tmp_path):
+    planned = launch.plan(Experiment("unlearn", ["method=mari,npo", "out=s"], demo))
+    with pytest.raises(launch.Interrupted):
+        launch.sweep(be_interrupted, planned)
+    demo.unlink()
+    results = launch.sweep(describe, launch.take_up(Path("s")))
+    assert [(r["loss"], r["seed"]) for r in results] == [("mari", 3), ("npo", 3)]
+    assert results[1]["command"] == ["mari", "unlearn", "-c", str(demo), "method=npo"]
+
+
+def test_the_same_sweep_again_is_told_how_it_goes_on(cut_sweep):
+    with pytest.raises(UserError, match="`s` exists") as refused:
+        launch.plan(Experiment("unlearn", ["seed=0,1,2", "out=s"]))
+    assert "`mari sweep --resume s`" in refused.value.hint
+
+
+CUT = "s/1_seed=1"
+SWEEP_CHANGES = {
+    "a job": ("s/jobs/2/config.yaml", "`s/jobs/2/config.yaml` is not what sweep `s` was begun with"),
+    "a run": (f"{CUT}/config.yaml", f"`{CUT}/config.yaml` is not what run `{CUT}` was begun with"),
+    "a corpus": ("letters.jsonl", "something has changed since it began: what is in letters.jsonl"),
+    "the record": ("s/sweep.json", "`s/sweep.json` is damaged"),
+    "the record of a run": (f"{CUT}/run.json", f"`{CUT}/run.json` is not what run `{CUT}` was begun with"),
+}
+
+
+@pytest.mark.parametrize("change", SWEEP_CHANGES)
+def test_a_sweep_of_which_something_has_changed_does_not_go_on(change, cut_sweep):
+    path, told = SWEEP_CHANGES[change]
+    with Path(path).open("a") as file:
+        file.write("#")
+    before = sorted(Path().rglob("*"))
+    with pytest.raises(UserError) as refused:
+        launch.take_up(cut_sweep)
+    assert told in str(refused.value)
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("content", ["", "null", "[]", "{}", '{"jobs": [1]}', "[" * 100_000, '{"jobs'])
+def test_a_damaged_record_of_a_sweep_is_refused(content, cut_sweep):
+    (cut_sweep / "sweep.json").write_text(content)
+    with pytest.raises(UserError, match=r"`s/sweep\.json` is damaged"):
+        launch.take_up(cut_sweep)
+
+
+def test_a_sweep_that_is_running_is_not_taken_up(cut_sweep):
+    with sweeps.held(cut_sweep):
+        with pytest.raises(UserError, match="sweep `s` is running"):
+            launch.take_up(cut_sweep)
+        with pytest.raises(UserError, match="sweep `s` is running"):
+            launch.plan(Experiment("unlearn", ["seed=0,1,2", "out=s"]))
+    with Run(cut_sweep / "1_seed=1").held(), pytest.raises(UserError, match="run `s/1_seed=1` is running"):
+        launch.take_up(cut_sweep)
+
+
+def test_what_is_no_sweep_is_not_taken_up(tmp_path):
+    (tmp_path / "s").mkdir()
+    for path in ("s", "nowhere"):
+        with pytest.raises(UserError, match=f"`{path}` is no sweep"):
+            launch.take_up(Path(path))
 
 
 def test_joblib_runs_jobs_in_other_processes():
@@ -354,8 +460,8 @@ def test_any_task_can_be_swept():
 
 def write_run(directory: Path, *overrides: str, task: str = "unlearn") -> config.RunConfig:
     cfg = launch.parse(launch.compose(Experiment(task, [*overrides, f"out={directory}"])))
-    directory.mkdir(parents=True)
-    (directory / "config.yaml").write_text(config.to_yaml(cfg))
+    inputs = Inputs(values=versions(cfg)).as_json()
+    Run.create(directory, config.to_yaml(cfg), command=["mari"], task=task, inputs=inputs)
     return cfg
 
 

@@ -11,7 +11,7 @@ from mari_cli.config import Device, OptimConfig, Precision
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
 from mari_cli.losses.objective import FINE_TUNING
-from mari_cli.models.device import choose_compute
+from mari_cli.models.device import Compute, choose_compute
 from mari_cli.progress import silent
 from mari_cli.train import state
 from mari_cli.train.loop import Job, fit
@@ -142,8 +142,23 @@ def test_float16_scales_its_loss_remembers_the_scale_and_survives_an_overflow(tm
     assert all(torch.isfinite(p).all() for p in lm.model.parameters())
     assert math.isfinite(rows[-1]["loss"])
     progress = state.load_progress(state.latest(tmp_path / "state"))
-    assert progress.loss_scale
-    assert progress.loss_scale <= 2**16
+    assert progress.loss_scaling
+    assert progress.loss_scaling["scale"] <= 2**16
+    assert progress.loss_scaling["_growth_tracker"] > 0
+
+
+def test_float16_that_was_cut_goes_on_with_its_scale_and_the_steps_that_it_has_held(tmp_path):
+    """The scale doubles after so many steps in a row: a count from anew would double it elsewhere."""
+
+    def half(steps: int) -> state.Progress:
+        lm = built(LLAMA, device="cpu")
+        lm.compute = Compute(torch.device("cpu"), torch.float16, "as on a GPU")
+        train(lm, tmp_path / "state", steps=steps)
+        return state.load_progress(state.latest(tmp_path / "state"))
+
+    first, then = half(4).loss_scaling, half(6).loss_scaling
+    assert (first["_growth_tracker"], then["_growth_tracker"]) == (4, 6)
+    assert first["scale"] == then["scale"]
 
 
 @pytest.mark.gpu

@@ -22,7 +22,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_a_run_begins_with_its_config_and_command(run: Run) -> None:
-    assert names(run.path) == ["config.yaml", "run.json"]
+    assert names(run.path) == ["config.yaml", "inputs.json", "run.json"]
     assert (run.path / "config.yaml").read_text() == "seed: 0\n"
     assert run.about()["command"] == COMMAND
     assert run.about()["task"] == "unlearn"
@@ -99,7 +99,34 @@ def test_resuming_cleans_up_after_killed_writes(run: Run) -> None:
     atomic_write_text(run.path / ".tmp-0a", "half")
     atomic_write_text(run.path / ".old-state" / "step", "3")
     assert Run.resume(run.path) == run
-    assert names(run.path) == ["config.yaml", "run.json", "state"]
+    assert names(run.path) == ["config.yaml", "inputs.json", "run.json", "state"]
+
+
+def test_a_run_is_one_processs_at_a_time_and_whoever_comes_second_is_told(run: Run) -> None:
+    with run.held():
+        with pytest.raises(UserError, match=r"run `.*one` is running") as refused, Run(run.path).held():
+            pass
+        assert refused.value.hint == "wait for its end, or stop it; a new one takes another `out=`"
+        with pytest.raises(UserError, match="is running"):  # the same command at the same time
+            Run.create(run.path, "seed: 0\n", command=COMMAND)
+    with Run(run.path).held():
+        pass
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "run.json", "inputs.json"])
+def test_a_run_whose_record_was_edited_does_not_go_on(run: Run, file: str) -> None:
+    with (run.path / file).open("a") as opened:
+        opened.write(" ")
+    if file == "inputs.json":
+        (run.path / file).write_text((run.path / file).read_text().replace("a", "b"))
+    with pytest.raises(UserError, match=rf"{file}` is (not what run|damaged)"):
+        Run.resume(run.path)
+
+
+def test_a_run_of_a_version_that_kept_no_record_does_not_go_on(run: Run) -> None:
+    (run.path / "inputs.json").unlink()
+    with pytest.raises(UserError, match=r"it has no `inputs\.json`"):
+        Run.resume(run.path)
 
 
 # -- metrics.jsonl --
@@ -153,13 +180,31 @@ def test_steps_after_the_one_resumed_from_are_dropped(run: Run) -> None:
 def test_truncating_metrics_that_were_never_written_does_nothing(run: Run) -> None:
     run.truncate_metrics(0)
     assert run.metrics() == []
-    assert names(run.path) == ["config.yaml", "run.json"]
+    assert names(run.path) == ["config.yaml", "inputs.json", "run.json"]
 
 
 def test_a_spoilt_line_in_the_middle_is_told_with_its_number(run: Run) -> None:
     (run.path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(UserError, match=r"metrics.jsonl` line 2 is not JSON"):
+    with pytest.raises(UserError, match=r"metrics.jsonl` is damaged: line 2 is not JSON"):
         run.metrics()
+
+
+@pytest.mark.parametrize(
+    "line", ["5", "null", "[1]", "{}", '{"step": "1"}', '{"step": true}', '{"step": 1, "loss": {}}']
+)
+def test_a_line_that_no_run_writes_is_told_with_its_number(run: Run, line: str) -> None:
+    (run.path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl` is damaged: line 2 is no object of a step"):
+        run.truncate_metrics(1)
+
+
+def test_training_steps_without_a_line_are_counted(run: Run) -> None:
+    for step in (1, 2, 4, 5, 6):
+        run.append_metrics({"step": step, "kind": "train"})
+    assert run.truncate_metrics(5) == 1
+    (run.path / "metrics.jsonl").unlink()
+    assert run.truncate_metrics(5) == 5
+    assert run.truncate_metrics(-1) == 0
 
 
 def test_a_line_that_does_not_fit_on_the_disk_leaves_no_half(run: Run) -> None:
@@ -175,6 +220,8 @@ import itertools, sys
 from pathlib import Path
 from mari_cli.runs import Run
 run = Run.create(Path(sys.argv[1]), "seed: 0", command=["mari"])
+held = run.held()
+held.__enter__()
 for step in itertools.count():
     run.append_metrics({"step": step, "filler": "x" * 5000})
     run.write_json("latest.json", {"step": step})
@@ -188,9 +235,12 @@ def test_a_killed_process_leaves_a_run_to_go_on_with(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", WRITE_FOR_EVER, path], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"going\n"
+        with pytest.raises(UserError, match="is running"), Run(path).held():
+            pass
         os.kill(child.pid, signal.SIGKILL)
-    run = Run.resume(path)
-    assert set(names(path)) == {"config.yaml", "run.json", "metrics.jsonl", "latest.json"}
+    with Run(path).held():  # a lock ends with its process
+        run = Run.resume(path)
+    assert set(names(path)) == {"config.yaml", "run.json", "inputs.json", "metrics.jsonl", "latest.json"}
     latest = json.loads((path / "latest.json").read_text())["step"]
     steps = [record["step"] for record in run.metrics()]
     assert steps == list(range(len(steps)))

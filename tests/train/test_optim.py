@@ -82,7 +82,7 @@ def test_what_was_saved_goes_on_with_the_same_bits(kind, device, tmp_path):
 
     optimizer = Optimizer(first, config)
     train(first, optimizer, range(3))
-    state.save(tmp_path / "state", optimizer, state.Progress(step=3))
+    state.save(tmp_path / "state", optimizer, state.Progress(step=3, kept_step=3))
 
     resumed = Optimizer(second, config)
     saved = state.latest(tmp_path / "state")

@@ -1,0 +1,158 @@
+"""A sweep on disk: its jobs as they were composed, so that going on with it takes nothing but its directory.
+
+`sweep.json` makes a directory a sweep. It holds the jobs, with the hash of each one's `jobs/N/config.yaml`,
+the versions of what computes, and the hash of every file and folder that a job names: where any of it is
+another when the sweep goes on, the jobs to come could not be compared with those that are done.
+"""
+
+import errno
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from mari_cli import runs
+from mari_cli.begun import refuse_changed, versions
+from mari_cli.config import RunConfig, to_plain
+from mari_cli.errors import UserError
+from mari_cli.places import place
+from mari_cli.runs import CONFIG, SWEEP
+from mari_cli.typed import is_path
+
+JOBS = "jobs"
+WRITTEN = ("out", "cache")
+"""Paths of what a job makes."""
+FIELDS = {"task": str, "launcher": list, "jobs": list, "versions": dict, "named": dict}
+JOB = {"name": str, "varied": dict, "command": list, "sha256": str}
+"""What `sweep.json` says, of the sweep and of each job."""
+
+
+def refuse_existing(directory: Path) -> None:
+    """Raise where something is in the place of a new sweep."""
+    if not os.path.lexists(directory):
+        return
+    hint = "choose another with `out=`"
+    if (directory / SWEEP).is_file():
+        with held(directory):  # refused where the sweep is going on
+            hint = (
+                f"go on with the sweep in it: `mari sweep --resume {shlex.quote(str(directory))}`; or {hint}"
+            )
+    raise UserError(f"output directory `{directory}` exists", hint)
+
+
+def begin(
+    directory: Path,
+    *,
+    task: str,
+    command: Sequence[str],
+    launcher: Sequence[str],
+    jobs: Sequence[Mapping[str, Any]],
+    texts: Sequence[str],
+    configs: Sequence[RunConfig],
+) -> None:
+    """Make the directory of a new sweep: with all that it is to be known by, or not at all.
+
+    ``jobs``: `name` (of the run directory), `varied` and `command` of each; ``texts``: their configurations
+    as YAML. ``launcher``: the overrides that choose it.
+    """
+    refuse_existing(directory)
+    try:
+        with runs.atomic_directory(directory) as scratch:
+            entries = []
+            for number, (job, text) in enumerate(zip(jobs, texts, strict=True)):
+                file = scratch / JOBS / str(number) / CONFIG
+                runs.atomic_write_text(file, text)
+                entries.append({**job, "sha256": runs.file_hash(file)})
+            about = {
+                "schema_version": 1,
+                "task": task,
+                "command": list(command),
+                "created": runs.now(),
+                "launcher": list(launcher),
+                "versions": _versions(configs),
+                "named": _named(configs),
+                "jobs": entries,
+            }
+            runs.atomic_write_json(scratch / SWEEP, about)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            refuse_existing(directory)  # somebody else was faster
+        raise UserError(
+            f"cannot make output directory `{directory}`: {(error.strerror or str(error)).lower()}",
+            "choose another `out=`",
+        ) from error
+
+
+def held(directory: Path) -> AbstractContextManager[None]:
+    """Nobody else may go on with the sweep as long as this lasts."""
+    return runs.held(directory / SWEEP, f"sweep `{directory}`")
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """What `begin` wrote; refused where it is no longer that."""
+    if not (directory / SWEEP).is_file():
+        raise UserError(
+            f"`{directory}` is no sweep: it has no `{SWEEP}`", "give the directory that `mari sweep` made"
+        )
+    about = runs.read_object(directory / SWEEP)
+    if missing := _missing(about, FIELDS):
+        raise runs.damaged(directory / SWEEP, f"it has no `{missing}`")
+    for number, job in enumerate(about["jobs"]):
+        if not isinstance(job, dict) or _missing(job, JOB):
+            raise runs.damaged(directory / SWEEP, f"job {number} is not as it was written")
+        file = job_directory(directory, number) / CONFIG
+        if runs.path_hash(file) != job["sha256"]:
+            raise UserError(
+                f"`{file}` is not what sweep `{directory}` was begun with",
+                "a sweep goes on as it began: put the file back, or start a new sweep to change something",
+            )
+    return about
+
+
+def job_directory(directory: Path, number: int) -> Path:
+    """Where the configuration of a job is."""
+    return directory / JOBS / str(number)
+
+
+def require_same(directory: Path, about: Mapping[str, Any], configs: Sequence[RunConfig]) -> None:
+    """Refuse to go on where what the jobs name, or what computes, is not what the sweep was begun with."""
+    named, here = _named(configs), _versions(configs)
+    changed = [f"what is in {path}" for path in about["named"] if named.get(path) != about["named"][path]]
+    others = {
+        name: (about["versions"].get(name), version)
+        for name, version in here.items()
+        if about["versions"].get(name) != version
+    }
+    refuse_changed(directory, "sweep", changed, others)
+
+
+def _missing(about: Mapping[str, Any], fields: Mapping[str, type]) -> str | None:
+    return next((name for name, kind in fields.items() if not isinstance(about.get(name), kind)), None)
+
+
+def _versions(configs: Sequence[RunConfig]) -> dict[str, str]:
+    return {name: version for config in configs for name, version in versions(config).items()}
+
+
+def _named(configs: Sequence[RunConfig]) -> dict[str, str]:
+    """The hash of each file and folder that a configuration names."""
+    paths = {path for config in configs for path in _places(to_plain(config))}
+    return {path: _place_hash(place(path)) for path in sorted(paths)}
+
+
+def _place_hash(path: Path) -> str:
+    """A run stands for its model."""
+    checkpoint = path / "checkpoint"
+    return runs.path_hash(checkpoint if checkpoint.is_dir() else path)
+
+
+def _places(section: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in section.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _places(value, f"{key}.")
+        elif is_path(key) and key not in WRITTEN:
+            named = value if isinstance(value, list) else [value]
+            yield from (path for path in named if isinstance(path, str) and os.path.lexists(place(path)))
