@@ -254,6 +254,10 @@ class PoolingScope(StrEnum):
 
 
 class RetainLoss(StrEnum):
+    """What holds the retain side: the mean over the targets of the retain items (answers of pairs, all tokens of
+    running text), never over prompts or padding. `kl` is KL(model before ‖ model now) there; TOFU and
+    OpenUnlearning average theirs over prompts and padding too."""
+
     none = "none"
     nll = "nll"
     kl = "kl"
@@ -345,6 +349,7 @@ class NPOConfig(AscentConfig):
 @dataclass(kw_only=True)
 class DPOConfig(AscentConfig):
     beta: float = 0.1
+    """Inverse temperature, as NPO's; the loss has the same factor 2/β."""
     answers: list[str] = field(default_factory=lambda: ["I don't know.", "I have no information about that."])
     """What the model should rather say; drawn in turn by item."""
     retain_loss: RetainLoss = RetainLoss.kl
