@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from mari_cli.config import Weights
 from mari_cli.measure import fake
 from mari_cli.measure.memory import Tracker
+from mari_cli.models.trunk import trunk_of
 from mari_cli.train.sharding import units_of
 
 
@@ -60,7 +61,7 @@ class PlannedShards:
         """Of shards, by name; some share what they lie in."""
         self.whole = sum(p.numel() * p.element_size() for p in model.parameters())
         """Bytes of all weights."""
-        self.trunk = model.base_model
+        self.trunk = trunk_of(model)
         self.last_gathered: Tensor | None = None
         self.last_reduced: Tensor | None = None
         self.names = {id(p): name for name, p in model.named_parameters()}
