@@ -24,7 +24,7 @@ from mari_cli.tasks.setting import (
     seed_for,
     tokenize_corpora,
 )
-from mari_cli.tasks.training import adapt, keep
+from mari_cli.tasks.training import adapt, keep, skipped
 from mari_cli.tasks.training import finetune as train
 from mari_cli.train import state
 from mari_cli.train.optim import check_optimizer
@@ -111,5 +111,5 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
             examples=examples(lm, corpora, {"model": found}, config.metrics, seed=config.seed),
             outcome=outcome,
             compute=compute,
-            notes=setting.texts.notes,
+            notes=[*setting.texts.notes, *skipped(outcome)],
         )

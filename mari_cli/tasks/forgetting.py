@@ -27,6 +27,7 @@ from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.standard import Corpus, quick
 from mari_cli.tasks.record import Recording
 from mari_cli.tasks.setting import cache_directory, dropout_seed, seed_for
+from mari_cli.tasks.training import skipped
 from mari_cli.train import state
 from mari_cli.train.loop import Job, Outcome, fit
 from mari_cli.train.step import Group, Recalled, Reference, chunk_for, operand_head
@@ -279,7 +280,7 @@ def remembering(
 
 
 def notes_on(outcome: Outcome, sizes: Mapping[str, int], forget_batch: int, retain_batch: int) -> list[str]:
-    notes = []
+    notes = skipped(outcome)
     if outcome.kept_step == 0:
         notes.append(
             "no checkpoint passed the retain rule: the target itself was kept, and nothing was forgotten"

@@ -16,6 +16,7 @@ from mari_cli import distributed, runs, sealed
 from mari_cli.config import FinetuneConfig, FinetuneRun, ModelConfig, UnlearnRun
 from mari_cli.data.batches import epoch_batches
 from mari_cli.data.tokenize import Item
+from mari_cli.errors import UserError
 from mari_cli.losses.objective import FINE_TUNING
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.head import check_parity
@@ -56,6 +57,16 @@ def keep(
         lm.save_adapter(path, base_of(base, weights=config.train.weights.value, sha256=base_hash))
 
 
+def skipped(outcome: Outcome) -> list[str]:
+    """A note where steps were skipped."""
+    if not outcome.skipped_steps:
+        return []
+    return [
+        f"{outcome.skipped_steps} of {outcome.steps} steps were skipped: their gradients were not finite in "
+        "float16 at the scale of the loss"
+    ]
+
+
 def finetune(
     lm: LanguageModel,
     items: Sequence[Item],
@@ -66,6 +77,7 @@ def finetune(
     log: Log,
     track: Track,
     description: str,
+    section: str = "train.",
 ) -> Outcome:
     """Train ``lm`` in place on ``items``.
 
@@ -108,6 +120,7 @@ def finetune(
         evaluate=evaluate,
         judge=judge,
         evaluate_every=config.evaluate_every * steps_per_epoch,
+        section=section,
     )
     return fit(lm, job, config, state_dir=state_dir, log=log, track=track, description=description)
 
@@ -168,7 +181,13 @@ def finetuned(
                 state_dir=directory / runs.STATE,
                 track=track,
                 description=role,
+                section="finetune.",
                 log=(lambda record: print(json.dumps(record), file=metrics, flush=True)),
+            )
+        if outcome.failed:
+            raise UserError(
+                f"{role}: fine-tuning was stopped. {outcome.stopped_by}",
+                f"lower `finetune.lr` (now {config.lr:g})",
             )
         if distributed.first():
             lm.save(directory / CHECKPOINT)

@@ -36,6 +36,8 @@ class Progress:
     """The evaluations so far."""
     stopped_by: str | None = None
     loss_scale: float | None = None
+    skipped_steps: int = 0
+    """Of the steps done, those whose update was not made, because their gradient is not finite in float16."""
     frozen: str | None = None
     """Hash of the weights that are not trained, and so are not in the state; None where all are."""
 
