@@ -4,15 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from mari_cli.config import MetricsConfig
 from mari_cli.data.records import Fact, Record
 from mari_cli.data.tokenize import Item
 from mari_cli.metrics import statistics
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.generation import recalled, verbatim_rouge_l
-from mari_cli.metrics.marginal import Supervised, marginal_information
+from mari_cli.metrics.marginal import marginal_information
 from mari_cli.metrics.privacy import auc as auc_of
 from mari_cli.metrics.statistics import How
 from mari_cli.models.head import head_of
@@ -25,7 +23,9 @@ from mari_cli.suites.generate import decode, question_and_truth
 from mari_cli.suites.measured import Measured
 from mari_cli.suites.membership import membership, privleak
 from mari_cli.suites.scores import ItemScore, Scores, score
+from mari_cli.suites.states import States
 from mari_cli.suites.suite import Summary
+from mari_cli.transfer import sent
 
 MEMBERSHIP = ("forget", "holdout")
 """Whom membership inference tells apart."""
@@ -92,7 +92,12 @@ def measure(examiner: Examiner, corpora: Corpora) -> Measured:
     }
     metrics: dict[str, Estimate] = {}
     rows: list[dict[str, Any]] = []
-    scores = {role: _scored(examiner, role, corpus.items) for role, corpus in corpora.items()}
+    states = {}
+    if config.marginal and "retain" in corpora:
+        states = {role: States(corpora[role].items, examiner.cache) for role in ("retain", "forget")}
+    scores = {
+        role: _scored(examiner, role, corpus.items, states.get(role)) for role, corpus in corpora.items()
+    }
     for role, scored in scores.items():
         for metric in MEANS:
             metrics[f"{role}/{metric}"] = means(scored.column(metric))
@@ -108,8 +113,9 @@ def measure(examiner: Examiner, corpora: Corpora) -> Measured:
                 if attack != "loss":  # a row has it as `answer_nll`
                     for i, value in enumerate(values):
                         by_key[role, i][attack] = value
-    if config.marginal and "retain" in scores:
-        metrics |= _marginal(examiner.lm, scores, config, seed)
+    if states:
+        metrics |= _marginal(examiner.lm, states, config, seed)
+        states.clear()  # their files are not needed while answers are generated
     answers: list[str] = []
     if config.generate:
         answers = _generate(examiner, corpora, metrics, by_key, means)
@@ -125,10 +131,10 @@ def against_gold(measured: Measured, gold: Measured, how: How) -> Summary:
     return privleak("privacy/privleak", own, golds, how) if all(own) else Summary({})
 
 
-def _scored(examiner: Examiner, role: str, items: Sequence[Item]) -> Scores:
+def _scored(examiner: Examiner, role: str, items: Sequence[Item], states: States | None) -> Scores:
     config = examiner.config
-    if not config.marginal or role == "holdout":
-        return Scores(examiner.score(items, role), [])
+    if states is None:
+        return Scores(examiner.score(items, role))
     return score(  # its hidden states are asked for, which are too many to be kept
         examiner.lm,
         items,
@@ -136,7 +142,7 @@ def _scored(examiner: Examiner, role: str, items: Sequence[Item]) -> Scores:
         min_k=config.min_k,
         track=examiner.track,
         description=f"{examiner.name}: scoring {role}",
-        keep_states=True,
+        keep=states.put,
     )
 
 
@@ -170,25 +176,17 @@ def _row(role: str, index: int, corpus: Corpus, item: ItemScore) -> dict[str, An
 
 
 def _marginal(
-    lm: LanguageModel, scores: Mapping[str, Scores], config: MetricsConfig, seed: int
+    lm: LanguageModel, states: Mapping[str, States], config: MetricsConfig, seed: int
 ) -> dict[str, Estimate]:
+    head = head_of(lm.model)
     return marginal_information(
-        _supervised(scores["retain"]),
-        _supervised(scores["forget"]),
-        head_of(lm.model),
+        states["retain"].supervised(),
+        states["forget"].supervised(),
+        lambda h_nD: head(sent(h_nD, lm.device)),
         prior=config.prior,
         resamples=min(config.bootstrap, MARGINAL_RESAMPLES),
         confidence=config.confidence,
         seed=seed,
-    )
-
-
-def _supervised(scored: Scores) -> Supervised:
-    counts = torch.tensor([len(states) for states in scored.states])
-    return Supervised(
-        h_ND=torch.cat(scored.states),
-        item_N=torch.repeat_interleave(torch.arange(len(counts)), counts),
-        position_N=torch.cat([torch.arange(count) for count in counts.tolist()]),
     )
 
 
