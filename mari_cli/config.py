@@ -254,9 +254,9 @@ class PoolingScope(StrEnum):
 
 
 class RetainLoss(StrEnum):
-    """What holds the retain side: the mean over the targets of the retain items (answers of pairs, all tokens of
-    running text), never over prompts or padding. `kl` is KL(model before ‖ model now) there; TOFU and
-    OpenUnlearning average theirs over prompts and padding too."""
+    """What holds the retain side: the mean over the targets of the retain items (of pairs the answers, of
+    running text all tokens), never over prompts or padding. `kl` is KL(model before ‖ model now) there; TOFU
+    and OpenUnlearning average theirs over prompts and padding too."""
 
     none = "none"
     nll = "nll"

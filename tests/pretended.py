@@ -138,6 +138,7 @@ class _Requests(TorchFunctionMode):
                 x, gradient, **kwargs
             ),
             torch.mm: self._mm,
+            torch.addmm: self._addmm,
         }
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -190,6 +191,11 @@ class _Requests(TorchFunctionMode):
     def _deepcopy(self, tensor: Tensor, memo: Any) -> Tensor:
         made = tensor.__deepcopy__(memo)
         return self.gpu.take(made) if self.gpu.hold(tensor) else made
+
+    def _addmm(self, added: Tensor, a: Tensor, b: Tensor, *, out_dtype: Any, out: Tensor) -> Tensor:
+        if not a.dtype == b.dtype != out_dtype == added.dtype == out.dtype == torch.float32:
+            raise TypeError("CUDA adds products of 16 bits to float32")
+        return out.copy_(added + a.to(out_dtype) @ b.to(out_dtype))
 
     def _mm(self, a: Tensor, b: Tensor, out_dtype: Any = None) -> Tensor:
         return torch.mm(a, b) if out_dtype is None else torch.mm(a.to(out_dtype), b.to(out_dtype))

@@ -8,9 +8,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-STRIP = 16384
-"""Rows of the weight whose gradient is made at one time, where a product cannot be added in place."""
-
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
@@ -129,11 +126,10 @@ class HeadGradient:
         operand_NV = delta_NV.to(self.operand_VD.dtype)
         if self.weight_VD is not None:
             operand_ND = self.operands(h_ND)
+            # in place: else a tensor as large as the weight is written, read and added at every chunk
             if operand_NV.dtype == self.weight_VD.dtype:
                 self.weight_VD.addmm_(operand_NV.T, operand_ND)
             else:
-                for v in range(0, len(self.weight_VD), STRIP):
-                    self.weight_VD[v : v + STRIP] += _product(
-                        operand_NV[:, v : v + STRIP].T, operand_ND, widens=self.head.mixed
-                    )
+                wide_VD = self.weight_VD
+                torch.addmm(wide_VD, operand_NV.T, operand_ND, out_dtype=wide_VD.dtype, out=wide_VD)
         return _product(operand_NV, self.operand_VD, widens=self.head.mixed).to(h_ND.dtype)
