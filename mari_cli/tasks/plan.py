@@ -23,6 +23,7 @@ from mari_cli.models.lora import add_adapters
 from mari_cli.models.packing import foresee
 from mari_cli.models.skeleton import skeleton
 from mari_cli.progress import say
+from mari_cli.suites.states import BYTES as STATES_BYTES
 from mari_cli.tasks.forgetting import Draws, alternative_items, context_layer, draws_of
 from mari_cli.tasks.setting import (
     Setting,
@@ -296,7 +297,8 @@ def _run(draws: Draws, steps: int, *, packed: bool) -> _Run:
 
 
 def _disk(lm: LanguageModel, draws: Draws) -> dict[str, int]:
-    """Bytes that the run writes, as models/reference.py, models/context.py and train/state.py do."""
+    """Bytes that the run writes, as models/reference.py, models/context.py, suites/states.py and
+    train/state.py do; without the states of retain items that are kept for validation."""
     vocabulary, width = lm.model.get_output_embeddings().weight.shape
     hidden = lm.model.config.get_text_config().hidden_size
     each = 2 if lm.compute.dtype.itemsize == 2 else 4
@@ -316,7 +318,18 @@ def _disk(lm: LanguageModel, draws: Draws) -> dict[str, int]:
         context = (forget + retain) * hidden * each + forget * stored * 8
         if "retain" not in needs.kl:
             context += retain * width * each
-    return {"reference": reference, "context": context, "run": disk_of_run(lm.model)}
+    measured = 0
+    metrics = draws.config.metrics
+    if metrics.marginal:
+        for role in ("forget", "retain"):
+            most = len(items[role]) if metrics.max_items is None else metrics.max_items
+            measured += sum(item.num_targets for item in items[role][:most]) * width * STATES_BYTES
+    return {
+        "reference": reference,
+        "context": context,
+        "measured": measured,
+        "run": disk_of_run(lm.model),
+    }
 
 
 # -- as a table ----------------------------------------------------------------------------------------------
@@ -371,6 +384,11 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         out.append(("  kept free", size(spare), "for CUDA itself, and what cannot be fitted together"))
     out += [
         ("disk: reference", size(disk["reference"] + disk["context"]), "kept in `cache` for further runs"),
+        (
+            "disk: measuring",
+            size(disk["measured"]),
+            "hidden states in `cache` for marginal information, one model at a time; gone afterwards",
+        ),
         ("disk: run", size(disk["run"]), "two states to resume from, and the kept weights"),
     ]
     if clock["step_seconds"] is not None:
