@@ -437,7 +437,9 @@ class OptimConfig:
     optimiser steps float32 copies of what is trained; what is not trained (under LoRA) stays rounded."""
     gradient_checkpointing: bool = False
     dropout: bool = False
-    """Keep the architecture's dropout; off, a loss is the same however a step is cut."""
+    """Keep the architecture's dropout. Off, a loss is the same however a step is cut; on, another
+    `micro_batch`, packing or number of processes draws other masks, as another seed would, and so does what
+    `memory` chooses."""
     packing: Packing = Packing.auto
     """Lay sequences end to end in one row, none seeing another, instead of padding them to one length.
     `auto`: where the architecture allows it, which is tried out before step 1."""
