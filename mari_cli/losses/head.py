@@ -36,6 +36,8 @@ class Head:
     dtype: torch.dtype | None = None
     widens: bool | None = None
     """Whether products of 16-bit operands come out in float32 by themselves; None: where CUDA makes them."""
+    gradient_at: Tensor | None = None
+    """Where the gradient at the weight goes, [V, D] in float32; None: to the weight itself."""
 
     @property
     def mixed(self) -> bool:
@@ -63,7 +65,8 @@ class Head:
         bias_V = None if self.bias_V is None else self.bias_V.detach().clone()
         weight_VD = self.weight_VD.detach()
         cast_VD = weight_VD if self.dtype is None else weight_VD.to(self.dtype)
-        return replace(self, weight_VD=cast_VD.clone() if cast_VD is weight_VD else cast_VD, bias_V=bias_V)
+        weight_VD = cast_VD.clone() if cast_VD is weight_VD else cast_VD
+        return replace(self, weight_VD=weight_VD, bias_V=bias_V, gradient_at=None)
 
 
 @dataclass

@@ -57,7 +57,8 @@ def _grouped_product(
     """The products of experts, for tokens [S, K] and weights [E, K, N] and for the gradients of both: torch
     itself tells the shape in bfloat16 alone, and computes in any type."""
     if type(a) is not FakeTensor:
-        return torch.ops.aten._grouped_mm.default(a, b, offs, bias, out_dtype)
+        product: Tensor = torch.ops.aten._grouped_mm.default(a, b, offs, bias, out_dtype)
+        return product
     experts = [len(offs)] if a.dim() == b.dim() == 2 and offs is not None else []
     if a.dim() == b.dim() == 3:
         experts = [len(a)]
