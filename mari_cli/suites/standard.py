@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mari_cli import distributed
 from mari_cli.config import MetricsConfig
 from mari_cli.data.records import Fact, Record
 from mari_cli.data.tokenize import Item
@@ -84,7 +85,8 @@ def quick(
 
 
 def measure(examiner: Examiner, corpora: Corpora) -> Measured:
-    """Everything the examiner's config asks for, with intervals over items."""
+    """Everything the examiner's config asks for, with intervals over items. Of several processes the first
+    has all of it, the others lack marginal information."""
     config, seed = examiner.config, examiner.seed
     means, ratios, perplexity = _estimators(config, seed)
     corpora = {
@@ -114,7 +116,8 @@ def measure(examiner: Examiner, corpora: Corpora) -> Measured:
                     for i, value in enumerate(values):
                         by_key[role, i][attack] = value
     if states:
-        metrics |= _marginal(examiner.lm, states, config, seed)
+        if distributed.first():
+            metrics |= _marginal(examiner.lm, states, config, seed)
         states.clear()  # their files are not needed while answers are generated
     answers: list[str] = []
     if config.generate:

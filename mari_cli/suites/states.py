@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mari_cli import distributed
 from mari_cli.data.tokenize import Item
 from mari_cli.metrics.marginal import Supervised
 from mari_cli.models.store import Stored, scratch
@@ -22,7 +23,7 @@ BYTES = 4
 class States:
     """Rows [N, D] on the CPU, one for each target of ``items``, in the dtype in which they come. The file is
     in ``directory`` (None: where the system keeps temporary files) and is gone with this object, or with
-    the process."""
+    the process. Of several processes the first alone keeps them."""
 
     def __init__(self, items: Sequence[Item], directory: Path | None) -> None:
         self.counts = [item.num_targets for item in items]
@@ -32,6 +33,8 @@ class States:
 
     def put(self, item: int, h_nD: Tensor) -> None:
         """The states of one item. Raises UserError where the disk has no room for those of all."""
+        if not distributed.first():
+            return
         if len(self.h_ND) == 0:
             self.h_ND = scratch(self.directory, Stored((self.starts[-1], h_nD.shape[1]), h_nD.dtype))
         self.h_ND[self.starts[item] : self.starts[item + 1]] = h_nD
