@@ -26,7 +26,6 @@ from mari_cli.suites.membership import membership, privleak
 from mari_cli.suites.scores import ItemScore, Scores, score
 from mari_cli.suites.states import States
 from mari_cli.suites.suite import Summary
-from mari_cli.transfer import sent
 
 MEMBERSHIP = ("forget", "holdout")
 """Whom membership inference tells apart."""
@@ -185,7 +184,7 @@ def _marginal(
     return marginal_information(
         states["retain"].supervised(),
         states["forget"].supervised(),
-        lambda h_nD: head(sent(h_nD, lm.device)),
+        lambda h_nD: head(h_nD.to(lm.device)),
         prior=config.prior,
         resamples=min(config.bootstrap, MARGINAL_RESAMPLES),
         confidence=config.confidence,
