@@ -192,7 +192,10 @@ class _Requests(TorchFunctionMode):
         made = tensor.__deepcopy__(memo)
         return self.gpu.take(made) if self.gpu.hold(tensor) else made
 
-    def _addmm(self, added: Tensor, a: Tensor, b: Tensor, *, out_dtype: Any, out: Tensor) -> Tensor:
+    def _addmm(self, added: Tensor, a: Tensor, b: Tensor, *, out_dtype: Any = None, **kwargs: Any) -> Tensor:
+        if out_dtype is None:
+            return torch.addmm(added, a, b, **kwargs)
+        out = kwargs["out"]
         if not a.dtype == b.dtype != out_dtype == added.dtype == out.dtype == torch.float32:
             raise TypeError("CUDA adds products of 16 bits to float32")
         return out.copy_(added + a.to(out_dtype) @ b.to(out_dtype))
