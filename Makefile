@@ -31,7 +31,10 @@ smoke: $(READY) ## every loss end to end on a tiny GPT-2
 	$(BIN)/pytest -m smoke
 
 .PHONY: gpu
-gpu: $(READY) ## the tests that need a CUDA device
+gpu: $(READY) ## the tests that need a CUDA device; fails where torch sees none
+	@$(BIN)/python -c "import torch, sys; torch.cuda.is_available() or sys.exit( \
+	  f'error: torch {torch.__version__} sees no CUDA device\n' \
+	  '  hint: install torch for CUDA into $(VENV), as README.md says under \"On a GPU\"')"
 	$(BIN)/pytest -m gpu
 
 .PHONY: bench

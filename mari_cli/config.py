@@ -327,6 +327,10 @@ class SupportSource(StrEnum):
 
 
 class RetainLoss(StrEnum):
+    """What holds the retain side: the mean over the targets of the retain items (of pairs the answers, of
+    running text all tokens), never over prompts or padding. `kl` is KL(model before ‖ model now) there; TOFU
+    and OpenUnlearning average theirs over prompts and padding too."""
+
     none = "none"
     nll = "nll"
     kl = "kl"
@@ -498,6 +502,7 @@ class NPOConfig(AscentConfig):
 @dataclass(kw_only=True)
 class DPOConfig(AscentConfig):
     beta: float = 0.1
+    """Inverse temperature, as NPO's; the loss has the same factor 2/β."""
     answers: list[str] = field(default_factory=lambda: ["I don't know.", "I have no information about that."])
     """What the model should rather say; drawn in turn by item."""
     retain_loss: RetainLoss = RetainLoss.kl
@@ -586,7 +591,9 @@ class OptimConfig:
     optimiser steps float32 copies of what is trained; what is not trained (under LoRA) stays rounded."""
     gradient_checkpointing: bool = False
     dropout: bool = False
-    """Keep the architecture's dropout; off, a loss is the same however a step is cut."""
+    """Keep the architecture's dropout. Off, a loss is the same however a step is cut; on, another
+    `micro_batch`, packing or number of processes draws other masks, as another seed would, and so does what
+    `memory` chooses."""
     packing: Packing = Packing.auto
     """Lay sequences end to end in one row, none seeing another, instead of padding them to one length.
     `auto`: where the architecture allows it, which is tried out before step 1."""

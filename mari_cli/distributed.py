@@ -5,7 +5,8 @@ or a clock is decided by the first and told to the others, and only the first wr
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
@@ -18,7 +19,9 @@ PATIENCE = timedelta(days=1)
 """How long the others wait for work that the first does alone. A process that dies is noticed at once, by its
 closed connections and by the launcher; this ends what hangs otherwise."""
 BUCKET_BYTES = 64 * 2**20
-"""Of gradients that are summed over the processes at one time."""
+"""Of gradients that are summed over the processes in one message."""
+UNDER_WAY = 2
+"""Such messages at one time: each holds a copy of its gradients."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -90,26 +93,68 @@ def summed(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def sum_gradients(parameters: Sequence[Tensor]) -> None:
-    """Replace each gradient by its sum over all processes; they must have the same gradients at all."""
-    if size() == 1:
-        return
-    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
-    for gradient in (p.grad for p in parameters if p.grad is not None):
-        kinds.setdefault((gradient.dtype, gradient.device), []).append(gradient)
-    for gradients in kinds.values():
-        for bucket in _buckets(gradients):
-            wide = torch.promote_types(bucket[0].dtype, torch.float32)  # 16 bits are rounded once, at the end
-            flat = torch.cat([gradient.reshape(-1).to(wide) for gradient in bucket])
-            summed(flat)
-            for gradient, whole in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+class GradientSum:
+    """Replaces each gradient by its sum over all processes while a backward pass is still making others.
+
+    In buckets whose order is fixed and the same in all processes: a bucket goes on its way when its gradients
+    are made and all buckets before it have gone. All processes must have the same gradients at all.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        trained = [p for p in parameters if p.requires_grad] if size() > 1 else []
+        self._buckets = list(_buckets(trained[::-1]))  # about as a backward pass makes them
+        self._bucket_of = {p: k for k, bucket in enumerate(self._buckets) for p in bucket}
+        self._missing: list[set[Tensor]] = []
+        self._sent = 0
+        self._under_way: deque[tuple[dist.Work | None, Tensor, list[Tensor]]] = deque()
+
+    @contextmanager
+    def during(self, done: Collection[Tensor] = ()) -> Iterator[None]:
+        """For the last backward pass of a step, which adds nothing to the gradients of ``done``; when it ends
+        all gradients are summed, those too that it did not touch."""
+        self._missing = [set(bucket) - set(done) for bucket in self._buckets]
+        self._sent = 0
+        hooks = [p.register_post_accumulate_grad_hook(self._made) for p in self._bucket_of]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        while self._sent < len(self._buckets):
+            self._send()
+        self._settle(0)
+
+    def _made(self, parameter: Tensor) -> None:
+        self._missing[self._bucket_of[parameter]].discard(parameter)
+        while self._sent < len(self._buckets) and not self._missing[self._sent]:
+            self._send()
+
+    def _send(self) -> None:
+        gradients = [p.grad for p in self._buckets[self._sent] if p.grad is not None]
+        self._sent += 1
+        if not gradients:
+            return
+        wide = torch.promote_types(gradients[0].dtype, torch.float32)  # 16 bits are rounded once, at the end
+        flat = torch.cat([gradient.reshape(-1).to(wide) for gradient in gradients])
+        work = None if _imagined else dist.all_reduce(flat, async_op=True)
+        self._under_way.append((work, flat, gradients))
+        self._settle(UNDER_WAY)
+
+    def _settle(self, left: int) -> None:
+        while len(self._under_way) > left:
+            work, flat, gradients = self._under_way.popleft()
+            if work is not None:
+                work.wait()
+            for gradient, whole in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(whole.view_as(gradient))
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbours of one kind."""
     bucket: list[Tensor] = []
     for tensor in tensors:
-        if bucket and sum(t.nbytes for t in bucket) + tensor.nbytes > BUCKET_BYTES:
+        full = sum(t.nbytes for t in bucket) + tensor.nbytes > BUCKET_BYTES
+        if bucket and (full or (tensor.dtype, tensor.device) != (bucket[0].dtype, bucket[0].device)):
             yield bucket
             bucket = []
         bucket.append(tensor)

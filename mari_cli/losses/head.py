@@ -8,9 +8,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-STRIP = 16384
-"""Rows of the weight whose gradient is made at one time, where a product cannot be added in place."""
-
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
@@ -39,6 +36,8 @@ class Head:
     dtype: torch.dtype | None = None
     widens: bool | None = None
     """Whether products of 16-bit operands come out in float32 by themselves; None: where CUDA makes them."""
+    gradient_at: Tensor | None = None
+    """Where the gradient at the weight goes, [V, D] in float32; None: to the weight itself."""
 
     @property
     def mixed(self) -> bool:
@@ -66,7 +65,8 @@ class Head:
         bias_V = None if self.bias_V is None else self.bias_V.detach().clone()
         weight_VD = self.weight_VD.detach()
         cast_VD = weight_VD if self.dtype is None else weight_VD.to(self.dtype)
-        return replace(self, weight_VD=cast_VD.clone() if cast_VD is weight_VD else cast_VD, bias_V=bias_V)
+        weight_VD = cast_VD.clone() if cast_VD is weight_VD else cast_VD
+        return replace(self, weight_VD=weight_VD, bias_V=bias_V, gradient_at=None)
 
 
 @dataclass
@@ -129,11 +129,10 @@ class HeadGradient:
         operand_NV = delta_NV.to(self.operand_VD.dtype)
         if self.weight_VD is not None:
             operand_ND = self.operands(h_ND)
+            # in place: else a tensor as large as the weight is written, read and added at every chunk
             if operand_NV.dtype == self.weight_VD.dtype:
                 self.weight_VD.addmm_(operand_NV.T, operand_ND)
             else:
-                for v in range(0, len(self.weight_VD), STRIP):
-                    self.weight_VD[v : v + STRIP] += _product(
-                        operand_NV[:, v : v + STRIP].T, operand_ND, widens=self.head.mixed
-                    )
+                wide_VD = self.weight_VD
+                torch.addmm(wide_VD, operand_NV.T, operand_ND, out_dtype=wide_VD.dtype, out=wide_VD)
         return _product(operand_NV, self.operand_VD, widens=self.head.mixed).to(h_ND.dtype)

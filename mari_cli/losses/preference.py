@@ -21,8 +21,9 @@ def dpo(
 ) -> Tensor:
     """Direct preference optimization, R. Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, eq. 7.
 
-    [S], unreduced. Prefers an "I don't know" answer to the forget answer. At the reference it is log 2. (TOFU
-    and OpenUnlearning multiply by 2/β; the factor is `loss.forget_weight` here.)
+    [S], unreduced: -(2/β) log σ(β · margin), with the factor 2/β of `npo`, as TOFU and OpenUnlearning have
+    it. Prefers an "I don't know" answer to the forget answer. At the reference it is 2 log 2 / β, and its
+    gradient at either log-probability is of size 1, that of gradient ascent.
     """
     margin_S = (preferred_S - preferred_reference_S) - (log_p_S - reference_S)
-    return -F.logsigmoid(beta * margin_S)
+    return -(2 / beta) * F.logsigmoid(beta * margin_S)

@@ -47,6 +47,28 @@ def twin(model: M, world: FakeTensorMode) -> M:
 PLAIN = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 
+def _grouped_product(
+    a: Tensor,
+    b: Tensor,
+    offs: Tensor | None = None,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The products of experts, for tokens [S, K] and weights [E, K, N] and for the gradients of both: torch
+    itself tells the shape in bfloat16 alone, and computes in any type."""
+    if type(a) is not FakeTensor:
+        product: Tensor = torch.ops.aten._grouped_mm.default(a, b, offs, bias, out_dtype)
+        return product
+    experts = [len(offs)] if a.dim() == b.dim() == 2 and offs is not None else []
+    if a.dim() == b.dim() == 3:
+        experts = [len(a)]
+    return a.new_empty([*experts, a.shape[-2], b.shape[-1]], dtype=out_dtype or a.dtype)
+
+
+STAND_INS: dict[Any, Any] = {torch.ops.aten._grouped_mm.default: _grouped_product}
+"""Operator: what makes its result of tensors without content, where torch cannot."""
+
+
 @dataclass(frozen=True)
 class Made:
     """A tensor that came out of an operator."""
@@ -78,11 +100,12 @@ class Again:
             self.kinds[func] = _kind(func)
         kind = self.kinds[func]
         about = None if kind is None else _about(args, kwargs)
+        call = STAND_INS.get(func, func)
         if kind is None or about is None or (kind.of is not None and type(args[kind.of]) is not FakeTensor):
-            return func(*args, **kwargs)
+            return call(*args, **kwargs)
         key = func, about
         if key not in self.known:
-            out = func(*args, **kwargs)
+            out = call(*args, **kwargs)
             given = (*args, *kwargs.values())
             if kind.of is None:
                 self.known[key] = _made(out, given)

@@ -28,6 +28,11 @@ def _vector_product(a: Shape, b: Shape, *rest: Any) -> int:
     return 2 * a[0] * a[1]
 
 
+def _grouped_product(a: Shape, b: Shape, *rest: Any) -> int:
+    """Of tokens [S, K] and experts [E, K, N], each token with one of them; and its gradients."""
+    return 2 * a[-2] * a[-1] * b[-1] * (a[0] if len(a) == len(b) == 3 else 1)
+
+
 def _attention(query: Shape, key: Shape, value: Shape, *rest: Any) -> int:
     return int(sdpa_flop_count(query, key, value))
 
@@ -67,20 +72,22 @@ VARLEN: dict[str, Callable[..., int]] = {
 }
 """Of one row of documents, whose lengths are told by a tensor: their formulas take tensors."""
 
-LEFT_OUT: dict[Any, Callable[..., int]] = {
+OURS: dict[Any, Callable[..., int]] = {
+    aten.addmm: _added_product,
     aten.addmm_: _added_product,
     aten.baddbmm_: _added_product,
     aten.mv: _vector_product,
+    aten._grouped_mm: _grouped_product,
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
-"""Operator: formula of its arguments' shapes."""
+"""Operator: formula of its arguments' shapes. Torch has none for it, or none that knows `out_dtype`."""
 
 
 def operations(func: Any, args: Any, kwargs: Any, out: Any) -> int:
     """Of one dispatched operator; 0 where it is no product of matrices."""
     packet = func.overloadpacket
-    if (formula := LEFT_OUT.get(packet)) is not None:
+    if (formula := OURS.get(packet)) is not None:
         return formula(*tree_map(get_shape, args))
     if (of_tensors := VARLEN.get(func.name())) is not None:
         return of_tensors(*args)

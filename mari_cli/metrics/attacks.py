@@ -98,5 +98,6 @@ def gradnorm(gradients: Iterable[Tensor]) -> float:
 
     OpenUnlearning averages the norms of the single tensors instead.
     """
-    norms = (torch.linalg.vector_norm(gradient, dtype=torch.float64).item() for gradient in gradients)
-    return -hypot(*norms)
+    # one after another, and read together: a device would wait at each to be read
+    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
+    return -hypot(*torch.stack(norms).tolist())

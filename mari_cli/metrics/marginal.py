@@ -74,7 +74,8 @@ def bayes_accuracy(p_r: Tensor, p_ru: Tensor, *, prior: float = 0.5) -> Tensor:
 
 @dataclass(frozen=True)
 class Supervised:
-    """The supervised positions of a set: hidden states that go into the head, and where each belongs."""
+    """The supervised positions of a set: hidden states that go into the head, on the CPU or wherever else,
+    and where each belongs."""
 
     h_ND: Tensor
     item_N: Tensor
@@ -227,10 +228,11 @@ def marginal_information(
 ) -> dict[str, Estimate]:
     """The five `marginal/…` metrics of a model, in nats and fractions, with bootstrap intervals over items.
 
-    ``head`` maps hidden states [n, D] to logits [n, V], for at most ``chunk`` positions at a time: no more
-    predictions are ever held. ``forget_share`` (ρ) is a constant of the measure, not resampled; None: forget
-    tokens over all tokens. Memory: three times ``resamples`` × V numbers for each set. The estimate of the
-    data itself is summed in float64.
+    ``head`` maps hidden states [n, D], where they are, to logits [n, V], where all is computed, for at most
+    ``chunk`` positions at a time: no more predictions are ever held, and no more states beside those given.
+    ``forget_share`` (ρ) is a constant of the measure, not resampled; None: forget tokens over all tokens.
+    Memory: three times ``resamples`` × V numbers for each set. The estimate of the data itself is summed in
+    float64.
     """
     all_r, all_u = len(retain.h_ND), len(forget.h_ND)
     if all_r == 0 or all_u == 0:

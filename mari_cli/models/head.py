@@ -1,5 +1,7 @@
 """Where a model keeps the head that turns hidden states into logits, and whether that is all of it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial
@@ -15,7 +17,7 @@ def head_of(model: PreTrainedModel, dtype: torch.dtype | None = None, *, widens:
 
     ``dtype`` is that of its operands, where it is narrower than the weights; ``widens`` as in `Head`. A head
     in shards is gathered, by all processes at once; a gradient at it goes back to the shards, summed over the
-    processes.
+    processes in float32.
     """
     linear = model.get_output_embeddings()
     if linear is None:
@@ -26,22 +28,42 @@ def head_of(model: PreTrainedModel, dtype: torch.dtype | None = None, *, widens:
     )
     softcap = getattr(config, "final_logit_softcapping", None)
     bias = getattr(linear, "bias", None)
+    weight, gradient_at = linear.weight, getattr(linear.weight, "gradient_at", None)
+    if isinstance(weight, DTensor) and dtype not in (None, weight.dtype):
+        trained = weight.requires_grad
+        gradient_at = _StandIn.apply(weight) if trained else None  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            weight = _whole(weight.to(dtype)).requires_grad_(trained)
     return Head(
-        _whole(linear.weight, dtype),
-        None if bias is None else _whole(bias, None),
+        _whole(weight),
+        None if bias is None else _whole(bias),
         scale,
         softcap,
         dtype,
         widens,
+        gradient_at,
     )
 
 
-def _whole(parameter: Tensor, dtype: torch.dtype | None) -> Tensor:
+def _whole(parameter: Tensor) -> Tensor:
     if not isinstance(parameter, DTensor):
         return parameter
-    narrow = parameter if dtype is None else parameter.to(dtype)
-    assert isinstance(narrow, DTensor)
-    return narrow.full_tensor(grad_placements=[Partial("sum")])
+    return parameter.full_tensor(grad_placements=[Partial("sum")])
+
+
+class _StandIn(torch.autograd.Function):
+    """A tensor with the whole shape of a weight in shards and its dtype, which takes no memory: a gradient at
+    it goes to the shards. At the copy of the weight in 16 bits it would be rounded before it is summed."""
+
+    @staticmethod
+    def forward(ctx: Any, parameter: DTensor) -> Tensor:
+        ctx.mesh, ctx.placements = parameter.device_mesh, parameter.placements
+        return parameter.to_local().new_zeros(()).expand(parameter.shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> DTensor:
+        of_process = DTensor.from_local(gradient, ctx.mesh, [Partial("sum")], run_check=False)
+        return of_process.redistribute(placements=ctx.placements)
 
 
 @torch.no_grad()

@@ -113,7 +113,8 @@ def _check_linear(model: PreTrainedModel) -> None:
             "leave out `model.lora.rank`: train all weights",
         )
     for name, layer in adapted:
-        if not isinstance(layer, Linear):
+        plain = isinstance(layer, Linear) and type(layer.get_base_layer()) in (torch.nn.Linear, Conv1D)
+        if not plain:  # a mixture's experts or router: neither merging nor parity is sure
             raise UserError(
                 f"the adapter of `{name}` would be no plain linear one",
                 "name linear layers, as `model.lora.targets=[q_proj,v_proj]`",

@@ -8,7 +8,9 @@ it is whole, and every byte of it is checked before it is used again.
 import json
 import math
 import os
+import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +73,20 @@ def stored(
                 runs.atomic_write_bytes(scratch / META, _seal(scratch, key, wanted))
         distributed.wait()
         return {part: _mapped(whole / f"{part}.bin", tensor) for part, tensor in wanted.items()}
+
+
+def scratch(directory: Path | None, tensor: Stored) -> Tensor:
+    """An empty tensor in a file of its own in ``directory`` (None: where the system keeps temporary files),
+    which no name leads to: it is gone with the tensor, or with the process, however that ends."""
+    where = directory or Path(tempfile.gettempdir())
+    where.mkdir(parents=True, exist_ok=True)
+    runs.check_disk(where, tensor.bytes)
+    path = where / f".scratch-{secrets.token_hex(8)}"
+    with runs.retold_disk_errors(where):
+        try:
+            return _created(path, tensor)
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _seal(directory: Path, key: Mapping[str, Any], wanted: Mapping[str, Stored]) -> bytes:

@@ -5,13 +5,29 @@ Shapes: B sequences, T tokens, N supervised positions, D hidden size.
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mari_cli.data.batches import Batch, Documents, collate
 from mari_cli.data.tokenize import Item
+from mari_cli.errors import UserError
 from mari_cli.models.attention import no_mask
 from mari_cli.models.device import Compute
+
+
+def trunk_of(model: PreTrainedModel) -> nn.Module:
+    """All of ``model`` before its head. Raises UserError where that is no module of its own."""
+    if model.base_model is not model:
+        return model.base_model
+    embedding = model.get_input_embeddings()
+    # some name it otherwise than their `base_model_prefix` says
+    parts = [part for part in model.children() if part is not embedding and embedding in part.modules()]
+    if len(parts) != 1:
+        raise UserError(
+            f"`{type(model).__name__}` has no trunk apart from its head",
+            "this architecture is not supported yet",
+        )
+    return parts[0]
 
 
 def trunk(
@@ -32,7 +48,7 @@ def trunk(
             "position_ids": documents.position_ids_BT,
             "attention_mask": no_mask(input_ids_BT),
         }
-    output = model.base_model(
+    output = trunk_of(model)(
         input_ids=input_ids_BT, use_cache=False, output_hidden_states=layer is not None, **layout
     )
     return output.last_hidden_state, None if layer is None else output.hidden_states[layer]

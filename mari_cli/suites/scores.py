@@ -3,7 +3,7 @@
 Shapes: N supervised positions, T targets of one item, D hidden size, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,10 +42,9 @@ class ItemScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one corpus, in the order of its items. ``states`` hold [n_i, D] per item where asked for."""
+    """Of one corpus, in the order of its items."""
 
     items: list[ItemScore]
-    states: list[Tensor]
 
     def column(self, name: str) -> list[float]:
         """One score of every item."""
@@ -61,9 +60,10 @@ def score(
     min_k: float,
     track: Track,
     description: str,
-    keep_states: bool = False,
+    keep: Callable[[int, Tensor], None] | None = None,
 ) -> Scores:
-    """Score every item under ``lm``; ``min_k`` is the share of tokens of min-k and min-k++.
+    """Score every item under ``lm``; ``min_k`` is the share of tokens of min-k and min-k++. ``keep`` is given
+    the number of each item and its hidden states [n, D] on the CPU, as they come.
 
     Several processes take the batches in turn, and all get all scores: those of one process, to the bit.
     """
@@ -71,7 +71,6 @@ def score(
     head = head_of(lm.model)
     rows = chunk_rows(len(head.weight_VD))
     scored: list[ItemScore | None] = [None] * len(items)
-    states: list[Tensor] = [torch.empty(0)] * (len(items) if keep_states else 0)
 
     def of_batch(indices: list[int]) -> list[tuple[ItemScore, Tensor | None]]:
         chunk = [items[i] for i in indices]
@@ -88,9 +87,9 @@ def score(
         counts = [item.num_targets for item in chunk]
         columns = [torch.cat(parts).cpu().split(counts) for parts in (log_p, standardised, predicted, gaps)]
         of_items = [_score_item(*values, k=min_k) for values in zip(*columns, targets, strict=True)]
-        if not keep_states:
+        if keep is None:
             return [(of_item, None) for of_item in of_items]
-        kept = h_ND.float().cpu().split(counts)
+        kept = h_ND.cpu().split(counts)
         return [(of_item, h_TD.clone()) for of_item, h_TD in zip(of_items, kept, strict=True)]
 
     batches = list(length_sorted([len(item.input_ids) for item in items], batch_size))
@@ -98,9 +97,9 @@ def score(
     for indices, result in zip(batches, results, strict=True):
         for i, (of_item, h_TD) in zip(indices, result, strict=True):
             scored[i] = of_item
-            if h_TD is not None:
-                states[i] = h_TD
-    return Scores([item for item in scored if item is not None], states)
+            if keep is not None and h_TD is not None:
+                keep(i, h_TD)
+    return Scores([item for item in scored if item is not None])
 
 
 def chunk_rows(vocabulary: int) -> int:

@@ -5,15 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
+from mari_cli import distributed
 from mari_cli.config import MetricsConfig
 from mari_cli.data.records import Fact, Record
 from mari_cli.data.tokenize import Item
 from mari_cli.metrics import statistics
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.generation import recalled, verbatim_rouge_l
-from mari_cli.metrics.marginal import Supervised, marginal_information
+from mari_cli.metrics.marginal import marginal_information
 from mari_cli.metrics.privacy import auc as auc_of
 from mari_cli.metrics.statistics import How
 from mari_cli.models.head import head_of
@@ -27,6 +26,7 @@ from mari_cli.suites.generate import decode, question_and_truth
 from mari_cli.suites.measured import Measured
 from mari_cli.suites.membership import membership, privleak
 from mari_cli.suites.scores import ItemScore, Scores, score
+from mari_cli.suites.states import States
 from mari_cli.suites.suite import Summary
 
 MEMBERSHIP = ("forget", "holdout")
@@ -97,7 +97,8 @@ def _auc(forget: Sequence[float], holdout: Sequence[float]) -> float:
 
 
 def measure(examiner: Examiner, corpora: Corpora) -> Measured:
-    """Everything the examiner's config asks for, with intervals over items."""
+    """Everything the examiner's config asks for, with intervals over items. Of several processes the first
+    has all of it, the others lack marginal information."""
     config, seed = examiner.config, examiner.seed
     means, ratios, perplexity = _estimators(config, seed)
     corpora = {
@@ -105,7 +106,12 @@ def measure(examiner: Examiner, corpora: Corpora) -> Measured:
     }
     metrics: dict[str, Estimate] = {}
     by_key: dict[tuple[str, int], dict[str, Any]] = {}
-    scores = {role: _scored(examiner, role, corpus.items) for role, corpus in corpora.items()}
+    states = {}
+    if config.marginal and "retain" in corpora:
+        states = {role: States(corpora[role].items, examiner.cache) for role in ("retain", "forget")}
+    scores = {
+        role: _scored(examiner, role, corpus.items, states.get(role)) for role, corpus in corpora.items()
+    }
     corpora, scores, places, notes = _finite(examiner, corpora, scores)
     for role, scored in scores.items():
         for metric in MEANS:
@@ -130,8 +136,10 @@ def measure(examiner: Examiner, corpora: Corpora) -> Measured:
             for attack, values in of_role.items():
                 of_role[attack] = [value for i, value in enumerate(values) if i not in bad]
         metrics |= membership(scored_by["forget"], scored_by["holdout"], _how(config, seed))
-    if config.marginal and "retain" in scores:
-        metrics |= _marginal(examiner.lm, scores, config, seed)
+    if states:
+        if distributed.first():
+            metrics |= _marginal(examiner.lm, states, places, config, seed)
+        states.clear()  # their files are not needed while answers are generated
     answers: list[str] = []
     if config.generate:
         said = dict(zip(places["forget"], _generate(examiner, corpora, metrics, by_key, means), strict=False))
@@ -148,9 +156,7 @@ def _finite(
         bad = {i for i, item in enumerate(scored.items) if not is_finite(asdict(item))}
         notes += leave_out(sorted(bad), len(scored.items), model=examiner.name, what=role)
         places[role] = good = [i for i in range(len(scored.items)) if i not in bad]
-        kept[role] = Scores(
-            [scored.items[i] for i in good], [scored.states[i] for i in good if scored.states]
-        )
+        kept[role] = Scores([scored.items[i] for i in good])
         corpus = corpora[role]
         nll = corpus.reference_nll
         items = [corpus.items[i] for i in good]
@@ -167,10 +173,10 @@ def against_gold(measured: Measured, gold: Measured, how: How) -> Summary:
     return privleak("privacy/privleak", own, golds, how) if all(own) else Summary({})
 
 
-def _scored(examiner: Examiner, role: str, items: Sequence[Item]) -> Scores:
+def _scored(examiner: Examiner, role: str, items: Sequence[Item], states: States | None) -> Scores:
     config = examiner.config
-    if not config.marginal or role == "holdout":
-        return Scores(examiner.score(items, role), [])
+    if states is None:
+        return Scores(examiner.score(items, role))
     return score(  # its hidden states are asked for, which are too many to be kept
         examiner.lm,
         items,
@@ -178,7 +184,7 @@ def _scored(examiner: Examiner, role: str, items: Sequence[Item]) -> Scores:
         min_k=config.min_k,
         track=examiner.track,
         description=f"{examiner.name}: scoring {role}",
-        keep_states=True,
+        keep=states.put,
     )
 
 
@@ -213,25 +219,21 @@ def _row(role: str, index: int, corpus: Corpus, item: ItemScore) -> dict[str, An
 
 
 def _marginal(
-    lm: LanguageModel, scores: Mapping[str, Scores], config: MetricsConfig, seed: int
+    lm: LanguageModel,
+    states: Mapping[str, States],
+    places: Mapping[str, Sequence[int]],
+    config: MetricsConfig,
+    seed: int,
 ) -> dict[str, Estimate]:
+    head = head_of(lm.model)
     return marginal_information(
-        _supervised(scores["retain"]),
-        _supervised(scores["forget"]),
-        head_of(lm.model),
+        states["retain"].supervised(places["retain"]),
+        states["forget"].supervised(places["forget"]),
+        lambda h_nD: head(h_nD.to(lm.device)),
         prior=config.prior,
         resamples=min(config.bootstrap, MARGINAL_RESAMPLES),
         confidence=config.confidence,
         seed=seed,
-    )
-
-
-def _supervised(scored: Scores) -> Supervised:
-    counts = torch.tensor([len(states) for states in scored.states])
-    return Supervised(
-        h_ND=torch.cat(scored.states),
-        item_N=torch.repeat_interleave(torch.arange(len(counts)), counts),
-        position_N=torch.cat([torch.arange(count) for count in counts.tolist()]),
     )
 
 

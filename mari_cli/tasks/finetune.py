@@ -26,7 +26,7 @@ from mari_cli.tasks.setting import (
     seed_for,
     tokenize_corpora,
 )
-from mari_cli.tasks.training import adapt, keep, take_up
+from mari_cli.tasks.training import adapt, keep, skipped, take_up
 from mari_cli.tasks.training import finetune as train
 from mari_cli.train.optim import check_optimizer
 
@@ -121,5 +121,5 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
             examples=examples(lm, corpora, {"model": found}, config.metrics, seed=config.seed),
             outcome=outcome,
             compute=compute,
-            notes=[*notes, *found.measured.notes],
+            notes=[*notes, *skipped(outcome), *found.measured.notes],
         )

@@ -26,7 +26,7 @@ from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.standard import Corpus, quick
 from mari_cli.tasks.record import Recording
 from mari_cli.tasks.setting import cache_directory, dropout_seed, seed_for
-from mari_cli.tasks.training import take_up
+from mari_cli.tasks.training import skipped, take_up
 from mari_cli.train.loop import Job, Outcome, fit
 from mari_cli.train.step import Group, Recalled, Reference, chunk_for, operand_head
 from mari_cli.train.stop import Evaluation, Verdict, judge
@@ -298,7 +298,7 @@ def remembering(
 
 
 def notes_on(outcome: Outcome, sizes: Mapping[str, int], forget_batch: int, retain_batch: int) -> list[str]:
-    notes = []
+    notes = skipped(outcome)
     if outcome.steps == 0:
         notes.append(f"no step was taken, since a stop rule held before: {outcome.stopped_by}")
     elif outcome.kept_step == 0:

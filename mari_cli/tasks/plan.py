@@ -23,6 +23,7 @@ from mari_cli.models.lora import add_adapters
 from mari_cli.models.packing import foresee
 from mari_cli.models.skeleton import skeleton
 from mari_cli.progress import say
+from mari_cli.suites.states import BYTES as STATES_BYTES
 from mari_cli.tasks import supporting
 from mari_cli.tasks.forgetting import Draws, alternative_items, context_layer, draws_of
 from mari_cli.tasks.setting import (
@@ -349,8 +350,8 @@ STATES = {
 
 
 def _disk(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, int]:
-    """Bytes that the run writes, as models/reference.py, models/context.py, supports/ and train/state.py
-    do."""
+    """Bytes that the run writes, as models/reference.py, models/context.py, supports/, suites/states.py and
+    train/state.py do; without the states of retain items that are kept for validation."""
     vocabulary, width = lm.model.get_output_embeddings().weight.shape
     hidden = lm.model.config.get_text_config().hidden_size
     each = 2 if lm.compute.dtype.itemsize == 2 else 4
@@ -380,10 +381,17 @@ def _disk(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, int]
                 support += sum(item.num_targets for item in items.get("holdout", ())) * width * each
             if source in (SupportSource.base, SupportSource.assistant):  # the model that is trained
                 support += 4 * sum(p.numel() for p in lm.model.parameters())
+    measured = 0
+    metrics = draws.config.metrics
+    if metrics.marginal:
+        for role in ("forget", "retain"):
+            most = len(items[role]) if metrics.max_items is None else metrics.max_items
+            measured += sum(item.num_targets for item in items[role][:most]) * width * STATES_BYTES
     return {
         "reference": reference,
         "context": context,
         "support": support,
+        "measured": measured,
         "run": disk_of_run(lm.model),
     }
 
@@ -449,6 +457,11 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             "disk: reference",
             size(disk["reference"] + disk["context"] + disk["support"]),
             "kept in `cache` for further runs",
+        ),
+        (
+            "disk: measuring",
+            size(disk["measured"]),
+            "hidden states in `cache` for marginal information, one model at a time; gone afterwards",
         ),
         ("disk: run", size(disk["run"]), "two states to resume from, and the kept weights"),
     ]

@@ -84,6 +84,7 @@ class Recording:
                 "kept_step": outcome.kept_step,
                 "stopped_by": outcome.stopped_by,
                 "tokens": outcome.tokens,
+                "skipped_steps": outcome.skipped_steps,
                 "precision": compute.precision,
                 "precision_reason": compute.reason,
                 "device": str(compute.device),

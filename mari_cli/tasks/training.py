@@ -16,7 +16,7 @@ from mari_cli import distributed, runs, sealed
 from mari_cli.config import FinetuneConfig, FinetuneRun, ModelConfig, UnlearnRun
 from mari_cli.data.batches import epoch_batches
 from mari_cli.data.tokenize import Item
-from mari_cli.errors import counted
+from mari_cli.errors import UserError, counted
 from mari_cli.losses.objective import FINE_TUNING
 from mari_cli.models.fingerprint import cache_key, described, key_hash, weights_hash
 from mari_cli.models.head import check_parity
@@ -70,6 +70,16 @@ def take_up(run: runs.Run, weights: str) -> list[str]:
     return [f"`{runs.METRICS}` was damaged while the run was interrupted, and lacks {lost} of its steps"]
 
 
+def skipped(outcome: Outcome) -> list[str]:
+    """A note where steps were skipped."""
+    if not outcome.skipped_steps:
+        return []
+    return [
+        f"{outcome.skipped_steps} of {outcome.steps} steps were skipped: their gradients were not finite in "
+        "float16 at the scale of the loss"
+    ]
+
+
 def finetune(
     lm: LanguageModel,
     items: Sequence[Item],
@@ -81,6 +91,7 @@ def finetune(
     log: Log,
     track: Track,
     description: str,
+    section: str = "train.",
 ) -> Outcome:
     """Train ``lm`` in place on ``items``; ``weights``: the hash of those that it comes with.
 
@@ -123,6 +134,7 @@ def finetune(
         evaluate=evaluate,
         judge=judge,
         evaluate_every=config.evaluate_every * steps_per_epoch,
+        section=section,
     )
     return fit(
         lm,
@@ -191,7 +203,13 @@ def finetuned(
                 state_dir=directory / runs.STATE,
                 track=track,
                 description=role,
+                section="finetune.",
                 log=(lambda record: print(json.dumps(record), file=metrics, flush=True)),
+            )
+        if outcome.failed:
+            raise UserError(
+                f"{role}: fine-tuning was stopped. {outcome.stopped_by}",
+                f"lower `finetune.lr` (now {config.lr:g})",
             )
         if distributed.first():
             lm.save(directory / CHECKPOINT)

@@ -16,7 +16,6 @@ import torch
 
 from mari_cli import distributed
 from mari_cli.config import OptimConfig
-from mari_cli.errors import UserError
 from mari_cli.losses.objective import Objective
 from mari_cli.measure import devices
 from mari_cli.models.load import LanguageModel
@@ -45,8 +44,12 @@ class Launched:
     peak_bytes: int | None
 
 
+SKIPPED_IN_A_ROW = 10
+"""Steps without an update, in float16: the scale of the loss has been halved as often."""
+
+
 class Journal:
-    """Logs each step; refuses to go on after one whose numbers are not finite, the update not made."""
+    """Logs each step, and says when to stop: at one whose numbers are not finite, the update not made."""
 
     def __init__(
         self,
@@ -55,24 +58,30 @@ class Journal:
         behind: int,
         token_seconds: float | None,
         loss_scaling: bool,
-        hint: str,
     ) -> None:
         """``behind``: how many steps are not yet read when one is added. ``token_seconds`` as of the function
-        of that name. ``hint``: what to do where a loss is not finite. With ``loss_scaling`` a gradient may be
-        so now and then: its step was skipped, and the next ones are scaled less."""
+        of that name. With ``loss_scaling`` a gradient may be infinite now and then: its step was skipped, and
+        the next ones are scaled less."""
         self._log, self._behind, self._token_seconds = log, behind, token_seconds
-        self._loss_scaling, self._hint = loss_scaling, hint
+        self._loss_scaling = loss_scaling
+        self.failure: str | None = None
+        """Why no further step is to be taken."""
+        self.read = 0
+        """The last step that is known to be good, or skipped."""
+        self.skipped = 0
+        """Steps that were skipped, of those read."""
+        self._in_a_row = 0
         self._unread: deque[Launched] = deque()
         self._last_end = -math.inf
 
     def add(self, launched: Launched) -> None:
         self._unread.append(launched)
-        while len(self._unread) > self._behind:
+        while len(self._unread) > self._behind and not self.failure:
             self._read(self._unread.popleft())
 
     def settle(self) -> None:
         """Read what is left: the device has nothing more to do."""
-        while self._unread:
+        while self._unread and not self.failure:
             self._read(self._unread.popleft())
 
     def _read(self, done: Launched) -> None:
@@ -82,11 +91,19 @@ class Journal:
         seconds = now - max(done.started, self._last_end)
         self._last_end = now
         bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad == ["grad_norm"] and self._loss_scaling:
-            bad = []
-        if bad:
+        skipped = bad == ["grad_norm"] and self._loss_scaling
+        if bad and not skipped:
             names = ", ".join("gradient" if name == "grad_norm" else name for name in bad)
-            raise UserError(f"step {done.step}: {names} not finite; the update was not made", self._hint)
+            self.failure = f"step {done.step}: {names} not finite; the update was not made"
+            return
+        self.read = done.step
+        self.skipped += skipped
+        self._in_a_row = self._in_a_row + 1 if skipped else 0
+        if self._in_a_row == SKIPPED_IN_A_ROW:
+            self.failure = (
+                f"steps {done.step - SKIPPED_IN_A_ROW + 1} to {done.step}: the gradient is not finite in "
+                "float16, though the scale of the loss was halved each time; the updates were not made"
+            )
         took: dict[str, float] = {"seconds": seconds, "tokens_per_second": done.tokens / seconds}
         if self._token_seconds is not None:
             took["mfu"] = done.tokens * self._token_seconds / seconds

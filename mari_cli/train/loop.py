@@ -10,6 +10,7 @@ import torch
 
 from mari_cli import distributed
 from mari_cli.config import OptimConfig, Parallel, Weights
+from mari_cli.errors import UserError
 from mari_cli.losses import fused
 from mari_cli.losses.objective import Objective
 from mari_cli.models.load import LanguageModel
@@ -39,6 +40,8 @@ class Job:
     judge: Callable[[list[dict[str, Any]]], Verdict]
     """Read the evaluations so far; the first is of step 0."""
     evaluate_every: int
+    section: str = "train."
+    """Where the user set how to train, for hints."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,10 @@ class Outcome:
     way: dict[str, Any]
     """How the steps were taken: `layout`, `pooling_scope` and `kernels`, and of the configuration, as it was
     settled to fit the memory, `micro_batch`, `chunk`, `keep_logits` and `gradient_checkpointing`."""
+    skipped_steps: int = 0
+    """Steps whose update was not made, because their gradient is not finite in float16."""
+    failed: bool = False
+    """Whether it was stopped by a number that is not finite."""
 
 
 def fit(
@@ -67,8 +74,9 @@ def fit(
 
     A state is written to ``state_dir`` at every evaluation; where one is there already the loop goes on
     from it, on a CPU to the same bits as if it had never stopped. ``weights`` is the hash of those that
-    ``lm`` comes with, adapters apart: a state that was trained from others is refused. Raises UserError at a
-    loss that is not finite, whose update is not made.
+    ``lm`` comes with, adapters apart: a state that was trained from others is refused. A loss that is not
+    finite stops it, and its update is not made; raises UserError where nothing was evaluated since the first
+    step.
 
     Several processes take each step together (train/step.py). All see the same numbers, so all decide the
     same; ``log`` is called in the first alone.
@@ -80,7 +88,6 @@ def fit(
         behind=1 if lm.device.type == "cuda" else 0,
         token_seconds=token_seconds(lm, job.items_at(0), job.objective, config),
         loss_scaling=lm.compute.needs_loss_scaling,
-        hint=f"lower `train.lr` (now {config.lr:g}); what was reached is in {state_dir}",
     )
     if config.parallel is not Parallel.fsdp or distributed.size() == 1:
         return _fit(lm, job, config, weights, state_dir, log, journal, track, description)
@@ -120,7 +127,7 @@ def _fit(
         _evaluate(lm, job, progress, log)
         state.save(state_dir, optimizer, progress)
 
-    first = progress.step
+    first, skipped_before = progress.step, progress.skipped_steps
     for step in track(range(first, job.steps), description, job.steps, first):
         if progress.stopped_by:
             break
@@ -157,18 +164,48 @@ def _fit(
         peak = torch.cuda.max_memory_allocated(lm.device) if lm.device.type == "cuda" else None
         journal.add(Launched(step + 1, tuple(numbers), Fetched(values), lr, tokens, started, peak))
 
-        if (step + 1) % job.evaluate_every == 0 or step + 1 == job.steps:
+        due = (step + 1) % job.evaluate_every == 0 or step + 1 == job.steps
+        if due:
             journal.settle()
+        if journal.failure:
+            break
+        if due:
+            progress.skipped_steps = skipped_before + journal.skipped
             progress.loss_scaling = scaler.state_dict() if scaler.is_enabled() else None
             _evaluate(lm, job, progress, log)
             state.save(state_dir, optimizer, progress)
 
+    progress.skipped_steps = skipped_before + journal.skipped
+    failure = journal.failure
+    if failure is None and 0 < progress.step == progress.skipped_steps:
+        failure = f"all {progress.step} steps: the gradient is not finite in float16; no update was made"
+    if failure:
+        _refuse_empty(progress, failure, config, job.section)
+        progress.step, progress.stopped_by = max(first, journal.read), failure
     model.eval()
-    if progress.kept_step != progress.step:
+    if progress.kept_step != progress.step or failure:
         state.load_weights(state_dir / f"step_{progress.kept_step:08d}", optimizer)
     optimizer.release()
     way = _way(lm, job.objective, config)
-    return Outcome(progress.step, progress.kept_step, progress.stopped_by, progress.tokens, way)
+    return Outcome(
+        progress.step,
+        progress.kept_step,
+        progress.stopped_by,
+        progress.tokens,
+        way,
+        progress.skipped_steps,
+        failed=failure is not None,
+    )
+
+
+def _refuse_empty(progress: state.Progress, failure: str, config: OptimConfig, section: str) -> None:
+    """A training that failed has something to keep if it was evaluated after an update."""
+    if progress.history[-1]["step"] > progress.skipped_steps:
+        return
+    hint = f"lower `{section}lr` (now {config.lr:g})"
+    if "float16" in failure:
+        hint = f"use `{section}precision=float32`, or `bfloat16` where the GPU has it"
+    raise UserError(failure, hint)
 
 
 def _ignore(record: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ from mari_cli.measure.memory import Tracker
 from mari_cli.models import attention
 from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel, checkpoint_activations
+from mari_cli.models.trunk import trunk_of
 from mari_cli.train.optim import Optimizer
 from mari_cli.train.sharding_planned import PlannedShards
 from mari_cli.train.step import (
@@ -60,7 +61,8 @@ UNFORESEEABLE = (
 
 
 class Unforeseeable(UserError):
-    """A model whose computation depends on its data, as a router of experts may: no forecast is possible."""
+    """A model whose computation depends on its data, as a router of experts may, or fails without them: no
+    forecast is possible."""
 
 
 class DoesNotFit(UserError):
@@ -173,11 +175,17 @@ def forecast(
                 sharded=sharded,
             )
     except UNFORESEEABLE as error:
-        raise Unforeseeable(
-            f"a step of `{lm.name}` cannot be planned: what it computes depends on its data "
-            f"({type(error).__name__})",
-            "`train.memory=as_configured` trains without a plan",
-        ) from error
+        raise _unforeseeable(lm, f"what it computes depends on its data ({type(error).__name__})") from error
+    except (TypeError, ValueError, RuntimeError) as error:  # what code of others makes of shapes alone
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise _unforeseeable(lm, f"without data it fails: {why}") from error
+
+
+def _unforeseeable(lm: LanguageModel, why: str) -> Unforeseeable:
+    return Unforeseeable(
+        f"a step of `{lm.name}` cannot be planned: {why}",
+        "training does without a plan; on CUDA metrics.jsonl says of each step what it took (`peak_bytes`)",
+    )
 
 
 def run(
@@ -295,8 +303,8 @@ def _attribute(lm: LanguageModel, tracker: Tracker) -> Iterator[RemovableHandle]
         tracker.watch([parameter.grad], "gradients")
 
     tracker.label = label
-    yield lm.model.base_model.register_forward_pre_hook(enter)
-    yield lm.model.base_model.register_forward_hook(leave)
+    yield trunk_of(lm.model).register_forward_pre_hook(enter)
+    yield trunk_of(lm.model).register_forward_hook(leave)
     for parameter in lm.model.parameters():
         if parameter.requires_grad:
             yield parameter.register_post_accumulate_grad_hook(accumulated)

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from mari_cli import distributed
 from mari_cli.config import Weights
 from mari_cli.models.load import LanguageModel
+from mari_cli.models.trunk import trunk_of
 
 
 @contextmanager
@@ -61,7 +62,7 @@ def units_of(model: PreTrainedModel) -> list[nn.Module]:
     The trunk is the root, because it is what a step calls; the head is a unit of its own, which is never
     called.
     """
-    trunk, head, embedding = model.base_model, model.get_output_embeddings(), model.get_input_embeddings()
+    trunk, head, embedding = trunk_of(model), model.get_output_embeddings(), model.get_input_embeddings()
     assert isinstance(head, nn.Module)
     blocks = [m for m in trunk.modules() if type(m).__name__ in (model._no_split_modules or ())]
     return [*blocks, trunk] if head.weight is embedding.weight else [*blocks, trunk, head]

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from mari_cli.config import Weights
 from mari_cli.measure import fake
 from mari_cli.measure.memory import Tracker
+from mari_cli.models.trunk import trunk_of
 from mari_cli.train.sharding import units_of
 
 
@@ -60,7 +61,7 @@ class PlannedShards:
         """Of shards, by name; some share what they lie in."""
         self.whole = sum(p.numel() * p.element_size() for p in model.parameters())
         """Bytes of all weights."""
-        self.trunk = model.base_model
+        self.trunk = trunk_of(model)
         self.last_gathered: Tensor | None = None
         self.last_reduced: Tensor | None = None
         self.names = {id(p): name for name, p in model.named_parameters()}
@@ -107,6 +108,9 @@ class PlannedShards:
         self.kept = None if trained else self._new(shape, torch.float32, "weights")
         self.head: nn.Parameter | None = nn.Parameter(self._new(shape, dtype), trained)
         layer.weight = self.head
+        # of the whole shape, where its gradient comes: it takes no memory
+        self.at: Tensor = fake.empty((), torch.float32, self.world).expand(shape).requires_grad_(trained)
+        layer.weight.gradient_at = self.at
 
     def hooks(self) -> Iterator[RemovableHandle]:
         """On the model; to be called where a step begins."""
@@ -115,7 +119,7 @@ class PlannedShards:
             yield from self._unit_hooks(unit)
         self.tracker.watch([self.head], "weights")
         if self.head.requires_grad:
-            yield self.head.register_post_accumulate_grad_hook(self._reduce_head)
+            yield self.at.register_post_accumulate_grad_hook(self._reduce_head)
 
     def _unit_hooks(self, unit: _Unit) -> Iterator[RemovableHandle]:
         def before(module: nn.Module, args: Any) -> None:
@@ -187,21 +191,17 @@ class PlannedShards:
         for parameter in there:
             self.gradients.setdefault(self.names[id(parameter)], reduced)
 
-    def _reduce_head(self, head: Tensor) -> None:
-        assert head.grad is not None
-        shape = self._cut(head)
-        reduced_from = [head.grad]
-        if shape[0] * self.processes != len(head):  # into equal parts only with padding
-            reduced_from.append(self._new((shape[0] * self.processes, *shape[1:]), head.dtype, "gradients"))
-        reduced = self._new(shape, head.dtype, "gradients")
+    def _reduce_head(self, at: Tensor) -> None:
+        assert at.grad is not None
+        self.tracker.watch([at.grad], "gradients")
+        shape = self._cut(at)
+        reduced_from = [at.grad]
+        if shape[0] * self.processes != len(at):  # into equal parts only with padding
+            reduced_from.append(self._new((shape[0] * self.processes, *shape[1:]), at.dtype, "gradients"))
+        reduced = self._new(shape, at.dtype, "gradients")
         reduced_from.clear()
-        head.grad = None
-        self.gradients.setdefault(self.head_name, self._wide(reduced))
-
-    def _wide(self, reduced: Tensor) -> Tensor:
-        if reduced.dtype == torch.float32:
-            return reduced
-        return self._new(tuple(reduced.shape), torch.float32, "gradients")
+        at.grad = None
+        self.gradients.setdefault(self.head_name, reduced)
 
     def after(self, model: PreTrainedModel) -> nn.Module:
         """What the optimiser steps, with its gradients, when a step is over and nothing is gathered."""

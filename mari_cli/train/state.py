@@ -46,6 +46,8 @@ class Progress:
     stopped_by: str | None = None
     loss_scaling: dict[str, Any] | None = None
     """The state of the scaler of a float16 training: the scale, and how many steps in a row it has held."""
+    skipped_steps: int = 0
+    """Of the steps done, those whose update was not made, because their gradient is not finite in float16."""
     weights: str = ""
     """Hash of the weights before the first step, adapters apart."""
 

@@ -12,7 +12,7 @@ over the step they exchange: sums of predictions, or hidden states.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -30,7 +30,7 @@ from mari_cli.losses.head import Head
 from mari_cli.losses.objective import Objective, Positions, Step, Terms, differentiate, pools_of, prior_of
 from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel
-from mari_cli.models.trunk import hidden_states
+from mari_cli.models.trunk import hidden_states, trunk_of
 from mari_cli.transfer import sent
 
 Group = Mapping[str, Sequence[Item]]
@@ -139,17 +139,24 @@ def backward(
     passes = max(len(parts) for parts in cuts.values())
     total: Terms = {}
     narrow = [] if passes == 1 or reduced_elsewhere else _trained_in_16_bits(lm.model)
+    own = [] if reduced_elsewhere else [p for p in lm.model.parameters() if not isinstance(p, DTensor)]
+    processes = distributed.GradientSum(own)
+    # what is added up in float32 is only there once that is rounded
+    last_pass = nullcontext if narrow else processes.during
     with _summed_in_float32(narrow):
         if passes > 1 and objective.needs.couples:
-            total = _in_two_phases(lm, groups, cuts, head, through_head)
+            total = _in_two_phases(lm, groups, cuts, head, through_head, last_pass)
         else:
             for k in range(passes):
                 parts = {role: parts[k] for role, parts in cuts.items() if k < len(parts)}
                 h = _forward_roles(lm, groups, parts)
                 terms, gradients = through_head(parts, {role: h_ND.detach() for role, h_ND in h.items()})
-                _push([(h_ND, gradients.h[role]) for role, h_ND in h.items()], gradients, head)
+                with last_pass() if k == passes - 1 else nullcontext():
+                    _push([(h_ND, gradients.h[role]) for role, h_ND in h.items()], gradients, head)
                 total = {name: term + total[name] if name in total else term for name, term in terms.items()}
-    distributed.sum_gradients([p for p in lm.model.parameters() if not isinstance(p, DTensor)])
+    if narrow:
+        with processes.during():
+            pass
     return _summed(total, lm.device)
 
 
@@ -207,6 +214,7 @@ def _in_two_phases(
     cuts: Mapping[str, Sequence[range]],
     head: Head,
     through_head: ThroughHead,
+    last_pass: Callable[..., AbstractContextManager[None]],
 ) -> Terms:
     random_states: dict[str, list[tuple[Tensor, Tensor | None]]] = {role: [] for role in cuts}
     collected: dict[str, Tensor] = {}
@@ -221,13 +229,17 @@ def _in_two_phases(
     terms, gradients = through_head(whole, collected)
     _push([], gradients, head)
 
-    after = _random_state(lm.device)
+    after, in_trunk = _random_state(lm.device), set(trunk_of(lm.model).parameters())
+    apart = [p for p in lm.model.parameters() if p not in in_trunk]  # the head, where it is not tied
+    left = sum(map(len, cuts.values()))
     for role, parts in cuts.items():
         start = 0
         for part, random_state in zip(parts, random_states[role], strict=True):
             _set_random_state(random_state, lm.device)  # the same dropout masks as in the first pass
             h_ND = _forward(lm, groups[role], part)
-            h_ND.backward(gradients.h[role][start : start + len(h_ND)])
+            left -= 1
+            with nullcontext() if left else last_pass(apart):
+                h_ND.backward(gradients.h[role][start : start + len(h_ND)])
             start += len(h_ND)
     _set_random_state(after, lm.device)
     return terms
@@ -359,8 +371,9 @@ def _assemble(
 
 def _push(pairs: list[tuple[Tensor, Tensor]], gradients: Gradients, head: Head) -> None:
     """One backward pass from the hidden states and the head, so that tied weights get both at once."""
+    at = head.weight_VD if head.gradient_at is None else head.gradient_at
     for parameter, gradient in (
-        (head.weight_VD, gradients.head.weight_VD),
+        (at, gradients.head.weight_VD),
         (head.bias_V, gradients.head.bias_V),
     ):
         if parameter is not None and gradient is not None:

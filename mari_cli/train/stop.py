@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from mari_cli.config import Keep, StopConfig
 
@@ -36,8 +37,8 @@ def judge(history: Sequence[Evaluation], config: StopConfig, keep: Keep) -> Verd
 
     Kept is, of the checkpoints that the retain rule allows, the one whose forget loss is nearest the
     holdout's: below it the data is still recognisable, above it the forgetting itself is. Without a
-    holdout it is the last one allowed. The start (step 0, the target itself) is always allowed, and kept
-    only where nothing else is.
+    holdout it is the last one allowed. One whose forget loss is not finite is broken, and not allowed. The
+    start (step 0, the target itself) is always allowed, and kept only where nothing else is.
     """
     start, latest = history[0], history[-1]
     floor = start.retain_accuracy * (1 - config.retain_drop) if config.retain_drop is not None else 0.0
@@ -63,7 +64,7 @@ def judge(history: Sequence[Evaluation], config: StopConfig, keep: Keep) -> Verd
         )
     if keep is Keep.last:
         return Verdict(latest.step, stop)
-    allowed = [look for look in history[1:] if look.retain_accuracy >= floor]
+    allowed = [look for look in history[1:] if look.retain_accuracy >= floor and isfinite(look.forget_nll)]
     if not allowed:
         return Verdict(start.step, stop)
     if allowed[-1].holdout_nll is None:

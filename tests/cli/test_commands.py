@@ -86,6 +86,7 @@ def test_plan_prints_a_table_on_stdout_and_writes_nothing(mari, tmp_path):
         "settings",
         "operations a step",
         "memory at the peak",
+        "disk: measuring",
         "disk: run",
         "time a step",
     } <= figures

@@ -54,9 +54,19 @@ def test_npo_leaves_a_forgotten_answer_alone():
     assert log_p.grad.abs().item() < 1e-20
 
 
-def test_dpo_at_the_reference_is_log_two():
-    a, b = torch.tensor([-3.0]), torch.tensor([-9.0])
-    assert preference.dpo(a, a, b, b, beta=0.1).item() == pytest.approx(math.log(2))
+@pytest.mark.parametrize("beta", [0.1, 1.0, 3.0])
+def test_dpo_begins_as_strong_as_npo_and_gradient_ascent_whatever_beta(beta):
+    preferred, log_p = (torch.tensor([x], dtype=torch.float64, requires_grad=True) for x in (-3.0, -9.0))
+    value = preference.dpo(preferred, preferred.detach(), log_p, log_p.detach(), beta=beta)
+    assert value.item() == pytest.approx(2 * math.log(2) / beta)
+    value.backward()
+    assert (preferred.grad.item(), log_p.grad.item()) == (pytest.approx(-1), pytest.approx(1))
+
+
+def test_dpo_is_the_value_that_tofu_and_open_unlearning_compute():
+    """-(2/β) log σ(β [Δ(I don't know) - Δ(answer)]), by hand at β = 0.1: the margin is 2 - (-3) = 5."""
+    x = [torch.tensor([value], dtype=torch.float64) for value in (-8.0, -10.0, -15.0, -12.0)]
+    assert preference.dpo(*x, beta=0.1).item() == pytest.approx(20 * math.log(1 + math.exp(-0.5)))
 
 
 @pytest.mark.parametrize("by_length", [False, True])

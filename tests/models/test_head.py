@@ -1,12 +1,17 @@
 """Logits are the head applied to the trunk's last hidden state, also in architectures with their own ways."""
 
+from contextlib import nullcontext
+
+import pretended
 import pytest
 import torch
 from tiny_models import GPT2, LLAMA, SMALL, built
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from mari_cli.errors import UserError
-from mari_cli.losses.head import Head
+from mari_cli.losses.head import Head, HeadGradient
+from mari_cli.measure import fake
+from mari_cli.measure.memory import Tracker
 from mari_cli.models.head import check_parity, head_of
 from mari_cli.models.trunk import trunk
 
@@ -99,3 +104,33 @@ def test_the_head_computes_in_float32_even_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = head(states)
     assert torch.equal(logits, head(states))
+
+
+# -- the gradient at the weight, with products of 16 bits that come out in float32
+
+
+@pytest.mark.parametrize("on", [pretended.gpu, pytest.param(nullcontext, marks=pytest.mark.gpu)])
+def test_the_gradient_of_16_bit_products_is_added_up_in_float32_over_chunks(on):
+    with on():
+        generator = torch.Generator().manual_seed(0)
+        sizes = ((60, 7), (90, 60), (90, 7))
+        weight, delta, h = (torch.randn(size, generator=generator).to("cuda") for size in sizes)
+        delta, h = delta.bfloat16(), h.bfloat16()
+        gradient = HeadGradient(Head(weight.requires_grad_(), dtype=torch.bfloat16))
+        for delta_c, h_c in zip(delta.split(8), h.split(8), strict=True):
+            gradient.push(delta_c.float(), h_c, None)
+        expected = delta.double().T @ h.double()
+        assert (gradient.weight_VD - expected).norm() / expected.norm() < 1e-6
+
+
+def test_nothing_as_large_as_the_weight_is_made_beside_its_gradient():
+    world = fake.mode()
+    weight = torch.nn.Parameter(fake.empty((4096, 256), torch.float32, world))
+    gradient = HeadGradient(Head(weight, dtype=torch.bfloat16, widens=True))
+    delta, h = fake.empty((8, 4096), torch.float32, world), fake.empty((8, 256), torch.bfloat16, world)
+    tracker = Tracker(fake.Again(world))
+    tracker.overlook([gradient.weight_VD])
+    with tracker:
+        gradient.push(delta, h, None)
+    assert tracker.flops == 2 * 2 * 8 * 4096 * 256
+    assert tracker.peak < weight.nbytes / 10

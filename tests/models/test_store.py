@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mari_cli.errors import UserError
-from mari_cli.models.store import Stored, stored
+from mari_cli.models.store import Stored, scratch, stored
 
 WANTED = {"states": Stored((5, 3), torch.bfloat16), "sums": Stored((4,), torch.float64)}
 KEY = {"weights": "abc", "layer": None}
@@ -159,3 +159,22 @@ def test_a_tensor_without_entries_is_a_tensor(tmp_path):
     wanted = {"states": Stored((0, 3), torch.float32)}
     for _ in range(2):
         assert stored(tmp_path, KEY, wanted, Filler(), name="states")["states"].shape == (0, 3)
+
+
+def test_a_scratch_tensor_has_no_name_and_is_gone_with_itself(tmp_path):
+    tensor = scratch(tmp_path / "cache", Stored((3, 4), torch.bfloat16))
+    tensor[1] = torch.arange(4).bfloat16()
+    assert tensor[1].tolist() == [0, 1, 2, 3]
+    assert list((tmp_path / "cache").iterdir()) == []
+    mapped = f"{tmp_path}/cache/.scratch-"
+    maps = Path("/proc/self/maps")
+    if maps.exists():  # Linux
+        assert mapped in maps.read_text()
+        del tensor
+        assert mapped not in maps.read_text()
+
+
+def test_a_scratch_tensor_that_the_disk_cannot_hold_is_refused(tmp_path):
+    with pytest.raises(UserError, match="not enough disk space"):
+        scratch(tmp_path, Stored((2**40, 2**10), torch.float32))
+    assert list(tmp_path.iterdir()) == []

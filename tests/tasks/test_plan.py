@@ -9,6 +9,10 @@ from mari_cli import launch
 from mari_cli.config import bytes_of
 from mari_cli.errors import UserError
 from mari_cli.losses.objective import build
+from mari_cli.progress import silent
+from mari_cli.suites import states
+from mari_cli.suites.examiner import Examiner
+from mari_cli.suites.standard import measure
 from mari_cli.tasks import plan as planning
 from mari_cli.tasks import setting as settings
 from mari_cli.tasks.forgetting import Draws, remembering
@@ -52,6 +56,25 @@ def test_the_disk_it_asks_for_is_what_the_caches_take(loss, tmp_path, monkeypatc
     written = sum(file.stat().st_size for file in tmp_path.rglob("*.bin"))
     assert found["reference"] + found["context"] == written
     assert (written > 0) == (loss != "grad_ascent")
+
+
+def test_the_disk_it_asks_for_to_measure_is_what_the_hidden_states_take(tmp_path, monkeypatch):
+    config = configured(f"cache={tmp_path}", "retain.validation_fraction=0")
+    compute = planning._compute(config, planning._device("cpu", None))
+    setting = settings.prepare(config, compute)
+    lm = load(config.model, config, setting)
+    corpora = settings.tokenize_corpora(config, setting, lm)
+    asked: list[int] = []
+    room = states.scratch
+
+    def told(directory, tensor):
+        asked.append(tensor.bytes)
+        return room(directory, tensor)
+
+    monkeypatch.setattr(states, "scratch", told)
+    measure(Examiner(lm, config.metrics, 0, "", tmp_path, silent, "model"), corpora)
+    assert plan(config, device="cpu")["disk"]["measured"] == sum(asked) > 0
+    assert not list(tmp_path.rglob("*scratch*"))
 
 
 def test_lengths_stand_for_corpora_and_tokenizer():

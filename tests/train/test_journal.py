@@ -9,7 +9,6 @@ import torch
 from steps import GROUPS, LOSSES, gpt2
 
 from mari_cli.config import UnlearnConfig
-from mari_cli.errors import UserError
 from mari_cli.losses.objective import build
 from mari_cli.train.journal import Journal, Launched, token_seconds
 from mari_cli.transfer import Fetched
@@ -23,7 +22,7 @@ def launched(step: int, *, loss: float = 1.0, norm: float = 2.0, **changes) -> L
 
 def journal(*, behind: int = 0, **changes) -> tuple[Journal, list[dict]]:
     rows: list[dict] = []
-    settings = {"token_seconds": None, "loss_scaling": False, "hint": "lower it"}
+    settings = {"token_seconds": None, "loss_scaling": False}
     return Journal(rows.append, behind=behind, **settings | changes), rows
 
 
@@ -67,21 +66,36 @@ def test_a_step_begins_where_the_device_is_through_with_the_one_before():
 
 @pytest.mark.parametrize("behind", [0, 1])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_is_refused_and_named_with_its_own_step(behind, bad):
+def test_a_loss_that_is_not_finite_ends_it_and_is_named_with_its_own_step(behind, bad):
     about, rows = journal(behind=behind)
-    steps = iter([launched(1), *(launched(step, loss=bad, norm=bad) for step in (2, 3))])
-    about.add(next(steps))
-    with pytest.raises(UserError, match="step 2: loss, gradient not finite; the update was not made"):
-        list(map(about.add, steps))
+    about.add(launched(1))
+    for step in (2, 3):
+        assert about.failure is None
+        about.add(launched(step, loss=bad, norm=bad))
+        if about.failure:
+            break
+    about.settle()
+    assert about.failure == "step 2: loss, gradient not finite; the update was not made"
+    assert about.read == 1
     assert [row["step"] for row in rows] == [1]
 
 
 def test_with_loss_scaling_only_the_gradient_may_be_too_large():
     about, rows = journal(loss_scaling=True)
     about.add(launched(1, norm=math.inf))
-    assert len(rows) == 1
-    with pytest.raises(UserError, match="step 2: loss not finite"):
-        about.add(launched(2, loss=math.nan))
+    assert (len(rows), about.skipped, about.failure) == (1, 1, None)
+    about.add(launched(2, loss=math.nan))
+    assert about.failure == "step 2: loss not finite; the update was not made"
+
+
+def test_ten_skipped_steps_in_a_row_end_it_and_nine_do_not():
+    about, rows = journal(loss_scaling=True)
+    for step in range(1, 30):
+        about.add(launched(step, norm=2.0 if step in (3, 13) else math.inf))
+        if about.failure:
+            break
+    assert about.failure.startswith("steps 14 to 23: the gradient is not finite in float16")
+    assert (about.read, about.skipped, len(rows)) == (23, 21, 23)
 
 
 def test_on_a_cpu_nothing_is_said_of_utilisation():
