@@ -17,12 +17,16 @@ from typing import Any, Protocol
 import hydra
 import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.core_plugins.file_config_source import FileConfigSource as HydraFiles
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.completion_plugin import DefaultCompletionPlugin
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -31,6 +35,8 @@ from mari_cli import config
 from mari_cli.config import RunConfig
 from mari_cli.errors import UserError
 from mari_cli.retell import explain, impossible_value, unknown_key
+from mari_cli.values import leaves, refuse_senseless
+from mari_cli.written import BEGIN, check_file, check_yaml
 
 CONF = "mari_cli.conf"
 TASKS = ("unlearn", "finetune", "evaluate")
@@ -153,8 +159,23 @@ def _is_text(path: str) -> bool:
 # -- Hydra ---------------------------------------------------------------------------------------------------
 
 
+class FileConfigSource(HydraFiles):
+    """Hydra's way to files, each of which is looked at before it is loaded: a user wrote it. It has the
+    name of Hydra's own, which in the processes of a launcher leaves it in its place."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        file = Path(self.path, self._normalize_file_name(config_path))
+        check_yaml(file)
+        found = super().load_config(config_path)
+        if OmegaConf.is_dict(found.config) and OmegaConf.select(found.config, "hydra.searchpath") is not None:
+            raise _not_ours("hydra.searchpath")  # Hydra would look there before anybody can look at it
+        return found
+
+
 def register() -> None:
     """Make the schemas known to Hydra as ``schema/NAME``, apart from the options that users choose from."""
+    Plugins.instance()  # which registers Hydra's own sources
+    SourcesRegistry.instance().types["file"] = FileConfigSource
     store = ConfigStore.instance()
     for name, schema in config.SCHEMAS.items():
         group, _, option = f"schema/{name}".rpartition("/")
@@ -170,6 +191,7 @@ def session(experiment: Experiment) -> Iterator[Any]:
     register()
     if experiment.file:
         _check_file(experiment.file)
+        check_yaml(experiment.file)
         scope: Any = hydra.initialize_config_dir(
             str(experiment.file.parent.resolve()), job_name="mari", **_VERSION
         )
@@ -193,8 +215,57 @@ def session(experiment: Experiment) -> Iterator[Any]:
 
 def compose(experiment: Experiment) -> DictConfig:
     """The config as Hydra composes it, not yet checked by ``parse``."""
+    return _composed(experiment)[0]
+
+
+def _composed(experiment: Experiment) -> tuple[DictConfig, DictConfig]:
+    """The config, and Hydra's own part of it, in which nothing is set but what is allowed."""
     with session(experiment):
-        return hydra.compose(experiment.primary, experiment.arguments)
+        whole = hydra.compose(experiment.primary, experiment.arguments, return_hydra_config=True)
+    ours = whole.hydra
+    with open_dict(whole):
+        del whole["hydra"]
+    if _describes_a_run(whole):
+        _check_hydra([ours], experiment)
+    return whole, ours
+
+
+_ALLOWED = ("hydra.launcher.", "hydra.sweeper.params.")
+"""Keys of Hydra's that a user may set: how a launcher starts jobs, and what is swept over."""
+_BY_RUN = (
+    *("hydra.runtime.", "hydra.overrides.", "hydra.mode", "hydra.searchpath"),
+    *(f"hydra.job.{key}" for key in ("name", "config_name", "override_dirname", "id", "num")),
+)
+"""Keys of Hydra's that follow from the run; a search path of the user's is refused before it is followed."""
+
+
+def _check_hydra(found: Sequence[DictConfig], experiment: Experiment) -> None:
+    """Refuse what a user has set of Hydra's own keys, besides the allowed ones: some name a directory to
+    write in, some a Python object to build. They are compared with what Hydra has when nobody sets any."""
+    if not (experiment.file or any("hydra" in override for override in experiment.overrides)):
+        return
+    launcher = str(found[0].runtime.choices["hydra/launcher"])
+    plain = Experiment(experiment.task, [f"hydra/launcher={launcher}"])
+    with session(plain):
+        expected = hydra.compose(plain.primary, plain.arguments, return_hydra_config=True).hydra
+    for ours in found:
+        theirs = dict(leaves(_unresolved(expected), "hydra", built=True))
+        given = dict(leaves(_unresolved(ours), "hydra", built=True))
+        for key in [*given, *theirs]:
+            allowed = key.startswith((*_ALLOWED, *_BY_RUN)) and not re.search(r"\._\w+_(\.|$)", key)
+            if not allowed and given.get(key) != theirs.get(key):
+                raise _not_ours(key)
+
+
+def _unresolved(cfg: DictConfig) -> Any:
+    return OmegaConf.to_container(cfg, resolve=False)
+
+
+def _not_ours(key: str) -> UserError:
+    hint = "of Hydra's keys, `hydra/launcher`, `hydra.launcher.KEY` and `hydra.sweeper.params` can be set"
+    if key.endswith(".dir") or key.startswith("hydra.output"):
+        hint = "`out=DIR` says where a run or a sweep is written"
+    return UserError(f"`{key}` cannot be set", hint)
 
 
 def show(experiment: Experiment) -> str:
@@ -215,18 +286,20 @@ def configured(experiment: Experiment) -> RunConfig:
 
 def parse(cfg: DictConfig, experiment: Experiment | None = None) -> RunConfig:
     """The dataclasses of a composed config; what composition lets through but makes no sense is refused."""
-    kind = OmegaConf.get_type(cfg)
-    if not (is_dataclass(kind) and issubclass(kind, RunConfig)):
+    if not _describes_a_run(cfg):
         raise UserError(
             f"`{experiment.file if experiment else cfg}` does not describe a run",
-            "begin it with `defaults: [unlearn, _self_]`, or `finetune`, or `evaluate`",
+            BEGIN,
         )
+    kind = OmegaConf.get_type(cfg)
+    assert kind is not None
     task = task_of(kind)
     for key, section in _surplus(cfg):
         raise unknown_key(key, section, task)
     for key in _missing(cfg):
         raise UserError(f"`{key}` is not set", f"set it: `{key}=…`")
     try:
+        refuse_senseless(_resolved(cfg))
         parsed = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise explain(error, task) from error
@@ -238,14 +311,24 @@ def parse(cfg: DictConfig, experiment: Experiment | None = None) -> RunConfig:
     return parsed
 
 
+def _describes_a_run(cfg: DictConfig) -> bool:
+    kind = OmegaConf.get_type(cfg)
+    return is_dataclass(kind) and issubclass(kind, RunConfig)
+
+
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
 def task_of(kind: type) -> str:
     """The name of the task that a run's schema belongs to."""
     return next(task for task in TASKS if config.SCHEMAS[task] is kind)
 
 
 def _check_file(file: Path) -> None:
-    if not file.is_file():
-        raise UserError(f"no file `{file}`", "`-c` takes a YAML file; complete runs are in experiments/")
+    check_file(file)
     if file.suffix != ".yaml":
         raise UserError(f"`{file}` is not a .yaml file", "Hydra reads only files whose name ends in `.yaml`")
 
@@ -321,11 +404,8 @@ class _Single:
 
 def run(task: Task, experiment: Experiment) -> Outcome:
     """Run ``task`` in this process. What it raises comes out as it is."""
-    with session(experiment):
-        composed = hydra.compose(experiment.primary, experiment.arguments, return_hydra_config=True)
-    launcher = composed.hydra.runtime.choices["hydra/launcher"]
-    with open_dict(composed):
-        del composed["hydra"]
+    composed, ours = _composed(experiment)
+    launcher = ours.runtime.choices["hydra/launcher"]
     cfg = parse(composed, experiment)  # before Hydra makes a directory for what is no run
     _check_task(cfg, experiment)
     if launcher != "basic":
@@ -447,10 +527,12 @@ def plan(experiment: Experiment) -> Sweep:
         combinations = [tuple(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
         composed = [loader.load_sweep_config(master, list(overrides)) for overrides in combinations]
         directory = Path(str(composed[0].hydra.sweep.dir))
+    hydras = [master.hydra, *(cfg.hydra for cfg in composed)]
     for cfg in composed:
         with open_dict(cfg):
             del cfg["hydra"]
     configs = [parse(cfg, experiment) for cfg in composed]
+    _check_hydra(hydras, experiment)
     task = task_of(type(configs[0]))
     if _out(composed[0]) != _out(
         OmegaConf.create((_conf() / f"{task}.yaml").read_text(encoding="utf-8"))
@@ -510,7 +592,7 @@ def _is_run(path: Path) -> bool:
 def load_run_config(run: Path) -> RunConfig:
     """The config of the run in a directory, from its `config.yaml`: resolved, so nothing is composed.
 
-    Plain YAML does not say which schema a section had. Its keys do: no two schemas of a group have the same.
+    It names its task, and each section of several kinds its own.
     """
     if not _is_run(run):
         raise UserError(
@@ -522,15 +604,16 @@ def load_run_config(run: Path) -> RunConfig:
     except yaml.YAMLError as error:
         raise explain(error, "unlearn") from error
     assert isinstance(data, dict)
-    data.pop("task", None)
-    schema = _schema_of(data, TASKS, run)
+    tasks = {task: config.SCHEMAS[task] for task in TASKS}
+    schema = tasks[_kind(data, "task", tasks, run)]
     cfg = OmegaConf.structured(schema)
     for key, section in data.items():
-        group = "train/finetune" if key == "finetune" else f"{key!s}/"
-        if names := [name for name in config.SCHEMAS if name.startswith(group)]:
-            cfg[key] = _schema_of(section, names, run)
-        if key == "suite" and isinstance(section, dict):
-            cfg[key] = config.SCHEMAS.get(f"suite/{section.get('protocol')}", config.SuiteConfig)
+        group = config.kinds_of(str(key))
+        if not group or key == "train" or not isinstance(section, dict):
+            continue
+        if key == "suite" and "protocol" in section:  # the key's name in earlier versions
+            section["kind"] = section.pop("protocol")
+        cfg[key] = group[_kind(section, "kind", group, run)]
     try:
         merged = OmegaConf.merge(cfg, data)
     except OmegaConfBaseException as error:
@@ -539,17 +622,22 @@ def load_run_config(run: Path) -> RunConfig:
     return parse(merged)
 
 
-def _schema_of(data: dict[Any, Any], names: Sequence[str], run: Path) -> type:
-    """The schema with exactly these keys, or else the smallest that has them all."""
-    fitting = [
-        config.SCHEMAS[name] for name in names if set(data) <= {f.name for f in fields(config.SCHEMAS[name])}
-    ]
-    if not fitting:
+def _kind(data: dict[Any, Any], word: str, group: dict[str, type], run: Path) -> str:
+    """The kind that ``data`` names under ``word``. Where it was saved before sections named theirs: the kind
+    with its keys, or else the smallest that has them all; of several such the one of its label, which then
+    still chose."""
+    sizes = {
+        kind: len(fields(schema))
+        for kind, schema in group.items()
+        if set(data) <= {field.name for field in fields(schema)} and data.get(word) in (None, kind)
+    }
+    if not sizes:
         raise UserError(
             f"`{run / 'config.yaml'}` has keys that this version does not know",
             "it was written by another version of mari, or by hand",
         )
-    return min(fitting, key=lambda schema: len(fields(schema)))
+    smallest = [kind for kind, size in sizes.items() if size == min(sizes.values())]
+    return str(data["name"]) if data.get("name") in smallest else smallest[0]
 
 
 def _register_run(run: Path) -> None:

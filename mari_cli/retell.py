@@ -18,7 +18,7 @@ TYPES = {
     "Boolean": "`true` or `false`",
     "bool": "`true` or `false`",
 }
-OPTION_OF = {"files": "jsonl", "ascent": "grad_diff"}
+OPTION_OF = {"files": "jsonl"}
 """An option that builds on a schema, where their names differ."""
 LAUNCHERS = {"joblib": "hydra-joblib-launcher", "submitit": "mari-cli[slurm]"}
 """What to install for a launcher, by the beginning of its name."""
@@ -79,16 +79,17 @@ def unknown_key(key: str, section: type | None, task: str, typed: str | None = N
 def impossible_value(error: ValueError, section: str | None, schema: type | None) -> UserError:
     """What a ``__post_init__`` refused; a schema of several sections does not know in which it stood."""
     message = str(error)
+    noted = next(iter(getattr(error, "__notes__", [])), None)
     if section is not None:
-        message = re.sub(r"\bcorpus\.", f"{section}.", message)
+        message = re.sub(r"\b(corpus|section)\.", f"{section}.", message)
+        noted = noted and re.sub(r"\bsection=", f"{section}=", noted)
         if section == "finetune":
             message = re.sub(r"\btrain\.", "finetune.", message)
         if f"{section}." not in message:
             message = f"{section}: {message}"
     if "exclude each other" in message:
         return UserError(_quoted(message), "an existing model takes `model=pretrained model.path=…`")
-    hint = _example(schema, message.split()[0])
-    return UserError(_quoted(message), hint)
+    return UserError(_quoted(message), noted or _example(schema, message.split()[0]))
 
 
 def _quoted(message: str) -> str:

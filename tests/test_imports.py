@@ -17,8 +17,10 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "progress": set(),
     "config": {"errors"},
+    "values": {"errors"},
+    "written": {"errors"},
     "retell": {"errors", "config"},
-    "launch": {"errors", "config", "retell"},
+    "launch": {"errors", "config", "retell", "values", "written"},
     "runs": {"errors"},
     "distributed": set(),
     "sealed": {"progress", "runs", "distributed"},
@@ -43,7 +45,8 @@ ARROWS: dict[str, set[str]] = {
 """Room: the rooms it may import from. `mari_cli` itself holds the version and imports nothing."""
 
 ONLY_DOOR = {"hydra": {"launch"}, "wandb": {"tracking"}, "lm_eval": {"suites"}, "typer": {"cli"}}
-LIGHT = {"errors", "config", "retell", "launch", "runs", "progress", "docs", "cli", "__main__"}
+LIGHT = {"errors", "config", "values", "written", "retell", "launch", "runs", "progress", "docs", "cli",
+         "__main__"}  # fmt: skip
 HEAVY = {"torch", "transformers", "datasets", "lm_eval", "wandb"}
 HEAVY_FOR_HELP = HEAVY | {"hydra", "omegaconf", "rich", "matplotlib", "numpy"}
 

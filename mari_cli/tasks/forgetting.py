@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mari_cli import runs
-from mari_cli.config import DPOConfig, MariConfig, UnlearnRun
+from mari_cli.config import DPOConfig, MariConfig, UnlearnRun, titled
 from mari_cli.data.batches import draw, drawn_indices
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import Item
@@ -201,7 +201,7 @@ def forget(
     state_dir = record.run.path / runs.STATE
     record.run.truncate_metrics(state.resumed_step(state_dir))
     outcome = fit(
-        lm, job, train, state_dir=state_dir, log=record.log, track=track, description=config.loss.name
+        lm, job, train, state_dir=state_dir, log=record.log, track=track, description=titled(config.loss)
     )
     say(outcome.stopped_by or f"all {outcome.steps} steps done")
     say(f"kept: step {outcome.kept_step}")

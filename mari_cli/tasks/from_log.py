@@ -64,7 +64,7 @@ def from_log(config: EvaluateRun, *, command: Sequence[str]) -> dict[str, Any]:
 
 def _data(config: EvaluateRun) -> TofuSuite | None:
     """TOFU's data, where it is named for comparing; without a holdout, of which TOFU's logs know nothing."""
-    if config.suite.protocol == "corpora":
+    if config.suite.kind == "corpora":
         return None
     if not isinstance(config.suite, TofuSuite):
         raise UserError(

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from mari_cli import distributed
 from mari_cli.config import Device as DeviceChoice
-from mari_cli.config import ModelConfig, Parallel, Precision, UnlearnRun, bytes_of
+from mari_cli.config import ModelConfig, Parallel, Precision, UnlearnRun, bytes_of, titled
 from mari_cli.data.corpora import load_corpora
 from mari_cli.data.tokenize import Item, PromptStyle
 from mari_cli.errors import UserError
@@ -81,7 +81,7 @@ def plan(
             "trained": sum(p.numel() for p in lm.model.parameters() if p.requires_grad),
             "precision": lm.compute.precision,
         },
-        "loss": config.loss.name,
+        "loss": titled(config.loss),
         "layout": {"packed": packed, "reason": lm.layout.reason},
         "processes": {"count": processes, "parallel": config.train.parallel.value},
         "device": asdict(on),
@@ -182,7 +182,7 @@ def _subject(
         items = imagined_items(lengths, config, lm.max_length)
         if "alternative" in objective.needs.roles and items["forget"][0].supervised_from == 1:
             raise UserError(
-                f"{config.loss.name} needs prompts, but `--lengths {lengths}` is running text",
+                f"{titled(config.loss)} needs prompts, but `--lengths {lengths}` is running text",
                 "`--lengths 64+48` plans prompts of 64 tokens with answers of 48",
             )
         if objective.needs.supported:

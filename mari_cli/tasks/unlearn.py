@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mari_cli import distributed, runs
-from mari_cli.config import MariConfig, ModelConfig, UnlearnRun
+from mari_cli.config import MariConfig, ModelConfig, UnlearnRun, titled
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import objective as losses
 from mari_cli.models.device import choose_compute
@@ -137,7 +137,7 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
         return record.finish(
             task="unlearn",
             name=describe_loss(config),
-            loss=config.loss.name,
+            loss=titled(config.loss),
             models=models,
             examples=examples(lm, corpora, models, config.metrics, seed=config.seed),
             outcome=outcome,
@@ -148,7 +148,7 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
 
 def describe_loss(config: UnlearnRun) -> str:
     loss = config.loss
-    return f"{loss.name} {loss.estimator}" if isinstance(loss, MariConfig) else loss.name
+    return f"{titled(loss)} {loss.estimator}" if isinstance(loss, MariConfig) else titled(loss)
 
 
 # -- target and gold -----------------------------------------------------------------------------------------
