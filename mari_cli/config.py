@@ -84,6 +84,17 @@ class Section:
             f"section.name is a label only, and this section is {own}, not {meant}",
             f"`section={meant}` chooses {meant}; a label is any other word",
         )
+        _label("section", self)
+
+
+def _label(section: str, config: Any) -> None:
+    """A label stands in tables and names directories."""
+    name = str(config.name)
+    _require(
+        name.isprintable() and "/" not in name,
+        f"{section}.name is a label, and has no `/` and no line break, got {name!r}",
+        "write a word or two",
+    )
 
 
 def _bare(word: str) -> str:
@@ -116,7 +127,7 @@ def bytes_of(text: str, key: str) -> int:
     found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]+)\s*", text)
     unit = {name.lower(): size for name, size in SIZE_UNITS.items()}.get(found[2].lower()) if found else None
     _require(
-        unit is not None and found is not None and float(found[1]) > 0,
+        unit is not None and found is not None and 0 < float(found[1]) * unit < 2**63,
         f"{key} must be a size like 40GiB ({', '.join(SIZE_UNITS)}), got {text}",
     )
     assert found is not None
@@ -183,6 +194,7 @@ class ModelConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
+        _label("model", self)
         _positive("model", self, "max_length", "tokenizer_vocab_size")
         _require(
             self.path is None or self.architecture is None,

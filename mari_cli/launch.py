@@ -35,7 +35,7 @@ from mari_cli import config
 from mari_cli.config import RunConfig
 from mari_cli.errors import UserError
 from mari_cli.retell import explain, impossible_value, unknown_key
-from mari_cli.values import leaves, refuse_senseless
+from mari_cli.values import DEEPEST, leaves, refuse_senseless
 from mari_cli.written import BEGIN, check_file, check_yaml
 
 CONF = "mari_cli.conf"
@@ -213,6 +213,42 @@ def session(experiment: Experiment) -> Iterator[Any]:
             raise explain(error, experiment.task) from error
 
 
+@contextmanager
+def _composing(experiment: Experiment) -> Iterator[Any]:
+    """A session in which Hydra composes, and nothing else is done: what it stumbles over, somebody wrote."""
+    _check_overrides(experiment.overrides)
+    with session(experiment) as controller:
+        try:
+            yield controller
+        except (TypeError, AttributeError, LookupError, AssertionError, ArithmeticError) as error:
+            raise explain(error, experiment.task) from error
+
+
+_BRACKETS = re.compile(r"[\[\]{}()]")
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse what Hydra's grammar would take a stack for, and an option that is no name."""
+    for override in overrides:
+        if override.lstrip("+~").startswith("hydra.searchpath"):  # Hydra would follow it while it composes
+            raise _not_ours("hydra.searchpath")
+        level = 0
+        for bracket in _BRACKETS.findall(override):
+            level += 1 if bracket in "[{(" else -1
+            if level > DEEPEST:
+                raise UserError(
+                    f"`{override[:40]}…` is nested more than {DEEPEST} levels deep",
+                    "no key of a run is: mend it",
+                )
+        key, _, value = override.partition("=")
+        group = key.lstrip("+").partition("@")[0]
+        if (_conf() / group).is_dir() and re.match(r"\s*[\[{]", value) and "/" not in group and group:
+            raise UserError(
+                f"`{group}` takes the name of one option, got `{value}`",
+                f"`mari config list {group}` names them",
+            )
+
+
 def compose(experiment: Experiment) -> DictConfig:
     """The config as Hydra composes it, not yet checked by ``parse``."""
     return _composed(experiment)[0]
@@ -220,7 +256,7 @@ def compose(experiment: Experiment) -> DictConfig:
 
 def _composed(experiment: Experiment) -> tuple[DictConfig, DictConfig]:
     """The config, and Hydra's own part of it, in which nothing is set but what is allowed."""
-    with session(experiment):
+    with _composing(experiment):
         whole = hydra.compose(experiment.primary, experiment.arguments, return_hydra_config=True)
     ours = whole.hydra
     with open_dict(whole):
@@ -246,7 +282,7 @@ def _check_hydra(found: Sequence[DictConfig], experiment: Experiment) -> None:
         return
     launcher = str(found[0].runtime.choices["hydra/launcher"])
     plain = Experiment(experiment.task, [f"hydra/launcher={launcher}"])
-    with session(plain):
+    with _composing(plain):
         expected = hydra.compose(plain.primary, plain.arguments, return_hydra_config=True).hydra
     for ours in found:
         theirs = dict(leaves(_unresolved(expected), "hydra", built=True))
@@ -299,7 +335,7 @@ def parse(cfg: DictConfig, experiment: Experiment | None = None) -> RunConfig:
     for key in _missing(cfg):
         raise UserError(f"`{key}` is not set", f"set it: `{key}=…`")
     try:
-        refuse_senseless(_resolved(cfg))
+        refuse_senseless(_resolved(cfg), free=[key for key, node, _ in _nodes(cfg) if _is_free(node)])
         parsed = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise explain(error, task) from error
@@ -314,6 +350,11 @@ def parse(cfg: DictConfig, experiment: Experiment | None = None) -> RunConfig:
 def _describes_a_run(cfg: DictConfig) -> bool:
     kind = OmegaConf.get_type(cfg)
     return is_dataclass(kind) and issubclass(kind, RunConfig)
+
+
+def _is_free(node: Any) -> bool:
+    """Whether a section takes any keys, as `model.architecture`."""
+    return OmegaConf.is_dict(node) and not is_dataclass(OmegaConf.get_type(node))
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
@@ -513,7 +554,7 @@ def plan(experiment: Experiment) -> Sweep:
 
     Without `-c` the jobs are of the experiment's task; a file says itself what it describes.
     """
-    with session(experiment) as controller:
+    with _composing(experiment) as controller:
         loader = controller.config_loader
         master = controller.compose_config(
             config_name=experiment.primary,

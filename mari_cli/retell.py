@@ -45,7 +45,7 @@ def explain(error: Exception, task: str) -> UserError:
         if match := re.search(pattern, text):
             return retold(match, key, _example(getattr(config, _said("object_type", text), None), key))
     said = next((line for line in text.splitlines() if "raised while composing" not in line), text)
-    said = said[:1].lower() + said[1:].rstrip(".")
+    said = said[:1].lower() + said[1:].rstrip(".") or type(error).__name__
     return UserError(f"`{key}`: {said}" if key else said, LIST_KEYS)
 
 
@@ -176,6 +176,13 @@ _RETOLD: list[tuple[str, Callable[[re.Match[str], str, str], UserError]]] = [
     (r"Value '(.*?)' is not a valid (bool)", _wrong_type),
     (r"Invalid value '(.*?)', expected one of \[(.*?)\]", _not_a_choice),
     (r"Invalid type assigned: (\w+) is not a subclass of (\w+)", _wrong_section),
+    (
+        r"'NoneType' object has no attribute 'get'",
+        lambda match, key, example: UserError(
+            f"`{key}` is null here, and takes no keys",
+            "choose an option that has it, as `model=gpt2_tiny` has `model.architecture`",
+        ),
+    ),
     (
         r"is not a ListConfig, list or tuple",
         lambda match, key, example: UserError(f"`{key}` must be a list", f"write `{key}=[a,b]`"),

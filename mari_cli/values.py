@@ -5,7 +5,7 @@ Standard library only. What a key by itself excludes stands beside the key, in c
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mari_cli.errors import UserError
@@ -16,11 +16,14 @@ DEEPEST = 20
 """Levels of a free section, as `model.architecture`; no configuration of a model comes near."""
 
 
-def refuse_senseless(values: Mapping[str, Any]) -> None:
-    """Raise for the first value, anywhere in ``values``, that no run can take; the message names its key."""
+def refuse_senseless(values: Mapping[str, Any], *, free: Sequence[str] = ()) -> None:
+    """Raise for the first value, anywhere in ``values``, that no run can take; the message names its key. In
+    sections that are ``free``, by their keys, text may be empty."""
     for key, value in leaves(values):
         if told := problem(value):
             raise UserError(f"`{key}` {told[0]}", told[1])
+        if isinstance(value, str) and not value.strip() and not key.startswith(tuple(f"{k}." for k in free)):
+            raise UserError(f"`{key}` is empty", "give it a value, or leave it out")
 
 
 def leaves(value: Any, key: str = "", level: int = 0, *, built: bool = False) -> Iterator[tuple[str, Any]]:

@@ -134,8 +134,14 @@ def prepare(config: RunConfig, compute: Compute) -> Setting:
 def _check_places(config: RunConfig) -> None:
     """Whether `out` and `cache` can be made; they are not made yet."""
     for key, path in (("out", Path(config.out)), ("cache", cache_directory(config))):
-        there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-        if not (there.is_dir() and os.access(there, os.W_OK)):
+        try:
+            there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+        except OSError as error:
+            raise UserError(
+                f"cannot make `{key}={path}`: {(error.strerror or str(error)).lower()}",
+                f"choose another `{key}=`",
+            ) from error
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
             raise UserError(
                 f"cannot make `{key}={path}`: `{there}` is no directory to write in",
                 f"choose another `{key}=`",
@@ -249,4 +255,4 @@ def device_info(compute: Compute) -> dict[str, Any]:
 
 
 def cache_directory(config: RunConfig) -> Path:
-    return Path(config.cache).expanduser()
+    return Path(os.path.expanduser(config.cache))  # which takes `~nobody` as it is written

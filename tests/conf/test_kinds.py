@@ -1,4 +1,4 @@
-"""A section says its kind; its label chooses nothing and misleads nobody; what was saved before is still read."""
+"""A section says its kind; its label chooses nothing and misleads nobody; saved before, it is still read."""
 
 import pytest
 import yaml
