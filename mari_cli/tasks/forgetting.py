@@ -111,6 +111,15 @@ class Draws:
             for role, stream in STREAM_OF.items()
         }
 
+    def count(self, role: str) -> int:
+        """How many items of a role will be in a step."""
+        return len(set(self.drawn()[role]))
+
+    def targets(self, role: str, *, whole: bool) -> int:
+        """Target tokens of those items, or of the ``whole`` corpus."""
+        items = self.items[role]
+        return sum(items[i].num_targets for i in (range(len(items)) if whole else set(self.drawn()[role])))
+
     def _draw(self, stream: str, step: int) -> list[int]:
         return draw(len(self.items[stream]), self.sizes[stream], step, seed=self._seed(stream))
 

