@@ -4,6 +4,7 @@ The only module that imports Hydra. Past it, code sees the dataclasses of ``mari
 meets a DictConfig, and whatever a task raises comes out of here as it is.
 """
 
+import math
 import re
 import sys
 import traceback
@@ -357,7 +358,21 @@ def _is_free(node: Any) -> bool:
     return OmegaConf.is_dict(node) and not is_dataclass(OmegaConf.get_type(node))
 
 
+MOST_COPIES = 1000
+"""Of one value, that references to it may make: they multiply where one refers to another."""
+
+
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    copies = math.prod(
+        max(1, value.count("${"))
+        for _, value in leaves(_unresolved(cfg), built=True)
+        if isinstance(value, str)
+    )
+    if copies > MOST_COPIES:
+        raise UserError(
+            f"the references `${{…}}` of this configuration make more than {MOST_COPIES} copies of a value",
+            "write the value where it is wanted",
+        )
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}

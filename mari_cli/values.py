@@ -10,19 +10,24 @@ from typing import Any
 
 from mari_cli.errors import UserError
 
-LARGEST, SMALLEST = 3.4028234663852886e38, 1.1754943508222875e-38
-"""Of a float32, in which a run computes: a larger number is infinite there, a smaller one is lost."""
+SMALLEST, LARGEST = 1e-30, 1e15
+"""Of a setting. A run computes in float32, which ends at 1e-38 and 3e38, and multiplies settings."""
+SMALLEST_FREE, LARGEST_FREE = 1.1754943508222875e-38, 3.4028234663852886e38
+"""Of a number in a free section, which may be a limit of float32 itself."""
 DEEPEST = 20
 """Levels of a free section, as `model.architecture`; no configuration of a model comes near."""
 
 
 def refuse_senseless(values: Mapping[str, Any], *, free: Sequence[str] = ()) -> None:
-    """Raise for the first value, anywhere in ``values``, that no run can take; the message names its key. In
-    sections that are ``free``, by their keys, text may be empty."""
+    """Raise for the first value, anywhere in ``values``, that no run can take; the message names its key.
+
+    Sections that are ``free``, by their keys, hold another program's values: text may be empty there.
+    """
     for key, value in leaves(values):
-        if told := problem(value):
+        inside = key.startswith(tuple(f"{section}." for section in free))
+        if told := problem(value, *((SMALLEST_FREE, LARGEST_FREE) if inside else (SMALLEST, LARGEST))):
             raise UserError(f"`{key}` {told[0]}", told[1])
-        if isinstance(value, str) and not value.strip() and not key.startswith(tuple(f"{k}." for k in free)):
+        if isinstance(value, str) and not value.strip() and not inside:
             raise UserError(f"`{key}` is empty", "give it a value, or leave it out")
 
 
@@ -51,17 +56,17 @@ def leaves(value: Any, key: str = "", level: int = 0, *, built: bool = False) ->
         yield key, value
 
 
-def problem(value: Any) -> tuple[str, str] | None:
+def problem(value: Any, smallest: float = 0, largest: float = math.inf) -> tuple[str, str] | None:
     """What is wrong with ``value`` and what helps; None where nothing is."""
     match value:
         case bool() | None:
             return None
         case float() if not math.isfinite(value):
             return f"must be a finite number, got {value}", "write a number such as 0.5 or 1e-4"
-        case float() if abs(value) > LARGEST or 0 < abs(value) < SMALLEST:
+        case float() if abs(value) > largest or 0 < abs(value) < smallest:
             return (
-                f"must be 0 or between {SMALLEST:.1e} and {LARGEST:.1e} in size, got {value}",
-                "a run computes in float32, which holds no other numbers",
+                f"must be 0 or between {smallest:.1e} and {largest:.1e} in size, got {value}",
+                "a run computes in float32, which cannot hold what becomes of it",
             )
         case int() if abs(value) >= 2**63:
             return "must be a whole number of at most 63 bits, got a longer one", "write a smaller number"

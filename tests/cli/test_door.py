@@ -137,6 +137,11 @@ FILES = {
     "not UTF-8": (b"\xff\xfe\x00a", "`file.yaml` is not UTF-8 (byte 1)"),
     "a NUL": (BEGIN.encode() + b"seed: \0\n", "`file.yaml` holds a character that YAML does not allow"),
     "aliases of aliases": (f"{BEGIN}model:\n  architecture:\n    a0: &a0 [1]\n{BOMB}".encode(), "each alias"),
+    "references to references": (
+        f"{BEGIN}model:\n  architecture:\n    a0: x\n".encode()
+        + b"".join(b"    a%d: ${.a%d}${.a%d}\n" % (i, i - 1, i - 1) for i in range(1, 40)),
+        "copies of a value",
+    ),
     "an alias of itself": (f"{BEGIN}model:\n  architecture: &a {{b: *a}}\n".encode(), "each alias"),
     "too deep": (
         f"{BEGIN}seed: {'[' * 9000}{']' * 9000}\n".encode(),

@@ -14,7 +14,7 @@ from mari_cli.errors import UserError
 from mari_cli.launch import Experiment
 
 SENSELESS = {
-    float: [math.inf, -math.inf, math.nan, 1e-320],
+    float: [math.inf, -math.inf, math.nan, 1e38, 1e-38],
     int: [2**63, -(2**63)],
 }
 BASES = {
