@@ -195,6 +195,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _label("model", self)
+        _require(
+            self.tokenizer_vocab_size <= 2**20,
+            f"model.tokenizer_vocab_size must be at most {2**20}, got {self.tokenizer_vocab_size}",
+        )
         _positive("model", self, "max_length", "tokenizer_vocab_size")
         _require(
             self.path is None or self.architecture is None,

@@ -125,6 +125,11 @@ def test_nothing_is_built_from_a_configuration(word, composed):
             launch.parse(changed(composed["evaluate"], f"suite.settings.{where}", "os.system"))
 
 
+def test_a_vocabulary_is_one_that_a_tokenizer_can_hold(composed):
+    with pytest.raises(UserError, match="must be at most 1048576"):
+        launch.parse(changed(composed["finetune"], "model.tokenizer_vocab_size", 2**62))
+
+
 @pytest.mark.parametrize("text", ["0GiB", "1e400GiB", "9" * 400 + "GiB", "-1GiB", "GiB", "1", "infGiB", ""])
 def test_a_size_is_one_that_a_machine_can_have(text):
     with pytest.raises(ValueError, match="must be a size like 40GiB"):
