@@ -243,7 +243,12 @@ def _check_overrides(overrides: Sequence[str]) -> None:
                 )
         key, _, value = override.partition("=")
         group = key.lstrip("+").partition("@")[0]
-        if (_conf() / group).is_dir() and re.match(r"\s*[\[{]", value) and "/" not in group and group:
+        if (
+            (_conf() / group).is_dir()
+            and re.fullmatch(r"\s*[\[{].*[\]}]\s*", value, re.DOTALL)
+            and "/" not in group
+            and group
+        ):
             raise UserError(
                 f"`{group}` takes the name of one option, got `{value}`",
                 f"`mari config list {group}` names them",
