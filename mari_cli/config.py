@@ -14,6 +14,8 @@ from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
+SEED_BITS = 63
+
 
 def _require(condition: bool, message: str, hint: str | None = None) -> None:
     if not condition:
@@ -35,6 +37,17 @@ def _non_negative(section: str, config: object, *names: str) -> None:
         _require(value is None or value >= 0, f"{section}.{name} must be >= 0, got {value}")
 
 
+def _seeds(section: str, config: object, *names: str) -> None:
+    """Seeds that random, numpy and torch all take."""
+    for name in names:
+        value = getattr(config, name)
+        given = [] if value is None else value if isinstance(value, list) else [value]
+        _require(
+            all(0 <= seed < 2**SEED_BITS for seed in given),
+            f"{section}{name} must be from 0 to 2**{SEED_BITS} - 1, got {value}",
+        )
+
+
 def _fraction(section: str, config: object, *names: str, open_above: bool = False) -> None:
     for name in names:
         value = getattr(config, name)
@@ -45,6 +58,69 @@ def _fraction(section: str, config: object, *names: str, open_above: bool = Fals
             )
 
 
+# -- sections of several kinds -------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class Section:
+    """A section whose keys depend on its kind. The group's option chooses the kind, as `loss=npo`, and a
+    saved configuration names it; the label chooses nothing."""
+
+    kind: str = MISSING
+    """The schema of this section, by its name in SCHEMAS: each class has its own, and no other is taken."""
+    name: str = MISSING
+    """Label in tables and run names."""
+
+    def __post_init__(self) -> None:
+        own, others = type(self).kind, kinds_beside(type(self))
+        _require(
+            self.kind == own,
+            f"section.kind is {own} here, got {self.kind}",
+            f"the kind follows from the option: `section={self.kind}`"
+            if self.kind in others
+            else "the kind follows from the option that is chosen: leave it out",
+        )
+        meant = next((kind for kind in others if _bare(kind) == _bare(str(self.name))), None)
+        _require(
+            meant is None,
+            f"section.name is a label only, and this section is {own}, not {meant}",
+            f"`section={meant}` chooses {meant}; a label is any other word",
+        )
+        _label("section", self)
+
+
+def _label(section: str, config: Any) -> None:
+    """A label stands in tables and names directories."""
+    name = str(config.name)
+    _require(
+        name.isprintable() and "/" not in name,
+        f"{section}.name is a label, and has no `/` and no line break, got {name!r}",
+        "write a word or two",
+    )
+
+
+def _bare(word: str) -> str:
+    """``word`` as a reader takes it: KL-GA is kl_ga."""
+    return re.sub(r"[\W_]", "", word).casefold()
+
+
+def kinds_of(section: str) -> dict[str, type]:
+    """The schemas that a section can have, by their kind; one or none where nothing is to choose."""
+    start = f"{section}/"
+    return {name.removeprefix(start): schema for name, schema in SCHEMAS.items() if name.startswith(start)}
+
+
+def kinds_beside(schema: type) -> set[str]:
+    """The kinds that stand where ``schema`` can stand, without its own."""
+    sections = {name.partition("/")[0] for name, known in SCHEMAS.items() if known is schema}
+    return {kind for section in sections for kind, other in kinds_of(section).items() if other is not schema}
+
+
+def titled(section: Section) -> str:
+    """What ``section`` is called where people read it: by its label, and by its kind where they differ."""
+    return section.name if section.name == section.kind else f"{section.name} ({section.kind})"
+
+
 SIZE_UNITS = {"GiB": 2**30, "MiB": 2**20, "GB": 10**9, "MB": 10**6}
 
 
@@ -53,7 +129,7 @@ def bytes_of(text: str, key: str) -> int:
     found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]+)\s*", text)
     unit = {name.lower(): size for name, size in SIZE_UNITS.items()}.get(found[2].lower()) if found else None
     _require(
-        unit is not None and found is not None and float(found[1]) > 0,
+        unit is not None and found is not None and 0 < float(found[1]) * unit < 2**63,
         f"{key} must be a size like 40GiB ({', '.join(SIZE_UNITS)}), got {text}",
     )
     assert found is not None
@@ -136,11 +212,16 @@ class ModelConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
+        _label("model", self)
         _positive("model", self, "max_length")
         _require(
             self.tokenizer_vocab_size >= LEAST_VOCABULARY,
             f"model.tokenizer_vocab_size must be >= {LEAST_VOCABULARY} (every byte, BOS and EOS), "
             f"got {self.tokenizer_vocab_size}",
+        )
+        _require(
+            self.tokenizer_vocab_size <= 2**20,
+            f"model.tokenizer_vocab_size must be at most {2**20}, got {self.tokenizer_vocab_size}",
         )
         _require(
             isinstance(self.trust_remote_code, bool),
@@ -184,10 +265,9 @@ class Form(StrEnum):
 
 
 @dataclass(kw_only=True)
-class CorpusConfig:
+class CorpusConfig(Section):
     """What every corpus has."""
 
-    name: str = MISSING
     limit: int | None = None
     """Keep the first so many records."""
     block_size: int | None = None
@@ -196,6 +276,7 @@ class CorpusConfig:
     """Cut a prompt/completion pair that does not fit the context, rather than refuse it."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _positive("corpus", self, "limit", "block_size")
 
 
@@ -203,6 +284,7 @@ class CorpusConfig:
 class FictionalCorpus(CorpusConfig):
     """People of an invented archive (data/fictional.py)."""
 
+    kind: str = "fictional"
     people: int = 20
     seed: int = 0
     """Seed of the world: towns, prizes, people."""
@@ -212,6 +294,7 @@ class FictionalCorpus(CorpusConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _seeds("corpus.", self, "seed")
         _positive("corpus", self, "people")
         _fraction("corpus", self, "overlap")
 
@@ -220,6 +303,7 @@ class FictionalCorpus(CorpusConfig):
 class FileCorpus(CorpusConfig):
     """Text of the user's: a file, a folder, or a data set of the hub by name."""
 
+    kind: str = "files"
     path: str | None = None
     """.jsonl .json .csv .parquet .txt, a folder of them, or a hub data set; null: no such corpus."""
     subset: str | None = None
@@ -255,6 +339,7 @@ class ForgetFiles(FileCorpus):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _seeds("forget.", self, "fraction_seed")
         _require(
             self.fraction is None or 0 < self.fraction < 1,
             f"forget.fraction must be between 0 and 1, got {self.fraction}",
@@ -278,12 +363,12 @@ class RetainConfig(CorpusConfig):
 
 @dataclass(kw_only=True)
 class RetainFictional(FictionalCorpus, RetainConfig):
-    pass
+    kind: str = "fictional"
 
 
 @dataclass(kw_only=True)
 class RetainFiles(FileCorpus, RetainConfig):
-    pass
+    kind: str = "files"
 
 
 # -- losses --------------------------------------------------------------------------------------------------
@@ -337,11 +422,11 @@ class RetainLoss(StrEnum):
 
 
 @dataclass(kw_only=True)
-class LossConfig:
-    name: str = MISSING
+class LossConfig(Section):
     retain_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _non_negative("loss", self, "retain_weight")
 
 
@@ -413,6 +498,7 @@ class SupportConfig:
 class MariConfig(LossConfig):
     """Forgetting-MarI: marginal information plus KL to the reference on retain data."""
 
+    kind: str = "mari"
     estimator: Estimator = Estimator.token
     prior: float | None = 0.5
     """P(Z=1), the chance that a position comes from retain and forget together; null: by counts, of R retain
@@ -477,7 +563,7 @@ class MariConfig(LossConfig):
 
 @dataclass(kw_only=True)
 class AscentConfig(LossConfig):
-    """`grad_ascent`, `grad_diff` and `kl_ga`: they differ in what holds the retain side."""
+    """Ascent on forget; the kinds below differ in what holds the retain side."""
 
     forget_weight: float = 1.0
 
@@ -487,7 +573,29 @@ class AscentConfig(LossConfig):
 
 
 @dataclass(kw_only=True)
+class GradAscent(AscentConfig):
+    """Nothing holds it."""
+
+    kind: str = "grad_ascent"
+
+
+@dataclass(kw_only=True)
+class GradDiff(AscentConfig):
+    """Descent on retain."""
+
+    kind: str = "grad_diff"
+
+
+@dataclass(kw_only=True)
+class KLGA(AscentConfig):
+    """KL to the reference on retain."""
+
+    kind: str = "kl_ga"
+
+
+@dataclass(kw_only=True)
 class NPOConfig(AscentConfig):
+    kind: str = "npo"
     beta: float = 0.1
     """Inverse temperature: small is close to gradient ascent, large stops early."""
     length_normalised: bool = False
@@ -501,6 +609,7 @@ class NPOConfig(AscentConfig):
 
 @dataclass(kw_only=True)
 class DPOConfig(AscentConfig):
+    kind: str = "dpo"
     beta: float = 0.1
     """Inverse temperature, as NPO's; the loss has the same factor 2/β."""
     answers: list[str] = field(default_factory=lambda: ["I don't know.", "I have no information about that."])
@@ -730,6 +839,7 @@ class MetricsConfig:
         _positive(
             "metrics", self, "batch_size", "max_items", "max_new_tokens", "bootstrap", "benchmark_limit"
         )
+        _seeds("metrics.", self, "seeds")
         _require(
             self.bootstrap <= MOST_RESAMPLES,
             f"metrics.bootstrap must be at most {MOST_RESAMPLES}, got {self.bootstrap}: more tell no more",
@@ -751,31 +861,19 @@ class MetricsConfig:
 
 
 @dataclass(kw_only=True)
-class SuiteConfig:
-    """What a model is asked besides the questions of its own corpora; `corpora`: nothing."""
+class SuiteConfig(Section):
+    """What a model is asked besides the questions of its own corpora; `corpora`: nothing. The kind is the
+    module of `mari_cli.suites` that asks."""
 
+    kind: str = "corpora"
     name: str = "corpora"
-    protocol: str = "corpora"
-    """The module of `mari_cli.suites` that asks it, and the schema of this section."""
-
-    def __post_init__(self) -> None:
-        _protocol(self)
-
-
-def _protocol(suite: SuiteConfig) -> None:
-    """Refuse another protocol than that of the section's schema."""
-    own = type(suite).protocol
-    _require(
-        suite.protocol == own,
-        f"suite.protocol must be {own} in this section, got {suite.protocol}: `suite=NAME` chooses another",
-    )
 
 
 @dataclass(kw_only=True)
 class TofuSuite(SuiteConfig):
     """TOFU (suites/tofu.py): forget quality, model utility, and what they are made of."""
 
-    protocol: str = "tofu"
+    kind: str = "tofu"
     path: str = "locuslab/TOFU"
     """A hub data set, or a folder with its subsets as files: `forget10_perturbed.json`, …"""
     split: str = "forget10"
@@ -789,7 +887,7 @@ class TofuSuite(SuiteConfig):
     """Of a generated answer (`metrics.generate`)."""
 
     def __post_init__(self) -> None:
-        _protocol(self)
+        super().__post_init__()
         _positive("suite", self, "items", "max_new_tokens")
         _require(
             re.fullmatch(r"forget\d\d", self.split) is not None,
@@ -801,7 +899,7 @@ class TofuSuite(SuiteConfig):
 class MuseSuite(SuiteConfig):
     """MUSE (suites/muse.py): verbatim memorisation, knowledge, privacy leakage and utility."""
 
-    protocol: str = "muse"
+    kind: str = "muse"
     path: str = MISSING
     """A hub data set, or a folder with its subsets as folders: `knowmem/forget_qa.json`, …"""
     verbatim_tokens: int = 128
@@ -810,7 +908,7 @@ class MuseSuite(SuiteConfig):
     """New tokens of an answer to a question."""
 
     def __post_init__(self) -> None:
-        _protocol(self)
+        super().__post_init__()
         _positive("suite", self, "verbatim_tokens", "knowledge_tokens")
 
 
@@ -818,7 +916,7 @@ class MuseSuite(SuiteConfig):
 class RwkuSuite(SuiteConfig):
     """RWKU (suites/rwku.py): what is known of famous people, and of their neighbours."""
 
-    protocol: str = "rwku"
+    kind: str = "rwku"
     path: str = "jinzhuoran/RWKU"
     """A hub data set, or a folder with its files: `forget_level1.json`, …"""
     subject: str | None = None
@@ -827,7 +925,7 @@ class RwkuSuite(SuiteConfig):
     """Of a generated answer."""
 
     def __post_init__(self) -> None:
-        _protocol(self)
+        super().__post_init__()
         _positive("suite", self, "max_new_tokens")
 
 
@@ -835,7 +933,7 @@ class RwkuSuite(SuiteConfig):
 class OwnSuite(SuiteConfig):
     """A suite of the user's own (suites/own.py)."""
 
-    protocol: str = "own"
+    kind: str = "own"
     code: str | None = None
     """A Python file with a function `load(config)` that gives a suite."""
     path: str | None = None
@@ -844,7 +942,7 @@ class OwnSuite(SuiteConfig):
     """What else it wants to be told."""
 
     def __post_init__(self) -> None:
-        _protocol(self)
+        super().__post_init__()
 
 
 class WandbMode(StrEnum):
@@ -854,12 +952,13 @@ class WandbMode(StrEnum):
 
 
 @dataclass(kw_only=True)
-class TrackerConfig:
-    name: str = MISSING
+class TrackerConfig(Section):
+    kind: str = "none"
 
 
 @dataclass(kw_only=True)
 class WandbConfig(TrackerConfig):
+    kind: str = "wandb"
     project: str = "mari"
     entity: str | None = None
     mode: WandbMode = WandbMode.auto
@@ -885,6 +984,8 @@ class Corpora(StrEnum):
 class RunConfig:
     """What every run has."""
 
+    task: str = MISSING
+    """The command that does it: each class has its own, and no other is taken."""
     seed: int = 0
     out: str = MISSING
     """The run directory; it must not exist yet."""
@@ -898,6 +999,13 @@ class RunConfig:
     metrics: MetricsConfig = MISSING
     tracker: TrackerConfig = MISSING
 
+    def __post_init__(self) -> None:
+        own = type(self).task
+        _require(
+            self.task == own, f"task is {own} here, got {self.task}", "the command chooses it: leave it out"
+        )
+        _seeds("", self, "seed")
+
 
 def _require_dropout(model: ModelConfig, train: OptimConfig) -> None:
     if isinstance(model, ModelConfig) and isinstance(train, OptimConfig):  # neither is MISSING
@@ -909,16 +1017,19 @@ def _require_dropout(model: ModelConfig, train: OptimConfig) -> None:
 
 @dataclass(kw_only=True)
 class FinetuneRun(RunConfig):
+    task: str = "finetune"
     train: FinetuneConfig = MISSING
     corpora: Corpora = Corpora.both
     """Which corpora to train on: `both` makes a target, `retain` a gold model."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_dropout(self.model, self.train)
 
 
 @dataclass(kw_only=True)
 class UnlearnRun(RunConfig):
+    task: str = "unlearn"
     loss: LossConfig = MISSING
     train: UnlearnConfig = MISSING
     suite: SuiteConfig = field(default_factory=SuiteConfig)
@@ -932,6 +1043,7 @@ class UnlearnRun(RunConfig):
     `finetune` where the target is fine-tuned here, else `none`."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_dropout(self.model, self.train)
         _require_one_split(self.forget, self.retain, self.suite)
 
@@ -955,6 +1067,7 @@ def _require_one_split(forget: CorpusConfig, retain: CorpusConfig, suite: SuiteC
 
 @dataclass(kw_only=True)
 class EvaluateRun(RunConfig):
+    task: str = "evaluate"
     suite: SuiteConfig = field(default_factory=SuiteConfig)
     """A benchmark protocol, asked instead of the questions of the corpora."""
     gold: str = "none"
@@ -970,6 +1083,7 @@ class EvaluateRun(RunConfig):
     precision: Precision = Precision.auto
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(
             not isinstance(self.model, ModelConfig) or self.model.lora.rank is None,
             "model.lora.rank must be null here: an evaluation trains nothing",
@@ -986,7 +1100,7 @@ class EvaluateRun(RunConfig):
             "from_log measures no model, so gold must be none: gold_log is the log of a gold model",
         )
         _require(
-            self.suite.protocol == "corpora"
+            self.suite.kind == "corpora"
             or not isinstance(self.metrics, MetricsConfig)
             or self.metrics.seeds is None
             or self.metrics.max_items is not None,
@@ -1006,7 +1120,9 @@ SCHEMAS: dict[str, type] = {
     "holdout/fictional": FictionalCorpus,
     "holdout/files": FileCorpus,
     "loss/mari": MariConfig,
-    "loss/ascent": AscentConfig,
+    "loss/grad_ascent": GradAscent,
+    "loss/grad_diff": GradDiff,
+    "loss/kl_ga": KLGA,
     "loss/npo": NPOConfig,
     "loss/dpo": DPOConfig,
     "train/finetune": FinetuneConfig,
@@ -1020,7 +1136,7 @@ SCHEMAS: dict[str, type] = {
     "tracker/none": TrackerConfig,
     "tracker/wandb": WandbConfig,
 }
-"""Every schema under the name by which conf/ refers to it, as ``schema/NAME``."""
+"""Every schema under the name by which conf/ refers to it, as ``schema/NAME``; after the slash its kind."""
 
 
 def to_plain(config: object) -> dict[str, Any]:

@@ -4,6 +4,7 @@ The only module that imports Hydra. Past it, code sees the dataclasses of ``mari
 meets a DictConfig, and whatever a task raises comes out of here as it is.
 """
 
+import math
 import os
 import re
 import sys
@@ -18,12 +19,16 @@ from typing import Any, Protocol
 import hydra
 import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.core_plugins.file_config_source import FileConfigSource as HydraFiles
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.completion_plugin import DefaultCompletionPlugin
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -36,6 +41,8 @@ from mari_cli.places import check_length, is_there, place
 from mari_cli.retell import explain, impossible_value, unknown_key
 from mari_cli.runs import RUN, Run
 from mari_cli.typed import as_meant, is_path, quote, unquoted
+from mari_cli.values import DEEPEST, leaves, refuse_senseless
+from mari_cli.written import BEGIN, check_file, check_yaml
 
 CONF = "mari_cli.conf"
 TASKS = ("unlearn", "finetune", "evaluate")
@@ -152,8 +159,23 @@ def _is_text(path: str) -> bool:
 # -- Hydra ---------------------------------------------------------------------------------------------------
 
 
+class FileConfigSource(HydraFiles):
+    """Hydra's way to files, each of which is looked at before it is loaded: a user wrote it. It has the
+    name of Hydra's own, which in the processes of a launcher leaves it in its place."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        file = Path(self.path, self._normalize_file_name(config_path))
+        check_yaml(file)
+        found = super().load_config(config_path)
+        if OmegaConf.is_dict(found.config) and OmegaConf.select(found.config, "hydra.searchpath") is not None:
+            raise _not_ours("hydra.searchpath")  # Hydra would look there before anybody can look at it
+        return found
+
+
 def register() -> None:
     """Make the schemas known to Hydra as ``schema/NAME``, apart from the options that users choose from."""
+    Plugins.instance()  # which registers Hydra's own sources
+    SourcesRegistry.instance().types["file"] = FileConfigSource
     store = ConfigStore.instance()
     for name, schema in config.SCHEMAS.items():
         group, _, option = f"schema/{name}".rpartition("/")
@@ -169,6 +191,7 @@ def session(experiment: Experiment) -> Iterator[Any]:
     register()
     if experiment.file:
         _check_file(experiment.file)
+        check_yaml(experiment.file)
         scope: Any = hydra.initialize_config_dir(
             str(experiment.file.parent.resolve()), job_name="mari", **_VERSION
         )
@@ -193,10 +216,100 @@ def session(experiment: Experiment) -> Iterator[Any]:
             raise explain(error, experiment.task) from error
 
 
+@contextmanager
+def _composing(experiment: Experiment) -> Iterator[Any]:
+    """A session in which Hydra composes, and nothing else is done: what it stumbles over, somebody wrote."""
+    _check_overrides(experiment.overrides)
+    with session(experiment) as controller:
+        try:
+            yield controller
+        except (TypeError, AttributeError, LookupError, AssertionError, ArithmeticError) as error:
+            raise explain(error, experiment.task) from error
+
+
+_BRACKETS = re.compile(r"[\[\]{}()]")
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse what Hydra's grammar would take a stack for, and an option that is no name."""
+    for override in overrides:
+        if override.lstrip("+~").startswith("hydra.searchpath"):  # Hydra would follow it while it composes
+            raise _not_ours("hydra.searchpath")
+        level = 0
+        for bracket in _BRACKETS.findall(override):
+            level += 1 if bracket in "[{(" else -1
+            if level > DEEPEST:
+                raise UserError(
+                    f"`{override[:40]}…` is nested more than {DEEPEST} levels deep",
+                    "no key of a run is: mend it",
+                )
+        key, _, value = override.partition("=")
+        group = key.lstrip("+").partition("@")[0]
+        if (
+            (_conf() / group).is_dir()
+            and re.fullmatch(r"\s*[\[{].*[\]}]\s*", value, re.DOTALL)
+            and "/" not in group
+            and group
+        ):
+            raise UserError(
+                f"`{group}` takes the name of one option, got `{value}`",
+                f"`mari config list {group}` names them",
+            )
+
+
 def compose(experiment: Experiment) -> DictConfig:
     """The config as Hydra composes it, not yet checked by ``parse``."""
-    with session(experiment):
-        return hydra.compose(experiment.primary, experiment.arguments)
+    return _composed(experiment)[0]
+
+
+def _composed(experiment: Experiment) -> tuple[DictConfig, DictConfig]:
+    """The config, and Hydra's own part of it, in which nothing is set but what is allowed."""
+    with _composing(experiment):
+        whole = hydra.compose(experiment.primary, experiment.arguments, return_hydra_config=True)
+    ours = whole.hydra
+    with open_dict(whole):
+        del whole["hydra"]
+    if _describes_a_run(whole):
+        _check_hydra([ours], experiment)
+    return whole, ours
+
+
+_ALLOWED = ("hydra.launcher.", "hydra.sweeper.params.")
+"""Keys of Hydra's that a user may set: how a launcher starts jobs, and what is swept over."""
+_BY_RUN = (
+    *("hydra.runtime.", "hydra.overrides.", "hydra.mode", "hydra.searchpath"),
+    *(f"hydra.job.{key}" for key in ("name", "config_name", "override_dirname", "id", "num")),
+)
+"""Keys of Hydra's that follow from the run; a search path of the user's is refused before it is followed."""
+
+
+def _check_hydra(found: Sequence[DictConfig], experiment: Experiment) -> None:
+    """Refuse what a user has set of Hydra's own keys, besides the allowed ones: some name a directory to
+    write in, some a Python object to build. They are compared with what Hydra has when nobody sets any."""
+    if not (experiment.file or any("hydra" in override for override in experiment.overrides)):
+        return
+    launcher = str(found[0].runtime.choices["hydra/launcher"])
+    plain = Experiment(experiment.task, [f"hydra/launcher={launcher}"])
+    with _composing(plain):
+        expected = hydra.compose(plain.primary, plain.arguments, return_hydra_config=True).hydra
+    for ours in found:
+        theirs = dict(leaves(_unresolved(expected), "hydra", built=True))
+        given = dict(leaves(_unresolved(ours), "hydra", built=True))
+        for key in [*given, *theirs]:
+            allowed = key.startswith((*_ALLOWED, *_BY_RUN)) and not re.search(r"\._\w+_(\.|$)", key)
+            if not allowed and given.get(key) != theirs.get(key):
+                raise _not_ours(key)
+
+
+def _unresolved(cfg: DictConfig) -> Any:
+    return OmegaConf.to_container(cfg, resolve=False)
+
+
+def _not_ours(key: str) -> UserError:
+    hint = "of Hydra's keys, `hydra/launcher`, `hydra.launcher.KEY` and `hydra.sweeper.params` can be set"
+    if key.endswith(".dir") or key.startswith("hydra.output"):
+        hint = "`out=DIR` says where a run or a sweep is written"
+    return UserError(f"`{key}` cannot be set", hint)
 
 
 def show(experiment: Experiment) -> str:
@@ -217,12 +330,13 @@ def configured(experiment: Experiment) -> RunConfig:
 
 def parse(cfg: DictConfig, experiment: Experiment | None = None) -> RunConfig:
     """The dataclasses of a composed config; what composition lets through but makes no sense is refused."""
-    kind = OmegaConf.get_type(cfg)
-    if not (is_dataclass(kind) and issubclass(kind, RunConfig)):
+    if not _describes_a_run(cfg):
         raise UserError(
             f"`{experiment.file if experiment else cfg}` does not describe a run",
-            "begin it with `defaults: [unlearn, _self_]`, or `finetune`, or `evaluate`",
+            BEGIN,
         )
+    kind = OmegaConf.get_type(cfg)
+    assert kind is not None
     task = task_of(kind)
     for key, section in _surplus(cfg):
         raise unknown_key(key, section, task)
@@ -230,6 +344,7 @@ def parse(cfg: DictConfig, experiment: Experiment | None = None) -> RunConfig:
         raise UserError(f"`{key}` is not set", f"set it: `{key}=…`")
     _settle_paths(cfg)
     try:
+        refuse_senseless(_resolved(cfg), free=[key for key, node, _ in _nodes(cfg) if _is_free(node)])
         parsed = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise explain(error, task) from error
@@ -241,14 +356,43 @@ def parse(cfg: DictConfig, experiment: Experiment | None = None) -> RunConfig:
     return parsed
 
 
+def _describes_a_run(cfg: DictConfig) -> bool:
+    kind = OmegaConf.get_type(cfg)
+    return is_dataclass(kind) and issubclass(kind, RunConfig)
+
+
+def _is_free(node: Any) -> bool:
+    """Whether a section takes any keys, as `model.architecture`."""
+    return OmegaConf.is_dict(node) and not is_dataclass(OmegaConf.get_type(node))
+
+
+MOST_COPIES = 1000
+"""Of one value, that references to it may make: they multiply where one refers to another."""
+
+
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    copies = math.prod(
+        max(1, value.count("${"))
+        for _, value in leaves(_unresolved(cfg), built=True)
+        if isinstance(value, str)
+    )
+    if copies > MOST_COPIES:
+        raise UserError(
+            f"the references `${{…}}` of this configuration make more than {MOST_COPIES} copies of a value",
+            "write the value where it is wanted",
+        )
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
 def task_of(kind: type) -> str:
     """The name of the task that a run's schema belongs to."""
     return next(task for task in TASKS if config.SCHEMAS[task] is kind)
 
 
 def _check_file(file: Path) -> None:
-    if not file.is_file():
-        raise UserError(f"no file `{file}`", "`-c` takes a YAML file; complete runs are in experiments/")
+    check_file(file)
     if file.suffix != ".yaml":
         raise UserError(f"`{file}` is not a .yaml file", "Hydra reads only files whose name ends in `.yaml`")
 
@@ -336,11 +480,8 @@ class _Single:
 
 def run(task: Task, experiment: Experiment) -> Outcome:
     """Run ``task`` in this process. What it raises comes out as it is."""
-    with session(experiment):
-        composed = hydra.compose(experiment.primary, experiment.arguments, return_hydra_config=True)
-    launcher = composed.hydra.runtime.choices["hydra/launcher"]
-    with open_dict(composed):
-        del composed["hydra"]
+    composed, ours = _composed(experiment)
+    launcher = ours.runtime.choices["hydra/launcher"]
     cfg = parse(composed, experiment)  # before Hydra makes a directory for what is no run
     _check_task(cfg, experiment)
     if launcher != "basic":
@@ -465,7 +606,7 @@ def plan(experiment: Experiment) -> Sweep:
 
     Without `-c` the jobs are of the experiment's task; a file says itself what it describes.
     """
-    with session(experiment) as controller:
+    with _composing(experiment) as controller:
         loader = controller.config_loader
         master = controller.compose_config(
             config_name=experiment.primary,
@@ -479,10 +620,12 @@ def plan(experiment: Experiment) -> Sweep:
         combinations = [tuple(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
         composed = [loader.load_sweep_config(master, list(overrides)) for overrides in combinations]
         directory = Path(str(composed[0].hydra.sweep.dir))
+    hydras = [master.hydra, *(cfg.hydra for cfg in composed)]
     for cfg in composed:
         with open_dict(cfg):
             del cfg["hydra"]
     configs = [parse(cfg, experiment) for cfg in composed]
+    _check_hydra(hydras, experiment)
     task = task_of(type(configs[0]))
     if _out(composed[0]) != _out(
         OmegaConf.create((_conf() / f"{task}.yaml").read_text(encoding="utf-8"))
@@ -605,7 +748,7 @@ def _is_run(path: Path) -> bool:
 def load_run_config(run: Path) -> RunConfig:
     """The config of the run in a directory, from its `config.yaml`: resolved, so nothing is composed.
 
-    Plain YAML does not say which schema a section had. Its keys do: no two schemas of a group have the same.
+    It names its task, and each section of several kinds its own.
     """
     if not _is_run(run):
         raise UserError(
@@ -617,15 +760,16 @@ def load_run_config(run: Path) -> RunConfig:
     except yaml.YAMLError as error:
         raise explain(error, "unlearn") from error
     assert isinstance(data, dict)
-    data.pop("task", None)
-    schema = _schema_of(data, TASKS, run)
+    tasks = {task: config.SCHEMAS[task] for task in TASKS}
+    schema = tasks[_kind(data, "task", tasks, run)]
     cfg = OmegaConf.structured(schema)
     for key, section in data.items():
-        group = "train/finetune" if key == "finetune" else f"{key!s}/"
-        if names := [name for name in config.SCHEMAS if name.startswith(group)]:
-            cfg[key] = _schema_of(section, names, run)
-        if key == "suite" and isinstance(section, dict):
-            cfg[key] = config.SCHEMAS.get(f"suite/{section.get('protocol')}", config.SuiteConfig)
+        group = config.kinds_of(str(key))
+        if not group or key == "train" or not isinstance(section, dict):
+            continue
+        if key == "suite" and "protocol" in section:  # the key's name in earlier versions
+            section["kind"] = section.pop("protocol")
+        cfg[key] = group[_kind(section, "kind", group, run)]
     try:
         merged = OmegaConf.merge(cfg, data)
     except OmegaConfBaseException as error:
@@ -634,17 +778,22 @@ def load_run_config(run: Path) -> RunConfig:
     return parse(merged)
 
 
-def _schema_of(data: dict[Any, Any], names: Sequence[str], run: Path) -> type:
-    """The schema with exactly these keys, or else the smallest that has them all."""
-    fitting = [
-        config.SCHEMAS[name] for name in names if set(data) <= {f.name for f in fields(config.SCHEMAS[name])}
-    ]
-    if not fitting:
+def _kind(data: dict[Any, Any], word: str, group: dict[str, type], run: Path) -> str:
+    """The kind that ``data`` names under ``word``. Where it was saved before sections named theirs: the kind
+    with its keys, or else the smallest that has them all; of several such the one of its label, which then
+    still chose."""
+    sizes = {
+        kind: len(fields(schema))
+        for kind, schema in group.items()
+        if set(data) <= {field.name for field in fields(schema)} and data.get(word) in (None, kind)
+    }
+    if not sizes:
         raise UserError(
             f"`{run / 'config.yaml'}` has keys that this version does not know",
             "it was written by another version of mari, or by hand",
         )
-    return min(fitting, key=lambda schema: len(fields(schema)))
+    smallest = [kind for kind, size in sizes.items() if size == min(sizes.values())]
+    return str(data["name"]) if data.get("name") in smallest else smallest[0]
 
 
 def _register_run(run: Path) -> None:

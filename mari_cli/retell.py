@@ -20,7 +20,7 @@ TYPES = {
     "Boolean": "`true` or `false`",
     "bool": "`true` or `false`",
 }
-OPTION_OF = {"files": "jsonl", "ascent": "grad_diff"}
+OPTION_OF = {"files": "jsonl"}
 """An option that builds on a schema, where their names differ."""
 LAUNCHERS = {"joblib": "hydra-joblib-launcher", "submitit": "mari-cli[slurm]"}
 """What to install for a launcher, by the beginning of its name."""
@@ -47,7 +47,7 @@ def explain(error: Exception, task: str) -> UserError:
         if match := re.search(pattern, text):
             return retold(match, key, _example(getattr(config, _said("object_type", text), None), key))
     said = next((line for line in text.splitlines() if "raised while composing" not in line), text)
-    said = said[:1].lower() + said[1:].rstrip(".")
+    said = said[:1].lower() + said[1:].rstrip(".") or type(error).__name__
     return UserError(f"`{key}`: {said}" if key else said, LIST_KEYS)
 
 
@@ -81,15 +81,16 @@ def unknown_key(key: str, section: type | None, task: str, typed: str | None = N
 def impossible_value(error: ValueError, section: str | None, schema: type | None) -> UserError:
     """What a ``__post_init__`` refused; a schema of several sections does not know in which it stood."""
     message = str(error)
+    noted = next(iter(getattr(error, "__notes__", [])), None)
     if section is not None:
-        message = re.sub(r"\bcorpus\.", f"{section}.", message)
+        message = re.sub(r"\b(corpus|section)\.", f"{section}.", message)
+        noted = noted and re.sub(r"\bsection=", f"{section}=", noted)
         if section == "finetune":
             message = re.sub(r"\btrain\.", "finetune.", message)
         if f"{section}." not in message:
             message = f"{section}: {message}"
     if "exclude each other" in message:
         return UserError(_quoted(message), "an existing model takes `model=pretrained model.path=…`")
-    noted = next(iter(getattr(error, "__notes__", [])), None)
     return UserError(_quoted(message), noted or _example(schema, message.split()[0]))
 
 
@@ -186,6 +187,13 @@ _RETOLD: list[tuple[str, Callable[[re.Match[str], str, str], UserError]]] = [
     (r"Value '(.*?)' is not a valid (bool)", _wrong_type),
     (r"Invalid value '(.*?)', expected one of \[(.*?)\]", _not_a_choice),
     (r"Invalid type assigned: (\w+) is not a subclass of (\w+)", _wrong_section),
+    (
+        r"'NoneType' object has no attribute 'get'",
+        lambda match, key, example: UserError(
+            f"`{key}` is null here, and takes no keys",
+            "choose an option that has it, as `model=gpt2_tiny` has `model.architecture`",
+        ),
+    ),
     (
         r"is not a ListConfig, list or tuple",
         lambda match, key, example: UserError(f"`{key}` must be a list", f"write `{key}=[a,b]`"),

@@ -19,8 +19,11 @@ ARROWS: dict[str, set[str]] = {
     "config": {"errors"},
     "places": {"errors"},
     "typed": {"places"},
+    "values": {"errors"},
+    "written": {"errors"},
     "retell": {"errors", "config", "typed"},
-    "launch": {"errors", "config", "places", "typed", "retell", "begun", "runs", "sweeps"},
+    "launch": {"errors", "config", "places", "typed", "values", "written", "retell", "begun", "runs",
+               "sweeps"},
     "runs": {"errors"},
     "begun": {"errors", "config", "runs"},
     "sweeps": {"errors", "config", "places", "typed", "runs", "begun"},
@@ -50,8 +53,8 @@ ARROWS: dict[str, set[str]] = {
 """Room: the rooms it may import from. `mari_cli` itself holds the version and imports nothing."""
 
 ONLY_DOOR = {"hydra": {"launch"}, "wandb": {"tracking"}, "lm_eval": {"suites"}, "typer": {"cli"}}
-LIGHT = {"errors", "config", "places", "typed", "retell", "launch", "runs", "begun", "sweeps", "progress",
-         "docs", "cli",
+LIGHT = {"errors", "config", "places", "typed", "values", "written", "retell", "launch", "runs", "begun",
+         "sweeps", "progress", "docs", "cli",
          "__main__"}  # fmt: skip
 HEAVY = {"torch", "transformers", "datasets", "lm_eval", "wandb"}
 HEAVY_FOR_HELP = HEAVY | {"hydra", "omegaconf", "rich", "matplotlib", "numpy"}

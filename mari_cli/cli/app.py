@@ -3,7 +3,6 @@
 stdout carries results (the final table, paths, YAML), stderr all the rest.
 """
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import typer
 from mari_cli import __version__
 from mari_cli.cli.completion import complete_override
 from mari_cli.cli.door import Door, note
+from mari_cli.tasks.worker import processes as started_here
 
 if TYPE_CHECKING:
     from mari_cli.tasks.compare import Compared
@@ -568,7 +568,7 @@ def _by_processes(task: "_Task", start: Callable[[Any], R], processes: int) -> R
     these only the first returns an outcome."""
     from mari_cli.errors import UserError
 
-    started = int(os.environ.get("WORLD_SIZE", "1"))
+    started = started_here()
     if started > 1 and processes > 1:
         raise UserError("`--nproc` under torchrun: the processes are there already", "leave out `--nproc`")
     if started > 1:

@@ -233,7 +233,7 @@ def _with_retain(config: AscentConfig, terms: Terms, forget: Tensor, retain: Ter
 
 
 ASCENT_RETAIN = {"grad_ascent": RetainLoss.none, "grad_diff": RetainLoss.nll, "kl_ga": RetainLoss.kl}
-"""`loss.name` of the ascent family to what holds its retain side."""
+"""Kind of the ascent family to what holds its retain side."""
 
 FINE_TUNING = Objective(nll, Needs(log_p=("retain",)))
 
@@ -263,15 +263,15 @@ def build(config: LossConfig) -> Objective:
             needs = replace(_retain_needs(config.retain_loss), survey=answers, reference_log_p=answers)
             needs = replace(needs, log_p=(*answers, *needs.log_p))
             return Objective(lambda step, readings: dpo(config, step, readings), needs)
-        case AscentConfig() if config.name in ASCENT_RETAIN:
-            retain = ASCENT_RETAIN[config.name]
+        case AscentConfig() if config.kind in ASCENT_RETAIN:
+            retain = ASCENT_RETAIN[config.kind]
             needs = _retain_needs(retain)
             return Objective(
                 lambda step, readings: ascent(config, retain, step, readings),
                 replace(needs, log_p=("forget", *needs.log_p)),
             )
         case _:
-            raise ValueError(f"no loss named `{config.name}`")
+            raise ValueError(f"no loss of kind `{config.kind}`")
 
 
 def _retain_needs(kind: RetainLoss) -> Needs:

@@ -217,7 +217,8 @@ def _asked(run: RunData) -> str:
     """The corpus of a run, or the suite that was asked in its place; nothing for an evaluation's log."""
     if run.setting("from_log"):
         return ""
-    if run.task == "evaluate" and run.setting("suite.protocol") not in (None, "corpora"):
+    asks = run.setting("suite.kind") or run.setting("suite.protocol")  # the key's name in earlier versions
+    if run.task == "evaluate" and asks not in (None, "corpora"):
         return f"suite {run.setting('suite.name')}"
     return f"corpus {name}" if (name := run.setting("forget.name")) else ""
 

@@ -1,7 +1,7 @@
 """A suite: data, what a model is asked about it, and what its answers amount to.
 
-A suite is one module here, with a function ``load(config) -> Suite``, and one file in conf/suite/ whose
-``protocol`` names the module.
+A suite is one module here, with a function ``load(config) -> Suite``, its schema in config.py, whose ``kind``
+is the module's name, and one file in conf/suite/.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ class Suite(Protocol):
 
 def suite_of(config: SuiteConfig) -> Suite | None:
     """Read its data; None for the corpora's own questions. Every refusal that needs no model happens here."""
-    if config.protocol == "corpora":
+    if config.kind == "corpora":
         return None
-    suite: Suite = import_module(f"mari_cli.suites.{config.protocol}").load(config)
+    suite: Suite = import_module(f"mari_cli.suites.{config.kind}").load(config)
     return suite

@@ -1,17 +1,17 @@
 """`mari evaluate`: of a model, or of the log of an evaluation, which need not wait for torch."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from mari_cli.config import EvaluateRun
 from mari_cli.errors import UserError
+from mari_cli.tasks.worker import processes
 
 
 def evaluate(config: EvaluateRun, *, command: Sequence[str], resume: bool = False) -> dict[str, Any]:
     """Run it and return the result (result.json). Bad input is refused before anything is written."""
     if config.from_log is not None:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if processes() > 1:
             raise UserError("`from_log` asks no model, and several processes are here", "one is enough")
         from mari_cli.tasks.from_log import from_log
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mari_cli import runs
-from mari_cli.config import DPOConfig, MariConfig, UnlearnRun
+from mari_cli.config import DPOConfig, MariConfig, UnlearnRun, titled
 from mari_cli.data.batches import draw, drawn_indices
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError, counted
@@ -110,6 +110,15 @@ class Draws:
             )
             for role, stream in STREAM_OF.items()
         }
+
+    def count(self, role: str) -> int:
+        """How many items of a role will be in a step."""
+        return len(set(self.drawn()[role]))
+
+    def targets(self, role: str, *, whole: bool) -> int:
+        """Target tokens of those items, or of the ``whole`` corpus."""
+        items = self.items[role]
+        return sum(items[i].num_targets for i in (range(len(items)) if whole else set(self.drawn()[role])))
 
     def _draw(self, stream: str, step: int) -> list[int]:
         return draw(len(self.items[stream]), self.sizes[stream], step, seed=self._seed(stream))
@@ -218,7 +227,7 @@ def forget(
         state_dir=state_dir,
         log=record.log,
         track=track,
-        description=config.loss.name,
+        description=titled(config.loss),
     )
     say(outcome.stopped_by or f"all {counted(outcome.steps, 'step')} done")
     say(f"kept: step {outcome.kept_step}")

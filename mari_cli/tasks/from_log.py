@@ -288,7 +288,7 @@ def _folders(names: Sequence[str]) -> list[str]:
 
 def _data(config: EvaluateRun) -> TofuSuite | None:
     """TOFU's data, where it is named for comparing; without a holdout, of which TOFU's logs know nothing."""
-    if config.suite.protocol == "corpora":
+    if config.suite.kind == "corpora":
         return None
     if not isinstance(config.suite, TofuSuite):
         raise UserError(

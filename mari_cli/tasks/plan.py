@@ -1,7 +1,7 @@
 """`mari plan`: what a run of `mari unlearn` will cost, without weights and without a GPU."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,7 +10,16 @@ from transformers import PreTrainedModel
 
 from mari_cli import distributed
 from mari_cli.config import Device as DeviceChoice
-from mari_cli.config import MariConfig, ModelConfig, Parallel, Precision, SupportSource, UnlearnRun, bytes_of
+from mari_cli.config import (
+    MariConfig,
+    ModelConfig,
+    Parallel,
+    Precision,
+    SupportSource,
+    UnlearnRun,
+    bytes_of,
+    titled,
+)
 from mari_cli.data.corpora import load_corpora
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError, counted
@@ -25,7 +34,7 @@ from mari_cli.models.skeleton import skeleton
 from mari_cli.progress import say
 from mari_cli.suites.states import BYTES as STATES_BYTES
 from mari_cli.tasks import supporting
-from mari_cli.tasks.forgetting import Draws, alternative_items, context_layer, draws_of
+from mari_cli.tasks.forgetting import STREAM_OF, Draws, alternative_items, context_layer, draws_of
 from mari_cli.tasks.setting import (
     Setting,
     batches,
@@ -37,6 +46,10 @@ from mari_cli.tasks.setting import (
 from mari_cli.tasks.supporting import epochs_of_base, source_of
 from mari_cli.train import planner
 from mari_cli.train.planner import AsOn
+from mari_cli.train.step import Group
+
+MOST_SEQUENCES = 2**14
+"""In a step that is planned: it is run on tensors without content, which takes a minute for so many."""
 
 
 def plan(
@@ -63,6 +76,11 @@ def plan(
         limit = bytes_of(config.train.memory_limit, "train.memory_limit")
     objective = losses.build(config.loss)
     lm, draws, shapes_from = _subject(config, objective, on, lengths)
+    if (sequences := sum(draws.sizes.values())) > MOST_SEQUENCES:
+        raise UserError(
+            f"a step of {sequences} sequences is not planned: each is counted, {MOST_SEQUENCES} at most",
+            "plan a smaller `train.forget_batch` and `train.retain_batch`: what a step costs grows with them",
+        )
     packed = lm.layout.packed
     groups = planner.heaviest(draws.items_at, config.train.steps, packed=packed)
     choice = planner.choose(lm, groups, objective, config.train, limit=limit, processes=processes, tell=_tell)
@@ -84,7 +102,7 @@ def plan(
             "trained": sum(p.numel() for p in lm.model.parameters() if p.requires_grad),
             "precision": lm.compute.precision,
         },
-        "loss": config.loss.name,
+        "loss": titled(config.loss),
         "layout": {"packed": packed, "reason": lm.layout.reason},
         "processes": {"count": processes, "parallel": config.train.parallel.value},
         "device": asdict(on),
@@ -186,12 +204,12 @@ def _subject(
         items = imagined_items(lengths, config, lm.max_length)
         if "alternative" in objective.needs.roles and items["forget"][0].supervised_from == 1:
             raise UserError(
-                f"{config.loss.name} needs prompts, but `--lengths {lengths}` is running text",
+                f"{titled(config.loss)} needs prompts, but `--lengths {lengths}` is running text",
                 "`--lengths 64+48` plans prompts of 64 tokens with answers of 48",
             )
         if source_of(config.loss) is SupportSource.neighbours:
             context_layer(config, lm)
-        return lm, Draws(config, items, objective.needs), source
+        return lm, Imagined(config, items, objective.needs), source
     try:
         texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
         words = (part for r in [*texts.forget, *texts.retain] for part in (r.prompt, r.text) if part)
@@ -245,17 +263,48 @@ def _language_model(run: UnlearnRun, model: PreTrainedModel, tokenizer: Any, com
     )
 
 
+@dataclass(frozen=True)
+class Alike(Sequence[Item]):
+    """``size`` items of which only the lengths are imagined: they are one, and take the room of one."""
+
+    item: Item
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return [self.item] * len(range(self.size)[at])
+        if not 0 <= at < self.size:
+            raise IndexError(at)
+        return self.item
+
+
+class Imagined(Draws):
+    """Draws from such items: nobody needs to shuffle them, or to look at each."""
+
+    def items_at(self, step: int) -> Group:
+        return {role: self.items[role][: self.sizes[STREAM_OF[role]]] for role in self.needs.roles}
+
+    def count(self, role: str) -> int:
+        return len(self.items[role])
+
+    def targets(self, role: str, *, whole: bool) -> int:
+        return len(self.items[role]) * self.items[role][0].num_targets
+
+
 def imagined_items(lengths: str, config: UnlearnRun, max_length: int) -> dict[str, Sequence[Item]]:
-    """Items of the lengths that ``lengths`` asks for, as many as the run draws; no item comes twice."""
+    """Items of the lengths that ``lengths`` asks for, as many as the run draws, none of which comes twice."""
     parts = lengths.split(",")
     shapes = [_shape(part, lengths, max_length) for part in parts]
     if len(shapes) > 2:
         raise UserError(f"`--lengths {lengths}` has {len(parts)} parts", "forget and retain, or one for both")
     train = config.train
 
-    def some(shape: tuple[int, int], batch: int) -> list[Item]:
+    def some(shape: tuple[int, int], batch: int) -> Alike:
         tokens, start = shape
-        return [Item((0,) * tokens, start, i) for i in range(batch * train.steps)]
+        return Alike(Item((0,) * tokens, start, 0), batch * train.steps)
 
     forget = some(shapes[0], train.forget_batch)
     return {"forget": forget, "retain": some(shapes[-1], train.retain_batch), "alternative": forget}
@@ -299,6 +348,11 @@ def _run(draws: Draws, steps: int, *, packed: bool) -> _Run:
     return _Run(tokens, positions, 1 - tokens / positions)
 
 
+def _total(items: Sequence[Item], of: Callable[[Item], int]) -> int:
+    """The sum over ``items``; imagined ones are one item, so many times."""
+    return len(items) * of(items[0]) if isinstance(items, Alike) else sum(map(of, items))
+
+
 def _support(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, Any]:
     """What is asked and trained before step 1, so that it is known what is supported. Operations: 2 for each
     weight and token, in training 6."""
@@ -307,7 +361,7 @@ def _support(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, A
         return {"source": None, "forward_tokens": 0, "training_tokens": 0, "operations": 0.0}
     assert isinstance(config.loss, MariConfig)
     asked, finetune = config.loss.support, config.finetune
-    tokens = {role: sum(len(item.input_ids) for item in items) for role, items in draws.items.items()}
+    tokens = {role: _total(items, lambda item: len(item.input_ids)) for role, items in draws.items.items()}
     holdout = tokens.get("holdout", 0)
     forwards, training = tokens["forget"], 0
     match source:
@@ -316,9 +370,9 @@ def _support(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, A
         case SupportSource.twins:
             forwards += asked.twins * tokens["forget"] + holdout
             if asked.self_generated:
-                forwards += asked.twins * sum(
-                    sum(range(item.supervised_from, len(item.input_ids) - 1))
-                    for item in draws.items["forget"]
+                forwards += asked.twins * _total(
+                    draws.items["forget"],
+                    lambda item: sum(range(item.supervised_from, len(item.input_ids) - 1)),
                 )
         case SupportSource.base:
             forwards += holdout * (1 if asked.sharpen is not None else 2)
@@ -355,16 +409,11 @@ def _disk(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, int]
     vocabulary, width = lm.model.get_output_embeddings().weight.shape
     hidden = lm.model.config.get_text_config().hidden_size
     each = 2 if lm.compute.dtype.itemsize == 2 else 4
-    drawn, items, needs = draws.drawn(), draws.items, draws.needs
-
-    def targets(role: str, *, whole: bool) -> int:
-        chosen = range(len(items[role])) if whole else set(drawn[role])
-        return sum(items[role][i].num_targets for i in chosen)
-
+    items, needs, targets = draws.items, draws.needs, draws.targets
     source = source_of(config.loss)
     contexts = source is SupportSource.neighbours
     reference = sum(targets(role, whole=contexts) * width * each for role in needs.beside_reference)
-    reference += sum(8 * len(set(drawn[role])) for role in needs.reference_log_p)
+    reference += sum(8 * draws.count(role) for role in needs.reference_log_p)
     context = support = 0
     if needs.information is not None and source is not None:
         stored = min(needs.information.context.stored_tokens, vocabulary - 1) + 1
@@ -378,15 +427,15 @@ def _disk(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, int]
             support = STATES[source] * forget * width * each
             support += forget * (8 * stored + 4 * distributions * (stored + 1))
             if source is SupportSource.base and config.loss.support.sharpen is None:  # type: ignore[attr-defined]
-                support += sum(item.num_targets for item in items.get("holdout", ())) * width * each
+                support += _total(items.get("holdout", ()), lambda item: item.num_targets) * width * each
             if source in (SupportSource.base, SupportSource.assistant):  # the model that is trained
                 support += 4 * sum(p.numel() for p in lm.model.parameters())
     measured = 0
     metrics = draws.config.metrics
     if metrics.marginal:
         for role in ("forget", "retain"):
-            most = len(items[role]) if metrics.max_items is None else metrics.max_items
-            measured += sum(item.num_targets for item in items[role][:most]) * width * STATES_BYTES
+            asked = items[role] if metrics.max_items is None else items[role][: metrics.max_items]
+            measured += _total(asked, lambda item: item.num_targets) * width * STATES_BYTES
     return {
         "reference": reference,
         "context": context,

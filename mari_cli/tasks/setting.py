@@ -139,8 +139,14 @@ def prepare(config: RunConfig, compute: Compute) -> Setting:
 def _check_places(config: RunConfig) -> None:
     """Whether `out` and `cache` can be made; they are not made yet."""
     for key, path in (("out", Path(config.out)), ("cache", cache_directory(config))):
-        there = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
-        if not (there.is_dir() and os.access(there, os.W_OK)):
+        try:
+            there = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
+        except OSError as error:
+            raise UserError(
+                f"cannot make `{key}={path}`: {(error.strerror or str(error)).lower()}",
+                f"choose another `{key}=`",
+            ) from error
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
             raise UserError(
                 f"cannot make `{key}={path}`: `{there}` is no directory to write in",
                 f"choose another `{key}=`",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mari_cli import distributed, runs
-from mari_cli.config import MariConfig, ModelConfig, SupportSource, UnlearnRun
+from mari_cli.config import Estimator, MariConfig, ModelConfig, SupportSource, UnlearnRun, titled
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import objective as losses
 from mari_cli.models.device import choose_compute
@@ -165,7 +165,7 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
         return record.finish(
             task="unlearn",
             name=describe_loss(config),
-            loss=config.loss.name,
+            loss=titled(config.loss),
             models=found.models,
             examples=examples(lm, corpora, models, config.metrics, seed=config.seed),
             outcome=outcome,
@@ -177,7 +177,10 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
 
 def describe_loss(config: UnlearnRun) -> str:
     loss = config.loss
-    return f"{loss.name} {loss.estimator}" if isinstance(loss, MariConfig) else loss.name
+    if not isinstance(loss, MariConfig):
+        return titled(loss)
+    by_support = loss.estimator is Estimator.context and loss.support.source is not SupportSource.neighbours
+    return f"{titled(loss)} {loss.support.source if by_support else loss.estimator}"
 
 
 # -- target and gold -----------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import re
 from typing import Any
 
 from mari_cli.errors import UserError
@@ -14,6 +16,33 @@ would read it above every result."""
 def hush() -> None:
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def processes() -> int:
+    """How many processes the environment tells of; 1 where it tells of none."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_processes() -> None:
+    """Refuse an environment that tells of several processes, and does not tell all that they need."""
+    told = {name: os.environ.get(name) for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")}
+    hint = "unset WORLD_SIZE and RANK, or let `torchrun` set them"
+    count = told["WORLD_SIZE"]
+    if count is not None and not re.fullmatch(r"[1-9][0-9]{0,6}", count, re.ASCII):
+        raise UserError(f"WORLD_SIZE is `{count}`, and is the number of processes", hint)
+    if count in (None, "1"):
+        os.environ.pop("RANK", None)  # of whatever this is one, it works alone, and speaks
+        return
+    if missing := [name for name, value in told.items() if not value]:
+        raise UserError(f"WORLD_SIZE is {count}, but {' and '.join(missing)} is not set", hint)
+    numbers = {"RANK": int(count) - 1, "LOCAL_RANK": int(count) - 1, "MASTER_PORT": 65535}
+    for name, most in numbers.items():
+        value = os.environ.get(name, "0")
+        if not (re.fullmatch(r"[0-9]{1,7}", value, re.ASCII) and int(value) <= most):
+            raise UserError(f"{name} is `{value}`, and is a number from 0 to {most}", hint)
+    within = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    if not re.fullmatch(r"[1-9][0-9]{0,6}", within, re.ASCII):
+        raise UserError(f"LOCAL_WORLD_SIZE is `{within}`, and is the number of processes here", hint)
 
 
 class Refused(Exception):

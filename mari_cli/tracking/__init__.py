@@ -12,9 +12,10 @@ __all__ = ["NoTracker", "Tracker", "check_tracker", "open_tracker"]
 def check_tracker(config: TrackerConfig) -> None:
     """Refuse, before a model is loaded, a tracker that could not start."""
     if isinstance(config, WandbConfig):
-        from mari_cli.tracking.wandb_tracker import resolve_mode
+        from mari_cli.tracking.wandb_tracker import require_server, resolve_mode
 
-        resolve_mode(config)
+        if resolve_mode(config)[0] == "online":
+            require_server()
 
 
 def open_tracker(config: TrackerConfig, *, run_dir: Path, run_config: dict[str, Any], name: str) -> Tracker:

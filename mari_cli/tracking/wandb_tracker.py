@@ -4,7 +4,11 @@ What leaves the machine is what the run gives: config, numbers, tables and artif
 metrics. The host's name, the command line, the user's code, git diff and packages are switched off.
 """
 
+import http.client
 import os
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +20,8 @@ from mari_cli.errors import UserError
 from mari_cli.runs import atomic_write_json, damaged, read_object
 
 Mode = Literal["online", "offline", "disabled"]
+PATIENCE = 5
+"""Seconds within which a server must answer that it is there."""
 
 _ENVIRONMENT_MODES: dict[str, Mode] = {
     "online": "online",
@@ -76,6 +82,31 @@ def _has_key() -> bool:
             f"W&B: the API key is not usable: {_one_line(error)}",
             "log in again with `wandb login`, or use `tracker.mode=offline`",
         ) from error
+
+
+def require_server() -> None:
+    """Refuse a server that does not answer, whatever it would answer: the client would try for minutes."""
+    url = str(wandb.setup(settings=wandb.Settings(silent=True, mode="online")).settings.base_url)
+    told: list[str] = [f"no answer within {PATIENCE} seconds"]
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(url, timeout=PATIENCE):
+                told.clear()
+        except urllib.error.HTTPError:  # an answer
+            told.clear()
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+            told[:] = [str(reason).lower()]
+
+    asking = threading.Thread(target=ask, daemon=True)  # a name may take longer to resolve than we wait
+    asking.start()
+    asking.join(PATIENCE)
+    if told:
+        raise UserError(
+            f"W&B: the server at `{url}` cannot be reached: {told[0]}",
+            "check the connection and WANDB_BASE_URL, or use `tracker.mode=offline`",
+        )
 
 
 def _one_line(error: Exception) -> str:
@@ -166,4 +197,5 @@ def _settings() -> wandb.Settings:
         x_save_requirements=False,
         symlink=False,
         use_dot_wandb=False,
+        init_timeout=2 * PATIENCE,  # instead of 90
     )

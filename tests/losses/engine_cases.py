@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from mari_cli.config import (
-    AscentConfig,
+    KLGA,
     Divergence,
     DPOConfig,
     Estimator,
+    GradAscent,
+    GradDiff,
     GradientThrough,
     LossConfig,
     MariConfig,
@@ -64,9 +66,9 @@ LOSSES: dict[str, LossConfig] = {
         anchor_weight=3.0,
     ),
     "mari_anchored": MariConfig(name="mari", estimator=Estimator.context, anchor_weight=30.0),
-    "grad_ascent": AscentConfig(name="grad_ascent"),
-    "grad_diff": AscentConfig(name="grad_diff", retain_weight=0.7),
-    "kl_ga": AscentConfig(name="kl_ga", forget_weight=0.3),
+    "grad_ascent": GradAscent(name="grad_ascent"),
+    "grad_diff": GradDiff(name="grad_diff", retain_weight=0.7),
+    "kl_ga": KLGA(name="kl_ga", forget_weight=0.3),
     "npo": NPOConfig(name="npo", retain_loss=RetainLoss.nll),
     "npo_by_length": NPOConfig(name="npo", length_normalised=True, beta=1.0),
     "dpo": DPOConfig(name="dpo"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from engine_cases import LOSSES, case, head, naively, through_engine
 
-from mari_cli.config import AscentConfig, Estimator, GradientThrough, LossConfig, MariConfig
+from mari_cli.config import KLGA, Estimator, GradAscent, GradDiff, GradientThrough, LossConfig, MariConfig
 from mari_cli.losses import likelihood, preference
 from mari_cli.losses.engine import Readings
 from mari_cli.losses.objective import Positions, Step, build, npo
@@ -82,8 +82,8 @@ def test_npo_sums_over_the_tokens_of_a_sequence_and_by_length_averages_over_them
 
 
 def test_ascent_family_by_hand():
-    for name, retain_term in (("grad_ascent", None), ("grad_diff", "nll"), ("kl_ga", "kl")):
-        objective, step, rows = case(AscentConfig(name=name, forget_weight=2, retain_weight=3))
+    for schema, retain_term in ((GradAscent, None), (GradDiff, "nll"), (KLGA, "kl")):
+        objective, step, rows = case(schema(name="any label", forget_weight=2, retain_weight=3))
         of, reference = head(), head(seed=7)
         forget_nll = likelihood.token_nll(of(rows["forget"].h_ND), rows["forget"].labels_N).mean()
         expected = -2 * forget_nll
@@ -105,7 +105,7 @@ def test_a_loss_asks_for_all_that_it_reads(name):
 
 
 def test_an_unknown_loss_is_an_error():
-    with pytest.raises(ValueError, match="no loss named"):
+    with pytest.raises(ValueError, match="no loss of kind"):
         build(LossConfig(name="hope"))
 
 

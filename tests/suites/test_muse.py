@@ -83,7 +83,7 @@ def model(seed: int = 0, **shape: int):
 
 
 def suite_at(folder: Path):
-    return load(MuseSuite(name="muse_news", protocol="muse", path=str(folder), verbatim_tokens=6))
+    return load(MuseSuite(name="muse_news", path=str(folder), verbatim_tokens=6))
 
 
 def examiner_of(lm, **settings) -> Examiner:

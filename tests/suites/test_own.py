@@ -87,7 +87,7 @@ def test_what_is_no_suite_is_refused(workshop, code, error, hint):
     half = "class Half:\n    name = 'half'\n    def examine(self, examiner): ...\n"
     (workshop / "half.py").write_text(f"{half}def load(config): return Half()\n")
     with pytest.raises(UserError) as refused:
-        own.load(OwnSuite(name="own", protocol="own", code=code))
+        own.load(OwnSuite(name="own", code=code))
     assert error in str(refused.value)
     assert hint in refused.value.hint
 

@@ -85,6 +85,21 @@ def test_lengths_stand_for_corpora_and_tokenizer():
     assert len(found["forget"]) == config.train.forget_batch * config.train.steps
 
 
+def test_steps_without_number_are_planned_without_a_list_of_their_items():
+    found = planned("train.steps=100000000000", lengths="16+8")
+    few = planned("train.steps=10", lengths="16+8")
+    assert found["run"]["steps"] == 10**11
+    assert found["run"]["tokens"] == few["run"]["tokens"] == 8 * 24
+    assert found["memory"] == few["memory"]
+    # what every step draws anew is kept once: the reference's hidden states
+    assert found["disk"]["reference"] == few["disk"]["reference"] * 10**10
+
+
+def test_a_step_of_a_million_sequences_is_refused_before_it_is_counted():
+    with pytest.raises(UserError, match="a step of 1000004 sequences is not planned"):
+        planned("train.forget_batch=1000000", lengths="16+8")
+
+
 @pytest.mark.parametrize("lengths", ["", "x", "1", "0+5", "3+4+5", "8,8,8", "900"])
 def test_lengths_that_mean_nothing_are_refused(lengths):
     with pytest.raises(UserError, match="--lengths"):

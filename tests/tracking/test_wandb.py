@@ -2,8 +2,11 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -216,12 +219,10 @@ CHECK = """
 import sys
 from mari_cli.config import WandbConfig, WandbMode
 from mari_cli.errors import UserError
-from mari_cli.tracking import check_tracker
 from mari_cli.tracking.wandb_tracker import resolve_mode
 
 config = WandbConfig(name="wandb", mode=WandbMode(sys.argv[1]))
 try:
-    check_tracker(config)
     print(*resolve_mode(config), sep="; ")
 except UserError as error:
     print(f"error: {error}; hint: {error.hint}")
@@ -307,3 +308,53 @@ def test_no_tracker_tracks_nothing_and_imports_no_client(tmp_path: Path, home: P
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
     done = python("import sys, mari_cli.tracking; print('wandb' in sys.modules)", home=home)
     assert done.stdout == "False\n", done.stderr
+
+
+ASK = """
+import sys
+from mari_cli.config import WandbConfig
+from mari_cli.errors import UserError
+from mari_cli.tracking import check_tracker
+
+try:
+    check_tracker(WandbConfig(name="wandb"))
+except UserError as error:
+    print(f"error: {error}; hint: {error.hint}")
+else:
+    print("there")
+"""
+
+
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    """A port at which somebody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+def test_a_server_that_is_not_there_is_refused_before_anything_else(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    done = python(ASK, home=home, WANDB_API_KEY=KEY, WANDB_BASE_URL=f"http://127.0.0.1:{port}")
+    assert "cannot be reached: [errno 111] connection refused; hint: " in done.stdout, done.stderr
+    assert "`tracker.mode=offline`" in done.stdout
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(home: Path, listening: socket.socket) -> None:
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    code = f"import mari_cli.tracking.wandb_tracker as tracker\ntracker.PATIENCE = 0.5\n{ASK}"
+    done = python(code, home=home, WANDB_API_KEY=KEY, WANDB_BASE_URL=url)
+    assert f"the server at `{url}` cannot be reached: " in done.stdout, done.stderr
+
+
+def test_a_server_that_answers_anything_is_there(home: Path, listening: socket.socket) -> None:
+    def answer() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+    threading.Thread(target=answer, daemon=True).start()
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    done = python(ASK, home=home, WANDB_API_KEY=KEY, WANDB_BASE_URL=url)
+    assert done.stdout == "there\n", done.stderr

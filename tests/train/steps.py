@@ -4,7 +4,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from mari_cli.config import (
-    AscentConfig,
+    KLGA,
     DPOConfig,
     Estimator,
     GradientThrough,
@@ -73,7 +73,7 @@ LOSSES: dict[str, LossConfig] = {
     ),
     "mari token": MariConfig(name="mari", estimator=Estimator.token),
     "mari context": MariConfig(name="mari", estimator=Estimator.context),
-    "kl_ga": AscentConfig(name="kl_ga"),
+    "kl_ga": KLGA(name="kl_ga"),
     "npo": NPOConfig(name="npo"),
     "dpo": DPOConfig(name="dpo"),
 }

@@ -1,0 +1,99 @@
+"""A YAML file that a user wrote, looked at before it is loaded: what it is, and how large it would become."""
+
+import os
+import stat
+from pathlib import Path
+
+import yaml
+
+from mari_cli.errors import UserError
+
+MOST_BYTES = 2**20
+MOST_NODES = 100_000
+"""Once each alias is replaced by what it stands for. A complete run has some hundred."""
+DEEPEST = 50
+BEGIN = "begin it with `defaults: [unlearn, _self_]`, or `finetune`, or `evaluate`"
+
+
+def check_file(file: Path) -> None:
+    """Refuse what is no regular file that can be read."""
+    hint = "`-c` takes a YAML file; complete runs are in experiments/"
+    try:
+        mode = file.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"no file `{file}`", hint) from None
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"cannot read `{file}`: {reason.lower()}", hint) from error
+    if stat.S_ISDIR(mode):
+        raise UserError(f"`{file}` is a directory, not a file", hint)
+    if not stat.S_ISREG(mode):
+        raise UserError(f"`{file}` is a pipe or a device, not a file", hint)
+    if not os.access(file, os.R_OK):
+        raise UserError(f"cannot read `{file}`: permission denied", "make it readable: `chmod u+r FILE`")
+
+
+def check_yaml(file: Path) -> None:
+    """Refuse YAML that is not text, or that would be too large or too deep once it is loaded.
+
+    What is no YAML at all passes: its loader tells the line.
+    """
+    check_file(file)
+    content = file.read_bytes()
+    if len(content) > MOST_BYTES:
+        raise UserError(
+            f"`{file}` has {len(content)} bytes, and no configuration has more than {MOST_BYTES}",
+            "is it another file?",
+        )
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"`{file}` is not UTF-8 (byte {error.start + 1})", "save it as UTF-8") from error
+    try:
+        depth, line = _deepest(text)
+        if depth > DEEPEST:
+            raise UserError(
+                f"`{file}` line {line} is nested more than {DEEPEST} levels deep",
+                "no key of a run is: mend it",
+            )
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.reader.ReaderError as error:
+        raise UserError(
+            f"`{file}` holds a character that YAML does not allow, at position {error.position}",
+            "save it as plain text",
+        ) from error
+    except yaml.YAMLError:
+        return
+    if root is None:
+        raise UserError(f"`{file}` is empty", BEGIN)
+    if _size(root, {}) > MOST_NODES:
+        raise UserError(
+            f"`{file}` has more than {MOST_NODES} values, once each alias is replaced by what it stands for",
+            "write fewer aliases (`*NAME`)",
+        )
+
+
+def _deepest(text: str) -> tuple[int, int]:
+    """The deepest level, and its line. By events, of which none needs a stack."""
+    level, found = 0, (0, 0)
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            level += 1
+            found = max(found, (level, event.start_mark.line + 1))
+            if level > DEEPEST:
+                return found
+        elif isinstance(event, yaml.CollectionEndEvent):
+            level -= 1
+    return found
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values of ``node`` and below; one that stands in two places counts twice, and is visited once."""
+    if id(node) not in known:
+        known[id(node)] = MOST_NODES + 1  # of a node inside of itself
+        if isinstance(node, yaml.MappingNode):
+            below = [part for pair in node.value for part in pair]
+        else:
+            below = node.value if isinstance(node, yaml.SequenceNode) else []
+        known[id(node)] = 1 + sum(_size(part, known) for part in below)
+    return known[id(node)]
