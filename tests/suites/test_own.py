@@ -178,10 +178,10 @@ def test_a_suite_that_is_no_python_says_where(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "chosen", [["suite.protocol=nosuch"], ["suite=tofu", "suite.protocol=muse"], ["suite.protocol=tofu"]]
+    "chosen", [["suite.kind=nosuch"], ["suite=tofu", "suite.kind=muse"], ["suite.kind=tofu"]]
 )
-def test_a_protocol_is_that_of_its_section(chosen):
-    with pytest.raises(UserError, match=r"`suite.protocol` must be \w+ in this section"):
+def test_a_kind_is_that_of_its_section(chosen):
+    with pytest.raises(UserError, match=r"`suite.kind` is \w+ here"):
         launch.configured(launch.Experiment("evaluate", ["model.path=x", *chosen]))
 
 

@@ -18,7 +18,17 @@ from mari_cli.tasks.unlearn import unlearn
 
 pytestmark = pytest.mark.smoke
 SCHEMA = json.loads(resources.files("mari_cli.docs").joinpath("result.schema.json").read_text())
-LOSSES = ["mari", "mari_pooled", "mari_context", "grad_ascent", "grad_diff", "kl_ga", "npo", "dpo"]
+LOSSES = [
+    "mari",
+    "mari_pooled",
+    "mari_context",
+    "mari_paper",
+    "grad_ascent",
+    "grad_diff",
+    "kl_ga",
+    "npo",
+    "dpo",
+]
 SUPPORTS = ["mari_twins", "mari_base", "mari_assistant"]
 
 
@@ -66,7 +76,7 @@ def test_every_loss_unlearns_and_leaves_a_whole_run(loss, tmp_path, cache):
     assert not any({"mfu", "peak_bytes"} & row.keys() for row in steps)  # nothing is known of a CPU's
     training = result["training"]
     assert training["layout"].startswith("packed")
-    assert training["pooling_scope"] == ("step" if loss in ("mari", "mari_pooled") else None)
+    assert training["pooling_scope"] == ("step" if loss in ("mari", "mari_pooled", "mari_paper") else None)
     assert training["chunk"] > 0
     assert training["kernels"] == "eager (only compiled on CUDA)"
     assert {"micro_batch", "keep_logits", "gradient_checkpointing"} <= training.keys()
