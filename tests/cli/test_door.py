@@ -177,6 +177,14 @@ def test_no_file_is_a_traceback(name, refused, tmp_path):
     assert told in refused("config", "show", "-c", "file.yaml")[0]
 
 
+@pytest.mark.parametrize("override", ["loss=npo", "train.steps=3", "seed=1"])
+def test_a_file_that_describes_no_run_takes_no_overrides(override, refused, tmp_path):
+    (tmp_path / "file.yaml").write_text("model:\n  name: mine\n")
+    said, hint = refused("config", "show", "-c", "file.yaml", override)
+    assert "does not describe a run" in said
+    assert "defaults: [unlearn, _self_]" in hint
+
+
 def test_a_file_beside_it_is_looked_at_too(refused, tmp_path):
     (tmp_path / "method").mkdir()
     (tmp_path / "file.yaml").write_text("defaults: [unlearn, method: deep, _self_]\n")
