@@ -12,6 +12,7 @@ from typing import Any
 from mari_cli import config
 from mari_cli.errors import UserError, nearest
 from mari_cli.typed import is_path, shell_word, unquoted
+from mari_cli.written import BEGIN
 
 LIST_KEYS = "`mari config show` lists every key with its value"
 TYPES = {
@@ -42,6 +43,8 @@ def explain(error: Exception, task: str) -> UserError:
         section = getattr(config, match[2], None)
         return unknown_key(key or match[1], section, task, typed[1] if typed else None)
     if match := re.search(r"Could not override '(.*?)'", text):  # a group, in a defaults list
+        if match[1] in keys(task):
+            return UserError(f"`{match[1]}` cannot be set: the file of `-c` does not describe a run", BEGIN)
         return unknown_key(match[1], None, task) if match[1] else _no_override(match[1])
     for pattern, retold in _RETOLD:
         if match := re.search(pattern, text):

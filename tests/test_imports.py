@@ -21,7 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "typed": {"places"},
     "values": {"errors"},
     "written": {"errors"},
-    "retell": {"errors", "config", "typed"},
+    "retell": {"errors", "config", "typed", "written"},
     "launch": {"errors", "config", "places", "typed", "values", "written", "retell", "begun", "runs",
                "sweeps"},
     "runs": {"errors"},

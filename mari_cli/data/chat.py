@@ -17,6 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from mari_cli.data.records import Turn
 from mari_cli.errors import UserError, nearest
 
+THINKING = ("enable_thinking", "thinking")
+"""Arguments by which templates are told whether a model thinks before it answers."""
 MARKER = "MARI9ANSWER4STANDS7HERE"
 """Stands for an answer: no template does with it anything but write it."""
 RENDERINGS = 8
@@ -150,7 +152,7 @@ def written(chat: Chat, tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn
     opening, marker, end = answered(MARKER).partition(MARKER)
     if not marker or MARKER in end:
         raise UserError("the chat template does not write an answer once", OFF)
-    prompt = _prompt(asked, opening)
+    prompt = _prompt(asked, opening, chat)
     whole = answered(answer)
     for beginning, before in ((opening, prompt), (asked, asked)):
         if not (
@@ -165,15 +167,17 @@ def written(chat: Chat, tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn
     raise UserError("the chat template does not write an answer as it is in the corpus", OFF)
 
 
-def _prompt(asked: str, opening: str) -> str:
-    """What stands before an answer: ``asked`` for one, and ``opening`` it."""
+def _prompt(asked: str, opening: str, chat: Chat) -> str:
+    """What stands before an answer: what ``chat`` writes when ``asked`` for one, and ``opening`` it."""
     if opening.startswith(asked):
         return opening if opening[len(asked) :].strip() else asked
     if asked.startswith(opening) and _nothing_thought(asked[len(opening) :]):
         return asked
+    thinking = next((name for name in THINKING if re.search(rf"\b{name}\b", chat.template)), None)
+    helps = f"an argument of the template may help, as `+model.chat_template_args.{thinking}=false`; "
     raise UserError(
         "the chat template writes a prompt differently once it is answered",
-        "an argument of the template may help, as `+model.chat_template_args.enable_thinking=false`; " + OFF,
+        (helps if thinking else "") + OFF,
     )
 
 

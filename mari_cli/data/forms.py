@@ -15,10 +15,10 @@ from mari_cli.errors import UserError, nearest
 
 Row = Mapping[str, object]
 
-ROLES = {"system": "system", "user": "user", "human": "user"} | dict.fromkeys(
+ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user"} | dict.fromkeys(
     ("assistant", "gpt", "model", "chatgpt", "bot"), "assistant"
 )
-"""Every name of a side, and the one that a chat template knows."""
+"""Every name of a side, in small letters, and the one that a chat template knows."""
 
 
 @dataclass(frozen=True)
@@ -171,12 +171,12 @@ def _turn(message: object, where: str) -> Turn:
         )
     role, content = ("role", "content") if "role" in message else ("from", "value")
     side = words(message, role, where=where)
-    if side not in ROLES:
+    if side.lower() not in ROLES:
         raise UserError(
             f"{where} is of the role `{side}`, and a conversation has only {listed(ROLES)}",
             "leave such turns out, or write them into a turn of the user's",
         )
-    return Turn(ROLES[side], words(_joined(message, content, where=where), content, where=where))
+    return Turn(ROLES[side.lower()], words(_joined(message, content, where=where), content, where=where))
 
 
 def _joined(message: Row, field: str, *, where: str) -> Row:

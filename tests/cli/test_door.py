@@ -177,6 +177,14 @@ def test_no_file_is_a_traceback(name, refused, tmp_path):
     assert told in refused("config", "show", "-c", "file.yaml")[0]
 
 
+@pytest.mark.parametrize("override", ["loss=npo", "train.steps=3", "seed=1"])
+def test_a_file_that_describes_no_run_takes_no_overrides(override, refused, tmp_path):
+    (tmp_path / "file.yaml").write_text("model:\n  name: mine\n")
+    said, hint = refused("config", "show", "-c", "file.yaml", override)
+    assert "does not describe a run" in said
+    assert "defaults: [unlearn, _self_]" in hint
+
+
 def test_a_file_beside_it_is_looked_at_too(refused, tmp_path):
     (tmp_path / "method").mkdir()
     (tmp_path / "file.yaml").write_text("defaults: [unlearn, method: deep, _self_]\n")
@@ -258,7 +266,9 @@ def test_a_place_that_cannot_be_is_refused_before_anything_is_loaded(key, tmp_pa
     from mari_cli.tasks.setting import _check_places
 
     (tmp_path / "file").touch()
-    for place in ("a" * 300, "b/" * 3000, tmp_path / "file" / "x"):
-        config = launch.configured(launch.Experiment("finetune", [f"{key}={place}"]))
-        with pytest.raises(UserError, match=f"cannot make `{key}="):
-            _check_places(config)
+    for place in ("a" * 300, "b/" * 3000):
+        with pytest.raises(UserError, match=f"`{key}` is too long"):
+            launch.configured(launch.Experiment("finetune", [f"{key}={place}"]))
+    config = launch.configured(launch.Experiment("finetune", [f"{key}={tmp_path / 'file' / 'x'}"]))
+    with pytest.raises(UserError, match=f"cannot make `{key}="):
+        _check_places(config)

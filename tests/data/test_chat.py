@@ -116,12 +116,15 @@ def test_a_generation_prompt_that_says_there_are_no_thoughts_is_asked_even_where
     assert learnt == "By the sea.<|im_end|>"
 
 
-def test_a_generation_prompt_that_begins_to_think_is_refused_with_the_argument_that_may_help():
-    template = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+@pytest.mark.parametrize("argument", ["enable_thinking", "thinking", None])
+def test_a_generation_prompt_that_begins_to_think_is_refused_with_the_argument_that_it_reads(argument):
+    begun = f"{{% if {argument} is not false %}}<think>\n{{% endif %}}" if argument else "<think>\n"
+    template = CHATML.replace("assistant\n{% endif", f"assistant\n{begun}{{% endif")
     tok = tokenizer_with(template, "<|im_start|>", "<|im_end|>")
     with pytest.raises(UserError, match="writes a prompt differently once it is answered") as refused:
         cut(tok, Record(prompt="Q", text="By the sea."))
-    assert "`+model.chat_template_args.enable_thinking=false`" in refused.value.hint
+    named = f"`+model.chat_template_args.{argument}=false`"
+    assert named in refused.value.hint if argument else "chat_template_args" not in refused.value.hint
 
 
 def test_a_channel_that_is_named_before_an_answer_belongs_to_the_prompt():

@@ -46,6 +46,14 @@ FORMS = {
         {"messages": [*MESSAGES[:-1], {"role": "assistant", "content": [{"type": "text", "text": ANSWER}]}]},
         LONG,
     ),
+    "OpenAI's newer name of the system": (
+        {"messages": [{"role": "developer", "content": SYSTEM}, *MESSAGES[1:]]},
+        LONG,
+    ),
+    "sides in capitals": (
+        {"conversations": [turn | {"from": turn["from"].title()} for turn in SHARE_GPT]},
+        LONG,
+    ),
     "one turn of messages": ({"messages": MESSAGES[1:3]}, SHORT),
     "one turn of TRL's": ({"prompt": MESSAGES[1:2], "completion": MESSAGES[2:3]}, SHORT),
     "TRL's pair": ({"prompt": ASKED, "completion": SAID}, SHORT),
