@@ -427,7 +427,7 @@ def _settle_paths(cfg: DictConfig) -> None:
             continue
         if isinstance(path := node._value(), str):
             check_length(key, path)
-            if key == "out":
+            if key == "out" and path:  # an empty one would become the directory that this shell is in
                 OmegaConf.update(cfg, key, str(place(path)))
 
 

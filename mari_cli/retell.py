@@ -12,6 +12,7 @@ from typing import Any
 from mari_cli import config
 from mari_cli.errors import UserError, nearest
 from mari_cli.typed import is_path, shell_word, unquoted
+from mari_cli.written import BEGIN
 
 LIST_KEYS = "`mari config show` lists every key with its value"
 TYPES = {
@@ -75,6 +76,8 @@ def unknown_key(key: str, section: type | None, task: str, typed: str | None = N
         hint = f"did you mean `{whole if whole in there else corrected}`?"
     elif not parent and (guess := next(iter(elsewhere), None) or nearest(typed, there)):
         hint = f"did you mean `{guess}`?"
+        if guess == typed:  # a file that builds on no run has no key yet, not even one that each run has
+            hint = f"the file of `-c` describes no run: {BEGIN}"
     return UserError(f"unknown config key `{typed}`", hint)
 
 
