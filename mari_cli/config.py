@@ -10,11 +10,16 @@ from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING, OmegaConf
 
 SEED_BITS = 63
+
+if TYPE_CHECKING:
+    Flag = bool
+else:  # OmegaConf takes any number for a bool, and `on`: `_flags` takes true and false alone
+    Flag = Any
 
 
 def _require(condition: bool, message: str, hint: str | None = None) -> None:
@@ -29,6 +34,16 @@ def _positive(section: str, config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         _require(value is None or value > 0, f"{section}.{name} must be > 0, got {value}")
+
+
+def _flags(section: str, config: object, *names: str, null: str | None = None) -> None:
+    """True or false, and no number or word that might stand for one; the key ``null`` may be null, too."""
+    for name in names:
+        value = getattr(config, name)
+        _require(
+            isinstance(value, bool) or (value is None and name == null),
+            f"{section}.{name} must be true or false, got {value}",
+        )
 
 
 def _non_negative(section: str, config: object, *names: str) -> None:
@@ -165,11 +180,12 @@ class LoraConfig:
     """On the adapters' input; needs `train.dropout=true`."""
     targets: list[str] | None = None
     """Names of linear layers, as `q_proj`; null: all of them except the head."""
-    merge: bool = True
+    merge: Flag = True
     """What `checkpoint/` holds: true: a plain model, with the adapters merged in; false: the adapters, with a
     note of the model that they belong to, which must then stay where it is."""
 
     def __post_init__(self) -> None:
+        _flags("model.lora", self, "merge")
         _positive("model.lora", self, "rank", "alpha")
         _fraction("model.lora", self, "dropout", open_above=True)
         _require(self.targets is None or bool(self.targets), "model.lora.targets must not be empty")
@@ -187,7 +203,7 @@ class ModelConfig:
     path: str | None = None
     """A hub id, a directory that `save_pretrained` wrote, a run directory of mari, or a .gguf file."""
     revision: str | None = None
-    trust_remote_code: Any = False
+    trust_remote_code: Flag = False
     """true or false, and no number or word that might stand for one: true runs code of others."""
     architecture: dict[str, Any] | None = None
     """Fields of a transformers configuration, `model_type` among them; `vocab_size` follows the tokenizer."""
@@ -223,10 +239,7 @@ class ModelConfig:
             self.tokenizer_vocab_size <= 2**20,
             f"model.tokenizer_vocab_size must be at most {2**20}, got {self.tokenizer_vocab_size}",
         )
-        _require(
-            isinstance(self.trust_remote_code, bool),
-            f"model.trust_remote_code must be true or false, got {self.trust_remote_code}",
-        )
+        _flags("model", self, "trust_remote_code")
         _require(
             self.path is None or self.architecture is None,
             "model.path and model.architecture exclude each other",
@@ -272,11 +285,12 @@ class CorpusConfig(Section):
     """Keep the first so many records."""
     block_size: int | None = None
     """Tokens in a block of running text; null: the longest sequence the model takes."""
-    truncate: bool = False
+    truncate: Flag = False
     """Cut a prompt/completion pair that does not fit the context, rather than refuse it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _flags("corpus", self, "truncate")
         _positive("corpus", self, "limit", "block_size")
 
 
@@ -350,7 +364,7 @@ class ForgetFiles(FileCorpus):
 class RetainConfig(CorpusConfig):
     """What only the retain corpus has."""
 
-    drop_overlap: bool = False
+    drop_overlap: Flag = False
     """Leave out retain records that are forget records too, rather than refuse the pair of corpora."""
     validation_fraction: float = 0.0
     """Share of the retain records that unlearning never trains on, for the stop rule to watch; 0: it watches
@@ -358,6 +372,7 @@ class RetainConfig(CorpusConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _flags("retain", self, "drop_overlap")
         _fraction("retain", self, "validation_fraction", open_above=True)
 
 
@@ -448,6 +463,9 @@ class ContextConfig:
         _non_negative("loss.context", self, "layer")
 
 
+MOST_TWINS = 10_000
+
+
 @dataclass(kw_only=True)
 class SupportConfig:
     """Who says, for each forget position, what the retain data supports there (`loss.estimator=context`): a
@@ -471,7 +489,7 @@ class SupportConfig:
     contrast: float | None = None
     """`twins`: how many times more the information that the names add is taken off; null: as often as it
     takes until q finds the forget answers as unlikely as the model before finds the holdout's."""
-    self_generated: bool = False
+    self_generated: Flag = False
     """`twins`: tokens of the answer that only the names explain are drawn anew from the twin, so that what
     follows does not lean on them. For answers of more than a few tokens."""
     model: str | None = None
@@ -489,8 +507,13 @@ class SupportConfig:
     """`siblings`, `assistant`: the power of the correction."""
 
     def __post_init__(self) -> None:
+        _flags("loss.support", self, "self_generated")
         _positive("loss.support", self, "floor", "key_records", "twins", "sharpen", "share")
         _non_negative("loss.support", self, "weight", "contrast")
+        _require(
+            self.twins <= MOST_TWINS,
+            f"loss.support.twins must be at most {MOST_TWINS}, got {self.twins}: more tell no more",
+        )
         _require(self.floor < 0.01, f"loss.support.floor must be below 0.01, got {self.floor}")
 
 
@@ -598,12 +621,13 @@ class NPOConfig(AscentConfig):
     kind: str = "npo"
     beta: float = 0.1
     """Inverse temperature: small is close to gradient ascent, large stops early."""
-    length_normalised: bool = False
+    length_normalised: Flag = False
     """Divide each answer's log-probability by its length; the paper sums."""
     retain_loss: RetainLoss = RetainLoss.kl
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _flags("loss", self, "length_normalised")
         _positive("loss", self, "beta")
 
 
@@ -687,7 +711,7 @@ class OptimConfig:
     chunk: int | None = None
     """Positions whose logits are made at one time; null: what 128 MiB hold. Changes memory, never the
     result."""
-    keep_logits: bool | None = None
+    keep_logits: Flag | None = None
     """Hold the logits of a loss that pools over the step until its pool is averaged, instead of making them
     twice; null: where they take at most 2 GiB. Changes memory, never the result."""
     precision: Precision = Precision.auto
@@ -698,8 +722,8 @@ class OptimConfig:
     weights: Weights = Weights.float32
     """What the model's weights are held in while it is trained. `bfloat16`: so are the gradients, while the
     optimiser steps float32 copies of what is trained; what is not trained (under LoRA) stays rounded."""
-    gradient_checkpointing: bool = False
-    dropout: bool = False
+    gradient_checkpointing: Flag = False
+    dropout: Flag = False
     """Keep the architecture's dropout. Off, a loss is the same however a step is cut; on, another
     `micro_batch`, packing or number of processes draws other masks, as another seed would, and so does what
     `memory` chooses."""
@@ -718,6 +742,7 @@ class OptimConfig:
     """`40GiB`, say; null: what the CUDA device has free, and no limit on a CPU."""
 
     def __post_init__(self) -> None:
+        _flags("train", self, "gradient_checkpointing", "dropout", "keep_logits", null="keep_logits")
         _positive("train", self, "lr", "max_grad_norm", "micro_batch", "chunk")
         if self.memory_limit is not None:
             bytes_of(self.memory_limit, "train.memory_limit")
@@ -752,13 +777,14 @@ class Keep(StrEnum):
 class StopConfig:
     retain_drop: float | None = 0.03
     """Stop if retain validation accuracy is more than this below its start (the paper's rule); null: off."""
-    at_holdout: bool = True
+    at_holdout: Flag = True
     """Stop when the forget loss has reached the holdout's (needs a holdout corpus)."""
     true_token_gap: float | None = None
     """Stop when the true tokens of the forget items stand out over the five likeliest alternatives by at most
     this, a difference of logits in nats (needs neither holdout nor gold); null: off."""
 
     def __post_init__(self) -> None:
+        _flags("train.stop", self, "at_holdout")
         _fraction("train.stop", self, "retain_drop")
         _require(
             self.true_token_gap is None or isfinite(self.true_token_gap),
@@ -776,7 +802,7 @@ class UnlearnConfig(OptimConfig):
     """Steps between two evaluations, each with a checkpoint to resume from."""
     evaluate_items: int = 200
     """At most so many items of each corpus in an evaluation during training."""
-    evaluate_benchmarks: bool = False
+    evaluate_benchmarks: Flag = False
     """Ask those of `metrics.benchmarks` in each of these evaluations too. Of weights in shards
     (`train.parallel=fsdp`) all processes ask all questions, and none may want a generated answer."""
     stop: StopConfig = field(default_factory=StopConfig)
@@ -786,6 +812,7 @@ class UnlearnConfig(OptimConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _flags("train", self, "evaluate_benchmarks")
         _positive("train", self, "steps", "forget_batch", "retain_batch", "evaluate_every", "evaluate_items")
 
 
@@ -804,17 +831,17 @@ class MetricsConfig:
     """Measure at most so many items of each corpus, drawn by the seed; null: all."""
     seeds: list[int] | None = None
     """Draw what is measured once for each of these and measure all that was drawn; null: the run's seed."""
-    generate: bool = True
+    generate: Flag = True
     """Let the model answer every forget question, and as many of the others, in its own words."""
     max_new_tokens: int = 64
     min_k: float = 0.4
     """Share of the least likely tokens that min-k and min-k++ look at."""
-    gradnorm: bool = False
+    gradnorm: Flag = False
     """Membership by the gradient's norm too: a backward pass for each forget and holdout item."""
     mia_reference: str | None = None
     """Path of another model with the same tokenizer, one that knows such text but neither the forget nor the
     holdout items: membership by how far the loss is below that model's; null: not measured."""
-    marginal: bool = True
+    marginal: Flag = True
     prior: float = 0.5
     bootstrap: int = 1000
     """Resamples behind an interval."""
@@ -827,7 +854,7 @@ class MetricsConfig:
     benchmark_root: str | None = None
     """A folder to read the questions from, with a folder in it for each data set of the hub, by its name;
     null: the hub, or what was fetched from it before."""
-    benchmark_chat_template: bool = False
+    benchmark_chat_template: Flag = False
     """Ask through the tokenizer's chat template; published figures of most benchmarks are made without."""
     fewshot: int | None = None
     """Answered examples before each question of a benchmark; null: as many as the task itself says. A task
@@ -836,6 +863,7 @@ class MetricsConfig:
     """Forget questions shown word by word in the report; 0: no text of a corpus is written anywhere."""
 
     def __post_init__(self) -> None:
+        _flags("metrics", self, "generate", "gradnorm", "marginal", "benchmark_chat_template")
         _positive(
             "metrics", self, "batch_size", "max_items", "max_new_tokens", "bootstrap", "benchmark_limit"
         )

@@ -78,6 +78,8 @@ def unknown_key(key: str, section: type | None, task: str, typed: str | None = N
         hint = f"did you mean `{whole if whole in there else corrected}`?"
     elif not parent and (guess := next(iter(elsewhere), None) or nearest(typed, there)):
         hint = f"did you mean `{guess}`?"
+        if guess == typed:  # a file that builds on no run has no key yet, not even one that each run has
+            hint = f"the file of `-c` describes no run: {BEGIN}"
     return UserError(f"unknown config key `{typed}`", hint)
 
 

@@ -66,6 +66,8 @@ def check_yaml(file: Path) -> None:
         return
     if root is None:
         raise UserError(f"`{file}` is empty", BEGIN)
+    if isinstance(root, yaml.ScalarNode) and not root.tag.endswith(":str"):
+        raise UserError(f"`{file}` does not hold keys and values", BEGIN)
     if _size(root, {}) > MOST_NODES:
         raise UserError(
             f"`{file}` has more than {MOST_NODES} values, once each alias is replaced by what it stands for",

@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from mari_cli.errors import UserError
 from mari_cli.places import is_there
@@ -154,6 +154,13 @@ def check_sizes(config: PreTrainedConfig) -> None:
     if isinstance(layers, int) and layers > MOST_LAYERS:
         name = called.get("num_hidden_layers", "num_hidden_layers")
         raise ValueError(f"`{name}` is {layers}, and no model has more than {MOST_LAYERS} layers")
+
+
+def check_shapes(model: PreTrainedModel) -> None:
+    """Raise ValueError at a weight without elements: some size is 0 that `LEAST` does not name."""
+    for name, weight in model.named_parameters():
+        if weight.numel() == 0:
+            raise ValueError(f"its weight `{name}` has the shape {list(weight.shape)}, and holds nothing")
 
 
 def check_memory(parameters: int) -> None:

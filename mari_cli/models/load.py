@@ -39,6 +39,7 @@ from mari_cli.models.files import (
     UNREADABLE,
     check_files,
     check_memory,
+    check_shapes,
     check_sizes,
     gist,
     reading,
@@ -257,6 +258,7 @@ def _check_buildable(config: PreTrainedConfig, *, trust_remote_code: bool = Fals
     check_sizes(config)
     with torch.device("meta"):
         shapes = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    check_shapes(shapes)
     check_memory(sum(parameter.numel() for parameter in shapes.parameters()))
 
 

@@ -9,7 +9,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from mari_cli.config import ModelConfig
 from mari_cli.errors import UserError
-from mari_cli.models.files import UNREADABLE, check_files, check_sizes, reading, retold, unbuildable
+from mari_cli.models.files import (
+    UNREADABLE,
+    check_files,
+    check_shapes,
+    check_sizes,
+    reading,
+    retold,
+    unbuildable,
+)
 from mari_cli.models.load import check_fields, hush, place_of, switch_off_dropout
 from mari_cli.models.lora import is_adapter, read_base, shape_adapter
 
@@ -62,6 +70,7 @@ def skeleton(
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 architecture, dtype=dtype, trust_remote_code=config.trust_remote_code
             )
+        check_shapes(model)
     except UNREADABLE as error:
         if config.path is not None:
             raise retold(config.path, error, "model") from error

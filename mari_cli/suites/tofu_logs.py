@@ -69,7 +69,7 @@ def places(paths: Sequence[str]) -> list[Place]:
             if not here:
                 raise NoLog(f"there is no log of a TOFU evaluation in `{path}`", f"give {_LOGS}")
         for place in here:
-            found.setdefault(place.path.resolve(), place)
+            found.setdefault(Path(os.path.realpath(place.path)), place)
     return list(found.values())
 
 
@@ -140,6 +140,8 @@ def _read_folder(path: Path) -> Log:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+            raise UserError(f"cannot read `{path}`: it is no file but a pipe or a device", f"give {_LOGS}")
         content = json.loads(path.read_bytes(), object_pairs_hook=_each_once)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()

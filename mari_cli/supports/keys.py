@@ -6,6 +6,7 @@ in lower case and without a possessive 's; the words of a template are nobody's.
 """
 
 import re
+import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -128,6 +129,11 @@ def read_keys(path: str) -> list[str]:
     """The lines of the file at ``path`` that are not empty."""
     file = place(path)
     try:
+        if stat.S_ISFIFO(mode := file.stat().st_mode) or stat.S_ISCHR(mode):  # it may never end
+            raise UserError(
+                f"`loss.support.keys={path}` is a pipe or a device, not a file",
+                "a text file, one key string a line",
+            )
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise UserError(

@@ -146,7 +146,9 @@ def _check_places(config: RunConfig) -> None:
                 f"cannot make `{key}={path}`: {(error.strerror or str(error)).lower()}",
                 f"choose another `{key}=`",
             ) from error
-        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        # /proc, as every file system that keeps no files, has room for none and refuses nobody before mkdir
+        kept = os.statvfs(there).f_blocks > 0
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK) and kept):
             raise UserError(
                 f"cannot make `{key}={path}`: `{there}` is no directory to write in",
                 f"choose another `{key}=`",

@@ -133,6 +133,9 @@ BOMB = "".join(f"    a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in r
 FILES = {
     "empty": (b"", "`file.yaml` is empty"),
     "a comment": (b"# nothing\n", "`file.yaml` is empty"),
+    "a number": (b"5\n", "`file.yaml` does not hold keys and values"),
+    "null": (b"null\n", "`file.yaml` does not hold keys and values"),
+    "a date": (b"2020-01-01\n", "`file.yaml` does not hold keys and values"),
     "a word": (b"hello", "does not describe a run"),
     "not UTF-8": (b"\xff\xfe\x00a", "`file.yaml` is not UTF-8 (byte 1)"),
     "a NUL": (BEGIN.encode() + b"seed: \0\n", "`file.yaml` holds a character that YAML does not allow"),
@@ -266,9 +269,6 @@ def test_a_place_that_cannot_be_is_refused_before_anything_is_loaded(key, tmp_pa
     from mari_cli.tasks.setting import _check_places
 
     (tmp_path / "file").touch()
-    for place in ("a" * 300, "b/" * 3000):
-        with pytest.raises(UserError, match=f"`{key}` is too long"):
-            launch.configured(launch.Experiment("finetune", [f"{key}={place}"]))
-    config = launch.configured(launch.Experiment("finetune", [f"{key}={tmp_path / 'file' / 'x'}"]))
-    with pytest.raises(UserError, match=f"cannot make `{key}="):
-        _check_places(config)
+    for place in ("a" * 300, "b/" * 3000, tmp_path / "file" / "x", "/proc/x", "/sys/x/y"):
+        with pytest.raises(UserError, match=f"cannot make `{key}=|`{key}` is too long"):
+            _check_places(launch.configured(launch.Experiment("finetune", [f"{key}={place}"])))

@@ -204,6 +204,32 @@ def test_code_of_others_is_run_by_true_alone_and_by_nothing_that_may_stand_for_i
         launch.configured(Experiment("unlearn", [f"model.trust_remote_code={value}"]))
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("train.dropout", "train.keep_logits", "train.stop.at_holdout", "finetune.gradient_checkpointing"),
+        *("model.lora.merge", "forget.truncate", "retain.drop_overlap", "metrics.generate"),
+        "loss.support.self_generated",
+    ],
+)
+@pytest.mark.parametrize("value", ["7", "0", "yes", "0.5"])
+def test_no_number_and_no_word_stands_for_true_or_false(key, value):
+    with pytest.raises(UserError, match=rf"`{key}` must be true or false, got {value}"):
+        launch.configured(Experiment("unlearn", [f"{key}={value}"]))
+
+
+def test_a_key_is_never_its_own_guess(tmp_path):
+    (tmp_path / "file.yaml").write_text("seed: 1\n")
+    with pytest.raises(UserError, match="unknown config key `out`") as refused:
+        launch.configured(Experiment("unlearn", ["out=x"], file=tmp_path / "file.yaml"))
+    assert "begin it with" in str(refused.value.hint)
+
+
+def test_more_twins_than_can_be_asked_are_refused():
+    with pytest.raises(UserError, match=r"`loss.support.twins` must be at most 10000, got 1000000000"):
+        launch.configured(Experiment("unlearn", ["loss=mari_twins", "loss.support.twins=1000000000"]))
+
+
 @pytest.mark.parametrize("value", ["true", "false"])
 def test_code_of_others_is_run_where_it_is_asked_for(value):
     found = launch.configured(Experiment("unlearn", [f"model.trust_remote_code={value}"]))

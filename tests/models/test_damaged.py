@@ -197,6 +197,10 @@ GPT2 = {"model_type": "gpt2", "n_layer": 1, "n_head": 2, "n_embd": 16, "n_positi
         ({"n_layer": -1}, "cannot build a `gpt2`: `n_layer` is -1"),
         ({"n_layer": 100_000}, "cannot build a `gpt2`: `n_layer` is 100000"),
         ({"n_embd": 10**7}, "cannot build a `gpt2`: its .* weights take"),
+        (
+            {"n_inner": 0},
+            r"cannot build a `gpt2`: its weight `transformer.h.0.mlp.c_fc.weight` has the shape",
+        ),
         ({"n_positions": 0}, "cannot build a `gpt2`: `n_positions` is 0, and must be at least 2"),
         ({"model_type": [1]}, r"no architecture is called `\[1\]`"),
         ({"activation_function": "nosuch"}, "cannot build a `gpt2`: nothing is called 'nosuch'"),

@@ -37,6 +37,11 @@ def test_published_shapes_have_the_published_number_of_parameters(name, millions
     assert source in ("as published", name)
 
 
+def test_a_weight_that_holds_nothing_is_refused():
+    with pytest.raises(UserError, match=r"c_fc.weight` has the shape \[16, 0\], and holds nothing"):
+        of(architecture={"model_type": "gpt2", "n_layer": 1, "n_head": 2, "n_embd": 16, "n_inner": 0})
+
+
 def test_every_model_of_conf_can_be_planned_out_of_reach_of_the_hub():
     folder = Path(__file__).parents[2] / "conf" / "model"
     paths = [line.split()[1] for file in folder.glob("*.yaml") for line in file.read_text().splitlines()

@@ -3,7 +3,9 @@
 import copy
 import json
 import math
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 from damage import damage
@@ -12,7 +14,7 @@ from tofu_published import as_open_unlearning, published
 
 from mari_cli.errors import UserError
 from mari_cli.metrics.statistics import How
-from mari_cli.suites.tofu_logs import read_log, unlike_tofu
+from mari_cli.suites.tofu_logs import places, read_log, unlike_tofu
 from mari_cli.suites.tofu_numbers import summarise
 
 SEEDS = 45
@@ -68,3 +70,17 @@ def test_a_damaged_log_is_told_in_two_lines_or_read(tmp_path, kind):
             refused.append(f"{error}{error.hint}" if error.hint else "\n")
     assert len(refused) > 20
     assert not [words for words in refused if "\n" in words]
+
+
+def test_what_may_never_end_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UserError, match="it is no file but a pipe or a device"):
+            read_log(path)
+
+
+def test_a_link_to_itself_is_refused(tmp_path):
+    (tmp_path / "loop.json").symlink_to("loop.json")
+    (place,) = places([str(tmp_path / "loop.json")])
+    with pytest.raises(UserError, match="cannot read"):
+        read_log(place.path)

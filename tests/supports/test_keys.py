@@ -1,5 +1,6 @@
 """Key strings: what the forget records say and no retain record does."""
 
+import os
 from functools import lru_cache
 
 import pytest
@@ -141,6 +142,13 @@ def test_a_file_that_is_none_is_refused(content, error, tmp_path):
         file.write_bytes(content)
     with pytest.raises(UserError, match=error):
         read_keys(str(file))
+
+
+def test_what_may_never_end_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(UserError, match="is a pipe or a device, not a file"):
+            read_keys(str(path))
 
 
 def test_keys_that_nobody_holds_are_refused():
