@@ -902,6 +902,7 @@ class TofuSuite(SuiteConfig):
     """TOFU (suites/tofu.py): forget quality, model utility, and what they are made of."""
 
     kind: str = "tofu"
+    name: str = "tofu"
     path: str = "locuslab/TOFU"
     """A hub data set, or a folder with its subsets as files: `forget10_perturbed.json`, …"""
     split: str = "forget10"
@@ -928,6 +929,7 @@ class MuseSuite(SuiteConfig):
     """MUSE (suites/muse.py): verbatim memorisation, knowledge, privacy leakage and utility."""
 
     kind: str = "muse"
+    name: str = "muse"
     path: str = MISSING
     """A hub data set, or a folder with its subsets as folders: `knowmem/forget_qa.json`, …"""
     verbatim_tokens: int = 128
@@ -945,6 +947,7 @@ class RwkuSuite(SuiteConfig):
     """RWKU (suites/rwku.py): what is known of famous people, and of their neighbours."""
 
     kind: str = "rwku"
+    name: str = "rwku"
     path: str = "jinzhuoran/RWKU"
     """A hub data set, or a folder with its files: `forget_level1.json`, …"""
     subject: str | None = None
@@ -962,6 +965,7 @@ class OwnSuite(SuiteConfig):
     """A suite of the user's own (suites/own.py)."""
 
     kind: str = "own"
+    name: str = "own"
     code: str | None = None
     """A Python file with a function `load(config)` that gives a suite."""
     path: str | None = None

@@ -172,7 +172,8 @@ def tokenize(
     """
     if block_size is not None and block_size > max_length:
         raise UserError(
-            f"`{corpus}.block_size={block_size}` is longer than the {max_length} tokens of a sequence",
+            f"`{corpus}.block_size={block_size}` is longer than the {counted(max_length, 'token')} "
+            "of a sequence",
             f"set it to at most {max_length}, or leave it out",
         )
     block_size = block_size or max_length

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch.distributed.tensor import DTensor
 from torch.nn.modules.dropout import _DropoutNd
 from transformers import (
@@ -127,10 +126,12 @@ class LanguageModel:
 
 @contextmanager
 def system_errors() -> Iterator[None]:
-    """Raise an OSError where safetensors met one: it tells of a full disk in words alone."""
+    """Raise an OSError where safetensors or tokenizers met one: they tell of a full disk in words alone."""
     try:
         yield
-    except SafetensorError as error:
+    except Exception as error:  # of tokenizers it has no type of its own
+        if isinstance(error, OSError):
+            raise
         if (match := re.search(r"\(os error (\d+)\)", str(error))) is None:
             raise
         raise OSError(int(match[1]), os.strerror(int(match[1]))) from error
@@ -342,7 +343,11 @@ def check_saving(lm: LanguageModel) -> None:
     kind = type(lm.model)
     hint = "mend the files of the model, or load and save it with transformers first"
     try:
-        with tempfile.TemporaryDirectory() as directory:
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            runs.retold_disk_errors(Path(directory)),
+            system_errors(),
+        ):
             lm.model.config.save_pretrained(directory)
             config = type(lm.model.config).from_pretrained(directory)
             if lm.model.can_generate():

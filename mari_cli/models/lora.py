@@ -385,7 +385,8 @@ def _check_vocabulary(
         size = module.weight.shape[0]
         if other := [rows for rows in found if rows != size]:
             raise UserError(
-                f"the adapter at `{directory}` has {other[0]} tokens, its base `{base.path}` {size}",
+                f"the adapter at `{directory}` has {counted(other[0], 'token')}, "
+                f"its base `{base.path}` {size}",
                 f"resize the base as for the training (`resize_token_embeddings({other[0]})`), save it, and "
                 f"name it in {CONFIG}",
             )

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, counted
 
 NAMED = 5
 """Items that a note names; of more it gives the number."""
@@ -35,7 +35,7 @@ def leave_out(bad: Sequence[int], count: int, *, model: str, what: str) -> list[
         return []
     if len(bad) == count:
         raise UserError(
-            f"{model}: all {count} items of {what} have a score that is NaN or infinite",
+            f"{model}: all {counted(count, 'item')} of {what} have a score that is NaN or infinite",
             "the model overflows: take an earlier step of its training, or measure in float32",
         )
     named = ", ".join(map(str, bad[:NAMED])) + (", …" if len(bad) > NAMED else "")

@@ -68,6 +68,7 @@ def evaluation(config: EvaluateRun, *, command: Sequence[str], resume: bool) -> 
         data=describe_data(corpora, suite) | describe_benchmarks(config.metrics),
         inputs=inputs.of_run(config, compute, setting, corpora, suite, known),
     ) as record:
+        record.tell(setting.texts.notes)
         models: dict[str, Examined] = {}
         theirs: list[Row] = []
         if reference:

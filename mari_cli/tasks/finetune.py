@@ -81,6 +81,7 @@ def finetune(config: FinetuneRun, *, command: Sequence[str], resume: bool = Fals
         data=describe_data(corpora) | describe_benchmarks(config.metrics),
         inputs=inputs.of_run(config, compute, setting, corpora, None, known),
     ) as record:
+        record.tell(setting.texts.notes)
         state_dir = record.run.path / runs.STATE
         notes = [*setting.texts.notes, *take_up(record.run, base_hash)]
         outcome = train(

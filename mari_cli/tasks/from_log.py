@@ -124,6 +124,7 @@ def _record(
     command: Sequence[str],
     resume: bool = False,
     quiet: bool = False,
+    name: str | None = None,
 ) -> dict[str, Any]:
     return _recorded(
         config,
@@ -134,6 +135,7 @@ def _record(
         resume=resume,
         quiet=quiet,
         questions=questions,
+        name=name,
     )
 
 
@@ -185,7 +187,9 @@ def _recorded(
     resume: bool,
     quiet: bool = False,
     questions: _Data | None = None,
+    name: str | None = None,
 ) -> dict[str, Any]:
+    """``name``: what the log is called, where it is no label: a path."""
     data = {
         role: {"path": path, "records": len(models[role].asked), "sha256": models[role].weights}
         for role, path in paths.items()
@@ -202,7 +206,7 @@ def _recorded(
     ):
         return record.finish(
             task="evaluate",
-            name=config.model.name,
+            name=name or config.model.name,
             loss=None,
             models=models,
             examples=[],
@@ -249,9 +253,9 @@ def _several(
     names = names_of([Path(its.path) for its in told])
     listed = []
     for its, name, folder in zip(told, names, _folders(names), strict=True):
-        model = replace(config.model, name=name)
+        model = replace(config.model, name=name.replace("/", " "))
         run = replace(config, from_log=its.path, out=str(out / folder), model=model)
-        result = _record(run, {"model": its, **beside}, data, command=command, quiet=True)
+        result = _record(run, {"model": its, **beside}, data, command=command, quiet=True, name=name)
         listed.append({"name": name, "log": its.path, "run": run.out, "result": result})
     notes += _together([its.notes for its in told])
     notes += [f"{role}: {note}" for role, its in beside.items() for note in its.notes]

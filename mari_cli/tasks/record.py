@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,16 @@ class Recording:
     started: float
     quiet: bool = False
     """Whether who records it says its notes, as of one of many."""
+    told: set[str] = field(default_factory=set)
+    """Notes that are said already."""
+
+    def tell(self, notes: Sequence[str]) -> None:
+        """Say each note once, on one process."""
+        if self.run.writes and not self.quiet:
+            for note in notes:
+                if note not in self.told:
+                    say(f"note: {note}")
+            self.told.update(notes)
 
     def log(self, record: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl; the tracker sees the same numbers under the same names, those of a
@@ -66,8 +76,7 @@ class Recording:
         are of."""
         if not self.run.writes:
             return {}
-        for note in [] if self.quiet else notes:
-            say(f"note: {note}")
+        self.tell(notes)
         rows = [
             {"model": role} | row
             for role, found in models.items()

@@ -32,7 +32,6 @@ from mari_cli.errors import UserError, counted
 from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel, load_tokenizer, prompt_style
 from mari_cli.places import is_there, place
-from mari_cli.progress import say
 from mari_cli.suites.benchmarks import check_benchmarks
 from mari_cli.suites.examiner import items_hash
 from mari_cli.suites.standard import Corpus
@@ -162,7 +161,7 @@ def tokenize_corpora(config: RunConfig, setting: Setting, lm: LanguageModel) -> 
         ("retain", config.retain, setting.texts.retain),
         ("holdout", config.holdout, setting.texts.holdout),
     ]
-    corpora = {
+    return {
         role: Corpus(
             records,
             lm.tokenize(records, corpus=role, block_size=corpus.block_size, truncate=corpus.truncate),
@@ -170,9 +169,6 @@ def tokenize_corpora(config: RunConfig, setting: Setting, lm: LanguageModel) -> 
         for role, corpus, records in roles
         if records is not None
     }
-    for note in setting.texts.notes:  # once nothing of the data is left to refuse
-        say(f"note: {note}")
-    return corpora
 
 
 def require_disk(config: RunConfig, lm: LanguageModel) -> None:

@@ -103,6 +103,7 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
         data=describe_data(corpora, suite) | describe_benchmarks(config.metrics),
         inputs=inputs.of_run(config, compute, setting, corpora, suite, known),
     ) as record:
+        record.tell(setting.texts.notes)
         notes = [*setting.texts.notes]
         target_from = prepare_target(config, setting, corpora)
         gold_from = prepare_gold(config, setting, corpora)

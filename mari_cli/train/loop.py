@@ -10,7 +10,7 @@ import torch
 
 from mari_cli import distributed
 from mari_cli.config import OptimConfig, Parallel, Weights
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, counted
 from mari_cli.losses import fused
 from mari_cli.losses.objective import Objective
 from mari_cli.models.load import LanguageModel
@@ -178,7 +178,9 @@ def _fit(
     progress.skipped_steps = skipped_before + journal.skipped
     failure = journal.failure
     if failure is None and 0 < progress.step == progress.skipped_steps:
-        failure = f"all {progress.step} steps: the gradient is not finite in float16; no update was made"
+        failure = (
+            f"all {counted(progress.step, 'step')}: the gradient is not finite in float16; no update was made"
+        )
     if failure:
         _refuse_empty(progress, failure, config, job.section)
         progress.step, progress.stopped_by = max(first, journal.read), failure

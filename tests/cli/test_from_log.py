@@ -293,7 +293,9 @@ def test_a_log_may_have_any_name(mari, tmp_path, name):
 def test_what_is_no_path_of_a_log_is_refused(mari, value):
     said = mari("evaluate", f"from_log={value}")
     assert said.code == 2
-    assert "from_log must be a path or a list of paths" in said.err
+    assert (
+        "from_log` is empty" if value == "''" else "from_log must be a path or a list of paths"
+    ) in said.err
 
 
 def test_the_log_of_another_split_says_which_setting_is_its_own(mari, logs):

@@ -73,7 +73,7 @@ def test_a_damaged_file_is_told_in_two_lines_or_read(root, file):
             b'{"model": "target", "set": "forget"}',
             "items.jsonl` line 1 is not as a run writes it",
         ),
-        ("metrics.jsonl", b"5\n{}\n", "metrics.jsonl` line 1 is not JSON"),
+        ("metrics.jsonl", b"5\n{}\n", "metrics.jsonl` is damaged: line 1 is no object"),
         (
             "result.json",
             b'{"models": {}, "task": "x", "schema_version": 1}',

@@ -123,5 +123,5 @@ def test_a_suites_rows_are_left_out_set_by_set():
     assert notes[0].startswith("gold: 1 of 2 `a` items is left out")
     assert notes[0].endswith("item 5")
     assert notes[1].endswith("items 0, 9, 10, 11, 12, …")
-    with pytest.raises(UserError, match="gold: all 1 items of `b`"):
+    with pytest.raises(UserError, match="gold: all 1 item of `b`"):
         finite_rows([{"set": "b", "item": 0, "loss": math.nan}], model="gold")

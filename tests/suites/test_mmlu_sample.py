@@ -88,8 +88,9 @@ def test_a_random_model_is_at_chance_and_asked_without_a_network(monkeypatch):
     found = figures["benchmark/mmlu_sample"]
     assert found.n == len(rows) == 281
     assert found.low < 0.25 < found.high
-    half = 1.96 * (found.value * (1 - found.value) / 280) ** 0.5
-    assert found.high - found.value == pytest.approx(half, rel=1e-3)
+    p, z, n = found.value, 1.959964, 281  # Wilson's interval
+    half = z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    assert found.high == pytest.approx((p + z**2 / (2 * n) + half) / (1 + z**2 / n), rel=1e-6)
 
 
 def test_a_model_that_always_says_b_scores_the_share_of_b():

@@ -171,7 +171,7 @@ BAD = {
     "a name that no file can have": (f"unlearn {OWN} forget.path={'x' * 256}", "`forget.path` is too long", "shorten"),
     "an argument of a chat template that is not there": (f"unlearn {OWN} model.chat_template_args.enable_thinking=false", "no chat template is used", "leave it out"),
     "a line break that is none": (f"unlearn {OWN} 'model.prompt_template=\"{{prompt}}\\n\"'", "has a backslash and a letter", "in a shell"),
-    "an empty answer that is rather given": (f"unlearn {OWN} loss=dpo 'loss.answers=[\"\"]'", "`loss.answers` must not hold an empty answer", ""),
+    "an empty answer that is rather given": (f"unlearn {OWN} loss=dpo 'loss.answers=[\"\"]'", "`loss.answers[0]` is empty", ""),
     # models
     "a model that is not there": (f"unlearn {OWN} model.path=./modell", "no model at `./modell`", "`model.path`"),
     "a model of the hub without network": (f"unlearn {OWN} model.path=some-owner/some-model", "`some-owner/some-model` is no local directory", "connection"),

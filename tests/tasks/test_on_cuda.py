@@ -64,7 +64,13 @@ def test_a_model_is_evaluated_whole(on, target):
         ["loss=mari", "train.micro_batch=1", "train.gradient_checkpointing=true"],
         ["loss=mari_pooled", "train.weights=bfloat16", "train.chunk=8", "train.memory=unchecked"],
         ["loss=mari_context", "model.lora.rank=2", "train.memory=unchecked"],
-        ["loss=dpo", "train.precision=float16", "train.dropout=true", "train.memory=unchecked"],
+        [
+            "loss=dpo",
+            "loss.forget_weight=0.05",
+            "train.precision=float16",
+            "train.dropout=true",
+            "train.memory=unchecked",
+        ],
     ],
     ids=lambda settings: settings[0],
 )

@@ -15,6 +15,7 @@ from mari_cli.config import (
 )
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import naive
+from mari_cli.losses.divergences import divergence_of
 from mari_cli.losses.engine import Rows, Supported, log_probabilities
 from mari_cli.losses.objective import Step, build, pools_of
 from mari_cli.models.head import head_of
@@ -86,7 +87,9 @@ def group_of(config: LossConfig, groups=GROUPS):
 def supported_at(item: Item) -> tuple[torch.Tensor, torch.Tensor]:
     """Some distribution over K tokens for each target of ``item``: the same wherever the item stands."""
     generator = torch.Generator().manual_seed(hash(item.input_ids) % 2**31)
-    ids_MK = torch.rand(item.num_targets, V, generator=generator).argsort(-1)[:, :K]
+    labels_M1 = torch.tensor(item.input_ids[item.supervised_from :]).unsqueeze(-1)
+    order_MV = torch.rand(item.num_targets, V, generator=generator).scatter(-1, labels_M1, -1.0)
+    ids_MK = order_MV.argsort(-1)[:, :K]  # the label first
     weights_MV = torch.rand(item.num_targets, V, generator=generator, dtype=torch.float64)
     return ids_MK, (weights_MV / weights_MV.sum(-1, keepdim=True)).gather(-1, ids_MK)
 
@@ -130,8 +133,9 @@ def in_one_graph(lm: Bare, config: LossConfig, groups, reference: Reference, for
     for role in groups:
         supported = None
         if recalled[role].supported_MK is not None:
-            counts = [len(positions[r].labels_N) for r in ("forget", "retain")]
-            supported = Supported(*recalled[role].supported_MK, config.prior, counts[0] / sum(counts))
+            forget, retain = (len(positions[r].labels_N) for r in ("forget", "retain"))
+            towards = divergence_of(config, prior=config.prior, share=forget / (forget + retain))
+            supported = Supported(*recalled[role].supported_MK, towards)
         rows[role] = Rows(h[role], positions[role].labels_N, recalled[role].states_ND, supported)
     readings = naive.readings(
         head_of(lm.model),
