@@ -578,7 +578,7 @@ class MariConfig(LossConfig):
         )
         outcomes = self.context.stored_tokens + 2  # the label, and the tail
         _require(
-            self.support.floor * outcomes < 1,
+            self.support.source is SupportSource.neighbours or self.support.floor * outcomes < 1,
             f"loss.support.floor={self.support.floor} is too much for each of {outcomes} outcomes "
             "(loss.context.stored_tokens, the label, the rest)",
         )

@@ -55,7 +55,7 @@ CASES = {
     "mari": ["loss=mari"],
     "npo": ["loss=npo"],
     # of a rank that makes some of them large enough for 8 bits
-    "bfloat16 weights, adapters, 8 bits": ["loss=mari", "train.weights=bfloat16", "model.lora.rank=64",
+    "bfloat16 weights, adapters, 8 bits": ["loss=mari", "train.weights=bfloat16", "model.lora.rank=32",
                                            "train.lr=1e-2", "train.optimizer=adamw_8bit"],
 }  # fmt: skip
 
