@@ -10,7 +10,10 @@ import ssl
 import sys
 import threading
 from functools import lru_cache
+from pathlib import Path
 
+from mari_cli.errors import UserError
+from mari_cli.places import is_there
 from mari_cli.progress import say
 
 SECONDS = 3.0
@@ -30,6 +33,23 @@ def settle() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"  # for `datasets`, if it is yet to be imported, and for other processes
     if "datasets" in sys.modules:
         sys.modules["datasets"].config.HF_HUB_OFFLINE = True
+
+
+def require_model(path: str | None) -> None:
+    """Refuse the name of a model that nothing can be read from: it is no place on this machine, it was not
+    downloaded, and the hub does not answer. Asked before torch is loaded: a typo is told in seconds."""
+    from huggingface_hub import constants
+
+    if path is None or path.startswith(("/", ".", "~")) or is_there(path):
+        return
+    downloaded = Path(constants.HF_HUB_CACHE) / f"models--{path.replace('/', '--')}"
+    if downloaded.exists() or (not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT)):
+        return
+    told = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
+    raise UserError(
+        f"`{path}` is no local directory, and cannot be loaded from the hub: {told}",
+        "check the name and the connection, or give a local directory",
+    )
 
 
 def _answers(endpoint: str) -> bool:

@@ -82,3 +82,16 @@ def test_a_local_model_asks_no_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "_answers", lambda endpoint: pytest.fail("the hub was asked"))
     with pytest.raises(UserError, match="no model in"):
         load_tokenizer(ModelConfig(name="x", path=str(tmp_path)), [])
+
+
+def test_a_name_that_nothing_can_be_read_from_is_refused_before_torch_is_loaded(
+    monkeypatch, tmp_path, silent
+):
+    monkeypatch.setattr(constants, "ENDPOINT", silent)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"cannot be loaded from the hub: http.* does not answer"):
+        hub.require_model("nosuch/model")
+    (tmp_path / "models--nosuch--model").mkdir()  # downloaded before
+    hub.require_model("nosuch/model")
+    hub.require_model(str(tmp_path))
+    hub.require_model(None)

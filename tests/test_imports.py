@@ -30,7 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "distributed": set(),
     "sealed": {"progress", "runs", "distributed"},
     "transfer": set(),
-    "hub": {"progress"},
+    "hub": {"errors", "places", "progress"},
     "data": {"errors", "config", "places", "progress", "transfer", "hub"},
     "losses": {"config", "transfer"},
     "measure": set(),
@@ -47,7 +47,7 @@ ARROWS: dict[str, set[str]] = {
     "report": {"errors", "runs", "metrics", "docs"},
     "tasks": {"errors", "config", "places", "progress", "runs", "begun", "distributed", "sealed", "data",
               "losses", "models", "measure", "metrics", "suites", "supports", "train", "tracking", "report"},
-    "cli": {"errors", "typed", "launch", "runs", "metrics", "docs", "tasks"},
+    "cli": {"errors", "typed", "hub", "launch", "runs", "metrics", "docs", "tasks"},
     "__main__": {"cli"},
 }  # fmt: skip
 """Room: the rooms it may import from. `mari_cli` itself holds the version and imports nothing."""

@@ -517,6 +517,9 @@ class _Task:
     name: str
 
     def __call__(self, cfg: Any, /, *, command: list[str], resume: bool = False) -> Any:
+        from mari_cli import hub
+
+        hub.require_model(cfg.model.path)
         function = getattr(import_module(f"mari_cli.tasks.{self.name}"), self.name)
         return function(cfg, command=command, resume=resume)
 

@@ -220,7 +220,7 @@ def test_no_number_and_no_word_stands_for_true_or_false(key, value):
 
 def test_a_key_is_never_its_own_guess(tmp_path):
     (tmp_path / "file.yaml").write_text("seed: 1\n")
-    with pytest.raises(UserError, match="unknown config key `out`") as refused:
+    with pytest.raises(UserError, match="`out` cannot be set") as refused:
         launch.configured(Experiment("unlearn", ["out=x"], file=tmp_path / "file.yaml"))
     assert "begin it with" in str(refused.value.hint)
 

@@ -216,7 +216,7 @@ BAD = {
     "a support by gold without gold": (f"unlearn {OWN} loss=mari_gold", "`loss.support.source=gold` needs `loss.support.model`", "never saw the forget data"),
     "a support by a gold that is not there": (f"unlearn {OWN} loss=mari_gold loss.support.model=./nowhere", "no model at `loss.support.model=./nowhere`", "run directory"),
     "one sibling alone": (f"unlearn {OWN} loss=mari_siblings loss.support.retain_model=model", "needs `loss.support.both_model`", "retain and forget data"),
-    "a floor above all": (f"unlearn {OWN} loss=mari_context loss.support.floor=0.009 loss.context.stored_tokens=200", "`loss.support.floor`=0.009 is too much for each of 202 outcomes", ""),
+    "a floor above all": (f"unlearn {OWN} loss=mari_twins loss.support.floor=0.009 loss.context.stored_tokens=200", "`loss.support.floor`=0.009 is too much for each of 202 outcomes", ""),
     # membership inference
     "a reference that is not there": (f"unlearn {OWN} holdout.path=unseen.jsonl metrics.mia_reference=nowhere", "no model at `metrics.mia_reference=nowhere`", "run directory"),
     "a reference without a holdout": (f"unlearn {OWN} metrics.mia_reference=model", "`metrics.mia_reference` needs a holdout", "`holdout`"),
