@@ -52,8 +52,10 @@ def require_model(path: str | None) -> None:
     )
 
 
+@lru_cache
 def _answers(endpoint: str) -> bool:
-    """Whether anything comes back from ``endpoint``, a refusal included."""
+    """Whether anything comes back from ``endpoint``, a refusal included. Asked once: its silence takes
+    seconds."""
     from http.client import HTTPException
     from urllib.error import HTTPError, URLError
     from urllib.request import Request, urlopen
