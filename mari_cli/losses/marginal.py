@@ -105,10 +105,14 @@ def supported_information(
     The supported distribution is known at the tokens ``ids_MK``, each named once a row; what is left of it
     lies on all others together. They are one outcome here, so this is I of a coarser X, never above I of X.
     """
-    p_MK = p_u_MV.gather(-1, ids_MK)
-    rest_M1 = p_u_MV.scatter(-1, ids_MK, 0.0).sum(-1, keepdim=True)
-    r_ML, u_ML = with_rest(supported_MK.to(p_MK.dtype)), torch.cat([p_MK, rest_M1], -1)
+    r_ML, u_ML = with_rest(supported_MK.to(p_u_MV.dtype)), named_and_rest(p_u_MV, ids_MK)
     return generalised_jsd(r_ML, (1 - share) * r_ML + share * u_ML, prior)
+
+
+def named_and_rest(p_MV: Tensor, ids_MK: Tensor) -> Tensor:
+    """[M, K+1]: the probabilities of ``ids_MK``, and of all other tokens together."""
+    rest_M1 = p_MV.scatter(-1, ids_MK, 0.0).sum(-1, keepdim=True)
+    return torch.cat([p_MV.gather(-1, ids_MK), rest_M1], -1)
 
 
 def with_rest(supported_MK: Tensor) -> Tensor:

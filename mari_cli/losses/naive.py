@@ -5,7 +5,6 @@ Holds [positions x vocabulary] several times. Shapes: N, M positions, V vocabula
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
@@ -63,10 +62,8 @@ def readings(
         case Estimator.context:
             supported = rows["forget"].supported
             assert supported is not None
-            ids_MK = supported.ids_MK.long()
             q_ML = marginal.with_rest(supported.probability_MK.to(p_u_MV.dtype))
-            rest_M1 = p_u_MV.scatter(-1, ids_MK, 0.0).sum(-1, keepdim=True)
-            p_ML = torch.cat([p_u_MV.gather(-1, ids_MK), rest_M1], -1)
+            p_ML = marginal.named_and_rest(p_u_MV, supported.ids_MK.long())
             information = divergence(q_ML, p_ML, config, prior=prior, share=_share(config, log_p))
             observed = p_ML[:, 0].log(), q_ML[:, 0].log()
             pointwise = smooth_l1_loss(*observed, reduction="none")
