@@ -43,8 +43,6 @@ def explain(error: Exception, task: str) -> UserError:
         section = getattr(config, match[2], None)
         return unknown_key(key or match[1], section, task, typed[1] if typed else None)
     if match := re.search(r"Could not override '(.*?)'", text):  # a group, in a defaults list
-        if match[1] in keys(task):
-            return UserError(f"`{match[1]}` cannot be set: the file of `-c` does not describe a run", BEGIN)
         return unknown_key(match[1], None, task) if match[1] else _no_override(match[1])
     for pattern, retold in _RETOLD:
         if match := re.search(pattern, text):
@@ -60,6 +58,10 @@ def unknown_key(key: str, section: type | None, task: str, typed: str | None = N
     parent, _, word = key.rpartition(".")
     siblings = [field.name for field in fields(section)] if is_dataclass(section) else []
     there = keys(task)
+    if typed in there and (section is None or not parent):  # a file of another task, or of no run
+        return UserError(
+            f"`{typed}` cannot be set: the file of `-c` does not describe a run that has it", BEGIN
+        )
     elsewhere = [known for known in there if known.rpartition(".")[2] == typed.rpartition(".")[2]]
     hint = LIST_KEYS
     near = nearest(word, siblings)
@@ -78,8 +80,6 @@ def unknown_key(key: str, section: type | None, task: str, typed: str | None = N
         hint = f"did you mean `{whole if whole in there else corrected}`?"
     elif not parent and (guess := next(iter(elsewhere), None) or nearest(typed, there)):
         hint = f"did you mean `{guess}`?"
-        if guess == typed:  # a file that builds on no run has no key yet, not even one that each run has
-            hint = f"the file of `-c` describes no run: {BEGIN}"
     return UserError(f"unknown config key `{typed}`", hint)
 
 
@@ -192,13 +192,6 @@ _RETOLD: list[tuple[str, Callable[[re.Match[str], str, str], UserError]]] = [
     (r"Value '(.*?)' is not a valid (bool)", _wrong_type),
     (r"Invalid value '(.*?)', expected one of \[(.*?)\]", _not_a_choice),
     (r"Invalid type assigned: (\w+) is not a subclass of (\w+)", _wrong_section),
-    (
-        r"'NoneType' object has no attribute 'get'",
-        lambda match, key, example: UserError(
-            f"`{key}` is null here, and takes no keys",
-            "choose an option that has it, as `model=gpt2_tiny` has `model.architecture`",
-        ),
-    ),
     (
         r"is not a ListConfig, list or tuple",
         lambda match, key, example: UserError(f"`{key}` must be a list", f"write `{key}=[a,b]`"),

@@ -225,6 +225,15 @@ def test_a_key_is_never_its_own_guess(tmp_path):
     assert "begin it with" in str(refused.value.hint)
 
 
+@pytest.mark.parametrize("override", ["gold=x", "loss=npo", "loss.beta=3", "target=finetune"])
+def test_a_key_that_only_another_task_has_is_told_so(tmp_path, override):
+    """A file of a fine-tuning, of which `mari unlearn` is asked for more."""
+    (tmp_path / "file.yaml").write_text("defaults: [finetune, _self_]\n")
+    with pytest.raises(UserError, match="does not describe a run that has it") as refused:
+        launch.configured(Experiment("unlearn", [override], file=tmp_path / "file.yaml"))
+    assert "begin it with" in str(refused.value.hint)
+
+
 def test_more_twins_than_can_be_asked_are_refused():
     with pytest.raises(UserError, match=r"`loss.support.twins` must be at most 10000, got 1000000000"):
         launch.configured(Experiment("unlearn", ["loss=mari_twins", "loss.support.twins=1000000000"]))
