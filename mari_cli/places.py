@@ -5,6 +5,7 @@ among them.
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from mari_cli.errors import UserError
@@ -25,9 +26,14 @@ def is_there(path: str | Path) -> bool:
     return os.path.exists(place(path))
 
 
+def longest_name(parts: Iterable[str]) -> int:
+    """Bytes of the longest of the names in a path."""
+    return max((len(os.fsencode(part)) for part in parts), default=0)
+
+
 def check_length(key: str, path: str) -> None:
     """Refuse what no file can be called; ``key`` is where it is configured."""
-    longest = max((len(os.fsencode(part)) for part in path.split("/")), default=0)
+    longest = longest_name(path.split("/"))
     if longest > LONGEST_NAME or len(os.fsencode(path)) > LONGEST_PATH:
         what, most = ("name in it", LONGEST_NAME) if longest > LONGEST_NAME else ("path", LONGEST_PATH)
         raise UserError(

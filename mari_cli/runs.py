@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 import mari_cli
 from mari_cli.errors import UserError
+from mari_cli.places import LONGEST_NAME, longest_name
 
 RUN, CONFIG, METRICS, RESULT, STATE = "run.json", "config.yaml", "metrics.jsonl", "result.json", "state"
 """Names inside a run directory; the state to resume from is removed when the run is finished."""
@@ -66,8 +67,6 @@ PACKAGES = (
 """Packages whose version can change a number."""
 
 GIB = 1024**3
-LONGEST_NAME = 255
-"""Bytes of one name in a path, on the usual file systems."""
 
 
 # -- atomic writes -------------------------------------------------------------------------------------------
@@ -252,7 +251,7 @@ def require_writable(path: Path, key: str) -> None:
         if os.path.lexists(path):
             what = "is a directory" if path.is_dir() else "exists already"
             raise UserError(f"report `{path}` {what}", "choose a file that does not exist yet")
-        longest = max((len(os.fsencode(part)) for part in path.absolute().parts), default=0)
+        longest = longest_name(path.absolute().parts)
         there = next(parent for parent in path.absolute().parents if parent.exists())
         if longest <= LONGEST_NAME and there.is_dir() and os.access(there, os.W_OK | os.X_OK):
             return

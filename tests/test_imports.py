@@ -24,7 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "retell": {"errors", "config", "typed", "written"},
     "launch": {"errors", "config", "places", "typed", "values", "written", "retell", "begun", "runs",
                "sweeps"},
-    "runs": {"errors"},
+    "runs": {"errors", "places"},
     "begun": {"errors", "config", "runs"},
     "sweeps": {"errors", "config", "places", "typed", "runs", "begun"},
     "distributed": set(),
