@@ -141,26 +141,31 @@ def gradient_(
 ) -> tuple[()]:
     """p becomes p ∘ (factor + γ - ⟨γ, p⟩ + reverse · log(p/q)) - forward · q + anchor · (h - p Σ h), h the
     slope of `anchor`. What is None is left out."""
-    less_c = -factor_c
-    added_cV: Tensor | float = 0.0
-    if reference_cV is not None:
+    added_cV: Tensor | None = None
+    if reverse_c is not None or anchor_c is not None:
+        assert reference_cV is not None
         assert q_normaliser_c is not None
-        log_q_cV = reference_cV - q_normaliser_c.unsqueeze(-1)
         # where p has vanished it counts as the smallest there is
-        log_ratio_cV = p_cV.clamp_min(torch.finfo(p_cV.dtype).tiny).log() - log_q_cV
-        if forward_c is not None:
-            added_cV = added_cV - log_q_cV.exp() * forward_c.unsqueeze(-1)
+        log_p_cV = p_cV.clamp_min(torch.finfo(p_cV.dtype).tiny).log()
+        log_ratio_cV = log_p_cV - (reference_cV - q_normaliser_c.unsqueeze(-1))
         if reverse_c is not None:
-            added_cV = added_cV + p_cV * log_ratio_cV * reverse_c.unsqueeze(-1)
+            added_cV = p_cV * log_ratio_cV * reverse_c.unsqueeze(-1)
         if anchor_c is not None:
             h_cV = log_ratio_cV.clamp(-1, 1) * (anchor_c / p_cV.shape[-1]).unsqueeze(-1)
-            added_cV = added_cV + h_cV
-            less_c = less_c + h_cV.sum(-1)
+            added_cV = h_cV if added_cV is None else added_cV + h_cV
+            factor_c = factor_c - h_cV.sum(-1)
     if gamma_cV is None:
-        p_cV.copy_(added_cV - p_cV * less_c.unsqueeze(-1))
+        p_cV.mul_(factor_c.unsqueeze(-1))
     else:
-        less_c = less_c + (p_cV * gamma_cV).sum(-1)
-        p_cV.copy_(p_cV * (gamma_cV - less_c.unsqueeze(-1)) + added_cV)
+        less_c = (p_cV * gamma_cV).sum(-1) - factor_c
+        p_cV.mul_(gamma_cV - less_c.unsqueeze(-1))
+    if forward_c is not None:
+        assert reference_cV is not None
+        assert q_normaliser_c is not None
+        q_cV = (reference_cV - q_normaliser_c.unsqueeze(-1)).exp_()
+        p_cV.addcmul_(q_cV, forward_c.unsqueeze(-1), value=-1)
+    if added_cV is not None:
+        p_cV.add_(added_cV)
     return ()
 
 
