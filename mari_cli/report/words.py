@@ -103,13 +103,34 @@ def confidence(runs: list[RunData]) -> str:
 
 
 def headline(row: Row) -> str:
-    """One sentence on forgetting, one on what was kept, and the distance to gold where it is known."""
-    return " ".join(filter(None, [verdict(row), _verdict_kept(row), in_short(row)]))
+    """The short of it where all is well; one sentence on forgetting, one on what was kept, and the distance to
+    gold where it is known."""
+    lead = "Forgotten as gold, kept as before." if _arrived(row) else ""
+    return " ".join(filter(None, [lead, verdict(row), _verdict_kept(row), in_short(row)]))
+
+
+def _arrived(row: Row) -> bool:
+    """Whether no measure of the forget data tells the model from gold, though some told the model before from
+    gold, and none of what was to be kept got worse."""
+    standings = [row.standing(name) for name in _decisive(row)]
+    told = [name for name in _decisive(row) if (apart := row.before_from_gold(name)) and apart.separable]
+    changes = [row.change(name) for name in KEPT if not _guesses(row, name)]
+    return (
+        bool(told)
+        and not _kept_the_start(row)
+        and all(where is Standing.at for where in standings)
+        and any(what is not None for what in changes)
+        and Change.worse not in changes
+    )
+
+
+def _kept_the_start(row: Row) -> bool:
+    return all(run.training and run.training.kept_step == 0 for run in row.runs)
 
 
 def verdict(row: Row) -> str:
     """Forgotten or not, measured against gold; no verdict without one."""
-    if all(run.training and run.training.kept_step == 0 for run in row.runs):
+    if _kept_the_start(row):
         return "Nothing was forgotten: no later step was fit to keep, so the model is the one from before."
     if row.gold is None:
         return (

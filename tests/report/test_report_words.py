@@ -33,6 +33,7 @@ def setting(role: str, name: str, value: float | None, width: float = 0.01) -> E
 def test_a_model_like_gold_is_said_to_be_so_and_no_more(tmp_path: Path) -> None:
     summary = told(tmp_path / "a", method="mari")
     assert summary.headline.startswith(
+        "Forgotten as gold, kept as before. "
         "On the forget data, none of the five measures below tells the model from one that never saw it."
     )
     assert "not measurably worse than before" in summary.headline
