@@ -418,6 +418,7 @@ class RetainDivergence(StrEnum):
 
 
 class SupportSource(StrEnum):
+    auto = "auto"
     neighbours = "neighbours"
     twins = "twins"
     siblings = "siblings"
@@ -464,6 +465,8 @@ class ContextConfig:
 
 
 MOST_TWINS = 10_000
+PLAIN_CONTRAST = 1.0
+"""`loss.support.contrast` of `auto` without a holdout."""
 
 
 @dataclass(kw_only=True)
@@ -472,7 +475,8 @@ class SupportConfig:
     distribution q over tokens, made before step 1 (mari_cli/supports/)."""
 
     source: SupportSource = SupportSource.neighbours
-    """`neighbours`: the model before, in like contexts of the retain corpus (`loss.context`). `twins`: the
+    """`auto`: `twins` where the forget data has key strings, else `neighbours`; the run says which.
+    `neighbours`: the model before, in like contexts of the retain corpus (`loss.context`). `twins`: the
     model before, asked with the names that only the forget data holds swapped for names of the retain data.
     `base`: the model before fine-tuning, tuned on the retain corpus for a part of a retraining. `siblings`:
     the model before, corrected by two small models, one trained on retain, one on both. `assistant`: the
@@ -488,7 +492,8 @@ class SupportConfig:
     """`twins`: how many twins of each record are averaged."""
     contrast: float | None = None
     """`twins`: how many times more the information that the names add is taken off; null: as often as it
-    takes until q finds the forget answers as unlikely as the model before finds the holdout's."""
+    takes until q finds the forget answers as unlikely as the model before finds the holdout's (`auto` takes
+    `PLAIN_CONTRAST` where there is no holdout, and says so)."""
     self_generated: Flag = False
     """`twins`: tokens of the answer that only the names explain are drawn anew from the twin, so that what
     follows does not lean on them. For answers of more than a few tokens."""

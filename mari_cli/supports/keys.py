@@ -81,7 +81,7 @@ def find_keys(
             f"no key strings: no words stand in {least} forget records (or blocks of text) and in no "
             "retain record",
             "name them in a file, one a line (`loss.support.keys=FILE`), ask for fewer "
-            "(`loss.support.key_records=1`), or take another source (`loss=mari_base`, `loss=mari_context`)",
+            "(`loss.support.key_records=1`), or take a loss that needs none (`loss=mari_base`, `loss=mari`)",
         )
     return Keys(tuple(tokens), tuple(sorted(" ".join(string) for string in strings)), by_rarity)
 

@@ -75,7 +75,7 @@ def plan(
     if memory is None and config.train.memory_limit is not None:
         limit = bytes_of(config.train.memory_limit, "train.memory_limit")
     objective = losses.build(config.loss)
-    lm, draws, shapes_from = _subject(config, objective, on, lengths)
+    config, lm, draws, shapes_from = _subject(config, objective, on, lengths)
     if (sequences := sum(draws.sizes.values())) > MOST_SEQUENCES:
         raise UserError(
             f"a step of {sequences} sequences is not planned: each is counted, {MOST_SEQUENCES} at most",
@@ -193,8 +193,9 @@ def _compute(config: UnlearnRun, on: Device) -> AsOn:
 
 def _subject(
     config: UnlearnRun, objective: Objective, on: Device, lengths: str | None
-) -> tuple[LanguageModel, Draws, str]:
-    """The model without weights, what it is trained on, and where its shapes are from."""
+) -> tuple[UnlearnRun, LanguageModel, Draws, str]:
+    """The run with the support that is chosen for it, the model without weights, what it is trained on, and
+    where its shapes are from."""
     compute = _compute(config, on)
     if lengths is not None:
         model, source = skeleton(
@@ -207,9 +208,12 @@ def _subject(
                 f"{titled(config.loss)} needs prompts, but `--lengths {lengths}` is running text",
                 "`--lengths 64+48` plans prompts of 64 tokens with answers of 48",
             )
+        if source_of(config.loss) is SupportSource.auto:
+            assert isinstance(config.loss, MariConfig)
+            config = supporting.with_support(config, replace(config.loss.support, source=SupportSource.twins))
         if source_of(config.loss) is SupportSource.neighbours:
             context_layer(config, lm)
-        return lm, Imagined(config, items, objective.needs), source
+        return config, lm, Imagined(config, items, objective.needs), source
     try:
         texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
         words = (part for r in [*texts.forget, *texts.retain] for part in (r.prompt, r.text) if part)
@@ -220,17 +224,18 @@ def _subject(
     vocabulary = len(tokenizer) if config.model.path is None else None
     model, source = skeleton(config.model, vocabulary=vocabulary, dropout=config.train.dropout)
     lm = _language_model(config, model, tokenizer, compute)
-    if source_of(config.loss) is SupportSource.neighbours:
-        context_layer(config, lm)
     setting = Setting(texts, tokenizer, compute)
     corpora = tokenize_corpora(config, setting, lm)
+    config, _ = supporting.choose(config, setting, corpora, lm.style)
+    if source_of(config.loss) is SupportSource.neighbours:
+        context_layer(config, lm)
     supporting.prepare(config, setting, corpora, lm.style)
     alternatives = (
         alternative_items(config, lm, corpora["forget"]) if "alternative" in objective.needs.roles else []
     )
     draws, _ = draws_of(config, corpora, alternatives, objective.needs)
     held_out = {"holdout": corpora["holdout"].items} if "holdout" in corpora else {}
-    return lm, replace(draws, items={**draws.items, **held_out}), source
+    return config, lm, replace(draws, items={**draws.items, **held_out}), source
 
 
 def _vocabulary(config: ModelConfig) -> int | None:

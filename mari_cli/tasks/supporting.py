@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mari_cli import distributed, runs, sealed
 from mari_cli.config import (
+    PLAIN_CONTRAST,
     Estimator,
     LossConfig,
     MariConfig,
@@ -77,6 +78,37 @@ class Prepared:
     """Models by what they are asked as."""
 
 
+def choose(
+    config: UnlearnRun, setting: Setting, corpora: Mapping[str, Corpus], style: PromptStyle
+) -> tuple[UnlearnRun, list[str]]:
+    """``config`` with the source that `auto` stands for, and what the run is to say of the choice."""
+    if source_of(config.loss) is not SupportSource.auto:
+        return config, []
+    assert isinstance(config.loss, MariConfig)
+    asked = config.loss.support
+    twins_asked = replace(asked, source=SupportSource.twins)
+    try:
+        _named(Prepared(twins_asked, config.loss.context.stored_tokens), setting, corpora, style)
+    except UserError as error:
+        if asked.keys is not None:
+            raise
+        chosen = replace(asked, source=SupportSource.neighbours)
+        note = f"support: neighbours, for twins cannot be made: {error}"
+        return with_support(config, chosen), [note]
+    if asked.contrast is None and "holdout" not in corpora:
+        note = (
+            f"support: twins with contrast {PLAIN_CONTRAST:g}, for there is no holdout to set it by; data like "
+            "the forget data that no model has seen (`holdout`) would set it"
+        )
+        return with_support(config, replace(twins_asked, contrast=PLAIN_CONTRAST)), [note]
+    return with_support(config, twins_asked), []
+
+
+def with_support(config: UnlearnRun, support: SupportConfig) -> UnlearnRun:
+    assert isinstance(config.loss, MariConfig)
+    return replace(config, loss=replace(config.loss, support=support))
+
+
 def prepare(
     config: UnlearnRun, setting: Setting, corpora: Mapping[str, Corpus], style: PromptStyle
 ) -> Prepared | None:
@@ -106,8 +138,8 @@ def _require_holdout(corpora: Mapping[str, Corpus], name: str, value: str) -> No
     if "holdout" not in corpora:
         raise UserError(
             f"`loss.support.{name}` is chosen by the holdout, and there is none",
-            f"set `holdout` to data like the forget data that no model has seen, or say it yourself, as "
-            f"`loss.support.{name}={value}`",
+            f"set `holdout` to data like the forget data that no model has seen, say it yourself, as "
+            f"`loss.support.{name}={value}`, or take a loss that needs none (`loss=mari`)",
         )
 
 

@@ -70,6 +70,7 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     base = load(config.model, config, setting)
     corpora = tokenize_corpora(config, setting, base)
     alternatives = alternative_items(config, base, corpora["forget"]) if "alternative" in needs.roles else []
+    config, chosen = supporting.choose(config, setting, corpora, base.style)
     layer = context_layer(config, base) if source_of(config.loss) is SupportSource.neighbours else None
     prepared = supporting.prepare(config, setting, corpora, base.style)
     description, layout = describe_architecture(base.model), base.layout
@@ -103,8 +104,8 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
         data=describe_data(corpora, suite) | describe_benchmarks(config.metrics),
         inputs=inputs.of_run(config, compute, setting, corpora, suite, known),
     ) as record:
-        record.tell(setting.texts.notes)
-        notes = [*setting.texts.notes]
+        notes = [*setting.texts.notes, *chosen]
+        record.tell(notes)
         target_from = prepare_target(config, setting, corpora)
         gold_from = prepare_gold(config, setting, corpora)
         models: dict[str, Examined] = {}

@@ -1,5 +1,6 @@
 """The support of a run: made before step 1 from whole models, kept, and found again when a run was killed."""
 
+import json
 from functools import partial
 from types import SimpleNamespace
 
@@ -8,8 +9,10 @@ import torch
 from tiny import TINY
 
 from mari_cli import launch
+from mari_cli.config import PLAIN_CONTRAST
 from mari_cli.data.records import Fact, Record
 from mari_cli.data.tokenize import Item
+from mari_cli.errors import UserError
 from mari_cli.metrics.likelihood import answer_nll
 from mari_cli.models.context import Targets
 from mari_cli.models.device import choose_compute
@@ -31,6 +34,7 @@ def asking(cache, *overrides: str) -> SimpleNamespace:
     setting = prepare(config, choose_compute(config.train.device, config.train.precision))
     lm = load(config.model, config, setting)
     corpora = tokenize_corpora(config, setting, lm)
+    config, _ = supporting.choose(config, setting, corpora, lm.style)
     prepared = supporting.prepare(config, setting, corpora, lm.style)
     target = prepare_target(config, setting, corpora)
     loading = partial(load, config=config, setting=setting)
@@ -172,3 +176,43 @@ def test_without_a_holdout_the_number_is_said():
     (note,) = supporting.recitation(targets, {"forget": corpus}, [])
     assert "0.500" in note
     assert "no holdout" in note
+
+
+def letters(*names: str, times: int = 3) -> str:
+    rows = [
+        {"prompt": f"How was {name} on day {day}?", "completion": f"It was {name} who fell ill."}
+        for name in names
+        for day in range(times)
+    ]
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("forget", "holdout", "source", "contrast", "says"),
+    [
+        (letters("Orla", "Udo"), letters("Pia", "Jost"), "twins", None, None),
+        (letters("Orla", "Udo"), None, "twins", PLAIN_CONTRAST, "no holdout to set it by"),
+        (letters("Orla", times=1), letters("Pia"), "neighbours", None, "no key strings"),
+    ],
+)
+def test_without_a_loss_chosen_the_support_is_what_the_data_allows(
+    tmp_path, forget, holdout, source, contrast, says
+):
+    files = {"forget": forget, "retain": letters("Ada", "Bo", "Cleo"), "holdout": holdout}
+    for role, text in files.items():
+        if text:
+            (tmp_path / f"{role}.jsonl").write_text(text)
+    given = [f"{role}.path={tmp_path / role}.jsonl" for role, text in files.items() if text]
+    corpora_of = ["forget=jsonl", *given]
+    config = launch.configured(launch.Experiment("unlearn", ["model=gpt2_tiny", *corpora_of]))
+    setting = prepare(config, choose_compute(config.train.device, config.train.precision))
+    lm = load(config.model, config, setting)
+    chosen, notes = supporting.choose(config, setting, tokenize_corpora(config, setting, lm), lm.style)
+    assert (chosen.loss.support.source, chosen.loss.support.contrast) == (source, contrast)
+    assert [says in note for note in notes] == ([True] if says else [])
+
+
+def test_key_strings_that_the_user_gives_and_nobody_holds_are_refused_under_auto_too(tmp_path):
+    (tmp_path / "names.txt").write_text("Nobody Atall\n")
+    with pytest.raises(UserError, match="no forget record holds any of the 1 key strings"):
+        asking(tmp_path, f"loss.support.keys={tmp_path / 'names.txt'}", "loss=mari_auto")
