@@ -488,7 +488,7 @@ class SupportConfig:
     """`twins`: a text file with one key string a line, as a person's name; null: the word sequences that at
     least `key_records` forget records hold and no retain record does."""
     key_records: int = 3
-    twins: int = 16
+    twins: int = 2
     """`twins`: how many twins of each record are averaged."""
     contrast: float | None = None
     """`twins`: how many times more the information that the names add is taken off; null: as often as it

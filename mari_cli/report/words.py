@@ -103,8 +103,8 @@ def confidence(runs: list[RunData]) -> str:
 
 
 def headline(row: Row) -> str:
-    """The short of it where all is well; one sentence on forgetting, one on what was kept, and the distance to
-    gold where it is known."""
+    """The short of it where all is well; one sentence on forgetting, one on what was kept, and the distance
+    to gold where it is known."""
     lead = "Forgotten as gold, kept as before." if _arrived(row) else ""
     return " ".join(filter(None, [lead, verdict(row), _verdict_kept(row), in_short(row)]))
 

@@ -97,8 +97,8 @@ def choose(
         return with_support(config, chosen), [note]
     if asked.contrast is None and "holdout" not in corpora:
         note = (
-            f"support: twins with contrast {PLAIN_CONTRAST:g}, for there is no holdout to set it by; data like "
-            "the forget data that no model has seen (`holdout`) would set it"
+            f"support: twins with contrast {PLAIN_CONTRAST:g}, for there is no holdout to set it by; data "
+            "like the forget data that no model has seen (`holdout`) would set it"
         )
         return with_support(config, replace(twins_asked, contrast=PLAIN_CONTRAST)), [note]
     return with_support(config, twins_asked), []
