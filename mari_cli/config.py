@@ -465,8 +465,8 @@ class ContextConfig:
 
 
 MOST_TWINS = 10_000
-PLAIN_CONTRAST = 1.0
-"""`loss.support.contrast` of `auto` without a holdout."""
+PLAIN_GENERATED = 0.5
+"""`loss.support.generated` of `auto` without a holdout."""
 
 
 @dataclass(kw_only=True)
@@ -482,7 +482,7 @@ class SupportConfig:
     the model before, corrected by two small models, one trained on retain, one on both. `assistant`: the
     model before, less a model tuned on the forget data alone. `gold`: a model that never saw the forget data
     (an upper bound, to diagnose with)."""
-    floor: float = 1e-6
+    floor: float = 1e-12
     """No token that is kept by name gets a smaller probability than this."""
     keys: str | None = None
     """`twins`: a text file with one key string a line, as a person's name; null: the word sequences that at
@@ -491,12 +491,12 @@ class SupportConfig:
     twins: int = 2
     """`twins`: how many twins of each record are averaged."""
     contrast: float | None = None
-    """`twins`: how many times more the information that the names add is taken off; null: as often as it
-    takes until q finds the forget answers as unlikely as the model before finds the holdout's (`auto` takes
-    `PLAIN_CONTRAST` where there is no holdout, and says so)."""
-    self_generated: Flag = False
-    """`twins`: tokens of the answer that only the names explain are drawn anew from the twin, so that what
-    follows does not lean on them. For answers of more than a few tokens."""
+    """`twins`: how many times more the information that the names add is taken off; null: 0, or where
+    `generated` alone makes q not unlikely enough, as often as it takes."""
+    generated: float | None = None
+    """`twins`: the share, in [0, 1], of what the twin says after an answer of its own, in which the tokens
+    that only the names explain are drawn anew; the rest is what it says after the true answer's tokens. Null:
+    as much as it takes until q finds the forget answers as unlikely as the model before the holdout's."""
     model: str | None = None
     """`base`, `assistant`, `gold`: the path of that model; null: `base` is the run's own `model` before its
     target is fine-tuned, `assistant` is that one too."""
@@ -512,12 +512,15 @@ class SupportConfig:
     """`siblings`, `assistant`: the power of the correction."""
 
     def __post_init__(self) -> None:
-        _flags("loss.support", self, "self_generated")
         _positive("loss.support", self, "floor", "key_records", "twins", "sharpen", "share")
         _non_negative("loss.support", self, "weight", "contrast")
         _require(
             self.twins <= MOST_TWINS,
             f"loss.support.twins must be at most {MOST_TWINS}, got {self.twins}: more tell no more",
+        )
+        _require(
+            self.generated is None or 0 <= self.generated <= 1,
+            f"loss.support.generated must be in [0, 1] or null, got {self.generated}",
         )
         _require(self.floor < 0.01, f"loss.support.floor must be below 0.01, got {self.floor}")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mari_cli.supports.asked import Asked
-from mari_cli.supports.sparse import item_means, loss_of_mistakes
+from mari_cli.supports.sparse import Mistakes, item_means, mistakes
 
 
 def sharpened(log_p: Tensor, power: float) -> Tensor:
@@ -19,9 +19,8 @@ def sharpened(log_p: Tensor, power: float) -> Tensor:
 
 
 @torch.no_grad()
-def sharpened_nll(model: Asked, power: float, *, chunk: int) -> float:
-    """Negative log-likelihood of the answers that the model does not recite, with predictions to that power,
-    in nats: the mean over items of the mean over their tokens, as `answer_nll`."""
+def sharpened_mistakes(model: Asked, power: float, *, chunk: int) -> Mistakes:
+    """Of the model with predictions to that power."""
     labels_N = model.remembered.labels_N
     nll, right = [], []
     for start in range(0, len(labels_N), chunk):
@@ -30,5 +29,4 @@ def sharpened_nll(model: Asked, power: float, *, chunk: int) -> float:
         label_c1 = labels_N[here].to(log_q_cV.device).unsqueeze(1)
         nll.append(-log_q_cV.gather(1, label_c1).squeeze(1).cpu())
         right.append((log_q_cV.argmax(1) == label_c1.squeeze(1)).cpu())
-    nll_S, right_S = (item_means(torch.cat(parts), model.remembered.rows) for parts in (nll, right))
-    return loss_of_mistakes(nll_S, right_S)
+    return mistakes(*(item_means(torch.cat(parts), model.remembered.rows) for parts in (nll, right)))

@@ -1,9 +1,11 @@
-"""One number, so that what is supported is as unsure as it should be: without a look at gold."""
+"""One number or two, so that what is supported is as unsure as it should be: without a look at gold."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 
 from scipy.optimize import brentq, minimize_scalar
+
+from mari_cli.supports.sparse import Mistakes
 
 TOLERANCE = 1e-6
 
@@ -38,3 +40,33 @@ def calibrated(nll: Callable[[float], float], wanted: float, *, least: float, mo
         return Calibrated(most, high, wanted)
     value = float(brentq(lambda x: nll(x) - wanted, bottom, most, xtol=TOLERANCE))
     return Calibrated(value, nll(value), wanted)
+
+
+@dataclass(frozen=True)
+class CalibratedTwice(Calibrated):
+    """Two numbers: ``value`` is the second."""
+
+    first: float
+    right: float
+    """The share of right tokens in mistakes with both, and the one that was wanted."""
+    wanted_right: float
+
+
+def calibrated_twice(
+    mistakes: Callable[[float, float], Mistakes], wanted: Mistakes, *, firsts: Sequence[float], most: float
+) -> CalibratedTwice:
+    """Of ``firsts`` the one whose mistakes have as many right tokens as wanted, with the second number, in
+    [0, ``most``], at which their loss is as wanted. Those of ``firsts`` for which no second number gives the
+    wanted loss are taken only where it is so for all. Of equal ones the first."""
+    found = []
+    for first in firsts:
+
+        def loss(second: float, first: float = first) -> float:
+            return mistakes(first, second).loss
+
+        second = calibrated(loss, wanted.loss, least=0.0, most=most)
+        right = mistakes(first, second.value).right
+        off = 0.0 if second.exact else abs(second.reached - wanted.loss)
+        both = CalibratedTwice(**asdict(second), first=first, right=right, wanted_right=wanted.right)
+        found.append((off, abs(right - wanted.right), both))
+    return min(found, key=lambda one: one[:2])[2]

@@ -149,26 +149,33 @@ def item_means(values_M: Tensor, rows: Rows) -> Tensor:
     return sums_S / counts_S
 
 
-def loss_of_mistakes(nll_S: Tensor, right_S: Tensor) -> float:
-    """Mean loss of the items that are not ``right_S``; of all items where every one is right.
+@dataclass(frozen=True)
+class Mistakes:
+    """Of the answers that are not recited: their mean loss in nats, and the mean share of their tokens that
+    is right all the same. Of all answers where every one is recited.
 
     A calibration compares these, because forget and holdout data differ in how many of their answers the
     retain data supports, and such answers cost almost nothing: a mean over all items would compare that.
     """
-    wrong_S = nll_S[right_S < 1]
-    return (wrong_S if len(wrong_S) else nll_S).mean().item()
+
+    loss: float
+    right: float
 
 
-def label_nll(said: Kept, supported: Callable[[Mapping[str, Tensor]], Tensor], *, floor: float) -> float:
-    """Negative log-likelihood of the answers that q does not recite, in nats: the mean over items of the mean
-    over their positions, as `answer_nll`."""
+def mistakes(nll_S: Tensor, right_S: Tensor) -> Mistakes:
+    """Of S items with these losses and these shares of right tokens."""
+    wrong_S = right_S < 1 if (right_S < 1).any() else right_S <= 1
+    return Mistakes(nll_S[wrong_S].mean().item(), right_S[wrong_S].double().mean().item())
+
+
+def mistakes_of(said: Kept, supported: Callable[[Mapping[str, Tensor]], Tensor], *, floor: float) -> Mistakes:
+    """Of q: an item's loss is the mean over its positions, as `answer_nll`."""
     nll, right = [], []
     for _, log_p in said.blocks():
         q_mL = floored(supported(log_p), floor)
         nll.append(-q_mL[:, 0].log())
         right.append(label_leads(q_mL[:, :-1]))
-    nll_S, right_S = (item_means(torch.cat(parts), said.rows) for parts in (nll, right))
-    return loss_of_mistakes(nll_S, right_S)
+    return mistakes(*(item_means(torch.cat(parts), said.rows) for parts in (nll, right)))
 
 
 def label_leads(q_mK: Tensor) -> Tensor:

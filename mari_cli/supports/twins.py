@@ -9,10 +9,15 @@ swapped back, and S twins are averaged: r_t. Off that is taken what the true nam
 (the positive pointwise marginal information of a token is log p0 − log r). A token that the item also holds
 where it is no key keeps its own probability there.
 
-Long answers lean on their own beginning: self-generated twins replace each answer token that only the true
-names explain, p0(y | true context) > `EXPLAINED` · p(y | twin), by a draw from the twin, from left to right.
+An answer leans on its own beginning: after the first tokens of a true answer even a twin knows how it goes
+on.
+So a twin is asked in two ways. *plain*: after the true answer's tokens. *generated*: each answer token that
+only the true names explain, p0(y | true context) > `EXPLAINED` · p(y | twin), is replaced by a draw from the
+twin, from left to right. The one knows too much, the other too little; between them is
 
-Cost: S + 1 forward passes of the forget data; self-generated, for each twin one for each answer token.
+    log r = (1 − λ) log r_plain + λ log r_generated − const
+
+Cost: S + 1 forward passes of the forget data; generated, for each twin one for each answer token.
 (Ours, beyond the paper.) Shapes: m positions of a batch, c of a chunk, S twins, D hidden size, V vocabulary.
 """
 
@@ -22,6 +27,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +50,13 @@ EXPLAINED = 2.0
 """An answer token is drawn anew where the true context makes it more than so many times as probable."""
 TRIES = 50
 """Draws from a pool before it is searched."""
+
+
+class Way(StrEnum):
+    """What a twin's answer tokens are."""
+
+    plain = "plain"  # the true answer's
+    generated = "generated"  # the twin's own, where only the true names explain the true ones
 
 
 class Kind(StrEnum):
@@ -188,6 +201,12 @@ def swap_back(log_p_cV: Tensor, pairs: Sequence[Sequence[tuple[int, int]]]) -> T
     return log_p_cV
 
 
+def blended(log_plain: Tensor, log_generated: Tensor, share: float) -> Tensor:
+    """(1 − λ) log r_plain + λ log r_generated, λ = ``share`` in [0, 1], not normalised. A probability that is
+    0 in both stays 0."""
+    return torch.where(log_plain > -math.inf, torch.lerp(log_plain, log_generated, share), log_plain)
+
+
 def contrasted(log_r: Tensor, log_p0: Tensor, contrast: float) -> Tensor:
     """log r + a · min(0, log r − log p0), not normalised. A probability of 0 stays 0."""
     taken_off = contrast * (log_r - log_p0).clamp_max(0)
@@ -204,13 +223,13 @@ def ask_twins(
     write: Write,
     *,
     twins: int,
-    self_generated: bool,
+    ways: Sequence[Way],
     seed: int,
     chunk: int,
     batch_size: int,
     track: Track,
 ) -> None:
-    """Hand ``write`` log r and log p0 (`twin`, `before`) of all forget positions.
+    """Hand ``write`` log r of each of ``ways`` and log p0 (`before`) of all forget positions.
 
     ``forget`` remembers the states of all items under ``lm``, whose head is ``head``. What is drawn for an
     item depends on ``seed`` and its number alone.
@@ -221,25 +240,45 @@ def ask_twins(
         at_m = torch.cat([torch.arange(*_ends(forget.rows.slices[i])) for i in batch])
         before_mD = forget.states(batch)
         label_m = forget.labels_N[at_m].to(lm.device)
-        asked = [
-            [_Asked(whose[i], pools, f"{seed} {i} {number}", self_generated=self_generated) for i in batch]
-            for number in range(twins)
-        ]
-        if self_generated:
+        drawn = {
+            way: [
+                [_Asked(whose[i], pools, f"{seed} {i} {number}", way) for i in batch]
+                for number in range(twins)
+            ]
+            for way in ways
+        }
+        if Way.generated in drawn:
             p0_m = log_probabilities(head, before_mD, label_m, chunk=chunk).exp().cpu()
-            for of_number in asked:
+            for of_number in drawn[Way.generated]:
                 _generate(lm, head, of_number, p0_m, chunk=chunk)
-        states = [_states(lm, of_number, before_mD.dtype) for of_number in asked]
-        pairs = [[pairs for one in of_number for pairs in one.twin.back] for of_number in asked]
+        states = {
+            way: [_states(lm, of_number, before_mD.dtype) for of_number in asked]
+            for way, asked in drawn.items()
+        }
+        pairs = {
+            way: [[pairs for one in of_number for pairs in one.twin.back] for of_number in asked]
+            for way, asked in drawn.items()
+        }
         for start in range(0, len(at_m), chunk):
             here = slice(start, start + chunk)
-            log_r_cV = None
-            for h_mD, of_twin in zip(states, pairs, strict=True):
-                log_p_cV = swap_back(head(h_mD[here]).log_softmax(-1), of_twin[here])
-                log_r_cV = log_p_cV if log_r_cV is None else torch.logaddexp(log_r_cV, log_p_cV)
-            assert log_r_cV is not None
+            log_p_cV = {
+                way.value: _mean_of_twins(
+                    head, [h_mD[here] for h_mD in states[way]], [of[here] for of in pairs[way]]
+                )
+                for way in ways
+            }
             log_p0_cV = head(before_mD[here]).log_softmax(-1)
-            write(at_m[here], {"twin": log_r_cV - math.log(twins), "before": log_p0_cV})
+            write(at_m[here], {**log_p_cV, "before": log_p0_cV})
+
+
+def _mean_of_twins(head: Head, states: Sequence[Tensor], pairs: Sequence[Sequence[Any]]) -> Tensor:
+    """log r [c, V]: the mean of what the twins say of these positions, in the item's own tokens."""
+    log_r_cV = None
+    for h_cD, of_twin in zip(states, pairs, strict=True):
+        log_p_cV = swap_back(head(h_cD).log_softmax(-1), of_twin)
+        log_r_cV = log_p_cV if log_r_cV is None else torch.logaddexp(log_r_cV, log_p_cV)
+    assert log_r_cV is not None
+    return log_r_cV - math.log(len(states))
 
 
 def _ends(rows: slice) -> tuple[int, int]:
@@ -249,10 +288,10 @@ def _ends(rows: slice) -> tuple[int, int]:
 class _Asked:
     """A twin on its way: its tokens may still be drawn."""
 
-    def __init__(self, whose: Named, pools: Pools, seed: str, *, self_generated: bool) -> None:
+    def __init__(self, whose: Named, pools: Pools, seed: str, way: Way) -> None:
         chance = random.Random(seed)  # a text is hashed: neighbouring numbers have nothing in common
         self.whose = whose
-        self.twin = twin(whose, pools, chance, of_prompt=self_generated)
+        self.twin = twin(whose, pools, chance, of_prompt=way is Way.generated)
         self.ids = list(self.twin.ids)
         self.chance = chance
 

@@ -373,8 +373,9 @@ def _support(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, A
         case SupportSource.neighbours:
             forwards += tokens["retain"]
         case SupportSource.twins:
-            forwards += asked.twins * tokens["forget"] + holdout
-            if asked.self_generated:
+            ways = (asked.generated != 1) + (asked.generated != 0)
+            forwards += ways * asked.twins * tokens["forget"] + holdout
+            if asked.generated != 0:
                 forwards += asked.twins * _total(
                     draws.items["forget"],
                     lambda item: sum(range(item.supervised_from, len(item.input_ids) - 1)),
@@ -428,7 +429,7 @@ def _disk(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, int]
             if "retain" not in needs.beside_reference:
                 context += retain * width * each
         else:
-            distributions = 2 if source is SupportSource.twins else 1
+            distributions = 3 if source is SupportSource.twins else 1
             support = STATES[source] * forget * width * each
             support += forget * (8 * stored + 4 * distributions * (stored + 1))
             if source is SupportSource.base and config.loss.support.sharpen is None:  # type: ignore[attr-defined]

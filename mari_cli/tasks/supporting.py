@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from mari_cli import distributed, runs, sealed
 from mari_cli.config import (
-    PLAIN_CONTRAST,
+    PLAIN_GENERATED,
     Estimator,
     LossConfig,
     MariConfig,
@@ -40,22 +41,25 @@ from mari_cli.suites.scores import ItemScore
 from mari_cli.suites.standard import Corpus
 from mari_cli.supports import assistant, base, siblings, twins
 from mari_cli.supports.asked import Asked, write_combined
-from mari_cli.supports.calibrate import Calibrated, calibrated
+from mari_cli.supports.calibrate import Calibrated, CalibratedTwice, calibrated, calibrated_twice
 from mari_cli.supports.gold import golden
 from mari_cli.supports.keys import Keys, find_keys, given_keys, read_keys
-from mari_cli.supports.sparse import Kept, Write, choices, kept, label_nll, loss_of_mistakes, targets
+from mari_cli.supports.sparse import Kept, Mistakes, Write, choices, kept, mistakes, mistakes_of, targets
+from mari_cli.supports.twins import Way
 from mari_cli.tasks import inputs
 from mari_cli.tasks.setting import Setting, cache_directory, finetunes_target, seed_for
 from mari_cli.tasks.training import finetuned
 from mari_cli.train.step import chunk_for, operand_head
 
 MOST_CONTRAST = 64.0
+SHARES = [step / 10 for step in range(11)]
 LEAST_POWER, MOST_POWER = 0.05, 16.0
 """Where a calibration looks."""
 ERRORS = 2.0
 """Standard errors by which q recites more than the model before recites of the holdout, for a warning."""
 
 Load = Callable[[ModelConfig], LanguageModel]
+Found = TypeVar("Found", bound=Calibrated)
 
 
 def source_of(loss: LossConfig) -> SupportSource | None:
@@ -95,12 +99,13 @@ def choose(
         chosen = replace(asked, source=SupportSource.neighbours)
         note = f"support: neighbours, for twins cannot be made: {error}"
         return with_support(config, chosen), [note]
-    if asked.contrast is None and "holdout" not in corpora:
+    if asked.generated is None and "holdout" not in corpora:
         note = (
-            f"support: twins with contrast {PLAIN_CONTRAST:g}, for there is no holdout to set it by; data "
-            "like the forget data that no model has seen (`holdout`) would set it"
+            f"support: twins, {PLAIN_GENERATED:g} of them generated, for there is no holdout to set it by; "
+            "data like the forget data that no model has seen (`holdout`) would set it"
         )
-        return with_support(config, replace(twins_asked, contrast=PLAIN_CONTRAST)), [note]
+        plain = replace(twins_asked, generated=PLAIN_GENERATED, contrast=asked.contrast or 0.0)
+        return with_support(config, plain), [note]
     return with_support(config, twins_asked), []
 
 
@@ -121,8 +126,10 @@ def prepare(
     prepared = Prepared(asked, config.loss.context.stored_tokens)
     match source:
         case SupportSource.twins:
-            if asked.contrast is None:
-                _require_holdout(corpora, "contrast", "3")
+            if asked.generated is None:
+                _require_holdout(corpora, "generated", f"{PLAIN_GENERATED:g}")
+            elif asked.contrast is None:
+                _require_holdout(corpora, "contrast", "0")
             return _named(prepared, setting, corpora, style)
         case SupportSource.base:
             if asked.sharpen is None:
@@ -382,11 +389,15 @@ def _of_base(asking: _Asking) -> tuple[Targets, list[str]]:
         chunk = asking.chunk(len(model.head.weight_VD))
         found = _calibrated(
             asking,
-            lambda power: base.sharpened_nll(on_holdout, power, chunk=chunk),
+            Calibrated,
+            lambda wanted: calibrated(
+                lambda power: base.sharpened_mistakes(on_holdout, power, chunk=chunk).loss,
+                wanted.loss,
+                least=LEAST_POWER,
+                most=MOST_POWER,
+            ),
             holdout,
-            {"of": on_holdout.remembered.key, "before": before},
-            least=LEAST_POWER,
-            most=MOST_POWER,
+            {"of": on_holdout.remembered.key, "before": before, "between": [LEAST_POWER, MOST_POWER]},
         )
         power = found.value
         notes += _told(
@@ -413,12 +424,12 @@ def _of_twins(asking: _Asking) -> tuple[Targets, list[str]]:
     before = asking.of(lm, "forget", weights=weights)
     vocabulary = len(before.head.weight_VD)
     seed, chunk = seed_for(asking.config.seed, "twins"), asking.chunk(vocabulary)
+    ways = [way for way, absent in ((Way.plain, 1), (Way.generated, 0)) if config.generated != absent]
     key = {
         "model": before.remembered.key,
         "named": runs.content_hash([sorted(one.keys.items()) for one in prepared.named]),
         "pools": runs.content_hash(prepared.pools),
         "twins": config.twins,
-        "self_generated": config.self_generated,
         "seed": seed,
     }
 
@@ -430,38 +441,53 @@ def _of_twins(asking: _Asking) -> tuple[Targets, list[str]]:
         prepared.named,
         prepared.pools,
         twins=config.twins,
-        self_generated=config.self_generated,
+        ways=ways,
         seed=seed,
         chunk=chunk,
         batch_size=asking.config.metrics.batch_size,
         track=track,
     )
-    said = asking.keep(fill, ["twin", "before"], before.remembered, key, vocabulary)
+    said = asking.keep(fill, [*ways, "before"], before.remembered, key, vocabulary)
     holdout = asking.holdout(lm, weights)
     del lm, fill
     notes = _told([_of_keys(prepared)])
-    contrast = config.contrast
-    if contrast is None:
+    generated, contrast = config.generated, config.contrast
+    if generated is None or contrast is None:
+        shares = SHARES if generated is None else [generated]
+        most = MOST_CONTRAST if contrast is None else 0.0
+
+        def mistaken(share: float, more: float) -> Mistakes:
+            q = partial(_said, generated=share, contrast=(contrast or 0.0) + more)
+            return mistakes_of(said, q, floor=config.floor)
+
         found = _calibrated(
             asking,
-            lambda a: label_nll(said, partial(_contrasted, contrast=a), floor=config.floor),
+            CalibratedTwice,
+            lambda wanted: calibrated_twice(mistaken, wanted, firsts=shares, most=most),
             holdout,
-            {"of": said.key, "floor": config.floor},
-            least=0.0,
-            most=MOST_CONTRAST,
+            {"of": said.key, "floor": config.floor, "shares": shares, "contrast": [contrast, most]},
         )
-        contrast = found.value
+        generated, contrast = found.first, (contrast or 0.0) + found.value
         notes += _told(
             [
-                f"support: contrast {contrast:.4g}, so that forget answers that it gets wrong have a loss "
-                f"of {found.reached:.4g}{_as_before(found)}"
+                f"support: {generated:.2g} of the twins generated, contrast {contrast:.4g}, so that forget "
+                f"answers that it gets wrong have a loss of {found.reached:.4g}{_as_before(found)}, and "
+                f"{found.right:.3f} of their tokens right, where the holdout's have {found.wanted_right:.3f}"
             ]
         )
-    return _finished(asking, said, holdout, notes, partial(_contrasted, contrast=contrast), contrast=contrast)
+    supported = partial(_said, generated=generated, contrast=contrast)
+    return _finished(asking, said, holdout, notes, supported, generated=generated, contrast=contrast)
 
 
-def _contrasted(log_p: Mapping[str, Tensor], *, contrast: float) -> Tensor:
-    return twins.contrasted(log_p["twin"], log_p["before"], contrast)
+def _said(log_p: Mapping[str, Tensor], *, generated: float, contrast: float) -> Tensor:
+    """log q [m, K+1] of twins, not normalised."""
+    if generated == 0:
+        log_r = log_p[Way.plain]
+    elif generated == 1:
+        log_r = log_p[Way.generated]
+    else:
+        log_r = twins.blended(log_p[Way.plain], log_p[Way.generated], generated)
+    return twins.contrasted(log_r, log_p["before"], contrast)
 
 
 def _of_keys(prepared: Prepared) -> str:
@@ -484,30 +510,28 @@ def _told(notes: list[str]) -> list[str]:
 
 def _calibrated(
     asking: _Asking,
-    nll: Callable[[float], float],
+    kind: type[Found],
+    calibrate: Callable[[Mistakes], Found],
     holdout: Sequence[ItemScore],
     key: Mapping[str, object],
-    *,
-    least: float,
-    most: float,
-) -> Calibrated:
-    """Kept: computed again with other batches it would be another in its last digits, and all that is kept by
-    it would be made anew. ``key`` is what determines ``nll``, the loss of mistakes (`loss_of_mistakes`), and
-    the model before."""
+) -> Found:
+    """What ``calibrate`` makes of the mistakes of the model before on the holdout. Kept: computed again with
+    other batches it would be another in its last digits, and all that is kept by it would be made anew.
+    ``key`` is what determines it besides."""
     items = asking.corpora["holdout"].items
-    whole = runs.content_hash(
-        {**key, "holdout": items_hash(items), "between": [least, most], "loss_of": "mistakes"}
-    )[:24]
+    whole = runs.content_hash({**key, "holdout": items_hash(items), "by": "mistakes"})[:24]
     path = asking.cache / "support" / f"{whole}.json"
     found = sealed.read(path)
     if found is None:
         own = None
         if distributed.first():
-            scored = ([score.answer_nll for score in holdout], [score.exact_match for score in holdout])
-            wanted = loss_of_mistakes(*(torch.tensor(column, dtype=torch.float64) for column in scored))
-            own = asdict(calibrated(nll, wanted, least=least, most=most))
+            columns = (
+                [score.answer_nll for score in holdout],
+                [score.tokens_right / score.tokens for score in holdout],
+            )
+            own = asdict(calibrate(mistakes(*(torch.tensor(c, dtype=torch.float64) for c in columns))))
         found = sealed.write(path, own)
-    return Calibrated(**found)
+    return kind(**found)
 
 
 def _as_before(found: Calibrated) -> str:

@@ -209,7 +209,6 @@ def test_code_of_others_is_run_by_true_alone_and_by_nothing_that_may_stand_for_i
     [
         *("train.dropout", "train.keep_logits", "train.stop.at_holdout", "finetune.gradient_checkpointing"),
         *("model.lora.merge", "forget.truncate", "retain.drop_overlap", "metrics.generate"),
-        "loss.support.self_generated",
     ],
 )
 @pytest.mark.parametrize("value", ["7", "0", "yes", "0.5"])

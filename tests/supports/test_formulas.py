@@ -10,9 +10,10 @@ from mari_cli.models.reference import Reference, Rows
 from mari_cli.progress import silent
 from mari_cli.supports.asked import Asked, write_combined
 from mari_cli.supports.assistant import subtracted
-from mari_cli.supports.base import sharpened, sharpened_nll
-from mari_cli.supports.calibrate import calibrated
+from mari_cli.supports.base import sharpened, sharpened_mistakes
+from mari_cli.supports.calibrate import calibrated, calibrated_twice
 from mari_cli.supports.siblings import corrected
+from mari_cli.supports.sparse import Mistakes
 
 
 def model(seed: int, *, vocabulary: int = 20, scale: float = 2.0) -> Asked:
@@ -75,7 +76,7 @@ def test_the_loss_of_sharpened_predictions_is_a_mean_over_items_that_are_not_rec
     right = q.argmax(1) == asked.remembered.labels_N
     wrong = [nll[at].mean() for at in (slice(0, 4), slice(4, None)) if not right[at].all()]
     expected = torch.stack(wrong).mean()
-    assert sharpened_nll(asked, 1.7, chunk=chunk) == pytest.approx(expected.item(), rel=1e-12)
+    assert sharpened_mistakes(asked, 1.7, chunk=chunk).loss == pytest.approx(expected.item(), rel=1e-12)
 
 
 def test_a_head_that_is_padded_further_is_cut():
@@ -88,7 +89,7 @@ def test_the_power_is_the_one_at_which_the_holdout_is_as_unlikely_as_wanted():
     asked = model(1)
 
     def nll(power):
-        return sharpened_nll(asked, power, chunk=4)
+        return sharpened_mistakes(asked, power, chunk=4).loss
 
     found = calibrated(nll, nll(3.0), least=0.05, most=16.0)
     assert found.exact
@@ -112,3 +113,20 @@ def test_where_it_only_rises_and_begins_above_the_beginning_is_taken():
     found = calibrated(lambda x: 3 + x, 2.0, least=0.0, most=10.0)
     assert (found.value, found.reached, found.exact) == (0.0, 3.0, False)
     assert math.isclose(calibrated(lambda x: 3 + x, 3.5, least=0.0, most=10.0).value, 0.5, abs_tol=1e-5)
+
+
+def test_two_numbers_are_set_by_the_loss_of_mistakes_and_by_their_right_tokens():
+    """Mistakes whose loss is 1 + first + second, and whose right tokens are 0.9 - first."""
+
+    def made(first: float, second: float) -> Mistakes:
+        return Mistakes(1 + first + second, 0.9 - first)
+
+    found = calibrated_twice(made, Mistakes(1.5, 0.7), firsts=[0.0, 0.2, 0.4, 1.0], most=10.0)
+    assert (found.first, found.value) == pytest.approx((0.2, 0.3))
+    assert found.exact
+    # 0.9 - 1.0 is nearer 0.1 than the others are, but no second number takes its loss down to 1.5
+    found = calibrated_twice(made, Mistakes(1.5, 0.1), firsts=[0.0, 0.2, 0.4, 1.0], most=10.0)
+    assert found.first == 0.4
+    # a loss that is met by none: the nearest to it
+    found = calibrated_twice(made, Mistakes(0.5, 0.1), firsts=[0.0, 0.2, 0.4], most=10.0)
+    assert (found.first, found.value, found.exact) == (0.0, 0.0, False)

@@ -12,8 +12,8 @@ from mari_cli.supports.sparse import (
     choices,
     floored,
     kept,
-    label_nll,
-    loss_of_mistakes,
+    mistakes,
+    mistakes_of,
     most_probable,
     targets,
     with_tail,
@@ -126,13 +126,15 @@ def test_the_loss_of_q_is_a_mean_over_items_that_it_does_not_recite_of_means_ove
     wrong = [at for at in items if not right[at].all()]
     assert wrong
     expected = torch.stack([nll[at].mean() for at in wrong]).mean()
-    assert label_nll(found, lambda log_p: log_p["q"], floor=1e-12) == pytest.approx(expected.item(), rel=1e-5)
+    assert mistakes_of(found, lambda log_p: log_p["q"], floor=1e-12).loss == pytest.approx(
+        expected.item(), rel=1e-5
+    )
 
 
 def test_where_every_answer_is_right_the_loss_is_that_of_all():
     nll, right = torch.tensor([0.1, 2.0, 4.0]), torch.tensor([1.0, 0.5, 0.0])
-    assert loss_of_mistakes(nll, right) == pytest.approx(3.0)
-    assert loss_of_mistakes(nll, torch.ones(3)) == pytest.approx(6.1 / 3)
+    assert mistakes(nll, right).loss == pytest.approx(3.0)
+    assert mistakes(nll, torch.ones(3)).loss == pytest.approx(6.1 / 3)
 
 
 def test_q_recites_an_item_where_every_true_token_is_its_first_choice(tmp_path):

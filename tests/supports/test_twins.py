@@ -20,7 +20,18 @@ from mari_cli.models.tokenizer import train_tokenizer
 from mari_cli.models.trunk import hidden_states
 from mari_cli.progress import silent
 from mari_cli.supports import twins
-from mari_cli.supports.twins import Kind, Named, ask_twins, contrasted, name_pools, named, swap_back, twin
+from mari_cli.supports.twins import (
+    Kind,
+    Named,
+    Way,
+    ask_twins,
+    blended,
+    contrasted,
+    name_pools,
+    named,
+    swap_back,
+    twin,
+)
 
 STYLE = PromptStyle("Question: {prompt}\nAnswer: ", chat=False)
 RETAIN = [Record(prompt=f"Who is {name}?", text=f"{name} is a dyer.") for name in ("Lena Holt", "Igor Venn")]
@@ -54,13 +65,14 @@ def asked(whose, tmp_path, **changed):
         weights="", batch_size=4, track=silent, name="forget",
     )  # fmt: skip
     shape = len(remembered.labels_N), len(lm().tokenizer)
-    said = {"twin": torch.full(shape, math.nan), "before": torch.full(shape, math.nan)}
+    ways = changed.get("ways", (Way.plain,))
+    said = {name: torch.full(shape, math.nan) for name in (*ways, "before")}
 
     def write(at, log_p):
         for name, log_p_cV in log_p.items():
             said[name][at] = log_p_cV.float()
 
-    options = {"twins": 3, "self_generated": False, "seed": 5, "chunk": 7, "batch_size": 4} | changed
+    options = {"twins": 3, "ways": ways, "seed": 5, "chunk": 7, "batch_size": 4} | changed
     ask_twins(lm(), head_of(lm().model), remembered, whose, POOLS, write, **options, track=silent)
     return said
 
@@ -111,7 +123,7 @@ def test_swapped_back_twice_is_where_it_was():
 def test_an_item_without_keys_is_its_own_twin(tmp_path):
     items = [Item((1, 5, 9, 33, 12), 2, 0), Item((1, 7, 30), 1, 1)]
     said = asked([Named(item, {}) for item in items], tmp_path)
-    torch.testing.assert_close(said["twin"], said["before"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(said["plain"], said["before"], rtol=1e-5, atol=1e-5)
 
 
 def test_the_mean_over_twins_is_the_dense_formula(tmp_path):
@@ -129,33 +141,45 @@ def test_the_mean_over_twins_is_the_dense_formula(tmp_path):
                 for a, b in pairs:
                     p[at, [a, b]] = p[at, [b, a]]
             r = r + p / 3
-        torch.testing.assert_close(said["twin"][row : row + len(r)], r.log().float(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(said["plain"][row : row + len(r)], r.log().float(), rtol=1e-4, atol=1e-4)
         row += len(r)
 
 
-@pytest.mark.parametrize("self_generated", [False, True])
-def test_batches_and_chunks_do_not_matter(self_generated, tmp_path):
+@pytest.mark.parametrize("way", Way)
+def test_batches_and_chunks_do_not_matter(way, tmp_path):
     generator = torch.Generator().manual_seed(3)
     whose = []
     for number in range(5):
         ids = torch.randint(2, 60, (8 + number,), generator=generator).tolist()
         whose.append(Named(Item((1, 40, 41, *ids), 4, number), NAMED.of_prompt().keys))
-    whole = asked(whose, tmp_path, self_generated=self_generated)
+    whole = asked(whose, tmp_path, ways=(way,))
     for changed in ({"batch_size": 1}, {"batch_size": 5, "chunk": 1}, {"chunk": 100}):
-        cut = asked(whose, tmp_path, self_generated=self_generated, **changed)
-        torch.testing.assert_close(cut["twin"], whole["twin"], rtol=1e-4, atol=1e-4)
-    other = asked(whose, tmp_path, self_generated=self_generated, seed=6)
-    assert not torch.allclose(other["twin"], whole["twin"], atol=1e-3)
+        cut = asked(whose, tmp_path, ways=(way,), **changed)
+        torch.testing.assert_close(cut[way], whole[way], rtol=1e-4, atol=1e-4)
+    other = asked(whose, tmp_path, ways=(way,), seed=6)
+    assert not torch.allclose(other[way], whole[way], atol=1e-3)
 
 
-def test_a_self_generated_twin_keeps_what_the_names_do_not_explain(tmp_path, monkeypatch):
+def test_a_generated_twin_keeps_what_the_names_do_not_explain(tmp_path, monkeypatch):
     """Where nothing is more probable in the true context nothing is drawn, and it is the plain twin."""
     whose = [Named(KEYED, NAMED.of_prompt().keys)]
     plain = asked(whose, tmp_path)
     monkeypatch.setattr(twins, "EXPLAINED", math.inf)
-    torch.testing.assert_close(asked(whose, tmp_path, self_generated=True)["twin"], plain["twin"])
+    both = asked(whose, tmp_path, ways=tuple(Way))  # asked together or alone, each is the same
+    torch.testing.assert_close(both["plain"], plain["plain"])
+    torch.testing.assert_close(both["generated"], plain["plain"])
     monkeypatch.setattr(twins, "EXPLAINED", 0.0)
-    assert not torch.allclose(asked(whose, tmp_path, self_generated=True)["twin"], plain["twin"], atol=1e-3)
+    drawn = asked(whose, tmp_path, ways=(Way.generated,))
+    assert not torch.allclose(drawn["generated"], plain["plain"], atol=1e-3)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_between_plain_and_generated_lies_their_weighted_geometric_mean(share):
+    plain, generated = torch.tensor([0.7, 0.2, 0.1]).log(), torch.tensor([0.1, 0.3, 0.6]).log()
+    expected = plain.exp() ** (1 - share) * generated.exp() ** share
+    torch.testing.assert_close(blended(plain, generated, share).exp(), expected)
+    nothing = torch.tensor([-math.inf])
+    assert blended(nothing, nothing, share).tolist() == [-math.inf]
 
 
 def test_the_contrast_takes_off_only_what_the_names_add():
@@ -218,8 +242,8 @@ class WidePositions(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("self_generated", [False, True])
-def test_no_more_logits_exist_at_one_time_than_those_of_a_chunk(self_generated, tmp_path):
+@pytest.mark.parametrize("ways", [(Way.plain,), tuple(Way)])
+def test_no_more_logits_exist_at_one_time_than_those_of_a_chunk(ways, tmp_path):
     whose = [Named(Item((1, 40, 41, *range(number, number + 9)), 4, number), NAMED.of_prompt().keys)
              for number in range(8)]  # fmt: skip
     remembered = remember(
@@ -230,6 +254,6 @@ def test_no_more_logits_exist_at_one_time_than_those_of_a_chunk(self_generated, 
     with recorder:
         ask_twins(
             lm(), head_of(lm().model), remembered, whose, POOLS, lambda at, log_p: None, twins=2,
-            self_generated=self_generated, seed=0, chunk=5, batch_size=8, track=silent,
+            ways=ways, seed=0, chunk=5, batch_size=8, track=silent,
         )  # fmt: skip
     assert 0 < recorder.rows <= 5
