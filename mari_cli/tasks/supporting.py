@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mari_cli import distributed, runs, sealed
 from mari_cli.config import (
+    PLAIN_CONTRAST,
     PLAIN_GENERATED,
     Estimator,
     LossConfig,
@@ -99,13 +100,14 @@ def choose(
         chosen = replace(asked, source=SupportSource.neighbours)
         note = f"support: neighbours, for twins cannot be made: {error}"
         return with_support(config, chosen), [note]
-    if asked.generated is None and "holdout" not in corpora:
+    if None in (asked.generated, asked.contrast) and "holdout" not in corpora:
+        generated = PLAIN_GENERATED if asked.generated is None else asked.generated
+        contrast = PLAIN_CONTRAST if asked.contrast is None else asked.contrast
         note = (
-            f"support: twins, {PLAIN_GENERATED:g} of them generated, for there is no holdout to set it by; "
-            "data like the forget data that no model has seen (`holdout`) would set it"
+            f"support: twins, {generated:g} of them generated, with contrast {contrast:g}: there is no "
+            "holdout to set that by (`holdout`: data like the forget data that no model has seen)"
         )
-        plain = replace(twins_asked, generated=PLAIN_GENERATED, contrast=asked.contrast or 0.0)
-        return with_support(config, plain), [note]
+        return with_support(config, replace(twins_asked, generated=generated, contrast=contrast)), [note]
     return with_support(config, twins_asked), []
 
 
