@@ -1,4 +1,4 @@
-"""Two texts from one book by its chapters: what a model is to learn, and the end, which no model sees.
+"""Two texts from one book by its chapters: what a model is to learn, and what no model sees.
 
 python experiments/rest_at_gold/book.py FOLDER     # reads $MARI_SHARED/data/books/alice.txt (else ../shared)
 """
@@ -8,8 +8,8 @@ import re
 import sys
 from pathlib import Path
 
-UNSEEN = 2
-"""Chapters at the end that no model sees."""
+SEEN, UNSEEN = 6, 2
+"""Chapters that a model is to learn, and those after them that no model sees."""
 
 
 def main(folder: Path) -> None:
@@ -18,7 +18,8 @@ def main(folder: Path) -> None:
         sys.exit(f"needs {book}: a book as plain text, its chapters headed `CHAPTER I.` and so on")
     chapters = re.split(r"(?m)^(?=CHAPTER [IVXLC]+\.)", book.read_text(encoding="utf-8"))[1:]
     folder.mkdir(parents=True, exist_ok=True)
-    for name, part in (("seen", chapters[:-UNSEEN]), ("unseen", chapters[-UNSEEN:])):
+    parts = {"seen": chapters[:SEEN], "unseen": chapters[SEEN : SEEN + UNSEEN]}
+    for name, part in parts.items():
         (folder / f"{name}.txt").write_text("".join(part), encoding="utf-8")
         print(f"{folder / name}.txt: {len(part)} chapters, {sum(map(len, part))} characters")
 
