@@ -33,6 +33,7 @@ from mari_cli.models.packing import foresee
 from mari_cli.models.skeleton import skeleton
 from mari_cli.progress import say
 from mari_cli.suites.states import BYTES as STATES_BYTES
+from mari_cli.supports.twins import Way
 from mari_cli.tasks import supporting
 from mari_cli.tasks.forgetting import STREAM_OF, Draws, alternative_items, context_layer, draws_of
 from mari_cli.tasks.setting import (
@@ -373,9 +374,9 @@ def _support(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, A
         case SupportSource.neighbours:
             forwards += tokens["retain"]
         case SupportSource.twins:
-            ways = (asked.generated != 1) + (asked.generated != 0)
-            forwards += ways * asked.twins * tokens["forget"] + holdout
-            if asked.generated != 0:
+            ways = supporting.ways_of(asked, draws.items["forget"])
+            forwards += len(ways) * asked.twins * tokens["forget"] + holdout
+            if Way.generated in ways:
                 forwards += asked.twins * _total(
                     draws.items["forget"],
                     lambda item: sum(range(item.supervised_from, len(item.input_ids) - 1)),
@@ -429,7 +430,9 @@ def _disk(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, int]
             if "retain" not in needs.beside_reference:
                 context += retain * width * each
         else:
-            distributions = 3 if source is SupportSource.twins else 1
+            distributions = 1
+            if source is SupportSource.twins:  # and what the model before says
+                distributions += len(supporting.ways_of(config.loss.support, draws.items["forget"]))  # type: ignore[attr-defined]
             support = STATES[source] * forget * width * each
             support += forget * (8 * stored + 4 * distributions * (stored + 1))
             if source is SupportSource.base and config.loss.support.sharpen is None:  # type: ignore[attr-defined]

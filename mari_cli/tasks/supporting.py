@@ -101,7 +101,9 @@ def choose(
         note = f"support: neighbours, for twins cannot be made: {error}"
         return with_support(config, chosen), [note]
     if None in (asked.generated, asked.contrast) and "holdout" not in corpora:
-        generated = PLAIN_GENERATED if asked.generated is None else asked.generated
+        ways = ways_of(asked, corpora["forget"].items)
+        share = PLAIN_GENERATED if Way.generated in ways else 0.0
+        generated = share if asked.generated is None else asked.generated
         contrast = PLAIN_CONTRAST if asked.contrast is None else asked.contrast
         note = (
             f"support: twins, {generated:g} of them generated, with contrast {contrast:g}: there is no "
@@ -426,7 +428,7 @@ def _of_twins(asking: _Asking) -> tuple[Targets, list[str]]:
     before = asking.of(lm, "forget", weights=weights)
     vocabulary = len(before.head.weight_VD)
     seed, chunk = seed_for(asking.config.seed, "twins"), asking.chunk(vocabulary)
-    ways = [way for way, absent in ((Way.plain, 1), (Way.generated, 0)) if config.generated != absent]
+    ways = ways_of(config, asking.forget)
     key = {
         "model": before.remembered.key,
         "named": runs.content_hash([sorted(one.keys.items()) for one in prepared.named]),
@@ -453,7 +455,8 @@ def _of_twins(asking: _Asking) -> tuple[Targets, list[str]]:
     holdout = asking.holdout(lm, weights)
     del lm, fill
     notes = _told([_of_keys(prepared)])
-    generated, contrast = config.generated, config.contrast
+    generated = config.generated if len(ways) > 1 else float(ways == [Way.generated])
+    contrast = config.contrast
     if generated is None or contrast is None:
         shares = SHARES if generated is None else [generated]
         most = MOST_CONTRAST if contrast is None else 0.0
@@ -479,6 +482,14 @@ def _of_twins(asking: _Asking) -> tuple[Targets, list[str]]:
         )
     supported = partial(_said, generated=generated, contrast=contrast)
     return _finished(asking, said, holdout, notes, supported, generated=generated, contrast=contrast)
+
+
+def ways_of(config: SupportConfig, forget: Sequence[Item]) -> list[Way]:
+    """How twins of ``forget`` are asked. Running text has no answers: unless `generated` says otherwise its
+    twins are plain, for to generate them costs a forward pass of the whole text for each of its tokens."""
+    if config.generated is None and all(item.supervised_from == 1 for item in forget):
+        return [Way.plain]
+    return [way for way, absent in ((Way.plain, 1), (Way.generated, 0)) if config.generated != absent]
 
 
 def _said(log_p: Mapping[str, Tensor], *, generated: float, contrast: float) -> Tensor:

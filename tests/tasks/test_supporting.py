@@ -9,7 +9,7 @@ import torch
 from tiny import TINY
 
 from mari_cli import launch
-from mari_cli.config import PLAIN_GENERATED
+from mari_cli.config import PLAIN_GENERATED, SupportConfig
 from mari_cli.data.records import Fact, Record
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
@@ -21,6 +21,7 @@ from mari_cli.models.reference import Rows
 from mari_cli.models.trunk import hidden_states
 from mari_cli.suites.scores import ItemScore, score
 from mari_cli.suites.standard import Corpus
+from mari_cli.supports.twins import Way
 from mari_cli.tasks import supporting
 from mari_cli.tasks.plan import plan
 from mari_cli.tasks.setting import prepare, tokenize_corpora
@@ -216,6 +217,19 @@ def test_without_a_loss_chosen_the_support_is_what_the_data_allows(
     chosen, notes = supporting.choose(config, setting, tokenize_corpora(config, setting, lm), lm.style)
     assert (chosen.loss.support.source, chosen.loss.support.generated) == (source, generated)
     assert [says in note for note in notes] == ([True] if says else [])
+
+
+def test_running_text_has_no_answers_so_that_its_twins_are_plain_unless_asked_otherwise():
+    text, pair = Item((1, 2, 3), 1, 0), Item((1, 2, 3), 2, 0)
+    both = [Way.plain, Way.generated]
+    for share, items, expected in [
+        (None, [text, text], [Way.plain]),
+        (None, [text, pair], both),
+        (0.5, [text], both),
+        (1.0, [text], [Way.generated]),
+        (0.0, [pair], [Way.plain]),
+    ]:
+        assert supporting.ways_of(SupportConfig(generated=share), items) == expected
 
 
 def test_key_strings_that_the_user_gives_and_nobody_holds_are_refused_under_auto_too(tmp_path):
