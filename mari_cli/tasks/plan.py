@@ -43,6 +43,7 @@ from mari_cli.tasks.setting import (
     refuse_shards,
     require_whole_shares,
     tokenize_corpora,
+    words_of,
 )
 from mari_cli.tasks.supporting import epochs_of_base, source_of
 from mari_cli.train import planner
@@ -217,8 +218,7 @@ def _subject(
         return config, lm, Imagined(config, items, objective.needs), source
     try:
         texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
-        words = (part for r in [*texts.forget, *texts.retain] for part in (r.prompt, r.text) if part)
-        tokenizer = load_tokenizer(config.model, words)
+        tokenizer = load_tokenizer(config.model, words_of(texts))
     except UserError as error:
         hint = "`--lengths 512` plans without corpora and tokenizer"
         raise UserError(str(error), f"{error.hint}; {hint}" if error.hint else hint) from error

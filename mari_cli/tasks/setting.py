@@ -3,7 +3,7 @@
 import hashlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -124,15 +124,20 @@ def prepare(config: RunConfig, compute: Compute) -> Setting:
     _check_places(config)
     check_tracker(config.tracker)
     texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
-    words = (
-        part for record in [*texts.forget, *texts.retain] for part in (record.prompt, record.text) if part
-    )
-    tokenizer = load_tokenizer(config.model, words)
+    tokenizer = load_tokenizer(config.model, words_of(texts))
     style = prompt_style(config.model, tokenizer)
     for role, records in (("forget", texts.forget), ("retain", texts.retain), ("holdout", texts.holdout)):
         check_prompts(records or [], tokenizer, style, corpus=role)
     check_benchmarks(config.metrics, tokenizer)
     return Setting(texts, tokenizer, compute)
+
+
+def words_of(texts: Texts) -> Iterator[str]:
+    """What a tokenizer is trained on where the model has none: all corpora, the holdout too. Without the
+    holdout its names fall into more tokens than those of the forget data, and even gold would tell the two
+    apart."""
+    records = [*texts.forget, *texts.retain, *(texts.holdout or [])]
+    return (part for record in records for part in (record.prompt, record.text) if part)
 
 
 def _check_places(config: RunConfig) -> None:
