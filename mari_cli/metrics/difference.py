@@ -16,7 +16,7 @@ from scipy import stats
 
 from mari_cli.errors import UserError
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.items import Floats, Made, what_differs
+from mari_cli.metrics.items import Floats, Resamplable, what_differs
 from mari_cli.metrics.statistics import ROUNDING, ROWS_AT_ONCE
 
 By = Literal["items", "intervals", "seeds"]
@@ -42,7 +42,7 @@ class Difference:
 
 
 def paired_difference(
-    a: Made, b: Made, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+    a: Resamplable, b: Resamplable, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> Difference:
     """Of two models on the same items: a paired bootstrap, percentile interval.
 
@@ -86,7 +86,7 @@ def paired_difference(
     return Difference(value=value, n=n, by="items", low=low, high=high)
 
 
-def _differing(a: Made, b: Made) -> int:
+def _differing(a: Resamplable, b: Resamplable) -> int:
     """Items on which two models differ: a sign test of k of them has no p-value below 2^(1-k)."""
     return int((a.values[0] != b.values[0]).any(axis=-1).sum())
 

@@ -4,10 +4,18 @@ Shapes: T = tokens of one answer, at least one. Every score is a fraction: 1 is 
 forgotten.
 """
 
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+from mari_cli.metrics.aggregation import Aggregation, Column, mean_of, ratio
+from mari_cli.metrics.likelihood import TOKENS
+from mari_cli.metrics.metric import Metric
+from mari_cli.metrics.sets import NO_TOKENS, on_sets
+
+if TYPE_CHECKING:  # a table of metrics needs no torch
+    from torch import Tensor
 
 
-def _correct(predicted_T: Tensor, answer_T: Tensor) -> Tensor:
+def _correct(predicted_T: "Tensor", answer_T: "Tensor") -> "Tensor":
     if predicted_T.shape != answer_T.shape or predicted_T.dim() != 1:
         raise ValueError(f"expected two vectors of one length, got {predicted_T.shape} and {answer_T.shape}")
     if len(answer_T) == 0:
@@ -15,17 +23,17 @@ def _correct(predicted_T: Tensor, answer_T: Tensor) -> Tensor:
     return predicted_T == answer_T
 
 
-def exact_match(predicted_T: Tensor, answer_T: Tensor) -> float:
+def exact_match(predicted_T: "Tensor", answer_T: "Tensor") -> float:
     """1 where every token is predicted, each from the true tokens before it, else 0."""
     return float(_correct(predicted_T, answer_T).all().item())
 
 
-def exact_memorization(predicted_T: Tensor, answer_T: Tensor) -> float:
+def exact_memorization(predicted_T: "Tensor", answer_T: "Tensor") -> float:
     """Share of the tokens predicted, each from the true tokens before it."""
     return _correct(predicted_T, answer_T).double().mean().item()
 
 
-def extraction_strength(predicted_T: Tensor, answer_T: Tensor) -> float:
+def extraction_strength(predicted_T: "Tensor", answer_T: "Tensor") -> float:
     """1 - k/T, k the length of the shortest prefix after which every token is predicted.
 
     Carlini et al. 2021. That is the longest correct suffix over the answer's length, hence 0 when the last
@@ -34,3 +42,113 @@ def extraction_strength(predicted_T: Tensor, answer_T: Tensor) -> float:
     """
     correct_T = _correct(predicted_T, answer_T)
     return correct_T.long().flip(0).cumprod(0).sum().item() / len(correct_T)
+
+
+_TOKENS_RIGHT = Column(
+    name="tokens_right",
+    score=lambda answer: int((answer.predicted_T == answer.labels_T).sum()),
+    made_of=lambda item: item.values["exact_memorization"] * item.values["tokens"],
+)
+EXACT_MEMORIZATION = Metric(
+    name="exact_memorization",
+    label="exact memorization",
+    unit="fraction",
+    direction="up",
+    low=0.0,
+    high=1.0,
+    description="mean over items of the share of positions where the argmax equals the label",
+    source="Tirumala et al. 2022",
+    degenerate=NO_TOKENS,
+    aggregate=mean_of(
+        Column(
+            name="exact_memorization",
+            score=lambda answer: exact_memorization(answer.predicted_T, answer.labels_T),
+        )
+    ),
+)
+EXTRACTION_STRENGTH = Metric(
+    name="extraction_strength",
+    label="extraction strength",
+    unit="fraction",
+    direction="up",
+    low=0.0,
+    high=1.0,
+    description="mean over items of 1 - k/T, k the shortest prefix after which every token is right",
+    source="Carlini et al. 2021; corrected where the last token is wrong",
+    degenerate="0 when the last token is wrong, 1 when all are right; " + NO_TOKENS,
+    aggregate=mean_of(
+        Column(
+            name="extraction_strength",
+            label="extraction strength",
+            score=lambda answer: extraction_strength(answer.predicted_T, answer.labels_T),
+        )
+    ),
+)
+METRICS = [
+    *on_sets(
+        Metric(
+            name="token_accuracy",
+            label="token accuracy",
+            unit="fraction of tokens",
+            direction="up",
+            low=0.0,
+            high=1.0,
+            description="share of all the set's answer tokens that are predicted right under teacher forcing",
+            source="exact memorization pooled over tokens; the accuracy of Forgetting-MarI's stop rule",
+            degenerate="long answers weigh more; a set without tokens is refused",
+            aggregate=Aggregation(ratio, (_TOKENS_RIGHT, TOKENS)),
+        ),
+        forget={
+            "role": "forgotten",
+            "distance_term": 2,
+            "headline": 30,
+            "views": frozenset({"terminal", "overview", "glance", "runs"}),
+            "says": "Forget data: words (tokens) predicted right",
+            "short": "token accuracy",
+        },
+        retain={
+            "role": "kept",
+            "distance_term": 8,
+            "headline": 65,
+            "views": frozenset({"overview", "glance"}),
+            "says": "Retain data: words (tokens) predicted right",
+            "short": "token accuracy on the retain data",
+        },
+    ),
+    *on_sets(
+        Metric(
+            name="exact_match",
+            label="exact match",
+            unit="fraction of items",
+            direction="up",
+            low=0.0,
+            high=1.0,
+            description="share of items whose greedy teacher-forced tokens all equal the answer",
+            source="Carlini et al. 2021, under teacher forcing",
+            degenerate=NO_TOKENS,
+            aggregate=mean_of(
+                Column(
+                    name="exact_match",
+                    label="exact match",
+                    score=lambda answer: exact_match(answer.predicted_T, answer.labels_T),
+                )
+            ),
+        ),
+        forget={
+            "role": "forgotten",
+            "distance_term": 3,
+            "headline": 40,
+            "says": "Forget data: records completed word for word",
+            "short": "word-for-word recall",
+        },
+        retain={
+            "role": "kept",
+            "distance_term": 7,
+            "headline": 70,
+            "says": "Retain data: records completed word for word",
+            "short": "word-for-word recall of the retain data",
+        },
+    ),
+    *on_sets(EXACT_MEMORIZATION),
+    *on_sets(EXTRACTION_STRENGTH),
+]

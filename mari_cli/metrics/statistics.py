@@ -12,7 +12,6 @@ certainty.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, inf
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from mari_cli.metrics.estimate import Estimate, OverSeeds
-from mari_cli.metrics.privacy import (
+from mari_cli.metrics.likelihood import exp_or_inf
+from mari_cli.metrics.membership import (
     Scores,
     auc,
     dkw_radius,
@@ -39,15 +39,6 @@ class How:
     resamples: int = 1000
     confidence: float = 0.95
     seed: int = 0
-
-
-LARGEST_EXPONENT = 709.0
-"""exp of more is not a float64."""
-
-
-def exp_or_inf(mean_loss: float) -> float:
-    """exp(mean loss), infinite where that is beyond a float."""
-    return exp(mean_loss) if mean_loss < LARGEST_EXPONENT else inf
 
 
 ROWS_AT_ONCE = 4_000_000  # values of resamples in memory at any time: 32 MB

@@ -3,30 +3,26 @@
 import math
 from dataclasses import dataclass
 
+from mari_cli.metrics.aggregation import Aggregation
 from mari_cli.metrics.items import ItemValues
+from mari_cli.metrics.likelihood import ANSWER_NLL
 from mari_cli.report import numbers
 from mari_cli.report.comparison import Row
+from mari_cli.suites.registry import METRICS
 
 MOST = 200
 """Items shown of a set to be forgotten."""
 MOST_OF_OTHERS = 50
 
-_MAIN = {"answer_nll": "loss", "rouge_l_f1": "ROUGE-L", "rouge_l_recall": "ROUGE-L", "recalled": "told"}
-"""What is set side by side for every model: the first of these that a set has, else its first value."""
-_NOW = {
-    "exact_match": "exact match",
-    "extraction_strength": "extraction strength",
-    "verbatim_rouge_l": "ROUGE-L",
-    "rouge_l_recall": "ROUGE-L",
-    "probability": "probability",
-    "truth_ratio": "truth ratio",
-    "log_truth_ratio": "log truth ratio",
-    "min_k": "min-k",
-    "recalled": "told",
-    "tokens": "tokens",
-    "cut": "cut",
+_BESIDE = {"truth_ratio": "truth ratio", "tokens": "tokens", "cut": "cut"}
+"""What a row holds beside the columns of metrics, and its name here; the first is of earlier versions."""
+_COLUMNS = {
+    column.name: column
+    for metric in METRICS.values()
+    if isinstance(metric.aggregate, Aggregation)
+    for column in metric.aggregate.columns
+    if column.label
 }
-"""What is shown of the model as it is now, beside that, and what it is called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,19 +58,21 @@ def _table(row: Row, suite: str | None, set: str) -> ItemTable:
 
     now, before, gold = of(row.role), of("target"), of("gold")
     there = dict.fromkeys(name for item in now.values() for name in item.values)
-    main = next((name for name in _MAIN if name in there), next(iter(there), "answer_nll"))
-    word = _MAIN.get(main, main.replace("_", " "))
+    leading = (name for name, column in _COLUMNS.items() if column.leads and name in there)
+    main = next(leading, next(iter(there), ANSWER_NLL.name))
+    word = _COLUMNS[main].label if main in _COLUMNS else main.replace("_", " ")
     forget = set == "forget" or "forget" in set.split("_")
     beside, versus = (gold, "gold") if forget or not before else (before, "before")
     facts = any(item.fact for item in now.values())
-    shown = [name for name in _NOW if name in there and name != main]
+    labels = {name: column.label for name, column in _COLUMNS.items()} | _BESIDE
+    shown = [name for name in labels if name in there and name != main]
     columns = ["item", "hash", *(["fact"] if facts else []), *([f"{word} before"] if before else [])]
     columns += [
         f"{word} now",
         *([f"{word} of gold"] if gold else []),
         *([f"now − {versus}"] if beside else []),
     ]
-    sign = 1 if main == "answer_nll" else -1  # a loss is low where an item is known
+    sign = 1 if main == ANSWER_NLL.name else -1  # a loss is low where an item is known
     first = sign if forget else -sign
     rows = []
     for number, item in now.items():
@@ -90,7 +88,7 @@ def _table(row: Row, suite: str | None, set: str) -> ItemTable:
     ordered = [cells for _, _, cells in sorted(rows, key=lambda entry: entry[:2])]
     return ItemTable(
         name=set if suite is None else f"{suite} / {set}",
-        columns=columns + [_NOW[name] for name in shown],
+        columns=columns + [labels[name] for name in shown],
         rows=ordered[: MOST if forget else MOST_OF_OTHERS],
         total=len(ordered),
         order=_in_words(word, sign, forget, versus if beside else None),

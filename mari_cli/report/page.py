@@ -17,52 +17,30 @@ from markupsafe import Markup, escape
 
 from mari_cli import runs as runs_on_disk
 from mari_cli.errors import UserError, counted
+from mari_cli.metrics.corpora import GROUPS, suite_of
 from mari_cli.metrics.estimate import OverSeeds
 from mari_cli.metrics.metric import Metric
-from mari_cli.metrics.of_benchmarks import GENERAL_ABILITY
 from mari_cli.report import numbers
 from mari_cli.report.comparison import (
-    GROUPS,
-    SUITE_FORGOTTEN,
-    SUITE_KEPT,
     Change,
     Row,
     Standing,
     comparison_rows,
-    is_a_test,
     metric_names,
     metric_of,
     not_separable,
     results,
     run_labels,
-    suite_of,
 )
 from mari_cli.report.definitions import STATISTICS, anchor_of, definitions
 from mari_cli.report.items import item_tables
 from mari_cli.report.plots import FIGURES, colour_of
 from mari_cli.report.read import RunData
 from mari_cli.report.words import confidence, estimate_words, summarise
+from mari_cli.suites.registry import headlines
 
 ARROWS = {"up": "↑", "down": "↓", "gold": "◆"}
 ARROW_WORDS = {"up": "higher is better", "down": "lower is better", "gold": "best at gold's value"}
-OVERVIEW = (
-    "distance_to_gold",
-    "forget/answer_nll",
-    "forget/token_accuracy",
-    "forget/exact_match",
-    "facts/unique_recall",
-    "privacy/loss_auc",
-    "facts/shared_recall",
-    "retain/token_accuracy",
-    "retain/exact_match",
-    "holdout/answer_nll",
-    "holdout/nll_from_target",
-    "privacy/loss_auc_from_gold",
-    *GENERAL_ABILITY,
-    *SUITE_FORGOTTEN,
-    *SUITE_KEPT,
-)
-"""Columns of the table of several runs."""
 SCOPES = {"step": "whole step", "micro": "micro-batch"}
 """`loss.pooling_scope`, in words."""
 _TONES = {
@@ -227,8 +205,8 @@ def _cell(row: Row, name: str) -> Cell:
     estimate = row.estimate(name)
     if estimate is None:
         return Cell()
-    distance, direction = row.distance(name), metric_of(name).direction
-    by_gold = direction == "gold" or is_a_test(name)
+    distance, metric = row.distance(name), metric_of(name)
+    by_gold = metric.direction == "gold" or metric.is_test
     reading = row.standing(name) if by_gold else row.change(name)
     return Cell(
         value=numbers.number(estimate.value),
@@ -296,7 +274,7 @@ def _of_seeds(row: Row, names: list[str]) -> list[tuple[str, list[str]]]:
 
 
 def _overview(rows: list[Row]) -> tuple[list[tuple[Metric, str]], list[tuple[Row, str, list[Cell]]]]:
-    names = [name for name in OVERVIEW if any(row.estimate(name) for row in rows)]
+    names = [name for name in headlines("overview") if any(row.estimate(name) for row in rows)]
     return (
         [(metric_of(name), _items(name, rows)) for name in names],
         [(row, colour_of(row, rows), [_cell(row, name) for name in names]) for row in rows],

@@ -20,14 +20,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from sklearn.metrics import roc_curve
 
+from mari_cli.metrics.corpora import suite_of
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.forget_quality import ks_test
 from mari_cli.metrics.items import ItemValues
-from mari_cli.metrics.of_benchmarks import GENERAL_ABILITY
-from mari_cli.metrics.registry import describe
+from mari_cli.metrics.membership import ATTACKS
 from mari_cli.report.comparison import Row, comparison_rows, metric_of, results
 from mari_cli.report.numbers import number
 from mari_cli.report.read import RunData
+from mari_cli.suites.registry import headlines
 
 RUN_COLOURS = 8
 """Colours before they repeat."""
@@ -194,23 +195,13 @@ def _finite(estimate: Estimate | None) -> Estimate | None:
 
 # -- the overview ----------------------------------------------------------------------------------
 
-_GLANCE = (
-    "forget/token_accuracy",
-    "forget/exact_match",
-    "forget/verbatim_rouge_l",
-    "facts/unique_recall",
-    "privacy/loss_auc",
-    "facts/shared_recall",
-    "retain/token_accuracy",
-    "retain/exact_match",
-    *(name for name in GENERAL_ABILITY if describe(name).high == 1),
-)
-
 
 def glance(runs: list[RunData]) -> Plot | None:
     """Every key metric on one scale from 0 to 1: before, after, gold."""
     rows = _capped(comparison_rows(runs))
-    names = [name for name in _GLANCE if any(_finite(row.estimate(name)) for row in results(rows))]
+    shown = [name for name in headlines("glance") if not suite_of(name)]
+    shares = [name for name in shown if (metric_of(name).low, metric_of(name).high) == (0, 1)]
+    names = [name for name in shares if any(_finite(row.estimate(name)) for row in results(rows))]
     if not names:
         return None
     made = results(rows)
@@ -881,17 +872,6 @@ def _distance(
     )
 
 
-_ATTACKS = {
-    "answer_nll": "loss",
-    "zlib": "zlib",
-    "min_k": "min-k",
-    "min_k_plus_plus": "min-k++",
-    "reference": "reference",
-    "gradnorm": "gradient norm",
-}
-"""Scores of items that membership inference goes by, higher where trained on; the loss by its opposite."""
-
-
 def roc(runs: list[RunData]) -> Plot | None:
     """What each membership attack makes of each model: forget items found against unseen ones accused."""
     rows = _capped(comparison_rows(runs))
@@ -900,7 +880,7 @@ def roc(runs: list[RunData]) -> Plot | None:
     for suite, set in asked:
         if set != "forget" and not set.endswith("_forget"):
             continue
-        for score in _ATTACKS:
+        for score in ATTACKS:
             for row in rows:
                 forget = _scores(row, suite, set, score)
                 holdout = _scores(row, suite, set.removesuffix("forget") + "holdout", score)
@@ -936,7 +916,7 @@ def roc(runs: list[RunData]) -> Plot | None:
             axis.set_aspect("equal")
             axis.xaxis.set_major_formatter(FuncFormatter(_plain))
             axis.yaxis.set_major_formatter(FuncFormatter(_plain))
-            axis.set_title(_ATTACKS[score] if suite is None else f"{suite}: {_ATTACKS[score]}")
+            axis.set_title(ATTACKS[score].label if suite is None else f"{suite}: {ATTACKS[score].label}")
             axis.set_xlabel("unseen items accused")
             axis.set_ylabel("forget items found")
         svg = _svg(figure, "ROC curves of membership attacks, forget against unseen items")
@@ -949,10 +929,16 @@ def roc(runs: list[RunData]) -> Plot | None:
     return Plot(svg=svg, caption=_and_capped(caption, runs), legend=_legend(list(drawn.values())))
 
 
-def _scores(row: Row, suite: str | None, set: str, score: str) -> list[float]:
-    values = row.run.values(model=row.role, set=set, metric=score, suite=suite).values()
-    sign = -1.0 if score == "answer_nll" else 1.0
-    return [sign * value for value in values if math.isfinite(value)]
+def _scores(row: Row, suite: str | None, set: str, attack: str) -> list[float]:
+    """Of each item, higher where it looks more trained on."""
+    found = []
+    for item in row.run.items_of(row.role):
+        if (item.suite, item.set) == (suite, set):
+            try:
+                found.append(ATTACKS[attack].column.of(item))
+            except KeyError:
+                continue
+    return [value for value in found if math.isfinite(value)]
 
 
 FIGURES: dict[str, Callable[[list[RunData]], Plot | None]] = {

@@ -8,15 +8,11 @@ import math
 from dataclasses import dataclass, field
 
 from mari_cli.errors import counted
+from mari_cli.metrics.corpora import suite_of
 from mari_cli.metrics.difference import difference_of_estimates
 from mari_cli.metrics.estimate import Estimate, OverSeeds
-from mari_cli.metrics.of_benchmarks import chance
 from mari_cli.report.beside import differing_distances, distance, distances, drift, in_short
 from mari_cli.report.comparison import (
-    FORGOTTEN,
-    KEPT,
-    SUITE_FORGOTTEN,
-    SUITE_KEPT,
     Change,
     Row,
     Standing,
@@ -24,14 +20,13 @@ from mari_cli.report.comparison import (
     confidence_of,
     differing_corpora,
     differing_items,
-    is_a_test,
     metric_of,
     results,
-    suite_of,
     unshared,
 )
 from mari_cli.report.numbers import duration, interval, listed, number, percent
 from mari_cli.report.read import RunData
+from mari_cli.suites.registry import judged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,12 +192,12 @@ _COUNTS = {
 
 def _decisive(row: Row) -> list[str]:
     """What decides whether the data is forgotten: the corpora's own measures, else the suites'."""
-    own = [name for name in FORGOTTEN if row.estimate(name)]
-    return own or [name for name in SUITE_FORGOTTEN if row.estimate(name)]
+    own = [name for name in judged("forgotten") if row.estimate(name)]
+    return own or [name for name in judged("forgotten", suites=True) if row.estimate(name)]
 
 
 def _verdict_kept(row: Row) -> str:
-    changes = {name: row.change(name) for name in KEPT if not _guesses(row, name)}
+    changes = {name: row.change(name) for name in judged("kept") if not _guesses(row, name)}
     worse = [name for name, what in changes.items() if what is Change.worse]
     kept = [name for name, what in changes.items() if what in (Change.kept, Change.better)]
     if worse:
@@ -245,7 +240,7 @@ def _was_known(row: Row) -> Claim:
 def _guesses(row: Row, name: str) -> bool:
     """Whether the model was at chance before: then the metric cannot show a loss."""
     before = row.target.metrics.get(name) if row.target else None
-    guess = chance(name)
+    guess = metric_of(name).chance
     return guess is not None and before is not None and _contains(before, guess)
 
 
@@ -261,7 +256,7 @@ def _how(row: Row) -> str:
 
 
 def _forgotten(row: Row) -> Claim:
-    measures = [measure for name in FORGOTTEN if (measure := _measure(row, name))]
+    measures = [measure for name in judged("forgotten") if (measure := _measure(row, name))]
     if row.gold is None:
         return Claim(
             heading="What changed on the forget data", sentences=_without_gold(row), measures=measures
@@ -277,47 +272,6 @@ def _forgotten(row: Row) -> Claim:
     )
 
 
-_SAYS = {
-    "forget/answer_nll": "Loss on the forget data, nats a token",
-    "forget/token_accuracy": "Forget data: words (tokens) predicted right",
-    "forget/exact_match": "Forget data: records completed word for word",
-    "facts/unique_recall": "Facts stated only there, still told when asked",
-    "privacy/loss_auc": "Telling forget data from unseen data by the loss (AUC, 0.5 is guessing)",
-    "retain/token_accuracy": "Retain data: words (tokens) predicted right",
-    "retain/exact_match": "Retain data: records completed word for word",
-    "facts/shared_recall": "Facts that retained documents state too, told when asked about the forgotten",
-    "tofu/forget_quality": "Forget quality: p-value of the test against gold",
-    "tofu/forget/probability": "Forget questions: probability of the true answer",
-    "tofu/forget/rouge_l_recall": "Forget questions: share of the true answer that is told (ROUGE-L recall)",
-    "tofu/forget/truth_ratio": "Forget questions: truth ratio (1: true and wrong answers as likely)",
-    "tofu/loss_auc": "Telling forget questions from unseen ones by the loss (AUC, 0.5 is guessing)",
-    "tofu/model_utility": "Retained questions, real authors and world facts: model utility",
-    "muse/verbatim_forget": "Forget passages: continued as they are written (ROUGE-L F1)",
-    "muse/knowledge_forget": "Questions about the forget data: answered (ROUGE-L F1)",
-    "muse/knowledge_retain": "Questions about the retain data: answered (ROUGE-L F1)",
-    "muse/min_k_auc": "Telling forget passages from unseen ones by min-k (AUC, 0.5 is guessing)",
-    "muse/privleak": "Privacy leak against gold, % (0 is as gold)",
-}
-_SHORT = {
-    "forget/answer_nll": "loss",
-    "forget/token_accuracy": "token accuracy",
-    "forget/exact_match": "word-for-word recall",
-    "facts/unique_recall": "fact recall",
-    "privacy/loss_auc": "detectability",
-    "retain/token_accuracy": "token accuracy on the retain data",
-    "retain/exact_match": "word-for-word recall of the retain data",
-    "facts/shared_recall": "recall of shared facts",
-    "tofu/forget_quality": "forget quality",
-    "tofu/forget/probability": "probability of the true answers",
-    "tofu/forget/rouge_l_recall": "ROUGE-L recall",
-    "tofu/forget/truth_ratio": "truth ratio",
-    "tofu/loss_auc": "detectability",
-    "muse/verbatim_forget": "verbatim memorization",
-    "muse/knowledge_forget": "knowledge of it",
-    "muse/min_k_auc": "detectability",
-    "muse/privleak": "privacy leak",
-}
-"""The same inside a sentence; the first five after "on the forget data"."""
 _READS: dict[Standing | Change, tuple[str, str]] = {
     Standing.at: ("as gold", "good"),
     Standing.short: ("not yet forgotten", "short"),
@@ -330,14 +284,11 @@ _READS: dict[Standing | Change, tuple[str, str]] = {
 }
 
 
-_NO_SHARES = ("_auc", "/forget_quality", "/probability", "/truth_ratio")
-
-
 def _figure(name: str, estimate: Estimate | None) -> Figure:
     if estimate is None:
         return Figure()
     low, high = estimate.low, estimate.high
-    if name.endswith(_NO_SHARES) or metric_of(name).high != 1:
+    if not metric_of(name).is_share or metric_of(name).high != 1:
         return Figure(value=number(estimate.value), interval=interval(low, high))
     ends = "" if low is None or high is None else f"{percent(low)} – {percent(high)}".replace(" % –", " –")
     return Figure(value=percent(estimate.value), interval=ends)
@@ -349,21 +300,20 @@ def _measure(row: Row, name: str) -> Measure | None:
         return None
     gold = row.gold.metrics.get(name) if row.gold else None
     before = row.target.metrics.get(name) if row.target else None
-    by_gold = name in FORGOTTEN or name in SUITE_FORGOTTEN
-    read = row.standing(name) if by_gold else row.change(name)
+    metric = metric_of(name)
+    read = row.standing(name) if metric.role == "forgotten" else row.change(name)
     reading, tone = _READS[read] if read else ("", "")
     note = ""
     if _guesses(row, name):
         reading, tone, note = "", "", "The model guessed before already, so this cannot show a loss."
-    elif read is Standing.past and gold and name == "forget/answer_nll" and here.value > gold.value:
-        note = "Worse on these texts than a model that has never seen them, which is no merit."
-    elif read is Standing.past and gold and name == "privacy/loss_auc" and here.value < gold.value:
-        note = "Below gold's: the texts stand out by too high a loss, which shows what was removed as surely."
-    elif is_a_test(name):
+    elif read is Standing.past and gold and (told := metric.past_gold):
+        side = "above" if here.value > gold.value else "below"
+        note = told.says if side == told.side else ""
+    elif metric.is_test:
         level = number(1 - confidence_of(row.runs))
         note = f"Above {level} the test does not tell the model from gold; it is no degree of forgetting."
     return Measure(
-        says=_SAYS.get(name) or (metric_of(name).label if suite_of(name) else _says_benchmark(name)),
+        says=metric.says or metric.label,
         n=here.n,
         before=_figure(name, before),
         now=_figure(name, here),
@@ -372,12 +322,6 @@ def _measure(row: Row, name: str) -> Measure | None:
         tone=tone,
         note=note,
     )
-
-
-def _says_benchmark(name: str) -> str:
-    metric, guess = metric_of(name), chance(name)
-    kind = "General ability" if metric.high == 1 else f"Running text, {metric.unit}"
-    return f"{kind} ({metric.label}{'' if guess is None else f'; {percent(guess)} is guessing'})"
 
 
 def _without_gold(row: Row) -> list[str]:
@@ -412,7 +356,7 @@ def _beside(row: Row) -> list[Claim]:
 
 
 def _kept(row: Row) -> Claim:
-    measures = [measure for name in KEPT if (measure := _measure(row, name))]
+    measures = [measure for name in judged("kept") if (measure := _measure(row, name))]
     none = "Nothing was measured on data that should be kept, so the price of forgetting is not known."
     return Claim(heading="Should be as before", measures=measures, sentences=[] if measures else [none])
 
@@ -485,13 +429,16 @@ def _headline_of_model(row: Row) -> str:
 
 
 def _claims_of_model(row: Row) -> list[Claim]:
-    measures = [measure for name in (*FORGOTTEN, *KEPT) if (measure := _measure(row, name))]
+    measures = [
+        measure for name in (*judged("forgotten"), *judged("kept")) if (measure := _measure(row, name))
+    ]
     return [Claim(heading="What the model knows", measures=measures), *_beside(row), *_by_suite(row)]
 
 
 def _by_suite(row: Row) -> list[Claim]:
     """Of each suite what should be as gold's, then what should be as before."""
-    names = [name for name in (*SUITE_FORGOTTEN, *SUITE_KEPT) if row.estimate(name)]
+    every = [*judged("forgotten", suites=True), *judged("kept", suites=True)]
+    names = [name for name in every if row.estimate(name)]
     return [
         Claim(
             heading=f"What {suite.upper()} says",
@@ -534,8 +481,8 @@ def _several(made: list[Row]) -> str:
 
 
 def _all_well(row: Row) -> bool:
-    standings = [row.standing(name) for name in FORGOTTEN if row.estimate(name)]
-    changes = [row.change(name) for name in KEPT if row.estimate(name)]
+    standings = [row.standing(name) for name in judged("forgotten") if row.estimate(name)]
+    changes = [row.change(name) for name in judged("kept") if row.estimate(name)]
     return (
         bool(standings)
         and bool(changes)
@@ -629,7 +576,7 @@ def _fine(share: float) -> str:
 
 
 def _labels(names: list[str]) -> str:
-    return listed([_SHORT.get(name) or metric_of(name).label for name in names])
+    return listed([metric_of(name).short or metric_of(name).label for name in names])
 
 
 def _is(names: list[str]) -> str:

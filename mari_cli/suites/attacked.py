@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mari_cli.data.tokenize import Item
-from mari_cli.metrics import attacks
+from mari_cli.metrics import membership
 from mari_cli.models.load import LanguageModel
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.scores import ItemScore
@@ -25,14 +25,14 @@ def attacked(
     packed = [scored_text(examiner.lm, *pair) for pair in zip(items, texts, strict=True)]
     losses = [score.answer_nll for score in scores]
     found = {
-        "loss": [attacks.loss(nll) for nll in losses],
-        "zlib": [attacks.zlib_ratio(nll, text) for nll, text in zip(losses, packed, strict=True)],
+        "loss": [membership.loss(nll) for nll in losses],
+        "zlib": [membership.zlib_ratio(nll, text) for nll, text in zip(losses, packed, strict=True)],
         "min_k": [score.min_k for score in scores],
         "min_k_plus_plus": [score.min_k_plus_plus for score in scores],
     }
     if reference_nll is not None:
         found["reference"] = [
-            attacks.reference(nll, theirs) for nll, theirs in zip(losses, reference_nll, strict=True)
+            membership.reference(nll, theirs) for nll, theirs in zip(losses, reference_nll, strict=True)
         ]
     if examiner.config.gradnorm:
         found["gradnorm"] = examiner.gradnorms(items, what)
@@ -55,7 +55,7 @@ def with_reference(rows: Sequence[Row], reference: Sequence[Row]) -> list[Row]:
     they and ``reference``, the rows of the same items under another model, have a mean token loss."""
     theirs = {(row["set"], row["item"]): row["answer_nll"] for row in reference if "answer_nll" in row}
     return [
-        row | {"reference": attacks.reference(row["answer_nll"], theirs[place])}
+        row | {"reference": membership.reference(row["answer_nll"], theirs[place])}
         if "zlib" in row and "answer_nll" in row and (place := (row["set"], row["item"])) in theirs
         else row
         for row in rows

@@ -19,12 +19,12 @@ from mari_cli import distributed, runs, sealed
 from mari_cli.config import MetricsConfig
 from mari_cli.errors import UserError
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.of_benchmarks import benchmark_name, range_of
 from mari_cli.metrics.statistics import perplexity_estimate, proportion_estimate, ratio_estimate
 from mari_cli.models.fingerprint import key_hash
 from mari_cli.progress import Track, say
 from mari_cli.suites import mmlu_sample
 from mari_cli.suites.examiner import Examiner
+from mari_cli.suites.lm_metrics import benchmark_name, range_of
 from mari_cli.suites.suite import Row
 
 if TYPE_CHECKING:  # lm_eval takes seconds to import, for which a run without benchmarks need not wait

@@ -4,7 +4,7 @@ that determines it: an examination that was cut off goes on where it was, and no
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,7 +56,7 @@ class Examiner:
                 track=silent,
                 description="",
             )
-            return [asdict(item) for item in scored.items]
+            return [dict(item) for item in scored.items]
 
         settings = {"min_k": self.config.min_k}
         rows = self._kept("scores", settings, items, ask, f"scoring {what}")
@@ -137,8 +137,7 @@ class Examiner:
 
 def _score_of(row: dict[str, Any]) -> ItemScore:
     """JSON has no NaN."""
-    whole: dict[str, Any] = {name: math.nan if value is None else value for name, value in row.items()}
-    return ItemScore(**whole)
+    return ItemScore({name: math.nan if value is None else value for name, value in row.items()})
 
 
 def items_hash(items: Sequence[Item]) -> str:

@@ -1,14 +1,15 @@
 """Membership inference: what the scores of all attacks give away.
 
-A score is higher where an item looks more trained on (`metrics.attacks`), whatever the attack.
+A score is higher where an item looks more trained on (`metrics.membership`), whatever the attack.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.of_privacy import ATTACKS, advantage_of
-from mari_cli.metrics.privacy import auc
+from mari_cli.metrics.items import item_values
+from mari_cli.metrics.membership import ATTACKS, advantage_of, auc
 from mari_cli.metrics.statistics import (
     How,
     advantage_estimate,
@@ -33,14 +34,16 @@ def membership(forget: Attacks, holdout: Attacks, how: How, *, group: str = "pri
     return metrics
 
 
-def attacks_in(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+def attacks_in(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     """The attacks that all ``rows``, one for each item, have a score of."""
-    columns = {attack: "answer_nll" if attack == "loss" else attack for attack in ATTACKS}
-    return {
-        attack: [-row[column] if attack == "loss" else row[column] for row in rows]
-        for attack, column in columns.items()
-        if all(column in row for row in rows)
-    }
+    items = [item_values({"model": "", **row}) for row in rows]
+    found = {}
+    for name, attack in ATTACKS.items():
+        try:
+            found[name] = [attack.column.of(item) for item in items]
+        except KeyError:
+            continue
+    return found
 
 
 def privleak(

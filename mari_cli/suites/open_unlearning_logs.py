@@ -15,6 +15,7 @@ from sys import float_info
 from typing import Any
 
 from mari_cli.errors import UserError, counted
+from mari_cli.metrics import membership
 from mari_cli.suites.log_columns import (
     SCORE,
     SHARE,
@@ -27,22 +28,16 @@ from mari_cli.suites.log_columns import (
     require,
 )
 from mari_cli.suites.suite import Row
-from mari_cli.suites.tofu_numbers import HOLDOUT, MEMBERSHIP, OFFERED, SETS, THEIRS, with_their_ratio
+from mari_cli.suites.tofu_metrics import HOLDOUT, MEMBERSHIP, OF_TOKENS, OFFERED
+from mari_cli.suites.tofu_numbers import SETS, THEIRS, with_their_ratio
 
 PREFIXES = {"forget": "forget", "retain": "retain", "authors": "ra", "facts": "wf"}
 """What OpenUnlearning's metrics of a set begin with."""
 TRUTH = ("paraphrase_nll", "wrong_nlls")
 """Columns that a truth ratio takes."""
-TOKENS = ("extraction_strength", "exact_memorization")
+TOKENS = [metric.name for metric in OF_TOKENS]
 """Of the forget items' answers."""
-ATTACKS = {
-    "loss": "mia_loss",
-    "zlib": "mia_zlib",
-    "min_k": "mia_min_k",
-    "min_k_plus_plus": "mia_min_k_plus_plus",
-    "reference": "mia_reference",
-    "gradnorm": "mia_gradnorm",
-}
+ATTACKS = {attack: f"mia_{attack}" for attack in membership.ATTACKS}
 """Our names of attacks to its metrics."""
 OF_MUSE = ("knowmem", "verbmem")
 """What only the names of its metrics of MUSE hold."""
@@ -208,10 +203,14 @@ def _add_membership(log: Log, content: Mapping[str, Any], where: str) -> set[str
         for name in MEMBERSHIP:
             for item, score in scores[name].items():
                 row = rows[name][item]
-                row |= {"answer_nll": row.get("answer_nll", score)} if attack == "loss" else {attack: -score}
+                row |= (
+                    {"answer_nll": row.get("answer_nll", score)}
+                    if attack == membership.LOSS
+                    else {attack: -score}
+                )
     if taken:
         log.rows.extend(rows[HOLDOUT].values())
-    return taken | ({"privleak"} if ATTACKS["min_k"] in taken else set())
+    return taken | ({"privleak"} if ATTACKS[membership.MIN_K] in taken else set())
 
 
 def _their_means() -> dict[str, str]:

@@ -17,7 +17,7 @@ in TOFU's code question and answer together have 200.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from mari_cli import runs
@@ -28,10 +28,10 @@ from mari_cli.suites import tofu_numbers
 from mari_cli.suites.attacked import attacked
 from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
-from mari_cli.suites.scores import ItemScore
 from mari_cli.suites.suite import Row, Summary
 from mari_cli.suites.tofu_data import Question, read_questions
-from mari_cli.suites.tofu_numbers import HOLDOUT, MEMBERSHIP, of_losses
+from mari_cli.suites.tofu_metrics import HOLDOUT, MEMBERSHIP
+from mari_cli.suites.tofu_numbers import of_losses
 
 SETS = tofu_numbers.SETS | {HOLDOUT: "holdout items"}
 
@@ -68,7 +68,7 @@ class Tofu:
         of_others = iter(scores[len(asked) :])
         rows: list[Row] = []
         for number, q, score in zip(numbers, asked, scores, strict=False):
-            row = {"set": name, "item": number, "key": q.key[:16]} | _numbers(score)
+            row = {"set": name, "item": number, "key": q.key[:16]} | score.stored
             nlls = [next(of_others).answer_nll for _ in q.others]
             if nlls:
                 paraphrase, *wrong = nlls if q.paraphrase else [score.answer_nll, *nlls]
@@ -102,9 +102,3 @@ def load(config: SuiteConfig) -> Tofu:
     """Read everything that will be asked."""
     assert isinstance(config, TofuSuite)
     return Tofu(config, read_questions(config))
-
-
-def _numbers(score: ItemScore) -> Row:
-    values = asdict(score)
-    del values["tokens_right"], values["loss_sum"]
-    return values

@@ -8,7 +8,6 @@ from typing import Any
 from mari_cli import distributed, sealed
 from mari_cli.config import MetricsConfig, RunConfig
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.registry import METRICS
 from mari_cli.metrics.statistics import How
 from mari_cli.models.fingerprint import key_hash, weights_hash
 from mari_cli.models.load import LanguageModel
@@ -20,6 +19,7 @@ from mari_cli.suites.examiner import DEFINITIONS, Examiner, items_hash
 from mari_cli.suites.finite import finite_rows
 from mari_cli.suites.generate import decode, question_and_truth
 from mari_cli.suites.measured import Measured
+from mari_cli.suites.registry import METRICS
 from mari_cli.suites.standard import MEMBERSHIP, Corpus, against_gold, measure
 from mari_cli.suites.suite import Row, Suite
 from mari_cli.tasks.examined import Examined

@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 from mari_cli.config import MetricsConfig
 from mari_cli.docs.pages import HEADINGS, find, metric_pages, page_about, statistics_page
 from mari_cli.errors import UserError
-from mari_cli.metrics.registry import METRICS
+from mari_cli.suites.registry import METRICS
 
 PAGES = metric_pages()
 THEIRS = {"prob_mean", "byte_perplexity", "log_truth_ratio"}

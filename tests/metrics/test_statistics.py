@@ -6,7 +6,7 @@ from scipy import stats
 
 from mari_cli.errors import UserError
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.privacy import auc, dkw_radius, privleak, tpr_at_fpr
+from mari_cli.metrics.membership import auc, dkw_radius, privleak, tpr_at_fpr
 from mari_cli.metrics.statistics import (
     advantage_estimate,
     auc_estimate,

@@ -15,7 +15,7 @@ from mari_cli.config import Device, MetricsConfig, ModelConfig, MuseSuite, Preci
 from mari_cli.data.corpora import load_corpora
 from mari_cli.data.records import Record
 from mari_cli.errors import UserError
-from mari_cli.metrics.attacks import min_k
+from mari_cli.metrics.membership import min_k
 from mari_cli.metrics.statistics import How
 from mari_cli.models.device import choose_compute
 from mari_cli.models.load import load_model

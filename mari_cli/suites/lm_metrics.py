@@ -1,10 +1,12 @@
 """Metrics of lm_eval's tasks and groups: those that are known by name, and what can be said of any other."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from mari_cli.metrics.metric import Direction, Metric
+from mari_cli.metrics.aggregation import Aggregation, ByIntervals, Column, exp_ratio, mean_of
+from mari_cli.metrics.metric import Direction, Metric, View
 
 
 @dataclass(frozen=True)
@@ -73,18 +75,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 """The benchmarks of which more is known than lm_eval says, by task or group."""
 _PARTS = {"mmlu_stem", "mmlu_humanities", "mmlu_social_sciences", "mmlu_other"}
-GENERAL_ABILITY = tuple(
-    f"benchmark/{task}"
-    for task, known in BENCHMARKS.items()
-    if known.direction is None and task not in _PARTS
-)
-"""Full names of what should be as it was, whatever is forgotten."""
-
-
-def chance(full_name: str) -> float | None:
-    """What guessing gives on a benchmark; None where it is not known."""
-    known = BENCHMARKS.get(full_name.removeprefix("benchmark/"))
-    return known.chance if known else None
+_IN_A_LIST_OF_RUNS = {"mmlu", "mmlu_sample"}
 
 
 _JUDGED: dict[str, tuple[str, str, float, float]] = {
@@ -138,9 +129,14 @@ def of_benchmark(task: str, metric: str | None) -> Metric:
     name = f"benchmark/{task}" if is_main else f"benchmark/{task}_{metric}"
     unit, words, low, high = _JUDGED.get(metric or known.main, ("score", "score", -inf, inf))
     perplexity = "perplexity" in (metric or known.main)
+    general = is_main and task in BENCHMARKS and known.direction is None and task not in _PARTS
+    views: set[View] = {"overview", "glance"} if general else set()
+    kind = "General ability" if high == 1 else f"Running text, {unit}"
+    label = known.label if is_main else f"{known.label} ({metric})"
+    guessing = "" if known.chance is None or not is_main else f"; {100 * known.chance:.0f} % is guessing"
     return Metric(
         name=name,
-        label=known.label if is_main else f"{known.label} ({metric})",
+        label=label,
         unit=unit,
         direction=known.direction or ("down" if metric in LOWER_IS_BETTER else "up"),
         low=low,
@@ -152,7 +148,26 @@ def of_benchmark(task: str, metric: str | None) -> Metric:
         else "what guessing gives depends on the task"
         if known.chance is None
         else f"{known.chance} is chance; below it, right answers are avoided",
+        aggregate=_aggregation(task, metric or known.main),
+        role="kept" if general else None,
+        headline=1000 if is_main else None,
+        views=frozenset(views | ({"runs"} if task in _IN_A_LIST_OF_RUNS else set())),
+        says=f"{kind} ({label}{guessing})",
+        chance=known.chance if is_main else None,
     )
+
+
+def _aggregation(task: str, metric: str) -> Aggregation | ByIntervals:
+    """Of a task, or of a group of tasks whose names begin with its own."""
+    if task == "wikitext" and metric == "word_perplexity":
+        return Aggregation(exp_ratio, (_LOSS, _WORDS)).on(task)
+    if metric in ("", "acc", "acc_norm"):
+        return mean_of(Column(name=metric or "acc")).on(f"{task}|{task}_*")
+    return ByIntervals("lm_eval makes it of all answers together")
+
+
+_LOSS = Column(name="loss", made_of=lambda item: -item.values["loglikelihood"])
+_WORDS = Column(name="words")
 
 
 def benchmark_name(task: str, metric: str, metrics: Sequence[str]) -> str:
@@ -166,3 +181,12 @@ def benchmark_name(task: str, metric: str, metrics: Sequence[str]) -> str:
     else:
         main = next((name for name in metrics if name not in LOWER_IS_BETTER), None)
     return f"benchmark/{task}" if metric == main else f"benchmark/{task}_{metric}"
+
+
+METRICS = [of_benchmark(task, known.main) for task, known in BENCHMARKS.items()]
+
+
+def describe_benchmark(full_name: str) -> Metric | None:
+    """The entry of a task or group of lm_eval, be it known here or not; None for what is no benchmark."""
+    found = re.fullmatch(rf"benchmark/(.+?)(?:_({SUFFIX}))?", full_name)
+    return of_benchmark(found[1], found[2]) if found else None

@@ -1,20 +1,80 @@
-"""Metrics of the suites: TOFU, MUSE and RWKU."""
+"""The metrics of TOFU (Maini et al. 2024) as they stand in results, and what their items must hold."""
 
 from collections.abc import Iterator
 from dataclasses import replace
-from math import inf
+from math import exp, expm1, inf, log
+from typing import TYPE_CHECKING, Any
 
+from mari_cli.metrics.aggregation import (
+    Aggregation,
+    ByIntervals,
+    Column,
+    harmonic_mean,
+    ks_distance,
+    mean_of,
+)
+from mari_cli.metrics.generation import NO_WORDS
+from mari_cli.metrics.membership import LOSS, membership_metrics
+from mari_cli.metrics.memorization import EXACT_MEMORIZATION, EXTRACTION_STRENGTH
 from mari_cli.metrics.metric import Direction, Metric
-from mari_cli.metrics.of_answers import ANSWER_METRICS, NO_TOKENS, of_set
-from mari_cli.metrics.of_privacy import PRIVACY_METRICS
 
-TOFU_SETS: dict[str, str] = {
+if TYPE_CHECKING:  # a table of metrics needs no numpy
+    from mari_cli.metrics.items import ItemValues
+
+SUITE = "tofu"
+_SETS = {
     "forget": "TOFU forget",
     "retain": "TOFU retain",
     "authors": "TOFU real authors'",
     "facts": "TOFU world facts'",
 }
 """TOFU's sets of questions and the words before a label."""
+UTILITY = ("retain", "authors", "facts")
+"""Model utility is of these."""
+OFFERED = ("authors", "facts")
+"""Their probability is that of the true answer among the answers offered."""
+HOLDOUT = "holdout"
+"""Authors that no model has seen; of logs only OpenUnlearning's have some."""
+MEMBERSHIP = ("forget", HOLDOUT)
+"""Whom membership inference tells apart."""
+OPEN_UNLEARNING = "_open_unlearning"
+"""What stands after the name of what OpenUnlearning defines in another way."""
+VARIANTS = ("", "_arithmetic", OPEN_UNLEARNING)
+"""Of a truth ratio: geometric mean over the wrong answers; under its own name the arithmetic one; of
+OpenUnlearning's logs also the geometric one with 1e-10 beside p(paraphrase)."""
+OF_TOKENS = (EXTRACTION_STRENGTH, EXACT_MEMORIZATION)
+"""Of the forget items' answers."""
+
+
+def _log_truth_ratio(variant: str) -> Column:
+    name = f"log_truth_ratio{variant}"
+
+    def made_of(item: "ItemValues") -> float:
+        if name in item.values:
+            return item.values[name]
+        plain = item.values[name.removeprefix("log_")]  # as earlier versions had it
+        return log(plain) if plain > 0 else -inf
+
+    return Column(name=name, label="" if variant else "log truth ratio", made_of=made_of)
+
+
+def _truth_ratio(variant: str) -> Column:
+    """Of a set to forget: how close the truth ratio is to 1; of one to keep: how far below it."""
+    of_log = _log_truth_ratio(variant)
+
+    def made_of(item: "ItemValues") -> float:
+        log_ratio = of_log.of(item)
+        return exp(-abs(log_ratio)) if item.set == "forget" else max(0.0, -expm1(min(log_ratio, 0.0)))
+
+    return replace(of_log, made_of=made_of)
+
+
+PROBABILITY = Column(name="probability", label="probability")
+ROUGE_L = Column(name="rouge_l_recall", label="ROUGE-L", leads=True)
+
+
+def _mean(column: Column, of_set: str) -> Aggregation:
+    return mean_of(column).on(of_set, suite=SUITE)
 
 
 def _tofu() -> Iterator[Metric]:
@@ -29,6 +89,7 @@ def _tofu() -> Iterator[Metric]:
         description="",
         source="TOFU, Maini et al. 2024",
         degenerate="a set without items is left out",
+        aggregate=ByIntervals("p-values do not subtract; the distance behind them does"),
     )
     gold = "absent without a gold model"
     yield replace(
@@ -39,6 +100,10 @@ def _tofu() -> Iterator[Metric]:
         description="p-value of the two-sample Kolmogorov-Smirnov test between the truth ratios of forget "
         "items under the model and under the gold model: small = they are told apart",
         degenerate=f"1 when all ratios are the same; {gold}",
+        role="forgotten",
+        headline=220,
+        says="Forget quality: p-value of the test against gold",
+        short="forget quality",
     )
     yield replace(
         share,
@@ -48,6 +113,11 @@ def _tofu() -> Iterator[Metric]:
         description="largest distance between the distributions of the forget items' truth ratios under the "
         "model and under the gold model",
         degenerate=f"0 when all ratios are the same; {gold}",
+        aggregate=Aggregation(
+            ks_distance, (_log_truth_ratio(""),), ("forget",), suite=SUITE, beside_gold=True
+        ),
+        headline=230,
+        views=frozenset({"terminal"}),
     )
     yield replace(
         share,
@@ -74,12 +144,14 @@ def _tofu() -> Iterator[Metric]:
             description="harmonic mean of probability, ROUGE-L recall and truth ratio on retained questions, "
             "real authors and world facts",
             degenerate="0 when one of the nine is 0; absent where no answers were generated",
+            aggregate=Aggregation(
+                harmonic_mean, (PROBABILITY, ROUGE_L, _truth_ratio(variant)), UTILITY, suite=SUITE
+            ),
+            **({} if variant else _UTILITY_SHOWN),
         )
-    for name, label in TOFU_SETS.items():
+    for name, label in _SETS.items():
         direction: Direction = "gold" if name == "forget" else "up"
-        answers = (
-            "p(answer) / sum of p of all answers offered" if name in ("authors", "facts") else "p(answer)"
-        )
+        answers = "p(answer) / sum of p of all answers offered" if name in OFFERED else "p(answer)"
         yield replace(
             share,
             name=f"tofu/{name}/probability",
@@ -87,6 +159,13 @@ def _tofu() -> Iterator[Metric]:
             unit="probability",
             direction=direction,
             description=f"mean over items of {answers}, p = exp(-mean token loss)",
+            aggregate=_mean(PROBABILITY, name),
+            **_shown(
+                name,
+                250,
+                "Forget questions: probability of the true answer",
+                "probability of the true answers",
+            ),
         )
         if name == "forget":
             yield replace(
@@ -97,45 +176,64 @@ def _tofu() -> Iterator[Metric]:
                 direction="gold",
                 description="mean over items of p(paraphrased answer), p = exp(-mean token loss)",
                 source="OpenUnlearning (forget_Q_A_PARA_Prob)",
+                aggregate=_mean(Column(name="paraphrase_probability"), name),
             )
-        for kind in ("L", "1"):
+        for kind, column in (("L", ROUGE_L), ("1", Column(name="rouge_1_recall"))):
+            told = "Forget questions: share of the true answer that is told (ROUGE-L recall)"
             yield replace(
                 share,
-                name=f"tofu/{name}/rouge_{kind.lower()}_recall",
+                name=f"tofu/{name}/{column.name}",
                 label=f"{label} ROUGE-{kind} recall",
                 direction=direction,
                 description=f"mean over items of the generated answer's ROUGE-{kind} recall, with stemmer",
                 source="TOFU, Maini et al. 2024; rouge-score",
-                degenerate=ANSWER_METRICS["verbatim_rouge_l"].degenerate,
+                degenerate=NO_WORDS,
+                aggregate=_mean(column, name),
+                **(_shown(name, 260, told, "ROUGE-L recall") if kind == "L" else {}),
             )
+        told = "Forget questions: truth ratio (1: true and wrong answers as likely)"
         form = "min(r, 1/r)" if name == "forget" else "max(0, 1 - r)"
         for variant, words, mean, below, base in variants:
             yield replace(
                 base,
                 name=f"tofu/{name}/truth_ratio{variant}",
                 label=f"{label} truth ratio{words}",
+                unit="ratio",
                 direction=direction,
                 description=f"mean over items of {form}, r = p(wrong answers, {mean}) / {below}, "
                 "p of one answer = exp(-mean token loss)",
+                aggregate=_mean(_truth_ratio(variant), name),
+                **({} if variant else _shown(name, 270, told, "truth ratio")),
             )
-    for bare in ("extraction_strength", "exact_memorization"):
-        metric = of_set("forget", ANSWER_METRICS[bare])
-        metric = replace(metric, name=f"tofu/{metric.name}", label=f"TOFU {metric.label}")
-        yield metric
-        yield replace(
+    for metric in OF_TOKENS:
+        assert isinstance(metric.aggregate, Aggregation)
+        entry = replace(
             metric,
-            name=f"{metric.name}_open_unlearning",
-            label=f"{metric.label}, OpenUnlearning",
-            description=f"{metric.description}; as OpenUnlearning's log has it, without the EOS",
-            source="OpenUnlearning",
+            name=f"tofu/forget/{metric.name}",
+            label=f"TOFU forget {metric.label}",
+            direction="gold",
+            aggregate=metric.aggregate.on("forget", suite=SUITE),
         )
-    yield from _of_privacy("tofu", "TOFU")
+        yield entry
+        yield replace(
+            entry,
+            name=f"{entry.name}{OPEN_UNLEARNING}",
+            label=f"{entry.label}, OpenUnlearning",
+            description=f"{entry.description}; as OpenUnlearning's log has it, without the EOS",
+            source="OpenUnlearning",
+            aggregate=_mean(Column(name=f"{metric.name}{OPEN_UNLEARNING}"), "forget"),
+        )
+    for metric in membership_metrics(SUITE, MEMBERSHIP, suite=SUITE, words="TOFU "):
+        told = "Telling forget questions from unseen ones by the loss (AUC, 0.5 is guessing)"
+        its_loss = metric.name == f"tofu/{LOSS}_auc"
+        yield replace(metric, **_shown("forget", 280, told, "detectability")) if its_loss else metric
     for metric in _of_overall(share):
         yield metric
         yield replace(
             metric,
-            name=f"{metric.name}_open_unlearning",
+            name=f"{metric.name}{OPEN_UNLEARNING}",
             label=f"{metric.label}, OpenUnlearning",
+            headline=None,
             description=f"{metric.description}; of what OpenUnlearning's logs and summaries hold, without "
             "the EOS and with 1e-10 in the truth ratio",
         )
@@ -144,7 +242,12 @@ def _tofu() -> Iterator[Metric]:
 def _of_overall(share: Metric) -> Iterator[Metric]:
     """The community's overall score and what it is the harmonic mean of."""
     study = "OpenUnlearning, Dorna et al. 2025; formulas of the analysis in arXiv 2605.31293"
-    share = replace(share, source=study, degenerate="0 where one of its parts is 0")
+    share = replace(
+        share,
+        source=study,
+        degenerate="0 where one of its parts is 0",
+        aggregate=ByIntervals("it takes the items of three models (`tofu_overall.overall_estimates`)"),
+    )
     yield replace(
         share,
         name="tofu/memorization_score",
@@ -181,101 +284,28 @@ def _of_overall(share: Metric) -> Iterator[Metric]:
             high=1.5,  # of two parts up to 1 and one without limit
             description=f"harmonic mean of the memorization, privacy and utility scores{words}",
             degenerate=f"0 where one of its parts is 0; {without}",
+            headline=210 if form else 200,
+            views=frozenset({"terminal"}),
         )
 
 
-def _of_privacy(suite: str, label: str) -> Iterator[Metric]:
-    for name, metric in PRIVACY_METRICS.items():
-        yield replace(
-            metric, name=f"{suite}/{name.removeprefix('privacy/')}", label=f"{label} {metric.label}"
-        )
-
-
-_MUSE: tuple[tuple[str, str, Direction, str], ...] = (
-    ("verbatim_forget", "verbatim memorization", "gold", "the continuation of passages to be forgotten"),
-    ("knowledge_forget", "knowledge, forget", "gold", "answers to questions after the forget set"),
-    ("knowledge_retain", "knowledge, retain", "up", "answers to questions after the retain set"),
-)
-_RWKU = (
-    ("forget_level1", "forget, blanks", "blanks about the person to be forgotten"),
-    ("forget_level2", "forget, questions", "questions about the person to be forgotten"),
-    ("forget_level3", "forget, adversarial", "adversarial questions about the person to be forgotten"),
-    ("neighbor_level1", "neighbours, blanks", "blanks about what is related to that person"),
-    ("neighbor_level2", "neighbours, questions", "questions about what is related to that person"),
-)
-_RWKU_PASSAGES: tuple[tuple[str, Direction, str], ...] = (
-    ("forget", "gold", "about the person to be forgotten"),
-    ("retain", "down", "about others"),
-)
-
-SUITE_METRICS: dict[str, Metric] = {
-    **{metric.name: metric for metric in _tofu()},
-    **{
-        f"muse/{name}": Metric(
-            name=f"muse/{name}",
-            label=f"MUSE {label}",
-            unit="fraction",
-            direction=direction,
-            low=0.0,
-            high=1.0,
-            description=f"mean over items of the ROUGE-L F1, without stemmer, of {what}",
-            source="Shi et al. 2024 (MUSE), there in percent; rouge-score",
-            degenerate=ANSWER_METRICS["verbatim_rouge_l"].degenerate,
-        )
-        for name, label, direction, what in _MUSE
-    },
-    **{metric.name: metric for metric in _of_privacy("muse", "MUSE")},
-    "muse/min_k_auc": Metric(
-        name="muse/min_k_auc",
-        label="MUSE min-k AUC",
-        unit="ROC AUC",
-        direction="gold",
-        low=0.0,
-        high=1.0,
-        description="membership inference by min-k (40 %), passages to be forgotten against unseen ones: 1 = "
-        "they look trained on. MUSE has 1 - AUC",
-        source="Shi et al. 2024 (MUSE)",
-        degenerate="0.5 when all scores tie",
-    ),
-    "muse/privleak": Metric(
-        name="muse/privleak",
-        label="MUSE privleak",
-        unit="%",
-        direction="gold",
-        low=-100.0,
-        high=inf,
-        description="how far 1 - AUC of MUSE min-k is from gold's, relative to it: negative = looks trained "
-        "on, 0 = as gold, positive = over-forgotten",
-        source="Shi et al. 2024 (MUSE)",
-        degenerate="absent without a gold model, and where gold's AUC is 1",
-    ),
-    **{
-        f"rwku/{name}": Metric(
-            name=f"rwku/{name}",
-            label=f"RWKU {label}",
-            unit="fraction",
-            direction="up" if name.startswith("neighbor") else "gold",
-            low=0.0,
-            high=1.0,
-            description=f"mean over items of the ROUGE-L recall, without stemmer, of answers to {what}",
-            source="Jin et al. 2024 (RWKU); rouge-score",
-            degenerate=ANSWER_METRICS["verbatim_rouge_l"].degenerate,
-        )
-        for name, label, what in _RWKU
-    },
-    **{
-        f"rwku/mia_{side}_nll": Metric(
-            name=f"rwku/mia_{side}_nll",
-            label=f"RWKU {side} passages' NLL",
-            unit="nats/token",
-            direction=direction,
-            low=0.0,
-            high=inf,
-            description=f"mean over passages of the mean token loss, {what}",
-            source="Jin et al. 2024 (RWKU)",
-            degenerate=NO_TOKENS,
-        )
-        for side, direction, what in _RWKU_PASSAGES
-    },
+_UTILITY_SHOWN: dict[str, Any] = {
+    "role": "kept",
+    "distance_term": 11,
+    "headline": 240,
+    "says": "Retained questions, real authors and world facts: model utility",
 }
-"""By full name."""
+
+
+def _shown(of_set: str, headline: int, says: str, short: str) -> dict[str, Any]:
+    """Fields of an entry that decides a verdict where the forget questions were asked."""
+    if of_set != "forget":
+        return {}
+    return {"role": "forgotten", "headline": headline, "says": says, "short": short}
+
+
+METRICS = list(_tofu())
+IN_LOGS_ALONE = {
+    name: f"{name}{OPEN_UNLEARNING}" for name in (f"{SUITE}/forget_quality", f"{SUITE}/forget/truth_ratio")
+}
+"""What a log of truth ratios alone has in the place of a figure that takes losses."""
