@@ -58,6 +58,12 @@ class Aggregation:
     def on(self, *sets: str, suite: str | None = None) -> "Aggregation":
         return replace(self, sets=sets, suite=suite)
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Whose code defines the metric."""
+        functions = [self.combine, *(f for column in self.columns for f in (column.score, column.made_of))]
+        return tuple(sorted({function.__module__ for function in functions if function}))
+
 
 @dataclass(frozen=True)
 class ByIntervals:
@@ -65,6 +71,8 @@ class ByIntervals:
 
     reason: str
     """Why items do not give the metric."""
+    modules: tuple[str, ...] = ()
+    """Whose code defines the metric."""
 
 
 def mean(values: "tuple[Floats, ...]", draws: "tuple[Indices, ...]") -> Any:

@@ -44,7 +44,9 @@ _DISTANCE = Metric(
     "gold, and what was lost of what should be kept",
     source="this project",
     degenerate="absent without target and gold; NaN for a model with a value that is not finite",
-    aggregate=ByIntervals("it takes the items of three models (`distance.difference_of_distances`)"),
+    aggregate=ByIntervals(
+        "it takes the items of three models (`difference_of_distances`)", ("mari_cli.metrics.distance",)
+    ),
     headline=0,
     views=frozenset({"terminal", "overview", "runs"}),
 )
@@ -82,7 +84,7 @@ _DRIFT = Metric(
     description="how far the loss of data that no model saw has moved since before, on the same items",
     source="this project",
     degenerate="0 for the target itself; absent without a target",
-    aggregate=ByIntervals("it is a difference of two models by items itself"),
+    aggregate=ByIntervals("it is a difference of two models by items itself", ("mari_cli.metrics.drift",)),
     headline=110,
 )
 _DRIFTS = [
@@ -110,7 +112,9 @@ _DRIFTS = [
     ),
 ]
 
-_OF_TOKENS = ByIntervals("it takes predictions at every token, which no run keeps")
+_OF_TOKENS = ByIntervals(
+    "it takes predictions at every token, which no run keeps", ("mari_cli.metrics.marginal",)
+)
 _MARGINAL = [
     Metric(
         name="marginal/pooled",

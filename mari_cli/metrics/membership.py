@@ -294,7 +294,7 @@ def membership_metrics(
         description="",
         source="",
         degenerate="0 when all scores tie; an empty set is refused",
-        aggregate=ByIntervals("its interval holds for any population (DKW), and no bootstrap is as honest"),
+        aggregate=ByIntervals("no bootstrap is as honest as its interval (DKW)", (__name__,)),
     )
     for name, attack in ATTACKS.items():
         yield replace(
@@ -317,7 +317,7 @@ def membership_metrics(
             "threshold where at most 1 % of the holdout items are called trained on too; with fewer than 100 "
             "holdout items, where none is",
             source="Carlini et al. 2022",
-            aggregate=ByIntervals("draws of items hardly move the few highest holdout scores"),
+            aggregate=ByIntervals("draws of items hardly move the few highest holdout scores", (__name__,)),
         )
     for name, attack in ATTACKS.items():
         whose = "" if name == LOSS else f"{attack.label}, "
@@ -341,7 +341,7 @@ def membership_metrics(
         "on, 0 = as gold, positive = over-forgotten",
         source="Shi et al. 2024 (MUSE)",
         degenerate="absent without a gold model, and where gold's AUC is 1",
-        aggregate=ByIntervals("in draws of items in which gold's AUC is 1 it is infinite"),
+        aggregate=ByIntervals("in draws of items in which gold's AUC is 1 it is infinite", (__name__,)),
     )
 
 

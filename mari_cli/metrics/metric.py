@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mari_cli.metrics.aggregation import Aggregation, ByIntervals
+from mari_cli.metrics.version import version_of
 
 Direction = Literal["up", "down", "gold"]
 Role = Literal["forgotten", "kept"]
@@ -56,6 +57,11 @@ class Metric:
     past_gold: PastGold | None = None
     chance: float | None = None
     """What guessing gives."""
+
+    @property
+    def version(self) -> str:
+        """A part of every cache key under which values of the metric are kept."""
+        return version_of(*self.aggregate.modules)
 
     @property
     def is_share(self) -> bool:
