@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from mari_cli.metrics.aggregation import Aggregation, Column, mean, mean_of
-from mari_cli.metrics.metric import Metric
+from mari_cli.metrics.metric import HEADLINE, Metric
 from mari_cli.metrics.sets import on_sets
 
 
@@ -79,7 +79,7 @@ _FACT = Metric(
     role="forgotten",
     distance_term=6,
     headline=50,
-    views=frozenset({"terminal", "overview", "glance", "runs"}),
+    views=HEADLINE | {"runs"},
     says="Facts stated only there, still told when asked",
     short="fact recall",
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mari_cli.metrics.aggregation import Aggregation, Column, mean_of, ratio
 from mari_cli.metrics.likelihood import TOKENS
-from mari_cli.metrics.metric import Metric
+from mari_cli.metrics.metric import HEADLINE, Metric
 from mari_cli.metrics.sets import NO_TOKENS, on_sets
 
 if TYPE_CHECKING:  # a table of metrics needs no torch
@@ -102,7 +102,7 @@ METRICS = [
             "role": "forgotten",
             "distance_term": 2,
             "headline": 30,
-            "views": frozenset({"terminal", "overview", "glance", "runs"}),
+            "views": HEADLINE | {"runs", "followed"},
             "says": "Forget data: words (tokens) predicted right",
             "short": "token accuracy",
         },
@@ -110,7 +110,7 @@ METRICS = [
             "role": "kept",
             "distance_term": 8,
             "headline": 65,
-            "views": frozenset({"overview", "glance"}),
+            "views": HEADLINE - {"terminal"} | {"followed"},
             "says": "Retain data: words (tokens) predicted right",
             "short": "token accuracy on the retain data",
         },

@@ -12,7 +12,8 @@ from mari_cli.metrics.version import version_of
 
 Direction = Literal["up", "down", "gold"]
 Role = Literal["forgotten", "kept"]
-View = Literal["terminal", "overview", "glance", "runs"]
+View = Literal["terminal", "overview", "glance", "runs", "followed"]
+HEADLINE: frozenset[View] = frozenset({"terminal", "overview", "glance"})
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,9 @@ class Metric:
     else on the kept side. None: no term."""
     headline: int | None = None
     """Its place among the figures that a terminal has room for; None: full tables alone show the metric."""
-    views: frozenset[View] = frozenset({"terminal", "overview", "glance"})
-    """Where a headline stands; `runs` is the list of runs. A glance takes shares of the corpora alone."""
+    views: frozenset[View] = HEADLINE
+    """Where a headline stands: `runs` is the list of runs, `followed` what is said and drawn of the training.
+    A glance takes shares of the corpora alone."""
     says: str = ""
     """The line of a report about the metric; else its label."""
     short: str = ""

@@ -30,7 +30,7 @@ from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.items import Identity, take_apart, what_differs
 from mari_cli.metrics.metric import Metric
 from mari_cli.metrics.statistics import How, over_seeds
-from mari_cli.report.numbers import listed
+from mari_cli.report.format import listed
 from mari_cli.report.read import ModelResult, RunData
 from mari_cli.suites.registry import METRICS, describe, judged
 

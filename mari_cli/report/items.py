@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from mari_cli.metrics.aggregation import Aggregation
 from mari_cli.metrics.items import ItemValues
 from mari_cli.metrics.likelihood import ANSWER_NLL
-from mari_cli.report import numbers
 from mari_cli.report.comparison import Row
+from mari_cli.report.format import number
 from mari_cli.suites.registry import METRICS
 
 MOST = 200
@@ -75,16 +75,16 @@ def _table(row: Row, suite: str | None, set: str) -> ItemTable:
     sign = 1 if main == ANSWER_NLL.name else -1  # a loss is low where an item is known
     first = sign if forget else -sign
     rows = []
-    for number, item in now.items():
-        apart = _apart(item, beside.get(number), main)
-        cells = [Cell(text=str(number), order=number), _word((item.key or "")[:8])]
+    for place, item in now.items():
+        apart = _apart(item, beside.get(place), main)
+        cells = [Cell(text=str(place), order=place), _word((item.key or "")[:8])]
         cells += [_word(item.fact or "")] if facts else []
-        cells += [_value(before.get(number), main)] if before else []
+        cells += [_value(before.get(place), main)] if before else []
         cells += [_value(item, main)]
-        cells += [_value(gold.get(number), main)] if gold else []
+        cells += [_value(gold.get(place), main)] if gold else []
         cells += [_cell(apart, signed=True)] if beside else []
         cells += [_value(item, name) for name in shown]
-        rows.append((_place(item.values.get(main) if not beside else apart, first), number, cells))
+        rows.append((_place(item.values.get(main) if not beside else apart, first), place, cells))
     ordered = [cells for _, _, cells in sorted(rows, key=lambda entry: entry[:2])]
     return ItemTable(
         name=set if suite is None else f"{suite} / {set}",
@@ -127,7 +127,7 @@ def _cell(value: float | None, *, signed: bool = False) -> Cell:
 def _short(value: float, signed: bool) -> str:
     """Whole numbers as such."""
     whole = value.is_integer() and abs(value) < 1e5
-    return f"{value:.0f}" if whole else numbers.number(value, signed=signed)
+    return f"{value:.0f}" if whole else number(value, signed=signed)
 
 
 def _word(text: str) -> Cell:

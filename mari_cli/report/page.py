@@ -20,7 +20,6 @@ from mari_cli.errors import UserError, counted
 from mari_cli.metrics.corpora import GROUPS, suite_of
 from mari_cli.metrics.estimate import OverSeeds
 from mari_cli.metrics.metric import Metric
-from mari_cli.report import numbers
 from mari_cli.report.comparison import (
     Change,
     Row,
@@ -33,10 +32,12 @@ from mari_cli.report.comparison import (
     run_labels,
 )
 from mari_cli.report.definitions import STATISTICS, anchor_of, definitions
+from mari_cli.report.format import interval, listed, number, percent
 from mari_cli.report.items import item_tables
-from mari_cli.report.plots import FIGURES, colour_of
+from mari_cli.report.narrative import confidence, estimate_words, summarise
+from mari_cli.report.plots import FIGURES
+from mari_cli.report.plots.style import colour_of
 from mari_cli.report.read import RunData
-from mari_cli.report.words import confidence, estimate_words, summarise
 from mari_cli.suites.registry import headlines
 
 ARROWS = {"up": "↑", "down": "↓", "gold": "◆"}
@@ -209,10 +210,10 @@ def _cell(row: Row, name: str) -> Cell:
     by_gold = metric.direction == "gold" or metric.is_test
     reading = row.standing(name) if by_gold else row.change(name)
     return Cell(
-        value=numbers.number(estimate.value),
-        interval=numbers.interval(estimate.low, estimate.high),
+        value=number(estimate.value),
+        interval=interval(estimate.low, estimate.high),
         title=estimate_words(estimate),
-        distance="" if distance is None else numbers.number(distance, signed=True),
+        distance="" if distance is None else number(distance, signed=True),
         reading=str(reading) if reading and row.role != "target" else "",
         tone=_TONES[reading] if reading and row.role != "target" else "",
     )
@@ -267,7 +268,7 @@ def _of_seeds(row: Row, names: list[str]) -> list[tuple[str, list[str]]]:
     """(label, value of each seed) of every metric that all of them have."""
     estimates = [(metric_of(name).label, row.estimate(name)) for name in names]
     return [
-        (label, [numbers.number(value) for value in estimate.values.values()])
+        (label, [number(value) for value in estimate.values.values()])
         for label, estimate in estimates
         if isinstance(estimate, OverSeeds)
     ]
@@ -386,11 +387,11 @@ def _steps(run: RunData) -> str:
     if (speed := _median(run, "tokens_per_second")) is not None:
         took.append(f"{speed:,.0f} tokens a second")
     if (share := _median(run, "mfu")) is not None:
-        took.append(f"{numbers.percent(share)} of the device's peak (MFU)")
+        took.append(f"{percent(share)} of the device's peak (MFU)")
     if (peak := _median(run, "peak_bytes")) is not None:
         took.append(f"{peak / 2**30:.1f} GiB at the peak")
     sentences = [f"A step: {'; '.join(how)}."] if how else []
-    sentences += [f"Median of its steps: {numbers.listed(took)}."] if took else []
+    sentences += [f"Median of its steps: {listed(took)}."] if took else []
     return " ".join(sentences)
 
 

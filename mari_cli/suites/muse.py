@@ -30,12 +30,11 @@ from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.means import means
 from mari_cli.suites.membership import attacks_in, membership, privleak
-from mari_cli.suites.muse_metrics import PRIVACY, ROUGE, SUITE
+from mari_cli.suites.muse_metrics import KNOWLEDGE, PRIVACY, ROUGE, SUITE
 from mari_cli.suites.plain import cut_note, first_tokens, prompt_items, require_words, text_items
 from mari_cli.suites.suite import Row, Summary
 
 MIN_K = 0.4
-KNOWLEDGE = ("knowledge_forget", "knowledge_retain")
 _ENDS = ("\n\n", "\nQuestion", "Question:")
 """Where an answer ends and the model goes on by itself."""
 

@@ -89,5 +89,6 @@ def _of_privacy() -> Iterator[Metric]:
         yield metric
 
 
+KNOWLEDGE = tuple(name for name, *_ in _ROUGE if name.startswith("knowledge_"))
 ROUGE = list(_of_rouge())
 METRICS = [*ROUGE, *_of_privacy()]

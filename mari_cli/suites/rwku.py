@@ -29,10 +29,9 @@ from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.means import means
 from mari_cli.suites.plain import cut_note, prompt_items, require_words, text_items
-from mari_cli.suites.rwku_metrics import METRICS
+from mari_cli.suites.rwku_metrics import METRICS, PROBES
 from mari_cli.suites.suite import Row, Summary
 
-PROBES = ("forget_level1", "forget_level2", "forget_level3", "neighbor_level1", "neighbor_level2")
 PASSAGES = {"mia_forget": "forget_mia", "mia_retain": "retain_mia"}
 """And what their files are called."""
 _BLANK = "Please complete the blank in the following question.\nQuestion: {query}\n"

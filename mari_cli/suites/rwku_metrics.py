@@ -18,6 +18,7 @@ _PROBES: tuple[tuple[str, str, str, Role | None], ...] = (
     ("neighbor_level2", "neighbours, questions", "questions about what is related to that person", "kept"),
 )  # fmt: skip
 """Set, label, what is asked, role."""
+PROBES = tuple(name for name, *_ in _PROBES)
 _PASSAGES: tuple[tuple[str, Direction, str], ...] = (
     ("forget", "gold", "about the person to be forgotten"),
     ("retain", "down", "about others"),

@@ -89,7 +89,9 @@ def _tofu() -> Iterator[Metric]:
         description="",
         source="TOFU, Maini et al. 2024",
         degenerate="a set without items is left out",
-        aggregate=ByIntervals("p-values do not subtract; the distance behind them does"),
+        aggregate=ByIntervals(
+            "p-values do not subtract; the distance behind them does", ("mari_cli.suites.tofu_numbers",)
+        ),
     )
     gold = "absent without a gold model"
     yield replace(
@@ -246,7 +248,7 @@ def _of_overall(share: Metric) -> Iterator[Metric]:
         share,
         source=study,
         degenerate="0 where one of its parts is 0",
-        aggregate=ByIntervals("it takes the items of three models (`tofu_overall.overall_estimates`)"),
+        aggregate=ByIntervals("it takes the items of three models", ("mari_cli.suites.tofu_overall",)),
     )
     yield replace(
         share,

@@ -4,8 +4,8 @@ from typing import Any
 
 from synthetic_run import write_run
 
+from mari_cli.report.narrative import Summary, summarise
 from mari_cli.report.read import read_runs
-from mari_cli.report.words import Summary, summarise
 
 Edit = Callable[[dict[str, Any]], None]
 

@@ -24,7 +24,7 @@ from mari_cli.report.comparison import (
     results,
     unshared,
 )
-from mari_cli.report.numbers import duration, interval, listed, number, percent
+from mari_cli.report.format import duration, interval, listed, number, percent
 from mari_cli.report.read import RunData
 from mari_cli.suites.registry import judged
 
@@ -108,8 +108,8 @@ def verdict(row: Row) -> str:
         return "Nothing was forgotten: no later step was fit to keep, so the model is the one from before."
     if row.gold is None:
         return (
-            "No gold model was measured, so this report says what changed, not whether the data was "
-            "forgotten."
+            "No gold model was measured, so this report says what changed, "
+            "not whether the data was forgotten."
             if row.role == "unlearned"
             else ""
         )
@@ -117,8 +117,8 @@ def verdict(row: Row) -> str:
     broken = [name for name in names if not _finite(row, name)]
     if broken:
         return (
-            f"The measurement is broken: on the forget data, {_labels(broken)} {_is(broken)} not a finite "
-            "number."
+            "The measurement is broken: on the forget data, "
+            f"{_labels(broken)} {_is(broken)} not a finite number."
         )
     standings = {name: where for name in names if (where := row.standing(name)) is not None}
     if not standings:
@@ -129,16 +129,17 @@ def verdict(row: Row) -> str:
     everything = f"the {_COUNTS[len(standings)]} below"
     if short and past:
         return (
-            f"Forgotten unevenly: on the forget data, {_labels(short)} {_is(short)} still short of the gold "
-            f"model's, while {_labels(past)} went past it."
+            "Forgotten unevenly: on the forget data, "
+            f"{_labels(short)} {_is(short)} still short of the gold model's, "
+            f"while {_labels(past)} went past it."
         )
     if len(short) == len(standings):
         verb = "is" if len(short) == 1 else "are all"
         return f"Not forgotten: {everything} {verb} still short of the gold model's."
     if short:
         return (
-            f"Not fully forgotten: on the forget data, {_labels(short)} {_is(short)} still short of the gold "
-            "model's."
+            "Not fully forgotten: on the forget data, "
+            f"{_labels(short)} {_is(short)} still short of the gold model's."
         )
     if past:
         return f"Over-forgotten: on the forget data, {_labels(past)} went past the gold model's."
@@ -150,9 +151,8 @@ def verdict(row: Row) -> str:
         if name in row.target.metrics
     ):
         return (
-            "The model was like one that never saw the forget data before already: there was nothing to "
-            "forget that "
-            "these measures could show."
+            "The model was like one that never saw the forget data before already: "
+            "there was nothing to forget that these measures could show."
         )
     if len(standings) == 1:
         return (
@@ -218,8 +218,8 @@ def _was_known(row: Row) -> Claim:
     if size:
         named = f" of corpus “{corpus}”" if corpus else ""
         sentences.append(
-            f"{exact.n if exact else size.n} forget records{named} were to be removed from "
-            f"“{_model_name(row.run)}”."
+            f"{exact.n if exact else size.n} forget records{named} were to be "
+            f"removed from “{_model_name(row.run)}”."
         )
     if exact:
         sentences.append(f"Before, it completed {percent(exact.value)} of them word for word.")
@@ -228,8 +228,7 @@ def _was_known(row: Row) -> Claim:
     if exact and exact.value < 0.1:
         sentences.append(
             "So it had not learned them by heart to begin with: there was little verbatim memory to remove, "
-            "and a low "
-            "figure afterwards is no achievement of the method."
+            "and a low figure afterwards is no achievement of the method."
         )
     sentences.append(_how(row))
     return Claim(
@@ -264,9 +263,8 @@ def _forgotten(row: Row) -> Claim:
     return Claim(
         heading="Should be as for a model that never saw the data",
         sentences=[
-            "The yardstick is the gold model, trained without the forget data. Best is to be like it, not to "
-            "be as "
-            "wrong as possible."
+            "The yardstick is the gold model, trained without the forget data. "
+            "Best is to be like it, not to be as wrong as possible."
         ],
         measures=measures,
     )
@@ -326,9 +324,8 @@ def _measure(row: Row, name: str) -> Measure | None:
 
 def _without_gold(row: Row) -> list[str]:
     sentences = [
-        "No gold model (the same model trained without the forget data) was measured. How such a model would "
-        "answer is "
-        "unknown, so the figures can be read against before only."
+        "No gold model (the same model trained without the forget data) was measured. "
+        "How such a model would answer is unknown, so the figures can be read against before only."
     ]
     forget, unseen = row.estimate("forget/answer_nll"), row.estimate("holdout/answer_nll")
     if forget and unseen and (apart := difference_of_estimates(forget, unseen)):  # of different items
@@ -382,10 +379,9 @@ def _bound(made: list[Row], rows: list[Row]) -> Claim:
         sentences.append(f"The bound is {number(bound.value)}, not a finite number, and says nothing.")
     else:
         sentences.append(
-            "Somebody who sees one single token of the model's predictions, and has to say whether the "
-            "forget data "
-            f"played a part in it, is right in at most {_fine(bound.value)} of cases; guessing gives "
-            f"{_fine(chance)}."
+            "Somebody who sees one single token of the model's predictions, "
+            "and has to say whether the forget data played a part in it, "
+            f"is right in at most {_fine(bound.value)} of cases; guessing gives {_fine(chance)}."
             + (f" The best possible detector reaches {_fine(bayes.value)} on these sets." if bayes else "")
             + (
                 f" That is “{worst.label}”, the most detectable of the runs by this measure."
@@ -395,9 +391,8 @@ def _bound(made: list[Row], rows: list[Row]) -> Claim:
         )
         if bayes and math.isfinite(bayes.value) and bayes.value > bound.value + 1e-9:
             sentences.append(
-                "This bound lies below the best detector's accuracy, which cannot be: the measurement is "
-                "wrong, do "
-                "not use either number."
+                "This bound lies below the best detector's accuracy, which cannot be: "
+                "the measurement is wrong, do not use either number."
             )
     before = [
         f"{_fine(value.value)} {'for ' if row.role == 'gold' else ''}{row.label}"
@@ -407,12 +402,10 @@ def _bound(made: list[Row], rows: list[Row]) -> Claim:
     if before:
         sentences.append(f"The same bound was {listed(before)}.")
     sentences.append(
-        "It speaks of one token averaged over the whole data, not of whole answers: a model that recites "
-        "every "
-        "forgotten answer can have a bound close to guessing. Whether answers are still known is told by "
-        "recall, exact "
-        "match and the membership AUC; whether they can be brought back by further training is told by "
-        "nothing here."
+        "It speaks of one token averaged over the whole data, not of whole answers: "
+        "a model that recites every forgotten answer can have a bound close to guessing. "
+        "Whether answers are still known is told by recall, exact match and the membership AUC; "
+        "whether they can be brought back by further training is told by nothing here."
     )
     return Claim(heading=heading, sentences=sentences)
 
@@ -455,23 +448,22 @@ def _headline_of_several(made: list[Row]) -> str:
     unlearned = [row for row in made if row.role == "unlearned"]
     if not any(row.gold for row in unlearned):
         return (
-            f"{_several(made)} side by side. No gold model was measured, so they can be read against before "
-            "only."
+            f"{_several(made)} side by side. "
+            "No gold model was measured, so they can be read against before only."
             if unlearned
             else f"{len(made)} models side by side; nothing was unlearned."
         )
     good = [row.label for row in unlearned if _all_well(row)]
     if not good:
         return (
-            f"{_several(made)} side by side: none of them both matches the gold model on the forget data and "
-            "keeps "
-            "the rest."
+            f"{_several(made)} side by side: "
+            "none of them both matches the gold model on the forget data and keeps the rest."
         )
     noun = "matches" if len(good) == 1 else "match"
     keeps = "keeps" if len(good) == 1 else "keep"
     return (
-        f"{_several(made)} side by side: {listed(good)} {noun} the gold model on the forget data within the "
-        f"intervals and {keeps} the rest."
+        f"{_several(made)} side by side: "
+        f"{listed(good)} {noun} the gold model on the forget data within the intervals and {keeps} the rest."
     )
 
 
@@ -501,9 +493,8 @@ def _claims_of_several(made: list[Row]) -> list[Claim]:
     sentences = []
     if any(row.gold for row in unlearned):
         sentences.append(
-            "The yardstick is the gold model, trained without the forget data. Best is to be like it: less "
-            "forgetting "
-            "and more forgetting than gold's are both faults."
+            "The yardstick is the gold model, trained without the forget data. "
+            "Best is to be like it: less forgetting and more forgetting than gold's are both faults."
         )
     shown = unlearned[:MOST_SENTENCES]
     if len(unlearned) > len(shown):
@@ -527,13 +518,12 @@ def _warnings(rows: list[Row], runs: list[RunData]) -> list[str]:
     if differing:
         warnings.append(
             f"The runs were not measured on the same data ({listed(differing)} "
-            f"differ{'s' * (len(differing) == 1)}): "
-            "do not compare their numbers."
+            f"differ{'s' * (len(differing) == 1)}): do not compare their numbers."
         )
     elif other_items := differing_items(rows):
         warnings.append(
-            f"Not all runs were asked the same items ({'; '.join(other_items)}), so on these sets they are "
-            "compared by their intervals alone."
+            f"Not all runs were asked the same items ({'; '.join(other_items)}), "
+            "so on these sets they are compared by their intervals alone."
         )
     if apart := differing_distances(runs):
         warnings.append(apart)
