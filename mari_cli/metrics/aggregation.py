@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # a table of metrics needs no numpy
 Combine = Callable[["tuple[Floats, ...]", "tuple[Indices, ...]"], Any]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Column:
     """One value that an item has under one model."""
 

@@ -38,7 +38,6 @@ _DISTANCE = Metric(
     label="distance to gold",
     unit="1",
     direction="down",
-    low=0.0,
     high=inf,
     description="forget side + kept side: how far from gold on the forget data, of the way from target to "
     "gold, and what was lost of what should be kept",
@@ -121,7 +120,6 @@ _MARGINAL = [
         label="marginal information, pooled",
         unit="nats",
         direction="down",
-        low=0.0,
         high=log(2),
         description="what one token tells of whether forget data took part: I(X;Z) of the mean predictions "
         "over the whole retain and forget sets",
@@ -134,7 +132,6 @@ _MARGINAL = [
         label="marginal information, by position",
         unit="nats",
         direction="down",
-        low=0.0,
         high=log(2),
         description="I(X;Z|C) with C the position in the answer, over the whole retain and forget sets",
         source="Xu, Ni, Broecker, Strohmer 2025 (Forgetting-MarI), weighting ours",
@@ -144,10 +141,8 @@ _MARGINAL = [
     Metric(
         name="marginal/fano_accuracy_bound",
         label="detector accuracy, Fano bound",
-        unit="fraction",
         direction="down",
         low=0.5,
-        high=1.0,
         description="no detector that sees one token is right more often; from the pooled information",
         source="Fano 1961",
         degenerate="the larger prior (0.5) at zero information",
@@ -156,10 +151,8 @@ _MARGINAL = [
     Metric(
         name="marginal/bayes_accuracy",
         label="detector accuracy, best possible",
-        unit="fraction",
         direction="down",
         low=0.5,
-        high=1.0,
         description="accuracy of the best detector that sees one token, 1/2 + TV/2; never above Fano's bound",
         source="Bayes detector between the two pooled predictions",
         degenerate="the larger prior (0.5) when the predictions coincide",
@@ -168,10 +161,7 @@ _MARGINAL = [
     Metric(
         name="marginal/tv",
         label="total variation",
-        unit="fraction",
         direction="down",
-        low=0.0,
-        high=1.0,
         description="total variation between the pooled predictions of retain and of retain + forget",
         source="standard",
         degenerate="0 when the predictions coincide",

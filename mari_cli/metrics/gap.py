@@ -42,13 +42,12 @@ METRICS = on_sets(
         name="true_token_gap",
         label="true-token gap",
         unit="nats",
-        direction="up",
         low=-inf,
         high=inf,
         description="mean over items of the mean over tokens of the true token's logit less the mean "
         "logit of the 5 likeliest other tokens",
         source="this project, after MASC (2606.02920)",
         degenerate="a small vocabulary is taken whole; " + NO_TOKENS,
-        aggregate=mean_of(Column(name="true_token_gap", score=lambda answer: answer.gap_T.mean().item())),
+        aggregate=mean_of(Column("true_token_gap", score=lambda answer: answer.gap_T.mean().item())),
     )
 )

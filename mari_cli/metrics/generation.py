@@ -58,7 +58,7 @@ def recalled(generated: str, value: str) -> bool:
 
 NO_WORDS = "0 for an empty generation and for text without a-z and 0-9, which rouge-score skips"
 
-RECALLED = Column(name="recalled", label="told", leads=True)
+RECALLED = Column("recalled", "told", leads=True)
 
 
 def _told(fact: str) -> Aggregation:
@@ -70,8 +70,6 @@ _FACT = Metric(
     label="unique-fact recall",
     unit="fraction of items",
     direction="gold",
-    low=0.0,
-    high=1.0,
     description="generated answers that name it, of forget questions after a fact stated nowhere else",
     source="this project's fictional corpus",
     degenerate="absent where the corpus does not know its facts",
@@ -87,14 +85,10 @@ METRICS = on_sets(
     Metric(
         name="verbatim_rouge_l",
         label="ROUGE-L recall",
-        unit="fraction",
-        direction="up",
-        low=0.0,
-        high=1.0,
         description="mean over items of the greedily generated answer's ROUGE-L recall, with stemmer",
         source="TOFU, Maini et al. 2024; rouge-score",
         degenerate=NO_WORDS,
-        aggregate=mean_of(Column(name="verbatim_rouge_l", label="ROUGE-L")),
+        aggregate=mean_of(Column("verbatim_rouge_l", "ROUGE-L")),
     ),
     forget={"distance_term": 4, "headline": 45, "views": frozenset({"glance"})},
     retain={"distance_term": 9},

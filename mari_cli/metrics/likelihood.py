@@ -34,9 +34,7 @@ def answer_nll(loss_T: "Tensor") -> float:
     return _mean(loss_T)
 
 
-ANSWER_NLL = Column(
-    name="answer_nll", label="loss", leads=True, score=lambda answer: answer_nll(-answer.log_p_T)
-)
+ANSWER_NLL = Column("answer_nll", "loss", leads=True, score=lambda answer: answer_nll(-answer.log_p_T))
 
 
 def answer_probability(loss_T: "Tensor") -> float:
@@ -52,9 +50,9 @@ def perplexity(loss_sum_N: "Tensor", tokens_N: "Tensor") -> float:
     return exp_or_inf(loss_sum_N.double().sum().item() / tokens)
 
 
-TOKENS = Column(name="tokens", score=lambda answer: len(answer.labels_T))
+TOKENS = Column("tokens", score=lambda answer: len(answer.labels_T))
 _LOSS_SUM = Column(
-    name="loss_sum",
+    "loss_sum",
     score=lambda answer: -answer.log_p_T.double().sum().item(),
     made_of=lambda item: item.values["answer_nll"] * item.values["tokens"],
 )
@@ -66,7 +64,6 @@ METRICS = [
             label="answer NLL",
             unit="nats/token",
             direction="down",
-            low=0.0,
             high=inf,
             description="mean over items of the mean token loss of the answer",
             source="TOFU, Maini et al. 2024",
@@ -91,14 +88,11 @@ METRICS = [
             name="answer_probability",
             label="answer probability",
             unit="probability",
-            direction="up",
-            low=0.0,
-            high=1.0,
             description="mean over items of exp(-mean token loss of the answer)",
             source="TOFU, Maini et al. 2024",
             degenerate=NO_TOKENS,
             aggregate=mean_of(
-                Column(name="answer_probability", score=lambda answer: answer_probability(-answer.log_p_T))
+                Column("answer_probability", score=lambda answer: answer_probability(-answer.log_p_T))
             ),
         )
     ),

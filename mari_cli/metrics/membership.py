@@ -235,19 +235,19 @@ ATTACKS = {
         label="loss",
         what="the answer's loss",
         source="Yeom et al. 2018",
-        column=Column(name="loss", made_of=lambda item: -item.values["answer_nll"]),
+        column=Column("loss", made_of=lambda item: -item.values["answer_nll"]),
     ),
     "zlib": Attack(
         label="zlib",
         what="the answer's loss over the bytes that zlib packs it into",
         source="Carlini et al. 2021",
-        column=Column(name="zlib"),
+        column=Column("zlib"),
     ),
     MIN_K: Attack(
         label="min-k",
         what="the mean log-probability of the least likely tokens (40 %, or `metrics.min_k`)",
         source="Shi et al. 2024 (Min-K% Prob)",
-        column=Column(name="min_k", label="min-k", score=lambda answer: min_k(answer.log_p_T, answer.min_k)),
+        column=Column("min_k", "min-k", score=lambda answer: min_k(answer.log_p_T, answer.min_k)),
     ),
     "min_k_plus_plus": Attack(
         label="min-k++",
@@ -255,7 +255,7 @@ ATTACKS = {
         "model's own distribution at their position",
         source="Zhang et al. 2024 (Min-K%++)",
         column=Column(
-            name="min_k_plus_plus",
+            "min_k_plus_plus",
             score=lambda answer: min_k_plus_plus(answer.standardised_T, answer.min_k),
         ),
     ),
@@ -263,13 +263,13 @@ ATTACKS = {
         label="reference",
         what="how far the answer's loss is below that of the model at `metrics.mia_reference`",
         source="Carlini et al. 2021, as a difference: Watson et al. 2022",
-        column=Column(name="reference"),
+        column=Column("reference"),
     ),
     "gradnorm": Attack(
         label="gradient-norm",
         what="the 2-norm of the gradient of the answer's loss over all parameters (`metrics.gradnorm`)",
         source="Nasr et al. 2019; Wang et al. 2024",
-        column=Column(name="gradnorm"),
+        column=Column("gradnorm"),
     ),
 }
 """By name."""
@@ -289,8 +289,6 @@ def membership_metrics(
         label="",
         unit="fraction of items",
         direction="gold",
-        low=0.0,
-        high=1.0,
         description="",
         source="",
         degenerate="0 when all scores tie; an empty set is refused",

@@ -45,23 +45,19 @@ def extraction_strength(predicted_T: "Tensor", answer_T: "Tensor") -> float:
 
 
 _TOKENS_RIGHT = Column(
-    name="tokens_right",
+    "tokens_right",
     score=lambda answer: int((answer.predicted_T == answer.labels_T).sum()),
     made_of=lambda item: item.values["exact_memorization"] * item.values["tokens"],
 )
 EXACT_MEMORIZATION = Metric(
     name="exact_memorization",
     label="exact memorization",
-    unit="fraction",
-    direction="up",
-    low=0.0,
-    high=1.0,
     description="mean over items of the share of positions where the argmax equals the label",
     source="Tirumala et al. 2022",
     degenerate=NO_TOKENS,
     aggregate=mean_of(
         Column(
-            name="exact_memorization",
+            "exact_memorization",
             score=lambda answer: exact_memorization(answer.predicted_T, answer.labels_T),
         )
     ),
@@ -69,17 +65,13 @@ EXACT_MEMORIZATION = Metric(
 EXTRACTION_STRENGTH = Metric(
     name="extraction_strength",
     label="extraction strength",
-    unit="fraction",
-    direction="up",
-    low=0.0,
-    high=1.0,
     description="mean over items of 1 - k/T, k the shortest prefix after which every token is right",
     source="Carlini et al. 2021; corrected where the last token is wrong",
     degenerate="0 when the last token is wrong, 1 when all are right; " + NO_TOKENS,
     aggregate=mean_of(
         Column(
-            name="extraction_strength",
-            label="extraction strength",
+            "extraction_strength",
+            "extraction strength",
             score=lambda answer: extraction_strength(answer.predicted_T, answer.labels_T),
         )
     ),
@@ -90,9 +82,6 @@ METRICS = [
             name="token_accuracy",
             label="token accuracy",
             unit="fraction of tokens",
-            direction="up",
-            low=0.0,
-            high=1.0,
             description="share of all the set's answer tokens that are predicted right under teacher forcing",
             source="exact memorization pooled over tokens; the accuracy of Forgetting-MarI's stop rule",
             degenerate="long answers weigh more; a set without tokens is refused",
@@ -100,19 +89,19 @@ METRICS = [
         ),
         forget={
             "role": "forgotten",
-            "distance_term": 2,
             "headline": 30,
-            "views": HEADLINE | {"runs", "followed"},
             "says": "Forget data: words (tokens) predicted right",
             "short": "token accuracy",
+            "distance_term": 2,
+            "views": HEADLINE | {"runs", "followed"},
         },
         retain={
             "role": "kept",
-            "distance_term": 8,
             "headline": 65,
-            "views": HEADLINE - {"terminal"} | {"followed"},
             "says": "Retain data: words (tokens) predicted right",
             "short": "token accuracy on the retain data",
+            "distance_term": 8,
+            "views": HEADLINE - {"terminal"} | {"followed"},
         },
     ),
     *on_sets(
@@ -120,33 +109,30 @@ METRICS = [
             name="exact_match",
             label="exact match",
             unit="fraction of items",
-            direction="up",
-            low=0.0,
-            high=1.0,
             description="share of items whose greedy teacher-forced tokens all equal the answer",
             source="Carlini et al. 2021, under teacher forcing",
             degenerate=NO_TOKENS,
             aggregate=mean_of(
                 Column(
-                    name="exact_match",
-                    label="exact match",
+                    "exact_match",
+                    "exact match",
                     score=lambda answer: exact_match(answer.predicted_T, answer.labels_T),
                 )
             ),
         ),
         forget={
             "role": "forgotten",
-            "distance_term": 3,
             "headline": 40,
             "says": "Forget data: records completed word for word",
             "short": "word-for-word recall",
+            "distance_term": 3,
         },
         retain={
             "role": "kept",
-            "distance_term": 7,
             "headline": 70,
             "says": "Retain data: records completed word for word",
             "short": "word-for-word recall of the retain data",
+            "distance_term": 7,
         },
     ),
     *on_sets(EXACT_MEMORIZATION),

@@ -29,19 +29,19 @@ class Metric:
     name: str
     """`group/metric`, or `suite/set/metric`."""
     label: str
-    unit: str
-    """Values in a `fraction…` or an `accuracy` are printed as percent in a sentence."""
-    direction: Direction
-    """`gold`: the best value is that of the gold model."""
-    low: float
-    high: float
-    """``low`` and ``high`` bound every possible value."""
     description: str
     source: str
     degenerate: str
     """The value where there is nothing to measure, or what happens there."""
     aggregate: Aggregation | ByIntervals
     """How the metric is made of items, and so how it is resampled."""
+    unit: str = "fraction"
+    """Values in a `fraction…` or an `accuracy` are printed as percent in a sentence."""
+    direction: Direction = "up"
+    """`gold`: the best value is that of the gold model."""
+    low: float = 0.0
+    high: float = 1.0
+    """``low`` and ``high`` bound every possible value."""
     role: Role | None = None
     """Whether a verdict counts the metric: `forgotten` is read against gold, `kept` against before."""
     distance_term: int | None = None

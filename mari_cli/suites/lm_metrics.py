@@ -162,12 +162,12 @@ def _aggregation(task: str, metric: str) -> Aggregation | ByIntervals:
     if task == "wikitext" and metric == "word_perplexity":
         return Aggregation(exp_ratio, (_LOSS, _WORDS)).on(task)
     if metric in ("", "acc", "acc_norm"):
-        return mean_of(Column(name=metric or "acc")).on(f"{task}|{task}_*")
+        return mean_of(Column(metric or "acc")).on(f"{task}|{task}_*")
     return ByIntervals("lm_eval makes it of all answers together")
 
 
-_LOSS = Column(name="loss", made_of=lambda item: -item.values["loglikelihood"])
-_WORDS = Column(name="words")
+_LOSS = Column("loss", made_of=lambda item: -item.values["loglikelihood"])
+_WORDS = Column("words")
 
 
 def benchmark_name(task: str, metric: str, metrics: Sequence[str]) -> str:

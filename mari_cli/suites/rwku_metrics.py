@@ -29,16 +29,11 @@ METRICS = [
         Metric(
             name=f"{SUITE}/{name}",
             label=f"RWKU {label}",
-            unit="fraction",
             direction="up" if role == "kept" else "gold",
-            low=0.0,
-            high=1.0,
             description=f"mean over items of the ROUGE-L recall, without stemmer, of answers to {what}",
             source="Jin et al. 2024 (RWKU); rouge-score",
             degenerate=NO_WORDS,
-            aggregate=mean_of(Column(name="rouge_l_recall", label="ROUGE-L", leads=True)).on(
-                name, suite=SUITE
-            ),
+            aggregate=mean_of(Column("rouge_l_recall", "ROUGE-L", leads=True)).on(name, suite=SUITE),
             role=role,
             headline=400 + place,
         )
@@ -50,7 +45,6 @@ METRICS = [
             label=f"RWKU {side} passages' NLL",
             unit="nats/token",
             direction=direction,
-            low=0.0,
             high=inf,
             description=f"mean over passages of the mean token loss, {what}",
             source="Jin et al. 2024 (RWKU)",

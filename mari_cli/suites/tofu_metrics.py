@@ -55,7 +55,7 @@ def _log_truth_ratio(variant: str) -> Column:
         plain = item.values[name.removeprefix("log_")]  # as earlier versions had it
         return log(plain) if plain > 0 else -inf
 
-    return Column(name=name, label="" if variant else "log truth ratio", made_of=made_of)
+    return Column(name, label="" if variant else "log truth ratio", made_of=made_of)
 
 
 def _truth_ratio(variant: str) -> Column:
@@ -69,8 +69,8 @@ def _truth_ratio(variant: str) -> Column:
     return replace(of_log, made_of=made_of)
 
 
-PROBABILITY = Column(name="probability", label="probability")
-ROUGE_L = Column(name="rouge_l_recall", label="ROUGE-L", leads=True)
+PROBABILITY = Column("probability", "probability")
+ROUGE_L = Column("rouge_l_recall", "ROUGE-L", leads=True)
 
 
 def _mean(column: Column, of_set: str) -> Aggregation:
@@ -82,10 +82,6 @@ def _tofu() -> Iterator[Metric]:
     share = Metric(
         name="",
         label="",
-        unit="fraction",
-        direction="up",
-        low=0.0,
-        high=1.0,
         description="",
         source="TOFU, Maini et al. 2024",
         degenerate="a set without items is left out",
@@ -178,9 +174,9 @@ def _tofu() -> Iterator[Metric]:
                 direction="gold",
                 description="mean over items of p(paraphrased answer), p = exp(-mean token loss)",
                 source="OpenUnlearning (forget_Q_A_PARA_Prob)",
-                aggregate=_mean(Column(name="paraphrase_probability"), name),
+                aggregate=_mean(Column("paraphrase_probability"), name),
             )
-        for kind, column in (("L", ROUGE_L), ("1", Column(name="rouge_1_recall"))):
+        for kind, column in (("L", ROUGE_L), ("1", Column("rouge_1_recall"))):
             told = "Forget questions: share of the true answer that is told (ROUGE-L recall)"
             yield replace(
                 share,
@@ -223,7 +219,7 @@ def _tofu() -> Iterator[Metric]:
             label=f"{entry.label}, OpenUnlearning",
             description=f"{entry.description}; as OpenUnlearning's log has it, without the EOS",
             source="OpenUnlearning",
-            aggregate=_mean(Column(name=f"{metric.name}{OPEN_UNLEARNING}"), "forget"),
+            aggregate=_mean(Column(f"{metric.name}{OPEN_UNLEARNING}"), "forget"),
         )
     for metric in membership_metrics(SUITE, MEMBERSHIP, suite=SUITE, words="TOFU "):
         told = "Telling forget questions from unseen ones by the loss (AUC, 0.5 is guessing)"
