@@ -42,14 +42,6 @@ def answer_probability(loss_T: "Tensor") -> float:
     return exp(-_mean(loss_T))
 
 
-def perplexity(loss_sum_N: "Tensor", tokens_N: "Tensor") -> float:
-    """exp of the mean loss over all tokens of a set, >= 1: a token weighs the same in every answer."""
-    tokens = tokens_N.sum().item()
-    if tokens <= 0:
-        raise ValueError("perplexity needs at least one token")
-    return exp_or_inf(loss_sum_N.double().sum().item() / tokens)
-
-
 TOKENS = Column("tokens", score=lambda answer: len(answer.labels_T))
 _LOSS_SUM = Column(
     "loss_sum",

@@ -219,26 +219,24 @@ def _cell(row: Row, name: str) -> Cell:
     )
 
 
+def _line(name: str, label: str, columns: list[Row]) -> Line:
+    metric = metric_of(name)
+    return Line(
+        label=label,
+        metric=metric,
+        arrow=ARROWS[metric.direction],
+        cells=[_cell(row, name) for row in columns],
+        anchor=anchor_of(name),
+        n=_items(name, columns),
+    )
+
+
 def _groups(names: list[str], columns: list[Row]) -> list[Group]:
-    prefixes = sorted({name.split("/")[0] for name in names}, key=lambda p: [*GROUPS, p].index(p))
-    return [
-        (
-            GROUPS.get(prefix, prefix),
-            [
-                Line(
-                    label=metric_of(name).label.removeprefix(f"{prefix} "),
-                    metric=metric_of(name),
-                    arrow=ARROWS[metric_of(name).direction],
-                    cells=[_cell(row, name) for row in columns],
-                    anchor=anchor_of(name),
-                    n=_items(name, columns),
-                )
-                for name in names
-                if name.split("/")[0] == prefix
-            ],
-        )
-        for prefix in prefixes
-    ]
+    groups: dict[str, list[Line]] = {group: [] for group in GROUPS}
+    for name in names:
+        group = name.split("/")[0]
+        groups[group].append(_line(name, metric_of(name).label.removeprefix(f"{group} "), columns))
+    return [(GROUPS[group], lines) for group, lines in groups.items() if lines]
 
 
 def _suite_groups(suite: str, names: list[str], columns: list[Row]) -> list[Group]:
@@ -246,17 +244,8 @@ def _suite_groups(suite: str, names: list[str], columns: list[Row]) -> list[Grou
     groups: dict[str, list[Line]] = {"over all sets": []}
     for name in names:
         if suite_of(name) == suite:
-            set = name.removeprefix(f"{suite}/").rpartition("/")[0]
-            groups.setdefault(set or "over all sets", []).append(
-                Line(
-                    label=metric_of(name).label,
-                    metric=metric_of(name),
-                    arrow=ARROWS[metric_of(name).direction],
-                    cells=[_cell(row, name) for row in columns],
-                    anchor=anchor_of(name),
-                    n=_items(name, columns),
-                )
-            )
+            set = name.removeprefix(f"{suite}/").rpartition("/")[0] or "over all sets"
+            groups.setdefault(set, []).append(_line(name, metric_of(name).label, columns))
     return [(set, lines) for set, lines in groups.items() if lines]
 
 

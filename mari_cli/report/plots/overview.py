@@ -10,42 +10,27 @@ from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.generation import FACTS
 from mari_cli.report.comparison import comparison_rows, metric_of, results
 from mari_cli.report.format import number
-from mari_cli.report.plots.style import (
-    COLOURS,
-    DASHED,
-    Plot,
-    and_capped,
-    capped,
-    colour_of,
-    draw_on,
-    ends_of,
-    finite,
-    legend_of,
-    mark,
-    name_lines,
-    plain_numbers,
-    to_svg,
-    whisker,
-)
+from mari_cli.report.plots import style
+from mari_cli.report.plots.style import COLOURS, Plot
 from mari_cli.report.read import RunData
 from mari_cli.suites.registry import headlines
 
 
 def glance(runs: list[RunData]) -> Plot | None:
     """Every key metric on one scale from 0 to 1: before, after, gold."""
-    rows = capped(comparison_rows(runs))
+    rows = style.capped(comparison_rows(runs))
     shown = [name for name in headlines("glance") if not suite_of(name)]
     shares = [name for name in shown if (metric_of(name).low, metric_of(name).high) == (0, 1)]
-    names = [name for name in shares if any(finite(row.estimate(name)) for row in results(rows))]
+    names = [name for name in shares if any(style.finite(row.estimate(name)) for row in results(rows))]
     if not names:
         return None
     made = results(rows)
     spread = min(0.62, 0.16 * (len(made) - 1))
     height = 0.55 + len(names) * max(0.36, 0.16 * len(made) + 0.2)
-    with draw_on(height) as (figure, [axis]):
+    with style.draw_on(height) as (figure, [axis]):
         for line, name in enumerate(names):
             for row in rows:
-                estimate = finite(row.estimate(name))
+                estimate = style.finite(row.estimate(name))
                 if estimate is None:
                     continue
                 nth = next((i for i, other in enumerate(made) if other is row), None)
@@ -55,16 +40,16 @@ def glance(runs: list[RunData]) -> Plot | None:
                 if row.role == "gold":
                     _band(axis, estimate, line)
                 elif row.role != "target":
-                    before = finite(row.target.metrics.get(name)) if row.target else None
+                    before = style.finite(row.target.metrics.get(name)) if row.target else None
                     if before:
                         way = [before.value, estimate.value], [y, y]
                         axis.plot(*way, color=COLOURS["before"], linewidth=0.9, alpha=0.6)
-                    whisker(axis, estimate, y, colour_of(row, rows), width=3.2)
-                mark(axis, estimate.value, y, row, rows)
+                    style.whisker(axis, estimate, y, style.colour_of(row, rows), width=3.2)
+                style.mark(axis, estimate.value, y, row, rows)
         axis.set_xlim(-0.01, 1.01)
-        name_lines(axis, [metric_of(name).label for name in names], margin=0.55)
-        plain_numbers(axis, "x")
-        svg = to_svg(figure, "key metrics before, after and for the gold model")
+        style.name_lines(axis, [metric_of(name).label for name in names], margin=0.55)
+        style.plain_numbers(axis, "x")
+        svg = style.to_svg(figure, "key metrics before, after and for the gold model")
     has_gold = any(row.role == "gold" for row in rows)
     caption = "Bars are intervals" + (", the band is gold's. " if has_gold else ". ")
     caption += (
@@ -75,32 +60,32 @@ def glance(runs: list[RunData]) -> Plot | None:
         if any(row.role == "unlearned" for row in rows)
         else ""
     )
-    return Plot(svg=svg, caption=and_capped(caption, runs), legend=legend_of(rows))
+    return Plot(svg=svg, caption=style.and_capped(caption, runs), legend=style.legend_of(rows))
 
 
 def _band(axis: Axes, estimate: Estimate, line: float) -> None:
-    if ends := ends_of(estimate):
+    if ends := style.ends_of(estimate):
         axis.fill_betweenx([line - 0.4, line + 0.4], *ends, color=COLOURS["gold"], alpha=0.18, linewidth=0)
 
 
 def marginal(runs: list[RunData]) -> Plot | None:
     """Marginal information of every model, and what a one-token detector can make of it."""
-    rows = capped(comparison_rows(runs))
+    rows = style.capped(comparison_rows(runs))
     informed = [
         row
         for row in rows
-        if finite(row.estimate("marginal/pooled")) or finite(row.estimate("marginal/token"))
+        if style.finite(row.estimate("marginal/pooled")) or style.finite(row.estimate("marginal/token"))
     ]
     if not informed:
         return None
-    with draw_on(0.85 + 0.4 * len(informed), columns=2) as (figure, [left, right]):
+    with style.draw_on(0.85 + 0.4 * len(informed), columns=2) as (figure, [left, right]):
         bounds = []
         for line, row in enumerate(informed):
-            colour = colour_of(row, rows)
+            colour = style.colour_of(row, rows)
             for name, offset, hollow in (("marginal/pooled", -0.13, False), ("marginal/token", 0.13, True)):
-                estimate = finite(row.estimate(name))
+                estimate = style.finite(row.estimate(name))
                 if estimate:
-                    whisker(left, estimate, line + offset, colour, width=2.4)
+                    style.whisker(left, estimate, line + offset, colour, width=2.4)
                     left.plot(
                         [estimate.value],
                         [line + offset],
@@ -112,8 +97,8 @@ def marginal(runs: list[RunData]) -> Plot | None:
                         linestyle="none",
                         zorder=4,
                     )
-            bayes = finite(row.estimate("marginal/bayes_accuracy"))
-            fano = finite(row.estimate("marginal/fano_accuracy_bound"))
+            bayes = style.finite(row.estimate("marginal/bayes_accuracy"))
+            fano = style.finite(row.estimate("marginal/fano_accuracy_bound"))
             ink = COLOURS[colour]
             if bayes and fano:
                 right.plot([bayes.value, fano.value], [line, line], color=ink, linewidth=1, alpha=0.6)
@@ -123,8 +108,8 @@ def marginal(runs: list[RunData]) -> Plot | None:
                     shape: dict[str, Any] = {"marker": marker, "markersize": size, "markeredgewidth": edge}
                     right.plot([bound.value], [line], color=ink, zorder=4, **shape)
         for axis in (left, right):
-            name_lines(axis, [row.label if axis is left else "" for row in informed])
-            plain_numbers(axis, "x", ticks=6)
+            style.name_lines(axis, [row.label if axis is left else "" for row in informed])
+            style.plain_numbers(axis, "x", ticks=6)
         left.set_xlim(left=0)
         left.set_title("marginal information")
         left.set_xlabel("nats (at most log 2 = 0.693)")
@@ -132,8 +117,8 @@ def marginal(runs: list[RunData]) -> Plot | None:
         right.set_xlabel("share of right answers")
         if bounds:
             right.set_xlim(min(0.5, *bounds) - 0.002, max(bounds) + 0.15 * (max(bounds) - 0.5) + 0.005)
-        right.axvline(0.5, color=COLOURS["muted"], linewidth=0.9, linestyle=DASHED)
-        svg = to_svg(figure, "marginal information, Bayes accuracy and Fano bound")
+        right.axvline(0.5, color=COLOURS["muted"], linewidth=0.9, linestyle=style.DASHED)
+        svg = style.to_svg(figure, "marginal information, Bayes accuracy and Fano bound")
     caption = (
         "Left: what one token tells of whether forget data took part; dot: pooled over all positions, "
         "square: position by position. "
@@ -141,28 +126,29 @@ def marginal(runs: list[RunData]) -> Plot | None:
         "the stroke the bound that follows from the pooled information (Fano), dashed: guessing. "
         "None of this speaks of whole answers."
     )
-    return Plot(svg=svg, caption=and_capped(caption, runs))
+    return Plot(svg=svg, caption=style.and_capped(caption, runs))
 
 
 def recall(runs: list[RunData]) -> Plot | None:
     """Share of facts told when asked: those stated nowhere else, and those retained documents state too."""
-    rows = capped(comparison_rows(runs))
-    names = [fact.name for fact in FACTS if any(finite(row.estimate(fact.name)) for row in results(rows))]
+    rows = style.capped(comparison_rows(runs))
+    made = results(rows)
+    names = [fact.name for fact in FACTS if any(style.finite(row.estimate(fact.name)) for row in made)]
     if not names:
         return None
-    there = [row for row in rows if any(finite(row.estimate(name)) for name in names)]
+    there = [row for row in rows if any(style.finite(row.estimate(name)) for name in names)]
     order = {"target": 0, "unlearned": 1, "model": 1, "gold": 2}
     there = sorted(there, key=lambda row: order[row.role])
-    with draw_on(0.75 + 0.36 * len(there), columns=len(names)) as (figure, axes):
+    with style.draw_on(0.75 + 0.36 * len(there), columns=len(names)) as (figure, axes):
         for axis, name in zip(axes, names, strict=True):
             for line, row in enumerate(there):
-                estimate = finite(row.estimate(name))
+                estimate = style.finite(row.estimate(name))
                 if estimate is None:
                     continue
-                colour = COLOURS[colour_of(row, rows)]
+                colour = COLOURS[style.colour_of(row, rows)]
                 axis.barh([line], [estimate.value], height=0.56, color=colour, alpha=0.85, linewidth=0)
                 end = estimate.value
-                if ends := ends_of(estimate):
+                if ends := style.ends_of(estimate):
                     axis.plot(ends, [line, line], color=COLOURS["ink"], linewidth=1.1)
                     end = max(end, ends[1])
                 axis.annotate(
@@ -176,11 +162,11 @@ def recall(runs: list[RunData]) -> Plot | None:
                 )
             axis.set_xlim(0, 1.12)
             axis.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
-            plain_numbers(axis, "x")
-            name_lines(axis, [row.label if axis is axes[0] else "" for row in there])
+            style.plain_numbers(axis, "x")
+            style.name_lines(axis, [row.label if axis is axes[0] else "" for row in there])
             axis.set_title(metric_of(name).label)
             axis.set_xlabel("share told when asked")
-        svg = to_svg(figure, "recall of unique and shared facts")
+        svg = style.to_svg(figure, "recall of unique and shared facts")
     has_gold = any(row.role == "gold" for row in there)
     caption = (
         "Both kinds are asked about the forgotten people. The left should fall"
@@ -189,4 +175,4 @@ def recall(runs: list[RunData]) -> Plot | None:
         if len(names) == 2
         else ""
     )
-    return Plot(svg=svg, caption=and_capped(caption, runs))
+    return Plot(svg=svg, caption=style.and_capped(caption, runs))

@@ -11,42 +11,31 @@ from mari_cli.metrics.items import ItemValues
 from mari_cli.metrics.membership import ATTACKS
 from mari_cli.report.comparison import Row, comparison_rows
 from mari_cli.report.format import number
-from mari_cli.report.plots.style import (
-    COLOURS,
-    DASHED,
-    Plot,
-    and_capped,
-    capped,
-    colour_of,
-    draw_on,
-    legend_of,
-    plain_numbers,
-    shares_up_to,
-    thinned,
-    to_svg,
-)
+from mari_cli.report.plots import style
+from mari_cli.report.plots.style import COLOURS, Plot
 from mari_cli.report.read import RunData
 
 
 def truth_ratios(runs: list[RunData]) -> Plot | None:
     """How the forget items' truth ratios are distributed, and how far from gold's: the KS distance D."""
-    rows = capped(comparison_rows(runs))
+    rows = style.capped(comparison_rows(runs))
     suites = sorted({item.suite for row in rows for item in row.run.items if item.suite and _ratio(item)})
     shown = [(suite, row, values) for suite in suites for row in rows if (values := _ratios(row, suite))]
     if not shown:
         return None
-    with draw_on(3.3, columns=max(2, len(suites)), used=len(suites)) as (figure, axes):
+    with style.draw_on(3.3, columns=max(2, len(suites)), used=len(suites)) as (figure, axes):
         for axis, suite in zip(axes, suites, strict=False):
             of_suite = [(row, values) for name, row, values in shown if name == suite]
             gold = next((values for row, values in of_suite if row.role == "gold"), None)
             for row, values in of_suite:
-                shares_up_to(axis, values, colour_of(row, rows), 1.8 if row.role == "gold" else 1.4)
+                width = 1.8 if row.role == "gold" else 1.4
+                style.shares_up_to(axis, values, style.colour_of(row, rows), width)
             others = [(row, values) for row, values in of_suite if gold and row.role != "gold"]
             for line, (row, values) in enumerate(reversed(others)):
-                _distance(axis, values, gold or [], row.label, COLOURS[colour_of(row, rows)], line)
+                _distance(axis, values, gold or [], row.label, COLOURS[style.colour_of(row, rows)], line)
             axis.set_title(f"{suite}: share of forget items with at most that truth ratio")
             axis.set_xlabel("truth ratio: p(wrong answer) / p(paraphrase of the true one)")
-        svg = to_svg(figure, "distribution of the truth ratios of forget items")
+        svg = style.to_svg(figure, "distribution of the truth ratios of forget items")
     has_gold = any(row.role == "gold" for _, row, _ in shown)
     caption = (
         "Forgotten means lying on gold's curve. "
@@ -55,7 +44,9 @@ def truth_ratios(runs: list[RunData]) -> Plot | None:
         if has_gold
         else "Without a gold model there is no curve to lie on, and no forget quality."
     )
-    return Plot(svg=svg, caption=and_capped(caption, runs), legend=legend_of([row for _, row, _ in shown]))
+    return Plot(
+        svg=svg, caption=style.and_capped(caption, runs), legend=style.legend_of([row for _, row, _ in shown])
+    )
 
 
 def _ratio(item: ItemValues) -> float | None:
@@ -99,7 +90,7 @@ def _distance(
 
 def roc(runs: list[RunData]) -> Plot | None:
     """What each membership attack makes of each model: forget items found against unseen ones accused."""
-    rows = capped(comparison_rows(runs))
+    rows = style.capped(comparison_rows(runs))
     asked = list(dict.fromkeys((item.suite, item.set) for row in rows for item in row.run.items))
     panels: dict[str | None, dict[str, list[tuple[Row, list[float], list[float]]]]] = {}
     for suite, set in asked:
@@ -115,7 +106,7 @@ def roc(runs: list[RunData]) -> Plot | None:
         return None
     columns = min(4, max(2, *(len(of_suite) for of_suite in panels.values())))
     lines = sum(math.ceil(len(of_suite) / columns) for of_suite in panels.values())
-    with draw_on((11.2 / columns) * lines, columns=columns, rows=lines, used=0) as (figure, axes):
+    with style.draw_on((11.2 / columns) * lines, columns=columns, rows=lines, used=0) as (figure, axes):
         first, drawn_on = 0, []
         for suite, of_suite in panels.items():  # each begins a line of its own
             places = axes[first : first + len(of_suite)]
@@ -123,33 +114,34 @@ def roc(runs: list[RunData]) -> Plot | None:
             drawn_on += [(a, suite, score, c) for a, (score, c) in zip(places, of_suite.items(), strict=True)]
         for axis, suite, score, curves in drawn_on:
             axis.set_visible(True)
-            axis.plot([0, 1], [0, 1], color=COLOURS["muted"], linewidth=0.8, linestyle=DASHED)
+            axis.plot([0, 1], [0, 1], color=COLOURS["muted"], linewidth=0.8, linestyle=style.DASHED)
             for row, forget, holdout in curves:
                 labels = [1] * len(forget) + [0] * len(holdout)
                 accused, found, _ = roc_curve(labels, [*forget, *holdout])
-                kept = [*thinned(range(len(found)), 150), len(found) - 1]
+                kept = [*style.thinned(range(len(found)), 150), len(found) - 1]
                 axis.step(
                     [accused[i] for i in kept],
                     [found[i] for i in kept],
                     where="post",
-                    color=COLOURS[colour_of(row, rows)],
+                    color=COLOURS[style.colour_of(row, rows)],
                     linewidth=1.8 if row.role == "gold" else 1.3,
                 )
             axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
             axis.set_aspect("equal")
-            plain_numbers(axis, "x")
-            plain_numbers(axis, "y")
+            style.plain_numbers(axis, "x")
+            style.plain_numbers(axis, "y")
             axis.set_title(ATTACKS[score].label if suite is None else f"{suite}: {ATTACKS[score].label}")
             axis.set_xlabel("unseen items accused")
             axis.set_ylabel("forget items found")
-        svg = to_svg(figure, "ROC curves of membership attacks, forget against unseen items")
+        svg = style.to_svg(figure, "ROC curves of membership attacks, forget against unseen items")
     drawn = {id(row): row for _, _, _, curves in drawn_on for row, _, _ in curves}
     caption = (
         "One panel an attack, one curve a model; the dashed line is guessing. "
         "The place to be is gold's curve: above it forget items still look trained on, "
         "below it they stand out by looking less so than unseen ones."
     )
-    return Plot(svg=svg, caption=and_capped(caption, runs), legend=legend_of(list(drawn.values())))
+    legend = style.legend_of(list(drawn.values()))
+    return Plot(svg=svg, caption=style.and_capped(caption, runs), legend=legend)
 
 
 def _scores(row: Row, suite: str | None, set: str, attack: str) -> list[float]:

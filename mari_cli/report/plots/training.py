@@ -4,22 +4,8 @@ import math
 from itertools import pairwise
 
 from mari_cli.report.comparison import comparison_rows, metric_of, results
-from mari_cli.report.plots.style import (
-    COLOURS,
-    NLL_FLOOR,
-    Plot,
-    and_capped,
-    capped,
-    colour_of,
-    draw_on,
-    every_seed,
-    finite,
-    legend_of,
-    log_scale,
-    mark,
-    plain_numbers,
-    to_svg,
-)
+from mari_cli.report.plots import style
+from mari_cli.report.plots.style import COLOURS, Plot
 from mari_cli.report.read import RunData
 from mari_cli.suites.registry import judged
 
@@ -35,7 +21,7 @@ _TERM_WORDS = {
 
 def loss_curves(runs: list[RunData]) -> Plot | None:
     """Every term of the loss by step; the total too, where the runs minimise the same one."""
-    rows = capped(comparison_rows(runs))
+    rows = style.capped(comparison_rows(runs))
     drawn = [row for row in results(rows) if any(run.train_rows for run in row.runs)]
     if not drawn:
         return None
@@ -46,11 +32,11 @@ def loss_curves(runs: list[RunData]) -> Plot | None:
         return None
     columns = min(3, len(panels))
     lines = math.ceil(len(panels) / columns)
-    with draw_on(2.25 * lines + 0.1, columns=columns, rows=lines, used=len(panels)) as (figure, axes):
+    with style.draw_on(2.25 * lines + 0.1, columns=columns, rows=lines, used=len(panels)) as (figure, axes):
         for axis, term in zip(axes, panels, strict=False):
             seen: list[float] = []
-            for row, run in every_seed(drawn):
-                colour = COLOURS[colour_of(row, rows)]
+            for row, run in style.every_seed(drawn):
+                colour = COLOURS[style.colour_of(row, rows)]
                 points = [
                     (r["step"], r[term]) for r in run.train_rows if math.isfinite(r.get(term, math.nan))
                 ]
@@ -62,40 +48,41 @@ def loss_curves(runs: list[RunData]) -> Plot | None:
                     axis.axvline(kept, color=colour, linewidth=0.8, linestyle=(0, (2, 3)))
             positive = [y for y in seen if y > 0]
             if positive and len(positive) == len(seen) and max(positive) > 100 * min(positive):
-                log_scale(axis, "y")
+                style.log_scale(axis, "y")
             else:
-                plain_numbers(axis, "y", ticks=5)
+                style.plain_numbers(axis, "y", ticks=5)
             axis.set_title(_TERM_WORDS.get(term, term.replace("_", " ")))
             axis.set_xlabel("step")
-            plain_numbers(axis, "x", ticks=6, whole=True)
-        svg = to_svg(figure, "loss terms by training step")
+            style.plain_numbers(axis, "x", ticks=6, whole=True)
+        svg = style.to_svg(figure, "loss terms by training step")
     caption = "Each term by training step, before its weight; the dotted line is the step that was kept."
     if not same:
         caption += " The totals of different losses are not comparable and are not drawn."
-    return Plot(svg=svg, caption=and_capped(caption, runs), legend=legend_of(drawn) if len(drawn) > 1 else [])
+    legend = style.legend_of(drawn) if len(drawn) > 1 else []
+    return Plot(svg=svg, caption=style.and_capped(caption, runs), legend=legend)
 
 
 def trajectory(runs: list[RunData]) -> Plot | None:
     """What was forgotten against what was retained, on the way: one line a run."""
-    rows = capped(comparison_rows(runs))
+    rows = style.capped(comparison_rows(runs))
     y_name = next(name for name in judged("kept") if "followed" in metric_of(name).views)
     forgotten = (name for name in judged("forgotten") if "followed" in metric_of(name).views)
     every_run = [run for row in results(rows) for run in row.runs]
     panels = [x_name for x_name in forgotten if any(_path(run, x_name, y_name) for run in every_run)]
     if not panels:
         return None
-    with draw_on(3.5, columns=len(panels)) as (figure, axes):
+    with style.draw_on(3.5, columns=len(panels)) as (figure, axes):
         for axis, x_name in zip(axes, panels, strict=True):
             seen = []
-            for row, run in every_seed(results(rows)):
+            for row, run in style.every_seed(results(rows)):
                 path = _path(run, x_name, y_name)
                 if not path:
                     continue
-                colour = COLOURS[colour_of(row, rows)]
+                colour = COLOURS[style.colour_of(row, rows)]
                 seen += [x for _, x, _ in path]
                 xs, ys = [x for _, x, _ in path], [y for _, _, y in path]
                 before = run.models["target"].metrics if "target" in run.models else {}
-                begin = finite(before.get(x_name)), finite(before.get(y_name))
+                begin = style.finite(before.get(x_name)), style.finite(before.get(y_name))
                 if begin[0] and begin[1] and path[0][0] > 0:
                     way = [begin[0].value, xs[0]], [begin[1].value, ys[0]]
                     axis.plot(*way, color=colour, linewidth=0.9, linestyle=(0, (1, 3)))
@@ -106,28 +93,28 @@ def trajectory(runs: list[RunData]) -> Plot | None:
                         axis.plot([x], [y], marker="o", markersize=10, mfc="none", mec=colour, mew=1.6)
             for row in rows:
                 if row.role in ("target", "gold"):
-                    place = finite(row.estimate(x_name)), finite(row.estimate(y_name))
+                    place = style.finite(row.estimate(x_name)), style.finite(row.estimate(y_name))
                     if place[0] and place[1]:
                         seen.append(place[0].value)
-                        mark(axis, place[0].value, place[1].value, row, rows, size=8)
+                        style.mark(axis, place[0].value, place[1].value, row, rows, size=8)
             metric = metric_of(x_name)
-            if metric.high == math.inf and max(seen) > 20 * max(NLL_FLOOR, min(seen)) and min(seen) > 0:
-                log_scale(axis, "x")
+            if metric.high == math.inf and max(seen) > 20 * max(style.NLL_FLOOR, min(seen)) and min(seen) > 0:
+                style.log_scale(axis, "x")
             else:
-                plain_numbers(axis, "x")
+                style.plain_numbers(axis, "x")
             axis.set_xlabel(f"{metric.label} ({metric.unit})")
             axis.set_ylabel(metric_of(y_name).label)
-            plain_numbers(axis, "y", ticks=5)
+            style.plain_numbers(axis, "y", ticks=5)
         for left, right in pairwise(axes):
             right.sharey(left)
             right.set_ylabel("")
-        svg = to_svg(figure, "forgetting against retaining during training")
+        svg = style.to_svg(figure, "forgetting against retaining during training")
     caption = (
         "One dot an evaluation during training, joined in order; the circle is the step that was kept. "
         "Evaluations during training look at a sample of each corpus, "
         "the marks of before and gold at all of it."
     )
-    return Plot(svg=svg, caption=and_capped(caption, runs), legend=legend_of(rows))
+    return Plot(svg=svg, caption=style.and_capped(caption, runs), legend=style.legend_of(rows))
 
 
 def _path(run: RunData, x_name: str, y_name: str) -> list[tuple[float, float, float]]:
