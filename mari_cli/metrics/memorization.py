@@ -44,6 +44,18 @@ def extraction_strength(predicted_T: "Tensor", answer_T: "Tensor") -> float:
     return correct_T.long().flip(0).cumprod(0).sum().item() / len(correct_T)
 
 
+def longest_run(predicted_T: "Tensor", answer_T: "Tensor") -> float:
+    """Length of the longest run of neighbouring tokens that are all predicted, over the answer's length.
+
+    Never below `extraction_strength`, never above `exact_memorization`.
+    """
+    longest = run = 0
+    for right in _correct(predicted_T, answer_T).tolist():
+        run = run + 1 if right else 0
+        longest = max(longest, run)
+    return longest / len(answer_T)
+
+
 _TOKENS_RIGHT = Column(
     "tokens_right",
     score=lambda answer: int((answer.predicted_T == answer.labels_T).sum()),
@@ -137,4 +149,22 @@ METRICS = [
     ),
     *on_sets(EXACT_MEMORIZATION),
     *on_sets(EXTRACTION_STRENGTH),
+    *on_sets(
+        Metric(
+            name="longest_run",
+            label="longest run",
+            description="mean over items of the longest run of tokens that are all right, over the "
+            "answer's length",
+            source="this project; the longest common substring, under teacher forcing",
+            degenerate="0 when no token is right; " + NO_TOKENS,
+            aggregate=mean_of(
+                Column(
+                    "longest_run",
+                    "longest run",
+                    score=lambda answer: longest_run(answer.predicted_T, answer.labels_T),
+                )
+            ),
+        ),
+        forget={"headline": 42, "views": frozenset({"terminal", "glance"})},
+    ),
 ]

@@ -56,6 +56,7 @@ OF_ANSWERS = [
     "exact_match",
     "exact_memorization",
     "extraction_strength",
+    "longest_run",
     "true_token_gap",
     "perplexity",
     "verbatim_rouge_l",
