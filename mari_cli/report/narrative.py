@@ -11,7 +11,6 @@ from mari_cli.errors import counted
 from mari_cli.metrics.corpora import suite_of
 from mari_cli.metrics.difference import difference_of_estimates
 from mari_cli.metrics.estimate import Estimate, OverSeeds
-from mari_cli.report.beside import differing_distances, distance, distances, drift, in_short
 from mari_cli.report.comparison import (
     Change,
     Row,
@@ -25,6 +24,7 @@ from mari_cli.report.comparison import (
     unshared,
 )
 from mari_cli.report.format import duration, interval, listed, number, percent
+from mari_cli.report.gold_distance import differing_distances, distance, distances, drift, in_short
 from mari_cli.report.read import RunData
 from mari_cli.suites.registry import judged
 

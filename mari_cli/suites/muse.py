@@ -25,11 +25,10 @@ from mari_cli.data.records import Record
 from mari_cli.errors import UserError
 from mari_cli.metrics.generation import rouge_l_f1
 from mari_cli.metrics.statistics import How
-from mari_cli.suites.attacked import attacked
+from mari_cli.suites.attacks import attacks_in, membership, privleak, score_attacks
 from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.means import means
-from mari_cli.suites.membership import attacks_in, membership, privleak
 from mari_cli.suites.muse_metrics import KNOWLEDGE, PRIVACY, ROUGE, SUITE
 from mari_cli.suites.plain import cut_note, first_tokens, prompt_items, require_words, text_items
 from mari_cli.suites.suite import Row, Summary
@@ -93,7 +92,7 @@ class Muse:
     def _scored(self, examiner: Examiner, name: str, asked: Sequence[Record]) -> list[Row]:
         items, cut = text_items(examiner.lm, [record.text for record in asked])
         scores = examiner.score(items, name)
-        attacks = attacked(examiner, items, scores, [record.text for record in asked], name)
+        attacks = score_attacks(examiner, items, scores, [record.text for record in asked], name)
         del attacks["loss"]
         return [
             {"tokens": score.tokens, "answer_nll": score.answer_nll, "cut": int(shorter)}

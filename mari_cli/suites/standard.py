@@ -21,13 +21,12 @@ from mari_cli.metrics.statistics import How
 from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track
-from mari_cli.suites.attacked import attacked
+from mari_cli.suites.attacks import membership, privleak, score_attacks
 from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.finite import is_finite, leave_out
 from mari_cli.suites.generate import decode, question_and_truth
 from mari_cli.suites.measured import Measured
-from mari_cli.suites.membership import membership, privleak
 from mari_cli.suites.scores import ItemScore, Scores, score
 from mari_cli.suites.states import States
 from mari_cli.suites.suite import Summary
@@ -204,7 +203,9 @@ def _how(config: MetricsConfig, seed: int) -> How:
 
 def _attacked(examiner: Examiner, role: str, corpus: Corpus, scored: Scores) -> dict[str, list[float]]:
     texts = [corpus.record_of(i).text for i in range(len(corpus.items))]
-    return attacked(examiner, corpus.items, scored.items, texts, role, reference_nll=corpus.reference_nll)
+    return score_attacks(
+        examiner, corpus.items, scored.items, texts, role, reference_nll=corpus.reference_nll
+    )
 
 
 def _row(role: str, index: int, corpus: Corpus, item: ItemScore) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from mari_cli.config import SuiteConfig, TofuSuite
 from mari_cli.metrics.generation import verbatim_rouge_1, verbatim_rouge_l
 from mari_cli.metrics.statistics import How
 from mari_cli.suites import tofu_numbers
-from mari_cli.suites.attacked import attacked
+from mari_cli.suites.attacks import score_attacks
 from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.suite import Row, Summary
@@ -76,7 +76,9 @@ class Tofu:
             rows.append(row)
         if name in MEMBERSHIP:
             answers = [q.answer for q in asked]
-            attacked_by = attacked(examiner, items[: len(asked)], scores[: len(asked)], answers, SETS[name])
+            attacked_by = score_attacks(
+                examiner, items[: len(asked)], scores[: len(asked)], answers, SETS[name]
+            )
             for attack, values in attacked_by.items():
                 for row, value in zip(rows, values, strict=True):
                     row |= {} if attack == "loss" else {attack: value}

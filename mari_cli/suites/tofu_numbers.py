@@ -26,8 +26,8 @@ from mari_cli.metrics.truth_ratio import (
     truth_ratio_of_forgotten,
     truth_ratio_of_known,
 )
+from mari_cli.suites.attacks import attacks_in, membership, privleak
 from mari_cli.suites.means import means
-from mari_cli.suites.membership import attacks_in, membership, privleak
 from mari_cli.suites.suite import Row, Summary
 from mari_cli.suites.tofu_metrics import MEMBERSHIP, METRICS, OFFERED, SUITE, UTILITY, VARIANTS
 

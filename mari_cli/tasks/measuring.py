@@ -14,7 +14,7 @@ from mari_cli.metrics.version import version_of
 from mari_cli.models.fingerprint import key_hash, weights_hash
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track, say
-from mari_cli.suites.attacked import with_reference
+from mari_cli.suites.attacks import with_reference
 from mari_cli.suites.benchmarks import OF_BENCHMARKS, benchmarks
 from mari_cli.suites.draws import seeds_of
 from mari_cli.suites.examiner import Examiner, items_hash
@@ -31,7 +31,7 @@ CODE = (
     "mari_cli.metrics.statistics",
     *(
         f"mari_cli.suites.{module}"
-        for module in ("standard", "scores", "generate", "gradients", "attacked", "membership", "finite")
+        for module in ("standard", "scores", "generate", "gradients", "attacks", "finite")
     ),
 )
 """The modules whose code turns what a model says into numbers, beside the metrics' own."""

@@ -12,7 +12,7 @@ from mari_cli import launch
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.membership import advantage_of, dkw_radius
 from mari_cli.metrics.statistics import How
-from mari_cli.suites.membership import privleak
+from mari_cli.suites.attacks import privleak
 from mari_cli.tasks.evaluate import evaluate
 from mari_cli.tasks.unlearn import unlearn
 

@@ -21,7 +21,7 @@ from mari_cli.models.device import choose_compute
 from mari_cli.models.load import load_model
 from mari_cli.models.tokenizer import train_tokenizer
 from mari_cli.progress import silent
-from mari_cli.suites.attacked import scored_text
+from mari_cli.suites.attacks import scored_text
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.muse import load
 from mari_cli.tasks.evaluate import evaluate

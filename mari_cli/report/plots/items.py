@@ -42,7 +42,7 @@ def scatter(runs: list[RunData]) -> Plot | None:
             for shared in (False, True):
                 chosen = [
                     (x, y)
-                    for x, y, fact in style.thinned(points)
+                    for x, y, fact in style.thin_out(points)
                     if (fact == "shared") is shared and math.isfinite(x + y)
                 ]
                 if chosen:
@@ -131,7 +131,7 @@ def _cumulative(axis: Axes, row: Row) -> None:
 
 def strips(runs: list[RunData]) -> Plot | None:
     """How the losses are distributed: forget records under each model, and unseen records beside them."""
-    rows = style.capped(comparison_rows(runs))
+    rows = style.limit_runs(comparison_rows(runs))
     bands: list[tuple[str, str, list[float]]] = []
     for row in rows:
         values = _nlls(row.run, row.role, "forget")
@@ -145,7 +145,7 @@ def strips(runs: list[RunData]) -> Plot | None:
     with style.draw_on(0.6 + 0.5 * len(bands)) as (figure, [axis]):
         for line, (_, colour, values) in enumerate(bands):
             ordered = sorted(values)
-            thin = style.thinned(ordered)
+            thin = style.thin_out(ordered)
             # the golden ratio fills a strip evenly without chance
             offsets = [0.56 * ((i * 0.6180339887498949) % 1 - 0.5) for i in range(len(thin))]
             axis.plot(
@@ -169,7 +169,7 @@ def strips(runs: list[RunData]) -> Plot | None:
         "Forgotten well means: spread like gold's and like unseen data. "
         "Stragglers on the left are still known; stragglers on the right are over-forgotten and stand out."
     )
-    return Plot(svg=svg, caption=style.and_capped(caption, runs))
+    return Plot(svg=svg, caption=style.note_limit(caption, runs))
 
 
 def _nlls(run: RunData, role: str, set: str) -> list[float]:

@@ -18,7 +18,7 @@ from mari_cli.suites.registry import headlines
 
 def glance(runs: list[RunData]) -> Plot | None:
     """Every key metric on one scale from 0 to 1: before, after, gold."""
-    rows = style.capped(comparison_rows(runs))
+    rows = style.limit_runs(comparison_rows(runs))
     shown = [name for name in headlines("glance") if not suite_of(name)]
     shares = [name for name in shown if (metric_of(name).low, metric_of(name).high) == (0, 1)]
     names = [name for name in shares if any(style.finite(row.estimate(name)) for row in results(rows))]
@@ -60,7 +60,7 @@ def glance(runs: list[RunData]) -> Plot | None:
         if any(row.role == "unlearned" for row in rows)
         else ""
     )
-    return Plot(svg=svg, caption=style.and_capped(caption, runs), legend=style.legend_of(rows))
+    return Plot(svg=svg, caption=style.note_limit(caption, runs), legend=style.legend_of(rows))
 
 
 def _band(axis: Axes, estimate: Estimate, line: float) -> None:
@@ -70,7 +70,7 @@ def _band(axis: Axes, estimate: Estimate, line: float) -> None:
 
 def marginal(runs: list[RunData]) -> Plot | None:
     """Marginal information of every model, and what a one-token detector can make of it."""
-    rows = style.capped(comparison_rows(runs))
+    rows = style.limit_runs(comparison_rows(runs))
     informed = [
         row
         for row in rows
@@ -126,12 +126,12 @@ def marginal(runs: list[RunData]) -> Plot | None:
         "the stroke the bound that follows from the pooled information (Fano), dashed: guessing. "
         "None of this speaks of whole answers."
     )
-    return Plot(svg=svg, caption=style.and_capped(caption, runs))
+    return Plot(svg=svg, caption=style.note_limit(caption, runs))
 
 
 def recall(runs: list[RunData]) -> Plot | None:
     """Share of facts told when asked: those stated nowhere else, and those retained documents state too."""
-    rows = style.capped(comparison_rows(runs))
+    rows = style.limit_runs(comparison_rows(runs))
     made = results(rows)
     names = [fact.name for fact in FACTS if any(style.finite(row.estimate(fact.name)) for row in made)]
     if not names:
@@ -175,4 +175,4 @@ def recall(runs: list[RunData]) -> Plot | None:
         if len(names) == 2
         else ""
     )
-    return Plot(svg=svg, caption=style.and_capped(caption, runs))
+    return Plot(svg=svg, caption=style.note_limit(caption, runs))

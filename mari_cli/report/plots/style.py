@@ -208,13 +208,13 @@ def finite(estimate: Estimate | None) -> Estimate | None:
     return estimate if estimate is not None and math.isfinite(estimate.value) else None
 
 
-def capped(rows: list[Row]) -> list[Row]:
+def limit_runs(rows: list[Row]) -> list[Row]:
     """As many runs as there are colours, so that no two look alike."""
     kept = {id(row) for row in results(rows)[:RUN_COLOURS]}
     return [row for row in rows if row.role in ("target", "gold") or id(row) in kept]
 
 
-def and_capped(caption: str, runs: list[RunData]) -> str:
+def note_limit(caption: str, runs: list[RunData]) -> str:
     count = len(results(comparison_rows(runs)))
     more = f" The first {RUN_COLOURS} of {count} runs are drawn." if count > RUN_COLOURS else ""
     return caption.strip() + more
@@ -231,7 +231,7 @@ def first_seed(row: Row) -> str:
 
 def shares_up_to(axis: Axes, ordered: Sequence[float], colour: str, width: float) -> None:
     """Share of the values with at most that value."""
-    kept = thinned(range(len(ordered)), 200)
+    kept = thin_out(range(len(ordered)), 200)
     shares = [(i + 1) / len(ordered) for i in kept]
     axis.step([ordered[i] for i in kept], shares, where="post", color=COLOURS[colour], linewidth=width)
     log_scale(axis, "x")
@@ -239,7 +239,7 @@ def shares_up_to(axis: Axes, ordered: Sequence[float], colour: str, width: float
     plain_numbers(axis, "y")
 
 
-def thinned(values: Sequence[_Value], most: int = MOST_POINTS) -> list[_Value]:
+def thin_out(values: Sequence[_Value], most: int = MOST_POINTS) -> list[_Value]:
     """At most so many, evenly spaced: the same ones every time."""
     return list(values) if len(values) <= most else [values[i * len(values) // most] for i in range(most)]
 

@@ -18,7 +18,7 @@ from mari_cli.report.read import RunData
 
 def truth_ratios(runs: list[RunData]) -> Plot | None:
     """How the forget items' truth ratios are distributed, and how far from gold's: the KS distance D."""
-    rows = style.capped(comparison_rows(runs))
+    rows = style.limit_runs(comparison_rows(runs))
     suites = sorted({item.suite for row in rows for item in row.run.items if item.suite and _ratio(item)})
     shown = [(suite, row, values) for suite in suites for row in rows if (values := _ratios(row, suite))]
     if not shown:
@@ -45,7 +45,7 @@ def truth_ratios(runs: list[RunData]) -> Plot | None:
         else "Without a gold model there is no curve to lie on, and no forget quality."
     )
     return Plot(
-        svg=svg, caption=style.and_capped(caption, runs), legend=style.legend_of([row for _, row, _ in shown])
+        svg=svg, caption=style.note_limit(caption, runs), legend=style.legend_of([row for _, row, _ in shown])
     )
 
 
@@ -90,7 +90,7 @@ def _distance(
 
 def roc(runs: list[RunData]) -> Plot | None:
     """What each membership attack makes of each model: forget items found against unseen ones accused."""
-    rows = style.capped(comparison_rows(runs))
+    rows = style.limit_runs(comparison_rows(runs))
     asked = list(dict.fromkeys((item.suite, item.set) for row in rows for item in row.run.items))
     panels: dict[str | None, dict[str, list[tuple[Row, list[float], list[float]]]]] = {}
     for suite, set in asked:
@@ -118,7 +118,7 @@ def roc(runs: list[RunData]) -> Plot | None:
             for row, forget, holdout in curves:
                 labels = [1] * len(forget) + [0] * len(holdout)
                 accused, found, _ = roc_curve(labels, [*forget, *holdout])
-                kept = [*style.thinned(range(len(found)), 150), len(found) - 1]
+                kept = [*style.thin_out(range(len(found)), 150), len(found) - 1]
                 axis.step(
                     [accused[i] for i in kept],
                     [found[i] for i in kept],
@@ -141,7 +141,7 @@ def roc(runs: list[RunData]) -> Plot | None:
         "below it they stand out by looking less so than unseen ones."
     )
     legend = style.legend_of(list(drawn.values()))
-    return Plot(svg=svg, caption=style.and_capped(caption, runs), legend=legend)
+    return Plot(svg=svg, caption=style.note_limit(caption, runs), legend=legend)
 
 
 def _scores(row: Row, suite: str | None, set: str, attack: str) -> list[float]:

@@ -21,7 +21,7 @@ _TERM_WORDS = {
 
 def loss_curves(runs: list[RunData]) -> Plot | None:
     """Every term of the loss by step; the total too, where the runs minimise the same one."""
-    rows = style.capped(comparison_rows(runs))
+    rows = style.limit_runs(comparison_rows(runs))
     drawn = [row for row in results(rows) if any(run.train_rows for run in row.runs)]
     if not drawn:
         return None
@@ -59,12 +59,12 @@ def loss_curves(runs: list[RunData]) -> Plot | None:
     if not same:
         caption += " The totals of different losses are not comparable and are not drawn."
     legend = style.legend_of(drawn) if len(drawn) > 1 else []
-    return Plot(svg=svg, caption=style.and_capped(caption, runs), legend=legend)
+    return Plot(svg=svg, caption=style.note_limit(caption, runs), legend=legend)
 
 
 def trajectory(runs: list[RunData]) -> Plot | None:
     """What was forgotten against what was retained, on the way: one line a run."""
-    rows = style.capped(comparison_rows(runs))
+    rows = style.limit_runs(comparison_rows(runs))
     y_name = next(name for name in judged("kept") if "followed" in metric_of(name).views)
     forgotten = (name for name in judged("forgotten") if "followed" in metric_of(name).views)
     every_run = [run for row in results(rows) for run in row.runs]
@@ -114,7 +114,7 @@ def trajectory(runs: list[RunData]) -> Plot | None:
         "Evaluations during training look at a sample of each corpus, "
         "the marks of before and gold at all of it."
     )
-    return Plot(svg=svg, caption=style.and_capped(caption, runs), legend=style.legend_of(rows))
+    return Plot(svg=svg, caption=style.note_limit(caption, runs), legend=style.legend_of(rows))
 
 
 def _path(run: RunData, x_name: str, y_name: str) -> list[tuple[float, float, float]]:
