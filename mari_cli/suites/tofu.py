@@ -76,10 +76,8 @@ class Tofu:
             rows.append(row)
         if name in MEMBERSHIP:
             answers = [q.answer for q in asked]
-            attacked_by = score_attacks(
-                examiner, items[: len(asked)], scores[: len(asked)], answers, SETS[name]
-            )
-            for attack, values in attacked_by.items():
+            of_answers = items[: len(asked)], scores[: len(asked)]
+            for attack, values in score_attacks(examiner, *of_answers, answers, SETS[name]).items():
                 for row, value in zip(rows, values, strict=True):
                     row |= {} if attack == "loss" else {attack: value}
         if config.generate and name != HOLDOUT:

@@ -79,6 +79,18 @@ def test_what_items_do_not_give_says_why(name):
     assert not isinstance(aggregate, Aggregation) or (aggregate.sets and aggregate.columns)
 
 
+def test_no_entry_has_the_reason_of_another_by_mistake():
+    """Entries are made from one another by `replace`, which keeps what nobody sets anew."""
+    by_reason: dict[str, set[str]] = {}
+    for entry in METRICS.values():
+        if isinstance(entry.aggregate, ByIntervals):
+            by_reason.setdefault(entry.aggregate.reason, set()).add(entry.name)
+    [of_tests] = [names for reason, names in by_reason.items() if reason.startswith("p-values")]
+    assert of_tests == {name for name, entry in METRICS.items() if entry.is_test}
+    [dkw] = [names for reason, names in by_reason.items() if "DKW" in reason]
+    assert all(name.endswith("worst_threshold_advantage") for name in dkw)
+
+
 def test_no_two_headlines_or_terms_of_the_distance_have_one_place():
     corpora = [entry for entry in METRICS.values() if not entry.name.startswith("benchmark/")]
     for places in ([e.headline for e in corpora], [e.distance_term for e in corpora]):
