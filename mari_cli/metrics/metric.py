@@ -59,6 +59,8 @@ class Metric:
     past_gold: PastGold | None = None
     chance: float | None = None
     """What guessing gives."""
+    elsewhere: tuple[str, ...] = ()
+    """Names of the same mean in OpenUnlearning's logs."""
 
     @property
     def version(self) -> str:

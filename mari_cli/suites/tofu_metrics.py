@@ -14,7 +14,7 @@ from mari_cli.metrics.aggregation import (
     mean_of,
 )
 from mari_cli.metrics.generation import NO_WORDS
-from mari_cli.metrics.membership import LOSS, membership_metrics
+from mari_cli.metrics.membership import ATTACKS, LOSS, membership_metrics
 from mari_cli.metrics.memorization import EXACT_MEMORIZATION, EXTRACTION_STRENGTH
 from mari_cli.metrics.metric import Direction, Metric
 
@@ -29,6 +29,8 @@ _SETS = {
     "facts": "TOFU world facts'",
 }
 """TOFU's sets of questions and the words before a label."""
+PREFIXES = {"forget": "forget", "retain": "retain", "authors": "ra", "facts": "wf"}
+"""What OpenUnlearning's metrics of a set begin with."""
 UTILITY = ("retain", "authors", "facts")
 """Model utility is of these."""
 OFFERED = ("authors", "facts")
@@ -126,6 +128,7 @@ def _tofu() -> Iterator[Metric]:
         "the same until a model collapses",
         source="OpenUnlearning; of its logs alone",
         degenerate=f"1 when all ratios are the same; {gold}",
+        elsewhere=("forget_quality",),
     )
     later = replace(share, source="TOFU's later code; not its published numbers")
     theirs = replace(share, source="OpenUnlearning; of its logs alone")
@@ -158,6 +161,7 @@ def _tofu() -> Iterator[Metric]:
             direction=direction,
             description=f"mean over items of {answers}, p = exp(-mean token loss)",
             aggregate=_mean(PROBABILITY, name),
+            elsewhere=(f"{PREFIXES[name]}_Q_A_Prob" + ("_normalised" if name in OFFERED else ""),),
             **_shown(
                 name,
                 250,
@@ -187,6 +191,7 @@ def _tofu() -> Iterator[Metric]:
                 source="TOFU, Maini et al. 2024; rouge-score",
                 degenerate=NO_WORDS,
                 aggregate=_mean(column, name),
+                elsewhere=(f"{PREFIXES[name]}_Q_A_ROUGE",) if kind == "L" else (),
                 **(_shown(name, 260, told, "ROUGE-L recall") if kind == "L" else {}),
             )
         told = "Forget questions: truth ratio (1: true and wrong answers as likely)"
@@ -201,6 +206,9 @@ def _tofu() -> Iterator[Metric]:
                 description=f"mean over items of {form}, r = p(wrong answers, {mean}) / {below}, "
                 "p of one answer = exp(-mean token loss)",
                 aggregate=_mean(_truth_ratio(variant), name),
+                elsewhere=()
+                if variant
+                else tuple(f"{PREFIXES[name]}_{t}ruth_{r}atio" for t, r in ("TR", "tr")),
                 **({} if variant else _shown(name, 270, told, "truth ratio")),
             )
     for metric in OF_TOKENS:
@@ -220,11 +228,14 @@ def _tofu() -> Iterator[Metric]:
             description=f"{entry.description}; as OpenUnlearning's log has it, without the EOS",
             source="OpenUnlearning",
             aggregate=_mean(Column(f"{metric.name}{OPEN_UNLEARNING}"), "forget"),
+            elsewhere=(metric.name,),
         )
     for metric in membership_metrics(SUITE, MEMBERSHIP, suite=SUITE, words="TOFU "):
         told = "Telling forget questions from unseen ones by the loss (AUC, 0.5 is guessing)"
-        its_loss = metric.name == f"tofu/{LOSS}_auc"
-        yield replace(metric, **_shown("forget", 280, told, "detectability")) if its_loss else metric
+        bare = metric.name.removeprefix(f"{SUITE}/")
+        known = {f"{attack}_auc": f"mia_{attack}" for attack in ATTACKS} | {"privleak": "privleak"}
+        shown = _shown("forget", 280, told, "detectability") if bare == f"{LOSS}_auc" else {}
+        yield replace(metric, elsewhere=(known[bare],) if bare in known else (), **shown)
     for metric in _of_overall(share):
         yield metric
         yield replace(
@@ -292,6 +303,7 @@ _UTILITY_SHOWN: dict[str, Any] = {
     "distance_term": 11,
     "headline": 240,
     "says": "Retained questions, real authors and world facts: model utility",
+    "elsewhere": ("model_utility",),
 }
 
 
