@@ -26,7 +26,7 @@ _COLUMNS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class ItemCell:
     text: str
     order: float | str
     """What a column is sorted by."""
@@ -37,7 +37,7 @@ class ItemTable:
     name: str
     """Of the set, after its suite's."""
     columns: list[str]
-    rows: list[list[Cell]]
+    rows: list[list[ItemCell]]
     total: int
     """Items there are."""
     order: str
@@ -77,7 +77,7 @@ def _table(row: Row, suite: str | None, set: str) -> ItemTable:
     rows = []
     for place, item in now.items():
         apart = _apart(item, beside.get(place), main)
-        cells = [Cell(text=str(place), order=place), _word((item.key or "")[:8])]
+        cells = [ItemCell(text=str(place), order=place), _word((item.key or "")[:8])]
         cells += [_word(item.fact or "")] if facts else []
         cells += [_value(before.get(place), main)] if before else []
         cells += [_value(item, main)]
@@ -114,14 +114,14 @@ def _place(value: float | None, sign: int) -> float:
     return sign * value if value is not None and math.isfinite(value) else math.inf
 
 
-def _value(item: ItemValues | None, name: str) -> Cell:
+def _value(item: ItemValues | None, name: str) -> ItemCell:
     return _cell(None if item is None else item.values.get(name))
 
 
-def _cell(value: float | None, *, signed: bool = False) -> Cell:
+def _cell(value: float | None, *, signed: bool = False) -> ItemCell:
     if value is None:
-        return Cell(text="–", order=math.inf)
-    return Cell(text=_short(value, signed), order=value if math.isfinite(value) else math.inf)
+        return ItemCell(text="–", order=math.inf)
+    return ItemCell(text=_short(value, signed), order=value if math.isfinite(value) else math.inf)
 
 
 def _short(value: float, signed: bool) -> str:
@@ -130,5 +130,5 @@ def _short(value: float, signed: bool) -> str:
     return f"{value:.0f}" if whole else number(value, signed=signed)
 
 
-def _word(text: str) -> Cell:
-    return Cell(text=text, order=text)
+def _word(text: str) -> ItemCell:
+    return ItemCell(text=text, order=text)

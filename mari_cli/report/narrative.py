@@ -7,7 +7,6 @@ loss above gold's is over-forgetting; a bound for one token says nothing of a wh
 import math
 from dataclasses import dataclass, field
 
-from mari_cli.errors import counted
 from mari_cli.metrics.corpora import suite_of
 from mari_cli.metrics.difference import difference_of_estimates
 from mari_cli.metrics.estimate import Estimate, OverSeeds
@@ -24,8 +23,15 @@ from mari_cli.report.comparison import (
     unshared,
 )
 from mari_cli.report.format import duration, interval, listed, number, percent
-from mari_cli.report.gold_distance import differing_distances, distance, distances, drift, in_short
+from mari_cli.report.gold_distance import differing_distances, distance, distances, drift
 from mari_cli.report.read import RunData
+from mari_cli.report.verdict import (
+    decisive,
+    guesses,
+    headline,
+    headline_of_model,
+    headline_of_several,
+)
 from mari_cli.suites.registry import judged
 
 
@@ -62,20 +68,20 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class Narrative:
     headline: str
     warnings: list[str]
     claims: list[Claim]
     bound: Claim
 
 
-def summarise(runs: list[RunData]) -> Summary:
+def summarise(runs: list[RunData]) -> Narrative:
     rows = comparison_rows(runs)
     made = results(rows)
     if len(made) != 1:
-        head, claims = _headline_of_several(made), _claims_of_several(made)
+        head, claims = headline_of_several(made), _claims_of_several(made)
     elif made[0].role == "model":
-        head, claims = _headline_of_model(made[0]), _claims_of_model(made[0])
+        head, claims = headline_of_model(made[0]), _claims_of_model(made[0])
     else:
         head = headline(made[0])
         claims = [
@@ -85,128 +91,13 @@ def summarise(runs: list[RunData]) -> Summary:
             _kept(made[0]),
             *_by_suite(made[0]),
         ]
-    return Summary(headline=head, warnings=_warnings(rows, runs), claims=claims, bound=_bound(made, rows))
+    return Narrative(headline=head, warnings=_warnings(rows, runs), claims=claims, bound=_bound(made, rows))
 
 
 def confidence(runs: list[RunData]) -> str:
     """What the intervals cover, as `95 %`."""
     levels = {run.setting("metrics.confidence") for run in runs} - {None}
     return f"{100 * float(levels.pop()):g} %" if len(levels) == 1 else "95 %" if not levels else "stated"
-
-
-# -- one run ---------------------------------------------------------------------------------------
-
-
-def headline(row: Row) -> str:
-    """One sentence on forgetting, one on what was kept, and the distance to gold where it is known."""
-    return " ".join(filter(None, [verdict(row), _verdict_kept(row), in_short(row)]))
-
-
-def verdict(row: Row) -> str:
-    """Forgotten or not, measured against gold; no verdict without one."""
-    if all(run.training and run.training.kept_step == 0 for run in row.runs):
-        return "Nothing was forgotten: no later step was fit to keep, so the model is the one from before."
-    if row.gold is None:
-        return (
-            "No gold model was measured, so this report says what changed, "
-            "not whether the data was forgotten."
-            if row.role == "unlearned"
-            else ""
-        )
-    names = _decisive(row)
-    broken = [name for name in names if not _finite(row, name)]
-    if broken:
-        return (
-            "The measurement is broken: on the forget data, "
-            f"{_labels(broken)} {_is(broken)} not a finite number."
-        )
-    standings = {name: where for name in names if (where := row.standing(name)) is not None}
-    if not standings:
-        return "There are no intervals to judge the distance to the gold model by."
-    short = [name for name, where in standings.items() if where in (Standing.short, Standing.away)]
-    past = [name for name, where in standings.items() if where is Standing.past]
-    off = [name for name, where in standings.items() if where is Standing.off]
-    everything = f"the {_COUNTS[len(standings)]} below"
-    if short and past:
-        return (
-            "Forgotten unevenly: on the forget data, "
-            f"{_labels(short)} {_is(short)} still short of the gold model's, "
-            f"while {_labels(past)} went past it."
-        )
-    if len(short) == len(standings):
-        verb = "is" if len(short) == 1 else "are all"
-        return f"Not forgotten: {everything} {verb} still short of the gold model's."
-    if short:
-        return (
-            "Not fully forgotten: on the forget data, "
-            f"{_labels(short)} {_is(short)} still short of the gold model's."
-        )
-    if past:
-        return f"Over-forgotten: on the forget data, {_labels(past)} went past the gold model's."
-    if off:
-        return f"Not as the gold model: on the forget data, {_labels(off)} {_differ(off)} from gold's."
-    if row.target and all(
-        (apart := row.before_from_gold(name)) is not None and apart.separable is False
-        for name in standings
-        if name in row.target.metrics
-    ):
-        return (
-            "The model was like one that never saw the forget data before already: "
-            "there was nothing to forget that these measures could show."
-        )
-    if len(standings) == 1:
-        return (
-            f"On the forget data, {everything} does not tell the model from one that never saw it."
-            + _too_few(row, list(standings))
-        )
-    return f"On the forget data, none of {everything} tells the model from one that never saw it." + _too_few(
-        row, list(standings)
-    )
-
-
-FEW = 30
-
-
-def _too_few(row: Row, names: list[str]) -> str:
-    """How little it means that nothing was found."""
-    fewest = min(found.n for name in names if (found := row.estimate(name)))
-    return (
-        f" With as few as {counted(fewest, 'item')} only a large difference could show."
-        if fewest < FEW
-        else ""
-    )
-
-
-_COUNTS = {
-    1: "one measure",
-    2: "two measures",
-    3: "three measures",
-    4: "four measures",
-    5: "five measures",
-    6: "six measures",
-    7: "seven measures",
-    8: "eight measures",
-    9: "nine measures",
-}
-
-
-def _decisive(row: Row) -> list[str]:
-    """What decides whether the data is forgotten: the corpora's own measures, else the suites'."""
-    own = [name for name in judged("forgotten") if row.estimate(name)]
-    return own or [name for name in judged("forgotten", suites=True) if row.estimate(name)]
-
-
-def _verdict_kept(row: Row) -> str:
-    changes = {name: row.change(name) for name in judged("kept") if not _guesses(row, name)}
-    worse = [name for name, what in changes.items() if what is Change.worse]
-    kept = [name for name, what in changes.items() if what in (Change.kept, Change.better)]
-    if worse:
-        return f"The price: {_labels(worse)} got worse."
-    return (
-        f"What was to be kept was kept: {_labels(kept)} {_is(kept)} not measurably worse than before."
-        if kept
-        else ""
-    )
 
 
 def _was_known(row: Row) -> Claim:
@@ -234,13 +125,6 @@ def _was_known(row: Row) -> Claim:
     return Claim(
         heading="What was to be forgotten", sentences=[sentence for sentence in sentences if sentence]
     )
-
-
-def _guesses(row: Row, name: str) -> bool:
-    """Whether the model was at chance before: then the metric cannot show a loss."""
-    before = row.target.metrics.get(name) if row.target else None
-    guess = metric_of(name).chance
-    return guess is not None and before is not None and _contains(before, guess)
 
 
 def _how(row: Row) -> str:
@@ -302,7 +186,7 @@ def _measure(row: Row, name: str) -> Measure | None:
     read = row.standing(name) if metric.role == "forgotten" else row.change(name)
     reading, tone = _READS[read] if read else ("", "")
     note = ""
-    if _guesses(row, name):
+    if guesses(row, name):
         reading, tone, note = "", "", "The model guessed before already, so this cannot show a loss."
     elif read is Standing.past and gold and (told := metric.past_gold):
         side = "above" if here.value > gold.value else "below"
@@ -413,14 +297,6 @@ def _bound(made: list[Row], rows: list[Row]) -> Claim:
 # -- a run without unlearning, several runs --------------------------------------------------------
 
 
-def _headline_of_model(row: Row) -> str:
-    verb = "trained" if row.run.task == "finetune" else "measured"
-    if row.gold is not None and _decisive(row):
-        return f"One model was {verb} beside a gold model; nothing was unlearned here. {verdict(row)}"
-    unknown = " Without a gold model these figures do not say whether anything is forgotten."
-    return f"One model was {verb}; nothing was unlearned.{unknown if _decisive(row) else ''}"
-
-
 def _claims_of_model(row: Row) -> list[Claim]:
     measures = [
         measure for name in (*judged("forgotten"), *judged("kept")) if (measure := _measure(row, name))
@@ -444,50 +320,11 @@ def _by_suite(row: Row) -> list[Claim]:
     ]
 
 
-def _headline_of_several(made: list[Row]) -> str:
-    unlearned = [row for row in made if row.role == "unlearned"]
-    if not any(row.gold for row in unlearned):
-        return (
-            f"{_several(made)} side by side. "
-            "No gold model was measured, so they can be read against before only."
-            if unlearned
-            else f"{len(made)} models side by side; nothing was unlearned."
-        )
-    good = [row.label for row in unlearned if _all_well(row)]
-    if not good:
-        return (
-            f"{_several(made)} side by side: "
-            "none of them both matches the gold model on the forget data and keeps the rest."
-        )
-    noun = "matches" if len(good) == 1 else "match"
-    keeps = "keeps" if len(good) == 1 else "keep"
-    return (
-        f"{_several(made)} side by side: "
-        f"{listed(good)} {noun} the gold model on the forget data within the intervals and {keeps} the rest."
-    )
-
-
-def _several(made: list[Row]) -> str:
-    """A method of several seeds is several runs."""
-    return f"{len(made)} {'methods' if any(row.seeds for row in made) else 'runs'}"
-
-
-def _all_well(row: Row) -> bool:
-    standings = [row.standing(name) for name in judged("forgotten") if row.estimate(name)]
-    changes = [row.change(name) for name in judged("kept") if row.estimate(name)]
-    return (
-        bool(standings)
-        and bool(changes)
-        and all(where is Standing.at for where in standings)
-        and all(what in (Change.kept, Change.better) for what in changes)
-    )
-
-
 MOST_SENTENCES = 12
 
 
 def _claims_of_several(made: list[Row]) -> list[Claim]:
-    unlearned = [row for row in made if row.role == "unlearned" or (row.gold and _decisive(row))]
+    unlearned = [row for row in made if row.role == "unlearned" or (row.gold and decisive(row))]
     if not unlearned:
         return []
     sentences = []
@@ -542,18 +379,6 @@ def _warnings(rows: list[Row], runs: list[RunData]) -> list[str]:
     return warnings
 
 
-def _finite(row: Row, name: str) -> bool:
-    return all(
-        math.isfinite(value.value)
-        for value in (row.estimate(name), row.gold.metrics.get(name) if row.gold else None)
-        if value
-    )
-
-
-def _contains(estimate: Estimate, value: float) -> bool:
-    return estimate.low is not None and estimate.high is not None and estimate.low <= value <= estimate.high
-
-
 def _bound_of(row: Row) -> float:
     estimate = row.estimate("marginal/fano_accuracy_bound")
     assert estimate
@@ -563,18 +388,6 @@ def _bound_of(row: Row) -> float:
 def _fine(share: float) -> str:
     """Accuracies near one half need a decimal."""
     return f"{100 * share:.1f} %" if math.isfinite(share) else number(share)
-
-
-def _labels(names: list[str]) -> str:
-    return listed([metric_of(name).short or metric_of(name).label for name in names])
-
-
-def _is(names: list[str]) -> str:
-    return "is" if len(names) == 1 else "are"
-
-
-def _differ(names: list[str]) -> str:
-    return "differs" if len(names) == 1 else "differ"
 
 
 def _model_name(run: RunData) -> str:

@@ -10,7 +10,7 @@ from mari_cli.metrics.metric import Direction, Metric, View
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class Known:
     """A task or group of lm_eval, as far as it is known here. Its name stands for its metric ``main``."""
 
     label: str
@@ -22,50 +22,46 @@ class Benchmark:
     """None: that of the metric."""
 
 
-def _mmlu(part: str, subjects: str) -> Benchmark:
-    return Benchmark(
-        f"MMLU{part}", "acc", 0.25, f"four-choice questions of {subjects}", "Hendrycks et al. 2021"
-    )
+def _mmlu(part: str, subjects: str) -> Known:
+    return Known(f"MMLU{part}", "acc", 0.25, f"four-choice questions of {subjects}", "Hendrycks et al. 2021")
 
 
-def _wmdp(part: str, subject: str) -> Benchmark:
+def _wmdp(part: str, subject: str) -> Known:
     asks = f"four-choice questions whose answers {subject}"
-    return Benchmark(f"WMDP{part}", "acc", 0.25, asks, "Li et al. 2024", "down")
+    return Known(f"WMDP{part}", "acc", 0.25, asks, "Li et al. 2024", "down")
 
 
-BENCHMARKS: dict[str, Benchmark] = {
+BENCHMARKS: dict[str, Known] = {
     "mmlu": _mmlu("", "57 subjects"),
     "mmlu_stem": _mmlu(" STEM", "its sciences and mathematics"),
     "mmlu_humanities": _mmlu(" humanities", "its humanities"),
     "mmlu_social_sciences": _mmlu(" social sciences", "its social sciences"),
     "mmlu_other": _mmlu(" other", "its other subjects"),
     "mmlu_sample": _mmlu(" (sample)", "57 subjects: the 281 development questions that lm_eval carries"),
-    "arc_easy": Benchmark(
-        "ARC-Easy", "acc", 0.25, "school science of mostly four choices", "Clark et al. 2018"
-    ),
-    "arc_challenge": Benchmark(
+    "arc_easy": Known("ARC-Easy", "acc", 0.25, "school science of mostly four choices", "Clark et al. 2018"),
+    "arc_challenge": Known(
         "ARC-Challenge",
         "acc_norm",
         0.25,
         "harder school science",
         "Clark et al. 2018",
     ),
-    "piqa": Benchmark("PIQA", "acc", 0.5, "which of two ways reaches an everyday goal", "Bisk et al. 2020"),
-    "hellaswag": Benchmark(
+    "piqa": Known("PIQA", "acc", 0.5, "which of two ways reaches an everyday goal", "Bisk et al. 2020"),
+    "hellaswag": Known(
         "HellaSwag", "acc_norm", 0.25, "which of four endings a short text has", "Zellers et al. 2019"
     ),
-    "winogrande": Benchmark(
+    "winogrande": Known(
         "WinoGrande", "acc", 0.5, "which of two nouns a sentence means", "Sakaguchi et al. 2020"
     ),
-    "openbookqa": Benchmark(
+    "openbookqa": Known(
         "OpenBookQA", "acc_norm", 0.25, "four-choice questions of elementary science", "Mihaylov et al. 2018"
     ),
-    "sciq": Benchmark("SciQ", "acc", 0.25, "four-choice questions of science", "Welbl et al. 2017"),
-    "boolq": Benchmark("BoolQ", "acc", 0.5, "yes or no, after a passage", "Clark et al. 2019"),
-    "lambada_openai": Benchmark(
+    "sciq": Known("SciQ", "acc", 0.25, "four-choice questions of science", "Welbl et al. 2017"),
+    "boolq": Known("BoolQ", "acc", 0.5, "yes or no, after a passage", "Clark et al. 2019"),
+    "lambada_openai": Known(
         "LAMBADA", "acc", None, "the last word of a passage", "Paperno et al. 2016, OpenAI's version"
     ),
-    "wikitext": Benchmark(
+    "wikitext": Known(
         "WikiText", "word_perplexity", None, "Wikipedia articles, document by document", "Merity et al. 2017"
     ),
     "wmdp": _wmdp("", "help to do harm: biology, cybersecurity, chemistry"),
@@ -123,7 +119,7 @@ SUFFIX = "|".join(sorted(_JUDGED, key=len, reverse=True))
 
 def of_benchmark(task: str, metric: str | None) -> Metric:
     """``metric`` None: the main one of a task of which no more is known than its name."""
-    unknown = Benchmark(task, metric or "", None, f"what lm_eval's `{task}` asks", "lm_eval")
+    unknown = Known(task, metric or "", None, f"what lm_eval's `{task}` asks", "lm_eval")
     known = BENCHMARKS.get(task, unknown)
     is_main = metric is None or (task in BENCHMARKS and metric == known.main)
     name = f"benchmark/{task}" if is_main else f"benchmark/{task}_{metric}"
