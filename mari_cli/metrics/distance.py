@@ -76,9 +76,7 @@ def entering(target: Sequence[ItemValues], gold: Sequence[ItemValues], how: How,
         if before is None or best is None:
             left_out[name] = NOT_MEASURED
         elif metric.direction == "gold":
-            apart = paired_difference(
-                before, best, resamples=how.resamples, confidence=how.confidence, seed=how.seed
-            )
+            apart = paired_difference(before, best, how)
             if apart.separable:
                 forget.append(name)
             else:

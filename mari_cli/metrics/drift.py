@@ -32,8 +32,6 @@ def drifts(models: Mapping[str, Sequence[ItemValues]], how: How) -> dict[str, di
             own = take_apart(metric, items)
             if own is None or theirs is None:
                 continue
-            apart = paired_difference(
-                own, theirs, resamples=how.resamples, confidence=how.confidence, seed=how.seed
-            )
+            apart = paired_difference(own, theirs, how)
             found[role][name] = Estimate(value=apart.value, n=apart.n, low=apart.low, high=apart.high)
     return found

@@ -152,12 +152,11 @@ def _of_models(metric: str, a: Side, b: Side) -> Difference | None:
         assert estimate
         if not math.isclose(whole.value, estimate.value, rel_tol=1e-6, abs_tol=1e-9):
             return difference_of_estimates(estimates[0], estimates[1])  # not made of these items as we think
-    return paired_difference(
-        taken_apart[0],
-        taken_apart[1],
-        resamples=int(ours.setting("metrics.bootstrap") or 1000),
-        confidence=confidence_of((ours, theirs)),
-    )
+    return paired_difference(taken_apart[0], taken_apart[1], _how(ours, theirs))
+
+
+def _how(ours: RunData, theirs: RunData) -> How:
+    return How(int(ours.setting("metrics.bootstrap") or 1000), confidence_of((ours, theirs)))
 
 
 def _of_distances(metric: str, a: Side, b: Side) -> Difference | None:
@@ -167,12 +166,11 @@ def _of_distances(metric: str, a: Side, b: Side) -> Difference | None:
         return None
     asked = (a.role, theirs.path, b.role)
     if asked not in ours.distances:
-        how = How(int(ours.setting("metrics.bootstrap") or 1000), confidence_of((ours, theirs)))
         ours.distances[asked] = difference_of_distances(
             (a.role, {role: ours.items_of(role) for role in ours.models}),
             (b.role, {role: theirs.items_of(role) for role in theirs.models}),
             ours.entered,
-            how,
+            _how(ours, theirs),
             METRICS,
         )
     return ours.distances[asked].get(metric)

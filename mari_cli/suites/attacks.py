@@ -4,7 +4,6 @@ A score is higher where an item looks more trained on (`metrics.membership`), wh
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mari_cli.metrics import membership as attack_scores
@@ -35,8 +34,8 @@ def membership(forget: Attacks, holdout: Attacks, how: How, *, group: str = "pri
     metrics = {}
     for attack in [attack for attack in forget if attack in holdout]:
         sides = forget[attack], holdout[attack]
-        metrics[f"{group}/{attack}_auc"] = auc_estimate(*sides, **asdict(how))
-        metrics[f"{group}/{attack}_tpr_at_1_fpr"] = tpr_at_fpr_estimate(*sides, max_fpr=0.01, **asdict(how))
+        metrics[f"{group}/{attack}_auc"] = auc_estimate(*sides, how)
+        metrics[f"{group}/{attack}_tpr_at_1_fpr"] = tpr_at_fpr_estimate(*sides, how, max_fpr=0.01)
         metrics[f"{group}/{advantage_of(attack)}"] = advantage_estimate(*sides, confidence=how.confidence)
     return metrics
 
@@ -66,7 +65,7 @@ def privleak(
                 "more trained on than the holdout data (AUC 1), so the holdout is not like it"
             ],
         )
-    return Summary({name: privleak_estimate(*sets, *gold, **asdict(how))})
+    return Summary({name: privleak_estimate(sets[0], sets[1], gold[0], gold[1], how)})
 
 
 def score_attacks(

@@ -19,7 +19,7 @@ from mari_cli import distributed, runs, sealed
 from mari_cli.config import MetricsConfig
 from mari_cli.errors import UserError
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.statistics import perplexity_estimate, proportion_estimate, ratio_estimate
+from mari_cli.metrics.statistics import How, perplexity_estimate, proportion_estimate, ratio_estimate
 from mari_cli.metrics.version import version_of
 from mari_cli.models.fingerprint import key_hash
 from mari_cli.progress import Track, say
@@ -432,7 +432,5 @@ def _of_text(key: str, judged: Judged, rows: Sequence[Row], examiner: Examiner) 
     if metric == "bits_per_byte":
         losses = [nats / math.log(2) for nats in losses]
     make = ratio_estimate if metric == "bits_per_byte" else perplexity_estimate
-    interval = make(
-        losses, amounts, resamples=config.bootstrap, confidence=config.confidence, seed=examiner.seed
-    )
+    interval = make(losses, amounts, How(config.bootstrap, config.confidence, examiner.seed))
     return Estimate(value=judged.value, n=len(rows), low=interval.low, high=interval.high)

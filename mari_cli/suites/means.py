@@ -1,7 +1,6 @@
 """Metrics of a suite that are means over the items of one set, each as its entry says."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 
 from mari_cli.metrics.aggregation import Aggregation, mean
 from mari_cli.metrics.estimate import Estimate
@@ -28,5 +27,5 @@ def means(metrics: Iterable[Metric], rows: Sequence[Row], how: How) -> dict[str,
         except KeyError:
             continue
         if values:
-            found[metric.name] = mean_estimate(values, **asdict(how))
+            found[metric.name] = mean_estimate(values, how)
     return found

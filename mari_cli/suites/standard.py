@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from mari_cli import distributed
@@ -126,7 +126,7 @@ def measure(examiner: Examiner, corpora: Corpora) -> Measured:
     for role, scored in scores.items():
         for name, made in _of_answers(role).items():
             columns = [scored.column(column.name) for column in made.columns]
-            metrics[name] = _ESTIMATES[made.combine](*columns, **asdict(how))
+            metrics[name] = _ESTIMATES[made.combine](*columns, how)
         for i, item in enumerate(scored.items):
             row = _row(role, i, corpora[role], item)
             row["item"] = places[role][i]  # in the whole corpus: models are compared item by item
@@ -257,10 +257,10 @@ def _generate(
             if record.fact is not None and record.value is not None:
                 row["recalled"] = int(recalled(generated, record.value))
                 recalls.setdefault(record.fact, []).append(float(row["recalled"]))
-        metrics[f"{role}/verbatim_rouge_l"] = statistics.mean_estimate(rouge, **asdict(how))
+        metrics[f"{role}/verbatim_rouge_l"] = statistics.mean_estimate(rouge, how)
         if role == "forget":
             metrics |= {
-                f"facts/{fact}_recall": statistics.mean_estimate(values, **asdict(how))
+                f"facts/{fact}_recall": statistics.mean_estimate(values, how)
                 for fact, values in sorted(recalls.items())
             }
     return answers["forget"]

@@ -6,7 +6,6 @@ logarithm of the truth ratio, with the geometric mean over the wrong answers.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from math import exp
 from typing import Any
 
@@ -80,7 +79,6 @@ def summarise(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summ
         for name, words in SETS.items()
         if not sets[name]
     ]
-    settings: dict[str, Any] = asdict(how)
 
     if not sets["forget"]:
         notes.append("forget quality is left out: there are no forget items")
@@ -88,7 +86,7 @@ def summarise(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summ
         notes.append("forget quality is left out: it needs the gold model's answers too")
     else:
         quality = _forget_quality(
-            _paired(sets["forget"], [row for row in gold if row["set"] == "forget"]), settings
+            _paired(sets["forget"], [row for row in gold if row["set"] == "forget"]), how
         )
         metrics |= quality.metrics
         notes += quality.notes
@@ -99,14 +97,14 @@ def summarise(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summ
         for variant in VARIANTS:
             if all(_has(sets[name], f"log_truth_ratio{variant}") for name in UTILITY):
                 values = [_components(sets[name], name, variant) for name in UTILITY]
-                metrics[f"tofu/model_utility{variant}"] = model_utility_estimate(values, **settings)
+                metrics[f"tofu/model_utility{variant}"] = model_utility_estimate(values, how)
 
     metrics |= means(METRICS, rows, how)
     attacked = _membership(rows, gold, how)
     return Summary(metrics | attacked.metrics, notes + attacked.notes)
 
 
-def _forget_quality(pairs: "Pairs", settings: dict[str, Any]) -> Summary:
+def _forget_quality(pairs: "Pairs", how: How) -> Summary:
     """Of the truth ratios of losses, and under its own name of those with OpenUnlearning's 1e-10: a log that
     gives ratios alone has these, and so has no other forget quality."""
     metrics: dict[str, Estimate] = {}
@@ -115,12 +113,12 @@ def _forget_quality(pairs: "Pairs", settings: dict[str, Any]) -> Summary:
     unknown = [who for who, side in sides.items() if not _has(side, "log_truth_ratio")]
     if not unknown:
         own, golds = _columns(pairs, "log_truth_ratio")
-        p_value, distance = forget_quality_estimates(own, golds, **settings)
+        p_value, distance = forget_quality_estimates(own, golds, how)
         metrics |= {"tofu/forget_quality": p_value, "tofu/forget_quality_ks": distance}
     whole = [(with_their_ratio(mine), with_their_ratio(its)) for mine, its in pairs]
     theirs = any(_has(side, THEIRS) for side in sides.values())
     if theirs and all(_has(side, THEIRS) for side in zip(*whole, strict=True)):
-        p_value, _ = forget_quality_estimates(*_columns(whole, THEIRS), **settings)
+        p_value, _ = forget_quality_estimates(*_columns(whole, THEIRS), how)
         metrics["tofu/forget_quality_open_unlearning"] = p_value
     if unknown and metrics:
         notes.append(

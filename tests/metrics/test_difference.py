@@ -17,7 +17,7 @@ from mari_cli.metrics.difference import (
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.items import ItemValues, Resamplable, take_apart
 from mari_cli.metrics.membership import auc
-from mari_cli.metrics.statistics import mean_estimate, over_seeds, perplexity_estimate, ratio_estimate
+from mari_cli.metrics.statistics import How, mean_estimate, over_seeds, perplexity_estimate, ratio_estimate
 from mari_cli.report.comparison import metric_of
 
 
@@ -37,7 +37,7 @@ def made(metric: str, items: list, gold: list = ()) -> Resamplable | None:
 
 
 def told(metric: str, a: list, b: list, **options) -> Difference:
-    return paired_difference(made(metric, a), made(metric, b), **options)
+    return paired_difference(made(metric, a), made(metric, b), How(**options))
 
 
 RNG = np.random.default_rng(0)
