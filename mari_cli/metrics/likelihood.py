@@ -8,7 +8,7 @@ from math import exp, inf
 from typing import TYPE_CHECKING
 
 from mari_cli.metrics.aggregation import Aggregation, Column, exp_ratio, mean_of
-from mari_cli.metrics.metric import HEADLINE, Metric, PastGold
+from mari_cli.metrics.metric import HEADLINE, Metric
 from mari_cli.metrics.sets import NO_TOKENS, on_sets
 
 if TYPE_CHECKING:  # a table of metrics needs no torch
@@ -69,9 +69,7 @@ METRICS = [
             "views": HEADLINE | {"followed"},
             "says": "Loss on the forget data, nats a token",
             "short": "loss",
-            "past_gold": PastGold(
-                "above", "Worse on these texts than a model that has never seen them, which is no merit."
-            ),
+            "above_gold": "Worse on these texts than a model that has never seen them, which is no merit.",
         },
         holdout={"headline": 100, "views": HEADLINE | {"followed"}},
     ),

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mari_cli.errors import UserError
 from mari_cli.metrics.aggregation import Aggregation, ByIntervals, Column
 from mari_cli.metrics.aggregation import auc as auc_of_draws
-from mari_cli.metrics.metric import Metric, PastGold
+from mari_cli.metrics.metric import Metric
 
 if TYPE_CHECKING:  # a table of metrics needs no torch
     from torch import Tensor
@@ -354,11 +354,8 @@ def _of_corpora() -> Iterator[Metric]:
                 views=metric.views | {"runs"},
                 says="Telling forget data from unseen data by the loss (AUC, 0.5 is guessing)",
                 short="detectability",
-                past_gold=PastGold(
-                    "below",
-                    "Below gold's: the texts stand out by too high a loss, which shows what was removed as "
-                    "surely.",
-                ),
+                below_gold="Below gold's: the texts stand out by too high a loss, "
+                "which shows what was removed as surely.",
             )
         yield metric
 

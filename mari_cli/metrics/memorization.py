@@ -12,7 +12,11 @@ from mari_cli.metrics.metric import HEADLINE, Metric
 from mari_cli.metrics.sets import NO_TOKENS, on_sets
 
 if TYPE_CHECKING:  # a table of metrics needs no torch
+    from collections.abc import Callable
+
     from torch import Tensor
+
+    from mari_cli.metrics.answer import AnswerTokens
 
 
 def _correct(predicted_T: "Tensor", answer_T: "Tensor") -> "Tensor":
@@ -56,6 +60,15 @@ def longest_run(predicted_T: "Tensor", answer_T: "Tensor") -> float:
     return longest / len(answer_T)
 
 
+def _mean_of(of_item: "Callable[[Tensor, Tensor], float]", label: str = "") -> Aggregation:
+    """The mean over items of a function of what is predicted and of the answer."""
+
+    def score(answer: "AnswerTokens") -> float:
+        return of_item(answer.predicted_T, answer.labels_T)
+
+    return mean_of(Column(of_item.__name__, label, score=score))
+
+
 _TOKENS_RIGHT = Column(
     "tokens_right",
     score=lambda answer: int((answer.predicted_T == answer.labels_T).sum()),
@@ -67,12 +80,7 @@ EXACT_MEMORIZATION = Metric(
     description="mean over items of the share of positions where the argmax equals the label",
     source="Tirumala et al. 2022",
     degenerate=NO_TOKENS,
-    aggregate=mean_of(
-        Column(
-            "exact_memorization",
-            score=lambda answer: exact_memorization(answer.predicted_T, answer.labels_T),
-        )
-    ),
+    aggregate=_mean_of(exact_memorization),
 )
 EXTRACTION_STRENGTH = Metric(
     name="extraction_strength",
@@ -80,13 +88,7 @@ EXTRACTION_STRENGTH = Metric(
     description="mean over items of 1 - k/T, k the shortest prefix after which every token is right",
     source="Carlini et al. 2021; corrected where the last token is wrong",
     degenerate="0 when the last token is wrong, 1 when all are right; " + NO_TOKENS,
-    aggregate=mean_of(
-        Column(
-            "extraction_strength",
-            "extraction strength",
-            score=lambda answer: extraction_strength(answer.predicted_T, answer.labels_T),
-        )
-    ),
+    aggregate=_mean_of(extraction_strength, "extraction strength"),
 )
 METRICS = [
     *on_sets(
@@ -124,13 +126,7 @@ METRICS = [
             description="share of items whose greedy teacher-forced tokens all equal the answer",
             source="Carlini et al. 2021, under teacher forcing",
             degenerate=NO_TOKENS,
-            aggregate=mean_of(
-                Column(
-                    "exact_match",
-                    "exact match",
-                    score=lambda answer: exact_match(answer.predicted_T, answer.labels_T),
-                )
-            ),
+            aggregate=_mean_of(exact_match, "exact match"),
         ),
         forget={
             "role": "forgotten",
@@ -157,13 +153,7 @@ METRICS = [
             "answer's length",
             source="this project; the longest common substring, under teacher forcing",
             degenerate="0 when no token is right; " + NO_TOKENS,
-            aggregate=mean_of(
-                Column(
-                    "longest_run",
-                    "longest run",
-                    score=lambda answer: longest_run(answer.predicted_T, answer.labels_T),
-                )
-            ),
+            aggregate=_mean_of(longest_run, "longest run"),
         ),
         forget={"headline": 42, "views": frozenset({"terminal", "glance"})},
     ),

@@ -16,14 +16,6 @@ View = Literal["terminal", "overview", "glance", "runs", "followed"]
 HEADLINE: frozenset[View] = frozenset({"terminal", "overview", "glance"})
 
 
-@dataclass(frozen=True)
-class PastGold:
-    """What a report says beside a value that lies past gold's, on that side of it."""
-
-    side: Literal["above", "below"]
-    says: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     name: str
@@ -56,7 +48,9 @@ class Metric:
     """The line of a report about the metric; else its label."""
     short: str = ""
     """The metric's name inside a sentence, after "on the forget data"; else its label."""
-    past_gold: PastGold | None = None
+    above_gold: str = ""
+    below_gold: str = ""
+    """What a report says beside a value that lies past gold's, on that side of it."""
     chance: float | None = None
     """What guessing gives."""
     elsewhere: tuple[str, ...] = ()

@@ -188,9 +188,8 @@ def _measure(row: Row, name: str) -> Measure | None:
     note = ""
     if guesses(row, name):
         reading, tone, note = "", "", "The model guessed before already, so this cannot show a loss."
-    elif read is Standing.past and gold and (told := metric.past_gold):
-        side = "above" if here.value > gold.value else "below"
-        note = told.says if side == told.side else ""
+    elif read is Standing.past and gold:
+        note = metric.above_gold if here.value > gold.value else metric.below_gold
     elif metric.is_test:
         level = number(1 - confidence_of(row.runs))
         note = f"Above {level} the test does not tell the model from gold; it is no degree of forgetting."

@@ -13,31 +13,13 @@ PRIVACY = ("privacy_forget", "privacy_holdout")
 """Whom membership inference tells apart."""
 _SOURCE = "Shi et al. 2024 (MUSE)"
 _ROUGE: tuple[tuple[str, str, Direction, str, str, str], ...] = (
-    (
-        "verbatim_forget",
-        "verbatim memorization",
-        "gold",
-        "the continuation of passages to be forgotten",
-        "Forget passages: continued as they are written (ROUGE-L F1)",
-        "verbatim memorization",
-    ),
-    (
-        "knowledge_forget",
-        "knowledge, forget",
-        "gold",
-        "answers to questions after the forget set",
-        "Questions about the forget data: answered (ROUGE-L F1)",
-        "knowledge of it",
-    ),
-    (
-        "knowledge_retain",
-        "knowledge, retain",
-        "up",
-        "answers to questions after the retain set",
-        "Questions about the retain data: answered (ROUGE-L F1)",
-        "",
-    ),
-)
+    ("verbatim_forget", "verbatim memorization", "gold", "the continuation of passages to be forgotten",
+     "Forget passages: continued as they are written (ROUGE-L F1)", "verbatim memorization"),
+    ("knowledge_forget", "knowledge, forget", "gold", "answers to questions after the forget set",
+     "Questions about the forget data: answered (ROUGE-L F1)", "knowledge of it"),
+    ("knowledge_retain", "knowledge, retain", "up", "answers to questions after the retain set",
+     "Questions about the retain data: answered (ROUGE-L F1)", ""),
+)  # fmt: skip
 """Set, label, direction, what is scored, the line of a report, the name inside a sentence."""
 
 
