@@ -568,9 +568,9 @@ def _summary(run: Run) -> RunSummary:
             created=str(about.get("created", "")),
             loss=str(result.get("loss") or ""),
             metrics={
-                name: estimate["value"]
+                name: value
                 for name, estimate in measured.items()
-                if isinstance(estimate["value"], int | float)
+                if isinstance(value := estimate.get("value"), int | float)
             },
         )
     except (UserError, OSError, AttributeError, KeyError, TypeError, RecursionError):  # not as we write it

@@ -55,6 +55,13 @@ def test_no_list_of_metrics_stands_outside_their_entries():
     assert found == []
 
 
+@pytest.mark.parametrize(
+    "text", ["('forget/exact_match', 'answer_nll')", "{'exact_match': 1, 'answer_nll': 2}"]
+)
+def test_a_list_of_metrics_is_recognised(text):
+    assert len(names_in(ast.parse(text, mode="eval").body)) == 2
+
+
 ENTRY = METRICS["forget/exact_match"]
 
 
