@@ -37,18 +37,6 @@ SWEEP = "sweep.json"
 INPUTS = "inputs.json"
 """What the run was begun with (begun.py): in the directory from its first moment on, and never changed."""
 
-SUMMARY_METRICS = (
-    "distance_to_gold",
-    "forget/token_accuracy",
-    "retain/token_accuracy",
-    "facts/unique_recall",
-    "facts/shared_recall",
-    "privacy/loss_auc",
-    "benchmark/mmlu",
-    "benchmark/mmlu_sample",
-)
-"""What a list of runs shows, of the model that the run ended with."""
-
 PACKAGES = (
     "torch",
     "transformers",
@@ -552,7 +540,7 @@ class RunSummary:
     """ISO 8601, UTC."""
     loss: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Those of SUMMARY_METRICS that the run has, of the model it ended with."""
+    """By full name, what is a number, of the model that the run ended with."""
 
 
 def list_runs(root: Path) -> list[RunSummary]:
@@ -580,9 +568,9 @@ def _summary(run: Run) -> RunSummary:
             created=str(about.get("created", "")),
             loss=str(result.get("loss") or ""),
             metrics={
-                name: measured[name]["value"]
-                for name in SUMMARY_METRICS
-                if name in measured and isinstance(measured[name]["value"], int | float)
+                name: value
+                for name, estimate in measured.items()
+                if isinstance(value := estimate.get("value"), int | float)
             },
         )
     except (UserError, OSError, AttributeError, KeyError, TypeError, RecursionError):  # not as we write it

@@ -44,10 +44,10 @@ ARROWS: dict[str, set[str]] = {
               "measure"},
     "supports": {"errors", "places", "progress", "runs", "transfer", "data", "losses", "models"},
     "tracking": {"errors", "config", "runs"},
-    "report": {"errors", "runs", "metrics", "docs"},
+    "report": {"errors", "runs", "metrics", "docs", "suites"},
     "tasks": {"errors", "config", "places", "progress", "runs", "begun", "distributed", "sealed", "data",
               "losses", "models", "measure", "metrics", "suites", "supports", "train", "tracking", "report"},
-    "cli": {"errors", "typed", "hub", "launch", "runs", "metrics", "docs", "tasks"},
+    "cli": {"errors", "typed", "hub", "launch", "runs", "metrics", "suites", "docs", "tasks"},
     "__main__": {"cli"},
 }  # fmt: skip
 """Room: the rooms it may import from. `mari_cli` itself holds the version and imports nothing."""

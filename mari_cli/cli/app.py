@@ -432,7 +432,7 @@ def metrics(
     """List what is measured, or print how one metric is defined, read and varied elsewhere."""
     from mari_cli.cli import tables
     from mari_cli.docs import pages
-    from mari_cli.metrics.registry import METRICS
+    from mari_cli.suites.registry import METRICS
 
     if name is None:
         tables.print_grid(tables.of_metrics(METRICS.values()))

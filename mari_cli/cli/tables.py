@@ -14,42 +14,6 @@ if TYPE_CHECKING:
     from mari_cli.metrics.metric import Metric
     from mari_cli.runs import RunSummary
 
-METRICS = (
-    "distance_to_gold",
-    "distance_to_gold/forget_side",
-    "distance_to_gold/kept_side",
-    "forget/token_accuracy",
-    "forget/exact_match",
-    "facts/unique_recall",
-    "facts/shared_recall",
-    "retain/exact_match",
-    "privacy/loss_auc",
-    "forget/answer_nll",
-    "holdout/answer_nll",
-    "holdout/nll_from_target",
-    "holdout/nll_from_gold",
-    "privacy/loss_auc_from_gold",
-    "tofu/overall",
-    "tofu/overall_without_fluency",
-    "tofu/forget_quality",
-    "tofu/forget_quality_ks",
-    "tofu/model_utility",
-    "tofu/forget/probability",
-    "tofu/forget/rouge_l_recall",
-    "tofu/forget/truth_ratio",
-    "tofu/loss_auc",
-    "muse/verbatim_forget",
-    "muse/knowledge_forget",
-    "muse/knowledge_retain",
-    "muse/min_k_auc",
-    "muse/privleak",
-)
-"""What a terminal has room for, beside every benchmark and what other suites measure; the report has
-everything."""
-LOG_METRICS = ("tofu/forget_quality", "tofu/forget/truth_ratio")
-"""What a log of truth ratios alone has under OpenUnlearning's name."""
-OF_CORPORA = ("distance_to_gold", "forget", "facts", "retain", "holdout", "privacy", "marginal", "benchmark")
-"""Beginnings of names that are no suite's."""
 OURS = ("unlearned", "model")
 """The models of a result that the run itself made; the others (target, gold) are there to compare with."""
 NOTHING = "–"
@@ -180,11 +144,13 @@ def _seeds(result: dict[str, Any], model: dict[str, Any]) -> str:
 
 def of_run(result: dict[str, Any]) -> Grid:
     """A row for each metric, its models side by side with their intervals, and the number of items: the few
-    of `METRICS` where the corpora were asked, all there are where only a suite was."""
+    headlines where the corpora were asked, all there are where only a suite was."""
+    from mari_cli.metrics.corpora import suite_of
+
     roles = [role for role in ("target", *OURS, "gold") if role in result["models"]]
     models = {role: result["models"][role]["metrics"] for role in roles}
     names = list(dict.fromkeys(name for metrics in models.values() for name in metrics))
-    if any(name.partition("/")[0] in OF_CORPORA for name in names):
+    if not all(map(suite_of, names)):
         names = _present(models.values())
     rows = [
         [
@@ -269,9 +235,10 @@ def of_logs(logs: Sequence[dict[str, Any]]) -> Grid:
     """A row for each log, each value with half of its interval and the number of items above it."""
     found = [(log["name"], _ours(log["result"])) for log in logs]
     metrics = _present(values for _, values in found)
-    for name in LOG_METRICS:  # what stands in for a figure that a log without losses does not have
-        theirs = f"{name}_open_unlearning"
-        if any(theirs in values and name not in values for _, values in found):
+    from mari_cli.suites.tofu_metrics import IN_LOGS_ALONE
+
+    for ours, theirs in IN_LOGS_ALONE.items():
+        if any(theirs in values and ours not in values for _, values in found):
             metrics.append(theirs)
     rows = [[name, *_values(values, metrics)] for name, values in found]
     headed = [f"{name}/{_items(values[name] for _, values in found if name in values)}" for name in metrics]
@@ -341,9 +308,9 @@ def of_options(options: Sequence["Option"]) -> Grid:
 
 
 def of_runs(runs: Sequence["RunSummary"]) -> Grid:
-    metrics = _present(
-        ({name: {"value": value} for name, value in run.metrics.items()} for run in runs), METRICS
-    )
+    from mari_cli.suites.registry import headlines
+
+    metrics = [name for name in headlines("runs") if any(name in run.metrics for run in runs)]
     rows = [
         [str(run.path), run.task, run.name, str(run.status), run.created]
         + [_number(run.metrics.get(name)) for name in metrics]
@@ -360,13 +327,18 @@ def _ours(result: dict[str, Any]) -> dict[str, Any]:
     return metrics
 
 
-def _present(models: Iterable[dict[str, Any]], names: Sequence[str] = METRICS) -> list[str]:
+def _present(models: Iterable[dict[str, Any]]) -> list[str]:
+    """Full names that a terminal has room for: headlines, every benchmark as a whole, all of a suite that
+    registers no metrics."""
+    from mari_cli.metrics.corpora import suite_of
+    from mari_cli.suites.registry import METRICS, headlines
+
     there = {name: None for metrics in models for name in metrics}
     benchmarks = [name for name in there if name.startswith("benchmark/")]
-    suites = [name for name in there if name.partition("/")[0] not in (*OF_CORPORA, "tofu", "muse")]
+    own = [name for name in there if suite_of(name) and name not in METRICS]
     # not the parts of what has a figure as a whole, nor its other figures: mmlu_stem, hellaswag_acc
     whole = [name for name in benchmarks if not any(name.startswith(f"{other}_") for other in benchmarks)]
-    return [name for name in names if name in there] + whole + suites
+    return [name for name in headlines("terminal") if name in there] + whole + own
 
 
 def _values(metrics: dict[str, Any], names: Sequence[str]) -> list[str]:

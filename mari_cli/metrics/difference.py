@@ -16,8 +16,8 @@ from scipy import stats
 
 from mari_cli.errors import UserError
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.items import Floats, Made, what_differs
-from mari_cli.metrics.statistics import ROUNDING, ROWS_AT_ONCE
+from mari_cli.metrics.items import Floats, Resamplable, what_differs
+from mari_cli.metrics.statistics import HOW, ROUNDING, ROWS_AT_ONCE, How
 
 By = Literal["items", "intervals", "seeds"]
 
@@ -41,9 +41,7 @@ class Difference:
         return not self.low <= 0 <= self.high
 
 
-def paired_difference(
-    a: Made, b: Made, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
-) -> Difference:
+def paired_difference(a: Resamplable, b: Resamplable, how: How = HOW) -> Difference:
     """Of two models on the same items: a paired bootstrap, percentile interval.
 
     Every set is resampled on its own, and one draw serves both models. Means of yes and no have Newcombe's
@@ -57,7 +55,7 @@ def paired_difference(
         )
     value, n = a.value - b.value, sum(len(of_set) for of_set in a.items)
     if a.yes_no and b.yes_no:
-        low, high = newcombe(a.values[0][:, 0], b.values[0][:, 0], confidence=confidence)
+        low, high = newcombe(a.values[0][:, 0], b.values[0][:, 0], confidence=how.confidence)
         return Difference(value=value, n=n, by="items", low=low, high=high)
     if all(np.array_equal(ours, theirs) for ours, theirs in zip(a.values, b.values, strict=True)):
         return Difference(value=0.0, n=n, by="items", low=0.0, high=0.0)
@@ -72,21 +70,21 @@ def paired_difference(
     interval = stats.bootstrap(
         tuple(np.arange(len(of_set)) for of_set in a.items),
         both,
-        n_resamples=resamples,
+        n_resamples=how.resamples,
         batch=max(1, ROWS_AT_ONCE // width),
         vectorized=True,
         paired=False,  # the sets are not; the models are, by the indices that are drawn
-        confidence_level=confidence,
+        confidence_level=how.confidence,
         method="percentile",
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(how.seed),
     ).confidence_interval
     low, high = float(interval.low), float(interval.high)
-    if len(a.values) == 1 and 2 ** (1 - _differing(a, b)) > 1 - confidence:
+    if len(a.values) == 1 and 2 ** (1 - _differing(a, b)) > 1 - how.confidence:
         low, high = min(low, 0.0), max(high, 0.0)
     return Difference(value=value, n=n, by="items", low=low, high=high)
 
 
-def _differing(a: Made, b: Made) -> int:
+def _differing(a: Resamplable, b: Resamplable) -> int:
     """Items on which two models differ: a sign test of k of them has no p-value below 2^(1-k)."""
     return int((a.values[0] != b.values[0]).any(axis=-1).sum())
 

@@ -25,32 +25,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mari_cli.metrics.corpora import DISTANCE, FORGET_SIDE, KEPT_SIDE
 from mari_cli.metrics.difference import Difference, paired_difference
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.items import ItemValues, Made, made, what_differs
+from mari_cli.metrics.items import ItemValues, Resamplable, take_apart, what_differs
 from mari_cli.metrics.joint import distinct_items, resampled
-from mari_cli.metrics.of_models import DISTANCE, FORGET_SIDE, KEPT_SIDE
+from mari_cli.metrics.metric import Metrics
 from mari_cli.metrics.statistics import How
 
 Floats = NDArray[np.float64]
-
-FORGOTTEN = (
-    "forget/answer_nll",
-    "forget/token_accuracy",
-    "forget/exact_match",
-    "forget/verbatim_rouge_l",
-    "privacy/loss_auc",
-    "facts/unique_recall",
-)
-"""What should be as gold's."""
-KEPT = (
-    "retain/exact_match",
-    "retain/token_accuracy",
-    "retain/verbatim_rouge_l",
-    "facts/shared_recall",
-    "tofu/model_utility",
-)
-"""What should not fall below the target's."""
 
 NOT_MEASURED = "not measured"
 
@@ -82,18 +65,18 @@ def lost(value: Any, target: Any) -> Any:
     return (target - value) / target
 
 
-def entering(target: Sequence[ItemValues], gold: Sequence[ItemValues], how: How) -> Entered:
-    """Which metrics enter a distance to ``gold`` from a model unlearned from ``target``."""
+def entering(target: Sequence[ItemValues], gold: Sequence[ItemValues], how: How, metrics: Metrics) -> Entered:
+    """Which of ``metrics`` enter a distance to ``gold`` from a model unlearned from ``target``: on the forget
+    side those that should be as gold's, on the kept side those that should not fall below the target's."""
     left_out: dict[str, str] = {}
     forget, kept = [], []
-    for name in (*FORGOTTEN, *KEPT):
-        before, best = made(name, target), made(name, gold)
+    terms = [metric for metric in metrics.values() if metric.distance_term is not None]
+    for metric in sorted(terms, key=lambda metric: metric.distance_term or 0):
+        name, before, best = metric.name, take_apart(metric, target), take_apart(metric, gold)
         if before is None or best is None:
             left_out[name] = NOT_MEASURED
-        elif name in FORGOTTEN:
-            apart = paired_difference(
-                before, best, resamples=how.resamples, confidence=how.confidence, seed=how.seed
-            )
+        elif metric.direction == "gold":
+            apart = paired_difference(before, best, how)
             if apart.separable:
                 forget.append(name)
             else:
@@ -105,7 +88,9 @@ def entering(target: Sequence[ItemValues], gold: Sequence[ItemValues], how: How)
     return Entered(tuple(forget), tuple(kept), left_out)
 
 
-def distances_to_gold(models: Models, entered: Entered, how: How) -> dict[str, dict[str, Estimate]]:
+def distances_to_gold(
+    models: Models, entered: Entered, how: How, metrics: Metrics
+) -> dict[str, dict[str, Estimate]]:
     """By role, the distance and its two sides by full name: those whose metrics there are.
 
     The target is at 1 and gold at 0 of the forget side, whatever is drawn. A model that lacks a value of one
@@ -115,7 +100,7 @@ def distances_to_gold(models: Models, entered: Entered, how: How) -> dict[str, d
         (role, name): part
         for role, items in models.items()
         for name in (*entered.forget, *entered.kept)
-        if (part := made(name, items)) is not None
+        if name in metrics and (part := take_apart(metrics[name], items)) is not None
     }
     if not parts:
         return {role: {} for role in models}
@@ -126,7 +111,7 @@ def distances_to_gold(models: Models, entered: Entered, how: How) -> dict[str, d
 
 
 def difference_of_distances(
-    ours: tuple[str, Models], theirs: tuple[str, Models], entered: Entered, how: How
+    ours: tuple[str, Models], theirs: tuple[str, Models], entered: Entered, how: How, metrics: Metrics
 ) -> dict[str, Difference]:
     """The distance and its sides of one model less those of another, by full name; each model is given as its
     role among the models of its run. Items are drawn once for both runs, percentile interval.
@@ -134,11 +119,11 @@ def difference_of_distances(
     Empty where the two runs did not measure the same items, or a value is not finite.
     """
     names = (*entered.forget, *entered.kept)
-    parts: dict[tuple[str, str], Made] = {}
+    parts: dict[tuple[str, str], Resamplable] = {}
     for run, (role, models) in (("ours", ours), ("theirs", theirs)):
         for of in _with_yardsticks(role):
             for name in names:
-                part = made(name, models.get(of, ()))
+                part = take_apart(metrics[name], models.get(of, ())) if name in metrics else None
                 if part is None or any(
                     what_differs(part, other) for (_, of_name), other in parts.items() if of_name == name
                 ):

@@ -7,15 +7,18 @@ gold's, and the AUC against gold's, each as a paired difference on the same item
 
 from collections.abc import Mapping, Sequence
 
+from mari_cli.metrics.corpora import AUC_FROM_GOLD, FROM_GOLD, FROM_TARGET, METRICS
 from mari_cli.metrics.difference import paired_difference
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.items import ItemValues, made
+from mari_cli.metrics.items import ItemValues, take_apart
 from mari_cli.metrics.statistics import How
 
-DRIFTS: dict[str, tuple[str, str]] = {
-    "holdout/nll_from_target": ("holdout/answer_nll", "target"),
-    "holdout/nll_from_gold": ("holdout/answer_nll", "gold"),
-    "privacy/loss_auc_from_gold": ("privacy/loss_auc", "gold"),
+_OF = {metric.name: metric for metric in METRICS}
+_UNSEEN_LOSS, _LOSS_AUC = _OF["holdout/answer_nll"], _OF["privacy/loss_auc"]
+DRIFTS = {
+    FROM_TARGET: (_UNSEEN_LOSS, "target"),
+    FROM_GOLD: (_UNSEEN_LOSS, "gold"),
+    AUC_FROM_GOLD: (_LOSS_AUC, "gold"),
 }
 """By full name: the metric, and the role of the model whose value is taken off."""
 
@@ -24,13 +27,11 @@ def drifts(models: Mapping[str, Sequence[ItemValues]], how: How) -> dict[str, di
     """By role, every drift that its items and those of the other model tell."""
     found: dict[str, dict[str, Estimate]] = {role: {} for role in models}
     for name, (metric, other) in DRIFTS.items():
-        theirs = made(metric, models.get(other, ()))
+        theirs = take_apart(metric, models.get(other, ()))
         for role, items in models.items():
-            own = made(metric, items)
+            own = take_apart(metric, items)
             if own is None or theirs is None:
                 continue
-            apart = paired_difference(
-                own, theirs, resamples=how.resamples, confidence=how.confidence, seed=how.seed
-            )
+            apart = paired_difference(own, theirs, how)
             found[role][name] = Estimate(value=apart.value, n=apart.n, low=apart.low, high=apart.high)
     return found

@@ -21,18 +21,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.statistics import HOW, How
 
 _VALUES_AT_ONCE = 4_000_000
 """Of resamples in memory at any time."""
 
 
 def forget_quality_estimates(
-    log_ratios_N: Sequence[float],
-    gold_log_ratios_N: Sequence[float],
-    *,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    log_ratios_N: Sequence[float], gold_log_ratios_N: Sequence[float], how: How = HOW
 ) -> tuple[Estimate, Estimate]:
     """(p-value, D), both in [0, 1]. Item i of one sequence is item i of the other; one alone has no interval,
     and where no resample differs there is none either."""
@@ -43,7 +39,7 @@ def forget_quality_estimates(
         raise ValueError("truth ratios that are not finite")
     test = ks_test(own, gold)
     p_value, distance, n = float(test.pvalue), float(test.statistic), own.size
-    reach = _reach(own, gold, resamples, confidence, seed)
+    reach = _reach(own, gold, how)
     if n == 1 or reach == 0:
         return Estimate(value=p_value, n=n), Estimate(value=distance, n=n)
     steps = round(distance * n)
@@ -54,21 +50,19 @@ def forget_quality_estimates(
     )
 
 
-def _reach(
-    own: NDArray[np.float64], gold: NDArray[np.float64], resamples: int, confidence: float, seed: int
-) -> int:
+def _reach(own: NDArray[np.float64], gold: NDArray[np.float64], how: How) -> int:
     """How far a resampled difference of the distribution functions lies from the one found, in steps of 1/N,
     in all but ``1 - confidence`` of the resamples."""
     n = own.size
     at_M = np.unique(np.concatenate([own, gold]))
     # what item i adds to the difference at each place: -1, 0 or 1
     steps_NM = (own[:, None] <= at_M).astype(np.float32) - (gold[:, None] <= at_M).astype(np.float32)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(how.seed)
     found: list[NDArray[np.float32]] = []
-    for start in range(0, resamples, rows := max(1, _VALUES_AT_ONCE // at_M.size)):
-        draws = generator.multinomial(n, np.full(n, 1 / n), size=min(rows, resamples - start))
+    for start in range(0, how.resamples, rows := max(1, _VALUES_AT_ONCE // at_M.size)):
+        draws = generator.multinomial(n, np.full(n, 1 / n), size=min(rows, how.resamples - start))
         found.append(np.abs((draws - 1).astype(np.float32) @ steps_NM).max(axis=1))
-    return round(float(np.quantile(np.concatenate(found), confidence, method="higher")))
+    return round(float(np.quantile(np.concatenate(found), how.confidence, method="higher")))
 
 
 def _p_value(steps: int, n: int) -> float:

@@ -13,13 +13,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mari_cli.metrics.items import Identity, Made
+from mari_cli.metrics.items import Identity, Resamplable
 from mari_cli.metrics.statistics import ROWS_AT_ONCE
 
 K = TypeVar("K")
 
 
-def resampled(parts: Mapping[K, Made], *, resamples: int, seed: int) -> dict[K, NDArray[np.float64]]:
+def resampled(parts: Mapping[K, Resamplable], *, resamples: int, seed: int) -> dict[K, NDArray[np.float64]]:
     """The value of every part in each of ``resamples`` draws [draws]; draw i is the same for all parts."""
     samples = list(dict.fromkeys(items for part in parts.values() for items in part.items))
     number_of = {items: number for number, items in enumerate(samples)}
@@ -58,6 +58,6 @@ def _strata(samples: list[tuple[Identity, ...]]) -> dict[tuple[int, ...], list[I
     return strata
 
 
-def distinct_items(parts: Iterable[Made]) -> int:
+def distinct_items(parts: Iterable[Resamplable]) -> int:
     """How many items are behind them, each counted once."""
     return len({identity for part in parts for items in part.items for identity in items})

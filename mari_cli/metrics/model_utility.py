@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.statistics import mean_estimate
+from mari_cli.metrics.statistics import HOW, How, mean_estimate
 
 
 def model_utility(components: Sequence[float]) -> float:
@@ -23,9 +23,7 @@ def model_utility(components: Sequence[float]) -> float:
     return float(harmonic_mean(values))
 
 
-def model_utility_estimate(
-    sets: Sequence[NDArray[np.float64]], *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
-) -> Estimate:
+def model_utility_estimate(sets: Sequence[NDArray[np.float64]], how: How = HOW) -> Estimate:
     """Of ``sets`` of values_NC: N items of one set with the same C components each; n is the sum of all N.
 
     Bootstrap: each set's items are resampled within the set, an item with all of its components. Where every
@@ -34,21 +32,17 @@ def model_utility_estimate(
     """
     value = model_utility([mean for values_NC in sets for mean in values_NC.mean(axis=0)])
     n = sum(len(values_NC) for values_NC in sets)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(how.seed)
     means = []
     for values_NC in sets:
         size = len(values_NC)
-        draws = generator.multinomial(size, np.full(size, 1 / size), size=resamples)
+        draws = generator.multinomial(size, np.full(size, 1 / size), size=how.resamples)
         means.append(draws @ values_NC / size)
     low, high = np.quantile(
-        harmonic_mean(np.concatenate(means, axis=1)), [(1 - confidence) / 2, (1 + confidence) / 2]
+        harmonic_mean(np.concatenate(means, axis=1)), [(1 - how.confidence) / 2, (1 + how.confidence) / 2]
     )
     if high == 0 and all(len(values_NC) > 1 for values_NC in sets):
-        estimates = [
-            mean_estimate(values_N, resamples=resamples, confidence=confidence, seed=seed)
-            for values_NC in sets
-            for values_N in values_NC.T
-        ]
+        estimates = [mean_estimate(values_N, how) for values_NC in sets for values_N in values_NC.T]
         high = model_utility([e.value if e.high is None else e.high for e in estimates])
     if low == high:
         return Estimate(value=value, n=n)

@@ -12,7 +12,6 @@ certainty.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, inf
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from mari_cli.metrics.estimate import Estimate, OverSeeds
-from mari_cli.metrics.privacy import (
+from mari_cli.metrics.likelihood import exp_or_inf
+from mari_cli.metrics.membership import (
     Scores,
     auc,
     dkw_radius,
@@ -41,15 +41,7 @@ class How:
     seed: int = 0
 
 
-LARGEST_EXPONENT = 709.0
-"""exp of more is not a float64."""
-
-
-def exp_or_inf(mean_loss: float) -> float:
-    """exp(mean loss), infinite where that is beyond a float."""
-    return exp(mean_loss) if mean_loss < LARGEST_EXPONENT else inf
-
-
+HOW = How()
 ROWS_AT_ONCE = 4_000_000  # values of resamples in memory at any time: 32 MB
 
 
@@ -65,22 +57,20 @@ def _values(name: str, values: ArrayLike) -> Floats:
 def _percentiles(
     samples: Sequence[NDArray[Any]],
     statistic: Callable[..., Any],
+    how: How,
     *,
     paired: bool,
-    resamples: int,
-    confidence: float,
-    seed: int,
 ) -> tuple[float, float]:
     interval = stats.bootstrap(
         samples,
         statistic,
-        n_resamples=resamples,
+        n_resamples=how.resamples,
         batch=max(1, ROWS_AT_ONCE // sum(len(sample) for sample in samples)),
         vectorized=True,
         paired=paired,
-        confidence_level=confidence,
+        confidence_level=how.confidence,
         method="percentile",
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(how.seed),
     ).confidence_interval
     return float(interval.low), float(interval.high)
 
@@ -107,21 +97,17 @@ def proportion_estimate(successes: int, n: int, *, confidence: float = 0.95) -> 
     return Estimate(value=successes / n, n=n, low=float(interval.low), high=float(interval.high))
 
 
-def mean_estimate(
-    values: ArrayLike, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
-) -> Estimate:
+def mean_estimate(values: ArrayLike, how: How = HOW) -> Estimate:
     """Mean over items. Values that are all 0 or 1 are a proportion; a single item has no interval."""
     array = _values("mean", values)
     n = array.size
     if n == 1:
         return Estimate(value=float(array[0]), n=1)
     if np.isin(array, (0.0, 1.0)).all():
-        return proportion_estimate(int(array.sum()), n, confidence=confidence)
+        return proportion_estimate(int(array.sum()), n, confidence=how.confidence)
     if np.ptp(array) == 0:
         return Estimate(value=float(array[0]), n=n)
-    low, high = _percentiles(
-        (array,), np.mean, paired=False, resamples=resamples, confidence=confidence, seed=seed
-    )
+    low, high = _percentiles((array,), np.mean, how, paired=False)
     return Estimate(value=float(array.mean()), n=n, low=low, high=high)
 
 
@@ -129,44 +115,26 @@ def _ratio(numerator: Floats, denominator: Floats, axis: int = -1) -> Any:
     return numerator.sum(axis=axis) / denominator.sum(axis=axis)
 
 
-def _ratio_parts(
-    numerators: ArrayLike, denominators: ArrayLike, resamples: int, confidence: float, seed: int
-) -> tuple[float, int, float, float]:
+def _ratio_parts(numerators: ArrayLike, denominators: ArrayLike, how: How) -> tuple[float, int, float, float]:
     above, below = _values("ratio", numerators), _values("ratio", denominators)
     if above.shape != below.shape or (below <= 0).any():
         raise ValueError("a ratio needs one positive denominator for each numerator")
     value = float(_ratio(above, below))
     if above.size == 1:
         return value, 1, value, value
-    low, high = _percentiles(
-        (above, below), _ratio, paired=True, resamples=resamples, confidence=confidence, seed=seed
-    )
+    low, high = _percentiles((above, below), _ratio, how, paired=True)
     return value, above.size, low, high
 
 
-def ratio_estimate(
-    numerators: ArrayLike,
-    denominators: ArrayLike,
-    *,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Estimate:
+def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike, how: How = HOW) -> Estimate:
     """Sum over sum, items resampled in pairs: a fraction weighted by tokens, as right tokens over all."""
-    value, n, low, high = _ratio_parts(numerators, denominators, resamples, confidence, seed)
-    return Estimate(value=value, n=1) if n == 1 else _of_fraction(value, n, low, high, n, confidence)
+    value, n, low, high = _ratio_parts(numerators, denominators, how)
+    return Estimate(value=value, n=1) if n == 1 else _of_fraction(value, n, low, high, n, how.confidence)
 
 
-def perplexity_estimate(
-    loss_sums: ArrayLike,
-    tokens: ArrayLike,
-    *,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Estimate:
+def perplexity_estimate(loss_sums: ArrayLike, tokens: ArrayLike, how: How = HOW) -> Estimate:
     """exp of the loss over all tokens, each item given as the sum of its losses in nats and its tokens."""
-    value, n, low, high = _ratio_parts(loss_sums, tokens, resamples, confidence, seed)
+    value, n, low, high = _ratio_parts(loss_sums, tokens, how)
     if low == high:
         return Estimate(value=exp_or_inf(value), n=n)
     return Estimate(value=exp_or_inf(value), n=n, low=exp_or_inf(low), high=exp_or_inf(high))
@@ -185,28 +153,17 @@ def _of_two_sets(
     statistic: Callable[..., Any],
     sets: tuple[Floats, Floats],
     independent: int,
-    resamples: int,
-    confidence: float,
-    seed: int,
+    how: How,
 ) -> Estimate:
     """Either set is resampled on its own, so that no resample lacks a side."""
     n = sets[0].size + sets[1].size
     if min(sets[0].size, sets[1].size) == 1:
         return Estimate(value=value, n=n)
-    low, high = _percentiles(
-        sets, statistic, paired=False, resamples=resamples, confidence=confidence, seed=seed
-    )
-    return _of_fraction(value, n, low, high, independent, confidence)
+    low, high = _percentiles(sets, statistic, how, paired=False)
+    return _of_fraction(value, n, low, high, independent, how.confidence)
 
 
-def auc_estimate(
-    forget_scores: Scores,
-    holdout_scores: Scores,
-    *,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Estimate:
+def auc_estimate(forget_scores: Scores, holdout_scores: Scores, how: How = HOW) -> Estimate:
     """Membership AUC.
 
     For sets that separate completely the interval is Wilson's for as many items as the smaller set has: an
@@ -216,17 +173,11 @@ def auc_estimate(
     value = auc(forget_scores, holdout_scores)
     sets = _values("forget scores", forget_scores), _values("holdout scores", holdout_scores)
     fewer = min(sets[0].size, sets[1].size)
-    return _of_two_sets(value, _auc_by_ranks, sets, fewer, resamples, confidence, seed)
+    return _of_two_sets(value, _auc_by_ranks, sets, fewer, how)
 
 
 def tpr_at_fpr_estimate(
-    forget_scores: Scores,
-    holdout_scores: Scores,
-    *,
-    max_fpr: float = 0.01,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    forget_scores: Scores, holdout_scores: Scores, how: How = HOW, *, max_fpr: float = 0.01
 ) -> Estimate:
     """The highest TPR at an FPR of at most ``max_fpr``: a share of the forget items."""
 
@@ -235,7 +186,7 @@ def tpr_at_fpr_estimate(
 
     value = float(tpr_at_fpr(forget_scores, holdout_scores, max_fpr=max_fpr))
     sets = _values("forget scores", forget_scores), _values("holdout scores", holdout_scores)
-    return _of_two_sets(value, statistic, sets, sets[0].size, resamples, confidence, seed)
+    return _of_two_sets(value, statistic, sets, sets[0].size, how)
 
 
 def advantage_estimate(
@@ -257,10 +208,7 @@ def privleak_estimate(
     holdout_scores: Scores,
     gold_forget_scores: Scores,
     gold_holdout_scores: Scores,
-    *,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    how: How = HOW,
 ) -> Estimate:
     """Privleak of a model against gold, whose scores are of the same items in the same order.
 
@@ -287,10 +235,8 @@ def privleak_estimate(
         low, high = _percentiles(
             (np.arange(forget.size), np.arange(holdout.size)),
             statistic,
+            how,
             paired=False,
-            resamples=resamples,
-            confidence=confidence,
-            seed=seed,
         )
     if low < high and np.isfinite([low, high]).all():
         return Estimate(value=value, n=n, low=low, high=high)

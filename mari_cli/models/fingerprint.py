@@ -45,7 +45,7 @@ def weights_hash(model: torch.nn.Module) -> str:
 
 
 def cache_key(
-    kind: str, definition: int, model: Mapping[str, Any], asked: Mapping[str, Any]
+    kind: str, definition: int | str, model: Mapping[str, Any], asked: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything that determines a value that a model was asked for: every cache finds its values by this.
 

@@ -16,6 +16,8 @@ from itertools import combinations
 from typing import Literal
 
 from mari_cli.errors import UserError, counted
+from mari_cli.metrics.aggregation import ByIntervals
+from mari_cli.metrics.corpora import DISTANCE, FORGET_SIDE, GROUPS, KEPT_SIDE, suite_of
 from mari_cli.metrics.difference import (
     By,
     Difference,
@@ -25,43 +27,14 @@ from mari_cli.metrics.difference import (
 )
 from mari_cli.metrics.distance import difference_of_distances
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.items import Identity, made, what_differs
+from mari_cli.metrics.items import Identity, take_apart, what_differs
 from mari_cli.metrics.metric import Metric
-from mari_cli.metrics.of_benchmarks import GENERAL_ABILITY
-from mari_cli.metrics.of_models import DISTANCE_METRICS
-from mari_cli.metrics.registry import METRICS, describe
 from mari_cli.metrics.statistics import How, over_seeds
-from mari_cli.report.numbers import listed
+from mari_cli.report.format import listed
 from mari_cli.report.read import ModelResult, RunData
+from mari_cli.suites.registry import METRICS, describe, judged
 
 Role = Literal["target", "gold", "unlearned", "model"]
-
-FORGOTTEN = (
-    "forget/answer_nll",
-    "forget/token_accuracy",
-    "forget/exact_match",
-    "facts/unique_recall",
-    "privacy/loss_auc",
-)
-"""What decides whether the forget data is forgotten: each is best at gold's value."""
-KEPT = ("retain/token_accuracy", "retain/exact_match", "facts/shared_recall", *GENERAL_ABILITY)
-"""What should be as it was before."""
-SUITE_FORGOTTEN = (
-    "tofu/forget_quality",
-    "tofu/forget/probability",
-    "tofu/forget/rouge_l_recall",
-    "tofu/forget/truth_ratio",
-    "tofu/loss_auc",
-    "muse/verbatim_forget",
-    "muse/knowledge_forget",
-    "muse/min_k_auc",
-    "muse/privleak",
-    "rwku/forget_level1",
-    "rwku/forget_level2",
-    "rwku/forget_level3",
-)
-"""What the suites say of it; it decides where the corpora themselves were not asked."""
-SUITE_KEPT = ("tofu/model_utility", "muse/knowledge_retain", "rwku/neighbor_level1", "rwku/neighbor_level2")
 
 
 class Standing(StrEnum):
@@ -137,7 +110,7 @@ def side_of(role: Role, runs: tuple[RunData, ...]) -> Side:
 
 def difference(metric: str, a: Side, b: Side) -> Difference | None:
     """Of ``a`` less ``b``; None where nothing judges it. Seeds without any spread leave it to the items."""
-    if is_a_test(metric):  # p-values do not subtract; the statistic behind them does
+    if metric_of(metric).is_test:  # p-values do not subtract; the statistic behind them does
         return None
     if len(a.runs) > 1 or len(b.runs) > 1:
         over = difference_over_seeds(
@@ -165,11 +138,12 @@ def _of_models(metric: str, a: Side, b: Side) -> Difference | None:
     estimates = ours.models[a.role].metrics.get(metric), theirs.models[b.role].metrics.get(metric)
     if estimates[0] is None or estimates[1] is None:
         return None
-    if metric in DISTANCE_METRICS:
+    if metric in (DISTANCE, FORGET_SIDE, KEPT_SIDE):
         return _of_distances(metric, a, b) or difference_of_estimates(estimates[0], estimates[1])
+    entry = metric_of(metric)
     taken_apart = (
-        made(metric, ours.items_of(a.role), ours.items_of("gold")),
-        made(metric, theirs.items_of(b.role), theirs.items_of("gold")),
+        take_apart(entry, ours.items_of(a.role), ours.items_of("gold")),
+        take_apart(entry, theirs.items_of(b.role), theirs.items_of("gold")),
     )
     if taken_apart[0] is None or taken_apart[1] is None or what_differs(taken_apart[0], taken_apart[1]):
         return difference_of_estimates(estimates[0], estimates[1])
@@ -178,12 +152,11 @@ def _of_models(metric: str, a: Side, b: Side) -> Difference | None:
         assert estimate
         if not math.isclose(whole.value, estimate.value, rel_tol=1e-6, abs_tol=1e-9):
             return difference_of_estimates(estimates[0], estimates[1])  # not made of these items as we think
-    return paired_difference(
-        taken_apart[0],
-        taken_apart[1],
-        resamples=int(ours.setting("metrics.bootstrap") or 1000),
-        confidence=confidence_of((ours, theirs)),
-    )
+    return paired_difference(taken_apart[0], taken_apart[1], _how(ours, theirs))
+
+
+def _how(ours: RunData, theirs: RunData) -> How:
+    return How(int(ours.setting("metrics.bootstrap") or 1000), confidence_of((ours, theirs)))
 
 
 def _of_distances(metric: str, a: Side, b: Side) -> Difference | None:
@@ -193,12 +166,12 @@ def _of_distances(metric: str, a: Side, b: Side) -> Difference | None:
         return None
     asked = (a.role, theirs.path, b.role)
     if asked not in ours.distances:
-        how = How(int(ours.setting("metrics.bootstrap") or 1000), confidence_of((ours, theirs)))
         ours.distances[asked] = difference_of_distances(
             (a.role, {role: ours.items_of(role) for role in ours.models}),
             (b.role, {role: theirs.items_of(role) for role in theirs.models}),
             ours.entered,
-            how,
+            _how(ours, theirs),
+            METRICS,
         )
     return ours.distances[asked].get(metric)
 
@@ -239,7 +212,7 @@ class Row:
     def standing(self, metric: str) -> Standing | None:
         if self.gold is None or self.role == "gold" or self.estimate(metric) is None:
             return None
-        if is_a_test(metric):
+        if metric_of(metric).is_test:
             if len(self.runs) > 1:  # a mean of p-values is none
                 return None
             at = self.model.metrics[metric].value >= 1 - confidence_of(self.runs)
@@ -259,11 +232,6 @@ class Row:
         return change(difference(metric, self.side, before), direction=metric_of(metric).direction)
 
 
-def is_a_test(metric: str) -> bool:
-    """Whether it is itself the p-value of a test against gold, which needs no difference to be read by."""
-    return metric.rpartition("/")[2] in ("forget_quality", "forget_quality_open_unlearning")
-
-
 def metric_of(name: str) -> Metric:
     """The registered metric, or a bare description of one that a later version wrote."""
     try:
@@ -279,6 +247,7 @@ def metric_of(name: str) -> Metric:
             description="not known to this version",
             source="",
             degenerate="",
+            aggregate=ByIntervals("nothing says how it is made of items"),
         )
 
 
@@ -404,25 +373,6 @@ def metric_names(rows: Iterable[Row]) -> list[str]:
     return [name for name in METRICS if name in there] + sorted(there - METRICS.keys())
 
 
-GROUPS = {
-    "distance_to_gold": "Distance to gold, in one figure",
-    "forget": "Forget data",
-    "facts": "Facts about the forgotten",
-    "privacy": "Membership inference, forget against holdout",
-    "retain": "Retain data",
-    "holdout": "Holdout: data no model saw",
-    "marginal": "Marginal information",
-    "benchmark": "Benchmarks",
-}
-"""What is measured without a suite, by the beginning of its name."""
-
-
-def suite_of(name: str) -> str | None:
-    """The suite that a metric belongs to, by its full name."""
-    beginning = name.split("/")[0]
-    return None if beginning in GROUPS else beginning
-
-
 def data_hashes(run: RunData) -> tuple[tuple[str, str], ...]:
     """What identifies the data of a run, corpus by corpus; nothing for logs, whose hash is a model's."""
     if run.setting("from_log"):
@@ -492,7 +442,8 @@ def not_separable(rows: list[Row], *, confidence: str) -> str | None:
     """What of the runs the data cannot tell apart, a sentence for each way to judge; None: nothing."""
     shown = results(rows)
     found: dict[By, list[str]] = {}
-    for metric in [*FORGOTTEN, *KEPT, *(name for name in metric_names(shown) if suite_of(name))]:
+    of_suites = [name for name in metric_names(shown) if suite_of(name)]
+    for metric in [*judged("forgotten"), *judged("kept"), *of_suites]:
         there = [row for row in shown if row.estimate(metric) is not None]
         apart = {(a.label, b.label): difference(metric, a.side, b.side) for a, b in combinations(there, 2)}
         same = {pair: d for pair, d in apart.items() if d is not None and d.separable is False}

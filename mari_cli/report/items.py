@@ -3,34 +3,30 @@
 import math
 from dataclasses import dataclass
 
+from mari_cli.metrics.aggregation import Aggregation
 from mari_cli.metrics.items import ItemValues
-from mari_cli.report import numbers
+from mari_cli.metrics.likelihood import ANSWER_NLL
 from mari_cli.report.comparison import Row
+from mari_cli.report.format import number
+from mari_cli.suites.registry import METRICS
 
 MOST = 200
 """Items shown of a set to be forgotten."""
 MOST_OF_OTHERS = 50
 
-_MAIN = {"answer_nll": "loss", "rouge_l_f1": "ROUGE-L", "rouge_l_recall": "ROUGE-L", "recalled": "told"}
-"""What is set side by side for every model: the first of these that a set has, else its first value."""
-_NOW = {
-    "exact_match": "exact match",
-    "extraction_strength": "extraction strength",
-    "verbatim_rouge_l": "ROUGE-L",
-    "rouge_l_recall": "ROUGE-L",
-    "probability": "probability",
-    "truth_ratio": "truth ratio",
-    "log_truth_ratio": "log truth ratio",
-    "min_k": "min-k",
-    "recalled": "told",
-    "tokens": "tokens",
-    "cut": "cut",
+_BESIDE = {"truth_ratio": "truth ratio", "tokens": "tokens", "cut": "cut"}
+"""What a row holds beside the columns of metrics, and its name here; the first is of earlier versions."""
+_COLUMNS = {
+    column.name: column
+    for metric in METRICS.values()
+    if isinstance(metric.aggregate, Aggregation)
+    for column in metric.aggregate.columns
+    if column.label
 }
-"""What is shown of the model as it is now, beside that, and what it is called."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class ItemCell:
     text: str
     order: float | str
     """What a column is sorted by."""
@@ -41,7 +37,7 @@ class ItemTable:
     name: str
     """Of the set, after its suite's."""
     columns: list[str]
-    rows: list[list[Cell]]
+    rows: list[list[ItemCell]]
     total: int
     """Items there are."""
     order: str
@@ -62,35 +58,37 @@ def _table(row: Row, suite: str | None, set: str) -> ItemTable:
 
     now, before, gold = of(row.role), of("target"), of("gold")
     there = dict.fromkeys(name for item in now.values() for name in item.values)
-    main = next((name for name in _MAIN if name in there), next(iter(there), "answer_nll"))
-    word = _MAIN.get(main, main.replace("_", " "))
+    leading = (name for name, column in _COLUMNS.items() if column.leads and name in there)
+    main = next(leading, next(iter(there), ANSWER_NLL.name))
+    word = _COLUMNS[main].label if main in _COLUMNS else main.replace("_", " ")
     forget = set == "forget" or "forget" in set.split("_")
     beside, versus = (gold, "gold") if forget or not before else (before, "before")
     facts = any(item.fact for item in now.values())
-    shown = [name for name in _NOW if name in there and name != main]
+    labels = {name: column.label for name, column in _COLUMNS.items()} | _BESIDE
+    shown = [name for name in labels if name in there and name != main]
     columns = ["item", "hash", *(["fact"] if facts else []), *([f"{word} before"] if before else [])]
     columns += [
         f"{word} now",
         *([f"{word} of gold"] if gold else []),
         *([f"now − {versus}"] if beside else []),
     ]
-    sign = 1 if main == "answer_nll" else -1  # a loss is low where an item is known
+    sign = 1 if main == ANSWER_NLL.name else -1  # a loss is low where an item is known
     first = sign if forget else -sign
     rows = []
-    for number, item in now.items():
-        apart = _apart(item, beside.get(number), main)
-        cells = [Cell(text=str(number), order=number), _word((item.key or "")[:8])]
+    for place, item in now.items():
+        apart = _apart(item, beside.get(place), main)
+        cells = [ItemCell(text=str(place), order=place), _word((item.key or "")[:8])]
         cells += [_word(item.fact or "")] if facts else []
-        cells += [_value(before.get(number), main)] if before else []
+        cells += [_value(before.get(place), main)] if before else []
         cells += [_value(item, main)]
-        cells += [_value(gold.get(number), main)] if gold else []
+        cells += [_value(gold.get(place), main)] if gold else []
         cells += [_cell(apart, signed=True)] if beside else []
         cells += [_value(item, name) for name in shown]
-        rows.append((_place(item.values.get(main) if not beside else apart, first), number, cells))
+        rows.append((_place(item.values.get(main) if not beside else apart, first), place, cells))
     ordered = [cells for _, _, cells in sorted(rows, key=lambda entry: entry[:2])]
     return ItemTable(
         name=set if suite is None else f"{suite} / {set}",
-        columns=columns + [_NOW[name] for name in shown],
+        columns=columns + [labels[name] for name in shown],
         rows=ordered[: MOST if forget else MOST_OF_OTHERS],
         total=len(ordered),
         order=_in_words(word, sign, forget, versus if beside else None),
@@ -116,21 +114,21 @@ def _place(value: float | None, sign: int) -> float:
     return sign * value if value is not None and math.isfinite(value) else math.inf
 
 
-def _value(item: ItemValues | None, name: str) -> Cell:
+def _value(item: ItemValues | None, name: str) -> ItemCell:
     return _cell(None if item is None else item.values.get(name))
 
 
-def _cell(value: float | None, *, signed: bool = False) -> Cell:
+def _cell(value: float | None, *, signed: bool = False) -> ItemCell:
     if value is None:
-        return Cell(text="–", order=math.inf)
-    return Cell(text=_short(value, signed), order=value if math.isfinite(value) else math.inf)
+        return ItemCell(text="–", order=math.inf)
+    return ItemCell(text=_short(value, signed), order=value if math.isfinite(value) else math.inf)
 
 
 def _short(value: float, signed: bool) -> str:
     """Whole numbers as such."""
     whole = value.is_integer() and abs(value) < 1e5
-    return f"{value:.0f}" if whole else numbers.number(value, signed=signed)
+    return f"{value:.0f}" if whole else number(value, signed=signed)
 
 
-def _word(text: str) -> Cell:
-    return Cell(text=text, order=text)
+def _word(text: str) -> ItemCell:
+    return ItemCell(text=text, order=text)

@@ -17,52 +17,31 @@ from markupsafe import Markup, escape
 
 from mari_cli import runs as runs_on_disk
 from mari_cli.errors import UserError, counted
+from mari_cli.metrics.corpora import GROUPS, suite_of
 from mari_cli.metrics.estimate import OverSeeds
 from mari_cli.metrics.metric import Metric
-from mari_cli.metrics.of_benchmarks import GENERAL_ABILITY
-from mari_cli.report import numbers
 from mari_cli.report.comparison import (
-    GROUPS,
-    SUITE_FORGOTTEN,
-    SUITE_KEPT,
     Change,
     Row,
     Standing,
     comparison_rows,
-    is_a_test,
     metric_names,
     metric_of,
     not_separable,
     results,
     run_labels,
-    suite_of,
 )
 from mari_cli.report.definitions import STATISTICS, anchor_of, definitions
+from mari_cli.report.format import interval, listed, number, percent
 from mari_cli.report.items import item_tables
-from mari_cli.report.plots import FIGURES, colour_of
+from mari_cli.report.narrative import confidence, estimate_words, summarise
+from mari_cli.report.plots import FIGURES
+from mari_cli.report.plots.style import colour_of
 from mari_cli.report.read import RunData
-from mari_cli.report.words import confidence, estimate_words, summarise
+from mari_cli.suites.registry import headlines
 
 ARROWS = {"up": "↑", "down": "↓", "gold": "◆"}
 ARROW_WORDS = {"up": "higher is better", "down": "lower is better", "gold": "best at gold's value"}
-OVERVIEW = (
-    "distance_to_gold",
-    "forget/answer_nll",
-    "forget/token_accuracy",
-    "forget/exact_match",
-    "facts/unique_recall",
-    "privacy/loss_auc",
-    "facts/shared_recall",
-    "retain/token_accuracy",
-    "retain/exact_match",
-    "holdout/answer_nll",
-    "holdout/nll_from_target",
-    "privacy/loss_auc_from_gold",
-    *GENERAL_ABILITY,
-    *SUITE_FORGOTTEN,
-    *SUITE_KEPT,
-)
-"""Columns of the table of several runs."""
 SCOPES = {"step": "whole step", "micro": "micro-batch"}
 """`loss.pooling_scope`, in words."""
 _TONES = {
@@ -227,39 +206,37 @@ def _cell(row: Row, name: str) -> Cell:
     estimate = row.estimate(name)
     if estimate is None:
         return Cell()
-    distance, direction = row.distance(name), metric_of(name).direction
-    by_gold = direction == "gold" or is_a_test(name)
+    distance, metric = row.distance(name), metric_of(name)
+    by_gold = metric.direction == "gold" or metric.is_test
     reading = row.standing(name) if by_gold else row.change(name)
     return Cell(
-        value=numbers.number(estimate.value),
-        interval=numbers.interval(estimate.low, estimate.high),
+        value=number(estimate.value),
+        interval=interval(estimate.low, estimate.high),
         title=estimate_words(estimate),
-        distance="" if distance is None else numbers.number(distance, signed=True),
+        distance="" if distance is None else number(distance, signed=True),
         reading=str(reading) if reading and row.role != "target" else "",
         tone=_TONES[reading] if reading and row.role != "target" else "",
     )
 
 
+def _line(name: str, label: str, columns: list[Row]) -> Line:
+    metric = metric_of(name)
+    return Line(
+        label=label,
+        metric=metric,
+        arrow=ARROWS[metric.direction],
+        cells=[_cell(row, name) for row in columns],
+        anchor=anchor_of(name),
+        n=_items(name, columns),
+    )
+
+
 def _groups(names: list[str], columns: list[Row]) -> list[Group]:
-    prefixes = sorted({name.split("/")[0] for name in names}, key=lambda p: [*GROUPS, p].index(p))
-    return [
-        (
-            GROUPS.get(prefix, prefix),
-            [
-                Line(
-                    label=metric_of(name).label.removeprefix(f"{prefix} "),
-                    metric=metric_of(name),
-                    arrow=ARROWS[metric_of(name).direction],
-                    cells=[_cell(row, name) for row in columns],
-                    anchor=anchor_of(name),
-                    n=_items(name, columns),
-                )
-                for name in names
-                if name.split("/")[0] == prefix
-            ],
-        )
-        for prefix in prefixes
-    ]
+    groups: dict[str, list[Line]] = {group: [] for group in GROUPS}
+    for name in names:
+        group = name.split("/")[0]
+        groups[group].append(_line(name, metric_of(name).label.removeprefix(f"{group} "), columns))
+    return [(GROUPS[group], lines) for group, lines in groups.items() if lines]
 
 
 def _suite_groups(suite: str, names: list[str], columns: list[Row]) -> list[Group]:
@@ -267,17 +244,8 @@ def _suite_groups(suite: str, names: list[str], columns: list[Row]) -> list[Grou
     groups: dict[str, list[Line]] = {"over all sets": []}
     for name in names:
         if suite_of(name) == suite:
-            set = name.removeprefix(f"{suite}/").rpartition("/")[0]
-            groups.setdefault(set or "over all sets", []).append(
-                Line(
-                    label=metric_of(name).label,
-                    metric=metric_of(name),
-                    arrow=ARROWS[metric_of(name).direction],
-                    cells=[_cell(row, name) for row in columns],
-                    anchor=anchor_of(name),
-                    n=_items(name, columns),
-                )
-            )
+            set = name.removeprefix(f"{suite}/").rpartition("/")[0] or "over all sets"
+            groups.setdefault(set, []).append(_line(name, metric_of(name).label, columns))
     return [(set, lines) for set, lines in groups.items() if lines]
 
 
@@ -289,14 +257,14 @@ def _of_seeds(row: Row, names: list[str]) -> list[tuple[str, list[str]]]:
     """(label, value of each seed) of every metric that all of them have."""
     estimates = [(metric_of(name).label, row.estimate(name)) for name in names]
     return [
-        (label, [numbers.number(value) for value in estimate.values.values()])
+        (label, [number(value) for value in estimate.values.values()])
         for label, estimate in estimates
         if isinstance(estimate, OverSeeds)
     ]
 
 
 def _overview(rows: list[Row]) -> tuple[list[tuple[Metric, str]], list[tuple[Row, str, list[Cell]]]]:
-    names = [name for name in OVERVIEW if any(row.estimate(name) for row in rows)]
+    names = [name for name in headlines("overview") if any(row.estimate(name) for row in rows)]
     return (
         [(metric_of(name), _items(name, rows)) for name in names],
         [(row, colour_of(row, rows), [_cell(row, name) for name in names]) for row in rows],
@@ -408,11 +376,11 @@ def _steps(run: RunData) -> str:
     if (speed := _median(run, "tokens_per_second")) is not None:
         took.append(f"{speed:,.0f} tokens a second")
     if (share := _median(run, "mfu")) is not None:
-        took.append(f"{numbers.percent(share)} of the device's peak (MFU)")
+        took.append(f"{percent(share)} of the device's peak (MFU)")
     if (peak := _median(run, "peak_bytes")) is not None:
         took.append(f"{peak / 2**30:.1f} GiB at the peak")
     sentences = [f"A step: {'; '.join(how)}."] if how else []
-    sentences += [f"Median of its steps: {numbers.listed(took)}."] if took else []
+    sentences += [f"Median of its steps: {listed(took)}."] if took else []
     return " ".join(sentences)
 
 

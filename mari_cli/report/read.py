@@ -18,7 +18,7 @@ from mari_cli.metrics.difference import Difference
 from mari_cli.metrics.distance import Entered
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.items import ItemValues, item_values
-from mari_cli.metrics.registry import as_logged
+from mari_cli.metrics.metric import as_logged
 from mari_cli.report.shape import CONFIG as CONFIG_SHAPE
 from mari_cli.report.shape import (
     DATA,

@@ -19,12 +19,13 @@ from mari_cli import distributed, runs, sealed
 from mari_cli.config import MetricsConfig
 from mari_cli.errors import UserError
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.of_benchmarks import benchmark_name, range_of
-from mari_cli.metrics.statistics import perplexity_estimate, proportion_estimate, ratio_estimate
+from mari_cli.metrics.statistics import How, perplexity_estimate, proportion_estimate, ratio_estimate
+from mari_cli.metrics.version import version_of
 from mari_cli.models.fingerprint import key_hash
 from mari_cli.progress import Track, say
 from mari_cli.suites import mmlu_sample
 from mari_cli.suites.examiner import Examiner
+from mari_cli.suites.lm_metrics import benchmark_name, range_of
 from mari_cli.suites.suite import Row
 
 if TYPE_CHECKING:  # lm_eval takes seconds to import, for which a run without benchmarks need not wait
@@ -32,8 +33,8 @@ if TYPE_CHECKING:  # lm_eval takes seconds to import, for which a run without be
 
     from mari_cli.suites.lm_tasks import Benchmark, Benchmarks, Questions
 
-DEFINITION = 3
-"""Part of every key: raise it when something here changes an answer, a row or a standard error."""
+CODE = tuple(f"mari_cli.suites.{module}" for module in ("benchmarks", "lm_tasks", "lm_model", "mmlu_sample"))
+"""The modules whose code makes an answer, a row or a standard error: a part of every key."""
 OF_BENCHMARKS = ("benchmarks", "benchmark_limit", "benchmark_root", "benchmark_chat_template", "fewshot")
 """The settings that only benchmarks have."""
 RESAMPLES = 200
@@ -193,7 +194,7 @@ def _path(examiner: Examiner, task: "Questions") -> Path | None:
         "chat_template": bool(config.benchmark_chat_template and tokenizer.chat_template),
         "batch_size": config.batch_size,
     }
-    key = key_hash(examiner.key("benchmarks", DEFINITION, asked))
+    key = key_hash(examiner.key("benchmarks", version_of(*CODE), asked))
     return examiner.cache / "benchmarks" / key[:2] / f"{key}.json"
 
 
@@ -431,7 +432,5 @@ def _of_text(key: str, judged: Judged, rows: Sequence[Row], examiner: Examiner) 
     if metric == "bits_per_byte":
         losses = [nats / math.log(2) for nats in losses]
     make = ratio_estimate if metric == "bits_per_byte" else perplexity_estimate
-    interval = make(
-        losses, amounts, resamples=config.bootstrap, confidence=config.confidence, seed=examiner.seed
-    )
+    interval = make(losses, amounts, How(config.bootstrap, config.confidence, examiner.seed))
     return Estimate(value=judged.value, n=len(rows), low=interval.low, high=interval.high)

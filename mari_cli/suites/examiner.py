@@ -4,7 +4,7 @@ that determines it: an examination that was cut off goes on where it was, and no
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,8 @@ from mari_cli import runs, sealed
 from mari_cli.config import MetricsConfig
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import Item
+from mari_cli.metrics.corpora import SCORED
+from mari_cli.metrics.version import version_of
 from mari_cli.models.fingerprint import cache_key, described, key_hash
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track, silent
@@ -22,8 +24,13 @@ from mari_cli.suites.scores import ItemScore, score
 
 R = TypeVar("R")
 
-DEFINITIONS = 5
-"""Part of every key: raise it when the definition of a metric changes."""
+_SCORES = ("mari_cli.suites.scores", "mari_cli.metrics.answer", "mari_cli.metrics.gap")
+CODE = {
+    "scores": (*_SCORES, *(column.score.__module__ for column in SCORED.values() if column.score)),
+    "answers": ("mari_cli.suites.generate",),
+    "gradnorms": ("mari_cli.suites.gradients", "mari_cli.metrics.membership"),
+}
+"""By what is kept, the modules whose code makes it: a part of every key."""
 PIECE = 64
 """Items that are kept together: what is lost when an examination is cut off."""
 
@@ -56,7 +63,7 @@ class Examiner:
                 track=silent,
                 description="",
             )
-            return [asdict(item) for item in scored.items]
+            return [dict(item) for item in scored.items]
 
         settings = {"min_k": self.config.min_k}
         rows = self._kept("scores", settings, items, ask, f"scoring {what}")
@@ -119,14 +126,14 @@ class Examiner:
         if self.cache is None:
             return ask(items)
         asked = {**settings, "batch_size": self.config.batch_size, "items": items_hash(items)}
-        key = key_hash(self.key(kind, DEFINITIONS, asked))
+        key = key_hash(self.key(kind, version_of(*CODE[kind]), asked))
         path = self.cache / kind / key[:2] / f"{key}.json"
         found: list[R] | None = sealed.read(path)
         if found is None:
             found = sealed.write(path, ask(items))
         return found
 
-    def key(self, kind: str, definition: int, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def key(self, kind: str, definition: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         """`cache_key` of what the model is asked."""
         return cache_key(kind, definition, self._described, asked)
 
@@ -137,8 +144,7 @@ class Examiner:
 
 def _score_of(row: dict[str, Any]) -> ItemScore:
     """JSON has no NaN."""
-    whole: dict[str, Any] = {name: math.nan if value is None else value for name, value in row.items()}
-    return ItemScore(**whole)
+    return ItemScore({name: math.nan if value is None else value for name, value in row.items()})
 
 
 def items_hash(items: Sequence[Item]) -> str:

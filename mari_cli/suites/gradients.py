@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mari_cli import distributed
 from mari_cli.data.tokenize import Item
-from mari_cli.metrics import attacks
+from mari_cli.metrics import membership
 from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.trunk import hidden_states
@@ -23,7 +23,7 @@ ROWS = 512
 
 
 def gradnorms(lm: LanguageModel, items: Sequence[Item], *, track: Track, description: str) -> list[float]:
-    """`attacks.gradnorm` of each item, in order: of its mean token loss, over all weights of the model.
+    """`membership.gradnorm` of each item, in order: of its mean token loss, over all weights of the model.
 
     Takes memory for one gradient of all weights. Several processes take the items in turn; their weights must
     be whole. No gradient is left behind.
@@ -33,7 +33,7 @@ def gradnorms(lm: LanguageModel, items: Sequence[Item], *, track: Track, descrip
 
         def of_item(item: Item) -> float:
             gradients = torch.autograd.grad(_mean_loss(lm, item), parameters, allow_unused=True)
-            return attacks.gradnorm(gradient for gradient in gradients if gradient is not None)
+            return membership.gradnorm(gradient for gradient in gradients if gradient is not None)
 
         return list(track(distributed.spread(items, of_item), description, len(items)))
 

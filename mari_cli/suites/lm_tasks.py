@@ -36,9 +36,9 @@ from lm_eval.utils import handle_non_serializable
 
 from mari_cli import hub, runs
 from mari_cli.errors import UserError
-from mari_cli.metrics.of_benchmarks import LOWER_IS_BETTER
 from mari_cli.places import place
 from mari_cli.suites import mmlu_sample
+from mari_cli.suites.lm_metrics import LOWER_IS_BETTER
 
 VERSION = importlib.metadata.version("lm_eval")
 UNREADABLE = (OSError, ValueError, LookupError, httpx.HTTPError, jinja2.TemplateError)

@@ -15,7 +15,7 @@ from mari_cli.data.records import Record
 from mari_cli.errors import UserError, counted
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.generation import verbatim_rouge_l
-from mari_cli.metrics.privacy import privleak
+from mari_cli.metrics.membership import privleak
 from mari_cli.suites.suite import Row
 from mari_cli.suites.tofu_numbers import SETS, of_losses
 

@@ -15,7 +15,7 @@ conf/forget/muse_news.yaml.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mari_cli import runs
@@ -23,21 +23,17 @@ from mari_cli.config import MuseSuite, SuiteConfig
 from mari_cli.data.files import read_subset
 from mari_cli.data.records import Record
 from mari_cli.errors import UserError
-from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.generation import rouge_l_f1
-from mari_cli.metrics.statistics import How, mean_estimate
-from mari_cli.suites.attacked import attacked
+from mari_cli.metrics.statistics import How
+from mari_cli.suites.attacks import attacks_in, membership, privleak, score_attacks
 from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
-from mari_cli.suites.membership import attacks_in, membership, privleak
+from mari_cli.suites.means import means
+from mari_cli.suites.muse_metrics import KNOWLEDGE, PRIVACY, ROUGE, SUITE
 from mari_cli.suites.plain import cut_note, first_tokens, prompt_items, require_words, text_items
 from mari_cli.suites.suite import Row, Summary
 
 MIN_K = 0.4
-KNOWLEDGE = ("knowledge_forget", "knowledge_retain")
-PRIVACY = ("privacy_forget", "privacy_holdout")
-ROUGE = ("verbatim_forget", *KNOWLEDGE)
-"""Sets whose metric is their ROUGE-L F1."""
 _ENDS = ("\n\n", "\nQuestion", "Question:")
 """Where an answer ends and the model goes on by itself."""
 
@@ -96,7 +92,7 @@ class Muse:
     def _scored(self, examiner: Examiner, name: str, asked: Sequence[Record]) -> list[Row]:
         items, cut = text_items(examiner.lm, [record.text for record in asked])
         scores = examiner.score(items, name)
-        attacks = attacked(examiner, items, scores, [record.text for record in asked], name)
+        attacks = score_attacks(examiner, items, scores, [record.text for record in asked], name)
         del attacks["loss"]
         return [
             {"tokens": score.tokens, "answer_nll": score.answer_nll, "cut": int(shorter)}
@@ -105,16 +101,15 @@ class Muse:
         ]
 
     def summarise(self, rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summary:
-        metrics: dict[str, Estimate] = {}
-        notes = []
-        for name in ROUGE:
-            if values := [row["rouge_l_f1"] for row in rows if row["set"] == name]:
-                metrics[f"muse/{name}"] = mean_estimate(values, **asdict(how))
-            else:
-                notes.append(f"`muse/{name}` is left out: nothing was generated (`metrics.generate=false`)")
+        metrics = means(ROUGE, rows, how)
+        notes = [
+            f"`{metric.name}` is left out: nothing was generated (`metrics.generate=false`)"
+            for metric in ROUGE
+            if metric.name not in metrics
+        ]
         own = _min_k(rows)
         forget, holdout = (attacks_in([row for row in rows if row["set"] == name]) for name in PRIVACY)
-        metrics |= membership(forget, holdout, how, group="muse")
+        metrics |= membership(forget, holdout, how, group=SUITE)
         if gold is None:
             notes.append("`muse/privleak` is left out: it needs a gold model (`gold`)")
         else:

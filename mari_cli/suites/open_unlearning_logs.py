@@ -15,6 +15,7 @@ from sys import float_info
 from typing import Any
 
 from mari_cli.errors import UserError, counted
+from mari_cli.metrics import membership
 from mari_cli.suites.log_columns import (
     SCORE,
     SHARE,
@@ -27,22 +28,15 @@ from mari_cli.suites.log_columns import (
     require,
 )
 from mari_cli.suites.suite import Row
-from mari_cli.suites.tofu_numbers import HOLDOUT, MEMBERSHIP, OFFERED, SETS, THEIRS, with_their_ratio
+from mari_cli.suites.tofu_metrics import HOLDOUT, MEMBERSHIP, METRICS, OF_TOKENS, OFFERED, PREFIXES
+from mari_cli.suites.tofu_numbers import SETS, THEIRS, with_their_ratio
 
-PREFIXES = {"forget": "forget", "retain": "retain", "authors": "ra", "facts": "wf"}
-"""What OpenUnlearning's metrics of a set begin with."""
 TRUTH = ("paraphrase_nll", "wrong_nlls")
 """Columns that a truth ratio takes."""
-TOKENS = ("extraction_strength", "exact_memorization")
+TOKENS = [metric.name for metric in OF_TOKENS]
 """Of the forget items' answers."""
-ATTACKS = {
-    "loss": "mia_loss",
-    "zlib": "mia_zlib",
-    "min_k": "mia_min_k",
-    "min_k_plus_plus": "mia_min_k_plus_plus",
-    "reference": "mia_reference",
-    "gradnorm": "mia_gradnorm",
-}
+ATTACKS = {attack: f"mia_{attack}" for attack in membership.ATTACKS}
+PRIVLEAK = "privleak"
 """Our names of attacks to its metrics."""
 OF_MUSE = ("knowmem", "verbmem")
 """What only the names of its metrics of MUSE hold."""
@@ -55,7 +49,8 @@ def is_open_unlearning(content: Mapping[str, Any]) -> bool:
 def read_open_unlearning(content: Mapping[str, Any], where: str) -> Log:
     """Every row of the log, which is called ``where`` in what is refused."""
     log = Log()
-    read = set(_their_means())
+    means = {theirs: metric.name for metric in METRICS for theirs in metric.elsewhere}
+    read = means.keys() - {*TOKENS, *ATTACKS.values(), PRIVLEAK}  # which count only where items have them
     for name, prefix in PREFIXES.items():
         answer, rouge = f"{prefix}_Q_A_Prob", f"{prefix}_Q_A_ROUGE"
         paraphrase = answer if name in OFFERED else f"{prefix}_Q_A_PARA_Prob"
@@ -73,7 +68,7 @@ def read_open_unlearning(content: Mapping[str, Any], where: str) -> Log:
     if not log.rows:
         raise _no_metric_of_tofu(content, where)
     read |= _add_tokens(log, content, where) | _add_membership(log, content, where)
-    for theirs, ours in (_their_means() | _means_where_items_are()).items():
+    for theirs, ours in means.items():
         entry = content.get(theirs)
         mean = entry.get("agg_value") if isinstance(entry, dict) else None
         if isinstance(mean, int | float) and SCORE.holds(mean):
@@ -208,31 +203,14 @@ def _add_membership(log: Log, content: Mapping[str, Any], where: str) -> set[str
         for name in MEMBERSHIP:
             for item, score in scores[name].items():
                 row = rows[name][item]
-                row |= {"answer_nll": row.get("answer_nll", score)} if attack == "loss" else {attack: -score}
+                row |= (
+                    {"answer_nll": row.get("answer_nll", score)}
+                    if attack == membership.LOSS
+                    else {attack: -score}
+                )
     if taken:
         log.rows.extend(rows[HOLDOUT].values())
-    return taken | ({"privleak"} if ATTACKS["min_k"] in taken else set())
-
-
-def _their_means() -> dict[str, str]:
-    """OpenUnlearning's names of the means that ours should equal, to our names."""
-    means = {"forget_quality": "tofu/forget_quality_open_unlearning", "model_utility": "tofu/model_utility"}
-    for name, prefix in PREFIXES.items():
-        probability = "Q_A_Prob_normalised" if name in OFFERED else "Q_A_Prob"
-        means |= {
-            f"{prefix}_{probability}": f"tofu/{name}/probability",
-            f"{prefix}_Q_A_ROUGE": f"tofu/{name}/rouge_l_recall",
-            f"{prefix}_Truth_Ratio": f"tofu/{name}/truth_ratio",
-            f"{prefix}_truth_ratio": f"tofu/{name}/truth_ratio",
-        }
-    return means
-
-
-def _means_where_items_are() -> dict[str, str]:
-    """The same of what counts as read only where the log has it by item."""
-    means = {metric: f"tofu/{attack}_auc" for attack, metric in ATTACKS.items()}
-    means |= {metric: f"tofu/forget/{metric}_open_unlearning" for metric in TOKENS}
-    return means | {"privleak": "tofu/privleak"}
+    return taken | ({PRIVLEAK} if ATTACKS[membership.MIN_K] in taken else set())
 
 
 def _by_index(content: Mapping[str, Any], metric: str) -> dict[str, Any] | None:

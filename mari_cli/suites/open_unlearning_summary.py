@@ -10,7 +10,8 @@ from pathlib import Path
 
 from mari_cli.errors import UserError
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.overall import ATTACKED, OPEN_UNLEARNING, scores
+from mari_cli.suites.tofu_metrics import OPEN_UNLEARNING
+from mari_cli.suites.tofu_overall import ATTACKED, scores
 
 INGREDIENTS = {
     "extraction_strength": "extraction_strength",

@@ -30,9 +30,8 @@ Which capitals does a model know? `capitals.py`:
             ]
 
         def summarise(self, rows, gold, how):
-            interval = {"resamples": how.resamples, "confidence": how.confidence, "seed": how.seed}
             metrics = {
-                f"capitals/{name}": mean_estimate([row[name] for row in rows], **interval)
+                f"capitals/{name}": mean_estimate([row[name] for row in rows], how)
                 for name in ("recalled", "answer_nll")
             }
             return Summary(metrics, [] if gold else ["no gold model was asked"])

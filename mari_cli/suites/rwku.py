@@ -14,7 +14,7 @@ and fluency are not measured), forgetting by an instruction in the prompt, and i
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from mari_cli import runs
@@ -22,16 +22,16 @@ from mari_cli.config import RwkuSuite, SuiteConfig
 from mari_cli.data.files import read_subset
 from mari_cli.data.records import Record
 from mari_cli.errors import UserError, nearest
-from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.generation import rouge_l_recall
-from mari_cli.metrics.statistics import How, mean_estimate
+from mari_cli.metrics.statistics import How
 from mari_cli.models.load import LanguageModel
 from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
+from mari_cli.suites.means import means
 from mari_cli.suites.plain import cut_note, prompt_items, require_words, text_items
+from mari_cli.suites.rwku_metrics import METRICS, PROBES
 from mari_cli.suites.suite import Row, Summary
 
-PROBES = ("forget_level1", "forget_level2", "forget_level3", "neighbor_level1", "neighbor_level2")
 PASSAGES = {"mia_forget": "forget_mia", "mia_retain": "retain_mia"}
 """And what their files are called."""
 _BLANK = "Please complete the blank in the following question.\nQuestion: {query}\n"
@@ -86,14 +86,12 @@ class Rwku:
         ]
 
     def summarise(self, rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summary:
-        metrics: dict[str, Estimate] = {}
-        notes = []
-        for name in self.sets:
-            column, suffix = ("answer_nll", "_nll") if name in PASSAGES else ("rouge_l_recall", "")
-            if values := [row[column] for row in rows if row["set"] == name]:
-                metrics[f"rwku/{name}{suffix}"] = mean_estimate(values, **asdict(how))
-            else:
-                notes.append(f"`rwku/{name}` is left out: nothing was generated (`metrics.generate=false`)")
+        metrics = means(METRICS, rows, how)
+        notes = [
+            f"`{metric.name}` is left out: nothing was generated (`metrics.generate=false`)"
+            for metric in METRICS
+            if metric.name not in metrics
+        ]
         return Summary(metrics, notes + cut_note("RWKU", rows))
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from mari_cli import distributed
 from mari_cli.data.batches import length_sorted
 from mari_cli.data.tokenize import Item
-from mari_cli.metrics import attacks, likelihood, memorization
-from mari_cli.metrics.gap import true_token_gap
+from mari_cli.metrics.answer import OF_LOGITS, AnswerTokens
+from mari_cli.metrics.corpora import SCORED
 from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.trunk import hidden_states
@@ -23,21 +23,18 @@ CHUNK_BYTES = 128 * 2**20
 """Of float32 logits that exist at one time."""
 
 
-@dataclass(frozen=True)
-class ItemScore:
-    """Losses in nats; shares in [0, 1]."""
+class ItemScore(dict[str, float]):
+    """Of one item every value in `SCORED`, by name; ``score.answer_nll`` is ``score["answer_nll"]``."""
 
-    tokens: int
-    tokens_right: int
-    loss_sum: float
-    answer_nll: float
-    answer_probability: float
-    exact_match: float
-    exact_memorization: float
-    extraction_strength: float
-    min_k: float
-    min_k_plus_plus: float
-    true_token_gap: float
+    def __getattr__(self, name: str) -> float:
+        if name not in self:
+            raise AttributeError(name)
+        return self[name]
+
+    @property
+    def stored(self) -> dict[str, float]:
+        """What items.jsonl holds; the rest is made of it."""
+        return {name: value for name, value in self.items() if SCORED[name].made_of is None}
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Scores:
 
     def column(self, name: str) -> list[float]:
         """One score of every item."""
-        return [getattr(item, name) for item in self.items]
+        return [item[name] for item in self.items]
 
 
 @torch.no_grad()
@@ -77,16 +74,21 @@ def score(
         h_ND, _ = hidden_states(lm.model, lm.compute, chunk, packed=lm.layout.packed)
         targets = [torch.tensor(item.input_ids[item.supervised_from :]) for item in chunk]
         labels_N = torch.cat(targets).to(lm.device)
-        log_p, standardised, predicted, gaps = [], [], [], []
+        found: dict[str, list[Tensor]] = {name: [] for name in OF_LOGITS}
         for part_ND, part_N in zip(h_ND.split(rows), labels_N.split(rows), strict=True):
             logits_NV = head(part_ND)
-            log_p.append(-torch.nn.functional.cross_entropy(logits_NV, part_N, reduction="none"))
-            standardised.append(attacks.standardised(logits_NV, part_N))
-            predicted.append(logits_NV.argmax(-1))
-            gaps.append(true_token_gap(logits_NV, part_N))
+            for name, of_logits in OF_LOGITS.items():
+                found[name].append(of_logits(logits_NV, part_N))
         counts = [item.num_targets for item in chunk]
-        columns = [torch.cat(parts).cpu().split(counts) for parts in (log_p, standardised, predicted, gaps)]
-        of_items = [_score_item(*values, k=min_k) for values in zip(*columns, targets, strict=True)]
+        columns = {name: torch.cat(parts).cpu().split(counts) for name, parts in found.items()}
+        of_items = [
+            _score_item(
+                AnswerTokens(
+                    labels_T=labels_T, min_k=min_k, **{name: column[i] for name, column in columns.items()}
+                )
+            )
+            for i, labels_T in enumerate(targets)
+        ]
         if keep is None:
             return [(of_item, None) for of_item in of_items]
         kept = h_ND.cpu().split(counts)
@@ -106,19 +108,5 @@ def chunk_rows(vocabulary: int) -> int:
     return max(8, CHUNK_BYTES // (4 * vocabulary))
 
 
-def _score_item(
-    log_p_T: Tensor, standardised_T: Tensor, predicted_T: Tensor, gap_T: Tensor, labels_T: Tensor, *, k: float
-) -> ItemScore:
-    return ItemScore(
-        tokens=len(labels_T),
-        tokens_right=int((predicted_T == labels_T).sum()),
-        loss_sum=-log_p_T.double().sum().item(),
-        answer_nll=likelihood.answer_nll(-log_p_T),
-        answer_probability=likelihood.answer_probability(-log_p_T),
-        exact_match=memorization.exact_match(predicted_T, labels_T),
-        exact_memorization=memorization.exact_memorization(predicted_T, labels_T),
-        extraction_strength=memorization.extraction_strength(predicted_T, labels_T),
-        min_k=attacks.min_k(log_p_T, k),
-        min_k_plus_plus=attacks.min_k_plus_plus(standardised_T, k),
-        true_token_gap=gap_T.mean().item(),
-    )
+def _score_item(answer: AnswerTokens) -> ItemScore:
+    return ItemScore({name: column.score(answer) for name, column in SCORED.items() if column.score})

@@ -2,47 +2,46 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from mari_cli import distributed
 from mari_cli.config import MetricsConfig
 from mari_cli.data.records import Fact, Record
 from mari_cli.data.tokenize import Item
+from mari_cli.metrics import corpora as entries
 from mari_cli.metrics import statistics
+from mari_cli.metrics.aggregation import Aggregation, Combine, exp_ratio, mean, ratio
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.generation import recalled, verbatim_rouge_l
 from mari_cli.metrics.marginal import marginal_information
-from mari_cli.metrics.privacy import auc as auc_of
+from mari_cli.metrics.membership import LOSS, MIN_K
+from mari_cli.metrics.membership import auc as auc_of
 from mari_cli.metrics.statistics import How
 from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track
-from mari_cli.suites.attacked import attacked
+from mari_cli.suites.attacks import membership, privleak, score_attacks
 from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.finite import is_finite, leave_out
 from mari_cli.suites.generate import decode, question_and_truth
 from mari_cli.suites.measured import Measured
-from mari_cli.suites.membership import membership, privleak
 from mari_cli.suites.scores import ItemScore, Scores, score
 from mari_cli.suites.states import States
 from mari_cli.suites.suite import Summary
 
+Estimator = Callable[..., Estimate]
 MEMBERSHIP = ("forget", "holdout")
 """Whom membership inference tells apart."""
 MARGINAL_RESAMPLES = 200
 """At most so many for marginal information: each costs a vocabulary vector for every position."""
 
-MEANS = (
-    "answer_nll",
-    "answer_probability",
-    "exact_match",
-    "exact_memorization",
-    "extraction_strength",
-    "true_token_gap",
-)
-"""Metrics of a set of answers that are means over items."""
+_ESTIMATES: dict[Combine, Estimator] = {
+    mean: statistics.mean_estimate,
+    ratio: statistics.ratio_estimate,
+    exp_ratio: statistics.perplexity_estimate,
+}
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,17 @@ Corpora = Mapping[str, Corpus]
 """By role: `forget`, `retain` and, where there is one, `holdout`."""
 
 
+def _of_answers(role: str) -> dict[str, Aggregation]:
+    """By full name, the metrics of a corpus that the tokens of its answers give."""
+    return {
+        metric.name: how
+        for metric in entries.METRICS
+        if isinstance(how := metric.aggregate, Aggregation)
+        and how.sets == (role,)
+        and all(column.score for column in how.columns)
+    }
+
+
 def quick(
     lm: LanguageModel, corpora: Corpora, *, batch_size: int, min_k: float, track: Track
 ) -> dict[str, float]:
@@ -78,17 +88,17 @@ def quick(
         scores[role] = score(
             lm, corpus.items, batch_size=batch_size, min_k=min_k, track=track, description=f"scoring {role}"
         )
-        right, tokens = scores[role].column("tokens_right"), scores[role].column("tokens")
-        values[f"{role}/token_accuracy"] = sum(right) / sum(tokens)
-        for metric in MEANS:
-            column = scores[role].column(metric)
-            values[f"{role}/{metric}"] = sum(column) / len(column)
+        for name, how in _of_answers(role).items():
+            columns = [scores[role].column(column.name) for column in how.columns]
+            if how.combine is mean:
+                values[name] = sum(columns[0]) / len(columns[0])
+            elif how.combine is ratio:
+                values[name] = sum(columns[0]) / sum(columns[1])
     if "forget" in scores and "holdout" in scores:
         forget, holdout = scores["forget"], scores["holdout"]
-        values["privacy/loss_auc"] = _auc(
-            [-nll for nll in forget.column("answer_nll")], [-nll for nll in holdout.column("answer_nll")]
-        )
-        values["privacy/min_k_auc"] = _auc(forget.column("min_k"), holdout.column("min_k"))
+        nlls = ([-nll for nll in scored.column("answer_nll")] for scored in (forget, holdout))
+        values[f"privacy/{LOSS}_auc"] = _auc(*nlls)
+        values[f"privacy/{MIN_K}_auc"] = _auc(forget.column(MIN_K), holdout.column(MIN_K))
     return values
 
 
@@ -100,7 +110,7 @@ def measure(examiner: Examiner, corpora: Corpora) -> Measured:
     """Everything the examiner's config asks for, with intervals over items. Of several processes the first
     has all of it, the others lack marginal information."""
     config, seed = examiner.config, examiner.seed
-    means, ratios, perplexity = _estimators(config, seed)
+    how = _how(config, seed)
     corpora = {
         role: corpus.subset(config.max_items, *seeds_of(config, seed)) for role, corpus in corpora.items()
     }
@@ -114,10 +124,9 @@ def measure(examiner: Examiner, corpora: Corpora) -> Measured:
     }
     corpora, scores, places, notes = _finite(examiner, corpora, scores)
     for role, scored in scores.items():
-        for metric in MEANS:
-            metrics[f"{role}/{metric}"] = means(scored.column(metric))
-        metrics[f"{role}/token_accuracy"] = ratios(scored.column("tokens_right"), scored.column("tokens"))
-        metrics[f"{role}/perplexity"] = perplexity(scored.column("loss_sum"), scored.column("tokens"))
+        for name, made in _of_answers(role).items():
+            columns = [scored.column(column.name) for column in made.columns]
+            metrics[name] = _ESTIMATES[made.combine](*columns, how)
         for i, item in enumerate(scored.items):
             row = _row(role, i, corpora[role], item)
             row["item"] = places[role][i]  # in the whole corpus: models are compared item by item
@@ -135,14 +144,14 @@ def measure(examiner: Examiner, corpora: Corpora) -> Measured:
             notes += leave_out(named, len(places[role]), model=examiner.name, what=f"{role} (membership)")
             for attack, values in of_role.items():
                 of_role[attack] = [value for i, value in enumerate(values) if i not in bad]
-        metrics |= membership(scored_by["forget"], scored_by["holdout"], _how(config, seed))
+        metrics |= membership(scored_by["forget"], scored_by["holdout"], how)
     if states:
         if distributed.first():
             metrics |= _marginal(examiner.lm, states, places, config, seed)
         states.clear()  # their files are not needed while answers are generated
     answers: list[str] = []
     if config.generate:
-        said = dict(zip(places["forget"], _generate(examiner, corpora, metrics, by_key, means), strict=False))
+        said = dict(zip(places["forget"], _generate(examiner, corpora, metrics, by_key, how), strict=False))
         answers = [said.get(i, "(left out)") for i in range(min(config.examples, max(said, default=-1) + 1))]
     return Measured(metrics, rows, answers, notes)
 
@@ -153,7 +162,7 @@ def _finite(
     """Corpora and scores without the items whose scores are not finite, the places of the others, notes."""
     found, kept, places, notes = {}, {}, {}, []
     for role, scored in scores.items():
-        bad = {i for i, item in enumerate(scored.items) if not is_finite(asdict(item))}
+        bad = {i for i, item in enumerate(scored.items) if not is_finite(item)}
         notes += leave_out(sorted(bad), len(scored.items), model=examiner.name, what=role)
         places[role] = good = [i for i in range(len(scored.items)) if i not in bad]
         kept[role] = Scores([scored.items[i] for i in good])
@@ -167,7 +176,7 @@ def _finite(
 def against_gold(measured: Measured, gold: Measured, how: How) -> Summary:
     """What takes a gold model, measured on the same items."""
     own, golds = (
-        [[row["min_k"] for row in found.items if row["set"] == role] for role in MEMBERSHIP]
+        [[row[MIN_K] for row in found.items if row["set"] == role] for role in MEMBERSHIP]
         for found in (measured, gold)
     )
     return privleak("privacy/privleak", own, golds, how) if all(own) else Summary({})
@@ -188,34 +197,20 @@ def _scored(examiner: Examiner, role: str, items: Sequence[Item], states: States
     )
 
 
-Estimator = Callable[..., Estimate]
-
-
 def _how(config: MetricsConfig, seed: int) -> How:
     return How(config.bootstrap, config.confidence, seed)
 
 
-def _estimators(config: MetricsConfig, seed: int) -> tuple[Estimator, Estimator, Estimator]:
-    def bound(function: Estimator) -> Estimator:
-        return lambda *values: function(*values, **asdict(_how(config, seed)))
-
-    return (
-        bound(statistics.mean_estimate),
-        bound(statistics.ratio_estimate),
-        bound(statistics.perplexity_estimate),
-    )
-
-
 def _attacked(examiner: Examiner, role: str, corpus: Corpus, scored: Scores) -> dict[str, list[float]]:
     texts = [corpus.record_of(i).text for i in range(len(corpus.items))]
-    return attacked(examiner, corpus.items, scored.items, texts, role, reference_nll=corpus.reference_nll)
+    return score_attacks(
+        examiner, corpus.items, scored.items, texts, role, reference_nll=corpus.reference_nll
+    )
 
 
 def _row(role: str, index: int, corpus: Corpus, item: ItemScore) -> dict[str, Any]:
     record = corpus.record_of(index)
-    values = asdict(item)
-    del values["tokens_right"], values["loss_sum"]
-    return {"set": role, "item": index, "key": record.key[:16], "fact": record.fact} | values
+    return {"set": role, "item": index, "key": record.key[:16], "fact": record.fact} | item.stored
 
 
 def _marginal(
@@ -242,7 +237,7 @@ def _generate(
     corpora: Corpora,
     metrics: dict[str, Estimate],
     rows: Mapping[tuple[str, int], dict[str, Any]],
-    means: Estimator,
+    how: How,
 ) -> list[str]:
     """ROUGE-L and recall of facts from generated answers; returns those to the forget questions."""
     answers: dict[str, list[str]] = {}
@@ -262,7 +257,10 @@ def _generate(
             if record.fact is not None and record.value is not None:
                 row["recalled"] = int(recalled(generated, record.value))
                 recalls.setdefault(record.fact, []).append(float(row["recalled"]))
-        metrics[f"{role}/verbatim_rouge_l"] = means(rouge)
+        metrics[f"{role}/verbatim_rouge_l"] = statistics.mean_estimate(rouge, how)
         if role == "forget":
-            metrics |= {f"facts/{fact}_recall": means(values) for fact, values in sorted(recalls.items())}
+            metrics |= {
+                f"facts/{fact}_recall": statistics.mean_estimate(values, how)
+                for fact, values in sorted(recalls.items())
+            }
     return answers["forget"]

@@ -17,7 +17,7 @@ in TOFU's code question and answer together have 200.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from mari_cli import runs
@@ -25,13 +25,13 @@ from mari_cli.config import SuiteConfig, TofuSuite
 from mari_cli.metrics.generation import verbatim_rouge_1, verbatim_rouge_l
 from mari_cli.metrics.statistics import How
 from mari_cli.suites import tofu_numbers
-from mari_cli.suites.attacked import attacked
+from mari_cli.suites.attacks import score_attacks
 from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
-from mari_cli.suites.scores import ItemScore
 from mari_cli.suites.suite import Row, Summary
 from mari_cli.suites.tofu_data import Question, read_questions
-from mari_cli.suites.tofu_numbers import HOLDOUT, MEMBERSHIP, of_losses
+from mari_cli.suites.tofu_metrics import HOLDOUT, MEMBERSHIP
+from mari_cli.suites.tofu_numbers import of_losses
 
 SETS = tofu_numbers.SETS | {HOLDOUT: "holdout items"}
 
@@ -68,7 +68,7 @@ class Tofu:
         of_others = iter(scores[len(asked) :])
         rows: list[Row] = []
         for number, q, score in zip(numbers, asked, scores, strict=False):
-            row = {"set": name, "item": number, "key": q.key[:16]} | _numbers(score)
+            row = {"set": name, "item": number, "key": q.key[:16]} | score.stored
             nlls = [next(of_others).answer_nll for _ in q.others]
             if nlls:
                 paraphrase, *wrong = nlls if q.paraphrase else [score.answer_nll, *nlls]
@@ -76,8 +76,8 @@ class Tofu:
             rows.append(row)
         if name in MEMBERSHIP:
             answers = [q.answer for q in asked]
-            attacked_by = attacked(examiner, items[: len(asked)], scores[: len(asked)], answers, SETS[name])
-            for attack, values in attacked_by.items():
+            of_answers = items[: len(asked)], scores[: len(asked)]
+            for attack, values in score_attacks(examiner, *of_answers, answers, SETS[name]).items():
                 for row, value in zip(rows, values, strict=True):
                     row |= {} if attack == "loss" else {attack: value}
         if config.generate and name != HOLDOUT:
@@ -102,9 +102,3 @@ def load(config: SuiteConfig) -> Tofu:
     """Read everything that will be asked."""
     assert isinstance(config, TofuSuite)
     return Tofu(config, read_questions(config))
-
-
-def _numbers(score: ItemScore) -> Row:
-    values = asdict(score)
-    del values["tokens_right"], values["loss_sum"]
-    return values

@@ -8,7 +8,7 @@ from mari_cli.data.forms import Row as Fields
 from mari_cli.data.records import Record
 from mari_cli.errors import UserError
 from mari_cli.places import place
-from mari_cli.suites.tofu_numbers import HOLDOUT, OFFERED
+from mari_cli.suites.tofu_metrics import HOLDOUT, OFFERED
 
 HOLDOUTS = ("holdout01", "holdout05", "holdout10")
 _HINT = "`suite.path=locuslab/TOFU` takes TOFU from the hub; a folder holds the files that are there"

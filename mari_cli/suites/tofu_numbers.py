@@ -6,7 +6,6 @@ logarithm of the truth ratio, with the geometric mean over the wrong answers.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from math import exp
 from typing import Any
 
@@ -17,7 +16,7 @@ from mari_cli.errors import UserError
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.forget_quality import forget_quality_estimates
 from mari_cli.metrics.model_utility import model_utility_estimate
-from mari_cli.metrics.statistics import How, mean_estimate
+from mari_cli.metrics.statistics import How
 from mari_cli.metrics.truth_ratio import (
     log_truth_ratio,
     log_truth_ratio_arithmetic,
@@ -26,29 +25,15 @@ from mari_cli.metrics.truth_ratio import (
     truth_ratio_of_forgotten,
     truth_ratio_of_known,
 )
-from mari_cli.suites.membership import attacks_in, membership, privleak
+from mari_cli.suites.attacks import attacks_in, membership, privleak
+from mari_cli.suites.means import means
 from mari_cli.suites.suite import Row, Summary
+from mari_cli.suites.tofu_metrics import MEMBERSHIP, METRICS, OFFERED, SUITE, UTILITY, VARIANTS
 
 SETS = {"forget": "forget items", "retain": "retain items", "authors": "real authors", "facts": "world facts"}
 """What is asked, and what it is called in words."""
-UTILITY = ("retain", "authors", "facts")
-"""Model utility is of these."""
-OFFERED = ("authors", "facts")
-"""Their probability is that of the true answer among the answers offered."""
-HOLDOUT = "holdout"
-"""Authors that no model has seen; of logs only OpenUnlearning's have some."""
-MEMBERSHIP = ("forget", HOLDOUT)
-"""Whom membership inference tells apart."""
 THEIRS = "log_truth_ratio_open_unlearning"
 """Column of OpenUnlearning's logs: the logarithm of a truth ratio with 1e-10 beside p(paraphrase)."""
-VARIANTS = ("", "_arithmetic", "_open_unlearning")
-"""Of a truth ratio: geometric mean over the wrong answers; under its own name the arithmetic one; of
-OpenUnlearning's logs also the geometric one with 1e-10 beside p(paraphrase)."""
-
-OF_TOKENS = ("extraction_strength", "exact_memorization")
-"""Of the forget items' answers."""
-FORMS = ("", "_open_unlearning")
-"""Ours, with the EOS, and that of OpenUnlearning's logs."""
 
 
 def of_losses(
@@ -94,7 +79,6 @@ def summarise(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summ
         for name, words in SETS.items()
         if not sets[name]
     ]
-    settings: dict[str, Any] = asdict(how)
 
     if not sets["forget"]:
         notes.append("forget quality is left out: there are no forget items")
@@ -102,7 +86,7 @@ def summarise(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summ
         notes.append("forget quality is left out: it needs the gold model's answers too")
     else:
         quality = _forget_quality(
-            _paired(sets["forget"], [row for row in gold if row["set"] == "forget"]), settings
+            _paired(sets["forget"], [row for row in gold if row["set"] == "forget"]), how
         )
         metrics |= quality.metrics
         notes += quality.notes
@@ -113,16 +97,14 @@ def summarise(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summ
         for variant in VARIANTS:
             if all(_has(sets[name], f"log_truth_ratio{variant}") for name in UTILITY):
                 values = [_components(sets[name], name, variant) for name in UTILITY]
-                metrics[f"tofu/model_utility{variant}"] = model_utility_estimate(values, **settings)
+                metrics[f"tofu/model_utility{variant}"] = model_utility_estimate(values, how)
 
-    for name, asked in sets.items():
-        for metric, values_N in _of_set(name, asked).items():
-            metrics[f"tofu/{name}/{metric}"] = mean_estimate(values_N, **settings)
+    metrics |= means(METRICS, rows, how)
     attacked = _membership(rows, gold, how)
     return Summary(metrics | attacked.metrics, notes + attacked.notes)
 
 
-def _forget_quality(pairs: "Pairs", settings: dict[str, Any]) -> Summary:
+def _forget_quality(pairs: "Pairs", how: How) -> Summary:
     """Of the truth ratios of losses, and under its own name of those with OpenUnlearning's 1e-10: a log that
     gives ratios alone has these, and so has no other forget quality."""
     metrics: dict[str, Estimate] = {}
@@ -131,12 +113,12 @@ def _forget_quality(pairs: "Pairs", settings: dict[str, Any]) -> Summary:
     unknown = [who for who, side in sides.items() if not _has(side, "log_truth_ratio")]
     if not unknown:
         own, golds = _columns(pairs, "log_truth_ratio")
-        p_value, distance = forget_quality_estimates(own, golds, **settings)
+        p_value, distance = forget_quality_estimates(own, golds, how)
         metrics |= {"tofu/forget_quality": p_value, "tofu/forget_quality_ks": distance}
     whole = [(with_their_ratio(mine), with_their_ratio(its)) for mine, its in pairs]
     theirs = any(_has(side, THEIRS) for side in sides.values())
     if theirs and all(_has(side, THEIRS) for side in zip(*whole, strict=True)):
-        p_value, _ = forget_quality_estimates(*_columns(whole, THEIRS), **settings)
+        p_value, _ = forget_quality_estimates(*_columns(whole, THEIRS), how)
         metrics["tofu/forget_quality_open_unlearning"] = p_value
     if unknown and metrics:
         notes.append(
@@ -171,7 +153,7 @@ def _membership(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Su
     if not all(sides):
         return Summary({})
     forget, holdout = (attacks_in(side) for side in sides)
-    metrics = membership(forget, holdout, how, group="tofu")
+    metrics = membership(forget, holdout, how, group=SUITE)
     if gold is None:
         return Summary(metrics)
     own, golds = (
@@ -182,17 +164,6 @@ def _membership(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Su
         return Summary(metrics)
     leak = privleak("tofu/privleak", own, golds, how)
     return Summary(metrics | leak.metrics, leak.notes)
-
-
-def _of_set(name: str, rows: Sequence[Row]) -> dict[str, list[float]]:
-    """Per item, every metric of a set that is a mean over its items."""
-    columns = ["probability", "paraphrase_probability", "rouge_l_recall", "rouge_1_recall"]
-    columns += [f"{metric}{form}" for metric in OF_TOKENS for form in FORMS] if name == "forget" else []
-    found = {metric: [row[metric] for row in rows] for metric in columns if _has(rows, metric)}
-    for variant in VARIANTS:
-        if _has(rows, f"log_truth_ratio{variant}"):
-            found[f"truth_ratio{variant}"] = _truth_ratios(name, rows, variant)
-    return found
 
 
 def _truth_ratios(name: str, rows: Sequence[Row], variant: str) -> list[float]:

@@ -8,9 +8,9 @@ from mari_cli.metrics.distance import NOT_MEASURED, Entered, distances_to_gold, 
 from mari_cli.metrics.drift import drifts
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.items import item_values
-from mari_cli.metrics.overall import overall_estimates
-from mari_cli.metrics.registry import describe
 from mari_cli.metrics.statistics import How
+from mari_cli.suites.registry import METRICS, describe
+from mari_cli.suites.tofu_overall import overall_estimates
 from mari_cli.tasks.examined import Examined
 
 
@@ -39,10 +39,10 @@ def beside(models: Mapping[str, Examined], config: MetricsConfig, *, seed: int) 
         metrics[role] |= found
     entered, notes = None, []
     if target and gold:
-        entered = entering(target, gold, how)
+        entered = entering(target, gold, how, METRICS)
         notes = _left_out(entered)
         if entered.forget or entered.kept:
-            for role, distances in distances_to_gold(items, entered, how).items():
+            for role, distances in distances_to_gold(items, entered, how, METRICS).items():
                 metrics[role] |= distances
         else:
             entered = None

@@ -17,9 +17,9 @@ from mari_cli.report.comparison import (
     not_separable,
     results,
 )
+from mari_cli.report.narrative import confidence, summarise
 from mari_cli.report.page import render, write_report
 from mari_cli.report.read import estimates_of, read_runs
-from mari_cli.report.words import confidence, summarise
 from mari_cli.runs import require_writable
 
 

@@ -7,11 +7,11 @@ from typing import Any
 from mari_cli import distributed, runs
 from mari_cli.config import EvaluateRun, ModelConfig
 from mari_cli.errors import UserError
-from mari_cli.metrics.registry import METRICS
 from mari_cli.models.device import choose_compute
 from mari_cli.models.load import LanguageModel, describe_architecture, load_model
 from mari_cli.progress import say, track
 from mari_cli.suites.benchmarks import describe_benchmarks
+from mari_cli.suites.registry import METRICS
 from mari_cli.suites.suite import Row, suite_of
 from mari_cli.tasks import inputs
 from mari_cli.tasks.beside import beside

@@ -23,6 +23,7 @@ from mari_cli.models.reference import remember
 from mari_cli.progress import say, silent, track
 from mari_cli.suites.benchmarks import benchmarks
 from mari_cli.suites.examiner import Examiner
+from mari_cli.suites.registry import headlines
 from mari_cli.suites.standard import Corpus, quick
 from mari_cli.tasks.record import Recording
 from mari_cli.tasks.setting import cache_directory, dropout_seed, seed_for
@@ -176,17 +177,15 @@ def forget(
         for role, corpus in watched.items()
     }
 
+    followed = headlines("followed")
+
     def evaluate(lm: LanguageModel, step: int) -> dict[str, float]:
         values = quick(
             lm, watched, batch_size=config.metrics.batch_size, min_k=config.metrics.min_k, track=silent
         )
         say(
             f"step {step}: "
-            + ", ".join(
-                f"{name} {value:.3f}"
-                for name, value in values.items()
-                if name in ("forget/answer_nll", "retain/token_accuracy", "holdout/answer_nll")
-            )
+            + ", ".join(f"{name} {value:.3f}" for name, value in values.items() if name in followed)
         )
         if train.evaluate_benchmarks:
             examiner = Examiner(lm, config.metrics, config.seed, "", None, silent, f"step {step}")

@@ -16,7 +16,6 @@ from mari_cli.begun import Inputs, versions
 from mari_cli.config import EvaluateRun, TofuSuite
 from mari_cli.errors import UserError, counted
 from mari_cli.metrics.items import item_values
-from mari_cli.metrics.overall import OPEN_UNLEARNING, overall_estimates
 from mari_cli.metrics.statistics import How
 from mari_cli.places import place
 from mari_cli.progress import say, track
@@ -36,7 +35,9 @@ from mari_cli.suites.tofu_logs import (
     require_same_items,
     unlike_tofu,
 )
+from mari_cli.suites.tofu_metrics import OPEN_UNLEARNING
 from mari_cli.suites.tofu_numbers import summarise
+from mari_cli.suites.tofu_overall import overall_estimates
 from mari_cli.tasks.examined import Examined
 from mari_cli.tasks.record import opened, recorded
 from mari_cli.tracking import check_tracker

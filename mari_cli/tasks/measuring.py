@@ -7,23 +7,34 @@ from typing import Any
 
 from mari_cli import distributed, sealed
 from mari_cli.config import MetricsConfig, RunConfig
+from mari_cli.metrics import corpora as corpora_metrics
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.registry import METRICS
 from mari_cli.metrics.statistics import How
+from mari_cli.metrics.version import version_of
 from mari_cli.models.fingerprint import key_hash, weights_hash
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track, say
-from mari_cli.suites.attacked import with_reference
+from mari_cli.suites.attacks import with_reference
 from mari_cli.suites.benchmarks import OF_BENCHMARKS, benchmarks
 from mari_cli.suites.draws import seeds_of
-from mari_cli.suites.examiner import DEFINITIONS, Examiner, items_hash
+from mari_cli.suites.examiner import Examiner, items_hash
 from mari_cli.suites.finite import finite_rows
 from mari_cli.suites.generate import decode, question_and_truth
 from mari_cli.suites.measured import Measured
+from mari_cli.suites.registry import METRICS
 from mari_cli.suites.standard import MEMBERSHIP, Corpus, against_gold, measure
 from mari_cli.suites.suite import Row, Suite
 from mari_cli.tasks.examined import Examined
 from mari_cli.tasks.setting import cache_directory
+
+CODE = (
+    "mari_cli.metrics.statistics",
+    *(
+        f"mari_cli.suites.{module}"
+        for module in ("standard", "scores", "generate", "gradients", "attacks", "finite")
+    ),
+)
+"""The modules whose code turns what a model says into numbers, beside the metrics' own."""
 
 
 def examined(
@@ -116,8 +127,9 @@ def measured(examiner: Examiner, corpora: Mapping[str, Corpus], *, afresh: bool 
         "facts": [[r.fact, r.value] for r in corpora["forget"].records],
         "config": {name: value for name, value in asdict(config).items() if name not in OF_BENCHMARKS},
         "seed": examiner.seed,
+        "metrics": {metric.name: metric.version for metric in corpora_metrics.METRICS},
     }
-    key = key_hash(examiner.key("measured", DEFINITIONS, asked))
+    key = key_hash(examiner.key("measured", version_of(*CODE), asked))
     path = None if afresh or examiner.cache is None else examiner.cache / "measured" / f"{key}.json"
     if path and (content := sealed.read(path)) is not None:
         say(f"{name}: measured before")

@@ -13,7 +13,7 @@ from mari_cli import runs
 from mari_cli.begun import Inputs, require_same
 from mari_cli.config import RunConfig, to_plain, to_yaml
 from mari_cli.errors import UserError
-from mari_cli.metrics.registry import logged_as
+from mari_cli.metrics.metric import logged_as
 from mari_cli.progress import say
 from mari_cli.report.page import render, write_report
 from mari_cli.report.read import SCHEMA_VERSION, read_run

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from mari_cli import config, launch
 from mari_cli.launch import Experiment
-from mari_cli.metrics.registry import METRICS
+from mari_cli.suites.registry import METRICS
 
 
 def test_config_show_prints_yaml_that_is_the_config(mari):

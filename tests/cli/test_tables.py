@@ -10,11 +10,12 @@ from mari_cli.cli import tables
 from mari_cli.launch import Experiment, Failed, options, plan
 from mari_cli.metrics.difference import Difference
 from mari_cli.runs import RunSummary, Status
+from mari_cli.suites.registry import METRICS
 from mari_cli.tasks.compare import merged
 
 
 def model(**values: float) -> dict:
-    names = {name.replace("/", "_"): name for name in tables.METRICS}
+    names = {name.replace("/", "_"): name for name in METRICS}
     metrics = {
         names[key]: {"value": value, "low": value, "high": value, "n": 9} for key, value in values.items()
     }

@@ -4,7 +4,7 @@ from math import inf, sqrt
 import pytest
 import torch
 
-from mari_cli.metrics import attacks
+from mari_cli.metrics import membership as attacks
 
 
 def test_min_k_is_the_mean_of_the_least_likely_tokens():

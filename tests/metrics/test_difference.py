@@ -15,9 +15,10 @@ from mari_cli.metrics.difference import (
     paired_difference,
 )
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.items import ItemValues, made
-from mari_cli.metrics.privacy import auc
-from mari_cli.metrics.statistics import mean_estimate, over_seeds, perplexity_estimate, ratio_estimate
+from mari_cli.metrics.items import ItemValues, Resamplable, take_apart
+from mari_cli.metrics.membership import auc
+from mari_cli.metrics.statistics import How, mean_estimate, over_seeds, perplexity_estimate, ratio_estimate
+from mari_cli.report.comparison import metric_of
 
 
 def rows(set: str = "forget", *, suite: str | None = None, fact: str | None = None, **columns) -> list:
@@ -31,8 +32,12 @@ def rows(set: str = "forget", *, suite: str | None = None, fact: str | None = No
     ]  # fmt: skip
 
 
+def made(metric: str, items: list, gold: list = ()) -> Resamplable | None:
+    return take_apart(metric_of(metric), items, gold)
+
+
 def told(metric: str, a: list, b: list, **options) -> Difference:
-    return paired_difference(made(metric, a), made(metric, b), **options)
+    return paired_difference(made(metric, a), made(metric, b), How(**options))
 
 
 RNG = np.random.default_rng(0)
@@ -76,9 +81,9 @@ def test_facts_and_suites_are_told_apart():
     unique = rows(recalled=[1, 0, 0, 0], fact="unique")
     shared = [ItemValues(model="m", set="forget", item=9, fact="shared", values={"recalled": 1.0})]
     assert made("facts/unique_recall", unique + shared).value == 0.25
-    ours, theirs = rows(answer_nll=[1.0, 2.0]), rows(suite="tofu", answer_nll=[5.0, 7.0])
+    ours, theirs = rows(answer_nll=[1.0, 2.0]), rows(suite="tofu", answer_nll=[3.0, 4.0], probability=[5, 7])
     assert made("forget/answer_nll", ours + theirs).value == 1.5
-    assert made("tofu/forget/answer_nll", ours + theirs).value == 6.0
+    assert made("tofu/forget/probability", ours + theirs).value == 6.0
 
 
 def test_truth_ratios_are_read_by_what_the_set_is_there_for():
@@ -135,15 +140,17 @@ def test_model_utility_is_made_of_nine_means_and_compared_on_the_same_items():
     assert difference.n == 90
 
 
-@pytest.mark.parametrize("sets", [("forget", "holdout"), ("privacy_forget", "privacy_holdout")])
-def test_the_attacks_of_a_suite_are_compared_on_the_same_items(sets):
+@pytest.mark.parametrize(
+    ("suite", "sets"), [("tofu", ("forget", "holdout")), ("muse", ("privacy_forget", "privacy_holdout"))]
+)
+def test_the_attacks_of_a_suite_are_compared_on_the_same_items(suite, sets):
     items = [
         row
         for name, low in zip(sets, (HARD[:40], HARD[40:80] + 1), strict=True)
-        for row in rows(name, suite="x", answer_nll=low, min_k=-low)
+        for row in rows(name, suite=suite, answer_nll=low, min_k=-low)
     ]
     for score in ("loss", "min_k"):
-        whole = made(f"x/{score}_auc", items)
+        whole = made(f"{suite}/{score}_auc", items)
         assert whole.value == pytest.approx(auc(-HARD[:40], -HARD[40:80] - 1), abs=1e-12)
 
 

@@ -1,15 +1,27 @@
 """How far from gold, in one figure, and how far unseen data has moved."""
 
+from functools import partial
 from math import isnan, nan
 
 import numpy as np
 import pytest
 
-from mari_cli.metrics.distance import difference_of_distances, distances_to_gold, entering
+from mari_cli.metrics import distance as of_distance
+from mari_cli.metrics.corpora import DISTANCE, FORGET_SIDE, KEPT_SIDE
 from mari_cli.metrics.drift import drifts
-from mari_cli.metrics.items import ItemValues, made
-from mari_cli.metrics.of_models import DISTANCE, FORGET_SIDE, KEPT_SIDE
+from mari_cli.metrics.items import ItemValues, take_apart
 from mari_cli.metrics.statistics import How
+from mari_cli.suites.registry import METRICS, describe
+
+entering, distances_to_gold, difference_of_distances = (
+    partial(function, metrics=METRICS)
+    for function in (of_distance.entering, of_distance.distances_to_gold, of_distance.difference_of_distances)
+)
+
+
+def made(metric, items):
+    return take_apart(describe(metric), items)
+
 
 HOW = How(resamples=300)
 N = 120

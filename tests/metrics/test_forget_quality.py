@@ -3,6 +3,7 @@ import pytest
 from scipy import stats
 
 from mari_cli.metrics.forget_quality import _p_value, forget_quality_estimates
+from mari_cli.metrics.statistics import How
 
 # forget quality of runs on TOFU's leaderboard (llama-10p.csv and llama-1p.csv), with the D it belongs to
 PUBLISHED = [
@@ -63,7 +64,7 @@ def test_the_interval_covers_the_distance_of_the_populations():
         generator = np.random.default_rng(seed)
         common = generator.normal(size=100)
         own, gold = (0.7 * common + 0.714 * generator.normal(size=100) for _ in range(2))
-        _, distance = forget_quality_estimates(own, gold + 0.5, resamples=200, seed=seed)
+        _, distance = forget_quality_estimates(own, gold + 0.5, How(resamples=200, seed=seed))
         covered += distance.low <= truth <= distance.high
     assert covered >= 55
 

@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 
-from mari_cli.metrics.items import ItemValues, made
+from mari_cli.metrics.items import ItemValues, take_apart
 from mari_cli.metrics.joint import distinct_items, resampled
+from mari_cli.suites.registry import describe
+
+
+def made(metric, items):
+    return take_apart(describe(metric), items)
 
 
 def items(set="forget", *, n=20, seed=0, facts=True):

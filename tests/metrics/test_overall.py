@@ -6,8 +6,10 @@ from math import exp, log
 import numpy as np
 import pytest
 
-from mari_cli.metrics.items import ItemValues, made
-from mari_cli.metrics.overall import (
+from mari_cli.metrics.items import ItemValues, take_apart
+from mari_cli.metrics.statistics import How
+from mari_cli.report.comparison import metric_of
+from mari_cli.suites.tofu_overall import (
     METRIC_OF,
     memorization_score,
     overall,
@@ -16,7 +18,6 @@ from mari_cli.metrics.overall import (
     scores,
     utility_score,
 )
-from mari_cli.metrics.statistics import How
 
 TARGET = {
     "extraction_strength": 0.9,
@@ -177,7 +178,7 @@ def test_from_items_the_scores_are_those_of_the_measured_ingredients_with_interv
         {
             name: part.value
             for name, metric in METRIC_OF.items()
-            if (part := made(metric, items, gold)) is not None
+            if (part := take_apart(metric_of(metric), items, gold)) is not None
         }
         for items in (own, gold, target)
     ]

@@ -8,7 +8,7 @@ from scipy.stats import ks_2samp
 from sklearn.metrics import roc_curve
 
 from mari_cli.errors import UserError
-from mari_cli.metrics.privacy import auc, dkw_radius, privleak, tpr_at_fpr, worst_threshold_advantage
+from mari_cli.metrics.membership import auc, dkw_radius, privleak, tpr_at_fpr, worst_threshold_advantage
 
 SCORES = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=12)
 

@@ -3,9 +3,10 @@ from math import inf
 import pytest
 
 from mari_cli.errors import UserError
-from mari_cli.metrics.of_answers import SETS
-from mari_cli.metrics.of_benchmarks import BENCHMARKS, GENERAL_ABILITY, benchmark_name, chance
-from mari_cli.metrics.registry import METRICS, as_logged, describe, logged_as
+from mari_cli.metrics.metric import as_logged, logged_as
+from mari_cli.metrics.sets import SETS
+from mari_cli.suites.lm_metrics import BENCHMARKS, benchmark_name
+from mari_cli.suites.registry import METRICS, describe, judged
 
 OTHERS = [
     "muse/verbatim_forget",
@@ -55,6 +56,7 @@ OF_ANSWERS = [
     "exact_match",
     "exact_memorization",
     "extraction_strength",
+    "longest_run",
     "true_token_gap",
     "perplexity",
     "verbatim_rouge_l",
@@ -163,11 +165,11 @@ def test_a_name_alone_stands_for_what_is_usually_published_and_the_rest_is_named
 
 
 def test_chance_is_told_where_it_is_known():
-    assert chance("benchmark/mmlu") == chance("benchmark/wmdp_chem") == 0.25
-    assert chance("benchmark/wikitext") is chance("forget/exact_match") is None
+    assert describe("benchmark/mmlu").chance == describe("benchmark/wmdp_chem").chance == 0.25
+    assert describe("benchmark/wikitext").chance is describe("forget/exact_match").chance is None
     assert describe("benchmark/piqa").degenerate == "0.5 is chance; below it, right answers are avoided"
 
 
 def test_what_should_be_gone_and_parts_of_a_whole_are_no_general_ability():
-    assert {"benchmark/mmlu", "benchmark/mmlu_sample", "benchmark/wikitext"} < set(GENERAL_ABILITY)
-    assert not {"benchmark/wmdp_bio", "benchmark/mmlu_stem"} & set(GENERAL_ABILITY)
+    assert {"benchmark/mmlu", "benchmark/mmlu_sample", "benchmark/wikitext"} < set(judged("kept"))
+    assert not {"benchmark/wmdp_bio", "benchmark/mmlu_stem"} & set(judged("kept"))

@@ -6,8 +6,9 @@ from scipy import stats
 
 from mari_cli.errors import UserError
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.privacy import auc, dkw_radius, privleak, tpr_at_fpr
+from mari_cli.metrics.membership import auc, dkw_radius, privleak, tpr_at_fpr
 from mari_cli.metrics.statistics import (
+    How,
     advantage_estimate,
     auc_estimate,
     mean_estimate,
@@ -38,18 +39,18 @@ def test_the_interval_of_a_mean_is_close_to_the_normal_one_on_normal_data():
 
 def test_the_interval_holds_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(3)
-    estimates = [mean_estimate(rng.exponential(1.0, size=80), resamples=300, seed=i) for i in range(200)]
+    estimates = [mean_estimate(rng.exponential(1.0, size=80), How(resamples=300, seed=i)) for i in range(200)]
     held = sum(estimate.low <= 1.0 <= estimate.high for estimate in estimates)
     assert 0.87 <= held / 200 <= 0.99
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
-    assert mean_estimate(NORMAL, seed=7) == mean_estimate(NORMAL, seed=7)
-    assert mean_estimate(NORMAL, seed=7) != mean_estimate(NORMAL, seed=8)
+    assert mean_estimate(NORMAL, How(seed=7)) == mean_estimate(NORMAL, How(seed=7))
+    assert mean_estimate(NORMAL, How(seed=7)) != mean_estimate(NORMAL, How(seed=8))
 
 
 def test_less_confidence_is_a_narrower_interval():
-    wide, narrow = mean_estimate(NORMAL, confidence=0.99), mean_estimate(NORMAL, confidence=0.5)
+    wide, narrow = mean_estimate(NORMAL, How(confidence=0.99)), mean_estimate(NORMAL, How(confidence=0.5))
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
@@ -162,14 +163,14 @@ def two_sets(shift: float, n: int = 150, m: int = 200, seed: int = 0) -> tuple[n
 
 def test_tpr_has_an_interval_of_resamples_of_both_sets():
     forget, holdout = two_sets(2.0)
-    estimate = tpr_at_fpr_estimate(forget, holdout, resamples=400)
+    estimate = tpr_at_fpr_estimate(forget, holdout, How(resamples=400))
     assert estimate.value == tpr_at_fpr(forget, holdout)
     assert estimate.n == 350
     assert 0 < estimate.low < estimate.value < estimate.high < 1
 
 
 def test_a_tpr_of_one_is_a_share_of_the_forget_items():
-    estimate = tpr_at_fpr_estimate([5.0] * 30, [1.0] * 400, resamples=50)
+    estimate = tpr_at_fpr_estimate([5.0] * 30, [1.0] * 400, How(resamples=50))
     assert (estimate.value, estimate.high) == (1.0, 1.0)
     assert estimate.low == pytest.approx(wilson(30, 30)[0])
 
@@ -216,7 +217,7 @@ def test_as_visible_as_to_gold_is_zero_to_the_last_bit():
     assert auc(forget, holdout) == pytest.approx(12 / 24)
     gold_forget, gold_holdout = [6.5, 5.0, 2.6, 1.0], [7.0, 4.0, 3.0, 2.5, 6.0, 0.0]
     assert auc(gold_forget, gold_holdout) == pytest.approx(12 / 24)
-    assert privleak_estimate(forget, holdout, gold_forget, gold_holdout, resamples=20).value == 0
+    assert privleak_estimate(forget, holdout, gold_forget, gold_holdout, How(resamples=20)).value == 0
 
 
 def test_privleak_wants_the_same_items_under_both_models():

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from synthetic_run import write_run
 
+from mari_cli.report.narrative import summarise
 from mari_cli.report.page import render
 from mari_cli.report.read import read_runs
-from mari_cli.report.words import summarise
 from mari_cli.tasks.compare import compare
 
 SIDES = ("distance_to_gold", "distance_to_gold/forget_side", "distance_to_gold/kept_side")

@@ -10,10 +10,10 @@ from scipy.stats import ks_2samp
 from synthetic_run import write_run
 
 from mari_cli.errors import UserError
-from mari_cli.metrics.registry import describe
 from mari_cli.report.page import render, write_report
 from mari_cli.report.plots import FIGURES
 from mari_cli.report.read import read_runs
+from mari_cli.suites.registry import describe
 from mari_cli.tasks.compare import compare
 
 VOID = {"meta", "br", "link", "img", "path", "use", "rect"}

@@ -21,7 +21,7 @@ from mari_cli.report.comparison import (
     side_of,
     standing,
 )
-from mari_cli.report.numbers import duration, listed, number, percent
+from mari_cli.report.format import duration, listed, number, percent
 from mari_cli.report.read import RunData, read_run, read_runs
 from mari_cli.tasks.compare import compare
 

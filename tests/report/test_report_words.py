@@ -4,17 +4,17 @@ from typing import Any
 
 from synthetic_run import write_run
 
+from mari_cli.report.narrative import Narrative, summarise
 from mari_cli.report.read import read_runs
-from mari_cli.report.words import Summary, summarise
 
 Edit = Callable[[dict[str, Any]], None]
 
 
-def told(path: Path, **options: Any) -> Summary:
+def told(path: Path, **options: Any) -> Narrative:
     return summarise(read_runs([write_run(path, **options)]))
 
 
-def everything(summary: Summary) -> str:
+def everything(summary: Narrative) -> str:
     claims = [*summary.claims, summary.bound]
     sentences = [sentence for claim in claims for sentence in claim.sentences]
     points = [f"{lead} {text}" for claim in claims for lead, text in claim.points]

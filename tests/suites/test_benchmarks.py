@@ -16,7 +16,6 @@ from benchmark_cases import SUBJECTS, choices, dataset, examiner, model, says_b,
 from mari_cli.config import MetricsConfig
 from mari_cli.data.tokenize import PromptStyle
 from mari_cli.errors import UserError
-from mari_cli.metrics.of_benchmarks import range_of
 from mari_cli.suites import lm_tasks
 from mari_cli.suites.benchmarks import (
     Judged,
@@ -26,6 +25,7 @@ from mari_cli.suites.benchmarks import (
     describe_benchmarks,
     estimate,
 )
+from mari_cli.suites.lm_metrics import range_of
 from mari_cli.suites.lm_model import InMemory
 
 WMDP = ["wmdp_bio", "wmdp_cyber", "wmdp_chem"]

@@ -1,6 +1,6 @@
 """What a model was asked is kept by content: cut off, it goes on; changed in anything, it is asked anew."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,7 +64,7 @@ def test_scores_do_not_depend_on_how_many_logits_exist_at_one_time(lm, examiner,
     monkeypatch.setattr(scores, "chunk_rows", lambda vocabulary: rows)
     parts = score(lm, items, batch_size=8, min_k=0.4, track=silent, description="")
     for one, other in zip(whole.items, parts.items, strict=True):
-        assert asdict(one) == pytest.approx(asdict(other), abs=1e-5)
+        assert dict(one) == pytest.approx(dict(other), abs=1e-5)
 
 
 def test_the_gap_of_an_item_is_the_mean_over_its_tokens_from_full_logits(lm, examiner):

@@ -10,10 +10,9 @@ from tiny import TINY
 
 from mari_cli import launch
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.of_privacy import advantage_of
-from mari_cli.metrics.privacy import dkw_radius
+from mari_cli.metrics.membership import advantage_of, dkw_radius
 from mari_cli.metrics.statistics import How
-from mari_cli.suites.membership import privleak
+from mari_cli.suites.attacks import privleak
 from mari_cli.tasks.evaluate import evaluate
 from mari_cli.tasks.unlearn import unlearn
 

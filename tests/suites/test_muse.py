@@ -15,13 +15,13 @@ from mari_cli.config import Device, MetricsConfig, ModelConfig, MuseSuite, Preci
 from mari_cli.data.corpora import load_corpora
 from mari_cli.data.records import Record
 from mari_cli.errors import UserError
-from mari_cli.metrics.attacks import min_k
+from mari_cli.metrics.membership import min_k
 from mari_cli.metrics.statistics import How
 from mari_cli.models.device import choose_compute
 from mari_cli.models.load import load_model
 from mari_cli.models.tokenizer import train_tokenizer
 from mari_cli.progress import silent
-from mari_cli.suites.attacked import scored_text
+from mari_cli.suites.attacks import scored_text
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.muse import load
 from mari_cli.tasks.evaluate import evaluate

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from mari_cli.errors import UserError
-from mari_cli.metrics.overall import scores
 from mari_cli.suites.open_unlearning_summary import INGREDIENTS, lacking, read_summary, summary_scores
+from mari_cli.suites.tofu_overall import scores
 
 TARGET = {theirs: 0.9 - 0.05 * i for i, theirs in enumerate(INGREDIENTS.values())} | {"privleak": -99.0}
 GOLD = {theirs: 0.5 - 0.01 * i for i, theirs in enumerate(INGREDIENTS.values())}

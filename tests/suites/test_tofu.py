@@ -12,13 +12,13 @@ from mari_cli.data.records import Record
 from mari_cli.data.tokenize import PromptStyle, encode_pair
 from mari_cli.errors import UserError
 from mari_cli.metrics.generation import verbatim_rouge_1, verbatim_rouge_l
-from mari_cli.metrics.registry import METRICS, describe
 from mari_cli.metrics.statistics import How
 from mari_cli.models.device import choose_compute
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import load_model, load_tokenizer
 from mari_cli.progress import silent
 from mari_cli.suites.examiner import Examiner
+from mari_cli.suites.registry import METRICS, describe
 from mari_cli.suites.tofu import load
 
 SHAPE = {"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 64}

@@ -154,10 +154,9 @@ def other_weights(directory: Path) -> None:
 
 
 def raised(patch: pytest.MonkeyPatch) -> None:
-    for module, name in (
-        (examiner, "DEFINITIONS"), (measuring, "DEFINITIONS"), (benchmarks, "DEFINITION"),
-        (training, "RECIPE"), (reference, "DEFINITION"), (context, "DEFINITION"),
-    ):  # fmt: skip
+    for module in (examiner, measuring, benchmarks):
+        patch.setattr(module, "version_of", lambda *modules: "another")
+    for module, name in ((training, "RECIPE"), (reference, "DEFINITION"), (context, "DEFINITION")):
         patch.setattr(module, name, getattr(module, name) + 1)
 
 

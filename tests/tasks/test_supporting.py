@@ -163,7 +163,10 @@ def asked_of(*right: bool, known: bool = True) -> tuple[Targets, Corpus]:
 
 
 def scores(*right: bool) -> list[ItemScore]:
-    return [ItemScore(1, int(is_right), 0, 0, 0, float(is_right), 0, 0, 0, 0, 0) for is_right in right]
+    return [
+        ItemScore(tokens=1, tokens_right=int(is_right), answer_nll=0.0, exact_match=float(is_right))
+        for is_right in right
+    ]
 
 
 @pytest.mark.parametrize(("recited", "warned"), [(20, True), (2, False), (0, False)])

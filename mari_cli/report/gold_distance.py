@@ -1,11 +1,18 @@
 """In plain words: how far a model is from gold in one figure, what that figure is made of, and what the data
 that no model has seen did meanwhile."""
 
+from mari_cli.metrics.corpora import (
+    AUC_FROM_GOLD,
+    DISTANCE,
+    FORGET_SIDE,
+    FROM_GOLD,
+    FROM_TARGET,
+    KEPT_SIDE,
+)
 from mari_cli.metrics.distance import lost, to_gold
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.of_models import DISTANCE, FORGET_SIDE, KEPT_SIDE
 from mari_cli.report.comparison import Row, metric_of
-from mari_cli.report.numbers import interval, listed, number, percent
+from mari_cli.report.format import interval, listed, number, percent
 from mari_cli.report.read import RunData
 
 Points = list[tuple[str, str]]
@@ -68,25 +75,25 @@ def distances(rows: list[Row]) -> Points:
 
 def drift(row: Row) -> list[str]:
     """What was never seen: its loss against before and gold, and what the loss detector makes of it."""
-    before, gold = row.estimate("holdout/nll_from_target"), row.estimate("holdout/nll_from_gold")
-    apart = row.estimate("privacy/loss_auc_from_gold")
+    before, gold = row.estimate(FROM_TARGET), row.estimate(FROM_GOLD)
+    apart = row.estimate(AUC_FROM_GOLD)
     sentences = []
     if before and row.role == "unlearned":
-        theirs = row.gold.metrics.get("holdout/nll_from_target") if row.gold else None
+        theirs = row.gold.metrics.get(FROM_TARGET) if row.gold else None
         beside = f"; gold is {_signed(theirs)} from there" if theirs else ""
         sentences.append(
-            f"What was never seen moved by {_signed(before)} nats a token from before "
-            f"(n = {before.n}){beside}.{_same(before)}"
+            f"What was never seen moved by {_signed(before)} nats a token from "
+            f"before (n = {before.n}){beside}.{_same(before)}"
         )
     if gold:
         sentences.append(
-            f"The model's loss on what was never seen is {_signed(gold)} nats a token from gold's "
-            f"(n = {gold.n}).{_same(gold)}"
+            f"The model's loss on what was never seen is {_signed(gold)} nats a "
+            f"token from gold's (n = {gold.n}).{_same(gold)}"
         )
     if apart:
         sentences.append(
-            f"The AUC of telling forget data from unseen data by the loss is {_signed(apart)} from gold's "
-            f"(n = {apart.n}).{_same(apart)}"
+            "The AUC of telling forget data from unseen data by the loss is "
+            f"{_signed(apart)} from gold's (n = {apart.n}).{_same(apart)}"
         )
     return sentences
 
@@ -100,8 +107,8 @@ def differing_distances(runs: list[RunData]) -> str | None:
     every = {name for forget, kept in sets for name in (*forget, *kept)}
     labels = [metric_of(name).label for name in sorted(every - common)]
     return (
-        f"The runs' distances to gold are not of the same metrics ({listed(labels)} not in all of them): do "
-        "not compare these figures."
+        f"The runs' distances to gold are not of the same metrics ({listed(labels)} not in all of them): "
+        "do not compare these figures."
     )
 
 

@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.items import ItemValues, Made, made
+from mari_cli.metrics.items import ItemValues, Resamplable, take_apart
 from mari_cli.metrics.joint import distinct_items, resampled
 from mari_cli.metrics.model_utility import harmonic_mean
 from mari_cli.metrics.statistics import How
+from mari_cli.suites.tofu_metrics import METRICS
 
 Floats = NDArray[np.float64]
 MEMORIZED = ("extraction_strength", "exact_memorization", "paraphrase_probability", "truth_ratio")
@@ -39,11 +40,10 @@ METRIC_OF = {
     **{name: f"tofu/{name}" for name in (*ATTACKED, "model_utility")},
 }
 """Full name of each ingredient. No evaluation here measures `tofu/forget/fluency`; a log may know it."""
-OPEN_UNLEARNING = "_open_unlearning"
-"""What stands after the name of what is OpenUnlearning's own: an ingredient, and a score made of some."""
 DEFINED_APART = ("extraction_strength", "exact_memorization", "truth_ratio")
 """Ingredients that OpenUnlearning defines in another way: without the EOS, and with 1e-10 in a ratio."""
 
+_ENTRIES = {metric.name: metric for metric in METRICS}
 _MADE_OF = {
     "memorization_score": MEMORIZED,
     "privacy_score": ATTACKED,
@@ -118,11 +118,12 @@ def overall_estimates(
     resampling than it is, so that near gold the interval errs towards low scores; it always holds the value.
     """
     sides = {"own": items, "gold": gold or (), "target": target or ()}
-    parts: dict[tuple[str, str], Made] = {
+    parts: dict[tuple[str, str], Resamplable] = {
         (side, name): part
         for side, of_model in sides.items()
         for name, metric in METRIC_OF.items()
-        if (part := made(f"{metric}{form if name in DEFINED_APART else ''}", of_model)) is not None
+        if (entry := _ENTRIES.get(f"{metric}{form if name in DEFINED_APART else ''}")) is not None
+        and (part := take_apart(entry, of_model)) is not None
     }
     if not parts:
         return {}

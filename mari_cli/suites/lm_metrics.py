@@ -1,14 +1,16 @@
 """Metrics of lm_eval's tasks and groups: those that are known by name, and what can be said of any other."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from mari_cli.metrics.metric import Direction, Metric
+from mari_cli.metrics.aggregation import Aggregation, ByIntervals, Column, exp_ratio, mean_of
+from mari_cli.metrics.metric import Direction, Metric, View
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class Known:
     """A task or group of lm_eval, as far as it is known here. Its name stands for its metric ``main``."""
 
     label: str
@@ -20,50 +22,46 @@ class Benchmark:
     """None: that of the metric."""
 
 
-def _mmlu(part: str, subjects: str) -> Benchmark:
-    return Benchmark(
-        f"MMLU{part}", "acc", 0.25, f"four-choice questions of {subjects}", "Hendrycks et al. 2021"
-    )
+def _mmlu(part: str, subjects: str) -> Known:
+    return Known(f"MMLU{part}", "acc", 0.25, f"four-choice questions of {subjects}", "Hendrycks et al. 2021")
 
 
-def _wmdp(part: str, subject: str) -> Benchmark:
+def _wmdp(part: str, subject: str) -> Known:
     asks = f"four-choice questions whose answers {subject}"
-    return Benchmark(f"WMDP{part}", "acc", 0.25, asks, "Li et al. 2024", "down")
+    return Known(f"WMDP{part}", "acc", 0.25, asks, "Li et al. 2024", "down")
 
 
-BENCHMARKS: dict[str, Benchmark] = {
+BENCHMARKS: dict[str, Known] = {
     "mmlu": _mmlu("", "57 subjects"),
     "mmlu_stem": _mmlu(" STEM", "its sciences and mathematics"),
     "mmlu_humanities": _mmlu(" humanities", "its humanities"),
     "mmlu_social_sciences": _mmlu(" social sciences", "its social sciences"),
     "mmlu_other": _mmlu(" other", "its other subjects"),
     "mmlu_sample": _mmlu(" (sample)", "57 subjects: the 281 development questions that lm_eval carries"),
-    "arc_easy": Benchmark(
-        "ARC-Easy", "acc", 0.25, "school science of mostly four choices", "Clark et al. 2018"
-    ),
-    "arc_challenge": Benchmark(
+    "arc_easy": Known("ARC-Easy", "acc", 0.25, "school science of mostly four choices", "Clark et al. 2018"),
+    "arc_challenge": Known(
         "ARC-Challenge",
         "acc_norm",
         0.25,
         "harder school science",
         "Clark et al. 2018",
     ),
-    "piqa": Benchmark("PIQA", "acc", 0.5, "which of two ways reaches an everyday goal", "Bisk et al. 2020"),
-    "hellaswag": Benchmark(
+    "piqa": Known("PIQA", "acc", 0.5, "which of two ways reaches an everyday goal", "Bisk et al. 2020"),
+    "hellaswag": Known(
         "HellaSwag", "acc_norm", 0.25, "which of four endings a short text has", "Zellers et al. 2019"
     ),
-    "winogrande": Benchmark(
+    "winogrande": Known(
         "WinoGrande", "acc", 0.5, "which of two nouns a sentence means", "Sakaguchi et al. 2020"
     ),
-    "openbookqa": Benchmark(
+    "openbookqa": Known(
         "OpenBookQA", "acc_norm", 0.25, "four-choice questions of elementary science", "Mihaylov et al. 2018"
     ),
-    "sciq": Benchmark("SciQ", "acc", 0.25, "four-choice questions of science", "Welbl et al. 2017"),
-    "boolq": Benchmark("BoolQ", "acc", 0.5, "yes or no, after a passage", "Clark et al. 2019"),
-    "lambada_openai": Benchmark(
+    "sciq": Known("SciQ", "acc", 0.25, "four-choice questions of science", "Welbl et al. 2017"),
+    "boolq": Known("BoolQ", "acc", 0.5, "yes or no, after a passage", "Clark et al. 2019"),
+    "lambada_openai": Known(
         "LAMBADA", "acc", None, "the last word of a passage", "Paperno et al. 2016, OpenAI's version"
     ),
-    "wikitext": Benchmark(
+    "wikitext": Known(
         "WikiText", "word_perplexity", None, "Wikipedia articles, document by document", "Merity et al. 2017"
     ),
     "wmdp": _wmdp("", "help to do harm: biology, cybersecurity, chemistry"),
@@ -73,18 +71,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 """The benchmarks of which more is known than lm_eval says, by task or group."""
 _PARTS = {"mmlu_stem", "mmlu_humanities", "mmlu_social_sciences", "mmlu_other"}
-GENERAL_ABILITY = tuple(
-    f"benchmark/{task}"
-    for task, known in BENCHMARKS.items()
-    if known.direction is None and task not in _PARTS
-)
-"""Full names of what should be as it was, whatever is forgotten."""
-
-
-def chance(full_name: str) -> float | None:
-    """What guessing gives on a benchmark; None where it is not known."""
-    known = BENCHMARKS.get(full_name.removeprefix("benchmark/"))
-    return known.chance if known else None
+_IN_A_LIST_OF_RUNS = {"mmlu", "mmlu_sample"}
 
 
 _JUDGED: dict[str, tuple[str, str, float, float]] = {
@@ -132,15 +119,20 @@ SUFFIX = "|".join(sorted(_JUDGED, key=len, reverse=True))
 
 def of_benchmark(task: str, metric: str | None) -> Metric:
     """``metric`` None: the main one of a task of which no more is known than its name."""
-    unknown = Benchmark(task, metric or "", None, f"what lm_eval's `{task}` asks", "lm_eval")
+    unknown = Known(task, metric or "", None, f"what lm_eval's `{task}` asks", "lm_eval")
     known = BENCHMARKS.get(task, unknown)
     is_main = metric is None or (task in BENCHMARKS and metric == known.main)
     name = f"benchmark/{task}" if is_main else f"benchmark/{task}_{metric}"
     unit, words, low, high = _JUDGED.get(metric or known.main, ("score", "score", -inf, inf))
     perplexity = "perplexity" in (metric or known.main)
+    general = is_main and task in BENCHMARKS and known.direction is None and task not in _PARTS
+    views: set[View] = {"overview", "glance"} if general else set()
+    kind = "General ability" if high == 1 else f"Running text, {unit}"
+    label = known.label if is_main else f"{known.label} ({metric})"
+    guessing = "" if known.chance is None or not is_main else f"; {100 * known.chance:.0f} % is guessing"
     return Metric(
         name=name,
-        label=known.label if is_main else f"{known.label} ({metric})",
+        label=label,
         unit=unit,
         direction=known.direction or ("down" if metric in LOWER_IS_BETTER else "up"),
         low=low,
@@ -152,7 +144,26 @@ def of_benchmark(task: str, metric: str | None) -> Metric:
         else "what guessing gives depends on the task"
         if known.chance is None
         else f"{known.chance} is chance; below it, right answers are avoided",
+        aggregate=_aggregation(task, metric or known.main),
+        role="kept" if general else None,
+        headline=1000 if is_main else None,
+        views=frozenset(views | ({"runs"} if task in _IN_A_LIST_OF_RUNS else set())),
+        says=f"{kind} ({label}{guessing})",
+        chance=known.chance if is_main else None,
     )
+
+
+def _aggregation(task: str, metric: str) -> Aggregation | ByIntervals:
+    """Of a task, or of a group of tasks whose names begin with its own."""
+    if task == "wikitext" and metric == "word_perplexity":
+        return Aggregation(exp_ratio, (_LOSS, _WORDS)).on(task)
+    if metric in ("", "acc", "acc_norm"):
+        return mean_of(Column(metric or "acc")).on(f"{task}|{task}_*")
+    return ByIntervals("lm_eval makes it of all answers together")
+
+
+_LOSS = Column("loss", made_of=lambda item: -item.values["loglikelihood"])
+_WORDS = Column("words")
 
 
 def benchmark_name(task: str, metric: str, metrics: Sequence[str]) -> str:
@@ -166,3 +177,12 @@ def benchmark_name(task: str, metric: str, metrics: Sequence[str]) -> str:
     else:
         main = next((name for name in metrics if name not in LOWER_IS_BETTER), None)
     return f"benchmark/{task}" if metric == main else f"benchmark/{task}_{metric}"
+
+
+METRICS = [of_benchmark(task, known.main) for task, known in BENCHMARKS.items()]
+
+
+def describe_benchmark(full_name: str) -> Metric | None:
+    """The entry of a task or group of lm_eval, be it known here or not; None for what is no benchmark."""
+    found = re.fullmatch(rf"benchmark/(.+?)(?:_({SUFFIX}))?", full_name)
+    return of_benchmark(found[1], found[2]) if found else None

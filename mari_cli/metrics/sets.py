@@ -1,0 +1,31 @@
+"""The sets of items of the corpora. A metric of answers exists for each of them, and what counts as better
+depends on the set: retained answers should stay known, forgotten ones should look as they do to the gold
+model (the one trained without them), unseen ones should be left alone.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from mari_cli.metrics.aggregation import Aggregation
+from mari_cli.metrics.metric import Metric
+
+SETS = ("forget", "retain", "holdout")
+NO_TOKENS = "an answer without tokens is refused"
+
+
+def on_sets(metric: Metric, **of_set: dict[str, Any]) -> list[Metric]:
+    """The entries of a metric of answers, one for each set; ``of_set``: fields that the entry of one set has
+    and the others lack. The direction of ``metric`` is that of data which should stay known."""
+    assert isinstance(metric.aggregate, Aggregation)
+    aggregate = metric.aggregate
+    return [
+        replace(
+            metric,
+            name=f"{name}/{metric.name}",
+            label=f"{name} {metric.label}",
+            direction=metric.direction if name == "retain" else "gold",
+            aggregate=aggregate.on(name),
+            **of_set.get(name, {}),
+        )
+        for name in SETS
+    ]

@@ -1,0 +1,23 @@
+"""The report's figures: each a pure function of runs to one inline SVG."""
+
+from collections.abc import Callable
+
+from mari_cli.report.plots.items import scatter, strips
+from mari_cli.report.plots.overview import glance, marginal, recall
+from mari_cli.report.plots.style import Plot
+from mari_cli.report.plots.suites import roc, truth_ratios
+from mari_cli.report.plots.training import loss_curves, trajectory
+from mari_cli.report.read import RunData
+
+FIGURES: dict[str, Callable[[list[RunData]], Plot | None]] = {
+    "glance": glance,
+    "loss_curves": loss_curves,
+    "trajectory": trajectory,
+    "scatter": scatter,
+    "strips": strips,
+    "marginal": marginal,
+    "recall": recall,
+    "truth_ratios": truth_ratios,
+    "roc": roc,
+}
+"""Every figure by the name under which the page places it; None where a run has nothing to draw."""

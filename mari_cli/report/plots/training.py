@@ -1,0 +1,126 @@
+"""The way there: loss terms by step, and forgetting against retaining."""
+
+import math
+from itertools import pairwise
+
+from mari_cli.report.comparison import comparison_rows, metric_of, results
+from mari_cli.report.plots import style
+from mari_cli.report.plots.style import COLOURS, Plot
+from mari_cli.report.read import RunData
+from mari_cli.suites.registry import judged
+
+_TERM_WORDS = {
+    "loss": "loss (total)",
+    "retain_kl": "KL to the reference, retain",
+    "retain_nll": "NLL, retain",
+    "forget_nll": "NLL, forget",
+    "npo": "NPO",
+    "dpo": "DPO",
+}
+
+
+def loss_curves(runs: list[RunData]) -> Plot | None:
+    """Every term of the loss by step; the total too, where the runs minimise the same one."""
+    rows = style.limit_runs(comparison_rows(runs))
+    drawn = [row for row in results(rows) if any(run.train_rows for run in row.runs)]
+    if not drawn:
+        return None
+    terms = list(dict.fromkeys(term for row in drawn for term in row.run.terms))
+    same = len({(row.run.loss, tuple(row.run.terms)) for row in drawn}) == 1
+    panels = ["loss", *terms] if same else terms
+    if not panels:
+        return None
+    columns = min(3, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    with style.draw_on(2.25 * lines + 0.1, columns=columns, rows=lines, used=len(panels)) as (figure, axes):
+        for axis, term in zip(axes, panels, strict=False):
+            seen: list[float] = []
+            for row, run in style.every_seed(drawn):
+                colour = COLOURS[style.colour_of(row, rows)]
+                points = [
+                    (r["step"], r[term]) for r in run.train_rows if math.isfinite(r.get(term, math.nan))
+                ]
+                if points:
+                    seen += [y for _, y in points]
+                    axis.plot(*zip(*points, strict=True), color=colour, linewidth=1.2)
+                kept = run.training.kept_step if run.training else None
+                if kept is not None:
+                    axis.axvline(kept, color=colour, linewidth=0.8, linestyle=(0, (2, 3)))
+            positive = [y for y in seen if y > 0]
+            if positive and len(positive) == len(seen) and max(positive) > 100 * min(positive):
+                style.log_scale(axis, "y")
+            else:
+                style.plain_numbers(axis, "y", ticks=5)
+            axis.set_title(_TERM_WORDS.get(term, term.replace("_", " ")))
+            axis.set_xlabel("step")
+            style.plain_numbers(axis, "x", ticks=6, whole=True)
+        svg = style.to_svg(figure, "loss terms by training step")
+    caption = "Each term by training step, before its weight; the dotted line is the step that was kept."
+    if not same:
+        caption += " The totals of different losses are not comparable and are not drawn."
+    legend = style.legend_of(drawn) if len(drawn) > 1 else []
+    return Plot(svg=svg, caption=style.note_limit(caption, runs), legend=legend)
+
+
+def trajectory(runs: list[RunData]) -> Plot | None:
+    """What was forgotten against what was retained, on the way: one line a run."""
+    rows = style.limit_runs(comparison_rows(runs))
+    y_name = next(name for name in judged("kept") if "followed" in metric_of(name).views)
+    forgotten = (name for name in judged("forgotten") if "followed" in metric_of(name).views)
+    every_run = [run for row in results(rows) for run in row.runs]
+    panels = [x_name for x_name in forgotten if any(_path(run, x_name, y_name) for run in every_run)]
+    if not panels:
+        return None
+    with style.draw_on(3.5, columns=len(panels)) as (figure, axes):
+        for axis, x_name in zip(axes, panels, strict=True):
+            seen = []
+            for row, run in style.every_seed(results(rows)):
+                path = _path(run, x_name, y_name)
+                if not path:
+                    continue
+                colour = COLOURS[style.colour_of(row, rows)]
+                seen += [x for _, x, _ in path]
+                xs, ys = [x for _, x, _ in path], [y for _, _, y in path]
+                before = run.models["target"].metrics if "target" in run.models else {}
+                begin = style.finite(before.get(x_name)), style.finite(before.get(y_name))
+                if begin[0] and begin[1] and path[0][0] > 0:
+                    way = [begin[0].value, xs[0]], [begin[1].value, ys[0]]
+                    axis.plot(*way, color=colour, linewidth=0.9, linestyle=(0, (1, 3)))
+                axis.plot(xs, ys, color=colour, marker="o", markersize=3, markeredgewidth=0, linewidth=1.2)
+                kept = run.training.kept_step if run.training else None
+                for step, x, y in path:
+                    if step == kept:
+                        axis.plot([x], [y], marker="o", markersize=10, mfc="none", mec=colour, mew=1.6)
+            for row in rows:
+                if row.role in ("target", "gold"):
+                    place = style.finite(row.estimate(x_name)), style.finite(row.estimate(y_name))
+                    if place[0] and place[1]:
+                        seen.append(place[0].value)
+                        style.mark(axis, place[0].value, place[1].value, row, rows, size=8)
+            metric = metric_of(x_name)
+            if metric.high == math.inf and max(seen) > 20 * max(style.NLL_FLOOR, min(seen)) and min(seen) > 0:
+                style.log_scale(axis, "x")
+            else:
+                style.plain_numbers(axis, "x")
+            axis.set_xlabel(f"{metric.label} ({metric.unit})")
+            axis.set_ylabel(metric_of(y_name).label)
+            style.plain_numbers(axis, "y", ticks=5)
+        for left, right in pairwise(axes):
+            right.sharey(left)
+            right.set_ylabel("")
+        svg = style.to_svg(figure, "forgetting against retaining during training")
+    caption = (
+        "One dot an evaluation during training, joined in order; the circle is the step that was kept. "
+        "Evaluations during training look at a sample of each corpus, "
+        "the marks of before and gold at all of it."
+    )
+    return Plot(svg=svg, caption=style.note_limit(caption, runs), legend=style.legend_of(rows))
+
+
+def _path(run: RunData, x_name: str, y_name: str) -> list[tuple[float, float, float]]:
+    """(step, x, y) of every evaluation that has both."""
+    return [
+        (row["step"], row[x_name], row[y_name])
+        for row in run.eval_rows
+        if math.isfinite(row.get(x_name, math.nan)) and math.isfinite(row.get(y_name, math.nan))
+    ]

@@ -1,0 +1,221 @@
+"""The first sentences of a report: whether the data was forgotten, and at what price.
+
+Every sentence is computed from the numbers and claims no more than they carry: no gold model, no verdict; a
+loss above gold's is over-forgetting.
+"""
+
+import math
+
+from mari_cli.errors import counted
+from mari_cli.metrics.estimate import Estimate
+from mari_cli.report.comparison import (
+    Change,
+    Row,
+    Standing,
+    metric_of,
+)
+from mari_cli.report.format import listed
+from mari_cli.report.gold_distance import in_short
+from mari_cli.suites.registry import judged
+
+
+def headline(row: Row) -> str:
+    """The short of it where all is well; one sentence on forgetting, one on what was kept, and the distance
+    to gold where it is known."""
+    lead = "Forgotten as gold, kept as before." if _arrived(row) else ""
+    return " ".join(filter(None, [lead, verdict(row), _verdict_kept(row), in_short(row)]))
+
+
+def _arrived(row: Row) -> bool:
+    """Whether no measure of the forget data tells the model from gold, though some told the model before from
+    gold, and none of what was to be kept got worse."""
+    names = decisive(row)
+    told = [name for name in names if (apart := row.before_from_gold(name)) and apart.separable]
+    changes = [row.change(name) for name in judged("kept") if not guesses(row, name)]
+    return (
+        bool(told)
+        and not _kept_the_start(row)
+        and all(row.standing(name) is Standing.at for name in names)
+        and any(what is not None for what in changes)
+        and Change.worse not in changes
+    )
+
+
+def _kept_the_start(row: Row) -> bool:
+    return all(run.training and run.training.kept_step == 0 for run in row.runs)
+
+
+def verdict(row: Row) -> str:
+    """Forgotten or not, measured against gold; no verdict without one."""
+    if _kept_the_start(row):
+        return "Nothing was forgotten: no later step was fit to keep, so the model is the one from before."
+    if row.gold is None:
+        return (
+            "No gold model was measured, so this report says what changed, "
+            "not whether the data was forgotten."
+            if row.role == "unlearned"
+            else ""
+        )
+    names = decisive(row)
+    broken = [name for name in names if not _finite(row, name)]
+    if broken:
+        return (
+            "The measurement is broken: on the forget data, "
+            f"{_labels(broken)} {_is(broken)} not a finite number."
+        )
+    standings = {name: where for name in names if (where := row.standing(name)) is not None}
+    if not standings:
+        return "There are no intervals to judge the distance to the gold model by."
+    short = [name for name, where in standings.items() if where in (Standing.short, Standing.away)]
+    past = [name for name, where in standings.items() if where is Standing.past]
+    off = [name for name, where in standings.items() if where is Standing.off]
+    count = len(standings)
+    everything = f"the {_NUMBERS[count - 1]} measure{'s' * (count > 1)} below"
+    if short and past:
+        return (
+            "Forgotten unevenly: on the forget data, "
+            f"{_labels(short)} {_is(short)} still short of the gold model's, "
+            f"while {_labels(past)} went past it."
+        )
+    if len(short) == len(standings):
+        verb = "is" if len(short) == 1 else "are all"
+        return f"Not forgotten: {everything} {verb} still short of the gold model's."
+    if short:
+        return (
+            "Not fully forgotten: on the forget data, "
+            f"{_labels(short)} {_is(short)} still short of the gold model's."
+        )
+    if past:
+        return f"Over-forgotten: on the forget data, {_labels(past)} went past the gold model's."
+    if off:
+        return f"Not as the gold model: on the forget data, {_labels(off)} {_differ(off)} from gold's."
+    if row.target and all(
+        (apart := row.before_from_gold(name)) is not None and apart.separable is False
+        for name in standings
+        if name in row.target.metrics
+    ):
+        return (
+            "The model was like one that never saw the forget data before already: "
+            "there was nothing to forget that these measures could show."
+        )
+    if len(standings) == 1:
+        return (
+            f"On the forget data, {everything} does not tell the model from one that never saw it."
+            + _too_few(row, list(standings))
+        )
+    return f"On the forget data, none of {everything} tells the model from one that never saw it." + _too_few(
+        row, list(standings)
+    )
+
+
+FEW = 30
+
+
+def _too_few(row: Row, names: list[str]) -> str:
+    """How little it means that nothing was found."""
+    fewest = min(found.n for name in names if (found := row.estimate(name)))
+    return (
+        f" With as few as {counted(fewest, 'item')} only a large difference could show."
+        if fewest < FEW
+        else ""
+    )
+
+
+_NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+def decisive(row: Row) -> list[str]:
+    """What decides whether the data is forgotten: the corpora's own measures, else the suites'."""
+    own = [name for name in judged("forgotten") if row.estimate(name)]
+    return own or [name for name in judged("forgotten", suites=True) if row.estimate(name)]
+
+
+def _verdict_kept(row: Row) -> str:
+    changes = {name: row.change(name) for name in judged("kept") if not guesses(row, name)}
+    worse = [name for name, what in changes.items() if what is Change.worse]
+    kept = [name for name, what in changes.items() if what in (Change.kept, Change.better)]
+    if worse:
+        return f"The price: {_labels(worse)} got worse."
+    return (
+        f"What was to be kept was kept: {_labels(kept)} {_is(kept)} not measurably worse than before."
+        if kept
+        else ""
+    )
+
+
+def headline_of_model(row: Row) -> str:
+    verb = "trained" if row.run.task == "finetune" else "measured"
+    if row.gold is not None and decisive(row):
+        return f"One model was {verb} beside a gold model; nothing was unlearned here. {verdict(row)}"
+    unknown = " Without a gold model these figures do not say whether anything is forgotten."
+    return f"One model was {verb}; nothing was unlearned.{unknown if decisive(row) else ''}"
+
+
+def headline_of_several(made: list[Row]) -> str:
+    unlearned = [row for row in made if row.role == "unlearned"]
+    if not any(row.gold for row in unlearned):
+        return (
+            f"{_several(made)} side by side. "
+            "No gold model was measured, so they can be read against before only."
+            if unlearned
+            else f"{len(made)} models side by side; nothing was unlearned."
+        )
+    good = [row.label for row in unlearned if _all_well(row)]
+    if not good:
+        return (
+            f"{_several(made)} side by side: "
+            "none of them both matches the gold model on the forget data and keeps the rest."
+        )
+    noun = "matches" if len(good) == 1 else "match"
+    keeps = "keeps" if len(good) == 1 else "keep"
+    return (
+        f"{_several(made)} side by side: "
+        f"{listed(good)} {noun} the gold model on the forget data within the intervals and {keeps} the rest."
+    )
+
+
+def _several(made: list[Row]) -> str:
+    """A method of several seeds is several runs."""
+    return f"{len(made)} {'methods' if any(row.seeds for row in made) else 'runs'}"
+
+
+def _all_well(row: Row) -> bool:
+    standings = [row.standing(name) for name in judged("forgotten") if row.estimate(name)]
+    changes = [row.change(name) for name in judged("kept") if row.estimate(name)]
+    return (
+        bool(standings)
+        and bool(changes)
+        and all(where is Standing.at for where in standings)
+        and all(what in (Change.kept, Change.better) for what in changes)
+    )
+
+
+def guesses(row: Row, name: str) -> bool:
+    """Whether the model was at chance before: then the metric cannot show a loss."""
+    before = row.target.metrics.get(name) if row.target else None
+    guess = metric_of(name).chance
+    return guess is not None and before is not None and _contains(before, guess)
+
+
+def _finite(row: Row, name: str) -> bool:
+    return all(
+        math.isfinite(value.value)
+        for value in (row.estimate(name), row.gold.metrics.get(name) if row.gold else None)
+        if value
+    )
+
+
+def _contains(estimate: Estimate, value: float) -> bool:
+    return estimate.low is not None and estimate.high is not None and estimate.low <= value <= estimate.high
+
+
+def _labels(names: list[str]) -> str:
+    return listed([metric_of(name).short or metric_of(name).label for name in names])
+
+
+def _is(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _differ(names: list[str]) -> str:
+    return "differs" if len(names) == 1 else "differ"
