@@ -25,20 +25,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mari_cli.config import (
-    Estimator,
-    LoraConfig,
-    LossConfig,
-    MariConfig,
-    Packing,
-    Parallel,
-    UnlearnConfig,
-    Weights,
-)
+from mari_cli.config import LoraConfig, Packing, Parallel, UnlearnConfig, Weights
 from mari_cli.data.tokenize import Item
+from mari_cli.lm_head import Head
 from mari_cli.losses import naive
+from mari_cli.losses.base import LossConfig
 from mari_cli.losses.engine import Rows
-from mari_cli.losses.head import Head
+from mari_cli.losses.mari import Estimator, MariConfig
 from mari_cli.losses.objective import FINE_TUNING, Positions, Step, build, differentiate, pools_of
 from mari_cli.measure import fake
 from mari_cli.measure.memory import Tracker, allocator_peak, held

@@ -27,10 +27,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mari_cli.lm_head import Head, HeadGradient
 from mari_cli.losses import fused, marginal
 from mari_cli.losses.divergences import FromSupport
 from mari_cli.losses.fused import over_chunk
-from mari_cli.losses.head import Head, HeadGradient
 from mari_cli.losses.marginal import Pools
 from mari_cli.losses.pointwise import pointwise
 from mari_cli.transfer import sent

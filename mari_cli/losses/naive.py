@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
-from mari_cli.config import Divergence, Estimator, GradientThrough, MariConfig
+from mari_cli.lm_head import Head
 from mari_cli.losses import likelihood, marginal
 from mari_cli.losses.engine import Readings, Rows
-from mari_cli.losses.head import Head
+from mari_cli.losses.mari import Divergence, Estimator, GradientThrough, MariConfig
 from mari_cli.losses.objective import prior_of
 
 

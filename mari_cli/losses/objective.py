@@ -13,22 +13,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from mari_cli.config import (
-    AscentConfig,
-    DPOConfig,
-    Estimator,
-    GradientThrough,
-    LossConfig,
-    MariConfig,
-    NPOConfig,
-    PoolingScope,
-    RetainDivergence,
-    RetainLoss,
-)
+from mari_cli.lm_head import Head, HeadGradient
 from mari_cli.losses import marginal, preference
+from mari_cli.losses.base import ForgetLossConfig, LossConfig, RetainLoss
 from mari_cli.losses.engine import Gradients, Readings, Rows, log_probabilities, sweep
-from mari_cli.losses.head import Head, HeadGradient
 from mari_cli.losses.marginal import Pools
+from mari_cli.losses.mari import Estimator, GradientThrough, MariConfig, PoolingScope, RetainDivergence
+from mari_cli.losses.preference import DPOConfig, NPOConfig
 from mari_cli.transfer import sent
 
 
@@ -191,7 +182,7 @@ def mari(config: MariConfig, step: Step, readings: Readings) -> Terms:
     return {"loss": loss, **terms}
 
 
-def ascent(config: AscentConfig, retain: RetainLoss, step: Step, readings: Readings) -> Terms:
+def ascent(config: ForgetLossConfig, retain: RetainLoss, step: Step, readings: Readings) -> Terms:
     """-forget_weight · NLL(forget) + retain_weight · what holds the retain side.
 
     none: gradient ascent. nll: gradient difference, B. Liu et al. 2022, https://arxiv.org/abs/2203.12817.
@@ -225,7 +216,7 @@ def dpo(config: DPOConfig, step: Step, readings: Readings) -> Terms:
     return _with_retain(config, {"dpo": value}, value, _retain_terms(config.retain_loss, step, readings))
 
 
-def _with_retain(config: AscentConfig, terms: Terms, forget: Tensor, retain: Terms) -> Terms:
+def _with_retain(config: ForgetLossConfig, terms: Terms, forget: Tensor, retain: Terms) -> Terms:
     loss = config.forget_weight * forget
     for value in retain.values():
         loss = loss + config.retain_weight * value
@@ -263,7 +254,7 @@ def build(config: LossConfig) -> Objective:
             needs = replace(_retain_needs(config.retain_loss), survey=answers, reference_log_p=answers)
             needs = replace(needs, log_p=(*answers, *needs.log_p))
             return Objective(lambda step, readings: dpo(config, step, readings), needs)
-        case AscentConfig() if config.kind in ASCENT_RETAIN:
+        case ForgetLossConfig() if config.kind in ASCENT_RETAIN:
             retain = ASCENT_RETAIN[config.kind]
             needs = _retain_needs(retain)
             return Objective(

@@ -8,7 +8,7 @@ from torch.distributed.tensor import DTensor, Partial
 from transformers import PreTrainedModel
 
 from mari_cli.errors import UserError
-from mari_cli.losses.head import Head
+from mari_cli.lm_head import Head
 from mari_cli.models.trunk import trunk
 
 

@@ -9,18 +9,20 @@ from typing import Any
 import torch
 
 from mari_cli import runs
-from mari_cli.config import DPOConfig, MariConfig, UnlearnRun, titled
+from mari_cli.config import UnlearnRun
 from mari_cli.data.batches import draw, drawn_indices
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError, counted
 from mari_cli.losses.engine import log_probabilities
 from mari_cli.losses.objective import Needs, Objective
+from mari_cli.losses.support import SupportSource
 from mari_cli.models.context import Targets, context_targets
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import adapters_off
 from mari_cli.models.reference import Reference as Remembered
 from mari_cli.models.reference import remember
 from mari_cli.progress import say, silent, track
+from mari_cli.sections import titled
 from mari_cli.suites.benchmarks import benchmarks
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.standard import Corpus, quick
@@ -32,11 +34,14 @@ from mari_cli.train.step import Group, Recalled, Reference, chunk_for, operand_h
 from mari_cli.train.stop import Evaluation, Verdict, judge
 
 
-def context_layer(config: UnlearnRun, lm: LanguageModel) -> int:
-    """The hidden layer that defines contexts: 0 is the embeddings, the default the middle."""
-    assert isinstance(config.loss, MariConfig)
+def context_layer(config: UnlearnRun, lm: LanguageModel) -> int | None:
+    """The hidden layer that defines contexts: 0 is the embeddings, the default the middle. None where the
+    loss looks for no contexts."""
+    request = config.loss.support_request
+    if request is None or request.source is not SupportSource.neighbours:
+        return None
     layers = int(lm.model.config.get_text_config().num_hidden_layers)
-    chosen = config.loss.context.layer
+    chosen = request.context.layer
     if chosen is not None and chosen > layers:
         raise UserError(
             f"loss.context.layer={chosen}, but `{lm.name}` has {counted(layers, 'layer')}",
@@ -46,13 +51,16 @@ def context_layer(config: UnlearnRun, lm: LanguageModel) -> int:
 
 
 def alternative_items(config: UnlearnRun, lm: LanguageModel, forget: Corpus) -> list[Item]:
-    """For every forget item its prompt with an "I don't know" answer, these taken in turn."""
-    assert isinstance(config.loss, DPOConfig)
+    """For every forget item its prompt with one of the answers that the loss prefers, taken in turn; none
+    where the loss prefers no answers."""
+    answers = config.loss.alternative_answers
+    if not answers:
+        return []
     if any(record.prompt is None for record in forget.records):
         raise UserError(
-            "dpo needs prompts, but the forget corpus holds running text", "choose another `loss`"
+            f"{config.loss.kind} needs prompts, but the forget corpus holds running text",
+            "choose another `loss`",
         )
-    answers = config.loss.answers
     records = [
         replace(forget.record_of(i), text=answers[i % len(answers)], fact=None, value=None)
         for i in range(len(forget.items))

@@ -14,19 +14,13 @@ import torch
 from torch import Tensor
 
 from mari_cli import distributed, runs, sealed
-from mari_cli.config import (
-    Estimator,
-    LossConfig,
-    MariConfig,
-    ModelConfig,
-    SupportConfig,
-    SupportSource,
-    UnlearnRun,
-)
+from mari_cli.config import ModelConfig, UnlearnRun
 from mari_cli.data.records import Fact
 from mari_cli.data.spans import locate
 from mari_cli.data.tokenize import Item, PromptStyle
 from mari_cli.errors import UserError
+from mari_cli.losses.base import LossConfig
+from mari_cli.losses.support import SupportConfig, SupportSource
 from mari_cli.models.context import Targets
 from mari_cli.models.device import choose_compute
 from mari_cli.models.fingerprint import weights_hash
@@ -59,9 +53,15 @@ Load = Callable[[ModelConfig], LanguageModel]
 
 def source_of(loss: LossConfig) -> SupportSource | None:
     """Who supports; None where the loss asks nobody."""
-    if not isinstance(loss, MariConfig) or loss.estimator is not Estimator.context:
-        return None
-    return loss.support.source
+    request = loss.support_request
+    return None if request is None else request.source
+
+
+def asked_of(config: UnlearnRun) -> SupportConfig:
+    """How the loss wants its support made."""
+    request = config.loss.support_request
+    assert request is not None
+    return request.support
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,11 @@ def prepare(
     config: UnlearnRun, setting: Setting, corpora: Mapping[str, Corpus], style: PromptStyle
 ) -> Prepared | None:
     """None where the loss asks none of these sources. Raises UserError where a support cannot be made."""
-    source = source_of(config.loss)
-    if source is None or source is SupportSource.neighbours:
+    request = config.loss.support_request
+    if request is None or request.source is SupportSource.neighbours:
         return None
-    assert isinstance(config.loss, MariConfig)
-    asked = config.loss.support
-    prepared = Prepared(asked, config.loss.context.stored_tokens)
+    source, asked = request.source, request.support
+    prepared = Prepared(asked, request.context.stored_tokens)
     match source:
         case SupportSource.twins:
             if asked.contrast is None:
@@ -113,8 +112,7 @@ def _require_holdout(corpora: Mapping[str, Corpus], name: str, value: str) -> No
 
 def _before_fine_tuning(config: UnlearnRun, setting: Setting) -> ModelConfig:
     """The model that `base` and `assistant` are tuned from."""
-    assert isinstance(config.loss, MariConfig)
-    asked = config.loss.support
+    asked = asked_of(config)
     if asked.model is not None:
         return _at_path("model", config, setting)
     if not finetunes_target(config):
@@ -135,12 +133,10 @@ NEEDED = {
 
 def _at_path(name: str, config: UnlearnRun, setting: Setting) -> ModelConfig:
     """The model that `loss.support` gives as ``name``."""
-    assert isinstance(config.loss, MariConfig)
-    key, path = f"loss.support.{name}", getattr(config.loss.support, name)
+    asked = asked_of(config)
+    key, path = f"loss.support.{name}", getattr(asked, name)
     if path is None:
-        raise UserError(
-            f"`loss.support.source={config.loss.support.source}` needs `{key}`", f"give {NEEDED[name]}"
-        )
+        raise UserError(f"`loss.support.source={asked.source}` needs `{key}`", f"give {NEEDED[name]}")
     if path.startswith(("/", ".", "~")) and not is_there(path):
         raise UserError(f"no model at `{key}={path}`", "give a model or run directory")
     model = replace(config.model, path=path, architecture=None, revision=None, tokenizer=None)
@@ -368,8 +364,7 @@ def _of_base(asking: _Asking) -> tuple[Targets, list[str]]:
 
 
 def epochs_of_base(config: UnlearnRun) -> int:
-    assert isinstance(config.loss, MariConfig)
-    return max(1, round(config.loss.support.share * config.finetune.epochs))
+    return max(1, round(asked_of(config).share * config.finetune.epochs))
 
 
 def _of_twins(asking: _Asking) -> tuple[Targets, list[str]]:

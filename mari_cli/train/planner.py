@@ -21,8 +21,9 @@ from torch._subclasses.fake_tensor import (
 from torch.utils.hooks import RemovableHandle
 
 from mari_cli import distributed
-from mari_cli.config import Estimator, Memory, OptimConfig, OptimizerName, Parallel, PoolingScope, Weights
+from mari_cli.config import Memory, OptimConfig, OptimizerName, Parallel, Weights
 from mari_cli.errors import UserError
+from mari_cli.losses.mari import Estimator, PoolingScope
 from mari_cli.losses.objective import FINE_TUNING, Objective
 from mari_cli.measure import fake
 from mari_cli.measure.memory import Tracker

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mari_cli import distributed
-from mari_cli.config import Divergence, Estimator
 from mari_cli.data.tokenize import Item
+from mari_cli.lm_head import Head
 from mari_cli.losses import marginal
 from mari_cli.losses.divergences import divergence_of
 from mari_cli.losses.engine import Gradients, Rows, Supported
-from mari_cli.losses.head import Head
+from mari_cli.losses.mari import Divergence, Estimator
 from mari_cli.losses.objective import Objective, Positions, Step, Terms, differentiate, pools_of, prior_of
 from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel

@@ -7,24 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mari_cli.config import (
-    KLGA,
-    Divergence,
-    DPOConfig,
-    Estimator,
-    GradAscent,
-    GradDiff,
-    GradientThrough,
-    LossConfig,
-    MariConfig,
-    NPOConfig,
-    RetainDivergence,
-    RetainLoss,
-)
+from mari_cli.lm_head import Head
 from mari_cli.losses import naive
+from mari_cli.losses.ascent import KLGA, GradAscent, GradDiff
+from mari_cli.losses.base import LossConfig, RetainLoss
 from mari_cli.losses.divergences import divergence_of
 from mari_cli.losses.engine import Rows, Supported
-from mari_cli.losses.head import Head
+from mari_cli.losses.mari import Divergence, Estimator, GradientThrough, MariConfig, RetainDivergence
 from mari_cli.losses.objective import (
     Objective,
     Positions,
@@ -35,6 +24,7 @@ from mari_cli.losses.objective import (
     pools_of,
     prior_of,
 )
+from mari_cli.losses.preference import DPOConfig, NPOConfig
 
 V, D, K = 23, 5, 6
 BOTH = GradientThrough.both

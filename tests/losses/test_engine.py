@@ -7,10 +7,10 @@ import torch
 from engine_cases import HEADS, LOSSES, case, gap, head, naively, randn, through_engine
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mari_cli.config import Estimator, MariConfig
+from mari_cli.lm_head import Head
 from mari_cli.losses import naive
 from mari_cli.losses.engine import Supported
-from mari_cli.losses.head import Head
+from mari_cli.losses.mari import Estimator, MariConfig
 from mari_cli.losses.objective import differentiate
 
 CHUNKS = (1, 2, 3, 5, 100)

@@ -7,9 +7,11 @@ import pytest
 import torch
 from engine_cases import LOSSES, case, head, naively, through_engine
 
-from mari_cli.config import KLGA, Estimator, GradAscent, GradDiff, GradientThrough, LossConfig, MariConfig
 from mari_cli.losses import likelihood, preference
+from mari_cli.losses.ascent import KLGA, GradAscent, GradDiff
+from mari_cli.losses.base import LossConfig
 from mari_cli.losses.engine import Readings
+from mari_cli.losses.mari import Estimator, GradientThrough, MariConfig
 from mari_cli.losses.objective import Positions, Step, build, npo
 
 

@@ -3,21 +3,16 @@
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from mari_cli.config import (
-    KLGA,
-    DPOConfig,
-    Estimator,
-    GradientThrough,
-    LossConfig,
-    MariConfig,
-    NPOConfig,
-    Packing,
-)
+from mari_cli.config import Packing
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import naive
+from mari_cli.losses.ascent import KLGA
+from mari_cli.losses.base import LossConfig
 from mari_cli.losses.divergences import divergence_of
 from mari_cli.losses.engine import Rows, Supported, log_probabilities
+from mari_cli.losses.mari import Estimator, GradientThrough, MariConfig
 from mari_cli.losses.objective import Step, build, pools_of
+from mari_cli.losses.preference import DPOConfig, NPOConfig
 from mari_cli.models.head import head_of
 from mari_cli.models.packing import settle
 from mari_cli.models.trunk import hidden_states

@@ -7,19 +7,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mari_cli.config import (
-    Estimator,
-    MariConfig,
-    Memory,
-    NPOConfig,
-    Packing,
-    Parallel,
-    PoolingScope,
-    UnlearnConfig,
-)
+from mari_cli.config import Memory, Packing, Parallel, UnlearnConfig
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
+from mari_cli.losses.mari import Estimator, MariConfig, PoolingScope
 from mari_cli.losses.objective import FINE_TUNING, build
+from mari_cli.losses.preference import NPOConfig
 from mari_cli.measure import fake
 from mari_cli.measure.memory import allocator_peak, held
 from mari_cli.models.load import LanguageModel

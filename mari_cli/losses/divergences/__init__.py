@@ -12,11 +12,11 @@ from functools import partial
 
 from torch import Tensor
 
-from mari_cli.config import Divergence, MariConfig
 from mari_cli.losses.divergences.forward import forward
 from mari_cli.losses.divergences.jeffreys import jeffreys
 from mari_cli.losses.divergences.jensen_shannon import jensen_shannon
 from mari_cli.losses.divergences.reverse import reverse
+from mari_cli.losses.mari import Divergence, MariConfig
 
 FromSupport = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(log q, log p) to (value, score)."""
