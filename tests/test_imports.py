@@ -34,7 +34,7 @@ ARROWS: dict[str, set[str]] = {
     "transfer": set(),
     "hub": {"errors", "places", "progress"},
     "data": {"errors", "config", "places", "progress", "transfer", "hub"},
-    "losses": {"sections", "lm_head", "transfer"},
+    "losses": {"sections", "lm_head", "transfer", "distributed"},
     "measure": set(),
     "models": {"errors", "config", "places", "progress", "runs", "distributed", "transfer", "hub", "data",
                "lm_head", "measure"},

@@ -1,5 +1,7 @@
 """What unlearning minimises. A loss is one file here, and one line below that makes it known."""
 
-from mari_cli.losses import ascent, mari, preference
+from mari_cli.losses import mari  # isort: skip
+from mari_cli.losses import ascent  # isort: skip
+from mari_cli.losses import preference  # isort: skip
 
 __all__ = ["ascent", "mari", "preference"]

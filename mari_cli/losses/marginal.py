@@ -20,6 +20,11 @@ import torch
 from torch import Tensor
 
 
+def prior_of(prior: float | None, *, retain: int, forget: int) -> float:
+    """P(Z=1) as configured, or by counts, of so many positions in a step."""
+    return prior if prior is not None else (retain + forget) / (2 * retain + forget)
+
+
 def generalised_jsd(p_r: Tensor, p_ru: Tensor, prior: Tensor | float) -> Tensor:
     """I(X;Z) of ``p_r`` [..., V] (Z=0) and ``p_ru`` [..., V] (Z=1), in nats, over the last dimension.
 

@@ -6,10 +6,16 @@ Regularization", 2025, https://arxiv.org/abs/2511.11914 (losses/marginal.py has 
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from mari_cli.losses.base import LossConfig, register
 from mari_cli.losses.support import ContextConfig, SupportConfig, SupportRequest, SupportSource
 from mari_cli.sections import non_negative, require, titled
+
+if TYPE_CHECKING:
+    from mari_cli.losses.engine import Readings
+    from mari_cli.losses.objective import Objective, Terms
+    from mari_cli.losses.step import Step
 
 
 class Estimator(StrEnum):
@@ -117,3 +123,60 @@ class MariConfig(LossConfig):
     def support_request(self) -> SupportRequest | None:
         asked = self.estimator is Estimator.context
         return SupportRequest(self.support, self.context) if asked else None
+
+    def objective(self) -> "Objective":
+        """mari_weight · I(X;Z|C) + retain_weight · KL on retain data, between reference and model, and where
+        they have a weight the pointwise information of the observed tokens and the anchor on retain data."""
+        import torch
+
+        from mari_cli.losses.objective import Needs, Objective, like, step_mean
+        from mari_cli.losses.readings import (
+            KL,
+            Anchor,
+            PooledInformation,
+            ReverseKL,
+            SupportInformation,
+        )
+
+        reverse = self.retain_divergence is RetainDivergence.reverse
+        retain, anchor = (ReverseKL if reverse else KL)("retain"), Anchor("retain")
+        pooled = PooledInformation(
+            "forget",
+            one_pool=self.estimator is Estimator.pooled,
+            scope=self.pooling_scope.value,
+            through_retain=self.gradient_through is GradientThrough.both,
+            prior=self.prior,
+            share=self.forget_share,
+        )
+        supported = SupportInformation(
+            "forget",
+            divergence=self.divergence,
+            prior=self.prior,
+            share=self.forget_share,
+            floor=self.support.floor,
+            stored_tokens=self.context.stored_tokens,
+            pointwise=bool(self.pointwise_weight),
+        )
+        read = supported if self.estimator is Estimator.context else pooled
+
+        def terms(step: "Step", readings: "Readings") -> "Terms":
+            information = pointwise = torch.zeros(())
+            if read in readings and step.pools is not None:
+                value_C = readings[read]
+                information = (like(value_C, step.pools.weight_C) * value_C).sum()
+            elif read in readings:
+                count = step.positions["forget"].step_positions
+                information, *more = (value_M.sum() / count for value_M in readings[read])
+                pointwise = more[0] if more else pointwise
+            retain_kl = step_mean(retain, step, readings)
+            loss = self.mari_weight * information + self.retain_weight * retain_kl
+            found = {"marginal_information": information, "retain_kl": retain_kl}
+            if self.pointwise_weight:
+                found["pointwise_information"] = pointwise
+                loss = loss + self.pointwise_weight * pointwise
+            if self.anchor_weight:
+                found["retain_anchor"] = step_mean(anchor, step, readings)
+                loss = loss + self.anchor_weight * found["retain_anchor"]
+            return {"loss": loss, **found}
+
+        return Objective(terms, Needs((read, retain, *([anchor] if self.anchor_weight else []))))

@@ -5,76 +5,102 @@ Holds [positions x vocabulary] several times. Shapes: N, M positions, V vocabula
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
 from mari_cli.lm_head import Head
 from mari_cli.losses import likelihood, marginal
-from mari_cli.losses.engine import Readings, Rows
-from mari_cli.losses.mari import Divergence, Estimator, GradientThrough, MariConfig
-from mari_cli.losses.objective import prior_of
+from mari_cli.losses.mari import Divergence
+from mari_cli.losses.objective import Needs
+from mari_cli.losses.readings import (
+    KL,
+    Anchor,
+    HiddenStates,
+    LogP,
+    PooledInformation,
+    ReverseKL,
+    SupportInformation,
+)
+from mari_cli.losses.readings.reading import Reading
+from mari_cli.losses.step import Rows
 
 
 def readings(
     head: Head,
     rows: Mapping[str, Rows],
+    needs: Needs,
     *,
     reference: Head | None = None,
     index_N: Mapping[str, Tensor] | None = None,
-    config: MariConfig | None = None,
-) -> Readings:
-    """All readings of ``rows`` with their graphs; with ``config`` the marginal information of `retain` and
-    `forget` too, one number [1] or one a position [M]. ``index_N``: of each position in its sequence, by
-    role.
+) -> dict[Reading, Tensor]:
+    """All readings of ``needs`` with their graphs; the marginal information of pools as one number [1].
+    ``index_N``: of each position in its sequence, by role.
     """
     logits = {role: head(of_role.h_ND) for role, of_role in rows.items()}
-    log_p = {role: -likelihood.token_nll(z_NV, rows[role].labels_N) for role, z_NV in logits.items()}
-    kl, reverse_kl, anchor = {}, {}, {}
+    beside: dict[str, Tensor] = {}
     for role, of_role in rows.items():
         if of_role.reference_ND is not None:
             assert reference is not None
-            reference_NV = reference(of_role.reference_ND).detach()
-            kl[role] = likelihood.kl_from_reference(logits[role], reference_NV)
-            both = logits[role].log_softmax(-1), reference_NV.log_softmax(-1)
-            reverse_kl[role] = (both[0].exp() * (both[0] - both[1])).sum(-1)
-            anchor[role] = smooth_l1_loss(*both, reduction="none").mean(-1)
-    if config is None:
-        return Readings(log_p, kl, reverse_kl, anchor)
+            beside[role] = reference(of_role.reference_ND).detach()
+    found: dict[Reading, Tensor] = {}
+    for reading in needs.readings:
+        role, z_NV, of_role = reading.role, logits[reading.role], rows[reading.role]
+        match reading:
+            case LogP():
+                found[reading] = -likelihood.token_nll(z_NV, of_role.labels_N)
+            case KL():
+                found[reading] = likelihood.kl_from_reference(z_NV, beside[role])
+            case ReverseKL():
+                both = z_NV.log_softmax(-1), beside[role].log_softmax(-1)
+                found[reading] = (both[0].exp() * (both[0] - both[1])).sum(-1)
+            case Anchor():
+                both = z_NV.log_softmax(-1), beside[role].log_softmax(-1)
+                found[reading] = smooth_l1_loss(*both, reduction="none").mean(-1)
+            case PooledInformation():
+                found[reading] = _pooled(reading, logits, index_N).reshape(1)
+            case SupportInformation():
+                found[reading] = _supported(reading, of_role, z_NV, retain=len(rows["retain"].h_ND))
+            case HiddenStates():
+                assert of_role.layer_ND is not None
+                found[reading] = of_role.layer_ND
+            case _:
+                raise NotImplementedError(type(reading).__name__)
+    return found
+
+
+def _pooled(
+    reading: PooledInformation, logits: Mapping[str, Tensor], index_N: Mapping[str, Tensor] | None
+) -> Tensor:
     p_r_NV, p_u_MV = logits["retain"].softmax(-1), logits["forget"].softmax(-1)
-    prior = prior_of(config, retain=len(p_r_NV), forget=len(p_u_MV))
-    if config.gradient_through is GradientThrough.forget:
+    prior = marginal.prior_of(reading.prior, retain=len(p_r_NV), forget=len(p_u_MV))
+    if not reading.through_retain:
         p_r_NV = p_r_NV.detach()
-    match config.estimator:
-        case Estimator.pooled:
-            information = marginal.pooled_information(
-                p_r_NV, p_u_MV, prior=prior, forget_share=config.forget_share
-            ).reshape(1)
-        case Estimator.token:
-            assert index_N is not None
-            information = marginal.token_information(
-                p_r_NV,
-                p_u_MV,
-                index_N["retain"],
-                index_N["forget"],
-                prior=prior,
-                forget_share=config.forget_share,
-            ).reshape(1)
-        case Estimator.context:
-            supported = rows["forget"].supported
-            assert supported is not None
-            q_ML = marginal.with_rest(supported.probability_MK.to(p_u_MV.dtype))
-            p_ML = marginal.named_and_rest(p_u_MV, supported.ids_MK.long())
-            information = divergence(q_ML, p_ML, config, prior=prior, share=_share(config, log_p))
-            observed = p_ML[:, 0].log(), q_ML[:, 0].log()
-            pointwise = smooth_l1_loss(*observed, reduction="none")
-            return Readings(log_p, kl, reverse_kl, anchor, information, pointwise)
-    return Readings(log_p, kl, reverse_kl, anchor, information)
+    if reading.one_pool:
+        return marginal.pooled_information(p_r_NV, p_u_MV, prior=prior, forget_share=reading.share)
+    assert index_N is not None
+    return marginal.token_information(
+        p_r_NV, p_u_MV, index_N["retain"], index_N["forget"], prior=prior, forget_share=reading.share
+    )
 
 
-def divergence(q: Tensor, p: Tensor, config: MariConfig, *, prior: float, share: float) -> Tensor:
+def _supported(reading: SupportInformation, rows: Rows, z_MV: Tensor, *, retain: int) -> Tensor:
+    supported, p_MV = rows.supported, z_MV.softmax(-1)
+    assert supported is not None
+    share = len(p_MV) / (len(p_MV) + retain) if reading.share is None else reading.share
+    prior = marginal.prior_of(reading.prior, retain=retain, forget=len(p_MV))
+    q_ML = marginal.with_rest(supported.probability_MK.to(p_MV.dtype))
+    p_ML = marginal.named_and_rest(p_MV, supported.ids_MK.long())
+    values = [divergence(q_ML, p_ML, reading.divergence, prior=prior, share=share)]
+    if reading.pointwise:
+        values.append(smooth_l1_loss(p_ML[:, 0].log(), q_ML[:, 0].log(), reduction="none"))
+    return torch.stack(values)
+
+
+def divergence(q: Tensor, p: Tensor, kind: Divergence, *, prior: float, share: float) -> Tensor:
     """D(q, p) in nats over the last dimension, as `loss.divergence` says."""
     forward, reverse = (q * (q / p).log()).sum(-1), (p * (p / q).log()).sum(-1)
-    match config.divergence:
+    match kind:
         case Divergence.jensen_shannon:
             return marginal.generalised_jsd(q, (1 - share) * q + share * p, prior)
         case Divergence.forward:
@@ -83,8 +109,3 @@ def divergence(q: Tensor, p: Tensor, config: MariConfig, *, prior: float, share:
             return reverse
         case Divergence.jeffreys:
             return forward + reverse
-
-
-def _share(config: MariConfig, log_p: Mapping[str, Tensor]) -> float:
-    forget, retain = len(log_p["forget"]), len(log_p["retain"])
-    return forget / (forget + retain) if config.forget_share is None else config.forget_share

@@ -13,6 +13,10 @@ from mari_cli.sections import Flag, flags, positive, require
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mari_cli.losses.engine import Readings
+    from mari_cli.losses.objective import Objective, Terms
+    from mari_cli.losses.step import Step
+
 
 @register
 @dataclass(kw_only=True)
@@ -28,6 +32,29 @@ class NPOConfig(ForgetLossConfig):
         super().__post_init__()
         flags("loss", self, "length_normalised")
         positive("loss", self, "beta")
+
+    def objective(self) -> "Objective":
+        import torch
+
+        from mari_cli.losses.objective import lengths, like, sequence_log_p, with_retain
+        from mari_cli.losses.readings import LogP
+
+        def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
+            value = torch.zeros(())
+            if LogP("forget") in readings:
+                by_length = self.length_normalised
+                log_p_S = sequence_log_p("forget", step, readings, length_normalised=by_length)
+                reference_S = like(log_p_S, step.reference_log_p["forget"])
+                if by_length:
+                    reference_S = reference_S / like(log_p_S, lengths(step.positions["forget"]))
+                value_S = npo(log_p_S, reference_S, beta=self.beta)
+                value = value_S.sum() / step.positions["forget"].step_sequences
+            return value, {"npo": value}
+
+        log_p = LogP("forget")
+        return with_retain(
+            self, self.retain_loss, forget, [log_p], nonlinear=(log_p,), reference_log_p=("forget",)
+        )
 
 
 @register
@@ -49,6 +76,26 @@ class DPOConfig(ForgetLossConfig):
     @property
     def alternative_answers(self) -> Sequence[str]:
         return self.answers
+
+    def objective(self) -> "Objective":
+        import torch
+
+        from mari_cli.losses.objective import like, sequence_log_p, with_retain
+        from mari_cli.losses.readings import LogP
+
+        def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
+            value = torch.zeros(())
+            if LogP("forget") in readings:
+                both = []
+                for role in ("alternative", "forget"):
+                    log_p_S = sequence_log_p(role, step, readings)
+                    both += [log_p_S, like(log_p_S, step.reference_log_p[role])]
+                value = dpo(*both, beta=self.beta).sum() / step.positions["forget"].step_sequences
+            return value, {"dpo": value}
+
+        log_p = LogP("forget"), LogP("alternative")
+        answers = ("forget", "alternative")
+        return with_retain(self, self.retain_loss, forget, log_p, nonlinear=log_p, reference_log_p=answers)
 
 
 def npo(log_p_S: "Tensor", reference_S: "Tensor", *, beta: float) -> "Tensor":

@@ -54,6 +54,14 @@ def trunk(
     return output.last_hidden_state, None if layer is None else output.hidden_states[layer]
 
 
+def choose_layer(model: PreTrainedModel, layer: int | None) -> int:
+    """``layer``, or the middle one. Raises UserError where ``model`` has not so many."""
+    layers = int(model.config.get_text_config().num_hidden_layers)
+    if layer is not None and layer > layers:
+        raise UserError(f"layer {layer} is read, but the model has {layers}", f"choose 0 to {layers}")
+    return layers // 2 if layer is None else layer
+
+
 def rows(batch: Batch, h_BTD: Tensor) -> Tensor:
     """[N, D] at the positions that predict a target: the head never runs over prompts and padding."""
     return h_BTD.flatten(0, 1).index_select(0, batch.rows_N)

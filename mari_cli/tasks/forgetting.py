@@ -21,6 +21,7 @@ from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import adapters_off
 from mari_cli.models.reference import Reference as Remembered
 from mari_cli.models.reference import remember
+from mari_cli.models.trunk import choose_layer
 from mari_cli.progress import say, silent, track
 from mari_cli.sections import titled
 from mari_cli.suites.benchmarks import benchmarks
@@ -262,15 +263,17 @@ def remembering(
     head = operand_head(lm).frozen()
     chunk = config.train.chunk or chunk_for(len(head.weight_VD))
     cache = cache_directory(config)
+    log_p = partial(log_probabilities, head, chunk=chunk)
+    read = None if needs.states is None else choose_layer(lm.model, needs.states.layer)
 
-    def ask(role: str, *, states: bool = False, log_p: bool = False) -> Remembered:
+    def ask(role: str) -> Remembered:
         return remember(
             lm,
             items[role],
             None if layer is not None else drawn[role],  # contexts are looked for in all of a corpus
-            states=states,
-            layer=layer,
-            log_probability=partial(log_probabilities, head, chunk=chunk) if log_p else None,
+            states=role in needs.beside_reference,
+            layer=read if layer is None and role in needs.reference_layer else layer,
+            log_probability=log_p if role in needs.reference_log_p else None,
             directory=cache,
             weights=target_hash,
             batch_size=config.metrics.batch_size,
@@ -278,12 +281,12 @@ def remembering(
             name=role,
         )
 
-    asked = {role: ask(role, states=True) for role in needs.beside_reference}
-    asked |= {role: ask(role, log_p=True) for role in needs.reference_log_p}
-    if needs.supported and targets is None:
-        assert needs.information is not None
+    wanted = (*needs.beside_reference, *needs.reference_log_p, *needs.reference_layer)
+    asked = {role: ask(role) for role in dict.fromkeys(wanted)}
+    request = config.loss.support_request
+    if request is not None and targets is None:
         asked["forget"] = ask("forget")
-        context = needs.information.context
+        context = request.context
         targets = context_targets(
             asked["retain"],
             asked["forget"],
@@ -307,6 +310,7 @@ def remembering(
                 asked[role].states(chosen) if role in needs.beside_reference else None,
                 asked[role].log_p(chosen) if role in needs.reference_log_p else None,
                 targets.of(chosen) if targets and role == "forget" else None,
+                asked[role].layer(chosen) if role in needs.reference_layer else None,
             )
 
         return Reference(recall, kept_head)

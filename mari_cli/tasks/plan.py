@@ -402,9 +402,10 @@ def _disk(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, int]
     contexts = source is SupportSource.neighbours
     reference = sum(targets(role, whole=contexts) * width * each for role in needs.beside_reference)
     reference += sum(8 * draws.count(role) for role in needs.reference_log_p)
+    reference += sum(targets(role, whole=False) * hidden * each for role in needs.reference_layer)
     context = support = 0
-    if needs.information is not None and source is not None:
-        stored = min(needs.information.context.stored_tokens, vocabulary - 1) + 1
+    if needs.stored_tokens is not None and source is not None:
+        stored = min(needs.stored_tokens, vocabulary - 1) + 1
         forget, retain = targets("forget", whole=True), targets("retain", whole=True)
         if contexts:
             context = (forget + retain) * hidden * each + forget * stored * 8

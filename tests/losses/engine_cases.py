@@ -11,20 +11,10 @@ from mari_cli.lm_head import Head
 from mari_cli.losses import naive
 from mari_cli.losses.ascent import KLGA, GradAscent, GradDiff
 from mari_cli.losses.base import LossConfig, RetainLoss
-from mari_cli.losses.divergences import divergence_of
-from mari_cli.losses.engine import Rows, Supported
 from mari_cli.losses.mari import Divergence, Estimator, GradientThrough, MariConfig, RetainDivergence
-from mari_cli.losses.objective import (
-    Objective,
-    Positions,
-    Step,
-    Terms,
-    build,
-    differentiate,
-    pools_of,
-    prior_of,
-)
+from mari_cli.losses.objective import Objective, Terms, build, differentiate
 from mari_cli.losses.preference import DPOConfig, NPOConfig
+from mari_cli.losses.step import Positions, Rows, Step, Supported
 
 V, D, K = 23, 5, 6
 BOTH = GradientThrough.both
@@ -104,6 +94,7 @@ def case(
     """The objective of ``config``, and a random step for it."""
     objective = build(config)
     needs = objective.needs
+    supports = needs.stored_tokens is not None
     where = {role: positions(lengths[role], seed, v) for seed, role in enumerate(needs.roles)}
     rows = {}
     for seed, (role, at) in enumerate(where.items()):
@@ -111,17 +102,16 @@ def case(
         h_ND = randn(n, d, seed=20 + seed, dtype=dtype)
         reference_ND = randn(n, d, seed=30 + seed, dtype=dtype) if role in needs.beside_reference else None
         supported = None
-        if needs.supported and role == "forget":
+        if supports and role == "forget":
             among_MV = randn(n, v, seed=40).scatter(-1, at.labels_N.unsqueeze(-1), -9.0)
             ids_MK = among_MV.argsort(-1)[:, :K]  # the label first
             probability_MK = randn(n, v, seed=41).softmax(-1).gather(-1, ids_MK).to(dtype)
-            retain = sum(lengths["retain"])
-            settings = {"prior": prior_of(config, retain=retain, forget=n), "share": n / (n + retain)}
-            supported = Supported(ids_MK.int(), probability_MK, divergence_of(config, **settings))
+            supported = Supported(ids_MK.int(), probability_MK)
         rows[role] = Rows(h_ND, at.labels_N, reference_ND, supported)
     log_p = {role: randn(len(lengths[role]), seed=50) * 2 - 6 for role in needs.reference_log_p}
-    pools = pools_of(config, where) if needs.pools else None
-    return objective, Step(where, log_p, pools), rows
+    pools = needs.pooled.pools_of(where) if needs.pooled else None
+    counts = {role: len(at.labels_N) for role, at in where.items()}
+    return objective, Step(where, log_p, pools, counts), rows
 
 
 def through_engine(
@@ -147,16 +137,15 @@ def naively(
 ) -> tuple[Terms, dict[str, Tensor]]:
     leaves = {role: r.h_ND.detach().clone().requires_grad_() for role, r in rows.items()}
     rows = {role: replace(r, h_ND=leaves[role]) for role, r in rows.items()}
-    config = objective.needs.information
     readings = naive.readings(
         of,
         rows,
+        objective.needs,
         reference=reference,
         index_N={role: at.index_N for role, at in step.positions.items()},
-        config=config,
     )
     if step.pools is not None:  # one number already: the objective's weights of pools add up what is one
-        one = torch.ones(1, dtype=readings.information.dtype)
+        one = torch.ones(1, dtype=readings[objective.needs.pooled].dtype)
         step = replace(step, pools=replace(step.pools, weight_C=one))
     terms = objective.terms(step, readings)
     leaves |= {"weight": of.weight_VD} | ({} if of.bias_V is None else {"bias": of.bias_V})

@@ -10,9 +10,10 @@ from engine_cases import LOSSES, case, head, naively, through_engine
 from mari_cli.losses import likelihood, preference
 from mari_cli.losses.ascent import KLGA, GradAscent, GradDiff
 from mari_cli.losses.base import LossConfig
-from mari_cli.losses.engine import Readings
 from mari_cli.losses.mari import Estimator, GradientThrough, MariConfig
-from mari_cli.losses.objective import Positions, Step, build, npo
+from mari_cli.losses.objective import build
+from mari_cli.losses.readings import LogP
+from mari_cli.losses.step import Positions, Step
 
 
 @pytest.mark.parametrize("estimator", Estimator)
@@ -77,7 +78,8 @@ def test_npo_sums_over_the_tokens_of_a_sequence_and_by_length_averages_over_them
     labels = torch.zeros(5, dtype=torch.long)
     forget = Positions(labels, torch.tensor([0, 0, 1, 1, 1]), torch.tensor([0, 1, 0, 1, 2]), 2, 5, 2)
     log_p, reference = torch.tensor([-1.0, -2, -3, -4, -5]), torch.tensor([-4.0, -6.0])
-    terms = npo(config, Step({"forget": forget}, {"forget": reference}), Readings({"forget": log_p}))
+    step = Step({"forget": forget}, {"forget": reference})
+    terms = build(config).terms(step, {LogP("forget"): log_p})
     lengths = torch.tensor([2.0, 3.0]) if by_length else 1
     expected = preference.npo(torch.tensor([-3.0, -12.0]) / lengths, reference / lengths, beta=config.beta)
     torch.testing.assert_close(terms["npo"], expected.mean())

@@ -57,7 +57,7 @@ def unlearned(loss: str, tmp_path, *overrides: str) -> tuple[list[tuple[int, boo
     objective = build(config.loss)
     needs = objective.needs
     alternatives = alternative_items(config, lm, corpora["forget"]) if "alternative" in needs.roles else []
-    layer = context_layer(config, lm) if needs.supported else None
+    layer = context_layer(config, lm)
     record = Recording(Run.create(tmp_path / "run", "seed: 0\n", command=[]), NoTracker(), 0.0)
 
     forwards: list[tuple[int, bool]] = []

@@ -8,11 +8,11 @@ from mari_cli.data.tokenize import Item
 from mari_cli.losses import naive
 from mari_cli.losses.ascent import KLGA
 from mari_cli.losses.base import LossConfig
-from mari_cli.losses.divergences import divergence_of
-from mari_cli.losses.engine import Rows, Supported, log_probabilities
+from mari_cli.losses.engine import log_probabilities
 from mari_cli.losses.mari import Estimator, GradientThrough, MariConfig
-from mari_cli.losses.objective import Step, build, pools_of
+from mari_cli.losses.objective import build
 from mari_cli.losses.preference import DPOConfig, NPOConfig
+from mari_cli.losses.step import Rows, Step, Supported
 from mari_cli.models.head import head_of
 from mari_cli.models.packing import settle
 from mari_cli.models.trunk import hidden_states
@@ -103,10 +103,10 @@ def reference_for(config: LossConfig, frozen: Bare, groups) -> Reference:
             positions = positions_of(chosen, chosen)
             log_p_N = log_probabilities(head, h_ND, positions.labels_N, chunk=7)
             log_p_S = log_p_N.new_zeros(len(chosen)).index_add(0, positions.sequence_N, log_p_N)
-        if needs.supported and role == "forget":
+        if needs.stored_tokens is not None and role == "forget":
             parts = [supported_at(item) for item in chosen]
             supported = tuple(torch.cat(side) for side in zip(*parts, strict=True))
-        return Recalled(h_ND if role in needs.kl else None, log_p_S, supported)
+        return Recalled(h_ND if role in needs.beside_reference else None, log_p_S, supported)
 
     return Reference(recall, head)
 
@@ -128,23 +128,22 @@ def in_one_graph(lm: Bare, config: LossConfig, groups, reference: Reference, for
     for role in groups:
         supported = None
         if recalled[role].supported_MK is not None:
-            forget, retain = (len(positions[r].labels_N) for r in ("forget", "retain"))
-            towards = divergence_of(config, prior=config.prior, share=forget / (forget + retain))
-            supported = Supported(*recalled[role].supported_MK, towards)
+            supported = Supported(*recalled[role].supported_MK)
         rows[role] = Rows(h[role], positions[role].labels_N, recalled[role].states_ND, supported)
     readings = naive.readings(
         head_of(lm.model),
         rows,
+        objective.needs,
         reference=reference.head,
         index_N={role: at.index_N for role, at in positions.items()},
-        config=objective.needs.information,
     )
     pools = None
-    if objective.needs.pools:  # the naive information is one number already
-        pools = pools_of(config, positions)
+    if objective.needs.pooled:  # the naive information is one number already
+        pools = objective.needs.pooled.pools_of(positions)
         pools = type(pools)(**{**vars(pools), "weight_C": torch.ones(1, dtype=torch.float64)})
+    counts = {role: len(at.labels_N) for role, at in positions.items()}
     log_p = {role: r.log_p_S for role, r in recalled.items() if r.log_p_S is not None}
-    terms = objective.terms(Step(positions, log_p, pools), readings)
+    terms = objective.terms(Step(positions, log_p, pools, counts), readings)
     lm.model.zero_grad()
     terms["loss"].backward()
     return {name: term.item() for name, term in terms.items()}, gradients(lm)
