@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn.functional import smooth_l1_loss
+from torch.nn.functional import cross_entropy, one_hot, smooth_l1_loss
 
 from mari_cli.lm_head import Head
 from mari_cli.losses import likelihood, marginal
@@ -21,6 +21,7 @@ from mari_cli.losses.readings import (
     PooledInformation,
     ReverseKL,
     SupportInformation,
+    TargetCrossEntropy,
 )
 from mari_cli.losses.readings.reading import Reading
 from mari_cli.losses.step import Rows
@@ -57,6 +58,10 @@ def readings(
             case Anchor():
                 both = z_NV.log_softmax(-1), beside[role].log_softmax(-1)
                 found[reading] = smooth_l1_loss(*both, reduction="none").mean(-1)
+            case TargetCrossEntropy():
+                label_NV = one_hot(of_role.labels_N, z_NV.shape[-1])
+                q_NV = (beside[role] - reading.lowered * label_NV).softmax(-1)
+                found[reading] = cross_entropy(z_NV, q_NV, reduction="none")
             case PooledInformation():
                 found[reading] = _pooled(reading, logits, index_N).reshape(1)
             case SupportInformation():

@@ -107,11 +107,15 @@ def case(
             ids_MK = among_MV.argsort(-1)[:, :K]  # the label first
             probability_MK = randn(n, v, seed=41).softmax(-1).gather(-1, ids_MK).to(dtype)
             supported = Supported(ids_MK.int(), probability_MK)
-        rows[role] = Rows(h_ND, at.labels_N, reference_ND, supported)
+        layer_ND = randn(n, d, seed=60 + seed, dtype=dtype) if needs.states else None
+        rows[role] = Rows(h_ND, at.labels_N, reference_ND, supported, layer_ND)
     log_p = {role: randn(len(lengths[role]), seed=50) * 2 - 6 for role in needs.reference_log_p}
     pools = needs.pooled.pools_of(where) if needs.pooled else None
     counts = {role: len(at.labels_N) for role, at in where.items()}
-    return objective, Step(where, log_p, pools, counts), rows
+    layers = {
+        role: randn(len(where[role].labels_N), d, seed=70, dtype=dtype) for role in needs.reference_layer
+    }
+    return objective, Step(where, log_p, pools, counts, layers), rows
 
 
 def through_engine(
@@ -129,6 +133,8 @@ def through_engine(
         objective, step, rows, of, chunk=chunk, reference=reference, keep_logits=keep_logits
     )
     gradients = dict(found.h) | {"weight": found.head.weight_VD}
+    layers = {role: torch.zeros_like(r.layer_ND) for role, r in rows.items() if r.layer_ND is not None}
+    gradients |= {f"{role} layer": gradient for role, gradient in (layers | found.layer).items()}
     return terms, gradients | ({} if found.head.bias_V is None else {"bias": found.head.bias_V})
 
 
@@ -136,7 +142,11 @@ def naively(
     objective: Objective, step: Step, rows: Mapping[str, Rows], of: Head, reference: Head
 ) -> tuple[Terms, dict[str, Tensor]]:
     leaves = {role: r.h_ND.detach().clone().requires_grad_() for role, r in rows.items()}
-    rows = {role: replace(r, h_ND=leaves[role]) for role, r in rows.items()}
+    layers = {f"{role} layer": r.layer_ND for role, r in rows.items() if r.layer_ND is not None}
+    leaves |= {name: x.detach().clone().requires_grad_() for name, x in layers.items()}
+    rows = {
+        role: replace(r, h_ND=leaves[role], layer_ND=leaves.get(f"{role} layer")) for role, r in rows.items()
+    }
     readings = naive.readings(
         of,
         rows,

@@ -5,5 +5,15 @@ from mari_cli.losses.readings.log_probability import LogP
 from mari_cli.losses.readings.pooled_information import PooledInformation
 from mari_cli.losses.readings.reference import KL, Anchor, ReverseKL
 from mari_cli.losses.readings.support_information import SupportInformation
+from mari_cli.losses.readings.target import TargetCrossEntropy
 
-__all__ = ["KL", "Anchor", "HiddenStates", "LogP", "PooledInformation", "ReverseKL", "SupportInformation"]
+__all__ = [
+    "KL",
+    "Anchor",
+    "HiddenStates",
+    "LogP",
+    "PooledInformation",
+    "ReverseKL",
+    "SupportInformation",
+    "TargetCrossEntropy",
+]
