@@ -3,5 +3,6 @@
 from mari_cli.losses import mari  # isort: skip
 from mari_cli.losses import ascent  # isort: skip
 from mari_cli.losses import preference  # isort: skip
+from mari_cli.losses import simnpo  # isort: skip
 
-__all__ = ["ascent", "mari", "preference"]
+__all__ = ["ascent", "mari", "preference", "simnpo"]

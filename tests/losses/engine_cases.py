@@ -14,6 +14,7 @@ from mari_cli.losses.base import LossConfig, RetainLoss
 from mari_cli.losses.mari import Divergence, Estimator, GradientThrough, MariConfig, RetainDivergence
 from mari_cli.losses.objective import Objective, Terms, build, differentiate
 from mari_cli.losses.preference import DPOConfig, NPOConfig
+from mari_cli.losses.simnpo import SimNPOConfig
 from mari_cli.losses.step import Positions, Rows, Step, Supported
 
 V, D, K = 23, 5, 6
@@ -52,6 +53,7 @@ LOSSES: dict[str, LossConfig] = {
     "npo": NPOConfig(name="npo", retain_loss=RetainLoss.nll),
     "npo_by_length": NPOConfig(name="npo", length_normalised=True, beta=1.0),
     "dpo": DPOConfig(name="dpo"),
+    "simnpo": SimNPOConfig(name="simnpo", gamma=0.3),
 }
 LENGTHS = {"forget": [2, 4, 1], "retain": [3, 1, 5, 2], "alternative": [1, 3, 2]}
 HEADS = {

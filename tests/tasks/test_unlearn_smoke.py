@@ -28,6 +28,7 @@ LOSSES = [
     "kl_ga",
     "npo",
     "dpo",
+    "simnpo",
 ]
 SUPPORTS = ["mari_twins", "mari_base", "mari_assistant"]
 

@@ -12,6 +12,7 @@ from mari_cli.losses.engine import log_probabilities
 from mari_cli.losses.mari import Estimator, GradientThrough, MariConfig
 from mari_cli.losses.objective import build
 from mari_cli.losses.preference import DPOConfig, NPOConfig
+from mari_cli.losses.simnpo import SimNPOConfig
 from mari_cli.losses.step import Rows, Step, Supported
 from mari_cli.models.head import head_of
 from mari_cli.models.packing import settle
@@ -72,6 +73,7 @@ LOSSES: dict[str, LossConfig] = {
     "kl_ga": KLGA(name="kl_ga"),
     "npo": NPOConfig(name="npo"),
     "dpo": DPOConfig(name="dpo"),
+    "simnpo": SimNPOConfig(name="simnpo"),
 }
 
 
