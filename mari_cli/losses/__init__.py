@@ -4,5 +4,6 @@ from mari_cli.losses import mari  # isort: skip
 from mari_cli.losses import ascent  # isort: skip
 from mari_cli.losses import preference  # isort: skip
 from mari_cli.losses import simnpo  # isort: skip
+from mari_cli.losses import rmu  # isort: skip
 
-__all__ = ["ascent", "mari", "preference", "simnpo"]
+__all__ = ["ascent", "mari", "preference", "rmu", "simnpo"]

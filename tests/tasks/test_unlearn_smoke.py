@@ -29,6 +29,7 @@ LOSSES = [
     "npo",
     "dpo",
     "simnpo",
+    "rmu",
 ]
 SUPPORTS = ["mari_twins", "mari_base", "mari_assistant"]
 
