@@ -5,5 +5,6 @@ from mari_cli.losses import ascent  # isort: skip
 from mari_cli.losses import preference  # isort: skip
 from mari_cli.losses import simnpo  # isort: skip
 from mari_cli.losses import rmu  # isort: skip
+from mari_cli.losses import undial  # isort: skip
 
-__all__ = ["ascent", "mari", "preference", "rmu", "simnpo"]
+__all__ = ["ascent", "mari", "preference", "rmu", "simnpo", "undial"]

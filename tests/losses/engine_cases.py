@@ -16,6 +16,7 @@ from mari_cli.losses.objective import Objective, Terms, build, differentiate
 from mari_cli.losses.preference import DPOConfig, NPOConfig
 from mari_cli.losses.simnpo import SimNPOConfig
 from mari_cli.losses.step import Positions, Rows, Step, Supported
+from mari_cli.losses.undial import UndialConfig
 
 V, D, K = 23, 5, 6
 BOTH = GradientThrough.both
@@ -54,6 +55,7 @@ LOSSES: dict[str, LossConfig] = {
     "npo_by_length": NPOConfig(name="npo", length_normalised=True, beta=1.0),
     "dpo": DPOConfig(name="dpo"),
     "simnpo": SimNPOConfig(name="simnpo", gamma=0.3),
+    "undial": UndialConfig(name="undial", strength=2.0, retain_loss=RetainLoss.kl),
 }
 LENGTHS = {"forget": [2, 4, 1], "retain": [3, 1, 5, 2], "alternative": [1, 3, 2]}
 HEADS = {

@@ -30,6 +30,7 @@ LOSSES = [
     "dpo",
     "simnpo",
     "rmu",
+    "undial",
 ]
 SUPPORTS = ["mari_twins", "mari_base", "mari_assistant"]
 

@@ -15,6 +15,7 @@ from mari_cli.losses.preference import DPOConfig, NPOConfig
 from mari_cli.losses.rmu import RMUConfig
 from mari_cli.losses.simnpo import SimNPOConfig
 from mari_cli.losses.step import Rows, Step, Supported
+from mari_cli.losses.undial import UndialConfig
 from mari_cli.models.head import head_of
 from mari_cli.models.packing import settle
 from mari_cli.models.trunk import hidden_states
@@ -75,6 +76,7 @@ LOSSES: dict[str, LossConfig] = {
     "npo": NPOConfig(name="npo"),
     "dpo": DPOConfig(name="dpo"),
     "simnpo": SimNPOConfig(name="simnpo"),
+    "undial": UndialConfig(name="undial", strength=2.0),
     "rmu": RMUConfig(name="rmu", layer=1, steering=2.0),
 }
 
