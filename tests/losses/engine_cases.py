@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+import naive
 import torch
 from torch import Tensor
 
 from mari_cli.lm_head import Head
-from mari_cli.losses import naive
 from mari_cli.losses.ascent import KLGA, GradAscent, GradDiff
 from mari_cli.losses.base import LossConfig, RetainLoss
 from mari_cli.losses.mari import Divergence, Estimator, GradientThrough, MariConfig, RetainDivergence

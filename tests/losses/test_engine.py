@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
+import naive
 import pytest
 import torch
 from engine_cases import HEADS, LOSSES, case, gap, head, naively, randn, through_engine
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mari_cli.lm_head import Head
-from mari_cli.losses import naive
 from mari_cli.losses.mari import Estimator, MariConfig
 from mari_cli.losses.objective import differentiate
 from mari_cli.losses.readings import KL, LogP

@@ -6,14 +6,13 @@ from functools import partial
 
 import pytest
 import torch
+from naive import neighbour_weights, token_nll
 from tiny import TINY
 from tiny_models import LLAMA, built
 
 from mari_cli import launch
 from mari_cli.config import UnlearnRun
 from mari_cli.data.tokenize import Item
-from mari_cli.losses.likelihood import token_nll
-from mari_cli.losses.marginal import neighbour_weights
 from mari_cli.losses.objective import build
 from mari_cli.models.context import context_targets
 from mari_cli.models.device import choose_compute

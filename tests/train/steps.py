@@ -1,11 +1,11 @@
 """A tiny float64 model, items, a frozen reference, and the same step from full logits in one graph."""
 
+import naive
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from mari_cli.config import Packing
 from mari_cli.data.tokenize import Item
-from mari_cli.losses import naive
 from mari_cli.losses.ascent import KLGA
 from mari_cli.losses.base import LossConfig
 from mari_cli.losses.engine import log_probabilities
