@@ -1,10 +1,3 @@
-"""What unlearning minimises. A loss is one file here, and one line below that makes it known."""
+"""What unlearning minimises. A loss is one file of this folder, and its name below, which makes it known."""
 
-from mari_cli.losses import mari  # isort: skip
-from mari_cli.losses import ascent  # isort: skip
-from mari_cli.losses import preference  # isort: skip
-from mari_cli.losses import simnpo  # isort: skip
-from mari_cli.losses import rmu  # isort: skip
-from mari_cli.losses import undial  # isort: skip
-
-__all__ = ["ascent", "mari", "preference", "rmu", "simnpo", "undial"]
+from mari_cli.losses import mari, ascent, preference, simnpo, rmu, undial  # noqa: F401, I001
