@@ -50,7 +50,7 @@ class RMUConfig(ForgetLossConfig):
             steered = held = torch.zeros(())
             if forget in readings:
                 h_ND = readings[forget]
-                target_D = self.steering * direction(h_ND.shape[-1], seed=self.seed).to(h_ND)
+                target_D = self.steering * direction(h_ND.shape[-1], seed=self.seed)
                 steered = step_distance(h_ND, target_D, step.positions["forget"])
             if retain in readings:
                 held = step_distance(

@@ -9,13 +9,13 @@ from mari_cli import distributed
 from mari_cli.config import MetricsConfig
 from mari_cli.data.records import Fact, Record
 from mari_cli.data.tokenize import Item
+from mari_cli.lm_head import head_of
 from mari_cli.metrics import statistics
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.generation import recalled, verbatim_rouge_l
 from mari_cli.metrics.marginal import marginal_information
 from mari_cli.metrics.privacy import auc as auc_of
 from mari_cli.metrics.statistics import How
-from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track
 from mari_cli.suites.attacked import attacked

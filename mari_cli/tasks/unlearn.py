@@ -13,6 +13,7 @@ from mari_cli.losses import objective as losses
 from mari_cli.models.device import choose_compute
 from mari_cli.models.load import LanguageModel, base_of, check_saving, describe_architecture, load_model
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
+from mari_cli.models.trunk import choose_layer
 from mari_cli.progress import say, track
 from mari_cli.sections import titled
 from mari_cli.suites.benchmarks import check_without_generation, describe_benchmarks
@@ -71,6 +72,8 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     corpora = tokenize_corpora(config, setting, base)
     alternatives = alternative_items(config, base, corpora["forget"])
     layer = context_layer(config, base)
+    if needs.states is not None:
+        choose_layer(base.model, needs.states.layer)  # refused now where there is no such layer
     prepared = supporting.prepare(config, setting, corpora, base.style)
     description, layout = describe_architecture(base.model), base.layout
     if not (config.model.lora.merge or finetunes_target(config)):

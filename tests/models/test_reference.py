@@ -13,11 +13,11 @@ from tiny_models import LLAMA, built
 from mari_cli import launch
 from mari_cli.config import UnlearnRun
 from mari_cli.data.tokenize import Item
+from mari_cli.lm_head import head_of
 from mari_cli.losses.objective import build
 from mari_cli.models.context import context_targets
 from mari_cli.models.device import choose_compute
 from mari_cli.models.fingerprint import weights_hash
-from mari_cli.models.head import head_of
 from mari_cli.models.load import load_model
 from mari_cli.models.reference import remember
 from mari_cli.models.trunk import trunk

@@ -6,6 +6,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from mari_cli.config import Packing
 from mari_cli.data.tokenize import Item
+from mari_cli.lm_head import head_of
 from mari_cli.losses.ascent import KLGA
 from mari_cli.losses.base import LossConfig
 from mari_cli.losses.engine import log_probabilities
@@ -16,7 +17,6 @@ from mari_cli.losses.rmu import RMUConfig
 from mari_cli.losses.simnpo import SimNPOConfig
 from mari_cli.losses.step import Rows, Step, Supported
 from mari_cli.losses.undial import UndialConfig
-from mari_cli.models.head import head_of
 from mari_cli.models.packing import settle
 from mari_cli.models.trunk import hidden_states
 from mari_cli.train.step import Recalled, Reference, positions_of

@@ -60,6 +60,7 @@ def reference(lm, config, groups) -> Reference:
             (sent(ids, lm.device), sent(some(positions, STORED).float() / STORED, lm.device))
             if needs.stored_tokens is not None and role == "forget"
             else None,
+            sent(some(positions, WIDTH).to(dtype), lm.device) if role in needs.reference_layer else None,
         )
 
     return Reference(recall, operand_head(lm).frozen() if needs.beside_reference else None)
