@@ -10,131 +10,21 @@ from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
-SEED_BITS = 63
-
-if TYPE_CHECKING:
-    Flag = bool
-else:  # OmegaConf takes any number for a bool, and `on`: `_flags` takes true and false alone
-    Flag = Any
-
-
-def _require(condition: bool, message: str, hint: str | None = None) -> None:
-    if not condition:
-        error = ValueError(message)
-        if hint:
-            error.add_note(hint)
-        raise error
-
-
-def _positive(section: str, config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _require(value is None or value > 0, f"{section}.{name} must be > 0, got {value}")
-
-
-def _flags(section: str, config: object, *names: str, null: str | None = None) -> None:
-    """True or false, and no number or word that might stand for one; the key ``null`` may be null, too."""
-    for name in names:
-        value = getattr(config, name)
-        _require(
-            isinstance(value, bool) or (value is None and name == null),
-            f"{section}.{name} must be true or false, got {value}",
-        )
-
-
-def _non_negative(section: str, config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _require(value is None or value >= 0, f"{section}.{name} must be >= 0, got {value}")
-
-
-def _seeds(section: str, config: object, *names: str) -> None:
-    """Seeds that random, numpy and torch all take."""
-    for name in names:
-        value = getattr(config, name)
-        given = [] if value is None else value if isinstance(value, list) else [value]
-        _require(
-            all(0 <= seed < 2**SEED_BITS for seed in given),
-            f"{section}{name} must be from 0 to 2**{SEED_BITS} - 1, got {value}",
-        )
-
-
-def _fraction(section: str, config: object, *names: str, open_above: bool = False) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None:
-            _require(
-                0 <= value < 1 or (value == 1 and not open_above),
-                f"{section}.{name} must be {'in [0, 1)' if open_above else 'in [0, 1]'}, got {value}",
-            )
-
-
-# -- sections of several kinds -------------------------------------------------------------------------------
-
-
-@dataclass(kw_only=True)
-class Section:
-    """A section whose keys depend on its kind. The group's option chooses the kind, as `loss=npo`, and a
-    saved configuration names it; the label chooses nothing."""
-
-    kind: str = MISSING
-    """The schema of this section, by its name in SCHEMAS: each class has its own, and no other is taken."""
-    name: str = MISSING
-    """Label in tables and run names."""
-
-    def __post_init__(self) -> None:
-        own, others = type(self).kind, kinds_beside(type(self))
-        _require(
-            self.kind == own,
-            f"section.kind is {own} here, got {self.kind}",
-            f"the kind follows from the option: `section={self.kind}`"
-            if self.kind in others
-            else "the kind follows from the option that is chosen: leave it out",
-        )
-        meant = next((kind for kind in others if _bare(kind) == _bare(str(self.name))), None)
-        _require(
-            meant is None,
-            f"section.name is a label only, and this section is {own}, not {meant}",
-            f"`section={meant}` chooses {meant}; a label is any other word",
-        )
-        _label("section", self)
-
-
-def _label(section: str, config: Any) -> None:
-    """A label stands in tables and names directories."""
-    name = str(config.name)
-    _require(
-        name.isprintable() and "/" not in name,
-        f"{section}.name is a label, and has no `/` and no line break, got {name!r}",
-        "write a word or two",
-    )
-
-
-def _bare(word: str) -> str:
-    """``word`` as a reader takes it: KL-GA is kl_ga."""
-    return re.sub(r"[\W_]", "", word).casefold()
-
-
-def kinds_of(section: str) -> dict[str, type]:
-    """The schemas that a section can have, by their kind; one or none where nothing is to choose."""
-    start = f"{section}/"
-    return {name.removeprefix(start): schema for name, schema in SCHEMAS.items() if name.startswith(start)}
-
-
-def kinds_beside(schema: type) -> set[str]:
-    """The kinds that stand where ``schema`` can stand, without its own."""
-    sections = {name.partition("/")[0] for name, known in SCHEMAS.items() if known is schema}
-    return {kind for section in sections for kind, other in kinds_of(section).items() if other is not schema}
-
-
-def titled(section: Section) -> str:
-    """What ``section`` is called where people read it: by its label, and by its kind where they differ."""
-    return section.name if section.name == section.kind else f"{section.name} ({section.kind})"
-
+from mari_cli.losses.base import LOSSES, LossConfig
+from mari_cli.sections import SCHEMAS as SCHEMAS
+from mari_cli.sections import Flag, Section
+from mari_cli.sections import flags as _flags
+from mari_cli.sections import fraction as _fraction
+from mari_cli.sections import kinds_of as kinds_of
+from mari_cli.sections import label as _label
+from mari_cli.sections import non_negative as _non_negative
+from mari_cli.sections import positive as _positive
+from mari_cli.sections import require as _require
+from mari_cli.sections import seeds as _seeds
 
 SIZE_UNITS = {"GiB": 2**30, "MiB": 2**20, "GB": 10**9, "MB": 10**6}
 
@@ -384,276 +274,6 @@ class RetainFictional(FictionalCorpus, RetainConfig):
 @dataclass(kw_only=True)
 class RetainFiles(FileCorpus, RetainConfig):
     kind: str = "files"
-
-
-# -- losses --------------------------------------------------------------------------------------------------
-
-
-class Estimator(StrEnum):
-    pooled = "pooled"
-    token = "token"
-    context = "context"
-
-
-class GradientThrough(StrEnum):
-    forget = "forget"
-    both = "both"
-
-
-class PoolingScope(StrEnum):
-    step = "step"
-    micro = "micro"
-
-
-class Divergence(StrEnum):
-    jensen_shannon = "jensen_shannon"
-    forward = "forward"
-    reverse = "reverse"
-    jeffreys = "jeffreys"
-
-
-class RetainDivergence(StrEnum):
-    forward = "forward"
-    reverse = "reverse"
-
-
-class SupportSource(StrEnum):
-    auto = "auto"
-    neighbours = "neighbours"
-    twins = "twins"
-    siblings = "siblings"
-    assistant = "assistant"
-    base = "base"
-    gold = "gold"
-
-
-class RetainLoss(StrEnum):
-    """What holds the retain side: the mean over the targets of the retain items (of pairs the answers, of
-    running text all tokens), never over prompts or padding. `kl` is KL(model before ‖ model now) there; TOFU
-    and OpenUnlearning average theirs over prompts and padding too."""
-
-    none = "none"
-    nll = "nll"
-    kl = "kl"
-
-
-@dataclass(kw_only=True)
-class LossConfig(Section):
-    retain_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _non_negative("loss", self, "retain_weight")
-
-
-@dataclass(kw_only=True)
-class ContextConfig:
-    """Neighbourhoods of the `context` estimator: of each forget position among all of the retain corpus."""
-
-    layer: int | None = None
-    """Hidden layer of the reference whose states are compared; null: the middle one."""
-    temperature: float = 0.1
-    """Of the softmax over cosine similarities: small listens to the nearest alone."""
-    neighbours: int = 32
-    """Retain positions that speak for a forget position; their weights sum to 1."""
-    stored_tokens: int = 64
-    """How many of a distribution's most probable tokens are kept beside the label; the rest is one tail."""
-
-    def __post_init__(self) -> None:
-        _positive("loss.context", self, "temperature", "neighbours", "stored_tokens")
-        _non_negative("loss.context", self, "layer")
-
-
-MOST_TWINS = 10_000
-PLAIN_GENERATED, PLAIN_CONTRAST = 0.4, 0.75
-"""`loss.support.generated` and `.contrast` of `auto` without a holdout: the middle of what holdouts asked for
-on two fictional worlds (0.2, 0.86; 0.3, 0.93) and on TOFU (0.7, 0.44)."""
-
-
-@dataclass(kw_only=True)
-class SupportConfig:
-    """Who says, for each forget position, what the retain data supports there (`loss.estimator=context`): a
-    distribution q over tokens, made before step 1 (mari_cli/supports/)."""
-
-    source: SupportSource = SupportSource.neighbours
-    """`auto`: `twins` where the forget data has key strings, else `neighbours`; the run says which.
-    `neighbours`: the model before, in like contexts of the retain corpus (`loss.context`). `twins`: the
-    model before, asked with the names that only the forget data holds swapped for names of the retain data.
-    `base`: the model before fine-tuning, tuned on the retain corpus for a part of a retraining. `siblings`:
-    the model before, corrected by two small models, one trained on retain, one on both. `assistant`: the
-    model before, less a model tuned on the forget data alone. `gold`: a model that never saw the forget data
-    (an upper bound, to diagnose with)."""
-    floor: float = 1e-12
-    """No token that is kept by name gets a smaller probability than this."""
-    keys: str | None = None
-    """`twins`: a text file with one key string a line, as a person's name; null: the word sequences that at
-    least `key_records` forget records hold and no retain record does."""
-    key_records: int = 3
-    twins: int = 2
-    """`twins`: how many twins of each record are averaged."""
-    contrast: float | None = None
-    """`twins`: how many times more the information that the names add is taken off; null: 0, or where
-    `generated` alone makes q not unlikely enough, as often as it takes."""
-    generated: float | None = None
-    """`twins`: the share, in [0, 1], of what the twin says after an answer of its own, in which the tokens
-    that only the names explain are drawn anew; the rest is what it says after the true answer's tokens. Null:
-    as much as it takes until q finds the forget answers as unlikely as the model before the holdout's."""
-    model: str | None = None
-    """`base`, `assistant`, `gold`: the path of that model; null: `base` is the run's own `model` before its
-    target is fine-tuned, `assistant` is that one too."""
-    share: float = 0.34
-    """`base`: epochs of tuning on retain, as a share of `finetune.epochs`."""
-    sharpen: float | None = None
-    """`base`: q is the tuned model's prediction to this power; null: the power at which it finds the holdout
-    as unlikely as the model before does."""
-    retain_model: str | None = None
-    both_model: str | None = None
-    """`siblings`: paths of the two small models."""
-    weight: float = 1.0
-    """`siblings`, `assistant`: the power of the correction."""
-
-    def __post_init__(self) -> None:
-        _positive("loss.support", self, "floor", "key_records", "twins", "sharpen", "share")
-        _non_negative("loss.support", self, "weight", "contrast")
-        _require(
-            self.twins <= MOST_TWINS,
-            f"loss.support.twins must be at most {MOST_TWINS}, got {self.twins}: more tell no more",
-        )
-        _require(
-            self.generated is None or 0 <= self.generated <= 1,
-            f"loss.support.generated must be in [0, 1] or null, got {self.generated}",
-        )
-        _require(self.floor < 0.01, f"loss.support.floor must be below 0.01, got {self.floor}")
-
-
-@dataclass(kw_only=True)
-class MariConfig(LossConfig):
-    """Forgetting-MarI: marginal information plus KL to the reference on retain data."""
-
-    kind: str = "mari"
-    estimator: Estimator = Estimator.token
-    prior: float | None = 0.5
-    """P(Z=1), the chance that a position comes from retain and forget together; null: by counts, of R retain
-    and U forget positions (R + U) / (2 R + U)."""
-    forget_share: float | None = None
-    """Weight of the forget side in the joint distribution; null: its share of the step's tokens."""
-    gradient_through: GradientThrough = GradientThrough.forget
-    """`forget`: the retain side is a target; `both`: the information moves both sides (not with `context`,
-    whose target is fixed)."""
-    pooling_scope: PoolingScope = PoolingScope.step
-    """What is averaged together: the whole optimiser step, however it is cut; or each micro-batch by itself,
-    which is another loss, cheaper and not what the paper minimises."""
-    mari_weight: float = 10.0
-    retain_divergence: RetainDivergence = RetainDivergence.forward
-    """What holds the retain side. `forward`: KL(before ‖ model); `reverse`: KL(model ‖ before)."""
-    divergence: Divergence = Divergence.jensen_shannon
-    """How far a prediction p is from what is supported, q (`context`). `jensen_shannon`: I(X;Z), as in the
-    paper. `forward`: KL(q ‖ p), the limit of I/(1-prior) at prior 1. `reverse`: KL(p ‖ q), that of I/prior at
-    prior 0. `jeffreys`: the sum of these two."""
-    pointwise_weight: float = 0.0
-    """Of the pointwise marginal information of the token that was observed, log p(y)/q(y), as a Huber loss
-    (`context`): what the divergence hardly sees once p(y) is small."""
-    anchor_weight: float = 0.0
-    """Of the Huber distance of log p to the model before's, averaged over the whole vocabulary, at retain
-    positions: holds also what is improbable there, which KL does not see."""
-    context: ContextConfig = field(default_factory=ContextConfig)
-    support: SupportConfig = field(default_factory=SupportConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _non_negative("loss", self, "mari_weight", "pointwise_weight", "anchor_weight")
-        _require(
-            self.prior is None or 0 < self.prior < 1, f"loss.prior must be between 0 and 1, got {self.prior}"
-        )
-        _require(
-            self.forget_share is None or 0 < self.forget_share <= 1,
-            f"loss.forget_share must be in (0, 1], got {self.forget_share}",
-        )
-        _require(
-            self.estimator is not Estimator.context or self.gradient_through is GradientThrough.forget,
-            "loss.gradient_through=both needs loss.estimator=pooled or token: the target of context is fixed",
-        )
-        for name, plain in (
-            ("divergence", Divergence.jensen_shannon),
-            ("pointwise_weight", 0.0),
-        ):
-            _require(
-                self.estimator is Estimator.context or getattr(self, name) == plain,
-                f"loss.{name}={getattr(self, name)} needs loss.estimator=context",
-            )
-        _require(
-            self.estimator is Estimator.context or self.support.source is SupportSource.neighbours,
-            f"loss.support.source={self.support.source} needs loss.estimator=context",
-        )
-        outcomes = self.context.stored_tokens + 2  # the label, and the tail
-        _require(
-            self.support.source is SupportSource.neighbours or self.support.floor * outcomes < 1,
-            f"loss.support.floor={self.support.floor} is too much for each of {outcomes} outcomes "
-            "(loss.context.stored_tokens, the label, the rest)",
-        )
-
-
-@dataclass(kw_only=True)
-class AscentConfig(LossConfig):
-    """Ascent on forget; the kinds below differ in what holds the retain side."""
-
-    forget_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _non_negative("loss", self, "forget_weight")
-
-
-@dataclass(kw_only=True)
-class GradAscent(AscentConfig):
-    """Nothing holds it."""
-
-    kind: str = "grad_ascent"
-
-
-@dataclass(kw_only=True)
-class GradDiff(AscentConfig):
-    """Descent on retain."""
-
-    kind: str = "grad_diff"
-
-
-@dataclass(kw_only=True)
-class KLGA(AscentConfig):
-    """KL to the reference on retain."""
-
-    kind: str = "kl_ga"
-
-
-@dataclass(kw_only=True)
-class NPOConfig(AscentConfig):
-    kind: str = "npo"
-    beta: float = 0.1
-    """Inverse temperature: small is close to gradient ascent, large stops early."""
-    length_normalised: Flag = False
-    """Divide each answer's log-probability by its length; the paper sums."""
-    retain_loss: RetainLoss = RetainLoss.kl
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _flags("loss", self, "length_normalised")
-        _positive("loss", self, "beta")
-
-
-@dataclass(kw_only=True)
-class DPOConfig(AscentConfig):
-    kind: str = "dpo"
-    beta: float = 0.1
-    """Inverse temperature, as NPO's; the loss has the same factor 2/β."""
-    answers: list[str] = field(default_factory=lambda: ["I don't know.", "I have no information about that."])
-    """What the model should rather say; drawn in turn by item."""
-    retain_loss: RetainLoss = RetainLoss.kl
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _positive("loss", self, "beta")
-        _require(bool(self.answers), "loss.answers must not be empty")
-        _require(all(answer.strip() for answer in self.answers), "loss.answers must not hold an empty answer")
 
 
 # -- training ------------------------------------------------------------------------------------------------
@@ -1149,35 +769,31 @@ class EvaluateRun(RunConfig):
         )
 
 
-SCHEMAS: dict[str, type] = {
-    "finetune": FinetuneRun,
-    "unlearn": UnlearnRun,
-    "evaluate": EvaluateRun,
-    "model/base": ModelConfig,
-    "forget/fictional": FictionalCorpus,
-    "forget/files": ForgetFiles,
-    "retain/fictional": RetainFictional,
-    "retain/files": RetainFiles,
-    "holdout/fictional": FictionalCorpus,
-    "holdout/files": FileCorpus,
-    "loss/mari": MariConfig,
-    "loss/grad_ascent": GradAscent,
-    "loss/grad_diff": GradDiff,
-    "loss/kl_ga": KLGA,
-    "loss/npo": NPOConfig,
-    "loss/dpo": DPOConfig,
-    "train/finetune": FinetuneConfig,
-    "train/unlearn": UnlearnConfig,
-    "metrics/base": MetricsConfig,
-    "suite/corpora": SuiteConfig,
-    "suite/tofu": TofuSuite,
-    "suite/muse": MuseSuite,
-    "suite/rwku": RwkuSuite,
-    "suite/own": OwnSuite,
-    "tracker/none": TrackerConfig,
-    "tracker/wandb": WandbConfig,
-}
-"""Every schema under the name by which conf/ refers to it, as ``schema/NAME``; after the slash its kind."""
+SCHEMAS.update(
+    {
+        "finetune": FinetuneRun,
+        "unlearn": UnlearnRun,
+        "evaluate": EvaluateRun,
+        "model/base": ModelConfig,
+        "forget/fictional": FictionalCorpus,
+        "forget/files": ForgetFiles,
+        "retain/fictional": RetainFictional,
+        "retain/files": RetainFiles,
+        "holdout/fictional": FictionalCorpus,
+        "holdout/files": FileCorpus,
+        **{f"loss/{kind}": loss for kind, loss in LOSSES.items()},
+        "train/finetune": FinetuneConfig,
+        "train/unlearn": UnlearnConfig,
+        "metrics/base": MetricsConfig,
+        "suite/corpora": SuiteConfig,
+        "suite/tofu": TofuSuite,
+        "suite/muse": MuseSuite,
+        "suite/rwku": RwkuSuite,
+        "suite/own": OwnSuite,
+        "tracker/none": TrackerConfig,
+        "tracker/wandb": WandbConfig,
+    }
+)
 
 
 def to_plain(config: object) -> dict[str, Any]:

@@ -40,13 +40,13 @@ def explain(error: Exception, task: str) -> UserError:
     key = _said("full_key", text)
     if match := re.search(r"Key '(.*?)' not in '(\w+)'", text):
         typed = re.search(r"Could not override '(.*?)'", text)
-        section = getattr(config, match[2], None)
+        section = _schema(match[2])
         return unknown_key(key or match[1], section, task, typed[1] if typed else None)
     if match := re.search(r"Could not override '(.*?)'", text):  # a group, in a defaults list
         return unknown_key(match[1], None, task) if match[1] else _no_override(match[1])
     for pattern, retold in _RETOLD:
         if match := re.search(pattern, text):
-            return retold(match, key, _example(getattr(config, _said("object_type", text), None), key))
+            return retold(match, key, _example(_schema(_said("object_type", text)), key))
     said = next((line for line in text.splitlines() if "raised while composing" not in line), text)
     said = said[:1].lower() + said[1:].rstrip(".") or type(error).__name__
     return UserError(f"`{key}`: {said}" if key else said, LIST_KEYS)
@@ -129,6 +129,19 @@ def _schemas(section: str, kind: Any = None) -> list[tuple[str, type]]:
     if isinstance(kind, type) and is_dataclass(kind):
         return [(name, schema) for name, schema in group if issubclass(schema, kind)] or [("", kind)]
     return group
+
+
+def _schema(name: str) -> type | None:
+    """The schema with this class name, or the one of a section within a schema."""
+
+    def below(schema: Any) -> Iterator[type]:
+        yield schema
+        for field in fields(schema):
+            if is_dataclass(field.type):
+                yield from below(field.type)
+
+    every = (found for schema in config.SCHEMAS.values() for found in below(schema))
+    return next((found for found in every if found.__name__ == name), None)
 
 
 def _names(schema: type) -> set[str]:

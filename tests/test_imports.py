@@ -16,7 +16,9 @@ FILES = sorted(ROOT.rglob("*.py"))
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "progress": set(),
-    "config": {"errors"},
+    "sections": set(),
+    "lm_head": {"errors"},
+    "config": {"losses", "sections"},
     "places": {"errors"},
     "typed": {"places"},
     "values": {"errors"},
@@ -32,30 +34,30 @@ ARROWS: dict[str, set[str]] = {
     "transfer": set(),
     "hub": {"errors", "places", "progress"},
     "data": {"errors", "config", "places", "progress", "transfer", "hub"},
-    "losses": {"config", "transfer"},
+    "losses": {"sections", "lm_head", "transfer", "distributed"},
     "measure": set(),
     "models": {"errors", "config", "places", "progress", "runs", "distributed", "transfer", "hub", "data",
-               "losses", "measure"},
+               "lm_head", "measure"},
     "metrics": {"errors", "losses"},
     "docs": {"errors"},
     "suites": {"errors", "config", "places", "progress", "runs", "distributed", "sealed", "hub", "data",
-               "models", "metrics"},
-    "train": {"errors", "config", "progress", "runs", "distributed", "transfer", "data", "losses", "models",
-              "measure"},
-    "supports": {"errors", "places", "progress", "runs", "transfer", "data", "losses", "models"},
+               "lm_head", "models", "metrics"},
+    "train": {"errors", "config", "progress", "runs", "distributed", "transfer", "data", "lm_head", "losses",
+              "models", "measure"},
+    "supports": {"errors", "places", "progress", "runs", "transfer", "data", "lm_head", "losses", "models"},
     "tracking": {"errors", "config", "runs"},
     "report": {"errors", "runs", "metrics", "docs", "suites"},
-    "tasks": {"errors", "config", "places", "progress", "runs", "begun", "distributed", "sealed", "data",
-              "losses", "models", "measure", "metrics", "suites", "supports", "train", "tracking", "report"},
+    "tasks": {"errors", "config", "sections", "places", "progress", "runs", "begun", "distributed", "sealed",
+              "data", "losses", "models", "measure", "metrics", "suites", "supports", "train", "tracking",
+              "report"},
     "cli": {"errors", "typed", "hub", "launch", "runs", "metrics", "suites", "docs", "tasks"},
     "__main__": {"cli"},
 }  # fmt: skip
 """Room: the rooms it may import from. `mari_cli` itself holds the version and imports nothing."""
 
 ONLY_DOOR = {"hydra": {"launch"}, "wandb": {"tracking"}, "lm_eval": {"suites"}, "typer": {"cli"}}
-LIGHT = {"errors", "config", "places", "typed", "values", "written", "retell", "launch", "runs", "begun",
-         "sweeps", "progress", "docs", "cli",
-         "__main__"}  # fmt: skip
+LIGHT = {"errors", "sections", "config", "places", "typed", "values", "written", "retell", "launch", "runs",
+         "begun", "sweeps", "progress", "docs", "cli", "__main__"}  # fmt: skip
 HEAVY = {"torch", "transformers", "datasets", "lm_eval", "wandb"}
 HEAVY_FOR_HELP = HEAVY | {"hydra", "omegaconf", "rich", "matplotlib", "numpy"}
 

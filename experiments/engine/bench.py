@@ -14,6 +14,7 @@ import gc
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,21 +26,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mari_cli.config import (
-    Estimator,
-    LoraConfig,
-    LossConfig,
-    MariConfig,
-    Packing,
-    Parallel,
-    UnlearnConfig,
-    Weights,
-)
+from mari_cli.config import LoraConfig, Packing, Parallel, UnlearnConfig, Weights
 from mari_cli.data.tokenize import Item
-from mari_cli.losses import naive
-from mari_cli.losses.engine import Rows
-from mari_cli.losses.head import Head
-from mari_cli.losses.objective import FINE_TUNING, Positions, Step, build, differentiate, pools_of
+from mari_cli.lm_head import Head
+from mari_cli.losses.base import LossConfig
+from mari_cli.losses.mari import Estimator, MariConfig
+from mari_cli.losses.objective import FINE_TUNING, build, differentiate
+from mari_cli.losses.step import Positions, Rows, Step
 from mari_cli.measure import fake
 from mari_cli.measure.memory import Tracker, allocator_peak, held
 from mari_cli.models.load import LanguageModel
@@ -50,6 +43,9 @@ from mari_cli.train import planner
 from mari_cli.train.optim import adamw
 from mari_cli.train.planner import AsOn, Settings
 from mari_cli.train.step import Recalled, Reference, backward, operand_head
+
+sys.path.append(str(Path(__file__).parents[2] / "tests"))
+import naive
 
 HERE = Path(__file__).parent
 LLAMA_1B, LLAMA_8B = PUBLISHED["meta-llama/Llama-3.2-1B"], PUBLISHED["meta-llama/Llama-3.1-8B"]
@@ -114,14 +110,14 @@ def loss_stage(
         }
     given = [head.weight_VD, reference.weight_VD]
     given += [t for r in rows.values() for t in (r.h_ND, r.labels_N, r.reference_ND) if t is not None]
-    pools = pools_of(LOSSES["pooled"], where)
+    pools = objective.needs.pooled.pools_of(where)
     tracker = Tracker()
     tracker.watch(given, "given")
     before = tracker.total
     with tracker:
         if naively:
             usual = [Rounding(**vars(side)) for side in (head, reference)]
-            read = naive.readings(usual[0], rows, reference=usual[1], config=LOSSES["pooled"])
+            read = naive.readings(usual[0], rows, objective.needs, reference=usual[1])
             one = replace(pools, weight_C=torch.ones(1))
             objective.terms(Step(where, {}, one), read)["loss"].backward()
         else:
@@ -311,15 +307,15 @@ def stage_seconds(*, sequences: int = 16, tokens: int = 40, times: int = 5) -> l
             )
             for role, at in where.items()
         }
-        pools = pools_of(LOSSES[name], where)
+        pools = objective.needs.pooled.pools_of(where)
 
         def engine(objective=objective, where=where, rows=rows, pools=pools) -> None:
             differentiate(objective, Step(where, {}, pools), rows, head, chunk=1048, reference=reference)
 
-        def full(name=name, objective=objective, where=where, rows=rows, pools=pools) -> None:
+        def full(objective=objective, where=where, rows=rows, pools=pools) -> None:
             leaves = {role: replace(r, h_ND=r.h_ND.clone().requires_grad_()) for role, r in rows.items()}
             index_N = {role: at.index_N for role, at in where.items()}
-            read = naive.readings(head, leaves, reference=reference, index_N=index_N, config=LOSSES[name])
+            read = naive.readings(head, leaves, objective.needs, reference=reference, index_N=index_N)
             one = replace(pools, weight_C=torch.ones(1))
             objective.terms(Step(where, {}, one), read)["loss"].backward()
             head.weight_VD.grad = None

@@ -1,1 +1,3 @@
-"""What unlearning minimises: functions of tensors."""
+"""What unlearning minimises. A loss is one file of this folder, and its name below, which makes it known."""
+
+from mari_cli.losses import mari, ascent, preference, simnpo, rmu, undial  # noqa: F401, I001

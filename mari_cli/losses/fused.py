@@ -10,6 +10,7 @@ Shapes: c positions of a chunk, V vocabulary.
 import subprocess
 from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -83,45 +84,110 @@ def described(kind: str) -> str:
 # -- the functions -------------------------------------------------------------------------------------------
 
 
+class Logits(NamedTuple):
+    """Of a chunk, each row with its log Σ exp; and the reference's, where a reading compares with them."""
+
+    z_cV: Tensor
+    normaliser_c: Tensor
+    labels_c: Tensor
+    reference_cV: Tensor | None
+    q_normaliser_c: Tensor | None
+
+
+class Predictions(NamedTuple):
+    """The probabilities of a chunk; and the reference's logits, each row with its log Σ exp."""
+
+    p_cV: Tensor
+    labels_c: Tensor
+    reference_cV: Tensor | None
+    q_normaliser_c: Tensor | None
+
+
+class Slope(NamedTuple):
+    """A gradient at the logits of a chunk: factor · p + added - weight · towards. None: nothing of it."""
+
+    factor_c: Tensor | None = None
+    added_cV: Tensor | None = None
+    towards_cV: Tensor | None = None
+    """A distribution that the predictions are pulled towards."""
+
+
+class LogitReading(Protocol):
+    """What a kernel asks of a reading (losses/readings/)."""
+
+    def value(self, at: Logits) -> Tensor: ...
+
+    def slope(self, at: Predictions, weight_c: Tensor, value_c: Tensor) -> Slope: ...
+
+
+@cache
+def read(readings: tuple[LogitReading, ...]) -> Body:
+    """A kernel: the value of each reading [c], from the logits."""
+
+    def kernel(z_cV: Tensor, labels_c: Tensor, reference_cV: Tensor | None) -> tuple[Tensor, ...]:
+        at = _logits(z_cV, labels_c, reference_cV)
+        return tuple(reading.value(at) for reading in readings)
+
+    return kernel
+
+
+@cache
+def predict_(readings: tuple[LogitReading, ...]) -> Body:
+    """A kernel: logits become probabilities. log p(label), the value of each reading and, beside a reference,
+    its log Σ exp [c]."""
+
+    def kernel(z_cV: Tensor, labels_c: Tensor, reference_cV: Tensor | None) -> tuple[Tensor, ...]:
+        at = _logits(z_cV, labels_c, reference_cV)
+        label_c = at_label(z_cV, labels_c) - at.normaliser_c
+        values = [reading.value(at) for reading in readings]
+        z_cV.sub_(at.normaliser_c.unsqueeze(-1)).exp_()
+        return (label_c, *values, *(() if at.q_normaliser_c is None else (at.q_normaliser_c,)))
+
+    return kernel
+
+
+@cache
+def gradient_(readings: tuple[LogitReading, ...]) -> Body:
+    """A kernel: p becomes p ∘ (factor + γ - ⟨γ, p⟩) and what the slope of each reading adds."""
+
+    def kernel(
+        p_cV: Tensor,
+        factor_c: Tensor,
+        gamma_cV: Tensor | None,
+        labels_c: Tensor,
+        reference_cV: Tensor | None,
+        q_normaliser_c: Tensor | None,
+        *weights_and_values: Tensor,
+    ) -> tuple[()]:
+        at = Predictions(p_cV, labels_c, reference_cV, q_normaliser_c)
+        added_cV: Tensor | None = None
+        towards: list[tuple[Tensor, Tensor]] = []
+        for k, reading in enumerate(readings):
+            weight_c, value_c = weights_and_values[2 * k : 2 * k + 2]
+            slope = reading.slope(at, weight_c, value_c)
+            if slope.factor_c is not None:
+                factor_c = factor_c + slope.factor_c
+            if slope.added_cV is not None:
+                added_cV = slope.added_cV if added_cV is None else added_cV + slope.added_cV
+            if slope.towards_cV is not None:
+                towards.append((slope.towards_cV, weight_c))
+        if gamma_cV is None:
+            p_cV.mul_(factor_c.unsqueeze(-1))
+        else:
+            less_c = (p_cV * gamma_cV).sum(-1) - factor_c
+            p_cV.mul_(gamma_cV - less_c.unsqueeze(-1))
+        for q_cV, weight_c in towards:
+            p_cV.addcmul_(q_cV, weight_c.unsqueeze(-1), value=-1)
+        if added_cV is not None:
+            p_cV.add_(added_cV)
+        return ()
+
+    return kernel
+
+
 def label_log_p(z_cV: Tensor, labels_c: Tensor) -> tuple[Tensor]:
     """log p(label) [c]."""
-    return (_at(z_cV, labels_c) - z_cV.logsumexp(-1),)
-
-
-def predict_(z_cV: Tensor, labels_c: Tensor) -> tuple[Tensor]:
-    """Logits become probabilities. log p(label) [c]."""
-    normaliser_c = z_cV.logsumexp(-1)
-    label_c = _at(z_cV, labels_c) - normaliser_c
-    z_cV.sub_(normaliser_c.unsqueeze(-1)).exp_()
-    return (label_c,)
-
-
-def predict_beside_(z_cV: Tensor, labels_c: Tensor, reference_cV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As `predict_`, beside the reference's logits. log p(label), KL(q ‖ p) and log Σ exp reference [c].
-
-    The divergence is of the difference of the logits, for the sake of digits: at the reference it is 0.
-    """
-    normaliser_c, q_normaliser_c = z_cV.logsumexp(-1), reference_cV.logsumexp(-1)
-    label_c = _at(z_cV, labels_c) - normaliser_c
-    difference_cV = (reference_cV - z_cV).mul_((reference_cV - q_normaliser_c.unsqueeze(-1)).exp_())
-    divergence_c = difference_cV.sum(-1) - q_normaliser_c + normaliser_c
-    z_cV.sub_(normaliser_c.unsqueeze(-1)).exp_()
-    return label_c, divergence_c, q_normaliser_c
-
-
-def reverse_kl(z_cV: Tensor, reference_cV: Tensor) -> tuple[Tensor]:
-    """KL(p ‖ q) [c], q the reference's."""
-    normaliser_c, q_normaliser_c = z_cV.logsumexp(-1), reference_cV.logsumexp(-1)
-    difference_cV = (z_cV - reference_cV).mul_((z_cV - normaliser_c.unsqueeze(-1)).exp_())
-    return (difference_cV.sum(-1) - normaliser_c + q_normaliser_c,)
-
-
-def anchor(z_cV: Tensor, reference_cV: Tensor) -> tuple[Tensor]:
-    """Huber(log p - log q) averaged over the vocabulary [c], q the reference's."""
-    apart_cV = z_cV - z_cV.logsumexp(-1, keepdim=True)
-    apart_cV -= reference_cV - reference_cV.logsumexp(-1, keepdim=True)
-    near_cV = apart_cV.clamp(-1, 1)
-    return ((apart_cV - near_cV / 2).mul_(near_cV).mean(-1),)
+    return (at_label(z_cV, labels_c) - z_cV.logsumexp(-1),)
 
 
 def summed_predictions(z_cV: Tensor) -> tuple[Tensor]:
@@ -129,45 +195,11 @@ def summed_predictions(z_cV: Tensor) -> tuple[Tensor]:
     return (z_cV.softmax(-1).sum(0, keepdim=True),)
 
 
-def gradient_(
-    p_cV: Tensor,
-    factor_c: Tensor,
-    gamma_cV: Tensor | None,
-    reference_cV: Tensor | None,
-    q_normaliser_c: Tensor | None,
-    forward_c: Tensor | None,
-    reverse_c: Tensor | None,
-    anchor_c: Tensor | None,
-) -> tuple[()]:
-    """p becomes p ∘ (factor + γ - ⟨γ, p⟩ + reverse · log(p/q)) - forward · q + anchor · (h - p Σ h), h the
-    slope of `anchor`. What is None is left out."""
-    added_cV: Tensor | None = None
-    if reverse_c is not None or anchor_c is not None:
-        assert reference_cV is not None
-        assert q_normaliser_c is not None
-        # where p has vanished it counts as the smallest there is
-        log_p_cV = p_cV.clamp_min(torch.finfo(p_cV.dtype).tiny).log()
-        log_ratio_cV = log_p_cV - (reference_cV - q_normaliser_c.unsqueeze(-1))
-        if reverse_c is not None:
-            added_cV = p_cV * log_ratio_cV * reverse_c.unsqueeze(-1)
-        if anchor_c is not None:
-            h_cV = log_ratio_cV.clamp(-1, 1) * (anchor_c / p_cV.shape[-1]).unsqueeze(-1)
-            added_cV = h_cV if added_cV is None else added_cV + h_cV
-            factor_c = factor_c - h_cV.sum(-1)
-    if gamma_cV is None:
-        p_cV.mul_(factor_c.unsqueeze(-1))
-    else:
-        less_c = (p_cV * gamma_cV).sum(-1) - factor_c
-        p_cV.mul_(gamma_cV - less_c.unsqueeze(-1))
-    if forward_c is not None:
-        assert reference_cV is not None
-        assert q_normaliser_c is not None
-        q_cV = (reference_cV - q_normaliser_c.unsqueeze(-1)).exp_()
-        p_cV.addcmul_(q_cV, forward_c.unsqueeze(-1), value=-1)
-    if added_cV is not None:
-        p_cV.add_(added_cV)
-    return ()
+def at_label(x_cV: Tensor, labels_c: Tensor) -> Tensor:
+    """The entry of each row at its label [c]."""
+    return x_cV.gather(-1, labels_c.unsqueeze(-1)).squeeze(-1)
 
 
-def _at(z_cV: Tensor, labels_c: Tensor) -> Tensor:
-    return z_cV.gather(-1, labels_c.unsqueeze(-1)).squeeze(-1)
+def _logits(z_cV: Tensor, labels_c: Tensor, reference_cV: Tensor | None) -> Logits:
+    q_normaliser_c = None if reference_cV is None else reference_cV.logsumexp(-1)
+    return Logits(z_cV, z_cV.logsumexp(-1), labels_c, reference_cV, q_normaliser_c)

@@ -20,6 +20,11 @@ import torch
 from torch import Tensor
 
 
+def prior_of(prior: float | None, *, retain: int, forget: int) -> float:
+    """P(Z=1) as configured, or by counts, of so many positions in a step."""
+    return prior if prior is not None else (retain + forget) / (2 * retain + forget)
+
+
 def generalised_jsd(p_r: Tensor, p_ru: Tensor, prior: Tensor | float) -> Tensor:
     """I(X;Z) of ``p_r`` [..., V] (Z=0) and ``p_ru`` [..., V] (Z=1), in nats, over the last dimension.
 
@@ -78,41 +83,6 @@ def token_information(
     share_C1 = (share * u_C / b_C).unsqueeze(-1)
     information_C = generalised_jsd(p_r_CV, (1 - share_C1) * p_r_CV + share_C1 * p_u_CV, prior * b_C / p_C)
     return (p_C * information_C).sum()
-
-
-def neighbour_weights(
-    states_r_ND: Tensor, states_u_MD: Tensor, *, temperature: float, neighbours: int
-) -> Tensor:
-    """[M, N]: how much each retain position speaks for the context of each forget position; rows sum to 1.
-
-    ``states`` are the reference's hidden states, centred here by the retain mean and normalised; the weights
-    are a softmax of cosine similarity / ``temperature`` over the ``neighbours`` nearest.
-    """
-    centre_D = states_r_ND.mean(0)
-    r_ND = torch.nn.functional.normalize(states_r_ND - centre_D, dim=-1)
-    u_MD = torch.nn.functional.normalize(states_u_MD - centre_D, dim=-1)
-    similarity_MN = u_MD @ r_ND.T / temperature
-    nearest = similarity_MN.topk(min(neighbours, len(r_ND)), dim=-1)
-    weights_MN = torch.zeros_like(similarity_MN)
-    return weights_MN.scatter(-1, nearest.indices, nearest.values.softmax(-1))
-
-
-def supported_information(
-    p_u_MV: Tensor, ids_MK: Tensor, supported_MK: Tensor, *, prior: float, share: float
-) -> Tensor:
-    """I(X;Z) at each forget position [M], against what the retain data supports in its context.
-
-    The supported distribution is known at the tokens ``ids_MK``, each named once a row; what is left of it
-    lies on all others together. They are one outcome here, so this is I of a coarser X, never above I of X.
-    """
-    r_ML, u_ML = with_rest(supported_MK.to(p_u_MV.dtype)), named_and_rest(p_u_MV, ids_MK)
-    return generalised_jsd(r_ML, (1 - share) * r_ML + share * u_ML, prior)
-
-
-def named_and_rest(p_MV: Tensor, ids_MK: Tensor) -> Tensor:
-    """[M, K+1]: the probabilities of ``ids_MK``, and of all other tokens together."""
-    rest_M1 = p_MV.scatter(-1, ids_MK, 0.0).sum(-1, keepdim=True)
-    return torch.cat([p_MV.gather(-1, ids_MK), rest_M1], -1)
 
 
 def with_rest(supported_MK: Tensor) -> Tensor:

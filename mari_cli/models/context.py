@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
-from mari_cli.losses.head import Head
+from mari_cli.lm_head import Head
 from mari_cli.models.fingerprint import cache_key
 from mari_cli.models.reference import Reference, Rows
 from mari_cli.models.store import Stored, stored

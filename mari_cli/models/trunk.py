@@ -3,9 +3,11 @@
 Shapes: B sequences, T tokens, N supervised positions, D hidden size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from mari_cli.data.batches import Batch, Documents, collate
@@ -48,10 +50,46 @@ def trunk(
             "position_ids": documents.position_ids_BT,
             "attention_mask": no_mask(input_ids_BT),
         }
-    output = trunk_of(model)(
-        input_ids=input_ids_BT, use_cache=False, output_hidden_states=layer is not None, **layout
-    )
+    whole = trunk_of(model)
+    if layer is not None and isinstance(whole, FSDPModule):
+        with _entering(model, whole, layer) as seen:
+            output = whole(input_ids=input_ids_BT, use_cache=False, **layout)
+        return output.last_hidden_state, seen[0] if seen else output.last_hidden_state
+    output = whole(input_ids=input_ids_BT, use_cache=False, output_hidden_states=layer is not None, **layout)
     return output.last_hidden_state, None if layer is None else output.hidden_states[layer]
+
+
+@contextmanager
+def _entering(model: PreTrainedModel, whole: nn.Module, layer: int) -> Iterator[list[Tensor]]:
+    """Collects what enters the block number ``layer``; nothing for the number after the last block.
+    transformers does not find the blocks of a model in shards, and returns no hidden states of layers."""
+    count = int(model.config.get_text_config().num_hidden_layers)
+    lists = [m for m in whole.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    if not lists:
+        raise UserError(
+            f"the layers of `{type(model).__name__}` are not found in shards", "use `train.parallel=ddp`"
+        )
+    seen: list[Tensor] = []
+
+    def enter(block: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        seen.append(args[0] if args else kwargs["hidden_states"])
+
+    if layer == count:
+        yield seen
+        return
+    handle = lists[0][layer].register_forward_pre_hook(enter, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def choose_layer(model: PreTrainedModel, layer: int | None) -> int:
+    """``layer``, or the middle one. Raises UserError where ``model`` has not so many."""
+    layers = int(model.config.get_text_config().num_hidden_layers)
+    if layer is not None and layer > layers:
+        raise UserError(f"layer {layer} is read, but the model has {layers}", f"choose 0 to {layers}")
+    return layers // 2 if layer is None else layer
 
 
 def rows(batch: Batch, h_BTD: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from mari_cli import distributed
 from mari_cli.data.tokenize import Item
+from mari_cli.lm_head import head_of
 from mari_cli.metrics import membership
-from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.trunk import hidden_states
 from mari_cli.progress import Track

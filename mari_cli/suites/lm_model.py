@@ -13,7 +13,7 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
 from mari_cli.errors import UserError
-from mari_cli.models.head import head_of
+from mari_cli.lm_head import head_of
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.speaking import greedily, stops
 from mari_cli.models.trunk import trunk

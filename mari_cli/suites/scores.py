@@ -12,9 +12,9 @@ from torch import Tensor
 from mari_cli import distributed
 from mari_cli.data.batches import length_sorted
 from mari_cli.data.tokenize import Item
+from mari_cli.lm_head import head_of
 from mari_cli.metrics.answer import OF_LOGITS, AnswerTokens
 from mari_cli.metrics.corpora import SCORED
-from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.trunk import hidden_states
 from mari_cli.progress import Track

@@ -9,6 +9,7 @@ from mari_cli import distributed
 from mari_cli.config import MetricsConfig
 from mari_cli.data.records import Fact, Record
 from mari_cli.data.tokenize import Item
+from mari_cli.lm_head import head_of
 from mari_cli.metrics import corpora as entries
 from mari_cli.metrics import statistics
 from mari_cli.metrics.aggregation import Aggregation, Combine, exp_ratio, mean, ratio
@@ -18,7 +19,6 @@ from mari_cli.metrics.marginal import marginal_information
 from mari_cli.metrics.membership import LOSS, MIN_K
 from mari_cli.metrics.membership import auc as auc_of
 from mari_cli.metrics.statistics import How
-from mari_cli.models.head import head_of
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track
 from mari_cli.suites.attacks import membership, privleak, score_attacks

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mari_cli.losses.head import Head
+from mari_cli.lm_head import Head
 from mari_cli.models.context import columns
 from mari_cli.models.reference import Reference
 from mari_cli.progress import Track

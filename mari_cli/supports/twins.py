@@ -36,8 +36,8 @@ from mari_cli.data.batches import length_sorted
 from mari_cli.data.spans import Located, Word
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
+from mari_cli.lm_head import Head
 from mari_cli.losses.engine import log_probabilities
-from mari_cli.losses.head import Head
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.reference import Reference
 from mari_cli.models.trunk import hidden_states

@@ -9,18 +9,21 @@ from typing import Any
 import torch
 
 from mari_cli import runs
-from mari_cli.config import DPOConfig, MariConfig, UnlearnRun, titled
+from mari_cli.config import UnlearnRun
 from mari_cli.data.batches import draw, drawn_indices
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError, counted
 from mari_cli.losses.engine import log_probabilities
 from mari_cli.losses.objective import Needs, Objective
+from mari_cli.losses.support import SupportSource
 from mari_cli.models.context import Targets, context_targets
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import adapters_off
 from mari_cli.models.reference import Reference as Remembered
 from mari_cli.models.reference import remember
+from mari_cli.models.trunk import choose_layer
 from mari_cli.progress import say, silent, track
+from mari_cli.sections import titled
 from mari_cli.suites.benchmarks import benchmarks
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.registry import headlines
@@ -33,11 +36,14 @@ from mari_cli.train.step import Group, Recalled, Reference, chunk_for, operand_h
 from mari_cli.train.stop import Evaluation, Verdict, judge
 
 
-def context_layer(config: UnlearnRun, lm: LanguageModel) -> int:
-    """The hidden layer that defines contexts: 0 is the embeddings, the default the middle."""
-    assert isinstance(config.loss, MariConfig)
+def context_layer(config: UnlearnRun, lm: LanguageModel) -> int | None:
+    """The hidden layer that defines contexts: 0 is the embeddings, the default the middle. None where the
+    loss looks for no contexts."""
+    request = config.loss.support_request
+    if request is None or request.source is not SupportSource.neighbours:
+        return None
     layers = int(lm.model.config.get_text_config().num_hidden_layers)
-    chosen = config.loss.context.layer
+    chosen = request.context.layer
     if chosen is not None and chosen > layers:
         raise UserError(
             f"loss.context.layer={chosen}, but `{lm.name}` has {counted(layers, 'layer')}",
@@ -47,13 +53,16 @@ def context_layer(config: UnlearnRun, lm: LanguageModel) -> int:
 
 
 def alternative_items(config: UnlearnRun, lm: LanguageModel, forget: Corpus) -> list[Item]:
-    """For every forget item its prompt with an "I don't know" answer, these taken in turn."""
-    assert isinstance(config.loss, DPOConfig)
+    """For every forget item its prompt with one of the answers that the loss prefers, taken in turn; none
+    where the loss prefers no answers."""
+    answers = config.loss.alternative_answers
+    if not answers:
+        return []
     if any(record.prompt is None for record in forget.records):
         raise UserError(
-            "dpo needs prompts, but the forget corpus holds running text", "choose another `loss`"
+            f"{config.loss.kind} needs prompts, but the forget corpus holds running text",
+            "choose another `loss`",
         )
-    answers = config.loss.answers
     records = [
         replace(forget.record_of(i), text=answers[i % len(answers)], fact=None, value=None)
         for i in range(len(forget.items))
@@ -253,15 +262,17 @@ def remembering(
     head = operand_head(lm).frozen()
     chunk = config.train.chunk or chunk_for(len(head.weight_VD))
     cache = cache_directory(config)
+    log_p = partial(log_probabilities, head, chunk=chunk)
+    read = None if needs.states is None else choose_layer(lm.model, needs.states.layer)
 
-    def ask(role: str, *, states: bool = False, log_p: bool = False) -> Remembered:
+    def ask(role: str) -> Remembered:
         return remember(
             lm,
             items[role],
             None if layer is not None else drawn[role],  # contexts are looked for in all of a corpus
-            states=states,
-            layer=layer,
-            log_probability=partial(log_probabilities, head, chunk=chunk) if log_p else None,
+            states=role in needs.beside_reference,
+            layer=read if layer is None and role in needs.reference_layer else layer,
+            log_probability=log_p if role in needs.reference_log_p else None,
             directory=cache,
             weights=target_hash,
             batch_size=config.metrics.batch_size,
@@ -269,12 +280,12 @@ def remembering(
             name=role,
         )
 
-    asked = {role: ask(role, states=True) for role in needs.beside_reference}
-    asked |= {role: ask(role, log_p=True) for role in needs.reference_log_p}
-    if needs.supported and targets is None:
-        assert needs.information is not None
+    wanted = (*needs.beside_reference, *needs.reference_log_p, *needs.reference_layer)
+    asked = {role: ask(role) for role in dict.fromkeys(wanted)}
+    request = config.loss.support_request
+    if request is not None and targets is None:
         asked["forget"] = ask("forget")
-        context = needs.information.context
+        context = request.context
         targets = context_targets(
             asked["retain"],
             asked["forget"],
@@ -298,6 +309,7 @@ def remembering(
                 asked[role].states(chosen) if role in needs.beside_reference else None,
                 asked[role].log_p(chosen) if role in needs.reference_log_p else None,
                 targets.of(chosen) if targets and role == "forget" else None,
+                asked[role].layer(chosen) if role in needs.reference_layer else None,
             )
 
         return Reference(recall, kept_head)

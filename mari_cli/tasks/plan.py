@@ -10,21 +10,13 @@ from transformers import PreTrainedModel
 
 from mari_cli import distributed
 from mari_cli.config import Device as DeviceChoice
-from mari_cli.config import (
-    MariConfig,
-    ModelConfig,
-    Parallel,
-    Precision,
-    SupportSource,
-    UnlearnRun,
-    bytes_of,
-    titled,
-)
+from mari_cli.config import ModelConfig, Parallel, Precision, UnlearnRun, bytes_of
 from mari_cli.data.corpora import load_corpora
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError, counted
 from mari_cli.losses import objective as losses
 from mari_cli.losses.objective import Objective
+from mari_cli.losses.support import SupportSource
 from mari_cli.measure import devices
 from mari_cli.measure.devices import Device
 from mari_cli.models.load import LanguageModel, load_tokenizer, prompt_style
@@ -32,6 +24,7 @@ from mari_cli.models.lora import add_adapters
 from mari_cli.models.packing import foresee
 from mari_cli.models.skeleton import skeleton
 from mari_cli.progress import say
+from mari_cli.sections import titled
 from mari_cli.suites.states import BYTES as STATES_BYTES
 from mari_cli.supports.twins import Way
 from mari_cli.tasks import supporting
@@ -45,7 +38,7 @@ from mari_cli.tasks.setting import (
     tokenize_corpora,
     words_of,
 )
-from mari_cli.tasks.supporting import epochs_of_base, source_of
+from mari_cli.tasks.supporting import asked_of, epochs_of_base, source_of
 from mari_cli.train import planner
 from mari_cli.train.planner import AsOn
 from mari_cli.train.step import Group
@@ -211,10 +204,8 @@ def _subject(
                 "`--lengths 64+48` plans prompts of 64 tokens with answers of 48",
             )
         if source_of(config.loss) is SupportSource.auto:
-            assert isinstance(config.loss, MariConfig)
-            config = supporting.with_support(config, replace(config.loss.support, source=SupportSource.twins))
-        if source_of(config.loss) is SupportSource.neighbours:
-            context_layer(config, lm)
+            config = supporting.with_support(config, source=SupportSource.twins)
+        context_layer(config, lm)
         return config, lm, Imagined(config, items, objective.needs), source
     try:
         texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
@@ -228,12 +219,9 @@ def _subject(
     setting = Setting(texts, tokenizer, compute)
     corpora = tokenize_corpora(config, setting, lm)
     config, _ = supporting.choose(config, setting, corpora, lm.style)
-    if source_of(config.loss) is SupportSource.neighbours:
-        context_layer(config, lm)
+    context_layer(config, lm)
     supporting.prepare(config, setting, corpora, lm.style)
-    alternatives = (
-        alternative_items(config, lm, corpora["forget"]) if "alternative" in objective.needs.roles else []
-    )
+    alternatives = alternative_items(config, lm, corpora["forget"])
     draws, _ = draws_of(config, corpora, alternatives, objective.needs)
     held_out = {"holdout": corpora["holdout"].items} if "holdout" in corpora else {}
     return config, lm, replace(draws, items={**draws.items, **held_out}), source
@@ -365,8 +353,7 @@ def _support(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, A
     source = source_of(config.loss)
     if source is None:
         return {"source": None, "forward_tokens": 0, "training_tokens": 0, "operations": 0.0}
-    assert isinstance(config.loss, MariConfig)
-    asked, finetune = config.loss.support, config.finetune
+    asked, finetune = asked_of(config), config.finetune
     tokens = {role: _total(items, lambda item: len(item.input_ids)) for role, items in draws.items.items()}
     holdout = tokens.get("holdout", 0)
     forwards, training = tokens["forget"], 0
@@ -421,9 +408,10 @@ def _disk(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, int]
     contexts = source is SupportSource.neighbours
     reference = sum(targets(role, whole=contexts) * width * each for role in needs.beside_reference)
     reference += sum(8 * draws.count(role) for role in needs.reference_log_p)
+    reference += sum(targets(role, whole=False) * hidden * each for role in needs.reference_layer)
     context = support = 0
-    if needs.information is not None and source is not None:
-        stored = min(needs.information.context.stored_tokens, vocabulary - 1) + 1
+    if needs.stored_tokens is not None and source is not None:
+        stored = min(needs.stored_tokens, vocabulary - 1) + 1
         forget, retain = targets("forget", whole=True), targets("retain", whole=True)
         if contexts:
             context = (forget + retain) * hidden * each + forget * stored * 8
@@ -432,10 +420,10 @@ def _disk(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, int]
         else:
             distributions = 1
             if source is SupportSource.twins:  # and what the model before says
-                distributions += len(supporting.ways_of(config.loss.support, draws.items["forget"]))  # type: ignore[attr-defined]
+                distributions += len(supporting.ways_of(asked_of(config), draws.items["forget"]))
             support = STATES[source] * forget * width * each
             support += forget * (8 * stored + 4 * distributions * (stored + 1))
-            if source is SupportSource.base and config.loss.support.sharpen is None:  # type: ignore[attr-defined]
+            if source is SupportSource.base and asked_of(config).sharpen is None:
                 support += _total(items.get("holdout", ()), lambda item: item.num_targets) * width * each
             if source in (SupportSource.base, SupportSource.assistant):  # the model that is trained
                 support += 4 * sum(p.numel() for p in lm.model.parameters())

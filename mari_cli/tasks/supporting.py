@@ -9,27 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from mari_cli import distributed, runs, sealed
-from mari_cli.config import (
-    PLAIN_CONTRAST,
-    PLAIN_GENERATED,
-    Estimator,
-    LossConfig,
-    MariConfig,
-    ModelConfig,
-    SupportConfig,
-    SupportSource,
-    UnlearnRun,
-)
+from mari_cli.config import ModelConfig, UnlearnRun
 from mari_cli.data.records import Fact
 from mari_cli.data.spans import locate
 from mari_cli.data.tokenize import Item, PromptStyle
 from mari_cli.errors import UserError
+from mari_cli.losses.base import LossConfig
+from mari_cli.losses.mari import MariConfig
+from mari_cli.losses.support import PLAIN_CONTRAST, PLAIN_GENERATED, SupportConfig, SupportSource
 from mari_cli.models.context import Targets
 from mari_cli.models.device import choose_compute
 from mari_cli.models.fingerprint import weights_hash
@@ -65,9 +58,15 @@ Found = TypeVar("Found", bound=Calibrated)
 
 def source_of(loss: LossConfig) -> SupportSource | None:
     """Who supports; None where the loss asks nobody."""
-    if not isinstance(loss, MariConfig) or loss.estimator is not Estimator.context:
-        return None
-    return loss.support.source
+    request = loss.support_request
+    return None if request is None else request.source
+
+
+def asked_of(config: UnlearnRun) -> SupportConfig:
+    """How the loss wants its support made."""
+    request = config.loss.support_request
+    assert request is not None
+    return request.support
 
 
 @dataclass(frozen=True)
@@ -87,19 +86,18 @@ def choose(
     config: UnlearnRun, setting: Setting, corpora: Mapping[str, Corpus], style: PromptStyle
 ) -> tuple[UnlearnRun, list[str]]:
     """``config`` with the source that `auto` stands for, and what the run is to say of the choice."""
-    if source_of(config.loss) is not SupportSource.auto:
+    request = config.loss.support_request
+    if request is None or request.source is not SupportSource.auto:
         return config, []
-    assert isinstance(config.loss, MariConfig)
-    asked = config.loss.support
+    asked = request.support
     twins_asked = replace(asked, source=SupportSource.twins)
     try:
-        _named(Prepared(twins_asked, config.loss.context.stored_tokens), setting, corpora, style)
+        _named(Prepared(twins_asked, request.context.stored_tokens), setting, corpora, style)
     except UserError as error:
         if asked.keys is not None:
             raise
-        chosen = replace(asked, source=SupportSource.neighbours)
         note = f"support: neighbours, for twins cannot be made: {error}"
-        return with_support(config, chosen), [note]
+        return with_support(config, source=SupportSource.neighbours), [note]
     if None in (asked.generated, asked.contrast) and "holdout" not in corpora:
         ways = ways_of(asked, corpora["forget"].items)
         share = PLAIN_GENERATED if Way.generated in ways else 0.0
@@ -109,25 +107,26 @@ def choose(
             f"support: twins, {generated:g} of them generated, with contrast {contrast:g}: there is no "
             "holdout to set that by (`holdout`: data like the forget data that no model has seen)"
         )
-        return with_support(config, replace(twins_asked, generated=generated, contrast=contrast)), [note]
-    return with_support(config, twins_asked), []
+        chosen = with_support(config, source=SupportSource.twins, generated=generated, contrast=contrast)
+        return chosen, [note]
+    return with_support(config, source=SupportSource.twins), []
 
 
-def with_support(config: UnlearnRun, support: SupportConfig) -> UnlearnRun:
+def with_support(config: UnlearnRun, **changes: Any) -> UnlearnRun:
+    """``config`` with ``changes`` to the keys of `loss.support`."""
     assert isinstance(config.loss, MariConfig)
-    return replace(config, loss=replace(config.loss, support=support))
+    return replace(config, loss=replace(config.loss, support=replace(config.loss.support, **changes)))
 
 
 def prepare(
     config: UnlearnRun, setting: Setting, corpora: Mapping[str, Corpus], style: PromptStyle
 ) -> Prepared | None:
     """None where the loss asks none of these sources. Raises UserError where a support cannot be made."""
-    source = source_of(config.loss)
-    if source is None or source is SupportSource.neighbours:
+    request = config.loss.support_request
+    if request is None or request.source is SupportSource.neighbours:
         return None
-    assert isinstance(config.loss, MariConfig)
-    asked = config.loss.support
-    prepared = Prepared(asked, config.loss.context.stored_tokens)
+    source, asked = request.source, request.support
+    prepared = Prepared(asked, request.context.stored_tokens)
     match source:
         case SupportSource.twins:
             if asked.generated is None:
@@ -156,8 +155,7 @@ def _require_holdout(corpora: Mapping[str, Corpus], name: str, value: str) -> No
 
 def _before_fine_tuning(config: UnlearnRun, setting: Setting) -> ModelConfig:
     """The model that `base` and `assistant` are tuned from."""
-    assert isinstance(config.loss, MariConfig)
-    asked = config.loss.support
+    asked = asked_of(config)
     if asked.model is not None:
         return _at_path("model", config, setting)
     if not finetunes_target(config):
@@ -178,12 +176,10 @@ NEEDED = {
 
 def _at_path(name: str, config: UnlearnRun, setting: Setting) -> ModelConfig:
     """The model that `loss.support` gives as ``name``."""
-    assert isinstance(config.loss, MariConfig)
-    key, path = f"loss.support.{name}", getattr(config.loss.support, name)
+    asked = asked_of(config)
+    key, path = f"loss.support.{name}", getattr(asked, name)
     if path is None:
-        raise UserError(
-            f"`loss.support.source={config.loss.support.source}` needs `{key}`", f"give {NEEDED[name]}"
-        )
+        raise UserError(f"`loss.support.source={asked.source}` needs `{key}`", f"give {NEEDED[name]}")
     if path.startswith(("/", ".", "~")) and not is_there(path):
         raise UserError(f"no model at `{key}={path}`", "give a model or run directory")
     model = replace(config.model, path=path, architecture=None, revision=None, tokenizer=None)
@@ -415,8 +411,7 @@ def _of_base(asking: _Asking) -> tuple[Targets, list[str]]:
 
 
 def epochs_of_base(config: UnlearnRun) -> int:
-    assert isinstance(config.loss, MariConfig)
-    return max(1, round(config.loss.support.share * config.finetune.epochs))
+    return max(1, round(asked_of(config).share * config.finetune.epochs))
 
 
 def _of_twins(asking: _Asking) -> tuple[Targets, list[str]]:

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from mari_cli import distributed, runs
-from mari_cli.config import Estimator, MariConfig, ModelConfig, SupportSource, UnlearnRun, titled
+from mari_cli.config import ModelConfig, UnlearnRun
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import objective as losses
 from mari_cli.models.device import choose_compute
 from mari_cli.models.load import LanguageModel, base_of, check_saving, describe_architecture, load_model
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
+from mari_cli.models.trunk import choose_layer
 from mari_cli.progress import say, track
+from mari_cli.sections import titled
 from mari_cli.suites.benchmarks import check_without_generation, describe_benchmarks
 from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import Row, suite_of
@@ -38,7 +40,6 @@ from mari_cli.tasks.setting import (
     seed_for,
     tokenize_corpora,
 )
-from mari_cli.tasks.supporting import source_of
 from mari_cli.tasks.training import adapt, finetuned, keep
 from mari_cli.train.optim import check_optimizer
 
@@ -69,9 +70,11 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
     suite = suite_of(config.suite)
     base = load(config.model, config, setting)
     corpora = tokenize_corpora(config, setting, base)
-    alternatives = alternative_items(config, base, corpora["forget"]) if "alternative" in needs.roles else []
+    alternatives = alternative_items(config, base, corpora["forget"])
     config, chosen = supporting.choose(config, setting, corpora, base.style)
-    layer = context_layer(config, base) if source_of(config.loss) is SupportSource.neighbours else None
+    layer = context_layer(config, base)
+    if needs.states is not None:
+        choose_layer(base.model, needs.states.layer)  # refused now where there is no such layer
     prepared = supporting.prepare(config, setting, corpora, base.style)
     description, layout = describe_architecture(base.model), base.layout
     if not (config.model.lora.merge or finetunes_target(config)):
@@ -166,7 +169,7 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
         found = beside(models, config.metrics, seed=config.seed)
         return record.finish(
             task="unlearn",
-            name=describe_loss(config),
+            name=config.loss.title,
             loss=titled(config.loss),
             models=found.models,
             examples=examples(lm, corpora, models, config.metrics, seed=config.seed),
@@ -175,14 +178,6 @@ def unlearn(config: UnlearnRun, *, command: Sequence[str], resume: bool = False)
             notes=[*notes, *missing, *found.notes],
             entered=found.entered,
         )
-
-
-def describe_loss(config: UnlearnRun) -> str:
-    loss = config.loss
-    if not isinstance(loss, MariConfig):
-        return titled(loss)
-    by_support = loss.estimator is Estimator.context and loss.support.source is not SupportSource.neighbours
-    return f"{titled(loss)} {loss.support.source if by_support else loss.estimator}"
 
 
 # -- target and gold -----------------------------------------------------------------------------------------

@@ -223,12 +223,11 @@ def _evaluate(lm: LanguageModel, job: Job, progress: state.Progress, log: Log) -
 
 
 def _way(lm: LanguageModel, objective: Objective, config: OptimConfig) -> dict[str, Any]:
-    information = objective.needs.information if objective.needs.pools else None
     settings = Settings.of(config)
     vocabulary = len(lm.model.get_output_embeddings().weight)
     return {
         "layout": str(lm.layout),
-        "pooling_scope": None if information is None else information.pooling_scope.value,
+        "pooling_scope": objective.needs.coupling,
         **vars(settings),
         "chunk": settings.chunk or chunk_for(vocabulary),
         "kernels": fused.described(lm.device.type),

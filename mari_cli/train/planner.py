@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils.hooks import RemovableHandle
 
 from mari_cli import distributed
-from mari_cli.config import Estimator, Memory, OptimConfig, OptimizerName, Parallel, PoolingScope, Weights
+from mari_cli.config import Memory, OptimConfig, OptimizerName, Parallel, Weights
 from mari_cli.errors import UserError
 from mari_cli.losses.objective import FINE_TUNING, Objective
 from mari_cli.measure import fake
@@ -321,19 +321,21 @@ def imagined(lm: LanguageModel, *, groups: Group, objective: Objective, world: F
     def recall(role: str, at: range) -> Recalled:
         items = [groups[role][i] for i in at]
         size = sum(item.num_targets for item in items)
-        states_ND = log_p_S = supported_MK = None
+        states_ND = log_p_S = supported_MK = layer_ND = None
         if role in needs.beside_reference:
             states_ND = fake.empty((size, width), states_dtype, world)
         if role in needs.reference_log_p:
             log_p_S = torch.zeros(len(items), dtype=torch.float64)
-        if needs.supported and role == "forget":
-            assert needs.information is not None
-            stored = min(needs.information.context.stored_tokens, vocabulary - 1) + 1
+        if needs.stored_tokens is not None and role == "forget":
+            stored = min(needs.stored_tokens, vocabulary - 1) + 1
             supported_MK = (
                 fake.empty((size, stored), torch.int32, world),
                 fake.empty((size, stored), torch.float32, world),
             )
-        return Recalled(states_ND, log_p_S, supported_MK)
+        if role in needs.reference_layer:
+            hidden = lm.model.config.get_text_config().hidden_size
+            layer_ND = fake.empty((size, hidden), torch.bfloat16 if sixteen else states_dtype, world)
+        return Recalled(states_ND, log_p_S, supported_MK, layer_ND)
 
     return Reference(recall, head)
 
@@ -390,8 +392,7 @@ def choose(
     """Try ways to take a step, from the cheapest on, until one needs no more than ``limit`` bytes of each of
     ``processes``; without a limit that is the one that is configured. ``tell`` is told what is tried."""
     tried: list[Forecast] = []
-    information = objective.needs.information
-    apart = information is not None and information.pooling_scope is PoolingScope.micro
+    apart = objective.needs.coupling == "micro"
     sequences = {} if apart else {role: len(items) for role, items in groups.items()}
 
     def chosen(forecast: Forecast | None) -> Choice:
@@ -440,13 +441,8 @@ def _logits_once(
     """Cheaper than as configured: with room for the logits of a whole pool they need not be made again."""
     size = logits_bytes(groups, len(operand_head(lm).weight_VD))
     pays = config.memory is Memory.auto and config.keep_logits is None and size > KEPT_BYTES
-    return replace(Settings.of(config), keep_logits=True) if pays and _holds(objective) else None
-
-
-def _holds(objective: Objective) -> bool:
-    """Whether a step has logits to keep."""
-    information = objective.needs.information
-    return information is not None and information.estimator is Estimator.pooled
+    pays = pays and objective.needs.holds_logits
+    return replace(Settings.of(config), keep_logits=True) if pays else None
 
 
 def ways(lm: LanguageModel, largest: int, objective: Objective, config: OptimConfig) -> Iterator[Settings]:
@@ -458,12 +454,11 @@ def ways(lm: LanguageModel, largest: int, objective: Objective, config: OptimCon
     activations twice.
     """
     first = asked = Settings.of(config)
-    if _holds(objective) and asked.keep_logits is not False:
+    if objective.needs.holds_logits and asked.keep_logits is not False:
         asked = replace(asked, keep_logits=False)
     largest = min(asked.micro_batch or largest, largest)
     cuts = dict.fromkeys(math.ceil(largest / 2**k) for k in range(1, largest.bit_length() + 1))
-    information = objective.needs.information
-    if information is not None and information.pooling_scope is PoolingScope.micro:
+    if objective.needs.coupling == "micro":
         cuts = {}  # there a micro-batch is part of the loss
     cut_up = [replace(asked, micro_batch=cut) for cut in cuts if cut < largest]
     can = lm.model.supports_gradient_checkpointing and not asked.gradient_checkpointing

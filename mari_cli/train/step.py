@@ -8,12 +8,12 @@ then the loss over all of them gives its gradient there, and once more, micro-ba
 that gradient through the trunk.
 
 Several processes each take a stretch of every role's sequences; terms and gradients add up. What a loss pools
-over the step they exchange: sums of predictions, or hidden states.
+over the step they exchange (losses/exchange.py).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -21,16 +21,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mari_cli import distributed
-from mari_cli.config import Divergence, Estimator
 from mari_cli.data.tokenize import Item
-from mari_cli.losses import marginal
-from mari_cli.losses.divergences import divergence_of
-from mari_cli.losses.engine import Gradients, Rows, Supported
-from mari_cli.losses.head import Head
-from mari_cli.losses.objective import Objective, Positions, Step, Terms, differentiate, pools_of, prior_of
-from mari_cli.models.head import head_of
+from mari_cli.lm_head import Head, head_of
+from mari_cli.losses.engine import Gradients
+from mari_cli.losses.exchange import exchange
+from mari_cli.losses.objective import Objective, Terms, differentiate
+from mari_cli.losses.step import Positions, Rows, Step, Supported
 from mari_cli.models.load import LanguageModel
-from mari_cli.models.trunk import hidden_states, trunk_of
+from mari_cli.models.trunk import choose_layer, hidden_states, trunk_of
 from mari_cli.transfer import sent
 
 Group = Mapping[str, Sequence[Item]]
@@ -54,6 +52,8 @@ class Recalled:
     log_p_S: Tensor | None = None
     supported_MK: tuple[Tensor, Tensor] | None = None
     """Tokens and their probabilities at each forget position."""
+    layer_ND: Tensor | None = None
+    """Hidden states of the layer that the loss reads."""
 
     def nothing(self) -> "Recalled":
         """The same of no item at all."""
@@ -61,6 +61,7 @@ class Recalled:
             None if self.states_ND is None else self.states_ND[:0],
             None if self.log_p_S is None else self.log_p_S[:0],
             None if self.supported_MK is None else (self.supported_MK[0][:0], self.supported_MK[1][:0]),
+            None if self.layer_ND is None else self.layer_ND[:0],
         )
 
 
@@ -71,6 +72,21 @@ class Reference:
     recall: Callable[[str, range], Recalled] = lambda role, at: Recalled()
     """Of the items ``at`` in a role's part of the step."""
     head: Head | None = None
+
+
+@dataclass(frozen=True)
+class States:
+    """Hidden states at the supervised positions of some items."""
+
+    last_ND: Tensor
+    layer_ND: Tensor | None = None
+    """Of the layer that the loss reads."""
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "States":
+        return States(change(self.last_ND), None if self.layer_ND is None else change(self.layer_ND))
+
+    def __len__(self) -> int:
+        return len(self.last_ND)
 
 
 def positions_of(items: Sequence[Item], step_items: Sequence[Item]) -> Positions:
@@ -114,17 +130,17 @@ def backward(
     if keep_logits is None:
         keep_logits = logits_bytes(groups, vocabulary) <= KEPT_BYTES
 
-    def through_head(parts: Mapping[str, range], h: Mapping[str, Tensor]) -> tuple[Terms, Gradients]:
-        rows, step = _assemble(objective, groups, parts, h, reference)
-        if objective.needs.couples and distributed.size() > 1:
-            assert objective.needs.information is not None
-            together = _pooled if objective.needs.information.estimator is Estimator.pooled else _by_pools
-        else:
-            together = _alone
-        return together(
+    read = objective.needs.states
+    layer = None if read is None else choose_layer(lm.model, read.layer)
+    forward = partial(_forward, lm, layer)
+
+    def through_head(parts: Mapping[str, range], h: Mapping[str, States]) -> tuple[Terms, Gradients]:
+        rows, step, whole = _assemble(objective, groups, parts, h, reference)
+        return exchange(
+            objective,
             rows,
             step,
-            groups,
+            whole,
             partial(
                 differentiate,
                 objective,
@@ -145,14 +161,17 @@ def backward(
     last_pass = nullcontext if narrow else processes.during
     with _summed_in_float32(narrow):
         if passes > 1 and objective.needs.couples:
-            total = _in_two_phases(lm, groups, cuts, head, through_head, last_pass)
+            total = _in_two_phases(lm, forward, groups, cuts, head, through_head, last_pass)
         else:
             for k in range(passes):
                 parts = {role: parts[k] for role, parts in cuts.items() if k < len(parts)}
-                h = _forward_roles(lm, groups, parts)
-                terms, gradients = through_head(parts, {role: h_ND.detach() for role, h_ND in h.items()})
+                h = _forward_roles(lm, forward, groups, parts)
+                terms, gradients = through_head(
+                    parts, {role: states.each(Tensor.detach) for role, states in h.items()}
+                )
                 with last_pass() if k == passes - 1 else nullcontext():
-                    _push([(h_ND, gradients.h[role]) for role, h_ND in h.items()], gradients, head)
+                    pairs = [pair for role, states in h.items() for pair in _pairs(states, gradients, role)]
+                    _push(pairs, gradients, head)
                 total = {name: term + total[name] if name in total else term for name, term in terms.items()}
     if narrow:
         with processes.during():
@@ -205,11 +224,13 @@ def _summed_in_float32(weights: Iterable[Tensor]) -> Iterator[None]:
         weight.grad = gradient.to(weight.dtype)
 
 
-ThroughHead = Callable[[Mapping[str, range], Mapping[str, Tensor]], tuple[Terms, Gradients]]
+Forward = Callable[[Sequence[Item], range], States]
+ThroughHead = Callable[[Mapping[str, range], Mapping[str, States]], tuple[Terms, Gradients]]
 
 
 def _in_two_phases(
     lm: LanguageModel,
+    forward: Forward,
     groups: Group,
     cuts: Mapping[str, Sequence[range]],
     head: Head,
@@ -217,14 +238,14 @@ def _in_two_phases(
     last_pass: Callable[..., AbstractContextManager[None]],
 ) -> Terms:
     random_states: dict[str, list[tuple[Tensor, Tensor | None]]] = {role: [] for role in cuts}
-    collected: dict[str, Tensor] = {}
+    collected: dict[str, States] = {}
     with torch.no_grad():
         for role, parts in cuts.items():
             outputs = []
             for part in parts:
                 random_states[role].append(_random_state(lm.device))
-                outputs.append(_forward(lm, groups[role], part))
-            collected[role] = torch.cat(outputs)
+                outputs.append(forward(groups[role], part))
+            collected[role] = _joined(outputs)
     whole = {role: distributed.share(len(items)) for role, items in groups.items()}
     terms, gradients = through_head(whole, collected)
     _push([], gradients, head)
@@ -236,74 +257,14 @@ def _in_two_phases(
         start = 0
         for part, random_state in zip(parts, random_states[role], strict=True):
             _set_random_state(random_state, lm.device)  # the same dropout masks as in the first pass
-            h_ND = _forward(lm, groups[role], part)
+            states = forward(groups[role], part)
             left -= 1
+            pairs = _pairs(states, gradients, role, slice(start, start + len(states)))
+            start += len(states)
             with nullcontext() if left else last_pass(apart):
-                h_ND.backward(gradients.h[role][start : start + len(h_ND)])
-            start += len(h_ND)
+                _backward(pairs)
     _set_random_state(after, lm.device)
     return terms
-
-
-Differentiate = Callable[..., tuple[Terms, Gradients]]
-"""`differentiate` of (step, rows), and what else it may take by name."""
-
-
-def _alone(
-    rows: Mapping[str, Rows], step: Step, groups: Group, differentiate: Differentiate
-) -> tuple[Terms, Gradients]:
-    """What no other process has a part in."""
-    there = {role for role, of_role in rows.items() if step.positions[role].sequences}
-    terms, gradients = differentiate(
-        replace(step, positions={role: step.positions[role] for role in there}),
-        {role: rows[role] for role in rows if role in there},
-    )
-    nothing = {role: torch.zeros_like(of_role.h_ND) for role, of_role in rows.items()}
-    return terms, replace(gradients, h=nothing | gradients.h)
-
-
-def _pooled(
-    rows: Mapping[str, Rows], step: Step, groups: Group, differentiate: Differentiate
-) -> tuple[Terms, Gradients]:
-    """One pool over all processes: they add up its two sums of predictions, 2V numbers."""
-    return differentiate(step, rows, reduce=distributed.summed, counts_pools=distributed.first())
-
-
-def _by_pools(
-    rows: Mapping[str, Rows], step: Step, groups: Group, differentiate: Differentiate
-) -> tuple[Terms, Gradients]:
-    """Many pools over all processes: these exchange hidden states, far fewer numbers than predictions, and
-    each takes some pools whole."""
-    processes = distributed.size()
-    assert step.pools is not None
-    pools, owned = marginal.own_pools(step.pools, processes=processes, process=distributed.rank())
-    lengths = {
-        role: [
-            sum(items[i].num_targets for i in distributed.share(len(items), of=k)) for k in range(processes)
-        ]
-        for role, items in groups.items()
-    }
-    positions, own_rows = {}, {}
-    for role, of_role in rows.items():
-        own_N, whole = owned[role], positions_of(groups[role], groups[role])
-        positions[role] = whole.at(own_N)
-        on_device_N = sent(own_N, of_role.h_ND.device)
-
-        def gathered(x_ND: Tensor, role: str = role, index_N: Tensor = on_device_N) -> Tensor:
-            return distributed.concatenated(x_ND, lengths[role])[index_N]
-
-        own_rows[role] = Rows(
-            gathered(of_role.h_ND),
-            sent(positions[role].labels_N, of_role.h_ND.device),
-            None if of_role.reference_ND is None else gathered(of_role.reference_ND),
-        )
-    terms, gradients = differentiate(replace(step, positions=positions, pools=pools), own_rows)
-    h = {}
-    for role, of_role in rows.items():
-        whole_ND = of_role.h_ND.new_zeros(sum(lengths[role]), of_role.h_ND.shape[-1])
-        whole_ND[sent(owned[role], whole_ND.device)] = gradients.h[role]
-        h[role] = distributed.summed(whole_ND).split(lengths[role])[distributed.rank()]
-    return terms, replace(gradients, h=h)
 
 
 def _summed(terms: Terms, device: torch.device) -> Terms:
@@ -320,10 +281,11 @@ def _assemble(
     objective: Objective,
     groups: Group,
     parts: Mapping[str, range],
-    h: Mapping[str, Tensor],
+    h: Mapping[str, States],
     reference: Reference,
-) -> tuple[dict[str, Rows], Step]:
-    """What the engine reads and what the objective knows, of the items ``parts`` of the step."""
+) -> tuple[dict[str, Rows], Step, Callable[[], dict[str, Positions]]]:
+    """What the engine reads and what the objective knows, of the items ``parts`` of the step; and what gives
+    the positions of the whole step."""
     positions = {
         role: positions_of([groups[role][i] for i in part], groups[role]) for role, part in parts.items()
     }
@@ -331,45 +293,53 @@ def _assemble(
         role: reference.recall(role, part) if part else reference.recall(role, range(1)).nothing()
         for role, part in parts.items()
     }
-    config = objective.needs.information
     rows = {}
-    for role, h_ND in h.items():
-        of_role = recalled[role]
-        supported = None
-        if of_role.supported_MK is not None:
-            assert config is not None
-            ids_MK, probability_MK = (sent(x, h_ND.device) for x in of_role.supported_MK)
-            step_forget, step_retain = (
-                sum(item.num_targets for item in groups[r]) for r in ("forget", "retain")
-            )
-            share = config.forget_share
-            share = step_forget / (step_forget + step_retain) if share is None else share
-            prior = prior_of(config, retain=step_retain, forget=step_forget)
-            divergence = divergence_of(config, prior=prior, share=share)
-            if config.divergence is not Divergence.jensen_shannon:  # the only one that allows for a q of 0
-                probability_MK = probability_MK.clamp_min(config.support.floor)
-            supported = Supported(ids_MK, probability_MK, divergence)
-        states_ND = of_role.states_ND
+    for role, states in h.items():
+        of_role, device = recalled[role], states.last_ND.device
+        stored = of_role.supported_MK
         rows[role] = Rows(
-            h_ND,
-            sent(positions[role].labels_N, h_ND.device),
-            None if states_ND is None else sent(states_ND, h_ND.device),
-            supported,
+            states.last_ND,
+            sent(positions[role].labels_N, device),
+            None if of_role.states_ND is None else sent(of_role.states_ND, device),
+            None if stored is None else Supported(*(sent(x, device) for x in stored)),
+            states.layer_ND,
         )
-    pools = None
-    if config is not None and objective.needs.pools:
-        pooled = positions
-        if objective.needs.couples and config.estimator is Estimator.token:
-            pooled = {role: positions_of(groups[role], groups[role]) for role in positions}
-        everyone = objective.needs.couples  # counts positions, not only this part
-        there = {role for role, at in pooled.items() if everyone or len(at.labels_N)}
-        if {"retain", "forget"} <= there:
-            pools = pools_of(config, pooled)
-    log_p = {role: of_role.log_p_S for role, of_role in recalled.items() if of_role.log_p_S is not None}
-    return rows, Step(positions, log_p, pools)
+
+    def whole() -> dict[str, Positions]:
+        return {role: positions_of(groups[role], groups[role]) for role in positions}
+
+    pooled = objective.needs.pooled
+    step = Step(
+        positions,
+        {role: of_role.log_p_S for role, of_role in recalled.items() if of_role.log_p_S is not None},
+        None if pooled is None else pooled.pools(positions, whole),
+        {role: sum(item.num_targets for item in items) for role, items in groups.items()},
+        {
+            role: sent(of_role.layer_ND, h[role].last_ND.device)
+            for role, of_role in recalled.items()
+            if of_role.layer_ND is not None
+        },
+    )
+    return rows, step, whole
 
 
-def _push(pairs: list[tuple[Tensor, Tensor]], gradients: Gradients, head: Head) -> None:
+Pairs = list[tuple[Tensor, Tensor]]
+"""Tensors of a graph, each with the gradient of the loss there."""
+
+
+def _pairs(states: States, gradients: Gradients, role: str, at: slice = slice(None)) -> Pairs:
+    """``states`` are those of the positions ``at`` of ``role``."""
+    pairs = [(states.last_ND, gradients.h[role][at])]
+    if states.layer_ND is not None:
+        pairs.append((states.layer_ND, gradients.layer[role][at]))
+    return pairs
+
+
+def _backward(pairs: Pairs) -> None:
+    torch.autograd.backward([tensor for tensor, _ in pairs], [gradient for _, gradient in pairs])
+
+
+def _push(pairs: Pairs, gradients: Gradients, head: Head) -> None:
     """One backward pass from the hidden states and the head, so that tied weights get both at once."""
     at = head.weight_VD if head.gradient_at is None else head.gradient_at
     for parameter, gradient in (
@@ -379,7 +349,7 @@ def _push(pairs: list[tuple[Tensor, Tensor]], gradients: Gradients, head: Head) 
         if parameter is not None and gradient is not None:
             pairs.append((parameter, gradient.to(parameter.dtype)))
     gradients.head.weight_VD = gradients.head.bias_V = None  # not held, in float32, through the trunk's pass
-    torch.autograd.backward([tensor for tensor, _ in pairs], [gradient for _, gradient in pairs])
+    _backward(pairs)
 
 
 def _cut(size: int, micro_batch: int | None) -> list[range]:
@@ -390,15 +360,23 @@ def _cut(size: int, micro_batch: int | None) -> list[range]:
     return [share[i : i + at_once] for i in range(0, longest, at_once)]
 
 
-def _forward(lm: LanguageModel, items: Sequence[Item], part: range) -> Tensor:
+def _forward(lm: LanguageModel, layer: int | None, items: Sequence[Item], part: range) -> States:
     """Also where a process has nothing to do the trunk runs: sharded weights are gathered by all."""
     drawn = [items[i] for i in part] or items[:1]
-    h_ND, _ = hidden_states(lm.model, lm.compute, drawn, packed=lm.layout.packed)
-    h_ND = h_ND if part else h_ND[:0]
-    return h_ND if lm.compute.dtype == torch.float32 else h_ND.to(lm.compute.dtype)
+    states = States(*hidden_states(lm.model, lm.compute, drawn, packed=lm.layout.packed, layer=layer))
+    states = states if part else states.each(lambda x_ND: x_ND[:0])
+    sixteen = lm.compute.dtype != torch.float32
+    return States(states.last_ND.to(lm.compute.dtype), states.layer_ND) if sixteen else states
 
 
-def _forward_roles(lm: LanguageModel, groups: Group, parts: Mapping[str, range]) -> dict[str, Tensor]:
+def _joined(parts: Sequence[States]) -> States:
+    layers = [states.layer_ND for states in parts if states.layer_ND is not None]
+    return States(torch.cat([states.last_ND for states in parts]), torch.cat(layers) if layers else None)
+
+
+def _forward_roles(
+    lm: LanguageModel, forward: Forward, groups: Group, parts: Mapping[str, range]
+) -> dict[str, States]:
     """Hidden states by role. Where it costs little padding all roles go through the trunk together: weights
     are cast to 16 bits once, and each weight gets its gradient in one piece.
 
@@ -410,11 +388,13 @@ def _forward_roles(lm: LanguageModel, groups: Group, parts: Mapping[str, range])
         items = {role: [groups[role][i] for i in part] for role, part in parts.items()}
         everything = [item for of_role in items.values() for item in of_role]
         some = next(iter(groups.values()))
-        h_ND = _forward(lm, everything or some, range(len(everything)))
+        states = forward(everything or some, range(len(everything)))
         counts = [sum(item.num_targets for item in of_role) for of_role in items.values()]
-        return dict(zip(items, h_ND.split(counts), strict=True))
+        last = states.last_ND.split(counts)
+        layers = [None] * len(counts) if states.layer_ND is None else states.layer_ND.split(counts)
+        return {role: States(*pair) for role, *pair in zip(items, last, layers, strict=True)}
     with lm.compute.autocast():  # the copies of the weights that it makes serve until its end
-        return {role: _forward(lm, groups[role], part) for role, part in parts.items()}
+        return {role: forward(groups[role], part) for role, part in parts.items()}
 
 
 def _rectangle(items: Sequence[Item]) -> int:

@@ -9,7 +9,8 @@ from mari_cli.config import SCHEMAS, kinds_of, to_plain, to_yaml
 from mari_cli.errors import UserError
 from mari_cli.launch import Experiment
 from mari_cli.losses.objective import build
-from mari_cli.tasks.unlearn import describe_loss, unlearn
+from mari_cli.sections import Section
+from mari_cli.tasks.unlearn import unlearn
 
 SECTIONS = sorted({name.partition("/")[0] for name in SCHEMAS if "/" in name} - {"train"})
 CHOSEN = {section for section in SECTIONS if len(kinds_of(section)) > 1}
@@ -23,7 +24,7 @@ def parsed(*overrides: str, task: str = "unlearn") -> config.RunConfig:
 @pytest.mark.parametrize("section", sorted(CHOSEN))
 def test_every_schema_that_can_be_chosen_has_its_own_kind(section):
     for kind, schema in kinds_of(section).items():
-        assert issubclass(schema, config.Section)
+        assert issubclass(schema, Section)
         assert schema.kind == kind
 
 
@@ -73,9 +74,9 @@ def test_a_kind_is_not_set_but_chosen(override):
 
 
 def test_results_name_the_kind_beside_the_label():
-    assert describe_loss(parsed("loss=kl_ga", "loss.name=mine")) == "mine (kl_ga)"
-    assert describe_loss(parsed("loss=mari", "loss.name=mine")) == "mine (mari) token"
-    assert describe_loss(parsed("loss=npo")) == "npo"
+    assert parsed("loss=kl_ga", "loss.name=mine").loss.title == "mine (kl_ga)"
+    assert parsed("loss=mari", "loss.name=mine").loss.title == "mine (mari) token"
+    assert parsed("loss=npo").loss.title == "npo"
 
 
 def test_a_run_with_a_label_ends_with_the_loss_that_was_chosen(tmp_path, cache):

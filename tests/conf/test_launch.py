@@ -13,9 +13,11 @@ from omegaconf.errors import ConfigAttributeError
 
 from mari_cli import config, launch, sweeps
 from mari_cli.begun import Inputs, versions
-from mari_cli.config import MariConfig, NPOConfig, UnlearnRun
+from mari_cli.config import UnlearnRun
 from mari_cli.errors import UserError
 from mari_cli.launch import Experiment, Failed
+from mari_cli.losses.mari import MariConfig
+from mari_cli.losses.preference import NPOConfig
 from mari_cli.runs import Run
 
 

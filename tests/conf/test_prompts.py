@@ -2,7 +2,8 @@
 
 import pytest
 
-from mari_cli.config import DPOConfig, ModelConfig
+from mari_cli.config import ModelConfig
+from mari_cli.losses.preference import DPOConfig
 
 
 @pytest.mark.parametrize(

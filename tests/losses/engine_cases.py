@@ -4,37 +4,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+import naive
 import torch
 from torch import Tensor
 
-from mari_cli.config import (
-    KLGA,
-    Divergence,
-    DPOConfig,
-    Estimator,
-    GradAscent,
-    GradDiff,
-    GradientThrough,
-    LossConfig,
-    MariConfig,
-    NPOConfig,
-    RetainDivergence,
-    RetainLoss,
-)
-from mari_cli.losses import naive
-from mari_cli.losses.divergences import divergence_of
-from mari_cli.losses.engine import Rows, Supported
-from mari_cli.losses.head import Head
-from mari_cli.losses.objective import (
-    Objective,
-    Positions,
-    Step,
-    Terms,
-    build,
-    differentiate,
-    pools_of,
-    prior_of,
-)
+from mari_cli.lm_head import Head
+from mari_cli.losses.ascent import KLGA, GradAscent, GradDiff
+from mari_cli.losses.base import LossConfig, RetainLoss
+from mari_cli.losses.mari import Divergence, Estimator, GradientThrough, MariConfig, RetainDivergence
+from mari_cli.losses.objective import Objective, Terms, build, differentiate
+from mari_cli.losses.preference import DPOConfig, NPOConfig
+from mari_cli.losses.simnpo import SimNPOConfig
+from mari_cli.losses.step import Positions, Rows, Step, Supported
+from mari_cli.losses.undial import UndialConfig
 
 V, D, K = 23, 5, 6
 BOTH = GradientThrough.both
@@ -72,6 +54,8 @@ LOSSES: dict[str, LossConfig] = {
     "npo": NPOConfig(name="npo", retain_loss=RetainLoss.nll),
     "npo_by_length": NPOConfig(name="npo", length_normalised=True, beta=1.0),
     "dpo": DPOConfig(name="dpo"),
+    "simnpo": SimNPOConfig(name="simnpo", gamma=0.3),
+    "undial": UndialConfig(name="undial", strength=2.0, retain_loss=RetainLoss.kl),
 }
 LENGTHS = {"forget": [2, 4, 1], "retain": [3, 1, 5, 2], "alternative": [1, 3, 2]}
 HEADS = {
@@ -114,6 +98,7 @@ def case(
     """The objective of ``config``, and a random step for it."""
     objective = build(config)
     needs = objective.needs
+    supports = needs.stored_tokens is not None
     where = {role: positions(lengths[role], seed, v) for seed, role in enumerate(needs.roles)}
     rows = {}
     for seed, (role, at) in enumerate(where.items()):
@@ -121,17 +106,20 @@ def case(
         h_ND = randn(n, d, seed=20 + seed, dtype=dtype)
         reference_ND = randn(n, d, seed=30 + seed, dtype=dtype) if role in needs.beside_reference else None
         supported = None
-        if needs.supported and role == "forget":
+        if supports and role == "forget":
             among_MV = randn(n, v, seed=40).scatter(-1, at.labels_N.unsqueeze(-1), -9.0)
             ids_MK = among_MV.argsort(-1)[:, :K]  # the label first
             probability_MK = randn(n, v, seed=41).softmax(-1).gather(-1, ids_MK).to(dtype)
-            retain = sum(lengths["retain"])
-            settings = {"prior": prior_of(config, retain=retain, forget=n), "share": n / (n + retain)}
-            supported = Supported(ids_MK.int(), probability_MK, divergence_of(config, **settings))
-        rows[role] = Rows(h_ND, at.labels_N, reference_ND, supported)
+            supported = Supported(ids_MK.int(), probability_MK)
+        layer_ND = randn(n, d, seed=60 + seed, dtype=dtype) if needs.states else None
+        rows[role] = Rows(h_ND, at.labels_N, reference_ND, supported, layer_ND)
     log_p = {role: randn(len(lengths[role]), seed=50) * 2 - 6 for role in needs.reference_log_p}
-    pools = pools_of(config, where) if needs.pools else None
-    return objective, Step(where, log_p, pools), rows
+    pools = needs.pooled.pools_of(where) if needs.pooled else None
+    counts = {role: len(at.labels_N) for role, at in where.items()}
+    layers = {
+        role: randn(len(where[role].labels_N), d, seed=70, dtype=dtype) for role in needs.reference_layer
+    }
+    return objective, Step(where, log_p, pools, counts, layers), rows
 
 
 def through_engine(
@@ -149,6 +137,8 @@ def through_engine(
         objective, step, rows, of, chunk=chunk, reference=reference, keep_logits=keep_logits
     )
     gradients = dict(found.h) | {"weight": found.head.weight_VD}
+    layers = {role: torch.zeros_like(r.layer_ND) for role, r in rows.items() if r.layer_ND is not None}
+    gradients |= {f"{role} layer": gradient for role, gradient in (layers | found.layer).items()}
     return terms, gradients | ({} if found.head.bias_V is None else {"bias": found.head.bias_V})
 
 
@@ -156,17 +146,20 @@ def naively(
     objective: Objective, step: Step, rows: Mapping[str, Rows], of: Head, reference: Head
 ) -> tuple[Terms, dict[str, Tensor]]:
     leaves = {role: r.h_ND.detach().clone().requires_grad_() for role, r in rows.items()}
-    rows = {role: replace(r, h_ND=leaves[role]) for role, r in rows.items()}
-    config = objective.needs.information
+    layers = {f"{role} layer": r.layer_ND for role, r in rows.items() if r.layer_ND is not None}
+    leaves |= {name: x.detach().clone().requires_grad_() for name, x in layers.items()}
+    rows = {
+        role: replace(r, h_ND=leaves[role], layer_ND=leaves.get(f"{role} layer")) for role, r in rows.items()
+    }
     readings = naive.readings(
         of,
         rows,
+        objective.needs,
         reference=reference,
         index_N={role: at.index_N for role, at in step.positions.items()},
-        config=config,
     )
     if step.pools is not None:  # one number already: the objective's weights of pools add up what is one
-        one = torch.ones(1, dtype=readings.information.dtype)
+        one = torch.ones(1, dtype=readings[objective.needs.pooled].dtype)
         step = replace(step, pools=replace(step.pools, weight_C=one))
     terms = objective.terms(step, readings)
     leaves |= {"weight": of.weight_VD} | ({} if of.bias_V is None else {"bias": of.bias_V})

@@ -2,16 +2,17 @@
 
 from dataclasses import replace
 
+import naive
 import pytest
 import torch
 from engine_cases import HEADS, LOSSES, case, gap, head, naively, randn, through_engine
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mari_cli.config import Estimator, MariConfig
-from mari_cli.losses import naive
-from mari_cli.losses.engine import Supported
-from mari_cli.losses.head import Head
+from mari_cli.lm_head import Head
+from mari_cli.losses.mari import Estimator, MariConfig
 from mari_cli.losses.objective import differentiate
+from mari_cli.losses.readings import KL, LogP
+from mari_cli.losses.step import Supported
 
 CHUNKS = (1, 2, 3, 5, 100)
 
@@ -226,9 +227,9 @@ def test_at_the_reference_the_divergence_and_its_gradient_are_nothing():
 
 
 def test_what_is_surveyed_is_not_linear_and_the_rest_is():
-    """`Needs.survey` is what makes the gradient right: without it NPO's would be that at log p = 0."""
+    """`Needs.nonlinear` is what makes the gradient right: without it NPO's would be that at log p = 0."""
     objective, step, rows = case(LOSSES["npo"])
-    blind = replace(objective, needs=replace(objective.needs, survey=()))
+    blind = replace(objective, needs=replace(objective.needs, nonlinear=()))
     _, expected = naively(objective, step, rows, head(), head(seed=7))
     _, wrong = through_engine(blind, step, rows, head(), head(seed=7), chunk=4)
     assert gap(wrong, expected) > 0.01
@@ -266,8 +267,7 @@ def test_a_far_tail_of_the_supported_distribution_keeps_its_digits():
 
 def test_naive_readings_are_those_of_the_engine_one_by_one():
     objective, _, rows = case(LOSSES["kl_ga"])
-    read = naive.readings(head(), rows, reference=head(seed=7))
-    assert set(read.log_p) == {"forget", "retain"}
-    assert set(read.kl) == {"retain"}
+    read = naive.readings(head(), rows, objective.needs, reference=head(seed=7))
+    assert set(read) == {LogP("forget"), KL("retain")}
     assert objective.needs.roles == ("forget", "retain")
     assert randn(1, seed=0).dtype == torch.float64

@@ -11,6 +11,7 @@ from torch._dynamo.utils import counters
 from torch._inductor.utils import run_and_get_code
 
 from mari_cli.losses import fused
+from mari_cli.losses.readings import KL, Anchor, LogP, ReverseKL
 
 V = 37
 ROWS = 3 * fused.STRIP + 5
@@ -23,21 +24,29 @@ def arguments(rows: int, dtype: torch.dtype) -> dict[str, tuple[fused.Body, list
     factor, weight = randn(rows, seed=3, dtype=dtype), randn(rows, seed=4, dtype=dtype).abs()
     p, normaliser = logits.softmax(-1), others.logsumexp(-1)
     one, many = randn(1, V, seed=5, dtype=dtype).expand(rows, V), randn(rows, V, seed=6, dtype=dtype)
-    nothing, beside = (None, None), (others, normaliser)
+    nothing, beside = (labels, None, None), (labels, others, normaliser)
+    of_one = weight, randn(rows, seed=7, dtype=dtype).abs()
+
+    def gradient(*readings):
+        return fused.gradient_(tuple(reading("retain") for reading in readings))
+
+    def predict(*readings):
+        return fused.predict_(tuple(reading("retain") for reading in readings))
+
     return {
         "label_log_p": (fused.label_log_p, [logits, labels]),
-        "predict_": (fused.predict_, [logits, labels]),
-        "predict_beside_": (fused.predict_beside_, [logits, labels, others]),
+        "predict_": (predict(LogP), [logits, labels, None]),
+        "predict_beside_": (predict(KL), [logits, labels, others]),
         "summed_predictions": (fused.summed_predictions, [logits]),
-        "reverse_kl": (fused.reverse_kl, [logits, others]),
-        "anchor": (fused.anchor, [logits, others]),
-        "gradient_ of labels": (fused.gradient_, [p, factor, None, *nothing, None, None, None]),
-        "gradient_ of a divergence": (fused.gradient_, [p, factor, None, *beside, weight, None, None]),
-        "gradient_ of the reverse": (fused.gradient_, [p, factor, None, *beside, None, weight, None]),
-        "gradient_ of an anchor": (fused.gradient_, [p, factor, one, *beside, weight, None, weight]),
-        "gradient_ of one pool": (fused.gradient_, [p, factor, one, *nothing, None, None, None]),
-        "gradient_ of the paper": (fused.gradient_, [p, factor, one, *beside, None, weight, None]),
-        "gradient_ of all": (fused.gradient_, [p, factor, many, *beside, weight, None, weight]),
+        "reverse_kl": (fused.read((ReverseKL("retain"),)), [logits, labels, others]),
+        "anchor": (fused.read((Anchor("retain"),)), [logits, labels, others]),
+        "gradient_ of labels": (gradient(LogP), [p, factor, None, *nothing, *of_one]),
+        "gradient_ of a divergence": (gradient(KL), [p, factor, None, *beside, *of_one]),
+        "gradient_ of the reverse": (gradient(ReverseKL), [p, factor, None, *beside, *of_one]),
+        "gradient_ of an anchor": (gradient(KL, Anchor), [p, factor, one, *beside, *of_one, *of_one]),
+        "gradient_ of one pool": (gradient(), [p, factor, one, *nothing]),
+        "gradient_ of the paper": (gradient(ReverseKL), [p, factor, one, *beside, *of_one]),
+        "gradient_ of all": (gradient(KL, Anchor), [p, factor, many, *beside, *of_one, *of_one]),
     }
 
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import naive
 import pytest
 import torch
 from hypothesis import given
@@ -61,10 +62,10 @@ def estimate(name: str, p_r, p_u, *, index_r=None, index_u=None, states=None, we
         return marginal.pooled_information(p_r, p_u, **weights)
     if name == "token":
         return marginal.token_information(p_r, p_u, index_r, index_u, **weights)
-    supported = marginal.neighbour_weights(*states, temperature=0.1, neighbours=3) @ p_r
+    supported = naive.neighbour_weights(*states, temperature=0.1, neighbours=3) @ p_r
     tokens = torch.arange(p_r.shape[1]).expand(len(p_u), -1)
     share = weights["forget_share"] or len(p_u) / (len(p_r) + len(p_u))
-    return marginal.supported_information(p_u, tokens, supported, prior=weights["prior"], share=share).mean()
+    return naive.supported_information(p_u, tokens, supported, prior=weights["prior"], share=share).mean()
 
 
 def setting(seed: int = 0) -> dict:
@@ -165,7 +166,7 @@ def test_conditioning_on_a_constant_is_pooling():
 
 def test_neighbours_are_the_nearest_and_their_weights_sum_to_one():
     r = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
-    weights = marginal.neighbour_weights(r, torch.tensor([[2.0, 0.1]]), temperature=0.1, neighbours=2)
+    weights = naive.neighbour_weights(r, torch.tensor([[2.0, 0.1]]), temperature=0.1, neighbours=2)
     assert weights.sum().item() == pytest.approx(1)
     assert weights[0].nonzero().flatten().tolist() == [0, 1]
     assert weights[0, 0] > 0.99
@@ -177,7 +178,7 @@ def test_tokens_together_as_one_outcome_tell_no_more_than_apart():
     )
     order = q.argsort(-1, descending=True)
     by_stored = [
-        marginal.supported_information(p, order[:, :k], q.gather(-1, order[:, :k]), prior=0.5, share=0.5)
+        naive.supported_information(p, order[:, :k], q.gather(-1, order[:, :k]), prior=0.5, share=0.5)
         for k in (0, 1, 4, 11, 12)
     ]
     for fewer, more in itertools.pairwise(by_stored):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mari_cli.lm_head import Head
 from mari_cli.models.context import context_targets, largest, nearest, rows_at_once, supported
-from mari_cli.models.head import Head
 from mari_cli.models.reference import Reference, Rows
 from mari_cli.progress import silent
 

@@ -6,19 +6,18 @@ from functools import partial
 
 import pytest
 import torch
+from naive import neighbour_weights, token_nll
 from tiny import TINY
 from tiny_models import LLAMA, built
 
 from mari_cli import launch
 from mari_cli.config import UnlearnRun
 from mari_cli.data.tokenize import Item
-from mari_cli.losses.likelihood import token_nll
-from mari_cli.losses.marginal import neighbour_weights
+from mari_cli.lm_head import head_of
 from mari_cli.losses.objective import build
 from mari_cli.models.context import context_targets
 from mari_cli.models.device import choose_compute
 from mari_cli.models.fingerprint import weights_hash
-from mari_cli.models.head import head_of
 from mari_cli.models.load import load_model
 from mari_cli.models.reference import remember
 from mari_cli.models.trunk import trunk
@@ -57,7 +56,7 @@ def unlearned(loss: str, tmp_path, *overrides: str) -> tuple[list[tuple[int, boo
     objective = build(config.loss)
     needs = objective.needs
     alternatives = alternative_items(config, lm, corpora["forget"]) if "alternative" in needs.roles else []
-    layer = context_layer(config, lm) if needs.supported else None
+    layer = context_layer(config, lm)
     record = Recording(Run.create(tmp_path / "run", "seed: 0\n", command=[]), NoTracker(), 0.0)
 
     forwards: list[tuple[int, bool]] = []

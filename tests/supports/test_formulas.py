@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mari_cli.losses.head import Head
+from mari_cli.lm_head import Head
 from mari_cli.models.reference import Reference, Rows
 from mari_cli.progress import silent
 from mari_cli.supports.asked import Asked, write_combined

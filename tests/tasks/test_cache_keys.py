@@ -14,10 +14,10 @@ from transformers import LlamaForCausalLM
 from mari_cli.config import Device, FinetuneConfig, MetricsConfig, ModelConfig, Packing, Precision
 from mari_cli.data.corpora import Corpora as Texts
 from mari_cli.data.records import Record
+from mari_cli.lm_head import head_of
 from mari_cli.models import context, reference
 from mari_cli.models.device import choose_compute
 from mari_cli.models.fingerprint import described, tokenizer_hash, weights_hash
-from mari_cli.models.head import head_of
 from mari_cli.models.load import load_model, load_tokenizer
 from mari_cli.models.tokenizer import train_tokenizer
 from mari_cli.progress import silent

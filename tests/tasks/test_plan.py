@@ -51,7 +51,7 @@ def test_the_disk_it_asks_for_is_what_the_caches_take(loss, tmp_path, monkeypatc
     corpora = settings.tokenize_corpora(config, setting, lm)
     items = {"forget": corpora["forget"].items, "retain": corpora["retain"].items, "alternative": []}
     needs = build(config.loss).needs
-    layer = planning.context_layer(config, lm) if needs.supported else None
+    layer = planning.context_layer(config, lm)
     remembering(lm, items, Draws(config, items, needs).drawn(), needs, layer, config, target_hash="")
     written = sum(file.stat().st_size for file in tmp_path.rglob("*.bin"))
     assert found["reference"] + found["context"] == written

@@ -9,14 +9,14 @@ import torch
 from tiny import TINY
 
 from mari_cli import launch
-from mari_cli.config import PLAIN_GENERATED, SupportConfig
 from mari_cli.data.records import Fact, Record
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
+from mari_cli.lm_head import head_of
+from mari_cli.losses.support import PLAIN_GENERATED, SupportConfig
 from mari_cli.metrics.likelihood import answer_nll
 from mari_cli.models.context import Targets
 from mari_cli.models.device import choose_compute
-from mari_cli.models.head import head_of
 from mari_cli.models.reference import Rows
 from mari_cli.models.trunk import hidden_states
 from mari_cli.suites.scores import ItemScore, score

@@ -28,6 +28,9 @@ LOSSES = [
     "kl_ga",
     "npo",
     "dpo",
+    "simnpo",
+    "rmu",
+    "undial",
 ]
 SUPPORTS = ["mari_twins", "mari_base", "mari_assistant"]
 

@@ -1,24 +1,22 @@
 """A tiny float64 model, items, a frozen reference, and the same step from full logits in one graph."""
 
+import naive
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from mari_cli.config import (
-    KLGA,
-    DPOConfig,
-    Estimator,
-    GradientThrough,
-    LossConfig,
-    MariConfig,
-    NPOConfig,
-    Packing,
-)
+from mari_cli.config import Packing
 from mari_cli.data.tokenize import Item
-from mari_cli.losses import naive
-from mari_cli.losses.divergences import divergence_of
-from mari_cli.losses.engine import Rows, Supported, log_probabilities
-from mari_cli.losses.objective import Step, build, pools_of
-from mari_cli.models.head import head_of
+from mari_cli.lm_head import head_of
+from mari_cli.losses.ascent import KLGA
+from mari_cli.losses.base import LossConfig
+from mari_cli.losses.engine import log_probabilities
+from mari_cli.losses.mari import Estimator, GradientThrough, MariConfig
+from mari_cli.losses.objective import build
+from mari_cli.losses.preference import DPOConfig, NPOConfig
+from mari_cli.losses.rmu import RMUConfig
+from mari_cli.losses.simnpo import SimNPOConfig
+from mari_cli.losses.step import Rows, Step, Supported
+from mari_cli.losses.undial import UndialConfig
 from mari_cli.models.packing import settle
 from mari_cli.models.trunk import hidden_states
 from mari_cli.train.step import Recalled, Reference, positions_of
@@ -77,6 +75,9 @@ LOSSES: dict[str, LossConfig] = {
     "kl_ga": KLGA(name="kl_ga"),
     "npo": NPOConfig(name="npo"),
     "dpo": DPOConfig(name="dpo"),
+    "simnpo": SimNPOConfig(name="simnpo"),
+    "undial": UndialConfig(name="undial", strength=2.0),
+    "rmu": RMUConfig(name="rmu", layer=1, steering=2.0),
 }
 
 
@@ -102,16 +103,22 @@ def reference_for(config: LossConfig, frozen: Bare, groups) -> Reference:
     @torch.no_grad()
     def recall(role: str, at: range) -> Recalled:
         chosen = [groups[role][i] for i in at]
-        h_ND, _ = hidden_states(frozen.model, frozen.compute, chosen)
+        layer = needs.states.layer if needs.states else None
+        h_ND, layer_ND = hidden_states(frozen.model, frozen.compute, chosen, layer=layer)
         log_p_S = supported = None
         if role in needs.reference_log_p:
             positions = positions_of(chosen, chosen)
             log_p_N = log_probabilities(head, h_ND, positions.labels_N, chunk=7)
             log_p_S = log_p_N.new_zeros(len(chosen)).index_add(0, positions.sequence_N, log_p_N)
-        if needs.supported and role == "forget":
+        if needs.stored_tokens is not None and role == "forget":
             parts = [supported_at(item) for item in chosen]
             supported = tuple(torch.cat(side) for side in zip(*parts, strict=True))
-        return Recalled(h_ND if role in needs.kl else None, log_p_S, supported)
+        return Recalled(
+            h_ND if role in needs.beside_reference else None,
+            log_p_S,
+            supported,
+            layer_ND if role in needs.reference_layer else None,
+        )
 
     return Reference(recall, head)
 
@@ -123,9 +130,15 @@ def in_one_graph(lm: Bare, config: LossConfig, groups, reference: Reference, for
     """
     objective = build(config)
     forwards = forwards or {role: [group] for role, group in groups.items()}
-    h = {
-        role: torch.cat([hidden_states(lm.model, lm.compute, part)[0] for part in parts])
+    layer = objective.needs.states.layer if objective.needs.states else None
+    seen = {
+        role: [hidden_states(lm.model, lm.compute, part, layer=layer) for part in parts]
         for role, parts in forwards.items()
+    }
+    h = {role: torch.cat([last_ND for last_ND, _ in parts]) for role, parts in seen.items()}
+    of_layer = {
+        role: None if layer is None else torch.cat([layer_ND for _, layer_ND in parts])
+        for role, parts in seen.items()
     }
     positions = {role: positions_of(group, group) for role, group in groups.items()}
     recalled = {role: reference.recall(role, range(len(group))) for role, group in groups.items()}
@@ -133,26 +146,29 @@ def in_one_graph(lm: Bare, config: LossConfig, groups, reference: Reference, for
     for role in groups:
         supported = None
         if recalled[role].supported_MK is not None:
-            forget, retain = (len(positions[r].labels_N) for r in ("forget", "retain"))
-            towards = divergence_of(config, prior=config.prior, share=forget / (forget + retain))
-            supported = Supported(*recalled[role].supported_MK, towards)
-        rows[role] = Rows(h[role], positions[role].labels_N, recalled[role].states_ND, supported)
+            supported = Supported(*recalled[role].supported_MK)
+        rows[role] = Rows(
+            h[role], positions[role].labels_N, recalled[role].states_ND, supported, of_layer[role]
+        )
     readings = naive.readings(
         head_of(lm.model),
         rows,
+        objective.needs,
         reference=reference.head,
         index_N={role: at.index_N for role, at in positions.items()},
-        config=objective.needs.information,
     )
     pools = None
-    if objective.needs.pools:  # the naive information is one number already
-        pools = pools_of(config, positions)
+    if objective.needs.pooled:  # the naive information is one number already
+        pools = objective.needs.pooled.pools_of(positions)
         pools = type(pools)(**{**vars(pools), "weight_C": torch.ones(1, dtype=torch.float64)})
+    layers = {role: r.layer_ND for role, r in recalled.items() if r.layer_ND is not None}
+    counts = {role: len(at.labels_N) for role, at in positions.items()}
     log_p = {role: r.log_p_S for role, r in recalled.items() if r.log_p_S is not None}
-    terms = objective.terms(Step(positions, log_p, pools), readings)
+    terms = objective.terms(Step(positions, log_p, pools, counts, layers), readings)
     lm.model.zero_grad()
     terms["loss"].backward()
-    return {name: term.item() for name, term in terms.items()}, gradients(lm)
+    nothing = {name: torch.zeros_like(p) for name, p in lm.model.named_parameters()}  # of what is not reached
+    return {name: term.item() for name, term in terms.items()}, nothing | gradients(lm)
 
 
 def gradients(lm: Bare) -> dict[str, torch.Tensor]:

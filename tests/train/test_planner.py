@@ -7,19 +7,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mari_cli.config import (
-    Estimator,
-    MariConfig,
-    Memory,
-    NPOConfig,
-    Packing,
-    Parallel,
-    PoolingScope,
-    UnlearnConfig,
-)
+from mari_cli.config import Memory, Packing, Parallel, UnlearnConfig
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
+from mari_cli.losses.mari import Estimator, MariConfig, PoolingScope
 from mari_cli.losses.objective import FINE_TUNING, build
+from mari_cli.losses.preference import NPOConfig
 from mari_cli.measure import fake
 from mari_cli.measure.memory import allocator_peak, held
 from mari_cli.models.load import LanguageModel
@@ -69,7 +62,7 @@ GROUPS = {"forget": items(6, 96), "retain": items(6, 96)}
 def reference(lm: LanguageModel, *, groups, objective) -> Reference:
     """Something of the right shapes."""
     needs = objective.needs
-    head = operand_head(lm).frozen() if needs.kl else None
+    head = operand_head(lm).frozen() if needs.beside_reference else None
     width = lm.model.get_output_embeddings().weight.shape[1]
     kind = lm.compute.dtype if lm.compute.dtype.itemsize == 2 else torch.float32
 
@@ -77,11 +70,11 @@ def reference(lm: LanguageModel, *, groups, objective) -> Reference:
         chosen = [groups[role][i] for i in at]
         size = sum(item.num_targets for item in chosen)
         states = log_p = supported = None
-        if role in needs.kl:
+        if role in needs.beside_reference:
             states = torch.randn(size, width, dtype=kind, device=lm.device)
         if role in needs.reference_log_p:
             log_p = torch.full((len(chosen),), -20.0, dtype=torch.float64)
-        if needs.supported and role == "forget":
+        if needs.stored_tokens is not None and role == "forget":
             ids = torch.arange(65, dtype=torch.int32, device=lm.device).repeat(size, 1)
             supported = ids, torch.full((size, 65), 1 / 80, device=lm.device)
         return Recalled(states, log_p, supported)

@@ -6,10 +6,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mari_cli.config import Estimator, LoraConfig, MariConfig, NPOConfig, OptimConfig, Packing, UnlearnConfig
+from mari_cli.config import LoraConfig, OptimConfig, Packing, UnlearnConfig
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
+from mari_cli.losses.mari import Estimator, MariConfig
 from mari_cli.losses.objective import build
+from mari_cli.losses.preference import NPOConfig
 from mari_cli.measure import fake
 from mari_cli.models.device import Compute
 from mari_cli.models.head import check_parity

@@ -55,14 +55,15 @@ def reference(lm, config, groups) -> Reference:
         positions = sum(groups[role][i].num_targets for i in at)
         ids = torch.arange(STORED, dtype=torch.int32).repeat(positions, 1)
         return Recalled(
-            sent(some(positions, WIDTH).to(dtype), lm.device) if role in needs.kl else None,
+            sent(some(positions, WIDTH).to(dtype), lm.device) if role in needs.beside_reference else None,
             sent(-10 * some(len(at)), lm.device) if role in needs.reference_log_p else None,
             (sent(ids, lm.device), sent(some(positions, STORED).float() / STORED, lm.device))
-            if needs.supported and role == "forget"
+            if needs.stored_tokens is not None and role == "forget"
             else None,
+            sent(some(positions, WIDTH).to(dtype), lm.device) if role in needs.reference_layer else None,
         )
 
-    return Reference(recall, operand_head(lm).frozen() if needs.kl else None)
+    return Reference(recall, operand_head(lm).frozen() if needs.beside_reference else None)
 
 
 def on_meta(lm: Bare) -> Bare:

@@ -12,11 +12,11 @@ from functools import partial
 
 from torch import Tensor
 
-from mari_cli.config import Divergence, MariConfig
 from mari_cli.losses.divergences.forward import forward
 from mari_cli.losses.divergences.jeffreys import jeffreys
 from mari_cli.losses.divergences.jensen_shannon import jensen_shannon
 from mari_cli.losses.divergences.reverse import reverse
+from mari_cli.losses.mari import Divergence
 
 FromSupport = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(log q, log p) to (value, score)."""
@@ -28,9 +28,9 @@ FREE_OF_PRIOR: dict[Divergence, FromSupport] = {
 }
 
 
-def divergence_of(config: MariConfig, *, prior: float, share: float) -> FromSupport:
-    """The divergence that ``config`` names. ``prior``: P(Z=1); ``share``: the forget side's weight in the
+def divergence_of(divergence: Divergence, *, prior: float, share: float) -> FromSupport:
+    """The function that ``divergence`` names. ``prior``: P(Z=1); ``share``: the forget side's weight in the
     joint distribution. Only Jensen-Shannon reads them."""
-    if config.divergence is Divergence.jensen_shannon:
+    if divergence is Divergence.jensen_shannon:
         return partial(jensen_shannon, prior=prior, share=share)
-    return FREE_OF_PRIOR[config.divergence]
+    return FREE_OF_PRIOR[divergence]

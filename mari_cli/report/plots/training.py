@@ -14,8 +14,6 @@ _TERM_WORDS = {
     "retain_kl": "KL to the reference, retain",
     "retain_nll": "NLL, retain",
     "forget_nll": "NLL, forget",
-    "npo": "NPO",
-    "dpo": "DPO",
 }
 
 

@@ -4,9 +4,13 @@ Shapes: N positions, D hidden size, V vocabulary.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Partial
+
+from mari_cli.errors import UserError
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -136,3 +140,60 @@ class HeadGradient:
                 wide_VD = self.weight_VD
                 torch.addmm(wide_VD, operand_NV.T, operand_ND, out_dtype=wide_VD.dtype, out=wide_VD)
         return _product(operand_NV, self.operand_VD, widens=self.head.mixed).to(h_ND.dtype)
+
+
+# -- of a model ----------------------------------------------------------------------------------------------
+
+
+def head_of(model: Any, dtype: torch.dtype | None = None, *, widens: bool | None = None) -> Head:
+    """The head of a causal language model, with what some architectures do to its logits: scale or cap.
+
+    ``dtype`` is that of its operands, where it is narrower than the weights; ``widens`` as in `Head`. A head
+    in shards is gathered, by all processes at once; a gradient at it goes back to the shards, summed over the
+    processes in float32.
+    """
+    linear = model.get_output_embeddings()
+    if linear is None:
+        raise UserError(f"`{type(model).__name__}` has no language-model head", "use a causal language model")
+    config = model.config.get_text_config()
+    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
+        getattr(config, "logits_scaling", None) or 1.0
+    )
+    softcap = getattr(config, "final_logit_softcapping", None)
+    bias = getattr(linear, "bias", None)
+    weight, gradient_at = linear.weight, getattr(linear.weight, "gradient_at", None)
+    if isinstance(weight, DTensor) and dtype not in (None, weight.dtype):
+        trained = weight.requires_grad
+        gradient_at = _StandIn.apply(weight) if trained else None  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            weight = _whole(weight.to(dtype)).requires_grad_(trained)
+    return Head(
+        _whole(weight),
+        None if bias is None else _whole(bias),
+        scale,
+        softcap,
+        dtype,
+        widens,
+        gradient_at,
+    )
+
+
+def _whole(parameter: Tensor) -> Tensor:
+    if not isinstance(parameter, DTensor):
+        return parameter
+    return parameter.full_tensor(grad_placements=[Partial("sum")])
+
+
+class _StandIn(torch.autograd.Function):
+    """A tensor with the whole shape of a weight in shards and its dtype, which takes no memory: a gradient at
+    it goes to the shards. At the copy of the weight in 16 bits it would be rounded before it is summed."""
+
+    @staticmethod
+    def forward(ctx: Any, parameter: DTensor) -> Tensor:
+        ctx.mesh, ctx.placements = parameter.device_mesh, parameter.placements
+        return parameter.to_local().new_zeros(()).expand(parameter.shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> DTensor:
+        of_process = DTensor.from_local(gradient, ctx.mesh, [Partial("sum")], run_check=False)
+        return of_process.redistribute(placements=ctx.placements)

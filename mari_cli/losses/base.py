@@ -1,0 +1,78 @@
+"""What every loss has: its section of a configuration, and its place among the losses.
+
+A loss is one file: its configuration, its formula and what it reads of the model. A configuration is read
+before torch is loaded, so such a file imports torch inside functions, and outside for annotations alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeVar
+
+from mari_cli.losses.support import SupportRequest
+from mari_cli.sections import Section, non_negative, titled
+
+if TYPE_CHECKING:
+    from mari_cli.losses.objective import Objective
+
+
+class RetainLoss(StrEnum):
+    """What holds the retain side: the mean over the targets of the retain items (of pairs the answers, of
+    running text all tokens), never over prompts or padding. `kl` is KL(model before ‖ model now) there; TOFU
+    and OpenUnlearning average theirs over prompts and padding too."""
+
+    none = "none"
+    nll = "nll"
+    kl = "kl"
+
+
+@dataclass(kw_only=True)
+class LossConfig(Section):
+    retain_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        non_negative("loss", self, "retain_weight")
+
+    def objective(self) -> "Objective":
+        """The function to minimise, and what it reads of the model."""
+        raise ValueError(f"no loss of kind `{self.kind}`")
+
+    @property
+    def title(self) -> str:
+        """What the method is called in tables."""
+        return titled(self)
+
+    @property
+    def alternative_answers(self) -> Sequence[str]:
+        """What the model should rather answer to the forget prompts; nothing where the loss asks for none."""
+        return ()
+
+    @property
+    def support_request(self) -> SupportRequest | None:
+        """The distribution that the loss wants at each forget position, made before step 1; None: it wants
+        none."""
+        return None
+
+
+@dataclass(kw_only=True)
+class ForgetLossConfig(LossConfig):
+    """A term of the forget data, and what holds the retain side."""
+
+    forget_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        non_negative("loss", self, "forget_weight")
+
+
+LOSSES: dict[str, type[LossConfig]] = {}
+"""Every loss by its kind."""
+
+L = TypeVar("L", bound=LossConfig)
+
+
+def register(loss: type[L]) -> type[L]:
+    """Make ``loss`` known as `loss=KIND`."""
+    LOSSES[loss.kind] = loss
+    return loss

@@ -1,0 +1,133 @@
+"""A loss for anybody's training loop: a model, a forget batch, a retain batch and a loss's configuration.
+
+Shapes: B sequences, T tokens, N supervised positions, S sequences, D hidden size.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mari_cli.lm_head import Head, head_of
+from mari_cli.losses.base import LossConfig
+from mari_cli.losses.engine import log_probabilities
+from mari_cli.losses.objective import differentiate
+from mari_cli.losses.step import Positions, Rows, Step
+
+Batch = Mapping[str, Tensor]
+"""`input_ids` and `labels` [B, T], and `attention_mask` where sequences are padded, as the collators of
+transformers make them: a label is -100 where nothing is supervised, and is not shifted."""
+
+
+def unlearning_loss(
+    config: LossConfig,
+    model: nn.Module,
+    forget: Batch,
+    retain: Batch | None = None,
+    *,
+    reference: nn.Module | None = None,
+    alternative: Batch | None = None,
+    chunk: int = 512,
+) -> Tensor:
+    """The loss of one step, a scalar in nats to call `.backward()` on.
+
+    ``model`` is a causal language model of transformers. ``reference`` is a frozen copy of the model before
+    the first step; a loss that compares with it needs one. ``alternative``: the forget prompts with the
+    answers that the loss prefers, sequence by sequence (DPO). At most ``chunk`` positions have logits at one
+    time. The batches are the whole step: a loss that pools over a step pools over them.
+
+    Raises ValueError where the loss needs a batch or a reference that is not given, or a distribution that
+    only `mari unlearn` makes.
+    """
+    objective = config.objective()
+    needs = objective.needs
+    given = {"forget": forget, "retain": retain, "alternative": alternative}
+    batches = {role: batch for role in needs.roles if (batch := given[role]) is not None}
+    missing = [role for role in needs.roles if role not in batches]
+    wants_reference = {*needs.beside_reference, *needs.reference_log_p, *needs.reference_layer}
+    if wants_reference and reference is None:
+        missing.append("reference")
+    if missing:
+        raise ValueError(f"loss={config.kind} needs `{missing[0]}`")
+    if needs.stored_tokens is not None:
+        raise ValueError(f"loss={config.kind} needs a distribution that only `mari unlearn` makes")
+
+    layer = None
+    if needs.states is not None:
+        layers = int(_attribute(model, "config").get_text_config().num_hidden_layers)
+        layer = layers // 2 if needs.states.layer is None else needs.states.layer
+    head = head_of(model)
+    states = {role: _states(model, batch, layer) for role, batch in batches.items()}
+    positions = {role: _positions(batch) for role, batch in batches.items()}
+    rows, log_p, layers_of = {}, {}, {}
+    frozen: Head | None = None
+    for role, (last_ND, layer_ND) in states.items():
+        labels_N, reference_ND = positions[role].labels_N.to(last_ND.device), None
+        if role in wants_reference:
+            assert reference is not None
+            frozen = frozen or head_of(reference).frozen()
+            with torch.no_grad():
+                reference_ND, of_layer_ND = _states(reference, batches[role], layer)
+            if of_layer_ND is not None:
+                layers_of[role] = of_layer_ND
+            log_p_N = log_probabilities(frozen, reference_ND, labels_N, chunk=chunk).double()
+            sequence_N = positions[role].sequence_N.to(log_p_N.device)
+            log_p[role] = log_p_N.new_zeros(positions[role].sequences).index_add(0, sequence_N, log_p_N)
+        detached = None if layer_ND is None else layer_ND.detach()
+        rows[role] = Rows(last_ND.detach(), labels_N, reference_ND, None, detached)
+    pooled = needs.pooled
+    pools = None if pooled is None else pooled.pools(positions, lambda: positions)
+    counts = {role: len(at.labels_N) for role, at in positions.items()}
+    step = Step(positions, log_p, pools, counts, layers_of)
+    terms, gradients = differentiate(objective, step, rows, head, chunk=chunk, reference=frozen)
+
+    pairs: list[tuple[Tensor | None, Tensor | None]] = [
+        (head.weight_VD, gradients.head.weight_VD),
+        (head.bias_V, gradients.head.bias_V),
+    ]
+    for role, (last_ND, layer_ND) in states.items():
+        pairs += [(last_ND, gradients.h.get(role)), (layer_ND, gradients.layer.get(role))]
+    there = [(x, g.to(x.dtype)) for x, g in pairs if x is not None and g is not None and x.requires_grad]
+    tensors, slopes = [x for x, _ in there], [g for _, g in there]
+    loss: Tensor = _Carry.apply(terms["loss"], len(tensors), *tensors, *slopes)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _Carry(torch.autograd.Function):
+    """A loss whose gradient at some tensors is known already."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, count: int, *tensors_and_gradients: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors_and_gradients[count:])
+        ctx.count = count
+        return loss.detach().clone()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = [upstream.to(gradient) * gradient for gradient in ctx.saved_tensors]
+        return None, None, *gradients, *(None for _ in gradients)
+
+
+def _states(model: nn.Module, batch: Batch, layer: int | None) -> tuple[Tensor, Tensor | None]:
+    """Hidden states [N, D] that predict a label, after the final norm and of ``layer``."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+    output = _attribute(model, "base_model")(
+        **inputs, use_cache=False, output_hidden_states=layer is not None
+    )
+    at_BT = batch["labels"][:, 1:] != -100
+    of_layer = None if layer is None else output.hidden_states[layer][:, :-1][at_BT]
+    return output.last_hidden_state[:, :-1][at_BT], of_layer
+
+
+def _attribute(model: nn.Module, name: str) -> Any:
+    """Of a model of transformers, which this room does not import."""
+    return getattr(model, name)
+
+
+def _positions(batch: Batch) -> Positions:
+    labels_BT = batch["labels"][:, 1:].cpu()
+    at_BT = labels_BT != -100
+    sequence_N, _ = at_BT.nonzero(as_tuple=True)
+    labels_N, index_N = labels_BT[at_BT], (at_BT.cumsum(-1) - 1)[at_BT]
+    return Positions(labels_N, sequence_N, index_N, len(labels_BT), len(labels_N), len(labels_BT))

@@ -1,0 +1,182 @@
+"""Forgetting-MarI: marginal information plus a divergence from the model before on retain data.
+
+S. Xu, Y. Ni, S. Broecker, T. Strohmer, "Forgetting-MarI: LLM Unlearning via Marginal Information
+Regularization", 2025, https://arxiv.org/abs/2511.11914 (losses/marginal.py has the formulas).
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from mari_cli.losses.base import LossConfig, register
+from mari_cli.losses.support import ContextConfig, SupportConfig, SupportRequest, SupportSource
+from mari_cli.sections import non_negative, require, titled
+
+if TYPE_CHECKING:
+    from mari_cli.losses.engine import Readings
+    from mari_cli.losses.objective import Objective, Terms
+    from mari_cli.losses.step import Step
+
+
+class Estimator(StrEnum):
+    pooled = "pooled"
+    token = "token"
+    context = "context"
+
+
+class GradientThrough(StrEnum):
+    forget = "forget"
+    both = "both"
+
+
+class PoolingScope(StrEnum):
+    step = "step"
+    micro = "micro"
+
+
+class Divergence(StrEnum):
+    jensen_shannon = "jensen_shannon"
+    forward = "forward"
+    reverse = "reverse"
+    jeffreys = "jeffreys"
+
+
+class RetainDivergence(StrEnum):
+    forward = "forward"
+    reverse = "reverse"
+
+
+@register
+@dataclass(kw_only=True)
+class MariConfig(LossConfig):
+    """Forgetting-MarI: marginal information plus KL to the reference on retain data."""
+
+    kind: str = "mari"
+    estimator: Estimator = Estimator.token
+    prior: float | None = 0.5
+    """P(Z=1), the chance that a position comes from retain and forget together; null: by counts, of R retain
+    and U forget positions (R + U) / (2 R + U)."""
+    forget_share: float | None = None
+    """Weight of the forget side in the joint distribution; null: its share of the step's tokens."""
+    gradient_through: GradientThrough = GradientThrough.forget
+    """`forget`: the retain side is a target; `both`: the information moves both sides (not with `context`,
+    whose target is fixed)."""
+    pooling_scope: PoolingScope = PoolingScope.step
+    """What is averaged together: the whole optimiser step, however it is cut; or each micro-batch by itself,
+    which is another loss, cheaper and not what the paper minimises."""
+    mari_weight: float = 10.0
+    retain_divergence: RetainDivergence = RetainDivergence.forward
+    """What holds the retain side. `forward`: KL(before ‖ model); `reverse`: KL(model ‖ before)."""
+    divergence: Divergence = Divergence.jensen_shannon
+    """How far a prediction p is from what is supported, q (`context`). `jensen_shannon`: I(X;Z), as in the
+    paper. `forward`: KL(q ‖ p), the limit of I/(1-prior) at prior 1. `reverse`: KL(p ‖ q), that of I/prior at
+    prior 0. `jeffreys`: the sum of these two."""
+    pointwise_weight: float = 0.0
+    """Of the pointwise marginal information of the token that was observed, log p(y)/q(y), as a Huber loss
+    (`context`): what the divergence hardly sees once p(y) is small."""
+    anchor_weight: float = 0.0
+    """Of the Huber distance of log p to the model before's, averaged over the whole vocabulary, at retain
+    positions: holds also what is improbable there, which KL does not see."""
+    context: ContextConfig = field(default_factory=ContextConfig)
+    support: SupportConfig = field(default_factory=SupportConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        non_negative("loss", self, "mari_weight", "pointwise_weight", "anchor_weight")
+        require(
+            self.prior is None or 0 < self.prior < 1, f"loss.prior must be between 0 and 1, got {self.prior}"
+        )
+        require(
+            self.forget_share is None or 0 < self.forget_share <= 1,
+            f"loss.forget_share must be in (0, 1], got {self.forget_share}",
+        )
+        require(
+            self.estimator is not Estimator.context or self.gradient_through is GradientThrough.forget,
+            "loss.gradient_through=both needs loss.estimator=pooled or token: the target of context is fixed",
+        )
+        for name, plain in (
+            ("divergence", Divergence.jensen_shannon),
+            ("pointwise_weight", 0.0),
+        ):
+            require(
+                self.estimator is Estimator.context or getattr(self, name) == plain,
+                f"loss.{name}={getattr(self, name)} needs loss.estimator=context",
+            )
+        require(
+            self.estimator is Estimator.context or self.support.source is SupportSource.neighbours,
+            f"loss.support.source={self.support.source} needs loss.estimator=context",
+        )
+        outcomes = self.context.stored_tokens + 2  # the label, and the tail
+        require(
+            self.support.source is SupportSource.neighbours or self.support.floor * outcomes < 1,
+            f"loss.support.floor={self.support.floor} is too much for each of {outcomes} outcomes "
+            "(loss.context.stored_tokens, the label, the rest)",
+        )
+
+    @property
+    def title(self) -> str:
+        request = self.support_request
+        by_support = request is not None and request.source is not SupportSource.neighbours
+        return f"{titled(self)} {self.support.source if by_support else self.estimator}"
+
+    @property
+    def support_request(self) -> SupportRequest | None:
+        asked = self.estimator is Estimator.context
+        return SupportRequest(self.support, self.context) if asked else None
+
+    def objective(self) -> "Objective":
+        """mari_weight · I(X;Z|C) + retain_weight · KL on retain data, between reference and model, and where
+        they have a weight the pointwise information of the observed tokens and the anchor on retain data."""
+        import torch
+
+        from mari_cli.losses.objective import Needs, Objective, like, step_mean
+        from mari_cli.losses.readings import (
+            KL,
+            Anchor,
+            PooledInformation,
+            ReverseKL,
+            SupportInformation,
+        )
+
+        reverse = self.retain_divergence is RetainDivergence.reverse
+        retain, anchor = (ReverseKL if reverse else KL)("retain"), Anchor("retain")
+        pooled = PooledInformation(
+            "forget",
+            one_pool=self.estimator is Estimator.pooled,
+            scope=self.pooling_scope.value,
+            through_retain=self.gradient_through is GradientThrough.both,
+            prior=self.prior,
+            share=self.forget_share,
+        )
+        supported = SupportInformation(
+            "forget",
+            divergence=self.divergence,
+            prior=self.prior,
+            share=self.forget_share,
+            floor=self.support.floor,
+            stored_tokens=self.context.stored_tokens,
+            pointwise=bool(self.pointwise_weight),
+        )
+        read = supported if self.estimator is Estimator.context else pooled
+
+        def terms(step: "Step", readings: "Readings") -> "Terms":
+            information = pointwise = torch.zeros(())
+            if read in readings and step.pools is not None:
+                value_C = readings[read]
+                information = (like(value_C, step.pools.weight_C) * value_C).sum()
+            elif read in readings:
+                count = step.positions["forget"].step_positions
+                information, *more = (value_M.sum() / count for value_M in readings[read])
+                pointwise = more[0] if more else pointwise
+            retain_kl = step_mean(retain, step, readings)
+            loss = self.mari_weight * information + self.retain_weight * retain_kl
+            found = {"marginal_information": information, "retain_kl": retain_kl}
+            if self.pointwise_weight:
+                found["pointwise_information"] = pointwise
+                loss = loss + self.pointwise_weight * pointwise
+            if self.anchor_weight:
+                found["retain_anchor"] = step_mean(anchor, step, readings)
+                loss = loss + self.anchor_weight * found["retain_anchor"]
+            return {"loss": loss, **found}
+
+        return Objective(terms, Needs((read, retain, *([anchor] if self.anchor_weight else []))))

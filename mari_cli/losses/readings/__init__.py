@@ -1,0 +1,19 @@
+"""What a loss may read of the model: a file for each reading, or for a few that belong together."""
+
+from mari_cli.losses.readings.hidden_states import HiddenStates
+from mari_cli.losses.readings.log_probability import LogP
+from mari_cli.losses.readings.pooled_information import PooledInformation
+from mari_cli.losses.readings.reference import KL, Anchor, ReverseKL
+from mari_cli.losses.readings.support_information import SupportInformation
+from mari_cli.losses.readings.target import TargetCrossEntropy
+
+__all__ = [
+    "KL",
+    "Anchor",
+    "HiddenStates",
+    "LogP",
+    "PooledInformation",
+    "ReverseKL",
+    "SupportInformation",
+    "TargetCrossEntropy",
+]

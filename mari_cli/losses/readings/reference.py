@@ -1,0 +1,81 @@
+"""How far the predictions p are from q, those of the model before step 1.
+
+reading        gradient at the logits
+KL(q ‖ p)      p - q
+KL(p ‖ q)      p ∘ (γ - ⟨γ, p⟩),  γ = log p - log q
+anchor         h - p Σ h,  h = clip(log p - log q, -1, 1) / V
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mari_cli.losses.fused import Logits, Predictions, Slope
+from mari_cli.losses.readings.reading import OfLogits
+
+
+@dataclass(frozen=True)
+class KL(OfLogits):
+    """KL(q ‖ p) of each position [N], in nats."""
+
+    beside_reference = True
+
+    def value(self, at: Logits) -> Tensor:
+        """Of the difference of the logits, for the sake of digits: at the reference it is 0."""
+        assert at.reference_cV is not None
+        assert at.q_normaliser_c is not None
+        difference_cV = (at.reference_cV - at.z_cV).mul_(
+            (at.reference_cV - at.q_normaliser_c.unsqueeze(-1)).exp_()
+        )
+        return difference_cV.sum(-1) - at.q_normaliser_c + at.normaliser_c
+
+    def slope(self, at: Predictions, weight_c: Tensor, value_c: Tensor) -> Slope:
+        assert at.reference_cV is not None
+        assert at.q_normaliser_c is not None
+        return Slope(factor_c=weight_c, towards_cV=(at.reference_cV - at.q_normaliser_c.unsqueeze(-1)).exp_())
+
+
+@dataclass(frozen=True)
+class ReverseKL(OfLogits):
+    """KL(p ‖ q) of each position [N], in nats."""
+
+    beside_reference = True
+
+    def value(self, at: Logits) -> Tensor:
+        assert at.reference_cV is not None
+        assert at.q_normaliser_c is not None
+        difference_cV = (at.z_cV - at.reference_cV).mul_((at.z_cV - at.normaliser_c.unsqueeze(-1)).exp_())
+        return difference_cV.sum(-1) - at.normaliser_c + at.q_normaliser_c
+
+    def slope(self, at: Predictions, weight_c: Tensor, value_c: Tensor) -> Slope:
+        added_cV = at.p_cV * _log_ratio(at) * weight_c.unsqueeze(-1)
+        return Slope(factor_c=-(weight_c * value_c), added_cV=added_cV)
+
+
+@dataclass(frozen=True)
+class Anchor(OfLogits):
+    """Huber(log p - log q) of each position [N], averaged over the vocabulary: it holds what is improbable
+    too, which KL does not see."""
+
+    beside_reference = True
+
+    def value(self, at: Logits) -> Tensor:
+        assert at.reference_cV is not None
+        assert at.q_normaliser_c is not None
+        apart_cV = at.z_cV - at.normaliser_c.unsqueeze(-1)
+        apart_cV -= at.reference_cV - at.q_normaliser_c.unsqueeze(-1)
+        near_cV = apart_cV.clamp(-1, 1)
+        return (apart_cV - near_cV / 2).mul_(near_cV).mean(-1)
+
+    def slope(self, at: Predictions, weight_c: Tensor, value_c: Tensor) -> Slope:
+        h_cV = _log_ratio(at).clamp(-1, 1) * (weight_c / at.p_cV.shape[-1]).unsqueeze(-1)
+        return Slope(factor_c=-h_cV.sum(-1), added_cV=h_cV)
+
+
+def _log_ratio(at: Predictions) -> Tensor:
+    """log p - log q [c, V]. Where p has vanished it counts as the smallest number there is."""
+    assert at.reference_cV is not None
+    assert at.q_normaliser_c is not None
+    log_p_cV = at.p_cV.clamp_min(torch.finfo(at.p_cV.dtype).tiny).log()
+    return log_p_cV - (at.reference_cV - at.q_normaliser_c.unsqueeze(-1))

@@ -1,0 +1,74 @@
+"""The marginal information of each forget position against what the retain data supports there.
+
+The supported distribution q is known at K tokens and for all others together (`Supported`), so the gradient
+needs p at the K tokens alone: with D(q, p) in nats and the score s = p ∘ ∂D/∂p (losses/divergences/) it is
+s - p Σ s, and Huber(log p(y)/q(y)) of the observed token y has clip(log p(y)/q(y), -1, 1) (onehot(y) - p).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from mari_cli.losses import marginal
+from mari_cli.losses.divergences import divergence_of
+from mari_cli.losses.mari import Divergence
+from mari_cli.losses.pointwise import pointwise
+from mari_cli.losses.readings.reading import Chunk, OfPredictions, Push
+from mari_cli.losses.step import Rows, Step
+
+
+@dataclass(frozen=True)
+class SupportInformation(OfPredictions):
+    """[1 or 2, M]: D(q, p) of each position, and with ``pointwise`` the Huber loss of the observed token."""
+
+    divergence: Divergence
+    prior: float | None
+    """P(Z=1); None: by the step's counts."""
+    share: float | None
+    """The forget side's weight in the joint distribution; None: its share of the step's positions."""
+    floor: float
+    stored_tokens: int
+    pointwise: bool
+
+    def shape(self, rows: Mapping[str, Rows], step: Step) -> tuple[int, ...] | None:
+        return (1 + self.pointwise, len(rows[self.role].h_ND)) if self.role in rows else None
+
+    def push(self, part: Chunk, rows: Rows, step: Step, weight: torch.Tensor) -> Push:
+        """With the score s of the K tokens and the rest of them as one outcome the gradient is
+        p (s_rest/p_rest - Σ s), and s - p s_rest/p_rest more at the K."""
+        supported = rows.supported
+        assert supported is not None
+        p_cV, ids_cK = part.p_cV, supported.ids_MK[part.index].long()
+        p_cK = p_cV.gather(-1, ids_cK)
+        p_cV.scatter_(-1, ids_cK, 0.0)
+        rest_c1 = p_cV.sum(-1, keepdim=True)  # 1 - Σ p_cK would lose the digits of a small rest
+        p_cV.scatter_(-1, ids_cK, p_cK)
+        tiny = torch.finfo(p_cK.dtype).tiny
+        rest_c1 = rest_c1.clamp_min(tiny)
+        label_c1 = part.log_p_c.to(p_cK).unsqueeze(-1)  # also where p has vanished
+        log_p_cL = torch.cat([label_c1, p_cK[:, 1:].clamp_min(tiny).log(), rest_c1.log()], -1)
+        q_cK = supported.probability_MK[part.index]
+        if self.divergence is not Divergence.jensen_shannon:  # the only one that allows for a q of 0
+            q_cK = q_cK.clamp_min(self.floor)
+        log_q_cL = marginal.with_rest(q_cK.to(p_cK)).clamp_min(tiny).log()
+        retain, forget = step.counts["retain"], step.counts["forget"]
+        divergence = divergence_of(
+            self.divergence,
+            prior=marginal.prior_of(self.prior, retain=retain, forget=forget),
+            share=forget / (forget + retain) if self.share is None else self.share,
+        )
+        value_c, score_cL = divergence(log_q_cL, log_p_cL)
+        values = [value_c]
+        score_cL = score_cL * weight[0].unsqueeze(-1)
+        if self.pointwise:
+            value_c, slope_c = pointwise(log_q_cL[:, 0], log_p_cL[:, 0])
+            values.append(value_c)
+            score_cL[:, 0] += slope_c * weight[1]
+        each_c1 = score_cL[:, -1:] / rest_c1
+        return Push(
+            torch.stack(values),
+            (each_c1 - score_cL.sum(-1, keepdim=True)).squeeze(-1),
+            ids_cK,
+            score_cL[:, :-1] - p_cK * each_c1,
+        )

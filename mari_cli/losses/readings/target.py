@@ -1,0 +1,35 @@
+"""How badly the predictions p match a target distribution q of each position: gradient p - q at the logits.
+
+The target is made chunk by chunk from the logits of the reference, the model before step 1. A target that
+another model gives before step 1 is read by `SupportInformation`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mari_cli.losses.fused import Logits, Predictions, Slope
+from mari_cli.losses.readings.reading import OfLogits
+
+
+@dataclass(frozen=True)
+class TargetCrossEntropy(OfLogits):
+    """-Σ q log p of each position [N], in nats. q = softmax(the reference's logits, that of the label less
+    ``lowered``)."""
+
+    lowered: float = 0.0
+
+    beside_reference = True
+
+    def value(self, at: Logits) -> Tensor:
+        return at.normaliser_c - (self._target(at.reference_cV, at.labels_c) * at.z_cV).sum(-1)
+
+    def slope(self, at: Predictions, weight_c: Tensor, value_c: Tensor) -> Slope:
+        return Slope(factor_c=weight_c, towards_cV=self._target(at.reference_cV, at.labels_c))
+
+    def _target(self, reference_cV: Tensor | None, labels_c: Tensor) -> Tensor:
+        assert reference_cV is not None
+        tokens_V = torch.arange(reference_cV.shape[-1], device=reference_cV.device)
+        is_label_cV = tokens_V == labels_c.unsqueeze(-1)
+        return torch.where(is_label_cV, reference_cV - self.lowered, reference_cV).softmax(-1)

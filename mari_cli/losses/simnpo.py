@@ -1,0 +1,60 @@
+"""SimNPO: negative preference optimisation without a reference.
+
+C. Fan et al. 2024, "Simplicity Prevails: Rethinking Negative Preference Optimization for LLM Unlearning",
+https://arxiv.org/abs/2410.07163. Shapes: S = sequences of the step.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mari_cli.losses.base import ForgetLossConfig, RetainLoss, register
+from mari_cli.sections import non_negative, positive
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mari_cli.losses.engine import Readings
+    from mari_cli.losses.objective import Objective, Terms
+    from mari_cli.losses.step import Step
+
+
+@register
+@dataclass(kw_only=True)
+class SimNPOConfig(ForgetLossConfig):
+    kind: str = "simnpo"
+    beta: float = 2.5
+    """Inverse temperature: small is close to gradient ascent, large stops early."""
+    gamma: float = 0.0
+    """Margin of the reward, in nats: the larger it is, the longer an answer is pushed down."""
+    retain_loss: RetainLoss = RetainLoss.nll
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive("loss", self, "beta")
+        non_negative("loss", self, "gamma")
+
+    def objective(self) -> "Objective":
+        import torch
+
+        from mari_cli.losses.objective import sequence_log_p, with_retain
+        from mari_cli.losses.readings import LogP
+
+        log_p = LogP("forget")
+
+        def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
+            value = torch.zeros(())
+            if log_p in readings:
+                log_p_S = sequence_log_p("forget", step, readings, length_normalised=True)
+                value_S = simnpo(log_p_S, beta=self.beta, gamma=self.gamma)
+                value = value_S.sum() / step.positions["forget"].step_sequences
+            return value, {"simnpo": value}
+
+        return with_retain(self, self.retain_loss, forget, [log_p], nonlinear=(log_p,))
+
+
+def simnpo(log_p_S: "Tensor", *, beta: float, gamma: float) -> "Tensor":
+    """The paper's loss, [S], unreduced: -(2/β) log σ(-β log p / |y| - γ). ``log_p_S``: log p / |y|, of each
+    answer y with |y| tokens, in nats."""
+    from torch.nn.functional import logsigmoid
+
+    return -(2 / beta) * logsigmoid(-beta * log_p_S - gamma)

@@ -1,0 +1,46 @@
+"""UNDIAL: self-distillation from the model's own logits, that of the true token lowered.
+
+Y. Dong et al. 2024, "UNDIAL: Self-Distillation with Adjusted Logits for Robust Unlearning in Large Language
+Models", https://arxiv.org/abs/2402.10052.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mari_cli.losses.base import ForgetLossConfig, RetainLoss, register
+from mari_cli.sections import positive
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mari_cli.losses.engine import Readings
+    from mari_cli.losses.objective import Objective, Terms
+    from mari_cli.losses.step import Step
+
+
+@register
+@dataclass(kw_only=True)
+class UndialConfig(ForgetLossConfig):
+    """The mean over the forget positions of the cross-entropy of the model's predictions to
+    softmax(z - strength · onehot(true token)), z the logits of the model before."""
+
+    kind: str = "undial"
+    strength: float = 10.0
+    """How much the true token's logit is lowered."""
+    retain_loss: RetainLoss = RetainLoss.none
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive("loss", self, "strength")
+
+    def objective(self) -> "Objective":
+        from mari_cli.losses.objective import step_mean, with_retain
+        from mari_cli.losses.readings import TargetCrossEntropy
+
+        distilled = TargetCrossEntropy("forget", lowered=self.strength)
+
+        def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
+            value = step_mean(distilled, step, readings)
+            return value, {"distillation": value}
+
+        return with_retain(self, self.retain_loss, forget, [distilled])

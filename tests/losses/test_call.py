@@ -1,0 +1,108 @@
+"""A loss in anybody's training loop: the loss and gradient of full logits, and the README's example."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, logsigmoid
+from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
+
+from mari_cli.losses.ascent import KLGA, GradDiff
+from mari_cli.losses.call import unlearning_loss
+from mari_cli.losses.mari import Estimator, MariConfig
+from mari_cli.losses.preference import DPOConfig, NPOConfig
+from mari_cli.losses.rmu import RMUConfig
+
+README = Path(__file__).parents[2] / "README.md"
+V = 29
+
+
+def model(seed: int = 0) -> GPT2LMHeadModel:
+    torch.manual_seed(seed)
+    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 16, "vocab_size": V}
+    return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=1)).eval()
+
+
+def batch(seed: int, rows: int = 3) -> dict[str, torch.Tensor]:
+    """Prompts of 3 tokens, answers of 2 to 6, padded on the right."""
+    ids = torch.randint(2, V, (rows, 9), generator=torch.Generator().manual_seed(seed))
+    mask = torch.arange(9) < torch.arange(5, 5 + rows)[:, None]
+    labels = torch.where(mask & (torch.arange(9) >= 3), ids, -100)
+    return {"input_ids": ids, "attention_mask": mask.long(), "labels": labels}
+
+
+def log_p(lm, of):
+    """[S]: of each answer, from full logits."""
+    logits = lm(input_ids=of["input_ids"], attention_mask=of["attention_mask"]).logits[:, :-1]
+    nll = cross_entropy(logits.transpose(1, 2), of["labels"][:, 1:], reduction="none", ignore_index=-100)
+    return -nll.sum(-1)
+
+
+def gradient_of(loss, lm):
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(lm.parameters()))])
+
+
+def test_it_is_the_loss_of_full_logits_and_so_is_its_gradient():
+    lm, before, forget, retain = model().double(), model(5).double(), batch(1), batch(2)
+    count = (retain["labels"][:, 1:] != -100).sum()
+    log_ratio = log_p(lm, forget) - log_p(before, forget).detach()
+    expected = {
+        "grad_diff": log_p(lm, forget).sum() / count - log_p(lm, retain).sum() / count,
+        "npo": -(2 / 0.5) * logsigmoid(-0.5 * log_ratio).mean(),
+    }
+    configs = {
+        "grad_diff": GradDiff(name="grad_diff"),
+        "npo": NPOConfig(name="npo", beta=0.5, retain_loss="none"),
+    }
+    for name, config in configs.items():
+        found = unlearning_loss(config, lm, forget, retain, reference=before, chunk=4)
+        assert found.item() == pytest.approx(expected[name].item(), rel=1e-12)
+        lm.zero_grad()
+        (3 * found).backward()
+        of_parameters = torch.cat([p.grad.flatten() for p in lm.parameters()])
+        torch.testing.assert_close(of_parameters, 3 * gradient_of(expected[name], lm), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "config", [MariConfig(name="mari"), KLGA(name="kl_ga"), RMUConfig(name="rmu"), DPOConfig(name="dpo")]
+)
+def test_any_loss_of_a_step_can_be_called(config):
+    lm = model()
+    found = unlearning_loss(config, lm, batch(1), batch(2), reference=model(5), alternative=batch(3), chunk=4)
+    found.backward()
+    assert found.isfinite()
+    assert sum(p.grad.norm() for p in lm.parameters() if p.grad is not None) > 0
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(ValueError, match="loss=npo needs `reference`"):
+        unlearning_loss(NPOConfig(name="npo"), model(), batch(1), batch(2))
+    with pytest.raises(ValueError, match="loss=grad_diff needs `retain`"):
+        unlearning_loss(GradDiff(name="grad_diff"), model(), batch(1))
+    context = MariConfig(name="mari", estimator=Estimator.context)
+    with pytest.raises(ValueError, match="only `mari unlearn` makes"):
+        unlearning_loss(context, model(), batch(1), batch(2), reference=model(5))
+
+
+def test_the_readmes_example_trains_with_the_trainer_of_transformers(tmp_path):
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(example.splitlines()) <= 25
+    there: dict = {}
+    exec(example, there)
+    lm = model()
+    settings = {"max_steps": 3, "per_device_train_batch_size": 1, "report_to": [], "use_cpu": True}
+    args = TrainingArguments(
+        str(tmp_path), remove_unused_columns=False, save_strategy="no", learning_rate=1e-2, **settings
+    )
+    pairs = [{"forget": batch(1), "retain": batch(2)}]
+    before, config = log_p(lm, batch(1)).sum().item(), NPOConfig(name="npo")
+    trainer = there["Unlearner"](
+        model=lm,
+        args=args,
+        train_dataset=pairs,
+        data_collator=lambda rows: rows[0],
+        loss=config,
+    )
+    trainer.train()
+    assert log_p(lm.eval(), batch(1)).sum().item() < before - 0.1
