@@ -18,15 +18,10 @@ ARROWS: dict[str, set[str]] = {
     "progress": set(),
     "config": {"errors"},
     "places": {"errors"},
-    "typed": {"places"},
-    "values": {"errors"},
-    "written": {"errors"},
-    "retell": {"errors", "config", "typed", "written"},
-    "launch": {"errors", "config", "places", "typed", "values", "written", "retell", "begun", "runs",
-               "sweeps"},
+    "options": {"config"},
+    "launch": {"errors", "config", "options", "places", "begun", "runs"},
     "runs": {"errors", "places"},
     "begun": {"errors", "config", "runs"},
-    "sweeps": {"errors", "config", "places", "typed", "runs", "begun"},
     "distributed": set(),
     "sealed": {"progress", "runs", "distributed"},
     "transfer": set(),
@@ -45,16 +40,16 @@ ARROWS: dict[str, set[str]] = {
     "supports": {"errors", "places", "progress", "runs", "transfer", "data", "losses", "models"},
     "tracking": {"errors", "config", "runs"},
     "report": {"errors", "runs", "metrics", "docs"},
-    "tasks": {"errors", "config", "places", "progress", "runs", "begun", "distributed", "sealed", "data",
-              "losses", "models", "measure", "metrics", "suites", "supports", "train", "tracking", "report"},
-    "cli": {"errors", "typed", "hub", "launch", "runs", "metrics", "docs", "tasks"},
+    "tasks": {"errors", "config", "options", "places", "progress", "runs", "begun", "distributed", "sealed",
+              "data", "losses", "models", "measure", "metrics", "suites", "supports", "train", "tracking",
+              "report"},
+    "cli": {"errors", "config", "options", "hub", "launch", "runs", "metrics", "docs", "tasks"},
     "__main__": {"cli"},
 }  # fmt: skip
 """Room: the rooms it may import from. `mari_cli` itself holds the version and imports nothing."""
 
 ONLY_DOOR = {"hydra": {"launch"}, "wandb": {"tracking"}, "lm_eval": {"suites"}, "typer": {"cli"}}
-LIGHT = {"errors", "config", "places", "typed", "values", "written", "retell", "launch", "runs", "begun",
-         "sweeps", "progress", "docs", "cli",
+LIGHT = {"errors", "config", "options", "places", "launch", "runs", "begun", "progress", "docs", "cli",
          "__main__"}  # fmt: skip
 HEAVY = {"torch", "transformers", "datasets", "lm_eval", "wandb"}
 HEAVY_FOR_HELP = HEAVY | {"hydra", "omegaconf", "rich", "matplotlib", "numpy"}

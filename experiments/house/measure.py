@@ -1,4 +1,4 @@
-"""The shape of the source, in numbers: how deep a run is, how large the files are, and whether names are clear.
+"""The shape of the source, in numbers: how deep a run is, how large files are, and whether names are clear.
 
 Usage: python experiments/house/measure.py
 It prints one figure a line, with what the figure is made of below it. `tests/test_house.py` holds the limits.
@@ -6,6 +6,7 @@ It prints one figure a line, with what the figure is made of below it. `tests/te
 
 import ast
 import contextlib
+import io
 import re
 import sys
 import tempfile
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mari_cli
@@ -57,7 +57,7 @@ class Reached(BaseException):
 
 
 class UntilLogits(TorchDispatchMode):
-    """Ends the run at the first matrix product of a training step that is outside of the backbone: the head's."""
+    """Ends the run at the first matrix product of a training step outside of the backbone: the head's."""
 
     PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::matmul", "aten::linear")
 
@@ -68,7 +68,7 @@ class UntilLogits(TorchDispatchMode):
 
 
 def frames_of_step(innermost: FrameType | None) -> list[str]:
-    """The package's own frames from the command `unlearn` to here; empty outside of a step, and in the backbone."""
+    """The package's own frames from the command `unlearn` to here; none outside of a step's head."""
     own: list[str] = []
     stepping = False
     frame = innermost
@@ -96,13 +96,17 @@ def frames_to_first_logits(*overrides: str) -> list[str]:
         arguments = [*SMALL, f"out={directory}/run", f"cache={directory}/cache", *overrides]
         before, sys.argv = sys.argv, ["mari", "unlearn", *arguments]
         try:
-            with UntilLogits(), contextlib.redirect_stderr(None):
+            with UntilLogits(), contextlib.redirect_stderr(io.StringIO()) as said:
                 main()
         except Reached as reached:
             return reached.frames
+        except SystemExit:
+            raise AssertionError(
+                f"the run ended before a training step made logits: {said.getvalue()}"
+            ) from None
         finally:
             sys.argv = before
-    raise AssertionError("the run ended before a training step made logits")
+    raise AssertionError("the command returned")
 
 
 # -- how large the files are ---------------------------------------------------------------------------------
@@ -153,7 +157,7 @@ def renamed_classes(root: Path = ROOT) -> list[str]:
 
 
 def participle_pairs(root: Path = ROOT) -> list[str]:
-    """Pairs of functions that differ in the ending of a verb alone: `measure` and `measured` or `measuring`."""
+    """Pairs of functions that differ in the ending of a verb: `measure` and `measured` or `measuring`."""
     names = {
         node.name.lstrip("_")
         for _, tree in trees(root)
@@ -175,10 +179,8 @@ def files_naming(names: Sequence[str], roots: Sequence[Path]) -> dict[str, list[
         for root in roots
         for file in sorted(root.rglob("*.py"))
     }
-    return {
-        name: [file for file, text in texts.items() if re.search(rf"(?<![\w/]){re.escape(name)}(?![\w/])", text)]
-        for name in names
-    }
+    words = {name: re.compile(rf"(?<![\w/]){re.escape(name)}(?![\w/])") for name in names}
+    return {name: [file for file, text in texts.items() if word.search(text)] for name, word in words.items()}
 
 
 def losses() -> list[str]:
@@ -205,8 +207,8 @@ class Figure:
 def figures() -> Iterator[Figure]:
     frames = frames_to_first_logits()
     yield Figure("own frames from `mari unlearn` to the first logits of a step", len(frames), frames)
-    pooled = frames_to_first_logits("loss=mari_pooled")
-    yield Figure("the same with loss=mari_pooled", len(pooled), pooled)
+    npo = frames_to_first_logits("loss=npo")
+    yield Figure("the same with loss=npo", len(npo), npo)
     lines = lines_of_files()
     largest = [f"{count:5} {file}" for file, count in lines.items()]
     yield Figure("lines of the package", sum(lines.values()), [])

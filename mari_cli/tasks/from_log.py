@@ -18,6 +18,7 @@ from mari_cli.errors import UserError, counted
 from mari_cli.metrics.items import item_values
 from mari_cli.metrics.overall import OPEN_UNLEARNING, overall_estimates
 from mari_cli.metrics.statistics import How
+from mari_cli.options import RunOptions
 from mari_cli.places import place
 from mari_cli.progress import say, track
 from mari_cli.report.page import render, write_report
@@ -47,10 +48,10 @@ MOST_IN_A_REPORT = 20
 """Logs that are compared in pairs, which takes as many tests as there are pairs."""
 
 
-def from_log(config: EvaluateRun, *, command: Sequence[str], resume: bool = False) -> dict[str, Any]:
+def evaluate_log(config: EvaluateRun, options: RunOptions) -> dict[str, Any]:
     """Run it and return the result (result.json; of several logs results.json). A log that cannot be read is
     refused before anything is written; of those that a folder holds it is left out, and that is said."""
-    if not resume:
+    if not options.resume:
         runs.refuse_existing(Path(config.out))
     check_tracker(config.tracker)
     suite = _data(config)
@@ -60,15 +61,15 @@ def from_log(config: EvaluateRun, *, command: Sequence[str], resume: bool = Fals
     if suite is None and len(found) == 1:
         paths = {"model": str(found[0].path), **others}
         if summaries := _summaries(paths):
-            return _from_summaries(config, paths, summaries, command=command, resume=resume)
+            return _from_summaries(config, paths, summaries, options)
     data = _Data(read_questions(suite), suite.path) if suite else None
     beside: dict[str, _Told] = {}
     for role, path in others.items():
         beside[role] = _tell(config, role, path, data, beside)
     if len(found) == 1:
         told = {"model": _tell(config, "model", str(found[0].path), data, beside), **beside}
-        return _record(config, told, data, command=command, resume=resume)
-    return _several(config, found, data, beside, command=command)
+        return _record(config, told, data, options)
+    return _several(config, found, data, beside, options)
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,8 @@ def _record(
     config: EvaluateRun,
     told: Mapping[str, _Told],
     questions: _Data | None,
+    options: RunOptions,
     *,
-    command: Sequence[str],
-    resume: bool = False,
     quiet: bool = False,
     name: str | None = None,
 ) -> dict[str, Any]:
@@ -131,8 +131,7 @@ def _record(
         {role: its.path for role, its in told.items()},
         {role: its.model for role, its in told.items()},
         list(dict.fromkeys(f"{role}: {note}" for role, its in told.items() for note in its.notes)),
-        command=command,
-        resume=resume,
+        options,
         quiet=quiet,
         questions=questions,
         name=name,
@@ -159,9 +158,7 @@ def _from_summaries(
     config: EvaluateRun,
     paths: Mapping[str, str],
     summaries: Mapping[str, Summary],
-    *,
-    command: Sequence[str],
-    resume: bool,
+    options: RunOptions,
 ) -> dict[str, Any]:
     gold, target = summaries.get("gold"), summaries.get("target")
     models = {
@@ -174,7 +171,7 @@ def _from_summaries(
     }
     notes = ["the numbers of a summary are means alone: there is no interval, and n = 0 stands for unknown"]
     notes += lacking(summaries)
-    return _recorded(config, paths, models, notes, command=command, resume=resume)
+    return _recorded(config, paths, models, notes, options)
 
 
 def _recorded(
@@ -182,9 +179,8 @@ def _recorded(
     paths: Mapping[str, str],
     models: Mapping[str, Examined],
     notes: Sequence[str],
+    options: RunOptions,
     *,
-    command: Sequence[str],
-    resume: bool,
     quiet: bool = False,
     questions: _Data | None = None,
     name: str | None = None,
@@ -201,7 +197,7 @@ def _recorded(
         inputs.contents[f"the data of the suite {config.suite.name}"] = of_data
     inputs.values.update(versions(config))
     with (
-        opened(config, command=command, task="evaluate", resume=resume, inputs=inputs) as run,
+        opened(config, options, inputs) as run,
         recorded(run, config, environment=environment, data=data, quiet=quiet) as record,
     ):
         return record.finish(
@@ -221,8 +217,7 @@ def _several(
     found: Sequence[Place],
     data: _Data | None,
     beside: Mapping[str, _Told],
-    *,
-    command: Sequence[str],
+    options: RunOptions,
 ) -> dict[str, Any]:
     """A run for each log, and results.json and report.html over all."""
     told: list[_Told] = []
@@ -255,7 +250,9 @@ def _several(
     for its, name, folder in zip(told, names, _folders(names), strict=True):
         model = replace(config.model, name=name.replace("/", " "))
         run = replace(config, from_log=its.path, out=str(out / folder), model=model)
-        result = _record(run, {"model": its, **beside}, data, command=command, quiet=True, name=name)
+        result = _record(
+            run, {"model": its, **beside}, data, replace(options, resume=False), quiet=True, name=name
+        )
         listed.append({"name": name, "log": its.path, "run": run.out, "result": result})
     notes += _together([its.notes for its in told])
     notes += [f"{role}: {note}" for role, its in beside.items() for note in its.notes]

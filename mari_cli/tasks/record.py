@@ -14,6 +14,7 @@ from mari_cli.begun import Inputs, require_same
 from mari_cli.config import RunConfig, to_plain, to_yaml
 from mari_cli.errors import UserError
 from mari_cli.metrics.registry import logged_as
+from mari_cli.options import RunOptions
 from mari_cli.progress import say
 from mari_cli.report.page import render, write_report
 from mari_cli.report.read import SCHEMA_VERSION, read_run
@@ -139,21 +140,21 @@ class Recording:
 
 
 @contextmanager
-def opened(
-    config: RunConfig, *, command: Sequence[str], task: str, resume: bool, inputs: Inputs
-) -> Iterator[Run]:
+def opened(config: RunConfig, options: RunOptions, inputs: Inputs) -> Iterator[Run]:
     """The run's directory, made or found again, and nobody else's until the end.
 
     Nothing is changed where it is refused to go on. A new run that is refused before its first step holds
     nothing, and is taken away.
     """
     out = Path(config.out)
-    if resume:
+    if options.resume:
         run = Run.unfinished(out)
     else:
-        run = Run.create(out, to_yaml(config), command=command, task=task, inputs=inputs.as_json())
+        run = Run.create(
+            out, to_yaml(config), command=options.command, task=config.task, inputs=inputs.as_json()
+        )
     with run.held():
-        if resume:
+        if options.resume:
             require_same(run, inputs)
             run = Run.resume(out)
         try:
@@ -162,10 +163,10 @@ def opened(
             if isinstance(error, OSError) and error.errno not in runs.FULL:
                 raise
             told = error if isinstance(error, UserError) else runs.CannotWrite(error.filename or out, error)
-            if not (resume or (out / runs.METRICS).exists()):
+            if not (options.resume or (out / runs.METRICS).exists()):
                 runs.remove(out)
             elif isinstance(told, runs.CannotWrite):
-                told.hint = f"{told.hint}; then `mari {task} --resume {shlex.quote(str(out))}` goes on"
+                told.hint = f"{told.hint}; then `mari {config.task} --resume {shlex.quote(str(out))}` goes on"
             raise told from error
 
 

@@ -29,6 +29,7 @@ from mari_cli.data.corpora import load_corpora
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import check_prompts, count_tokens
 from mari_cli.errors import UserError, counted
+from mari_cli.metrics.registry import METRICS
 from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel, load_tokenizer, prompt_style
 from mari_cli.places import is_there, place
@@ -218,6 +219,11 @@ def reference_at_path(config: RunConfig, setting: Setting, suite: Suite | None =
     path = config.metrics.mia_reference
     if path is None:
         return None
+    if suite is not None and f"{suite.name}/reference_auc" not in METRICS:
+        raise UserError(
+            f"`metrics.mia_reference` is about membership, which `suite={suite.name}` does not ask for",
+            "leave out one of the two",
+        )
     if not is_there(path):
         raise UserError(f"no model at `metrics.mia_reference={path}`", "give a model or run directory")
     if suite is None:

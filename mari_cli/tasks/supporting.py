@@ -45,7 +45,7 @@ from mari_cli.supports.keys import Keys, find_keys, given_keys, read_keys
 from mari_cli.supports.sparse import Kept, Write, choices, kept, label_nll, loss_of_mistakes, targets
 from mari_cli.tasks import inputs
 from mari_cli.tasks.setting import Setting, cache_directory, finetunes_target, seed_for
-from mari_cli.tasks.training import finetuned
+from mari_cli.tasks.training import fine_tuned_model
 from mari_cli.train.step import chunk_for, operand_head
 
 MOST_CONTRAST = 64.0
@@ -239,7 +239,7 @@ class _Asking:
         """The model given as ``name``, tuned on ``items``."""
         model, tuning = self.prepared.given[name], replace(self.config.finetune, epochs=epochs)
         compute = choose_compute(tuning.device, tuning.precision, tuning.weights, section="finetune.")
-        directory = finetuned(
+        directory = fine_tuned_model(
             model,
             replace(self.setting, compute=compute),
             items,

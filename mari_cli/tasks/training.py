@@ -49,9 +49,18 @@ def adapt(config: FinetuneRun | UnlearnRun, lm: LanguageModel) -> None:
 
 
 def keep(
-    lm: LanguageModel, config: FinetuneRun | UnlearnRun, base: ModelConfig, base_hash: str, path: Path
+    run: runs.Run,
+    lm: LanguageModel,
+    config: FinetuneRun | UnlearnRun,
+    base: ModelConfig,
+    base_hash: str,
 ) -> None:
-    """Save what was trained: a plain model, or adapters of ``base``, whose weights' hash is ``base_hash``."""
+    """Save what was trained as the checkpoint of ``run``: a plain model, or adapters of ``base``, whose
+    weights' hash is ``base_hash``."""
+    if not run.writes:
+        return
+    path = run.path / CHECKPOINT
+    runs.remove(path)  # a run killed while it was measured has one already
     if config.model.lora.merge:
         lm.save(path)
     else:
@@ -80,7 +89,7 @@ def skipped(outcome: Outcome) -> list[str]:
     ]
 
 
-def finetune(
+def fine_tune(
     lm: LanguageModel,
     items: Sequence[Item],
     config: FinetuneConfig,
@@ -148,7 +157,7 @@ def finetune(
     )
 
 
-def finetuned(
+def fine_tuned_model(
     base: ModelConfig,
     setting: Setting,
     items: Sequence[Item],
@@ -194,7 +203,7 @@ def finetuned(
             f"{role}: fine-tuning on {counted(len(items), 'item')}, at most {counted(config.epochs, 'epoch')}"
         )
         with runs.retold_disk_errors(directory), (directory / runs.METRICS).open("a") as metrics:
-            outcome = finetune(
+            outcome = fine_tune(
                 lm,
                 items,
                 config,

@@ -96,7 +96,7 @@ def ask_everything(
     compute = choose_compute(Device.cpu, change.get("precision", Precision.float32))
     packing, config = change.get("packing", Packing.auto), change.get("config", {})
     lm = at(directory, compute, packing, **config)
-    training.finetuned(
+    training.fine_tuned_model(
         ModelConfig(name="tiny", path=str(directory), **config),
         Setting(Texts(forget=RECORDS, retain=RECORDS, holdout=None, notes=[]), lm.tokenizer, compute),
         items,

@@ -9,6 +9,7 @@ import pytest
 from mari_cli import launch, runs
 from mari_cli.begun import Inputs
 from mari_cli.errors import UserError
+from mari_cli.options import RunOptions
 from mari_cli.tasks import record as record_module
 from mari_cli.tasks.record import opened, recorded
 
@@ -24,9 +25,7 @@ def begin(config, tmp_path):
 
     def call(*, resume: bool = False):
         inputs = Inputs({"the forget corpus": "1"}, {"numpy": "2"})
-        return opened(
-            replace(config, out=str(out)), command=["mari"], task="unlearn", resume=resume, inputs=inputs
-        )
+        return opened(replace(config, out=str(out)), RunOptions(["mari"], resume=resume), inputs)
 
     return out, call
 
@@ -102,10 +101,7 @@ def test_a_run_of_other_inputs_is_refused_and_nothing_is_changed(begin, config):
     before = sorted(out.iterdir())
     inputs = Inputs({"the forget corpus": "2", "the tokens of the forget corpus": "3"}, {"numpy": "3"})
     same = replace(config, out=str(out))
-    with (
-        pytest.raises(UserError) as refused,
-        opened(same, command=[], task="unlearn", resume=True, inputs=inputs),
-    ):
+    with pytest.raises(UserError) as refused, opened(same, RunOptions([], resume=True), inputs):
         pass
     assert str(refused.value).endswith("since it began: the forget corpus and numpy (was 2, is 3)")
     assert refused.value.hint == (

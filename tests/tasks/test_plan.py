@@ -17,7 +17,8 @@ from mari_cli.tasks import plan as planning
 from mari_cli.tasks import setting as settings
 from mari_cli.tasks.forgetting import Draws, remembering
 from mari_cli.tasks.plan import imagined_items, plan
-from mari_cli.tasks.unlearn import load, unlearn
+from mari_cli.tasks.preflight import load_for
+from mari_cli.tasks.unlearn import unlearn
 from mari_cli.train import planner
 
 
@@ -47,7 +48,7 @@ def test_the_disk_it_asks_for_is_what_the_caches_take(loss, tmp_path, monkeypatc
     found = plan(config, device="cpu")["disk"]
     compute = planning._compute(config, planning._device("cpu", None))
     setting = settings.prepare(config, compute)
-    lm = load(config.model, config, setting)
+    lm = load_for(config, setting, config.model)
     corpora = settings.tokenize_corpora(config, setting, lm)
     items = {"forget": corpora["forget"].items, "retain": corpora["retain"].items, "alternative": []}
     needs = build(config.loss).needs
@@ -62,7 +63,7 @@ def test_the_disk_it_asks_for_to_measure_is_what_the_hidden_states_take(tmp_path
     config = configured(f"cache={tmp_path}", "retain.validation_fraction=0")
     compute = planning._compute(config, planning._device("cpu", None))
     setting = settings.prepare(config, compute)
-    lm = load(config.model, config, setting)
+    lm = load_for(config, setting, config.model)
     corpora = settings.tokenize_corpora(config, setting, lm)
     asked: list[int] = []
     room = states.scratch
@@ -193,7 +194,7 @@ def test_a_size_without_sense_is_refused(text):
 
 def unlearned(tmp_path, name: str, *overrides: str):
     arguments = [*TINY, f"cache={tmp_path / 'cache'}", f"out={tmp_path / name}", *overrides]
-    return launch.run(unlearn, launch.Experiment("unlearn", arguments)).result
+    return launch.run(unlearn, launch.prepare(launch.Experiment("unlearn", arguments)))
 
 
 def test_a_run_that_is_made_to_fit_says_so_and_ends_where_it_would_have(tmp_path, capsys):

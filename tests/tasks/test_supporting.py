@@ -12,30 +12,27 @@ from mari_cli.data.records import Fact, Record
 from mari_cli.data.tokenize import Item
 from mari_cli.metrics.likelihood import answer_nll
 from mari_cli.models.context import Targets
-from mari_cli.models.device import choose_compute
 from mari_cli.models.head import head_of
 from mari_cli.models.reference import Rows
 from mari_cli.models.trunk import hidden_states
+from mari_cli.options import RunOptions
 from mari_cli.suites.scores import ItemScore, score
 from mari_cli.suites.standard import Corpus
 from mari_cli.tasks import supporting
 from mari_cli.tasks.plan import plan
-from mari_cli.tasks.setting import prepare, tokenize_corpora
-from mari_cli.tasks.unlearn import load, prepare_target
+from mari_cli.tasks.preflight import check
+from mari_cli.tasks.unlearn import GOLD_WORDS, prepare_target
 
 
 def asking(cache, *overrides: str) -> SimpleNamespace:
     """All that `unlearn` has before it asks for the support."""
     arguments = [*TINY, "loss.support.twins=2", f"out={cache / 'none'}", f"cache={cache}", *overrides]
     config = launch.configured(launch.Experiment("unlearn", arguments))
-    setting = prepare(config, choose_compute(config.train.device, config.train.precision))
-    lm = load(config.model, config, setting)
-    corpora = tokenize_corpora(config, setting, lm)
-    prepared = supporting.prepare(config, setting, corpora, lm.style)
-    target = prepare_target(config, setting, corpora)
-    loading = partial(load, config=config, setting=setting)
-    made = partial(supporting.support, config, setting, corpora, prepared, target, loading)
-    return SimpleNamespace(config=config, corpora=corpora, target=target, load=loading, made=made)
+    flight, lm = check(config, RunOptions(["mari"]), gold_words=GOLD_WORDS)
+    prepared = supporting.prepare(config, flight.setting, flight.corpora, lm.style)
+    target = prepare_target(flight)
+    made = partial(supporting.support, config, flight.setting, flight.corpora, prepared, target, flight.load)
+    return SimpleNamespace(config=config, corpora=flight.corpora, target=target, load=flight.load, made=made)
 
 
 def q_of(targets: Targets, vocabulary: int) -> torch.Tensor:

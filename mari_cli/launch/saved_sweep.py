@@ -17,9 +17,9 @@ from mari_cli import runs
 from mari_cli.begun import refuse_changed, versions
 from mari_cli.config import RunConfig, to_plain
 from mari_cli.errors import UserError
+from mari_cli.launch.typed import is_path
 from mari_cli.places import place
 from mari_cli.runs import CONFIG, SWEEP
-from mari_cli.typed import is_path
 
 JOBS = "jobs"
 WRITTEN = ("out", "cache")
