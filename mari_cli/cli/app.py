@@ -462,7 +462,7 @@ def runs_list(
     """List runs, finished or not, oldest first."""
     from mari_cli.cli import tables
     from mari_cli.errors import UserError
-    from mari_cli.runs import list_runs
+    from mari_cli.storage.run_list import list_runs
 
     for root in roots or []:
         if not root.is_dir():

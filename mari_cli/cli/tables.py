@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from mari_cli.launch import Job, Option
     from mari_cli.metrics.metric import Metric
-    from mari_cli.runs import RunSummary
+    from mari_cli.storage.run_list import RunSummary
 
 METRICS = (
     "distance_to_gold",

@@ -14,7 +14,7 @@ from mari_cli.launch.experiment import Experiment
 from mari_cli.launch.parse import parse
 from mari_cli.launch.saved_config import load_run_config
 from mari_cli.options import PreparedRun, RunOptions, Task
-from mari_cli.runs import Run
+from mari_cli.storage.run import Run
 
 
 class Interrupted(KeyboardInterrupt):

@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from mari_cli import config, runs
+from mari_cli import config
 from mari_cli.config import RunConfig
 from mari_cli.errors import UserError
 from mari_cli.launch import saved_sweep
@@ -26,7 +26,8 @@ from mari_cli.launch.saved_config import load_run_config
 from mari_cli.launch.session import check_hydra, composing, session
 from mari_cli.launch.typed import quote
 from mari_cli.options import PreparedRun, RunOptions, Task
-from mari_cli.runs import RUN, Run
+from mari_cli.storage.layout import RUN
+from mari_cli.storage.run import Run, now
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def _launch(task: Task, planned: Sweep, todo: Sequence[Job]) -> list[Any]:
         todo = [replace(job, overrides=(f"seed={job.number}",)) for job in todo]
         numbers = ",".join(str(job.number) for job in todo)
         experiment = replace(experiment, overrides=[f"seed={numbers}", *experiment.overrides])
-        directory = directory / "resumed" / runs.now().replace(":", "-")
+        directory = directory / "resumed" / now().replace(":", "-")
     arguments = [*experiment.arguments, f"hydra.sweep.dir={quote(str(directory))}"]
     with session(experiment) as controller:
         batches = controller.multirun(

@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from mari_cli import hub, runs
+from mari_cli import hub
 from mari_cli.config import ChatTemplate, ModelConfig, Packing
 from mari_cli.data.chat import check_chat
 from mari_cli.data.records import Record
@@ -60,6 +60,8 @@ from mari_cli.models.packing import Layout, settle
 from mari_cli.models.speaking import stops
 from mari_cli.models.tokenizer import check_chat_template, check_tokenizer, only_own_tokens, train_tokenizer
 from mari_cli.places import is_there, place
+from mari_cli.storage import atomic, room_on_disk
+from mari_cli.storage.layout import RUN
 
 
 @dataclass
@@ -109,17 +111,17 @@ class LanguageModel:
         Of a model with adapters, what they amount to; the model itself stays as it is.
         """
         bytes_needed = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        runs.check_disk(path.parent, bytes_needed)
+        room_on_disk.check_disk(path.parent, bytes_needed)
         state = merged_state(self.model) if has_adapters(self.model) else None
-        with runs.atomic_directory(path) as directory, system_errors():
+        with atomic.atomic_directory(path) as directory, system_errors():
             self.model.save_pretrained(directory, state_dict=state)
             self.tokenizer.save_pretrained(directory)
 
     def save_adapter(self, path: Path, base: Base) -> None:
         """The adapters alone, with the tokenizer and a note of ``base``: all or nothing."""
         bytes_needed = sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
-        runs.check_disk(path.parent, bytes_needed)
-        with runs.atomic_directory(path) as directory, system_errors():
+        room_on_disk.check_disk(path.parent, bytes_needed)
+        with atomic.atomic_directory(path) as directory, system_errors():
             write_adapter(self.model, directory, base)
             self.tokenizer.save_pretrained(directory)
 
@@ -142,7 +144,7 @@ def _local_or_hub(path: str) -> str:
     local = place(path)
     if (local / "checkpoint").is_dir():
         return str(local / "checkpoint")
-    if (local / runs.RUN).is_file():
+    if (local / RUN).is_file():
         raise UserError(
             f"run `{path}` holds no model: it has no checkpoint",
             "only a finished run of `mari unlearn` or `mari finetune` has one",
@@ -345,7 +347,7 @@ def check_saving(lm: LanguageModel) -> None:
     try:
         with (
             tempfile.TemporaryDirectory() as directory,
-            runs.retold_disk_errors(Path(directory)),
+            atomic.retold_disk_errors(Path(directory)),
             system_errors(),
         ):
             lm.model.config.save_pretrained(directory)

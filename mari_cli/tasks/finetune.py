@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from mari_cli import runs
 from mari_cli.config import Corpora, FinetuneRun
 from mari_cli.errors import counted
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.options import RunOptions
 from mari_cli.progress import say, track
+from mari_cli.storage.layout import STATE
 from mari_cli.tasks.assessment import Assessment
 from mari_cli.tasks.preflight import check, make_trainable
 from mari_cli.tasks.recording import recording
@@ -34,7 +34,7 @@ def finetune(config: FinetuneRun, options: RunOptions) -> dict[str, Any]:
             config.train,
             weights=base_hash,
             seed=config.seed,
-            state_dir=record.run.path / runs.STATE,
+            state_dir=record.run.path / STATE,
             log=record.log,
             track=track,
             description=f"fine-tuning on {described}",

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mari_cli import runs
 from mari_cli.begun import Inputs, versions
 from mari_cli.config import EvaluateRun, TofuSuite
 from mari_cli.errors import UserError, counted
@@ -23,6 +22,9 @@ from mari_cli.places import place
 from mari_cli.progress import say, track
 from mari_cli.report.page import render, write_report
 from mari_cli.report.read import read_runs
+from mari_cli.storage import hashing, json_files
+from mari_cli.storage.environment import describe_environment
+from mari_cli.storage.run import refuse_existing
 from mari_cli.suites.log_columns import Log
 from mari_cli.suites.measured import Measured
 from mari_cli.suites.open_unlearning_summary import Summary, lacking, read_summary, summary_scores
@@ -52,7 +54,7 @@ def evaluate_log(config: EvaluateRun, options: RunOptions) -> dict[str, Any]:
     """Run it and return the result (result.json; of several logs results.json). A log that cannot be read is
     refused before anything is written; of those that a folder holds it is left out, and that is said."""
     if not options.resume:
-        runs.refuse_existing(Path(config.out))
+        refuse_existing(Path(config.out))
     check_tracker(config.tracker)
     suite = _data(config)
     found = places([config.from_log] if isinstance(config.from_log, str) else config.from_log)
@@ -114,7 +116,7 @@ def _tell(
     of_rest = [note for note in summary.notes if not note.startswith(left_out)]  # said once
     notes = [*log.notes, *unlike, *of_rest, *log.disagreements(summary.metrics)]
     rows = [{"suite": "tofu"} | row for row in log.rows]
-    return _Told(path, log, Examined(Measured(metrics, [], []), rows, runs.content_hash(log.rows)), notes)
+    return _Told(path, log, Examined(Measured(metrics, [], []), rows, hashing.content_hash(log.rows)), notes)
 
 
 def _record(
@@ -165,7 +167,7 @@ def _from_summaries(
         role: Examined(
             Measured(summary_scores(summary, paths[role], gold, target), [], []),
             [],
-            runs.content_hash(summary),
+            hashing.content_hash(summary),
         )
         for role, summary in summaries.items()
     }
@@ -190,10 +192,10 @@ def _recorded(
         role: {"path": path, "records": len(models[role].asked), "sha256": models[role].weights}
         for role, path in paths.items()
     }
-    environment = runs.environment() | {"processes": 1}
-    inputs = Inputs({f"the log {path}": runs.path_hash(place(path)) for path in paths.values()})
+    environment = describe_environment() | {"processes": 1}
+    inputs = Inputs({f"the log {path}": hashing.path_hash(place(path)) for path in paths.values()})
     if questions is not None:
-        of_data = runs.content_hash(repr(questions.questions))
+        of_data = hashing.content_hash(repr(questions.questions))
         inputs.contents[f"the data of the suite {config.suite.name}"] = of_data
     inputs.values.update(versions(config))
     with (
@@ -267,7 +269,7 @@ def _several(
     for note in notes:
         say(f"note: {note}")
     table = {"schema_version": 1, "task": "evaluate", "logs": listed, "left_out": left_out, "notes": notes}
-    runs.atomic_write_json(out / TABLE, table)
+    json_files.atomic_write_json(out / TABLE, table)
     return table
 
 

@@ -5,14 +5,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mari_cli import distributed, sealed
+from mari_cli import distributed
 from mari_cli.config import MetricsConfig, RunConfig
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.registry import METRICS
 from mari_cli.metrics.statistics import How
-from mari_cli.models.fingerprint import key_hash, weights_hash
+from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track, say
+from mari_cli.storage import json_cache
+from mari_cli.storage.hashing import key_hash
 from mari_cli.suites.attacked import with_reference
 from mari_cli.suites.benchmarks import OF_BENCHMARKS, benchmarks
 from mari_cli.suites.draws import seeds_of
@@ -119,13 +121,13 @@ def measured(examiner: Examiner, corpora: Mapping[str, Corpus], *, afresh: bool 
     }
     key = key_hash(examiner.key("measured", DEFINITIONS, asked))
     path = None if afresh or examiner.cache is None else examiner.cache / "measured" / f"{key}.json"
-    if path and (content := sealed.read(path)) is not None:
+    if path and (content := json_cache.read(path)) is not None:
         say(f"{name}: measured before")
         return _read(content)
     say(f"{name}: measuring")
     result = distributed.agreed(measure(examiner, corpora))
     # what a cache gives back must be what a first run sees, to the last bit and the last missing value
-    return _read(sealed.write(path, asdict(result))) if path else result
+    return _read(json_cache.write(path, asdict(result))) if path else result
 
 
 def _read(content: dict[str, Any]) -> Measured:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from mari_cli import distributed, runs
+from mari_cli import distributed
 from mari_cli.config import EvaluateRun, FinetuneRun, ModelConfig, OptimConfig, RunConfig, UnlearnRun
 from mari_cli.models.device import Compute, choose_compute
 from mari_cli.models.load import LanguageModel, base_of, check_saving, describe_architecture, load_model
 from mari_cli.options import RunOptions
+from mari_cli.storage.run import refuse_existing
 from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import Suite, suite_of
 from mari_cli.tasks import inputs
@@ -63,7 +64,7 @@ def check(
     that cannot be loaded would otherwise end the run after hours.
     """
     if not options.resume and distributed.first():  # the first may have made it when others come here
-        runs.refuse_existing(Path(config.out))
+        refuse_existing(Path(config.out))
     setting = prepare(config, compute_of(config))
     if options.resume:
         inputs.require_same_words(config, setting)

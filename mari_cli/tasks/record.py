@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mari_cli import runs
 from mari_cli.begun import Inputs, require_same
 from mari_cli.config import RunConfig, to_plain, to_yaml
 from mari_cli.errors import UserError
@@ -18,7 +17,9 @@ from mari_cli.options import RunOptions
 from mari_cli.progress import say
 from mari_cli.report.page import render, write_report
 from mari_cli.report.read import SCHEMA_VERSION, read_run
-from mari_cli.runs import Run
+from mari_cli.storage import atomic, json_files
+from mari_cli.storage.layout import METRICS
+from mari_cli.storage.run import Run
 from mari_cli.tasks.examined import Examined, as_json
 from mari_cli.tracking import NoTracker, Tracker, open_tracker
 
@@ -83,7 +84,7 @@ class Recording:
             for role, found in models.items()
             for row in [*found.measured.items, *found.asked]
         ]
-        self.run.write_text("items.jsonl", runs.json_lines(rows))
+        self.run.write_text("items.jsonl", json_files.json_lines(rows))
         self.run.write_json("examples.json", list(examples))
         about = self.run.about()
         training = None
@@ -160,12 +161,12 @@ def opened(config: RunConfig, options: RunOptions, inputs: Inputs) -> Iterator[R
         try:
             yield run
         except (UserError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in runs.FULL:
+            if isinstance(error, OSError) and error.errno not in atomic.FULL:
                 raise
-            told = error if isinstance(error, UserError) else runs.CannotWrite(error.filename or out, error)
-            if not (options.resume or (out / runs.METRICS).exists()):
-                runs.remove(out)
-            elif isinstance(told, runs.CannotWrite):
+            told = error if isinstance(error, UserError) else atomic.CannotWrite(error.filename or out, error)
+            if not (options.resume or (out / METRICS).exists()):
+                atomic.remove(out)
+            elif isinstance(told, atomic.CannotWrite):
                 told.hint = f"{told.hint}; then `mari {config.task} --resume {shlex.quote(str(out))}` goes on"
             raise told from error
 

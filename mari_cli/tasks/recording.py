@@ -5,10 +5,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from mari_cli import distributed, runs
+from mari_cli import distributed
 from mari_cli.losses import fused
 from mari_cli.progress import say
-from mari_cli.runs import Run
+from mari_cli.storage.environment import describe_environment
+from mari_cli.storage.run import Run
 from mari_cli.suites.benchmarks import describe_benchmarks
 from mari_cli.tasks import inputs
 from mari_cli.tasks.preflight import Preflight
@@ -28,7 +29,7 @@ def recording(flight: Preflight[Any]) -> Iterator[Recording]:
     mine = opened(config, flight.options, begun_with) if distributed.first() else others
     with mine as run:
         distributed.wait()
-        environment = runs.environment(device=device_info(compute)) | {"processes": distributed.size()}
+        environment = describe_environment(device=device_info(compute)) | {"processes": distributed.size()}
         said = [f"precision: {compute.precision} ({compute.reason})"]
         if compute.device.type == "cuda":
             said.append(f"kernels: {fused.described(compute.device.type)}")

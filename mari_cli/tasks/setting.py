@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from mari_cli import distributed, runs
+from mari_cli import distributed
 from mari_cli.config import (
     CorpusConfig,
     EvaluateRun,
@@ -33,6 +33,7 @@ from mari_cli.metrics.registry import METRICS
 from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel, load_tokenizer, prompt_style
 from mari_cli.places import is_there, place
+from mari_cli.storage import hashing, room_on_disk
 from mari_cli.suites.benchmarks import check_benchmarks
 from mari_cli.suites.examiner import items_hash
 from mari_cli.suites.standard import Corpus
@@ -174,7 +175,7 @@ def tokenize_corpora(config: RunConfig, setting: Setting, lm: LanguageModel) -> 
 
 def require_disk(config: RunConfig, lm: LanguageModel) -> None:
     """Refuse a run that its disk could not hold to the end."""
-    runs.check_disk(Path(config.out), disk_of_run(lm.model))
+    room_on_disk.check_disk(Path(config.out), disk_of_run(lm.model))
 
 
 def disk_of_run(model: torch.nn.Module) -> int:
@@ -247,7 +248,7 @@ def describe_data(corpora: Mapping[str, Corpus], suite: Suite | None = None) -> 
             "items": len(corpus.items),
             "tokens": count_tokens(corpus.items),
             "targets": sum(item.num_targets for item in corpus.items),
-            "sha256": runs.content_hash([record.key for record in corpus.records]),
+            "sha256": hashing.content_hash([record.key for record in corpus.records]),
             "items_sha256": items_hash(corpus.items),
         }
         for role, corpus in corpora.items()

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mari_cli import distributed, runs, sealed
+from mari_cli import distributed
 from mari_cli.config import (
     Estimator,
     LossConfig,
@@ -34,6 +34,7 @@ from mari_cli.models.load import LanguageModel, load_tokenizer
 from mari_cli.models.reference import Reference, remember
 from mari_cli.places import is_there
 from mari_cli.progress import say, track
+from mari_cli.storage import hashing, json_cache
 from mari_cli.suites.examiner import Examiner, items_hash
 from mari_cli.suites.scores import ItemScore
 from mari_cli.suites.standard import Corpus
@@ -181,7 +182,7 @@ def load_given(prepared: Prepared, load: Load) -> dict[str, str]:
     for name, model in prepared.given.items():
         known |= inputs.of_model(load(model), f"the model of `loss.support` ({name})")
     if prepared.keys is not None:
-        known["the key strings"] = runs.content_hash(prepared.keys.tokens)
+        known["the key strings"] = hashing.content_hash(prepared.keys.tokens)
     return known
 
 
@@ -383,8 +384,8 @@ def _of_twins(asking: _Asking) -> tuple[Targets, list[str]]:
     seed, chunk = seed_for(asking.config.seed, "twins"), asking.chunk(vocabulary)
     key = {
         "model": before.remembered.key,
-        "named": runs.content_hash([sorted(one.keys.items()) for one in prepared.named]),
-        "pools": runs.content_hash(prepared.pools),
+        "named": hashing.content_hash([sorted(one.keys.items()) for one in prepared.named]),
+        "pools": hashing.content_hash(prepared.pools),
         "twins": config.twins,
         "self_generated": config.self_generated,
         "seed": seed,
@@ -463,18 +464,18 @@ def _calibrated(
     it would be made anew. ``key`` is what determines ``nll``, the loss of mistakes (`loss_of_mistakes`), and
     the model before."""
     items = asking.corpora["holdout"].items
-    whole = runs.content_hash(
+    whole = hashing.content_hash(
         {**key, "holdout": items_hash(items), "between": [least, most], "loss_of": "mistakes"}
     )[:24]
     path = asking.cache / "support" / f"{whole}.json"
-    found = sealed.read(path)
+    found = json_cache.read(path)
     if found is None:
         own = None
         if distributed.first():
             scored = ([score.answer_nll for score in holdout], [score.exact_match for score in holdout])
             wanted = loss_of_mistakes(*(torch.tensor(column, dtype=torch.float64) for column in scored))
             own = asdict(calibrated(nll, wanted, least=least, most=most))
-        found = sealed.write(path, own)
+        found = json_cache.write(path, own)
     return Calibrated(**found)
 
 

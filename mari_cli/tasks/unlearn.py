@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from mari_cli import runs
 from mari_cli.config import Estimator, MariConfig, ModelConfig, SupportSource, UnlearnRun, titled
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import objective as losses
@@ -14,6 +13,7 @@ from mari_cli.models.device import choose_compute
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.options import RunOptions
 from mari_cli.progress import say, track
+from mari_cli.storage.layout import STATE
 from mari_cli.suites.benchmarks import check_without_generation
 from mari_cli.suites.standard import Corpus
 from mari_cli.tasks import supporting
@@ -87,7 +87,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
             job,
             config.train,
             weights=target_hash,
-            state_dir=record.run.path / runs.STATE,
+            state_dir=record.run.path / STATE,
             log=record.log,
             track=track,
             description=titled(config.loss),

@@ -13,7 +13,7 @@ import typer
 
 from mari_cli import launch
 from mari_cli.cli.door import Door
-from mari_cli.runs import Run
+from mari_cli.storage.run import Run
 
 FILES = {
     "typo.yaml": "defaults: [unlearn, _self_]\nloss:\n  mari_wait: 3\n",

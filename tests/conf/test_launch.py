@@ -16,7 +16,7 @@ from mari_cli.begun import Inputs, versions
 from mari_cli.config import MariConfig, NPOConfig, UnlearnRun
 from mari_cli.errors import UserError
 from mari_cli.launch import Experiment, Failed, saved_sweep
-from mari_cli.runs import Run
+from mari_cli.storage.run import Run
 
 
 def describe(cfg, options):

@@ -23,7 +23,7 @@ from mari_cli.models.load import load_model
 from mari_cli.models.reference import remember
 from mari_cli.models.trunk import trunk
 from mari_cli.progress import silent
-from mari_cli.runs import Run
+from mari_cli.storage.run import Run
 from mari_cli.tasks.forgetting import alternative_items, context_layer, draws_of, forgetting_job
 from mari_cli.tasks.record import Recording
 from mari_cli.tasks.setting import prepare, tokenize_corpora

@@ -11,12 +11,13 @@ from safetensors.torch import load_file, save_file
 from test_bad_input import ARCHITECTURE, LETTERS, REST, UNSEEN, edit_json, json_lines
 from tiny import TINY
 
-from mari_cli import begun, launch, runs, sealed
+from mari_cli import begun, launch
 from mari_cli.config import Device, ModelConfig, Precision
 from mari_cli.errors import UserError
 from mari_cli.models.device import choose_compute
 from mari_cli.models.load import load_model
 from mari_cli.models.tokenizer import train_tokenizer
+from mari_cli.storage import hashing, json_cache
 from mari_cli.tasks import evaluation as evaluation_module
 from mari_cli.tasks import finetune as finetune_module
 from mari_cli.tasks import unlearn as unlearn_module
@@ -257,7 +258,7 @@ def test_a_target_that_is_another_when_it_is_trained_again_is_refused(tmp_path, 
     (weights,) = Path("cache").glob("models/*/checkpoint")
     other_weights(weights)
     seal = weights.with_name("checkpoint.json")
-    sealed.write(seal, runs.directory_hash(weights))
+    json_cache.write(seal, hashing.directory_hash(weights))
     metrics = Path("run/metrics.jsonl").read_bytes()
     with pytest.raises(UserError, match="was trained from other weights than those here now"):
         launch.run(unlearn, launch.resume("unlearn", Path("run")))

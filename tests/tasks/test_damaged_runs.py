@@ -10,7 +10,7 @@ from test_changed import RUNS, everything, runs_cut, workshop  # noqa: F401
 
 from mari_cli import begun, launch
 from mari_cli.errors import UserError
-from mari_cli.runs import Run
+from mari_cli.storage.run import Run
 from mari_cli.tasks.training import take_up
 from mari_cli.train import state
 

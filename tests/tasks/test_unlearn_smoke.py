@@ -108,7 +108,7 @@ def test_a_kept_model_or_measurement_with_a_flipped_bit_is_made_anew(tmp_path, c
     capsys.readouterr()
     second = run(tmp_path / "b", own)
     said = " ".join(capsys.readouterr().err.split())
-    assert "is not whole and is trained anew" in said
+    assert f"the cache in `{weights[0].parent.parent}` is damaged and is made anew" in said
     assert f"`{figures[0]}` in the cache is damaged and is made anew" in said
     assert second["models"] == first["models"]
 
