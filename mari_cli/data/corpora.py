@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from mari_cli.config import CorpusConfig, FictionalCorpus, FileCorpus, ForgetFiles, RetainConfig
 from mari_cli.data.fictional import COVERING_PEOPLE, num_shared, read_fictional
-from mari_cli.data.files import read_noted
+from mari_cli.data.files import read_files
 from mari_cli.data.forms import listed
 from mari_cli.data.records import Record, Turn
 from mari_cli.errors import UserError, counted
@@ -97,7 +97,7 @@ def _read(config: CorpusConfig, *, corpus: str, notes: list[str]) -> list[Record
     if isinstance(config, FictionalCorpus):
         return read_fictional(config, corpus=corpus)
     assert isinstance(config, FileCorpus), type(config)
-    records, unused = read_noted(config, corpus=corpus)
+    records, unused = read_files(config, corpus=corpus)
     if unused:
         notes.append(f"of the {corpus} corpus these columns are not used: {listed(unused)}")
     return records

@@ -13,8 +13,6 @@ from typing import Any
 
 from mari_cli.errors import UserError, nearest
 
-HEADINGS = ("Definition", "Reading", "Degenerate cases", "Variants", "Source")
-"""What the page of a metric must say."""
 STATISTICS = "statistics"
 """The page that is about all metrics."""
 
@@ -33,10 +31,6 @@ class Page:
         """Full names of the metrics it is about, with `*` for whatever may stand there."""
         line = next((line for line in self.text.splitlines() if line.startswith("In results:")), "")
         return re.findall(r"`([^`]+)`", line)
-
-    @property
-    def headings(self) -> list[str]:
-        return [line.removeprefix("## ") for line in self.text.splitlines() if line.startswith("## ")]
 
 
 @cache
