@@ -209,10 +209,11 @@ def plan(
     """
     from mari_cli import launch
     from mari_cli.cli import tables
-    from mari_cli.tasks import plan as task
+    from mari_cli.tasks import plan_table
+    from mari_cli.tasks.plan import plan as plan_run
 
     cfg = launch.configured(launch.Experiment("unlearn", overrides or [], config))
-    found = task.plan(
+    found = plan_run(
         cfg,  # type: ignore[arg-type]
         lengths=lengths,
         memory=memory,
@@ -220,9 +221,9 @@ def plan(
         processes=nproc,
     )
     if as_json:
-        typer.echo(task.as_json(found))
+        typer.echo(plan_table.as_json(found))
     else:
-        tables.print_grid(tables.of_plan(task.rows(found)))
+        tables.print_grid(tables.of_plan(plan_table.rows(found)))
 
 
 @app.command(

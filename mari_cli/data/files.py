@@ -452,10 +452,7 @@ def _hub_table(config: FileCorpus, *, corpus: str, chosen: str | None = None) ->
     where the data set has no such subset or split."""
     hub.settle()
     import datasets
-    from datasets.exceptions import (
-        DatasetNotFoundError,
-        DatasetsError,
-    )
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
     name, local = config.path, f"or give a local path as `{corpus}.path`"
     keys = f"`{corpus}.subset` ({config.subset}) and `{corpus}.split` ({config.split})"

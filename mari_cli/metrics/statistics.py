@@ -20,14 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from mari_cli.metrics.estimate import Estimate, OverSeeds
-from mari_cli.metrics.privacy import (
-    Scores,
-    auc,
-    dkw_radius,
-    privleak,
-    tpr_at_fpr,
-    worst_threshold_advantage,
-)
+from mari_cli.metrics.privacy import Scores, auc, dkw_radius, privleak, tpr_at_fpr, worst_threshold_advantage
 
 Floats = NDArray[np.float64]
 

@@ -7,8 +7,9 @@ from typing import Any, Generic, TypeVar
 
 from mari_cli import distributed
 from mari_cli.config import EvaluateRun, FinetuneRun, ModelConfig, OptimConfig, RunConfig, UnlearnRun
+from mari_cli.models.checks import check_saving
 from mari_cli.models.device import Compute, choose_compute
-from mari_cli.models.load import LanguageModel, base_of, check_saving, describe_architecture, load_model
+from mari_cli.models.load import LanguageModel, base_of, describe_architecture, load_model
 from mari_cli.options import RunOptions
 from mari_cli.storage.run import refuse_existing
 from mari_cli.suites.standard import Corpus

@@ -29,6 +29,7 @@ from mari_cli.tasks.forgetting import (
 from mari_cli.tasks.preflight import Preflight, check, make_trainable
 from mari_cli.tasks.recording import recording
 from mari_cli.tasks.setting import cache_directory, dropout_seed, finetunes_target, in_shards
+from mari_cli.tasks.support_sources import support
 from mari_cli.tasks.supporting import source_of
 from mari_cli.tasks.training import adapt, fine_tuned_model, keep, take_up
 from mari_cli.train.loop import fit
@@ -63,7 +64,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
         corpora, notes = assessment.corpora, [*setting.texts.notes]
         targets = None
         if prepared:  # before the target is loaded to stay
-            targets, more = supporting.support(config, setting, corpora, prepared, target_from, flight.load)
+            targets, more = support(config, setting, corpora, prepared, target_from, flight.load)
             notes += more
         lm = flight.load(target_from)
         target_hash = assessment.take("target", lm).weights

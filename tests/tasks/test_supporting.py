@@ -18,7 +18,7 @@ from mari_cli.models.trunk import hidden_states
 from mari_cli.options import RunOptions
 from mari_cli.suites.scores import ItemScore, score
 from mari_cli.suites.standard import Corpus
-from mari_cli.tasks import supporting
+from mari_cli.tasks import support_sources, supporting
 from mari_cli.tasks.plan import plan
 from mari_cli.tasks.preflight import check
 from mari_cli.tasks.unlearn import GOLD_WORDS, prepare_target
@@ -31,7 +31,9 @@ def asking(cache, *overrides: str) -> SimpleNamespace:
     flight, lm = check(config, RunOptions(["mari"]), gold_words=GOLD_WORDS)
     prepared = supporting.prepare(config, flight.setting, flight.corpora, lm.style)
     target = prepare_target(flight)
-    made = partial(supporting.support, config, flight.setting, flight.corpora, prepared, target, flight.load)
+    made = partial(
+        support_sources.support, config, flight.setting, flight.corpora, prepared, target, flight.load
+    )
     return SimpleNamespace(config=config, corpora=flight.corpora, target=target, load=flight.load, made=made)
 
 
@@ -101,14 +103,14 @@ COUNTED = {
 @pytest.mark.parametrize("source", COUNTED)
 def test_what_was_made_is_found_again_and_each_setting_makes_its_own(source, tmp_path, monkeypatch):
     made: list[str] = []
-    kept = supporting.kept
+    kept = support_sources.kept
     names = tmp_path / "names.txt"
     names.write_text("the\n")
 
     def noting(fill, *arguments, **options):
         return kept(lambda write: (made.append("asked"), fill(write)), *arguments, **options)
 
-    monkeypatch.setattr(supporting, "kept", noting)
+    monkeypatch.setattr(support_sources, "kept", noting)
     first, _ = asking(tmp_path, source).made()
     again, _ = asking(tmp_path, source).made()
     assert made == ["asked"]
@@ -157,7 +159,7 @@ def scores(*right: bool) -> list[ItemScore]:
 def test_a_q_that_recites_more_than_the_holdout_is_warned_of_with_the_number(recited, warned, known):
     targets, corpus = asked_of(*[True] * recited, *[False] * (40 - recited), known=known)
     of_holdout = scores(True, True, *[False] * 38)
-    notes = supporting.recitation(targets, {"forget": corpus, "holdout": corpus}, of_holdout)
+    notes = support_sources.recitation(targets, {"forget": corpus, "holdout": corpus}, of_holdout)
     assert len(notes) == (1 if known else 2)
     assert all(note.startswith("warning: ") is warned for note in notes)
     assert f"{recited / 40:.3f} of the {'unique facts' if known else 'answers'}" in notes[0]
@@ -166,6 +168,6 @@ def test_a_q_that_recites_more_than_the_holdout_is_warned_of_with_the_number(rec
 
 def test_without_a_holdout_the_number_is_said():
     targets, corpus = asked_of(True, False)
-    (note,) = supporting.recitation(targets, {"forget": corpus}, [])
+    (note,) = support_sources.recitation(targets, {"forget": corpus}, [])
     assert "0.500" in note
     assert "no holdout" in note
