@@ -18,9 +18,7 @@ from mari_cli.models.device import choose_compute
 from mari_cli.models.load import load_model
 from mari_cli.models.tokenizer import train_tokenizer
 from mari_cli.storage import hashing, json_cache
-from mari_cli.tasks import evaluation as evaluation_module
-from mari_cli.tasks import finetune as finetune_module
-from mari_cli.tasks import unlearn as unlearn_module
+from mari_cli.tasks import assessment
 from mari_cli.tasks.evaluate import evaluate
 from mari_cli.tasks.finetune import finetune
 from mari_cli.tasks.unlearn import unlearn
@@ -89,9 +87,8 @@ def cut(task: str, monkeypatch: pytest.MonkeyPatch, out: str) -> Path:
     def stop(*args, **kwargs):
         raise Stopped
 
-    modules = {"unlearn": unlearn_module, "finetune": finetune_module, "evaluate": evaluation_module}
     with monkeypatch.context() as patched:
-        patched.setattr(modules[task], "examples", stop)
+        patched.setattr(assessment, "examples", stop)
         function, arguments = RUNS[task]
         with pytest.raises(Stopped):
             launch.run(function, launch.prepare(launch.Experiment(task, [*arguments, f"out={out}"])))
@@ -252,7 +249,7 @@ def test_a_target_that_is_another_when_it_is_trained_again_is_refused(tmp_path, 
         raise Stopped
 
     with monkeypatch.context() as patched:
-        patched.setattr(unlearn_module, "examples", stop)
+        patched.setattr(assessment, "examples", stop)
         with pytest.raises(Stopped):
             launch.run(unlearn, launch.prepare(launch.Experiment("unlearn", arguments)))
     (weights,) = Path("cache").glob("models/*/checkpoint")

@@ -74,7 +74,7 @@ def test_the_disk_it_asks_for_to_measure_is_what_the_hidden_states_take(tmp_path
         asked.append(tensor.bytes)
         return room(directory, tensor)
 
-    monkeypatch.setattr(states, "scratch", told)
+    monkeypatch.setattr(states, "temporary_tensor", told)
     measure(Examiner(lm, config.metrics, 0, "", tmp_path, silent, "model"), corpora)
     assert plan(config, device="cpu")["disk"]["measured"] == sum(asked) > 0
     assert not list(tmp_path.rglob("*scratch*"))
