@@ -12,30 +12,3 @@ from mari_cli.launch.run import Interrupted, interruptible, prepare, resume, run
 from mari_cli.launch.saved_config import TASKS, load_run_config
 from mari_cli.launch.session import session
 from mari_cli.launch.sweep import Failed, Job, Sweep, is_of_launcher, plan, sweep, take_up
-
-__all__ = [
-    "TASKS",
-    "Experiment",
-    "Failed",
-    "Interrupted",
-    "Job",
-    "Option",
-    "Sweep",
-    "complete",
-    "compose",
-    "configured",
-    "implied_choices",
-    "interruptible",
-    "is_of_launcher",
-    "load_run_config",
-    "options",
-    "parse",
-    "plan",
-    "prepare",
-    "resume",
-    "run",
-    "session",
-    "show",
-    "sweep",
-    "take_up",
-]

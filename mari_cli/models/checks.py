@@ -18,9 +18,8 @@ from transformers import (
 )
 
 from mari_cli.errors import UserError, nearest
-from mari_cli.models.files import UNREADABLE, check_memory, check_shapes, check_sizes, gist
+from mari_cli.models.files import UNREADABLE, check_memory, check_shapes, check_sizes, gist, system_errors
 from mari_cli.models.lora import is_adapter
-from mari_cli.models.system_errors import system_errors
 from mari_cli.storage import atomic
 
 if TYPE_CHECKING:  # which imports this file

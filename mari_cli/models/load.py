@@ -33,7 +33,7 @@ from mari_cli.models.checks import (
     refuse_other_formats,
 )
 from mari_cli.models.device import Compute
-from mari_cli.models.files import UNREADABLE, check_files, reading, unbuildable
+from mari_cli.models.files import UNREADABLE, check_files, reading, system_errors, unbuildable
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.head import check_parity
 from mari_cli.models.lora import (
@@ -48,7 +48,6 @@ from mari_cli.models.lora import (
 )
 from mari_cli.models.packing import Layout, settle
 from mari_cli.models.speaking import stops
-from mari_cli.models.system_errors import system_errors
 from mari_cli.models.tokenizer import check_chat_template, check_tokenizer, only_own_tokens, train_tokenizer
 from mari_cli.places import is_there, place
 from mari_cli.storage import atomic, room_on_disk

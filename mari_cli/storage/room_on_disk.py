@@ -4,10 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, size
 from mari_cli.places import LONGEST_NAME, longest_name
-
-GIB = 1024**3
 
 
 def check_disk(path: Path, needed_bytes: int) -> None:
@@ -16,13 +14,9 @@ def check_disk(path: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(there).free
     if free < needed_bytes:
         raise UserError(
-            f"not enough disk space: `{path}` needs {_size(needed_bytes)}, {_size(free)} free",
+            f"not enough disk space: `{path}` needs {size(needed_bytes)}, {size(free)} free",
             "free some space, or choose another disk with `out=` and `cache=`",
         )
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB // 10 else f"{num_bytes / 1024**2:.1f} MiB"
 
 
 def require_writable(path: Path, key: str) -> None:

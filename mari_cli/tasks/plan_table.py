@@ -5,15 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from mari_cli.config import Parallel
-from mari_cli.errors import counted
-from mari_cli.train import planner
+from mari_cli.errors import counted, size
+from mari_cli.report.numbers import duration
 
 
 def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(figure, value, what to know of it) of a plan."""
     model, step, flops, memory = found["model"], found["step"], found["flops"], found["memory"]
     device, disk, run, clock = found["device"], found["disk"], found["run"], found["time"]
-    size = planner.size
     sequences = " + ".join(f"{count} {role}" for role, count in step["sequences"].items())
     processes, layout = found["processes"], found["layout"]
     trained = ""
@@ -80,10 +79,10 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             f"if {clock['assumed_share_of_peak']:.0%} of {device['flops'] / 1e12:.3g} T a second are reached"
         )
         out += [
-            ("time a step", _duration(clock["step_seconds"]), share),
+            ("time a step", duration(clock["step_seconds"]), share),
             (
                 "time of the run",
-                _duration(clock["run_seconds"]),
+                duration(clock["run_seconds"]),
                 f"{counted(run['steps'], 'step')}, without evaluations",
             ),
         ]
@@ -92,11 +91,3 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def as_json(found: Mapping[str, Any]) -> str:
     return json.dumps(found, indent=2)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 1:
-        return f"{seconds * 1e3:.0f} ms"
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

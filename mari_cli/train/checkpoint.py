@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from mari_cli import distributed
-from mari_cli.models.system_errors import system_errors
+from mari_cli.models.files import system_errors
 from mari_cli.storage import atomic
 
 

@@ -68,7 +68,7 @@ def test_the_disk_it_asks_for_to_measure_is_what_the_hidden_states_take(tmp_path
     lm = load_for(config, setting, config.model)
     corpora = settings.tokenize_corpora(config, setting, lm)
     asked: list[int] = []
-    room = states.scratch
+    room = states.temporary_tensor
 
     def told(directory, tensor):
         asked.append(tensor.bytes)
