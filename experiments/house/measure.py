@@ -184,8 +184,9 @@ def files_naming(names: Sequence[str], roots: Sequence[Path]) -> dict[str, list[
 
 
 def losses() -> list[str]:
-    return sorted({file.stem.partition("_")[0] if file.stem.startswith("mari") else file.stem
-                   for file in (CONF / "loss").glob("*.yaml")})  # fmt: skip
+    """Names of the baselines, and of the configuration of MarI: `mari` is the package's own name too."""
+    names = {file.stem for file in (CONF / "loss").glob("*.yaml") if not file.stem.startswith("mari")}
+    return sorted({*names, "MariConfig"})
 
 
 def metrics() -> list[str]:

@@ -13,7 +13,7 @@ import typer
 from mari_cli import __version__
 from mari_cli.cli.completion import complete_override
 from mari_cli.cli.door import Door, note
-from mari_cli.cli.evaluated import evaluated
+from mari_cli.cli.evaluate_words import read_words
 from mari_cli.cli.show import show, show_comparison
 from mari_cli.cli.start import LoadedLater, start
 
@@ -270,7 +270,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Measure a model, training nothing; or compute TOFU's numbers again from the logs of evaluations."""
-    words = evaluated(model, overrides or [], from_log or [], gold_log=gold_log, target_log=target_log)
+    words = read_words(model, overrides or [], from_log or [], gold_log=gold_log, target_log=target_log)
     with start("evaluate", words.overrides, config, resume, model=words.model) as (task, run):
         result = task(run.config, run.options)
     show(run.config, result, json=as_json)

@@ -11,4 +11,4 @@ from mari_cli.launch.parse import parse
 from mari_cli.launch.run import Interrupted, interruptible, prepare, resume, run
 from mari_cli.launch.saved_config import TASKS, load_run_config
 from mari_cli.launch.session import session
-from mari_cli.launch.sweep import Failed, Job, Sweep, is_of_launcher, plan, sweep, take_up
+from mari_cli.launch.sweep import Failed, PlannedSweep, SweepJob, is_of_launcher, plan, sweep, take_up

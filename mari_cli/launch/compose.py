@@ -8,7 +8,7 @@ from mari_cli.config import RunConfig
 from mari_cli.errors import UserError
 from mari_cli.launch.experiment import Experiment
 from mari_cli.launch.parse import describes_a_run, missing_keys, parse
-from mari_cli.launch.session import check_hydra, composing, session
+from mari_cli.launch.session import check_hydra, compose_with_hydra, session
 
 
 def compose(experiment: Experiment) -> DictConfig:
@@ -18,7 +18,7 @@ def compose(experiment: Experiment) -> DictConfig:
 
 def compose_apart(experiment: Experiment) -> tuple[DictConfig, DictConfig]:
     """The config, and Hydra's own part of it, in which nothing is set but what is allowed."""
-    with composing(experiment):
+    with compose_with_hydra(experiment):
         whole = hydra.compose(experiment.primary, experiment.arguments, return_hydra_config=True)
     ours = whole.hydra
     with open_dict(whole):

@@ -37,7 +37,7 @@ def refuse_existing(directory: Path) -> None:
         return
     hint = "choose another with `out=`"
     if (directory / SWEEP).is_file():
-        with held(directory):  # refused where the sweep is going on
+        with hold_sweep(directory):  # refused where the sweep is going on
             hint = (
                 f"go on with the sweep in it: `mari sweep --resume {shlex.quote(str(directory))}`; or {hint}"
             )
@@ -87,7 +87,7 @@ def begin(
         ) from error
 
 
-def held(directory: Path) -> AbstractContextManager[None]:
+def hold_sweep(directory: Path) -> AbstractContextManager[None]:
     """Nobody else may go on with the sweep as long as this lasts."""
     return hold(directory / SWEEP, f"sweep `{directory}`")
 

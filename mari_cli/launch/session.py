@@ -91,7 +91,7 @@ def session(experiment: Experiment) -> Iterator[Any]:
 
 
 @contextmanager
-def composing(experiment: Experiment) -> Iterator[Any]:
+def compose_with_hydra(experiment: Experiment) -> Iterator[Any]:
     """A session in which Hydra composes, and nothing else is done: what it stumbles over, somebody wrote."""
     _check_overrides(experiment.overrides)
     with session(experiment) as controller:
@@ -147,7 +147,7 @@ def check_hydra(found: Sequence[DictConfig], experiment: Experiment) -> None:
         return
     launcher = str(found[0].runtime.choices["hydra/launcher"])
     plain = Experiment(experiment.task, [f"hydra/launcher={launcher}"])
-    with composing(plain):
+    with compose_with_hydra(plain):
         expected = hydra.compose(plain.primary, plain.arguments, return_hydra_config=True).hydra
     for ours in found:
         theirs = dict(leaves(unresolved(expected), "hydra", built=True))

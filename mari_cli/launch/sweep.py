@@ -23,7 +23,7 @@ from mari_cli.launch.groups import conf_folder
 from mari_cli.launch.parse import parse
 from mari_cli.launch.run import interruptible, require_resumable, run
 from mari_cli.launch.saved_config import load_run_config
-from mari_cli.launch.session import check_hydra, composing, session
+from mari_cli.launch.session import check_hydra, compose_with_hydra, session
 from mari_cli.launch.typed import quote
 from mari_cli.options import PreparedRun, RunOptions, Task
 from mari_cli.storage.layout import RUN
@@ -38,7 +38,7 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Job:
+class SweepJob:
     """One combination of a sweep, composed and checked."""
 
     number: int
@@ -58,22 +58,22 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class PlannedSweep:
     """Every job of a sweep, before the first has started."""
 
     experiment: Experiment
     task: str
     directory: Path
-    jobs: tuple[Job, ...]
+    jobs: tuple[SweepJob, ...]
     resumed: bool = False
 
 
 @dataclass(frozen=True)
-class _Guarded:
+class _GuardedTask:
     """What the launcher calls for each job: a failure becomes a value, and the other jobs go on."""
 
     task: Task
-    jobs: tuple[Job, ...]
+    jobs: tuple[SweepJob, ...]
     """Those that are launched."""
     total: int
 
@@ -93,12 +93,12 @@ class _Guarded:
             return Failed(f"{type(error).__name__}: {error}")
 
 
-def plan(experiment: Experiment) -> Sweep:
+def plan(experiment: Experiment) -> PlannedSweep:
     """Compose and check every combination, so that a typo in the last one does not wait for the first to end.
 
     Without `-c` the jobs are of the experiment's task; a file says itself what it describes.
     """
-    with composing(experiment) as controller:
+    with compose_with_hydra(experiment) as controller:
         loader = controller.config_loader
         master = controller.compose_config(
             config_name=experiment.primary,
@@ -134,11 +134,11 @@ def plan(experiment: Experiment) -> Sweep:
         out = directory / re.sub(r"[^\w.=+-]+", "-", name)[:100]
         kept = [override for override in overrides if not override.startswith("out=")]
         command = Experiment(task, kept, experiment.file).command
-        jobs.append(Job(number, overrides, varied, replace(cfg, out=str(out)), command))
-    return Sweep(experiment, task, directory, tuple(jobs))
+        jobs.append(SweepJob(number, overrides, varied, replace(cfg, out=str(out)), command))
+    return PlannedSweep(experiment, task, directory, tuple(jobs))
 
 
-def take_up(directory: Path, launcher: Sequence[str] = ()) -> Sweep:
+def take_up(directory: Path, launcher: Sequence[str] = ()) -> PlannedSweep:
     """The sweep in a directory, to go on with: finished jobs stay, cut ones go on, the rest begin.
 
     ``launcher``: overrides that choose another launcher than the sweep had. That no job, and nothing that a
@@ -149,29 +149,29 @@ def take_up(directory: Path, launcher: Sequence[str] = ()) -> Sweep:
     for number, job in enumerate(about["jobs"]):
         cfg = load_run_config(saved_sweep.job_directory(directory, number))
         cfg = replace(cfg, out=str(directory / job["name"]))
-        jobs.append(Job(number, (), job["varied"], cfg, job["command"]))
+        jobs.append(SweepJob(number, (), job["varied"], cfg, job["command"]))
     saved_sweep.require_same(directory, about, [job.config for job in jobs])
-    with saved_sweep.held(directory):  # refused now where it is running
+    with saved_sweep.hold_sweep(directory):  # refused now where it is running
         for job in jobs:
             if (job.out / RUN).is_file() and not Run(job.out).finished:
                 require_resumable(Run.unfinished(job.out), job.config)
     experiment = Experiment(about["task"], list(launcher or about["launcher"]))
-    return Sweep(experiment, about["task"], directory, tuple(jobs), resumed=True)
+    return PlannedSweep(experiment, about["task"], directory, tuple(jobs), resumed=True)
 
 
-def sweep(task: Task, planned: Sweep) -> list[Any]:
+def sweep(task: Task, planned: PlannedSweep) -> list[Any]:
     """Run ``task`` over every job that is not finished, through the configured launcher: results or Failed,
     in the jobs' order."""
     if not planned.resumed:
         _begin(planned)
-    with interruptible("sweep", str(planned.directory)), saved_sweep.held(planned.directory):
+    with interruptible("sweep", str(planned.directory)), saved_sweep.hold_sweep(planned.directory):
         results = {job.number: Run(job.out).result() for job in planned.jobs if Run(job.out).finished}
         todo = [job for job in planned.jobs if job.number not in results]
         results |= zip([job.number for job in todo], _launch(task, planned, todo), strict=True)
     return [results[job.number] for job in planned.jobs]
 
 
-def _begin(planned: Sweep) -> None:
+def _begin(planned: PlannedSweep) -> None:
     experiment, jobs = planned.experiment, planned.jobs
     saved_sweep.begin(
         planned.directory,
@@ -184,7 +184,7 @@ def _begin(planned: Sweep) -> None:
     )
 
 
-def _launch(task: Task, planned: Sweep, todo: Sequence[Job]) -> list[Any]:
+def _launch(task: Task, planned: PlannedSweep, todo: Sequence[SweepJob]) -> list[Any]:
     if not todo:
         return []
     experiment, directory = planned.experiment, planned.directory
@@ -198,7 +198,7 @@ def _launch(task: Task, planned: Sweep, todo: Sequence[Job]) -> list[Any]:
     with session(experiment) as controller:
         batches = controller.multirun(
             config_name=experiment.primary,
-            task_function=_Guarded(task, tuple(todo), len(planned.jobs)),
+            task_function=_GuardedTask(task, tuple(todo), len(planned.jobs)),
             overrides=arguments,
         )
         return [job.return_value for batch in batches for job in batch]

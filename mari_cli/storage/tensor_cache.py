@@ -59,7 +59,7 @@ def cache_tensors(
             return
         check_disk(root, sum(tensor.bytes for tensor in wanted.values()))
         with atomic.atomic_directory(path) as scratch:
-            fill({part: _created(scratch / f"{part}.bin", tensor) for part, tensor in wanted.items()})
+            fill({part: _allocate(scratch / f"{part}.bin", tensor) for part, tensor in wanted.items()})
             atomic.atomic_write_bytes(scratch / META, _seal(scratch, key, wanted))
 
     path = root / key_hash(key) / "tensors"
@@ -76,7 +76,7 @@ def temporary_tensor(directory: Path | None, tensor: TensorSpec) -> Tensor:
     path = where / f".scratch-{secrets.token_hex(8)}"
     with atomic.retold_disk_errors(where):
         try:
-            return _created(path, tensor)
+            return _allocate(path, tensor)
         finally:
             path.unlink(missing_ok=True)
 
@@ -101,7 +101,7 @@ def _is_whole(directory: Path, key: Mapping[str, Any], wanted: Mapping[str, Tens
         return False
 
 
-def _created(path: Path, tensor: TensorSpec) -> Tensor:
+def _allocate(path: Path, tensor: TensorSpec) -> Tensor:
     """A new file to be filled through memory."""
     with path.open("xb") as file:
         if tensor.bytes:

@@ -11,9 +11,15 @@ from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import Row
 from mari_cli.tasks.beside import beside
 from mari_cli.tasks.examined import Examined
-from mari_cli.tasks.measuring import asked_of_reference, examined, examples, referenced, summarised
+from mari_cli.tasks.measuring import (
+    ask_reference,
+    examples,
+    measure_model,
+    summarise_models,
+    with_reference_losses,
+)
 from mari_cli.tasks.preflight import Preflight
-from mari_cli.tasks.record import Recording
+from mari_cli.tasks.record import RunRecord
 from mari_cli.tasks.setting import cache_directory
 from mari_cli.train.loop import Outcome
 
@@ -36,14 +42,14 @@ class Assessment:
         if flight.reference:
             lm = flight.load(flight.reference)
             if corpora:
-                corpora = referenced(lm, corpora, flight.config, track)
-            rows = asked_of_reference(lm, flight.suite, flight.config, track)
+                corpora = with_reference_losses(lm, corpora, flight.config, track)
+            rows = ask_reference(lm, flight.suite, flight.config, track)
         return cls(flight, corpora, rows)
 
     def take(self, role: str, lm: LanguageModel, *, afresh: bool = False) -> Examined:
         """Measure ``lm`` as ``role``; ``afresh``: though the cache may know its numbers."""
         config = self.flight.config
-        self.models[role] = examined(
+        self.models[role] = measure_model(
             lm,
             self.corpora,
             self.flight.suite,
@@ -59,7 +65,7 @@ class Assessment:
 
     def finish(
         self,
-        record: Recording,
+        record: RunRecord,
         lm: LanguageModel,
         *,
         name: str,
@@ -72,7 +78,7 @@ class Assessment:
         ``lm`` decodes the questions of the examples. ``notes`` come before those on the measurements.
         """
         config = self.flight.config
-        models, missing = summarised(self.models, self.flight.suite, config.metrics, seed=config.seed)
+        models, missing = summarise_models(self.models, self.flight.suite, config.metrics, seed=config.seed)
         found = beside(models, config.metrics, seed=config.seed)
         return record.finish(
             task=config.task,

@@ -11,8 +11,8 @@ from mari_cli.progress import say, track
 from mari_cli.storage.layout import STATE
 from mari_cli.tasks.assessment import Assessment
 from mari_cli.tasks.preflight import check, make_trainable
-from mari_cli.tasks.recording import recording
-from mari_cli.tasks.training import fine_tune, keep, skipped, take_up
+from mari_cli.tasks.run_record import record_run
+from mari_cli.tasks.training import describe_skipped, fine_tune, keep, take_up
 
 
 def finetune(config: FinetuneRun, options: RunOptions) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def finetune(config: FinetuneRun, options: RunOptions) -> dict[str, Any]:
     roles = ("forget", "retain") if config.corpora is Corpora.both else (config.corpora.value,)
     described = " + ".join(roles)
 
-    with recording(flight) as record:
+    with record_run(flight) as record:
         assessment = Assessment.begin(flight)
         if has_adapters(lm.model):
             say(f"training {describe_adapters(lm.model)}")
@@ -47,6 +47,6 @@ def finetune(config: FinetuneRun, options: RunOptions) -> dict[str, Any]:
             record,
             lm,
             name=f"{config.model.name} on {described}",
-            notes=[*notes, *skipped(outcome)],
+            notes=[*notes, *describe_skipped(outcome)],
             outcome=outcome,
         )

@@ -22,7 +22,7 @@ from mari_cli.suites.benchmarks import benchmarks
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.standard import Corpus, quick
 from mari_cli.tasks.setting import cache_directory, seed_for
-from mari_cli.tasks.training import skipped
+from mari_cli.tasks.training import describe_skipped
 from mari_cli.train.loop import Job, Outcome
 from mari_cli.train.step import Group, Recalled, Reference, chunk_for, operand_head
 from mari_cli.train.stop import Evaluation, Verdict, judge
@@ -291,7 +291,7 @@ def describe_outcome(outcome: Outcome, sizes: Mapping[str, int], train: UnlearnC
     """Say how the training ended; returns notes for the reader. ``sizes``: items of a corpus in each step."""
     say(outcome.stopped_by or f"all {counted(outcome.steps, 'step')} done")
     say(f"kept: step {outcome.kept_step}")
-    notes = skipped(outcome)
+    notes = describe_skipped(outcome)
     if outcome.steps == 0:
         notes.append(f"no step was taken, since a stop rule held before: {outcome.stopped_by}")
     elif outcome.kept_step == 0:

@@ -41,7 +41,7 @@ from mari_cli.suites.tofu_logs import (
 )
 from mari_cli.suites.tofu_numbers import summarise
 from mari_cli.tasks.examined import Examined
-from mari_cli.tasks.record import opened, recorded
+from mari_cli.tasks.record import begin_record, open_run
 from mari_cli.tracking import check_tracker
 
 TABLE = "results.json"
@@ -199,8 +199,8 @@ def _recorded(
         inputs.contents[f"the data of the suite {config.suite.name}"] = of_data
     inputs.values.update(versions(config))
     with (
-        opened(config, options, inputs) as run,
-        recorded(run, config, environment=environment, data=data, quiet=quiet) as record,
+        open_run(config, options, inputs) as run,
+        begin_record(run, config, environment=environment, data=data, quiet=quiet) as record,
     ):
         return record.finish(
             task="evaluate",

@@ -28,7 +28,7 @@ from mari_cli.tasks.examined import Examined
 from mari_cli.tasks.setting import cache_directory
 
 
-def examined(
+def measure_model(
     lm: LanguageModel,
     corpora: Mapping[str, Corpus],
     suite: Suite | None,
@@ -44,11 +44,11 @@ def examined(
     """Ask one model the questions of the corpora (where there are any), of the suite, and the benchmarks.
 
     What it says is kept in ``cache``; ``afresh``: what is made of it is computed anew all the same.
-    ``reference``: `asked_of_reference`.
+    ``reference``: `ask_reference`.
     """
     examiner = Examiner(lm, config, seed, weights_hash(lm.model), cache, track, name)
     if corpora:
-        found = measured(examiner, corpora, afresh=afresh)
+        found = measure_corpora(examiner, corpora, afresh=afresh)
     else:
         say(f"{name}: measuring")
         found = Measured({}, [], [])
@@ -62,7 +62,7 @@ def examined(
     return Examined(found, asked, examiner.weights)
 
 
-def summarised(
+def summarise_models(
     models: Mapping[str, Examined], suite: Suite | None, config: MetricsConfig, *, seed: int
 ) -> tuple[dict[str, Examined], list[str]]:
     """What is made of it once all models were asked, gold being one of them: notes, and each model's numbers
@@ -85,7 +85,7 @@ def summarised(
     return result, list(notes)
 
 
-def referenced(
+def with_reference_losses(
     lm: LanguageModel, corpora: Mapping[str, Corpus], config: RunConfig, track: Track
 ) -> dict[str, Corpus]:
     """The corpora, with what ``lm``, the reference of membership inference, makes of forget and holdout."""
@@ -98,7 +98,7 @@ def referenced(
     return found
 
 
-def asked_of_reference(lm: LanguageModel, suite: Suite | None, config: RunConfig, track: Track) -> list[Row]:
+def ask_reference(lm: LanguageModel, suite: Suite | None, config: RunConfig, track: Track) -> list[Row]:
     """What ``lm``, the reference of membership inference, makes of a suite that asks about membership."""
     if suite is None or f"{suite.name}/reference_auc" not in METRICS:
         return []
@@ -108,7 +108,7 @@ def asked_of_reference(lm: LanguageModel, suite: Suite | None, config: RunConfig
     return distributed.agreed(suite.examine(examiner))
 
 
-def measured(examiner: Examiner, corpora: Mapping[str, Corpus], *, afresh: bool = False) -> Measured:
+def measure_corpora(examiner: Examiner, corpora: Mapping[str, Corpus], *, afresh: bool = False) -> Measured:
     """`measure`, looked up in the examiner's cache first."""
     config, name = examiner.config, examiner.name
     asked = {

@@ -70,7 +70,7 @@ def plan(
     chosen = choice.chosen
     assert chosen is not None
     baseline = planner.fine_tuning(lm, groups, chosen.settings, config.train, processes=processes)
-    run = _run(draws, config.train.steps, packed=packed)
+    run = _mean_step(draws, config.train.steps, packed=packed)
     seconds = chosen.flops / (on.flops * on.share) if on.flops else None
     # a step of the run is on average lighter than the heaviest, which was counted
     heaviest = planner.positions(groups, packed)
@@ -239,7 +239,7 @@ def _language_model(run: UnlearnRun, model: PreTrainedModel, tokenizer: Any, com
 
 
 @dataclass(frozen=True)
-class _Run:
+class _MeanStep:
     """Means over the steps that were looked at."""
 
     tokens: float
@@ -247,8 +247,8 @@ class _Run:
     padding: float
 
 
-def _run(draws: Draws, steps: int, *, packed: bool) -> _Run:
+def _mean_step(draws: Draws, steps: int, *, packed: bool) -> _MeanStep:
     looked_at = [draws.items_at(step) for step in planner.some_of(steps)]
     tokens = sum(map(planner.tokens, looked_at)) / len(looked_at)
     positions = sum(planner.positions(groups, packed) for groups in looked_at) / len(looked_at)
-    return _Run(tokens, positions, 1 - tokens / positions)
+    return _MeanStep(tokens, positions, 1 - tokens / positions)

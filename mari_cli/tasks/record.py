@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # a log's numbers are recorded without torch
 
 
 @dataclass
-class Recording:
+class RunRecord:
     run: Run
     tracker: Tracker
     started: float
@@ -141,7 +141,7 @@ class Recording:
 
 
 @contextmanager
-def opened(config: RunConfig, options: RunOptions, inputs: Inputs) -> Iterator[Run]:
+def open_run(config: RunConfig, options: RunOptions, inputs: Inputs) -> Iterator[Run]:
     """The run's directory, made or found again, and nobody else's until the end.
 
     Nothing is changed where it is refused to go on. A new run that is refused before its first step holds
@@ -172,7 +172,7 @@ def opened(config: RunConfig, options: RunOptions, inputs: Inputs) -> Iterator[R
 
 
 @contextmanager
-def recorded(
+def begin_record(
     run: Run,
     config: RunConfig,
     *,
@@ -180,7 +180,7 @@ def recorded(
     data: Mapping[str, Any],
     said: Sequence[str] = (),
     quiet: bool = False,
-) -> Iterator[Recording]:
+) -> Iterator[RunRecord]:
     """``run`` from its first file to its tracker's exit code; ``said``: what a user is told of it, unless it
     is ``quiet``."""
     started = time.monotonic()
@@ -194,6 +194,6 @@ def recorded(
     for line in () if quiet else (f"run: {run.path}", *said, tracker.note):
         say(line)
     try:
-        yield Recording(run, tracker, started, quiet)
+        yield RunRecord(run, tracker, started, quiet)
     finally:
         tracker.finish(0 if sys.exc_info()[0] is None else 1)

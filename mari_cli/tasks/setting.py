@@ -24,8 +24,7 @@ from mari_cli.config import (
     TargetChoice,
     UnlearnRun,
 )
-from mari_cli.data.corpora import Corpora as Texts
-from mari_cli.data.corpora import load_corpora
+from mari_cli.data.corpora import Texts, load_corpora
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import check_prompts, count_tokens
 from mari_cli.errors import UserError, counted

@@ -28,7 +28,7 @@ from mari_cli.storage.layout import METRICS, STATE
 from mari_cli.storage.run import Run
 from mari_cli.suites.examiner import items_hash
 from mari_cli.suites.scores import score
-from mari_cli.tasks.fitting import settled
+from mari_cli.tasks.memory_budget import fit_to_memory
 from mari_cli.tasks.setting import Setting, dropout_seed, seed_for
 from mari_cli.train import state
 from mari_cli.train.journal import Log
@@ -75,14 +75,14 @@ def take_up(run: Run, weights: str) -> list[str]:
     returns a note where they lack some of the steps before."""
     if not run.writes:
         return []
-    path = state.resumed(run.path / STATE, weights)
+    path = state.find(run.path / STATE, weights)
     lost = run.truncate_metrics(state.load_progress(path).step if path else -1)
     if not lost:
         return []
     return [f"`{METRICS}` was damaged while the run was interrupted, and lacks {lost} of its steps"]
 
 
-def skipped(outcome: Outcome) -> list[str]:
+def describe_skipped(outcome: Outcome) -> list[str]:
     """A note where steps were skipped."""
     if not outcome.skipped_steps:
         return []
@@ -136,7 +136,7 @@ def fine_tune(
         return Verdict(latest["step"], f"token accuracy {accuracy:.4f} reached {wanted}" if done else None)
 
     steps = config.epochs * steps_per_epoch
-    config = settled(lm, config, FINE_TUNING, items_at, steps)
+    config = fit_to_memory(lm, config, FINE_TUNING, items_at, steps)
     torch.manual_seed(dropout_seed(seed))
     job = Job(
         steps=steps,

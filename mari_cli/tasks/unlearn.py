@@ -18,7 +18,6 @@ from mari_cli.suites.benchmarks import check_without_generation
 from mari_cli.suites.standard import Corpus
 from mari_cli.tasks import supporting
 from mari_cli.tasks.assessment import Assessment
-from mari_cli.tasks.fitting import settled
 from mari_cli.tasks.forgetting import (
     alternative_items,
     context_layer,
@@ -26,8 +25,9 @@ from mari_cli.tasks.forgetting import (
     draws_of,
     forgetting_job,
 )
+from mari_cli.tasks.memory_budget import fit_to_memory
 from mari_cli.tasks.preflight import Preflight, check, make_trainable
-from mari_cli.tasks.recording import recording
+from mari_cli.tasks.run_record import record_run
 from mari_cli.tasks.setting import cache_directory, dropout_seed, finetunes_target, in_shards
 from mari_cli.tasks.support_sources import support
 from mari_cli.tasks.supporting import source_of
@@ -54,11 +54,13 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
     make_trainable(config, base)
     draws, validation = draws_of(config, corpora, alternatives, objective.needs)
     # what does not fit is refused, or made to fit, before target and gold are trained
-    config = replace(config, train=settled(base, config.train, objective, draws.items_at, config.train.steps))
+    config = replace(
+        config, train=fit_to_memory(base, config.train, objective, draws.items_at, config.train.steps)
+    )
     flight = replace(flight, config=config)
     del base  # target and gold start from it anew
 
-    with recording(flight) as record:
+    with record_run(flight) as record:
         target_from, gold_from = prepare_target(flight), prepare_gold(flight)
         assessment = Assessment.begin(flight)
         corpora, notes = assessment.corpora, [*setting.texts.notes]

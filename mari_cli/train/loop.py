@@ -179,7 +179,7 @@ def _resume(
     directory: Path, weights: str, optimizer: Optimizer, scaler: torch.amp.GradScaler
 ) -> state.Progress | None:
     """Restore the newest state under ``directory``; None where none was written yet."""
-    found = distributed.agreed(state.resumed(directory, weights) if distributed.first() else None)
+    found = distributed.agreed(state.find(directory, weights) if distributed.first() else None)
     if found is None:
         return None
     if distributed.first():

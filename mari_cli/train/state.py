@@ -82,7 +82,7 @@ def save(directory: Path, optimizer: Optimizer, progress: Progress) -> None:
             atomic.remove(other)
 
 
-def resumed(directory: Path, weights: str) -> Path | None:
+def find(directory: Path, weights: str) -> Path | None:
     """The state under ``directory`` that a training of ``weights`` goes on from; None where none was written
     yet. Raises UserError where it began with others, or where no state is whole."""
     path = latest(directory)

@@ -448,7 +448,7 @@ def test_a_damaged_record_of_a_sweep_is_refused(content, cut_sweep):
 
 
 def test_a_sweep_that_is_running_is_not_taken_up(cut_sweep):
-    with saved_sweep.held(cut_sweep):
+    with saved_sweep.hold_sweep(cut_sweep):
         with pytest.raises(UserError, match="sweep `s` is running"):
             launch.take_up(cut_sweep)
         with pytest.raises(UserError, match="sweep `s` is running"):

@@ -25,7 +25,7 @@ from mari_cli.models.trunk import trunk
 from mari_cli.progress import silent
 from mari_cli.storage.run import Run
 from mari_cli.tasks.forgetting import alternative_items, context_layer, draws_of, forgetting_job
-from mari_cli.tasks.record import Recording
+from mari_cli.tasks.record import RunRecord
 from mari_cli.tasks.setting import prepare, tokenize_corpora
 from mari_cli.tracking import NoTracker
 from mari_cli.train.loop import fit
@@ -59,7 +59,7 @@ def unlearned(loss: str, tmp_path, *overrides: str) -> tuple[list[tuple[int, boo
     needs = objective.needs
     alternatives = alternative_items(config, lm, corpora["forget"]) if "alternative" in needs.roles else []
     layer = context_layer(config, lm) if needs.supported else None
-    record = Recording(Run.create(tmp_path / "run", "seed: 0\n", command=[]), NoTracker(), 0.0)
+    record = RunRecord(Run.create(tmp_path / "run", "seed: 0\n", command=[]), NoTracker(), 0.0)
 
     forwards: list[tuple[int, bool]] = []
     trunk_type = type(lm.model.base_model)

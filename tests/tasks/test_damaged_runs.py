@@ -85,7 +85,7 @@ def read(run: Path, weights: str) -> tuple[dict, Path | None, list[str], list[di
     with found.held():
         found = Run.resume(run)
         notes = take_up(found, weights)
-        return found.about(), state.resumed(run / "state", weights), notes, found.metrics()
+        return found.about(), state.find(run / "state", weights), notes, found.metrics()
 
 
 def read_by_a_run(run: Path) -> list[str]:
@@ -132,12 +132,12 @@ def test_a_state_that_is_damaged_gives_way_to_the_one_before(run):
     shutil.copytree(newest, later)
     assert state.latest(run / "state") == later
     truncated(next((later / "model").glob("*.safetensors")))
-    assert state.resumed(run / "state", weights) == newest
+    assert state.find(run / "state", weights) == newest
     state.drop_damaged(newest)
     assert not later.exists()
     truncated(newest / "progress.json")
     with pytest.raises(UserError, match=r"the state in `.*` is damaged") as refused:
-        state.resumed(run / "state", weights)
+        state.find(run / "state", weights)
     assert "take it away" in refused.value.hint
 
 

@@ -13,7 +13,7 @@ from mari_cli.options import RunOptions
 from mari_cli.storage import atomic
 from mari_cli.storage.run import Run
 from mari_cli.tasks import record as record_module
-from mari_cli.tasks.record import opened, recorded
+from mari_cli.tasks.record import begin_record, open_run
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def begin(config, tmp_path):
 
     def call(*, resume: bool = False):
         inputs = Inputs({"the forget corpus": "1"}, {"numpy": "2"})
-        return opened(replace(config, out=str(out)), RunOptions(["mari"], resume=resume), inputs)
+        return open_run(replace(config, out=str(out)), RunOptions(["mari"], resume=resume), inputs)
 
     return out, call
 
@@ -56,7 +56,7 @@ def test_a_tracker_that_cannot_start_leaves_no_directory(begin, config, monkeypa
     with (
         pytest.raises(UserError, match="timed out"),
         call() as run,
-        recorded(run, config, environment={}, data={}),
+        begin_record(run, config, environment={}, data={}),
     ):
         pass
     assert not out.exists()
@@ -103,7 +103,7 @@ def test_a_run_of_other_inputs_is_refused_and_nothing_is_changed(begin, config):
     before = sorted(out.iterdir())
     inputs = Inputs({"the forget corpus": "2", "the tokens of the forget corpus": "3"}, {"numpy": "3"})
     same = replace(config, out=str(out))
-    with pytest.raises(UserError) as refused, opened(same, RunOptions([], resume=True), inputs):
+    with pytest.raises(UserError) as refused, open_run(same, RunOptions([], resume=True), inputs):
         pass
     assert str(refused.value).endswith("since it began: the forget corpus and numpy (was 2, is 3)")
     assert refused.value.hint == (

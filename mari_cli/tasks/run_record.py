@@ -13,12 +13,12 @@ from mari_cli.storage.run import Run
 from mari_cli.suites.benchmarks import describe_benchmarks
 from mari_cli.tasks import inputs
 from mari_cli.tasks.preflight import Preflight
-from mari_cli.tasks.record import Recording, opened, recorded
+from mari_cli.tasks.record import RunRecord, begin_record, open_run
 from mari_cli.tasks.setting import describe_data, device_info
 
 
 @contextmanager
-def recording(flight: Preflight[Any]) -> Iterator[Recording]:
+def record_run(flight: Preflight[Any]) -> Iterator[RunRecord]:
     """A run from its first file to its tracker's exit code. Nothing is written before this."""
     config, setting, compute = flight.config, flight.setting, flight.setting.compute
     for line in flight.description:
@@ -26,13 +26,13 @@ def recording(flight: Preflight[Any]) -> Iterator[Recording]:
     data = describe_data(flight.corpora, flight.suite) | describe_benchmarks(config.metrics)
     begun_with = inputs.of_run(config, compute, setting, flight.corpora, flight.suite, flight.models)
     others = nullcontext(Run(Path(config.out), writes=False))
-    mine = opened(config, flight.options, begun_with) if distributed.first() else others
+    mine = open_run(config, flight.options, begun_with) if distributed.first() else others
     with mine as run:
         distributed.wait()
         environment = describe_environment(device=device_info(compute)) | {"processes": distributed.size()}
         said = [f"precision: {compute.precision} ({compute.reason})"]
         if compute.device.type == "cuda":
             said.append(f"kernels: {fused.described(compute.device.type)}")
-        with recorded(run, config, environment=environment, data=data, said=said) as record:
+        with begin_record(run, config, environment=environment, data=data, said=said) as record:
             record.tell(setting.texts.notes)
             yield record

@@ -15,7 +15,7 @@ class Evaluated:
     overrides: Sequence[str]
 
 
-def evaluated(
+def read_words(
     model: str | None, overrides: Sequence[str], logs: Sequence[Path], **others: Path | None
 ) -> Evaluated:
     """``model`` is the first word, ``overrides`` the words after it, ``logs`` those of `--from-log`, whose
