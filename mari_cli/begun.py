@@ -14,7 +14,8 @@ from typing import Any
 import mari_cli
 from mari_cli.config import FinetuneRun, OptimConfig, OptimizerName, RunConfig, UnlearnRun
 from mari_cli.errors import UserError
-from mari_cli.runs import Run, version_of
+from mari_cli.storage.environment import version_of
+from mari_cli.storage.run import Run
 
 COMPUTING = ("torch", "transformers", "tokenizers", "peft", "numpy", "scipy", "scikit-learn", "rouge-score")
 """Packages that every number may depend on."""

@@ -1,6 +1,6 @@
 """One run as typed dataclasses: what can be asked for, what it means, and what is refused.
 
-Hydra composes YAML of ``conf/`` on top of these (``launch.py``); past the launch everything reads
+Hydra composes YAML of ``conf/`` on top of these (``launch``); past the launch everything reads
 them as plain objects. ``__post_init__`` refuses an impossible value with a ValueError that names the
 key as the user types it.
 """

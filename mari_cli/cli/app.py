@@ -4,24 +4,18 @@ stdout carries results (the final table, paths, YAML), stderr all the rest.
 """
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from mari_cli import __version__
 from mari_cli.cli.completion import complete_override
 from mari_cli.cli.door import Door, note
-from mari_cli.tasks.worker import processes as started_here
-
-if TYPE_CHECKING:
-    from mari_cli.tasks.compare import Compared
-
-R = TypeVar("R")
+from mari_cli.cli.evaluate_words import read_words
+from mari_cli.cli.show import show, show_comparison
+from mari_cli.cli.start import LoadedLater, start
 
 KEYS = """\
 Without -c, a path chooses the option that reads it: model.path=X means model=pretrained, and
@@ -139,7 +133,9 @@ def finetune(
     overrides: Overrides = None, config: ConfigFile = None, resume: Resume = None, nproc: Processes = 1
 ) -> None:
     """Teach a model the forget and retain corpora (a target), or the retain corpus alone (a gold model)."""
-    _run("finetune", overrides, config, resume, processes=nproc)
+    with start("finetune", overrides, config, resume, processes=nproc) as (task, run):
+        result = task(run.config, run.options)
+    show(run.config, result)
 
 
 @app.command(
@@ -161,7 +157,9 @@ def unlearn(
 
     Without arguments: a tiny GPT-2, built and trained here on an invented archive of people.
     """
-    _run("unlearn", overrides, config, resume, processes=nproc)
+    with start("unlearn", overrides, config, resume, processes=nproc) as (task, run):
+        result = task(run.config, run.options)
+    show(run.config, result)
 
 
 @app.command(
@@ -211,10 +209,11 @@ def plan(
     """
     from mari_cli import launch
     from mari_cli.cli import tables
-    from mari_cli.tasks import plan as task
+    from mari_cli.tasks import plan_table
+    from mari_cli.tasks.plan import plan as plan_run
 
     cfg = launch.configured(launch.Experiment("unlearn", overrides or [], config))
-    found = task.plan(
+    found = plan_run(
         cfg,  # type: ignore[arg-type]
         lengths=lengths,
         memory=memory,
@@ -222,9 +221,9 @@ def plan(
         processes=nproc,
     )
     if as_json:
-        typer.echo(task.as_json(found))
+        typer.echo(plan_table.as_json(found))
     else:
-        tables.print_grid(tables.of_plan(task.rows(found)))
+        tables.print_grid(tables.of_plan(plan_table.rows(found)))
 
 
 @app.command(
@@ -271,46 +270,10 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Measure a model, training nothing; or compute TOFU's numbers again from the logs of evaluations."""
-    if from_log:  # `--from-log a b c`: the words after the first are logs too, where there are such files
-        words = [*([model] if model else []), *(overrides or [])]
-        more = [word for word in words if Path(word).exists()]
-        from_log, words = [*from_log, *map(Path, more)], [word for word in words if word not in more]
-        model, overrides = (words[0], words[1:]) if words and "=" not in words[0] else (None, words)
-    if model is not None and "=" in model and not Path(model).exists():  # no model, but the first KEY=VALUE
-        overrides, model = [model, *(overrides or [])], None
-    _run(
-        "evaluate",
-        [*_logs(model, from_log, gold_log=gold_log, target_log=target_log), *(overrides or [])],
-        config,
-        resume,
-        model,
-        json=as_json,
-    )
-
-
-def _logs(model: str | None, from_log: Sequence[Path] | None, **others: Path | None) -> list[str]:
-    """What `--from-log`, `--gold-log` and `--target-log` say, as overrides."""
-    from mari_cli.errors import UserError
-    from mari_cli.typed import quote
-
-    beside = [f"{name}={_text(quote(str(path)))}" for name, path in others.items() if path is not None]
-    if not from_log:
-        return beside
-    if model is not None:
-        raise UserError(
-            f"`{model}` and `--from-log` at once: the numbers come from a model or from a log",
-            f"leave out one of them; a further log must be there, and there is no file `{model}`",
-        )
-    [first, *more] = from_log
-    paths = [_text(quote(str(log))) for log in from_log]
-    name = f"{len(paths)} logs" if more else first.stem if first.suffix else first.name
-    logs = f"[{','.join(paths)}]" if more else paths[0]
-    return [f"from_log={logs}", f"model.name={_text(quote(name))}", *beside]
-
-
-def _text(quoted: str) -> str:
-    """A path that looks like a number, or like `null`, is a text all the same."""
-    return quoted if quoted.startswith("'") else f"'{quoted}'"
+    words = read_words(model, overrides or [], from_log or [], gold_log=gold_log, target_log=target_log)
+    with start("evaluate", words.overrides, config, resume, model=words.model) as (task, run):
+        result = task(run.config, run.options)
+    show(run.config, result, json=as_json)
 
 
 @app.command(
@@ -353,6 +316,7 @@ def sweep(
     from mari_cli import launch
     from mari_cli.cli import tables
     from mari_cli.errors import UserError, counted
+    from mari_cli.tasks.compare import compare as compare_runs
 
     if jobs is not None and launcher is not Launcher.joblib:
         raise UserError("`--jobs` needs `--launcher joblib`", "the basic launcher runs one job after another")
@@ -369,7 +333,7 @@ def sweep(
     else:
         planned = launch.take_up(resume, given)
     note(f"{counted(len(planned.jobs), 'job')} in {planned.directory}")
-    results = launch.sweep(_Task(planned.task), planned)
+    results = launch.sweep(LoadedLater(planned.task), planned)
 
     tables.print_grid(tables.of_sweep(planned.jobs, results))
     if nearest := tables.nearest_to_gold(planned.jobs, results):
@@ -383,7 +347,7 @@ def sweep(
     if done:
         report = planned.directory / "report.html"
         report.unlink(missing_ok=True)  # of the jobs that were done when the sweep was cut off
-        _tell(_compare(done, report))
+        show_comparison(compare_runs(done, report))
         typer.echo(report)
     if len(done) < len(results):
         raise typer.Exit(1)
@@ -404,10 +368,11 @@ def compare(
 ) -> None:
     """Put finished runs side by side: a table here, plots in an HTML file."""
     from mari_cli.cli import tables
+    from mari_cli.tasks.compare import compare as compare_runs
 
-    found = _compare(runs, out)
+    found = compare_runs(runs, out)
     tables.print_grid(tables.of_results(found.results))
-    _tell(found)
+    show_comparison(found)
     typer.echo(out)
 
 
@@ -498,7 +463,7 @@ def runs_list(
     """List runs, finished or not, oldest first."""
     from mari_cli.cli import tables
     from mari_cli.errors import UserError
-    from mari_cli.runs import list_runs
+    from mari_cli.storage.run_list import list_runs
 
     for root in roots or []:
         if not root.is_dir():
@@ -508,100 +473,6 @@ def runs_list(
         note("no runs")
         return
     tables.print_grid(tables.of_runs(sorted(found, key=lambda run: run.created)))
-
-
-@dataclass(frozen=True)
-class _Task:
-    """A function of ``mari_cli.tasks``, imported when it is called: a typo is told before torch is loaded."""
-
-    name: str
-
-    def __call__(self, cfg: Any, /, *, command: list[str], resume: bool = False) -> Any:
-        from mari_cli import hub
-
-        hub.require_model(cfg.model.path)
-        function = getattr(import_module(f"mari_cli.tasks.{self.name}"), self.name)
-        return function(cfg, command=command, resume=resume)
-
-
-def _run(
-    task: str,
-    overrides: Sequence[str] | None,
-    config: Path | None,
-    resume: Path | None = None,
-    model: str | None = None,
-    processes: int = 1,
-    json: bool = False,
-) -> None:
-    from mari_cli import launch
-    from mari_cli.cli import tables
-    from mari_cli.errors import UserError
-
-    if resume is not None and (overrides or config or model):
-        raise UserError(
-            "a run goes on as it began: `--resume` takes no KEY=VALUE and no `-c`",
-            "start a new run to change something",
-        )
-
-    def start(work: launch.Task) -> launch.Outcome:
-        if resume is None:
-            return launch.run(work, launch.Experiment(task, overrides or [], config, model))
-        return launch.resume(work, task, resume)
-
-    outcome = _by_processes(_Task(task), start, processes)
-    if outcome is None:
-        return
-    out = Path(outcome.config.out)
-    if "logs" in outcome.result:  # of several logs of evaluations
-        if json:
-            typer.echo((out / "results.json").read_text(encoding="utf-8"), nl=False)
-            return
-        tables.print_grid(tables.of_logs(outcome.result["logs"]))
-        typer.echo(out / "report.html" if (out / "report.html").exists() else out)
-        return
-    if json:
-        typer.echo((out / "result.json").read_text(encoding="utf-8"), nl=False)
-        return
-    tables.print_grid(tables.of_run(outcome.result))
-    typer.echo(out / "report.html" if (out / "report.html").exists() else out)
-
-
-def _by_processes(task: "_Task", start: Callable[[Any], R], processes: int) -> R | None:
-    """``start`` of ``task`` here, in processes of its own, or as one of those that torchrun has started: of
-    these only the first returns an outcome."""
-    from mari_cli.errors import UserError
-
-    started = started_here()
-    if started > 1 and processes > 1:
-        raise UserError("`--nproc` under torchrun: the processes are there already", "leave out `--nproc`")
-    if started > 1:
-        from mari_cli.tasks.together import take_part
-
-        return take_part(task, start)
-    if processes > 1:
-        from mari_cli.tasks.together import Launched
-
-        return start(Launched(task, processes))
-    return start(task)
-
-
-def _compare(runs: list[Path], out: Path) -> "Compared":
-    from mari_cli.tasks.compare import compare
-
-    return compare(runs, out)
-
-
-def _tell(found: "Compared") -> None:
-    """How far two models are apart, and what of several the data cannot tell apart."""
-    from mari_cli.cli import tables
-
-    for warning in found.warnings:
-        note(f"warning: {warning[:1].lower()}{warning[1:].rstrip('.')}")
-    if found.pair:
-        typer.echo()
-        tables.print_grid(tables.of_differences(found.pair, found.differences))
-    if found.not_separable:
-        typer.echo(f"\n{found.not_separable}\n")
 
 
 def main() -> None:

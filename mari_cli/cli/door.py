@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from mari_cli.errors import UserError
-from mari_cli.runs import RUN, SWEEP
+from mari_cli.storage.layout import RUN, SWEEP
 from mari_cli.tasks.worker import check_processes, hush
 
 PATIENCE = 5

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mari_cli.launch import Job, Option
+    from mari_cli.launch import Option, SweepJob
     from mari_cli.metrics.metric import Metric
-    from mari_cli.runs import RunSummary
+    from mari_cli.storage.run_list import RunSummary
 
 OURS = ("unlearned", "model")
 """The models of a result that the run itself made; the others (target, gold) are there to compare with."""
@@ -182,7 +182,7 @@ def _digits(value: float, digits: int) -> str:
     return f"{value:.{digits if size >= 0.01 else digits - 1}g}"
 
 
-def of_sweep(jobs: Sequence["Job"], results: Sequence[Any]) -> Grid:
+def of_sweep(jobs: Sequence["SweepJob"], results: Sequence[Any]) -> Grid:
     """A row for each job: what set it apart, and what became of it, each value with half of its interval and
     the number of items above it. Jobs that only their seed sets apart are one row, with their mean."""
     keys, groups, several = _methods(jobs)
@@ -203,7 +203,7 @@ def of_sweep(jobs: Sequence["Job"], results: Sequence[Any]) -> Grid:
     return Grid([*columns, *headed], rows, numbers=len(columns))
 
 
-def nearest_to_gold(jobs: Sequence["Job"], results: Sequence[Any]) -> str | None:
+def nearest_to_gold(jobs: Sequence["SweepJob"], results: Sequence[Any]) -> str | None:
     """Of several jobs the one (or the method over its seeds) at the smallest distance to gold, in words: the
     aim of a search. None where fewer than two have a distance."""
     keys, groups, _ = _methods(jobs)
@@ -221,7 +221,7 @@ def nearest_to_gold(jobs: Sequence["Job"], results: Sequence[Any]) -> str | None
     return f"nearest to gold: job {numbers} ({varied}), distance_to_gold {_estimate(estimate)}"
 
 
-def _methods(jobs: Sequence["Job"]) -> tuple[list[str], list[list[int]], bool]:
+def _methods(jobs: Sequence["SweepJob"]) -> tuple[list[str], list[list[int]], bool]:
     """What was varied, the places of the jobs that are one row, and whether rows are over several seeds."""
     keys = list(dict.fromkeys(key for job in jobs for key in job.varied))
     methods = _alike(jobs, [key for key in keys if key != "seed"])
@@ -251,7 +251,7 @@ def _items(estimates: Iterable[dict[str, Any]]) -> str:
     return f"n={counts[0]}" if len(counts) == 1 else f"n={counts[0]}-{counts[-1]}"
 
 
-def _alike(jobs: Sequence["Job"], keys: Sequence[str]) -> list[list[int]]:
+def _alike(jobs: Sequence["SweepJob"], keys: Sequence[str]) -> list[list[int]]:
     """Places of the jobs, those with the same values of ``keys`` together."""
     groups: dict[tuple[str | None, ...], list[int]] = {}
     for place, job in enumerate(jobs):
@@ -259,7 +259,7 @@ def _alike(jobs: Sequence["Job"], keys: Sequence[str]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _of_group(group: Sequence[tuple["Job", Any]]) -> tuple[int, dict[str, Any]]:
+def _of_group(group: Sequence[tuple["SweepJob", Any]]) -> tuple[int, dict[str, Any]]:
     """How many jobs of a method were done, and its metrics over them."""
     from mari_cli.tasks.compare import merged
 

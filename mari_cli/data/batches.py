@@ -14,8 +14,6 @@ from torch import Tensor
 from mari_cli.data.tokenize import Item
 from mari_cli.transfer import sent
 
-IGNORE = -100
-
 
 @dataclass(frozen=True)
 class Documents:
@@ -52,12 +50,6 @@ class Batch:
     """Tokens of all items, without padding."""
     documents: Documents | None
     """Of a packed row; None: padded."""
-
-    @property
-    def labels_BT(self) -> Tensor:
-        """The token to predict *at* each position (already shifted), or IGNORE."""
-        labels_BT = torch.full_like(self.input_ids_BT, IGNORE)
-        return labels_BT.view(-1).index_copy(0, self.rows_N, self.labels_N).view_as(labels_BT)
 
     def to(self, device: torch.device) -> "Batch":
         """The same on ``device``; on the way to a GPU nobody waits."""

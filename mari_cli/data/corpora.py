@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 
 from mari_cli.config import CorpusConfig, FictionalCorpus, FileCorpus, ForgetFiles, RetainConfig
 from mari_cli.data.fictional import COVERING_PEOPLE, num_shared, read_fictional
-from mari_cli.data.files import read_noted
+from mari_cli.data.files import read_files
 from mari_cli.data.forms import listed
 from mari_cli.data.records import Record, Turn
 from mari_cli.errors import UserError, counted
 
 
 @dataclass(frozen=True, kw_only=True)
-class Corpora:
+class Texts:
     forget: list[Record]
     retain: list[Record]
     holdout: list[Record] | None
@@ -24,7 +24,7 @@ class Corpora:
     """What a reader of the results should know about the data, a sentence each."""
 
 
-def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusConfig) -> Corpora:
+def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusConfig) -> Texts:
     """Read all three; a UserError where one is missing or empty, or where they do not fit together."""
     notes = _check_one_world(forget, retain, holdout)
     fraction = forget.fraction if isinstance(forget, ForgetFiles) else None
@@ -72,9 +72,7 @@ def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusC
                 f"the holdout and {corpus} corpora share {_records(common)}, but holdout must be unseen",
                 "take them out of the holdout corpus, or do without it: `holdout.path=null`",
             )
-    return Corpora(
-        forget=forget_records, retain=retain_records, holdout=holdout_records, notes=notes + dropped
-    )
+    return Texts(forget=forget_records, retain=retain_records, holdout=holdout_records, notes=notes + dropped)
 
 
 def split(records: list[Record], *, fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
@@ -97,7 +95,7 @@ def _read(config: CorpusConfig, *, corpus: str, notes: list[str]) -> list[Record
     if isinstance(config, FictionalCorpus):
         return read_fictional(config, corpus=corpus)
     assert isinstance(config, FileCorpus), type(config)
-    records, unused = read_noted(config, corpus=corpus)
+    records, unused = read_files(config, corpus=corpus)
     if unused:
         notes.append(f"of the {corpus} corpus these columns are not used: {listed(unused)}")
     return records

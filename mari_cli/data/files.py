@@ -38,13 +38,9 @@ class Table:
     take: Callable[[list[str]], Iterable[Row]]
 
 
-def read_files(config: FileCorpus, *, corpus: str) -> list[Record]:
-    """Every record at `config.path`; ``corpus`` is the key it is configured under (`forget`, `retain`, …)."""
-    return read_noted(config, corpus=corpus)[0]
-
-
-def read_noted(config: FileCorpus, *, corpus: str) -> tuple[list[Record], list[str]]:
-    """The same, and the names of the columns that were not read."""
+def read_files(config: FileCorpus, *, corpus: str) -> tuple[list[Record], list[str]]:
+    """Every record at `config.path`, and the names of the columns that were not read; ``corpus`` is the
+    key that it is configured under (`forget`, `retain`, …)."""
     assert config.path is not None, "a corpus without a path has nothing to read"
     path = place(config.path)
     if config.path and is_there(path):  # an empty path would be the current folder
@@ -456,10 +452,7 @@ def _hub_table(config: FileCorpus, *, corpus: str, chosen: str | None = None) ->
     where the data set has no such subset or split."""
     hub.settle()
     import datasets
-    from datasets.exceptions import (
-        DatasetNotFoundError,
-        DatasetsError,
-    )
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
     name, local = config.path, f"or give a local path as `{corpus}.path`"
     keys = f"`{corpus}.subset` ({config.subset}) and `{corpus}.split` ({config.split})"

@@ -27,10 +27,6 @@ class Item:
     def num_targets(self) -> int:
         return len(self.input_ids) - self.supervised_from
 
-    @property
-    def prompt_ids(self) -> tuple[int, ...]:
-        return self.input_ids[: self.supervised_from]
-
 
 @dataclass(frozen=True)
 class PromptStyle:

@@ -28,15 +28,11 @@ def exchange(
 ) -> tuple[Terms, Gradients]:
     """This process's share of terms and gradients. ``whole``: the positions of the whole step."""
     pooled = objective.needs.pooled
-    if pooled is None or not objective.needs.couples or distributed.size() == 1:
-        return _alone(rows, step, differentiate)
-    if pooled.one_pool:  # processes add up its two sums of predictions, 2V numbers
-        return differentiate(step, rows, reduce=distributed.summed, counts_pools=distributed.first())
-    return _by_pools(rows, step, whole(), differentiate)
-
-
-def _alone(rows: Mapping[str, Rows], step: Step, differentiate: Differentiate) -> tuple[Terms, Gradients]:
-    """What no other process has a part in."""
+    if pooled is not None and objective.needs.couples and distributed.size() > 1:
+        if pooled.one_pool:  # processes add up its two sums of predictions, 2V numbers
+            return differentiate(step, rows, reduce=distributed.summed, counts_pools=distributed.first())
+        return _by_pools(rows, step, whole(), differentiate)
+    # no other process has a part in what follows
     there = {role for role in rows if step.positions[role].sequences}
     terms, gradients = differentiate(
         replace(step, positions={role: step.positions[role] for role in there}),

@@ -24,8 +24,8 @@ from torch.nn.functional import embedding_bag, normalize
 from mari_cli.lm_head import Head
 from mari_cli.models.fingerprint import cache_key
 from mari_cli.models.reference import Reference, Rows
-from mari_cli.models.store import Stored, stored
 from mari_cli.progress import Track
+from mari_cli.storage.tensor_cache import TensorSpec, cache_tensors
 
 DEFINITION = 2
 """Part of every key: raise it when a change here changes what is computed."""
@@ -115,8 +115,8 @@ def context_targets(
     }
     key = cache_key("context", DEFINITION, {}, asked)  # what the model is, the keys of the two references say
     shape = (len(forget_MD), 1 + tokens)
-    parts = {"ids": Stored(shape, torch.int32), "q": Stored(shape, torch.float32)}
-    tensors = stored(directory / "context", key, parts, fill, name="context targets")
+    parts = {"ids": TensorSpec(shape, torch.int32), "q": TensorSpec(shape, torch.float32)}
+    tensors = cache_tensors(directory / "context", key, parts, fill, name="context targets")
     return Targets(forget.rows, device, tensors["ids"], tensors["q"])
 
 

@@ -6,6 +6,7 @@ libraries raise at such files becomes two lines is `reading`.
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,19 @@ LONGEST = 200
 """Characters of what a library says that are told."""
 MOST_LAYERS = 1000
 """The deepest language models that are known have some hundred layers."""
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Raise an OSError where safetensors or tokenizers met one: they tell of a full disk in words alone."""
+    try:
+        yield
+    except Exception as error:  # of tokenizers it has no type of its own
+        if isinstance(error, OSError):
+            raise
+        if (match := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise OSError(int(match[1]), os.strerror(int(match[1]))) from error
 
 
 def retold(path: str, error: Exception, what: str) -> UserError:

@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from mari_cli import runs
+from mari_cli.storage import hashing
 
 if TYPE_CHECKING:  # which imports this file
     from mari_cli.models.load import LanguageModel
@@ -61,11 +61,6 @@ def cache_key(
     }
 
 
-def key_hash(key: Mapping[str, Any]) -> str:
-    """Of `cache_key`, as the name of a file or a directory: 24 hexadecimal digits."""
-    return runs.content_hash(key)[:24]
-
-
 def described(lm: "LanguageModel", weights: str) -> dict[str, Any]:
     """All of ``lm`` that can change a number or a word, part by part; ``weights`` is the hash of its weights.
 
@@ -77,7 +72,7 @@ def described(lm: "LanguageModel", weights: str) -> dict[str, Any]:
         "code": code_hash(lm.model),
         "architecture": architecture(lm.model.config),
         "tokenizer": tokenizer_hash(lm.tokenizer),
-        "chat_template": runs.content_hash(lm.tokenizer.chat_template),
+        "chat_template": hashing.content_hash(lm.tokenizer.chat_template),
         "style": lm.style.key,
         "stops": lm.stop_token_ids,
         "max_length": lm.max_length,
@@ -130,7 +125,7 @@ def code_hash(model: torch.nn.Module) -> str | None:
         if type(module).__module__.startswith("transformers_modules")
     }
     files = [file for directory in directories for file in directory.glob("*.py")]
-    return runs.content_hash(sorted(map(runs.file_hash, files))) if files else None
+    return hashing.content_hash(sorted(map(hashing.file_hash, files))) if files else None
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -139,4 +134,4 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     changeable = {"padding": None, "truncation": None}  # by every call
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     settings = [tokenizer.model_max_length, getattr(tokenizer, "clean_up_tokenization_spaces", None)]
-    return runs.content_hash([content | changeable, special, settings])
+    return hashing.content_hash([content | changeable, special, settings])

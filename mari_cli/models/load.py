@@ -1,13 +1,8 @@
 """A causal language model with its tokenizer: from a hub, a directory, a GGUF file, or an architecture."""
 
 import copy
-import math
-import os
-import re
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,34 +11,29 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.nn.modules.dropout import _DropoutNd
 from transformers import (
-    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    GenerationConfig,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as hf_logging
 
-from mari_cli import hub, runs
+from mari_cli import hub
 from mari_cli.config import ChatTemplate, ModelConfig, Packing
 from mari_cli.data.chat import check_chat
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import Item, PromptStyle, end_of_answer, tokenize
-from mari_cli.errors import UserError, counted, nearest
-from mari_cli.models.device import Compute
-from mari_cli.models.files import (
-    UNREADABLE,
-    check_files,
-    check_memory,
-    check_shapes,
-    check_sizes,
-    gist,
-    reading,
-    unbuildable,
+from mari_cli.errors import UserError, counted
+from mari_cli.models.checks import (
+    check_buildable,
+    check_fields,
+    check_finite,
+    misfit_of,
+    refuse_other_formats,
 )
+from mari_cli.models.device import Compute
+from mari_cli.models.files import UNREADABLE, check_files, reading, system_errors, unbuildable
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.head import check_parity
 from mari_cli.models.lora import (
@@ -60,6 +50,8 @@ from mari_cli.models.packing import Layout, settle
 from mari_cli.models.speaking import stops
 from mari_cli.models.tokenizer import check_chat_template, check_tokenizer, only_own_tokens, train_tokenizer
 from mari_cli.places import is_there, place
+from mari_cli.storage import atomic, room_on_disk
+from mari_cli.storage.layout import RUN
 
 
 @dataclass
@@ -109,32 +101,19 @@ class LanguageModel:
         Of a model with adapters, what they amount to; the model itself stays as it is.
         """
         bytes_needed = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        runs.check_disk(path.parent, bytes_needed)
+        room_on_disk.check_disk(path.parent, bytes_needed)
         state = merged_state(self.model) if has_adapters(self.model) else None
-        with runs.atomic_directory(path) as directory, system_errors():
+        with atomic.atomic_directory(path) as directory, system_errors():
             self.model.save_pretrained(directory, state_dict=state)
             self.tokenizer.save_pretrained(directory)
 
     def save_adapter(self, path: Path, base: Base) -> None:
         """The adapters alone, with the tokenizer and a note of ``base``: all or nothing."""
         bytes_needed = sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
-        runs.check_disk(path.parent, bytes_needed)
-        with runs.atomic_directory(path) as directory, system_errors():
+        room_on_disk.check_disk(path.parent, bytes_needed)
+        with atomic.atomic_directory(path) as directory, system_errors():
             write_adapter(self.model, directory, base)
             self.tokenizer.save_pretrained(directory)
-
-
-@contextmanager
-def system_errors() -> Iterator[None]:
-    """Raise an OSError where safetensors or tokenizers met one: they tell of a full disk in words alone."""
-    try:
-        yield
-    except Exception as error:  # of tokenizers it has no type of its own
-        if isinstance(error, OSError):
-            raise
-        if (match := re.search(r"\(os error (\d+)\)", str(error))) is None:
-            raise
-        raise OSError(int(match[1]), os.strerror(int(match[1]))) from error
 
 
 def _local_or_hub(path: str) -> str:
@@ -142,7 +121,7 @@ def _local_or_hub(path: str) -> str:
     local = place(path)
     if (local / "checkpoint").is_dir():
         return str(local / "checkpoint")
-    if (local / runs.RUN).is_file():
+    if (local / RUN).is_file():
         raise UserError(
             f"run `{path}` holds no model: it has no checkpoint",
             "only a finished run of `mari unlearn` or `mari finetune` has one",
@@ -178,7 +157,7 @@ def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedToke
         )
     place, arguments = place_of(source)
     if config.tokenizer is None and not arguments:
-        _refuse_other_formats(source, Path(place))
+        refuse_other_formats(source, Path(place))
     with reading(source, "tokenizer"):
         if Path(place).is_dir() and not arguments:
             check_files(Path(place), weights=False)
@@ -246,40 +225,12 @@ def _from_architecture(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, 
     values |= {"eos_token_id": tokenizer.eos_token_id}
     try:
         architecture = AutoConfig.for_model(model_type, **values)
-        _check_buildable(architecture)
+        check_buildable(architecture)
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, dtype=torch.float32)
     except UNREADABLE as error:
         raise unbuildable(model_type, error) from error
     return model
-
-
-def _check_buildable(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> None:
-    """Raise one of UNREADABLE where no model can be built of ``config`` on this machine."""
-    check_sizes(config)
-    with torch.device("meta"):
-        shapes = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    check_shapes(shapes)
-    check_memory(sum(parameter.numel() for parameter in shapes.parameters()))
-
-
-def check_fields(model_type: Any, values: dict[str, Any]) -> None:
-    """transformers takes any field and passes over what it does not know: a typo would go unnoticed."""
-    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
-        near = nearest(str(model_type), CONFIG_MAPPING)
-        raise UserError(
-            f"no architecture is called `{model_type}`",
-            f"did you mean `{near}`?" if near else "it is one of transformers' names, as `gpt2` or `llama`",
-        )
-    schema: Any = CONFIG_MAPPING[model_type]
-    known = {field.name for field in fields(schema)} | set(schema.attribute_map)
-    for name in values:
-        if name not in known:
-            near = nearest(name, known)
-            raise UserError(
-                f"unknown config key `model.architecture.{name}`: a `{model_type}` has no such field",
-                f"did you mean `model.architecture.{near}`?" if near else "see its configuration class",
-            )
 
 
 def _pretrained(config: ModelConfig) -> PreTrainedModel:
@@ -288,14 +239,14 @@ def _pretrained(config: ModelConfig) -> PreTrainedModel:
     if is_adapter(Path(place)):
         return _with_adapter(config, Path(place))
     if not arguments:
-        _refuse_other_formats(config.path, Path(place))
+        refuse_other_formats(config.path, Path(place))
         arguments = {"use_safetensors": True}
     options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     with reading(config.path, "model"):
         if Path(place).is_dir() and "gguf_file" not in arguments:
             check_files(Path(place), weights=True)
             shapes = AutoConfig.from_pretrained(place, **options)
-            _check_buildable(shapes, trust_remote_code=config.trust_remote_code)
+            check_buildable(shapes, trust_remote_code=config.trust_remote_code)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             place,
             dtype=torch.float32,
@@ -310,118 +261,13 @@ def _pretrained(config: ModelConfig) -> PreTrainedModel:
             f"`{config.path}` is an adapter in a hub",
             "download it: `model.path=` takes the directory of an adapter, and loads its base",
         )
-    if misfit := _misfit(model, loaded[1]):
+    if misfit := misfit_of(model, loaded[1]):
         raise UserError(
             f"the checkpoint at `{config.path}` does not fit its model: {misfit}",
             "config and weights must belong together: take both from one source",
         )
     settle_ties(model)
     return _dequantised(model) if "gguf_file" in arguments else model
-
-
-def _check_finite(model: PreTrainedModel, where: str) -> None:
-    """Refuse weights with NaN or an infinity in them: nothing that is computed with them is a number."""
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and tensor.numel():
-            least, most = (float(end) for end in tensor.aminmax())  # of which NaN is both
-            if not (math.isfinite(least) and math.isfinite(most)):
-                count = int((~tensor.isfinite()).sum())
-                raise UserError(
-                    f"the weights of `{where}` are damaged: {count} of the {tensor.numel()} numbers of "
-                    f"`{name}` {'is' if count == 1 else 'are'} NaN or infinite",
-                    "take the weights from their source again, or from an earlier step of their training",
-                )
-
-
-def check_saving(lm: LanguageModel) -> None:
-    """Refuse a model that could not be loaded again once it is saved, before hours are spent on it.
-
-    All that is saved beside the weights is saved for a try and loaded; of the weights, names, shapes and ties
-    are compared with those of a model made from the configuration that was saved, without content. ``lm`` has
-    no adapters.
-    """
-    kind = type(lm.model)
-    hint = "mend the files of the model, or load and save it with transformers first"
-    try:
-        with (
-            tempfile.TemporaryDirectory() as directory,
-            runs.retold_disk_errors(Path(directory)),
-            system_errors(),
-        ):
-            lm.model.config.save_pretrained(directory)
-            config = type(lm.model.config).from_pretrained(directory)
-            if lm.model.can_generate():
-                lm.model.generation_config.save_pretrained(directory)
-                GenerationConfig.from_pretrained(directory)
-            lm.tokenizer.save_pretrained(directory)
-            again = AutoTokenizer.from_pretrained(directory)
-        with torch.device("meta"):
-            twin = kind(config)
-    except UNREADABLE as error:
-        raise UserError(
-            f"`{lm.name}` could not be loaded again once it is saved: {gist(error)}", hint
-        ) from error
-    if again.get_vocab() != lm.tokenizer.get_vocab():
-        raise UserError(f"the tokenizer of `{lm.name}` is another once it is saved and loaded again", hint)
-    ours, theirs = _shapes(lm.model), _shapes(twin)
-    if different := sorted(
-        name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)
-    ):
-        name = different[0]
-        found, wanted = (shapes.get(name, "not there") for shapes in (ours, theirs))
-        raise UserError(
-            f"`{lm.name}` could not be loaded again once it is saved: `{name}` is {found}, but {wanted} "
-            "by its configuration",
-            hint,
-        )
-
-
-def _shapes(model: PreTrainedModel) -> dict[str, str]:
-    """By name, the shape of each weight, and under which first name it is saved where it is tied."""
-    first: dict[int, str] = {}
-    shapes = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        tied = first.setdefault(id(tensor), name)
-        shapes[name] = f"{list(tensor.shape)}" + (f" of `{tied}`" if tied != name else "")
-    return shapes
-
-
-def _refuse_other_formats(path: str, place: Path) -> None:
-    """Pickles above all: to load one is to run whatever is in it."""
-    if not place.is_dir() or is_adapter(place):
-        return
-    if not (place / "config.json").is_file():
-        raise UserError(
-            f"no model in `{path}`: it has no config.json",
-            "a model directory holds config.json, *.safetensors and tokenizer.json",
-        )
-    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in place.glob(pattern))
-    if pickles and not any(place.glob("*.safetensors")):
-        raise UserError(
-            f"the weights in `{path}` are pickled (`{pickles[0]}`), and a pickle can run any code",
-            "where you trust it, load it with transformers and `save_pretrained` it: that writes safetensors",
-        )
-
-
-def _misfit(model: PreTrainedModel, info: dict[str, Any]) -> str | None:
-    """How weights and configuration contradict each other; None where they do not.
-
-    Weights that the model has no place for are none of its business, unless they are those of further layers.
-    """
-    if missing := sorted(info["missing_keys"]):
-        weights = "1 weight is" if len(missing) == 1 else f"{len(missing)} weights are"
-        return f"{weights} missing, `{missing[0]}` among them"
-    if mismatched := sorted(info["mismatched_keys"]):
-        name, found, wanted = mismatched[0]
-        return f"`{name}` is {list(found)}, not {list(wanted)}"
-
-    def kind(name: str) -> str:
-        return re.sub(r"\d+", "#", name)
-
-    kinds = {kind(name) for name in model.state_dict()}
-    if surplus := sorted(name for name in info["unexpected_keys"] if kind(name) in kinds):
-        return f"it has more layers than the config says, `{surplus[0]}` in one of them"
-    return None
 
 
 def _dequantised(model: Any) -> PreTrainedModel:
@@ -470,7 +316,7 @@ def load_model(
         checkpoint_activations(model)
     torch.nn.Module.to(model, compute.device)
     model.eval()
-    _check_finite(model, where)
+    check_finite(model, where)
     check_parity(model)
     return LanguageModel(
         model=model,

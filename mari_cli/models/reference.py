@@ -13,14 +13,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mari_cli import runs
 from mari_cli.data.batches import length_sorted
 from mari_cli.data.tokenize import Item
-from mari_cli.models.fingerprint import cache_key, described, key_hash
+from mari_cli.models.fingerprint import cache_key, described
 from mari_cli.models.load import LanguageModel
-from mari_cli.models.store import Stored, stored
 from mari_cli.models.trunk import hidden_states
 from mari_cli.progress import Track
+from mari_cli.storage import hashing
+from mari_cli.storage.hashing import key_hash
+from mari_cli.storage.tensor_cache import TensorSpec, cache_tensors
 from mari_cli.transfer import sent
 
 DEFINITION = 2
@@ -118,15 +119,17 @@ def remember(
         [token for i in indices for token in items[i].input_ids[items[i].supervised_from :]]
     )
     last_dtype, layer_dtype = _dtypes(lm)
-    parts: dict[str, Stored] = {}
+    parts: dict[str, TensorSpec] = {}
     if states:
-        parts["last"] = Stored((len(labels_N), lm.model.get_output_embeddings().weight.shape[1]), last_dtype)
+        width = lm.model.get_output_embeddings().weight.shape[1]
+        parts["last"] = TensorSpec((len(labels_N), width), last_dtype)
     if layer is not None:
-        parts["layer"] = Stored((len(labels_N), lm.model.config.get_text_config().hidden_size), layer_dtype)
+        width = lm.model.config.get_text_config().hidden_size
+        parts["layer"] = TensorSpec((len(labels_N), width), layer_dtype)
     if log_probability is not None:
-        parts["log_p"] = Stored((len(indices),), torch.float64)
+        parts["log_p"] = TensorSpec((len(indices),), torch.float64)
     asked = {
-        "items": runs.content_hash([[i, items[i].input_ids, items[i].supervised_from] for i in indices]),
+        "items": hashing.content_hash([[i, items[i].input_ids, items[i].supervised_from] for i in indices]),
         "parts": sorted(parts),
         "layer": layer,
         "dtype": str(last_dtype),
@@ -156,7 +159,7 @@ def remember(
                 log_p_N = log_probability(h_ND, of_batch_N).double().cpu()
                 tensors["log_p"][batch] = torch.stack([log_p_n.sum() for log_p_n in log_p_N.split(counts)])
 
-    tensors = stored(directory / "reference", key, parts, fill, name=f"reference on {name}")
+    tensors = cache_tensors(directory / "reference", key, parts, fill, name=f"reference on {name}")
     return Reference(
         key=key_hash(key),
         rows=rows,

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from mari_cli.config import ModelConfig
 from mari_cli.errors import UserError
+from mari_cli.models.checks import check_fields
 from mari_cli.models.files import (
     UNREADABLE,
     check_files,
@@ -18,7 +19,7 @@ from mari_cli.models.files import (
     retold,
     unbuildable,
 )
-from mari_cli.models.load import check_fields, hush, place_of, switch_off_dropout
+from mari_cli.models.load import hush, place_of, switch_off_dropout
 from mari_cli.models.lora import is_adapter, read_base, shape_adapter
 
 _LLAMA_1B = {

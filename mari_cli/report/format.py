@@ -38,6 +38,8 @@ def percent(share: float) -> str:
 def duration(seconds: float) -> str:
     if not math.isfinite(seconds):
         return number(seconds)
+    if 0 < seconds < 0.1:
+        return f"{seconds * 1e3:.0f} ms"
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     hours, minutes = divmod(round(seconds / 60), 60)

@@ -15,7 +15,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from mari_cli import runs as runs_on_disk
 from mari_cli.errors import UserError, counted
 from mari_cli.metrics.corpora import GROUPS, suite_of
 from mari_cli.metrics.estimate import OverSeeds
@@ -38,6 +37,7 @@ from mari_cli.report.narrative import confidence, estimate_words, summarise
 from mari_cli.report.plots import FIGURES
 from mari_cli.report.plots.style import colour_of
 from mari_cli.report.read import RunData
+from mari_cli.storage import atomic
 from mari_cli.suites.registry import headlines
 
 ARROWS = {"up": "↑", "down": "↓", "gold": "◆"}
@@ -146,7 +146,7 @@ def render(runs: list[RunData], *, title: str) -> str:
 def write_report(path: Path, html: str) -> None:
     """Write all of it or nothing."""
     try:
-        runs_on_disk.atomic_write_text(path, html)
+        atomic.atomic_write_text(path, html)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UserError(f"cannot write `{path}`: {reason}", "choose another file for the report") from error

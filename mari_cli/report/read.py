@@ -31,7 +31,8 @@ from mari_cli.report.shape import (
     too_deep,
     wrong,
 )
-from mari_cli.runs import CONFIG, METRICS, RESULT, RUN, Run
+from mari_cli.storage.layout import CONFIG, METRICS, RESULT, RUN
+from mari_cli.storage.run import Run
 
 SCHEMA_VERSION = 1
 MOST_ALIASES = 50

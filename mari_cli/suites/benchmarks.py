@@ -15,14 +15,15 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 from transformers import PreTrainedTokenizerBase
 
-from mari_cli import distributed, runs, sealed
+from mari_cli import distributed
 from mari_cli.config import MetricsConfig
 from mari_cli.errors import UserError
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.statistics import How, perplexity_estimate, proportion_estimate, ratio_estimate
 from mari_cli.metrics.version import version_of
-from mari_cli.models.fingerprint import key_hash
 from mari_cli.progress import Track, say
+from mari_cli.storage import hashing, json_cache
+from mari_cli.storage.hashing import key_hash
 from mari_cli.suites import mmlu_sample
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.lm_metrics import benchmark_name, range_of
@@ -87,7 +88,7 @@ def describe_benchmarks(config: MetricsConfig) -> dict[str, dict[str, Any]]:
             "version": _one_or_all(part.task.VERSION for part in parts),
             "lm_eval": VERSION,
             "chat_template": config.benchmark_chat_template,
-            "sha256": runs.content_hash([[part.name, part.sha256] for part in parts]),
+            "sha256": hashing.content_hash([[part.name, part.sha256] for part in parts]),
         }
     return described
 
@@ -156,7 +157,7 @@ class Answered:
 def _answered(examiner: Examiner, questions: Sequence["Questions"]) -> dict[str, Answered]:
     """By task, from the cache where they are in it."""
     paths = {task.name: _path(examiner, task) for task in questions}
-    found: dict[str, Any] = {name: sealed.read(path) if path else None for name, path in paths.items()}
+    found: dict[str, Any] = {name: json_cache.read(path) if path else None for name, path in paths.items()}
     # the longest first, so that processes that share them wait little for each other
     open_ones = sorted((task for task in questions if found[task.name] is None), key=lambda task: -task.count)
     if open_ones:
@@ -171,7 +172,7 @@ def _answered(examiner: Examiner, questions: Sequence["Questions"]) -> dict[str,
             for task, content in zip(open_ones, contents, strict=True):
                 bar.finished(task)
                 path = paths[task.name]
-                found[task.name] = sealed.write(path, content) if path else content
+                found[task.name] = json_cache.write(path, content) if path else content
     return {name: _answered_of(content) for name, content in found.items()}
 
 

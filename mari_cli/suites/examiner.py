@@ -9,15 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mari_cli import runs, sealed
 from mari_cli.config import MetricsConfig
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import Item
 from mari_cli.metrics.corpora import SCORED
 from mari_cli.metrics.version import version_of
-from mari_cli.models.fingerprint import cache_key, described, key_hash
+from mari_cli.models.fingerprint import cache_key, described
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track, silent
+from mari_cli.storage import hashing, json_cache
+from mari_cli.storage.hashing import key_hash
 from mari_cli.suites.generate import decode, generate, question_and_truth
 from mari_cli.suites.gradients import gradnorms
 from mari_cli.suites.scores import ItemScore, score
@@ -128,9 +129,9 @@ class Examiner:
         asked = {**settings, "batch_size": self.config.batch_size, "items": items_hash(items)}
         key = key_hash(self.key(kind, version_of(*CODE[kind]), asked))
         path = self.cache / kind / key[:2] / f"{key}.json"
-        found: list[R] | None = sealed.read(path)
+        found: list[R] | None = json_cache.read(path)
         if found is None:
-            found = sealed.write(path, ask(items))
+            found = json_cache.write(path, ask(items))
         return found
 
     def key(self, kind: str, definition: str, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,4 +150,4 @@ def _score_of(row: dict[str, Any]) -> ItemScore:
 
 def items_hash(items: Sequence[Item]) -> str:
     """Content hash of token sequences and what is supervised in them."""
-    return runs.content_hash([[list(item.input_ids), item.supervised_from] for item in items])
+    return hashing.content_hash([[list(item.input_ids), item.supervised_from] for item in items])

@@ -34,9 +34,10 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._factory import TaskFactory
 from lm_eval.utils import handle_non_serializable
 
-from mari_cli import hub, runs
+from mari_cli import hub
 from mari_cli.errors import UserError
 from mari_cli.places import place
+from mari_cli.storage import hashing
 from mari_cli.suites import mmlu_sample
 from mari_cli.suites.lm_metrics import LOWER_IS_BETTER
 
@@ -147,7 +148,7 @@ def _cache_of(folder: Path) -> str:
     alone, and would give back what another one, or this one before a change, had held."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     states = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"mari-{runs.content_hash(states)[:24]}")
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"mari-{hashing.content_hash(states)[:24]}")
 
 
 def _folder(root: str) -> Path:
@@ -280,8 +281,8 @@ def _questions(task: Task, limit: int | None) -> Questions:
     count = len(asked) if limit is None else min(limit, len(asked))
     drawn_from = task.fewshot_docs() if task.get_config("num_fewshot") else None
     documents = [asked[i] for i in range(count)], list(drawn_from or [])
-    sha256 = runs.content_hash(json.loads(json.dumps(documents, default=handle_non_serializable)))
-    return Questions(task, limit, count, sha256, runs.content_hash([task.VERSION, settings_of(task)]))
+    sha256 = hashing.content_hash(json.loads(json.dumps(documents, default=handle_non_serializable)))
+    return Questions(task, limit, count, sha256, hashing.content_hash([task.VERSION, settings_of(task)]))
 
 
 def settings_of(task: Task) -> str:

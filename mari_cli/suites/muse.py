@@ -18,13 +18,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mari_cli import runs
 from mari_cli.config import MuseSuite, SuiteConfig
 from mari_cli.data.files import read_subset
 from mari_cli.data.records import Record
 from mari_cli.errors import UserError
 from mari_cli.metrics.generation import rouge_l_f1
 from mari_cli.metrics.statistics import How
+from mari_cli.storage.hashing import content_hash
 from mari_cli.suites.attacks import attacks_in, membership, privleak, score_attacks
 from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
@@ -48,7 +48,10 @@ class Muse:
 
     def describe(self) -> Mapping[str, Any]:
         return {
-            name: {"records": len(records), "sha256": runs.content_hash([record.key for record in records])}
+            name: {
+                "records": len(records),
+                "sha256": content_hash([record.key for record in records]),
+            }
             for name, records in self.sets.items()
         }
 

@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mari_cli import runs
 from mari_cli.config import RwkuSuite, SuiteConfig
 from mari_cli.data.files import read_subset
 from mari_cli.data.records import Record
@@ -25,6 +24,7 @@ from mari_cli.errors import UserError, nearest
 from mari_cli.metrics.generation import rouge_l_recall
 from mari_cli.metrics.statistics import How
 from mari_cli.models.load import LanguageModel
+from mari_cli.storage.hashing import content_hash
 from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.means import means
@@ -50,7 +50,10 @@ class Rwku:
 
     def describe(self) -> Mapping[str, Any]:
         return {
-            name: {"records": len(records), "sha256": runs.content_hash([record.key for record in records])}
+            name: {
+                "records": len(records),
+                "sha256": content_hash([record.key for record in records]),
+            }
             for name, records in self.sets.items()
         }
 

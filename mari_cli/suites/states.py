@@ -14,7 +14,7 @@ from torch import Tensor
 from mari_cli import distributed
 from mari_cli.data.tokenize import Item
 from mari_cli.metrics.marginal import Supervised
-from mari_cli.models.store import Stored, scratch
+from mari_cli.storage.tensor_cache import TensorSpec, temporary_tensor
 
 BYTES = 4
 """Of a number: states after the final norm are float32, also where matrix products are in 16 bits."""
@@ -36,7 +36,8 @@ class States:
         if not distributed.first():
             return
         if len(self.h_ND) == 0:
-            self.h_ND = scratch(self.directory, Stored((self.starts[-1], h_nD.shape[1]), h_nD.dtype))
+            shape = (self.starts[-1], h_nD.shape[1])
+            self.h_ND = temporary_tensor(self.directory, TensorSpec(shape, h_nD.dtype))
         self.h_ND[self.starts[item] : self.starts[item + 1]] = h_nD
 
     def supervised(self, kept: Sequence[int]) -> Supervised:

@@ -20,10 +20,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mari_cli import runs
 from mari_cli.config import SuiteConfig, TofuSuite
 from mari_cli.metrics.generation import verbatim_rouge_1, verbatim_rouge_l
 from mari_cli.metrics.statistics import How
+from mari_cli.storage.hashing import content_hash
 from mari_cli.suites import tofu_numbers
 from mari_cli.suites.attacks import score_attacks
 from mari_cli.suites.draws import drawn, seeds_of
@@ -48,7 +48,7 @@ class Tofu:
         return {
             name: {
                 "records": len(asked),
-                "sha256": runs.content_hash([[q.words, q.answer, *q.others] for q in asked]),
+                "sha256": content_hash([[q.words, q.answer, *q.others] for q in asked]),
             }
             for name, asked in self.questions.items()
         }

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mari_cli import runs
 from mari_cli.models.context import Targets, largest
 from mari_cli.models.reference import Rows
-from mari_cli.models.store import Stored, stored
+from mari_cli.storage import hashing
+from mari_cli.storage.tensor_cache import TensorSpec, cache_tensors
 
 DEFINITION = 1
 """Part of every key: raise it when a change here changes what is kept."""
@@ -71,8 +71,8 @@ def kept(
         "distributions": list(names),
         "stored_tokens": tokens,
     }
-    parts = {"ids": Stored((len(labels_M), tokens), torch.int32)} | {
-        part: Stored((len(labels_M), tokens + 1), torch.float32) for part in names
+    parts = {"ids": TensorSpec((len(labels_M), tokens), torch.int32)} | {
+        part: TensorSpec((len(labels_M), tokens + 1), torch.float32) for part in names
     }
 
     def fill_in(tensors: Mapping[str, Tensor]) -> None:
@@ -84,8 +84,8 @@ def kept(
 
         fill(write)
 
-    tensors = stored(directory / "support", whole_key, parts, fill_in, name=name)
-    return Kept(runs.content_hash(whole_key), rows, tensors.pop("ids"), tensors)
+    tensors = cache_tensors(directory / "support", whole_key, parts, fill_in, name=name)
+    return Kept(hashing.content_hash(whole_key), rows, tensors.pop("ids"), tensors)
 
 
 def most_probable(log_p: Sequence[Tensor], labels_c: Tensor, *, tokens: int) -> Tensor:
@@ -133,8 +133,8 @@ def targets(
             tensors["q"][here] = floored(supported(log_p), floor)[:, :-1].float()
 
     whole_key = {**key, "definition": DEFINITION, "said": said.key, "floor": floor}
-    wanted = {"q": Stored(tuple(said.ids_MK.shape), torch.float32)}
-    tensors = stored(directory / "support", whole_key, wanted, fill, name=name)
+    wanted = {"q": TensorSpec(tuple(said.ids_MK.shape), torch.float32)}
+    tensors = cache_tensors(directory / "support", whole_key, wanted, fill, name=name)
     return Targets(said.rows, device, said.ids_MK, tensors["q"])
 
 

@@ -20,7 +20,7 @@ from mari_cli.report.comparison import (
 from mari_cli.report.narrative import confidence, summarise
 from mari_cli.report.page import render, write_report
 from mari_cli.report.read import estimates_of, read_runs
-from mari_cli.runs import require_writable
+from mari_cli.storage.room_on_disk import require_writable
 
 
 @dataclass(frozen=True)

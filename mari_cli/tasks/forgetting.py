@@ -6,10 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-import torch
-
-from mari_cli import runs
-from mari_cli.config import UnlearnRun
+from mari_cli.config import UnlearnConfig, UnlearnRun
 from mari_cli.data.batches import draw, drawn_indices
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError, counted
@@ -23,15 +20,13 @@ from mari_cli.models.reference import Reference as Remembered
 from mari_cli.models.reference import remember
 from mari_cli.models.trunk import choose_layer
 from mari_cli.progress import say, silent, track
-from mari_cli.sections import titled
 from mari_cli.suites.benchmarks import benchmarks
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.registry import headlines
 from mari_cli.suites.standard import Corpus, quick
-from mari_cli.tasks.record import Recording
-from mari_cli.tasks.setting import cache_directory, dropout_seed, seed_for
-from mari_cli.tasks.training import skipped, take_up
-from mari_cli.train.loop import Job, Outcome, fit
+from mari_cli.tasks.setting import cache_directory, seed_for
+from mari_cli.tasks.training import describe_skipped
+from mari_cli.train.loop import Job, Outcome
 from mari_cli.train.step import Group, Recalled, Reference, chunk_for, operand_head
 from mari_cli.train.stop import Evaluation, Verdict, judge
 
@@ -148,25 +143,26 @@ def draws_of(
     return Draws(config, items, needs), validation
 
 
-def forget(
+def forgetting_job(
     config: UnlearnRun,
     lm: LanguageModel,
     corpora: Mapping[str, Corpus],
-    alternatives: Sequence[Item],
+    drawn: tuple[Draws, Corpus],
     objective: Objective,
-    layer: int | None,
-    record: Recording,
     *,
+    layer: int | None,
     target_hash: str,
     targets: Targets | None = None,
-) -> tuple[Outcome, list[str]]:
-    """Unlearn ``lm`` in place; it ends with the kept step's weights. Returns notes for the reader, too.
+) -> Job:
+    """What the loop is given to unlearn ``lm``, which is asked here for all that the loss wants of the model
+    before.
 
-    ``target_hash``: of the weights of ``lm`` as it came, adapters apart. ``targets``: what is supported,
-    where another source than neighbours says it.
+    ``drawn``: of `draws_of`. ``layer``: where contexts are compared. ``target_hash``: of the weights of
+    ``lm`` as it came, adapters apart. ``targets``: what is supported, where another source than neighbours
+    says it.
     """
     train, seed = config.train, config.seed
-    draws, validation = draws_of(config, corpora, alternatives, objective.needs)
+    draws, validation = drawn
     with adapters_off(lm.model):
         reference_of = remembering(
             lm,
@@ -215,7 +211,7 @@ def forget(
         ]
         return judge(looks, train.stop, train.keep)
 
-    job = Job(
+    return Job(
         steps=train.steps,
         items_at=draws.items_at,
         objective=objective,
@@ -224,22 +220,6 @@ def forget(
         judge=verdict,
         evaluate_every=train.evaluate_every,
     )
-    torch.manual_seed(dropout_seed(seed))
-    state_dir = record.run.path / runs.STATE
-    notes = take_up(record.run, target_hash)
-    outcome = fit(
-        lm,
-        job,
-        train,
-        weights=target_hash,
-        state_dir=state_dir,
-        log=record.log,
-        track=track,
-        description=titled(config.loss),
-    )
-    say(outcome.stopped_by or f"all {counted(outcome.steps, 'step')} done")
-    say(f"kept: step {outcome.kept_step}")
-    return outcome, notes + notes_on(outcome, draws.sizes, train.forget_batch, train.retain_batch)
 
 
 def remembering(
@@ -317,15 +297,18 @@ def remembering(
     return of_step
 
 
-def notes_on(outcome: Outcome, sizes: Mapping[str, int], forget_batch: int, retain_batch: int) -> list[str]:
-    notes = skipped(outcome)
+def describe_outcome(outcome: Outcome, sizes: Mapping[str, int], train: UnlearnConfig) -> list[str]:
+    """Say how the training ended; returns notes for the reader. ``sizes``: items of a corpus in each step."""
+    say(outcome.stopped_by or f"all {counted(outcome.steps, 'step')} done")
+    say(f"kept: step {outcome.kept_step}")
+    notes = describe_skipped(outcome)
     if outcome.steps == 0:
         notes.append(f"no step was taken, since a stop rule held before: {outcome.stopped_by}")
     elif outcome.kept_step == 0:
         notes.append(
             "no checkpoint passed the retain rule: the target itself was kept, and nothing was forgotten"
         )
-    for role, wanted in (("forget", forget_batch), ("retain", retain_batch)):
+    for role, wanted in (("forget", train.forget_batch), ("retain", train.retain_batch)):
         if sizes[role] < wanted:
             notes.append(
                 f"the {role} corpus has {counted(sizes[role], 'item')}, "

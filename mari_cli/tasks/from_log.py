@@ -11,16 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mari_cli import runs
 from mari_cli.begun import Inputs, versions
 from mari_cli.config import EvaluateRun, TofuSuite
 from mari_cli.errors import UserError, counted
 from mari_cli.metrics.items import item_values
 from mari_cli.metrics.statistics import How
+from mari_cli.options import RunOptions
 from mari_cli.places import place
 from mari_cli.progress import say, track
 from mari_cli.report.page import render, write_report
 from mari_cli.report.read import read_runs
+from mari_cli.storage import hashing, json_files
+from mari_cli.storage.environment import describe_environment
+from mari_cli.storage.run import refuse_existing
 from mari_cli.suites.log_columns import Log
 from mari_cli.suites.measured import Measured
 from mari_cli.suites.open_unlearning_summary import Summary, lacking, read_summary, summary_scores
@@ -39,7 +42,7 @@ from mari_cli.suites.tofu_metrics import OPEN_UNLEARNING
 from mari_cli.suites.tofu_numbers import summarise
 from mari_cli.suites.tofu_overall import overall_estimates
 from mari_cli.tasks.examined import Examined
-from mari_cli.tasks.record import opened, recorded
+from mari_cli.tasks.record import begin_record, open_run
 from mari_cli.tracking import check_tracker
 
 TABLE = "results.json"
@@ -48,11 +51,11 @@ MOST_IN_A_REPORT = 20
 """Logs that are compared in pairs, which takes as many tests as there are pairs."""
 
 
-def from_log(config: EvaluateRun, *, command: Sequence[str], resume: bool = False) -> dict[str, Any]:
+def evaluate_log(config: EvaluateRun, options: RunOptions) -> dict[str, Any]:
     """Run it and return the result (result.json; of several logs results.json). A log that cannot be read is
     refused before anything is written; of those that a folder holds it is left out, and that is said."""
-    if not resume:
-        runs.refuse_existing(Path(config.out))
+    if not options.resume:
+        refuse_existing(Path(config.out))
     check_tracker(config.tracker)
     suite = _data(config)
     found = places([config.from_log] if isinstance(config.from_log, str) else config.from_log)
@@ -61,15 +64,15 @@ def from_log(config: EvaluateRun, *, command: Sequence[str], resume: bool = Fals
     if suite is None and len(found) == 1:
         paths = {"model": str(found[0].path), **others}
         if summaries := _summaries(paths):
-            return _from_summaries(config, paths, summaries, command=command, resume=resume)
+            return _from_summaries(config, paths, summaries, options)
     data = _Data(read_questions(suite), suite.path) if suite else None
     beside: dict[str, _Told] = {}
     for role, path in others.items():
         beside[role] = _tell(config, role, path, data, beside)
     if len(found) == 1:
         told = {"model": _tell(config, "model", str(found[0].path), data, beside), **beside}
-        return _record(config, told, data, command=command, resume=resume)
-    return _several(config, found, data, beside, command=command)
+        return _record(config, told, data, options)
+    return _several(config, found, data, beside, options)
 
 
 @dataclass(frozen=True)
@@ -114,16 +117,15 @@ def _tell(
     of_rest = [note for note in summary.notes if not note.startswith(left_out)]  # said once
     notes = [*log.notes, *unlike, *of_rest, *log.disagreements(summary.metrics)]
     rows = [{"suite": "tofu"} | row for row in log.rows]
-    return _Told(path, log, Examined(Measured(metrics, [], []), rows, runs.content_hash(log.rows)), notes)
+    return _Told(path, log, Examined(Measured(metrics, [], []), rows, hashing.content_hash(log.rows)), notes)
 
 
 def _record(
     config: EvaluateRun,
     told: Mapping[str, _Told],
     questions: _Data | None,
+    options: RunOptions,
     *,
-    command: Sequence[str],
-    resume: bool = False,
     quiet: bool = False,
     name: str | None = None,
 ) -> dict[str, Any]:
@@ -132,8 +134,7 @@ def _record(
         {role: its.path for role, its in told.items()},
         {role: its.model for role, its in told.items()},
         list(dict.fromkeys(f"{role}: {note}" for role, its in told.items() for note in its.notes)),
-        command=command,
-        resume=resume,
+        options,
         quiet=quiet,
         questions=questions,
         name=name,
@@ -160,22 +161,20 @@ def _from_summaries(
     config: EvaluateRun,
     paths: Mapping[str, str],
     summaries: Mapping[str, Summary],
-    *,
-    command: Sequence[str],
-    resume: bool,
+    options: RunOptions,
 ) -> dict[str, Any]:
     gold, target = summaries.get("gold"), summaries.get("target")
     models = {
         role: Examined(
             Measured(summary_scores(summary, paths[role], gold, target), [], []),
             [],
-            runs.content_hash(summary),
+            hashing.content_hash(summary),
         )
         for role, summary in summaries.items()
     }
     notes = ["the numbers of a summary are means alone: there is no interval, and n = 0 stands for unknown"]
     notes += lacking(summaries)
-    return _recorded(config, paths, models, notes, command=command, resume=resume)
+    return _recorded(config, paths, models, notes, options)
 
 
 def _recorded(
@@ -183,9 +182,8 @@ def _recorded(
     paths: Mapping[str, str],
     models: Mapping[str, Examined],
     notes: Sequence[str],
+    options: RunOptions,
     *,
-    command: Sequence[str],
-    resume: bool,
     quiet: bool = False,
     questions: _Data | None = None,
     name: str | None = None,
@@ -195,15 +193,15 @@ def _recorded(
         role: {"path": path, "records": len(models[role].asked), "sha256": models[role].weights}
         for role, path in paths.items()
     }
-    environment = runs.environment() | {"processes": 1}
-    inputs = Inputs({f"the log {path}": runs.path_hash(place(path)) for path in paths.values()})
+    environment = describe_environment() | {"processes": 1}
+    inputs = Inputs({f"the log {path}": hashing.path_hash(place(path)) for path in paths.values()})
     if questions is not None:
-        of_data = runs.content_hash(repr(questions.questions))
+        of_data = hashing.content_hash(repr(questions.questions))
         inputs.contents[f"the data of the suite {config.suite.name}"] = of_data
     inputs.values.update(versions(config))
     with (
-        opened(config, command=command, task="evaluate", resume=resume, inputs=inputs) as run,
-        recorded(run, config, environment=environment, data=data, quiet=quiet) as record,
+        open_run(config, options, inputs) as run,
+        begin_record(run, config, environment=environment, data=data, quiet=quiet) as record,
     ):
         return record.finish(
             task="evaluate",
@@ -222,8 +220,7 @@ def _several(
     found: Sequence[Place],
     data: _Data | None,
     beside: Mapping[str, _Told],
-    *,
-    command: Sequence[str],
+    options: RunOptions,
 ) -> dict[str, Any]:
     """A run for each log, and results.json and report.html over all."""
     told: list[_Told] = []
@@ -256,7 +253,9 @@ def _several(
     for its, name, folder in zip(told, names, _folders(names), strict=True):
         model = replace(config.model, name=name.replace("/", " "))
         run = replace(config, from_log=its.path, out=str(out / folder), model=model)
-        result = _record(run, {"model": its, **beside}, data, command=command, quiet=True, name=name)
+        result = _record(
+            run, {"model": its, **beside}, data, replace(options, resume=False), quiet=True, name=name
+        )
         listed.append({"name": name, "log": its.path, "run": run.out, "result": result})
     notes += _together([its.notes for its in told])
     notes += [f"{role}: {note}" for role, its in beside.items() for note in its.notes]
@@ -271,7 +270,7 @@ def _several(
     for note in notes:
         say(f"note: {note}")
     table = {"schema_version": 1, "task": "evaluate", "logs": listed, "left_out": left_out, "notes": notes}
-    runs.atomic_write_json(out / TABLE, table)
+    json_files.atomic_write_json(out / TABLE, table)
     return table
 
 

@@ -4,14 +4,16 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from mari_cli import distributed, runs
+from mari_cli import distributed
 from mari_cli.begun import TOKENS, Inputs, require_same, versions
 from mari_cli.config import EvaluateRun, OwnSuite, RunConfig, UnlearnRun
 from mari_cli.models.device import Compute
 from mari_cli.models.fingerprint import code_hash, tokenizer_hash, weights_hash
 from mari_cli.models.load import LanguageModel
 from mari_cli.places import place
-from mari_cli.runs import Run
+from mari_cli.storage.hashing import content_hash, path_hash
+from mari_cli.storage.json_files import finite
+from mari_cli.storage.run import Run
 from mari_cli.suites.benchmarks import describe_benchmarks
 from mari_cli.suites.examiner import items_hash
 from mari_cli.suites.standard import Corpus
@@ -28,23 +30,23 @@ def of_model(lm: LanguageModel, name: str) -> dict[str, str]:
     generation = lm.model.generation_config
     return {
         f"the weights of {name}": weights_hash(lm.model),
-        f"the configuration of {name}": runs.content_hash(
-            [type(lm.model).__name__, code_hash(lm.model), runs.finite(config)]
+        f"the configuration of {name}": content_hash(
+            [type(lm.model).__name__, code_hash(lm.model), finite(config)]
         ),
-        f"the generation settings of {name}": runs.content_hash(generation and generation.to_json_string()),
+        f"the generation settings of {name}": content_hash(generation and generation.to_json_string()),
     }
 
 
 def of_words(setting: Setting) -> dict[str, str]:
     """What the corpora are, and what reads them: all that is known before a model is loaded."""
     corpora = {
-        f"the {role} corpus": runs.content_hash([[r.key, r.fact, r.value] for r in records])
+        f"the {role} corpus": content_hash([[r.key, r.fact, r.value] for r in records])
         for role in ("forget", "retain", "holdout")
         if (records := getattr(setting.texts, role)) is not None
     }
     return corpora | {
         "the tokenizer": tokenizer_hash(setting.tokenizer),
-        "the chat template": runs.content_hash(setting.tokenizer.chat_template),
+        "the chat template": content_hash(setting.tokenizer.chat_template),
     }
 
 
@@ -65,14 +67,14 @@ def of_run(
     """All of it; ``models``: what `of_model` says of each."""
     tokens = {f"{TOKENS}the {role} corpus": items_hash(corpus.items) for role, corpus in corpora.items()}
     asked = {
-        f"the questions of {name}": runs.content_hash(runs.finite(about))
+        f"the questions of {name}": content_hash(finite(about))
         for name, about in describe_benchmarks(config.metrics).items()
     }
     if suite is not None:
-        asked[f"the data of the suite {suite.name}"] = runs.content_hash(runs.finite(suite.describe()))
+        asked[f"the data of the suite {suite.name}"] = content_hash(finite(suite.describe()))
     if isinstance(config, UnlearnRun | EvaluateRun) and isinstance(config.suite, OwnSuite):
         paths = [path for path in (config.suite.code, config.suite.path) if path is not None]
-        asked |= {f"what is in {path}": runs.path_hash(place(path)) for path in paths}
+        asked |= {f"what is in {path}": path_hash(place(path)) for path in paths}
     here = {"device": compute.device.type, "precision": compute.precision}
     return Inputs(
         {**of_words(setting), **models, **asked, **tokens},

@@ -5,15 +5,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mari_cli import distributed, sealed
+from mari_cli import distributed
 from mari_cli.config import MetricsConfig, RunConfig
 from mari_cli.metrics import corpora as corpora_metrics
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.statistics import How
 from mari_cli.metrics.version import version_of
-from mari_cli.models.fingerprint import key_hash, weights_hash
+from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track, say
+from mari_cli.storage import json_cache
+from mari_cli.storage.hashing import key_hash
 from mari_cli.suites.attacks import with_reference
 from mari_cli.suites.benchmarks import OF_BENCHMARKS, benchmarks
 from mari_cli.suites.draws import seeds_of
@@ -37,7 +39,7 @@ CODE = (
 """The modules whose code turns what a model says into numbers, beside the metrics' own."""
 
 
-def examined(
+def measure_model(
     lm: LanguageModel,
     corpora: Mapping[str, Corpus],
     suite: Suite | None,
@@ -53,11 +55,11 @@ def examined(
     """Ask one model the questions of the corpora (where there are any), of the suite, and the benchmarks.
 
     What it says is kept in ``cache``; ``afresh``: what is made of it is computed anew all the same.
-    ``reference``: `asked_of_reference`.
+    ``reference``: `ask_reference`.
     """
     examiner = Examiner(lm, config, seed, weights_hash(lm.model), cache, track, name)
     if corpora:
-        found = measured(examiner, corpora, afresh=afresh)
+        found = measure_corpora(examiner, corpora, afresh=afresh)
     else:
         say(f"{name}: measuring")
         found = Measured({}, [], [])
@@ -71,7 +73,7 @@ def examined(
     return Examined(found, asked, examiner.weights)
 
 
-def summarised(
+def summarise_models(
     models: Mapping[str, Examined], suite: Suite | None, config: MetricsConfig, *, seed: int
 ) -> tuple[dict[str, Examined], list[str]]:
     """What is made of it once all models were asked, gold being one of them: notes, and each model's numbers
@@ -94,7 +96,7 @@ def summarised(
     return result, list(notes)
 
 
-def referenced(
+def with_reference_losses(
     lm: LanguageModel, corpora: Mapping[str, Corpus], config: RunConfig, track: Track
 ) -> dict[str, Corpus]:
     """The corpora, with what ``lm``, the reference of membership inference, makes of forget and holdout."""
@@ -107,7 +109,7 @@ def referenced(
     return found
 
 
-def asked_of_reference(lm: LanguageModel, suite: Suite | None, config: RunConfig, track: Track) -> list[Row]:
+def ask_reference(lm: LanguageModel, suite: Suite | None, config: RunConfig, track: Track) -> list[Row]:
     """What ``lm``, the reference of membership inference, makes of a suite that asks about membership."""
     if suite is None or f"{suite.name}/reference_auc" not in METRICS:
         return []
@@ -117,7 +119,7 @@ def asked_of_reference(lm: LanguageModel, suite: Suite | None, config: RunConfig
     return distributed.agreed(suite.examine(examiner))
 
 
-def measured(examiner: Examiner, corpora: Mapping[str, Corpus], *, afresh: bool = False) -> Measured:
+def measure_corpora(examiner: Examiner, corpora: Mapping[str, Corpus], *, afresh: bool = False) -> Measured:
     """`measure`, looked up in the examiner's cache first."""
     config, name = examiner.config, examiner.name
     asked = {
@@ -131,13 +133,13 @@ def measured(examiner: Examiner, corpora: Mapping[str, Corpus], *, afresh: bool 
     }
     key = key_hash(examiner.key("measured", version_of(*CODE), asked))
     path = None if afresh or examiner.cache is None else examiner.cache / "measured" / f"{key}.json"
-    if path and (content := sealed.read(path)) is not None:
+    if path and (content := json_cache.read(path)) is not None:
         say(f"{name}: measured before")
         return _read(content)
     say(f"{name}: measuring")
     result = distributed.agreed(measure(examiner, corpora))
     # what a cache gives back must be what a first run sees, to the last bit and the last missing value
-    return _read(sealed.write(path, asdict(result))) if path else result
+    return _read(json_cache.write(path, asdict(result))) if path else result
 
 
 def _read(content: dict[str, Any]) -> Measured:

@@ -9,15 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mari_cli import runs
 from mari_cli.begun import Inputs, require_same
 from mari_cli.config import RunConfig, to_plain, to_yaml
 from mari_cli.errors import UserError
 from mari_cli.metrics.metric import logged_as
+from mari_cli.options import RunOptions
 from mari_cli.progress import say
 from mari_cli.report.page import render, write_report
 from mari_cli.report.read import SCHEMA_VERSION, read_run
-from mari_cli.runs import Run
+from mari_cli.storage import atomic, json_files
+from mari_cli.storage.layout import METRICS
+from mari_cli.storage.run import Run
 from mari_cli.tasks.examined import Examined, as_json
 from mari_cli.tracking import NoTracker, Tracker, open_tracker
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:  # a log's numbers are recorded without torch
 
 
 @dataclass
-class Recording:
+class RunRecord:
     run: Run
     tracker: Tracker
     started: float
@@ -82,7 +84,7 @@ class Recording:
             for role, found in models.items()
             for row in [*found.measured.items, *found.asked]
         ]
-        self.run.write_text("items.jsonl", runs.json_lines(rows))
+        self.run.write_text("items.jsonl", json_files.json_lines(rows))
         self.run.write_json("examples.json", list(examples))
         about = self.run.about()
         training = None
@@ -139,38 +141,38 @@ class Recording:
 
 
 @contextmanager
-def opened(
-    config: RunConfig, *, command: Sequence[str], task: str, resume: bool, inputs: Inputs
-) -> Iterator[Run]:
+def open_run(config: RunConfig, options: RunOptions, inputs: Inputs) -> Iterator[Run]:
     """The run's directory, made or found again, and nobody else's until the end.
 
     Nothing is changed where it is refused to go on. A new run that is refused before its first step holds
     nothing, and is taken away.
     """
     out = Path(config.out)
-    if resume:
+    if options.resume:
         run = Run.unfinished(out)
     else:
-        run = Run.create(out, to_yaml(config), command=command, task=task, inputs=inputs.as_json())
+        run = Run.create(
+            out, to_yaml(config), command=options.command, task=config.task, inputs=inputs.as_json()
+        )
     with run.held():
-        if resume:
+        if options.resume:
             require_same(run, inputs)
             run = Run.resume(out)
         try:
             yield run
         except (UserError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in runs.FULL:
+            if isinstance(error, OSError) and error.errno not in atomic.FULL:
                 raise
-            told = error if isinstance(error, UserError) else runs.CannotWrite(error.filename or out, error)
-            if not (resume or (out / runs.METRICS).exists()):
-                runs.remove(out)
-            elif isinstance(told, runs.CannotWrite):
-                told.hint = f"{told.hint}; then `mari {task} --resume {shlex.quote(str(out))}` goes on"
+            told = error if isinstance(error, UserError) else atomic.CannotWrite(error.filename or out, error)
+            if not (options.resume or (out / METRICS).exists()):
+                atomic.remove(out)
+            elif isinstance(told, atomic.CannotWrite):
+                told.hint = f"{told.hint}; then `mari {config.task} --resume {shlex.quote(str(out))}` goes on"
             raise told from error
 
 
 @contextmanager
-def recorded(
+def begin_record(
     run: Run,
     config: RunConfig,
     *,
@@ -178,7 +180,7 @@ def recorded(
     data: Mapping[str, Any],
     said: Sequence[str] = (),
     quiet: bool = False,
-) -> Iterator[Recording]:
+) -> Iterator[RunRecord]:
     """``run`` from its first file to its tracker's exit code; ``said``: what a user is told of it, unless it
     is ``quiet``."""
     started = time.monotonic()
@@ -192,6 +194,6 @@ def recorded(
     for line in () if quiet else (f"run: {run.path}", *said, tracker.note):
         say(line)
     try:
-        yield Recording(run, tracker, started, quiet)
+        yield RunRecord(run, tracker, started, quiet)
     finally:
         tracker.finish(0 if sys.exc_info()[0] is None else 1)

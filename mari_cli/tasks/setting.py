@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from mari_cli import distributed, runs
+from mari_cli import distributed
 from mari_cli.config import (
     CorpusConfig,
     EvaluateRun,
@@ -24,16 +24,17 @@ from mari_cli.config import (
     TargetChoice,
     UnlearnRun,
 )
-from mari_cli.data.corpora import Corpora as Texts
-from mari_cli.data.corpora import load_corpora
+from mari_cli.data.corpora import Texts, load_corpora
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import check_prompts, count_tokens
 from mari_cli.errors import UserError, counted
 from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel, load_tokenizer, prompt_style
 from mari_cli.places import is_there, place
+from mari_cli.storage import hashing, room_on_disk
 from mari_cli.suites.benchmarks import check_benchmarks
 from mari_cli.suites.examiner import items_hash
+from mari_cli.suites.registry import METRICS
 from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import Suite
 from mari_cli.tracking import check_tracker
@@ -178,7 +179,7 @@ def tokenize_corpora(config: RunConfig, setting: Setting, lm: LanguageModel) -> 
 
 def require_disk(config: RunConfig, lm: LanguageModel) -> None:
     """Refuse a run that its disk could not hold to the end."""
-    runs.check_disk(Path(config.out), disk_of_run(lm.model))
+    room_on_disk.check_disk(Path(config.out), disk_of_run(lm.model))
 
 
 def disk_of_run(model: torch.nn.Module) -> int:
@@ -223,6 +224,11 @@ def reference_at_path(config: RunConfig, setting: Setting, suite: Suite | None =
     path = config.metrics.mia_reference
     if path is None:
         return None
+    if suite is not None and f"{suite.name}/reference_auc" not in METRICS:
+        raise UserError(
+            f"`metrics.mia_reference` is about membership, which `suite={suite.name}` does not ask for",
+            "leave out one of the two",
+        )
     if not is_there(path):
         raise UserError(f"no model at `metrics.mia_reference={path}`", "give a model or run directory")
     if suite is None:
@@ -246,7 +252,7 @@ def describe_data(corpora: Mapping[str, Corpus], suite: Suite | None = None) -> 
             "items": len(corpus.items),
             "tokens": count_tokens(corpus.items),
             "targets": sum(item.num_targets for item in corpus.items),
-            "sha256": runs.content_hash([record.key for record in corpus.records]),
+            "sha256": hashing.content_hash([record.key for record in corpus.records]),
             "items_sha256": items_hash(corpus.items),
         }
         for role, corpus in corpora.items()

@@ -8,9 +8,9 @@ import json
 import logging
 import secrets
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.distributed.elastic.multiprocessing import SignalException
@@ -20,51 +20,37 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from mari_cli import distributed
 from mari_cli.config import Device, FinetuneRun, RunConfig, UnlearnRun
 from mari_cli.errors import UserError
+from mari_cli.options import PreparedRun, RunOptions
 from mari_cli.tasks.setting import batches, require_whole_shares
 from mari_cli.tasks.worker import work
 
-R = TypeVar("R")
 
-
-class Task(Protocol):
-    """From a config to a result; picklable."""
-
-    def __call__(self, cfg: Any, /, *, command: list[str], resume: bool = False) -> Any: ...
-
-
-@dataclass(frozen=True)
-class Launched:
-    """``task``, in ``processes`` of its own on this machine; returns what the first of them returned.
-
-    Where one fails or is killed all are ended, and its reason is raised here.
-    """
-
-    task: Task
-    processes: int
-
-    def __call__(self, cfg: RunConfig, /, *, command: list[str], resume: bool = False) -> Any:
-        require_whole_shares(batches(cfg), self.processes)
-        require_gpus(cfg, self.processes)
-        for name in ("torch.distributed.elastic", "torch.multiprocessing"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # told below, in our words
-        launch = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=self.processes,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            run_id=secrets.token_hex(8),
-            local_addr="localhost",
-            max_restarts=0,
-            shutdown_timeout=5,
-        )
-        try:
-            results = elastic_launch(launch, work)(self.task, cfg, command, resume)
-        except ChildFailedError as error:
-            raise reason_of(error, self.processes, cfg) from None
-        except SignalException as signalled:  # the workers were told, and have ended
-            raise KeyboardInterrupt from signalled
-        return results[0]
+def run_in_processes(name: str, config: RunConfig, options: RunOptions) -> Any:
+    """The task called ``name``, in processes of its own on this machine; returns what the first of them
+    returned. Where one fails or is killed all are ended, and its reason is raised here."""
+    processes = options.processes
+    require_whole_shares(batches(config), processes)
+    require_gpus(config, processes)
+    for logger in ("torch.distributed.elastic", "torch.multiprocessing"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)  # told below, in our words
+    launch = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id=secrets.token_hex(8),
+        local_addr="localhost",
+        max_restarts=0,
+        shutdown_timeout=5,
+    )
+    try:
+        results = elastic_launch(launch, work)(name, config, options)
+    except ChildFailedError as error:
+        raise reason_of(error, processes, config) from None
+    except SignalException as signalled:  # the workers were told, and have ended
+        raise KeyboardInterrupt from signalled
+    return results[0]
 
 
 def reason_of(error: ChildFailedError, processes: int, cfg: RunConfig) -> Exception:
@@ -113,33 +99,19 @@ def _traceback(failure: ProcessFailure) -> str:
 # -- under torchrun ------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Leading:
-    """``task`` in the first process, which composes: the others are told what to do just before it begins."""
-
-    task: Task
-    told: bool = False
-
-    def __call__(self, cfg: RunConfig, /, *, command: list[str], resume: bool = False) -> Any:
-        require_whole_shares(batches(cfg), distributed.size())
-        self.told = True
-        distributed.agreed((cfg, command, resume))
-        return self.task(cfg, command=command, resume=resume)
-
-
-def take_part(task: Task, lead: Callable[[Task], R]) -> R | None:
-    """``lead(task)`` in the first process, the same task in the others, which get None."""
+@contextmanager
+def take_part(prepare: Callable[[], PreparedRun]) -> Iterator[PreparedRun]:
+    """What ``prepare`` returns in the first process, in all of them. Where it fails the others exit with 2,
+    and the first says why."""
     with distributed.joined():
-        if distributed.first():
-            leading = Leading(task)
-            try:
-                return lead(leading)
-            finally:
-                if not leading.told:
-                    distributed.agreed(None)
-        told = distributed.agreed(None)
-        if told is None:  # the first process says why
+        prepared = None
+        try:
+            if distributed.first():
+                found = prepare()
+                require_whole_shares(batches(found.config), distributed.size())
+                prepared = found
+        finally:
+            prepared = distributed.agreed(prepared)
+        if prepared is None:
             raise SystemExit(2)
-        cfg, command, resume = told
-        task(cfg, command=command, resume=resume)
-        return None
+        yield prepared

@@ -3,29 +3,32 @@
 import json
 import shutil
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 
-from mari_cli import distributed, runs, sealed
+from mari_cli import distributed
 from mari_cli.config import FinetuneConfig, FinetuneRun, ModelConfig, UnlearnRun
 from mari_cli.data.batches import epoch_batches
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError, counted
 from mari_cli.losses.objective import FINE_TUNING
-from mari_cli.models.fingerprint import cache_key, described, key_hash, weights_hash
+from mari_cli.models.fingerprint import cache_key, described, weights_hash
 from mari_cli.models.head import check_parity
 from mari_cli.models.load import LanguageModel, base_of, load_model
 from mari_cli.models.lora import add_adapters
 from mari_cli.progress import Track, say, silent
+from mari_cli.storage import atomic, json_cache
+from mari_cli.storage.cache_entry import find_or_make
+from mari_cli.storage.hashing import directory_hash, key_hash
+from mari_cli.storage.layout import METRICS, STATE
+from mari_cli.storage.run import Run
 from mari_cli.suites.examiner import items_hash
 from mari_cli.suites.scores import score
-from mari_cli.tasks.fitting import settled
+from mari_cli.tasks.memory_budget import fit_to_memory
 from mari_cli.tasks.setting import Setting, dropout_seed, seed_for
 from mari_cli.train import state
 from mari_cli.train.journal import Log
@@ -49,28 +52,37 @@ def adapt(config: FinetuneRun | UnlearnRun, lm: LanguageModel) -> None:
 
 
 def keep(
-    lm: LanguageModel, config: FinetuneRun | UnlearnRun, base: ModelConfig, base_hash: str, path: Path
+    run: Run,
+    lm: LanguageModel,
+    config: FinetuneRun | UnlearnRun,
+    base: ModelConfig,
+    base_hash: str,
 ) -> None:
-    """Save what was trained: a plain model, or adapters of ``base``, whose weights' hash is ``base_hash``."""
+    """Save what was trained as the checkpoint of ``run``: a plain model, or adapters of ``base``, whose
+    weights' hash is ``base_hash``."""
+    if not run.writes:
+        return
+    path = run.path / CHECKPOINT
+    atomic.remove(path)  # a run killed while it was measured has one already
     if config.model.lora.merge:
         lm.save(path)
     else:
         lm.save_adapter(path, base_of(base, weights=config.train.weights.value, sha256=base_hash))
 
 
-def take_up(run: runs.Run, weights: str) -> list[str]:
+def take_up(run: Run, weights: str) -> list[str]:
     """Cut the metrics of ``run``, which begins with ``weights``, to the step that its training goes on from;
     returns a note where they lack some of the steps before."""
     if not run.writes:
         return []
-    path = state.resumed(run.path / runs.STATE, weights)
+    path = state.find(run.path / STATE, weights)
     lost = run.truncate_metrics(state.load_progress(path).step if path else -1)
     if not lost:
         return []
-    return [f"`{runs.METRICS}` was damaged while the run was interrupted, and lacks {lost} of its steps"]
+    return [f"`{METRICS}` was damaged while the run was interrupted, and lacks {lost} of its steps"]
 
 
-def skipped(outcome: Outcome) -> list[str]:
+def describe_skipped(outcome: Outcome) -> list[str]:
     """A note where steps were skipped."""
     if not outcome.skipped_steps:
         return []
@@ -80,7 +92,7 @@ def skipped(outcome: Outcome) -> list[str]:
     ]
 
 
-def finetune(
+def fine_tune(
     lm: LanguageModel,
     items: Sequence[Item],
     config: FinetuneConfig,
@@ -124,7 +136,7 @@ def finetune(
         return Verdict(latest["step"], f"token accuracy {accuracy:.4f} reached {wanted}" if done else None)
 
     steps = config.epochs * steps_per_epoch
-    config = settled(lm, config, FINE_TUNING, items_at, steps)
+    config = fit_to_memory(lm, config, FINE_TUNING, items_at, steps)
     torch.manual_seed(dropout_seed(seed))
     job = Job(
         steps=steps,
@@ -148,7 +160,7 @@ def finetune(
     )
 
 
-def finetuned(
+def fine_tuned_model(
     base: ModelConfig,
     setting: Setting,
     items: Sequence[Item],
@@ -182,54 +194,55 @@ def finetuned(
         "seed": seed,
     }
     key = key_hash(cache_key("models", RECIPE, described(lm, weights), asked))
-    directory = cache / "models" / key
-    directory.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory / "lock") if distributed.first() else nullcontext():
-        if distributed.first():
-            runs.recover(directory)
-        if _is_whole(directory, role):
-            say(f"{role}: from the cache ({directory})")
-            return directory
-        say(
-            f"{role}: fine-tuning on {counted(len(items), 'item')}, at most {counted(config.epochs, 'epoch')}"
+    path = cache / "models" / key / CHECKPOINT
+    make = partial(
+        _make, lm=lm, items=items, config=config, weights=weights, seed=seed, track=track, role=role
+    )
+    find_or_make(
+        path,
+        name=role,
+        is_whole=lambda there: json_cache.read_here(there.with_name(SEAL)) == directory_hash(there),
+        make=make,
+    )
+    return path.parent
+
+
+def _make(
+    path: Path,
+    *,
+    lm: LanguageModel,
+    items: Sequence[Item],
+    config: FinetuneConfig,
+    weights: str,
+    seed: int,
+    track: Track,
+    role: str,
+) -> None:
+    """Fine-tune ``lm`` and save it as ``path``, with its seal and its log beside it."""
+    directory = path.parent
+    say(f"{role}: fine-tuning on {counted(len(items), 'item')}, at most {counted(config.epochs, 'epoch')}")
+    with atomic.retold_disk_errors(directory), (directory / METRICS).open("a") as metrics:
+        outcome = fine_tune(
+            lm,
+            items,
+            config,
+            weights=weights,
+            seed=seed,
+            state_dir=directory / STATE,
+            track=track,
+            description=role,
+            section="finetune.",
+            log=(lambda record: print(json.dumps(record), file=metrics, flush=True)),
         )
-        with runs.retold_disk_errors(directory), (directory / runs.METRICS).open("a") as metrics:
-            outcome = finetune(
-                lm,
-                items,
-                config,
-                weights=weights,
-                seed=seed,
-                state_dir=directory / runs.STATE,
-                track=track,
-                description=role,
-                section="finetune.",
-                log=(lambda record: print(json.dumps(record), file=metrics, flush=True)),
-            )
-        if outcome.failed:
-            raise UserError(
-                f"{role}: fine-tuning was stopped. {outcome.stopped_by}",
-                f"lower `finetune.lr` (now {config.lr:g})",
-            )
-        if distributed.first():
-            lm.save(directory / CHECKPOINT)
-        # the first one's counts, and the others need not read it
-        seal = runs.directory_hash(directory / CHECKPOINT) if distributed.first() else None
-        sealed.write(directory / SEAL, seal)
-        if distributed.first():
-            shutil.rmtree(directory / runs.STATE)
-        distributed.wait()
-        say(f"{role}: {outcome.stopped_by or 'all epochs done'} after {counted(outcome.steps, 'step')}")
-    return directory
-
-
-def _is_whole(directory: Path, role: str) -> bool:
-    """Whether a model was kept in ``directory`` and is still what it was; one that is not is taken away."""
-    checkpoint, sealed_hash = directory / CHECKPOINT, sealed.read(directory / SEAL)
-    if not distributed.first():
-        return distributed.agreed(False)
-    whole = checkpoint.exists() and sealed_hash == runs.directory_hash(checkpoint)
-    if checkpoint.exists() and not whole:
-        say(f"{role}: the model in `{checkpoint}` is not whole and is trained anew")
-        shutil.rmtree(checkpoint)
-    return distributed.agreed(whole)
+    if outcome.failed:
+        raise UserError(
+            f"{role}: fine-tuning was stopped. {outcome.stopped_by}",
+            f"lower `finetune.lr` (now {config.lr:g})",
+        )
+    if distributed.first():
+        lm.save(path)
+    # the first one's counts, and the others need not read it
+    json_cache.write(directory / SEAL, directory_hash(path) if distributed.first() else None)
+    if distributed.first():
+        shutil.rmtree(directory / STATE)
+    say(f"{role}: {outcome.stopped_by or 'all epochs done'} after {counted(outcome.steps, 'step')}")

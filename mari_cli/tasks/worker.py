@@ -4,9 +4,11 @@ import json
 import logging
 import os
 import re
+from importlib import import_module
 from typing import Any
 
 from mari_cli.errors import UserError
+from mari_cli.options import RunOptions, Task
 
 TALKATIVE = ("torchao", "torch.utils._pytree")
 """Loggers of libraries that tell, on being imported, which kernels they lack: whoever has the extra `8bit`
@@ -49,13 +51,19 @@ class Refused(Exception):
     """A worker's UserError, in words that its launcher passes on."""
 
 
-def work(task: Any, cfg: Any, command: list[str], resume: bool) -> Any:
-    """``task`` as one of several processes; what it returns must be small."""
+def load_task(name: str) -> Task:
+    """The task called ``name``, whose module loads torch."""
+    task: Task = getattr(import_module(f"mari_cli.tasks.{name}"), name)
+    return task
+
+
+def work(name: str, config: Any, options: RunOptions) -> Any:
+    """The task called ``name`` as one of several processes; what it returns must be small."""
     hush()
     from mari_cli import distributed
 
     try:
         with distributed.joined():
-            return task(cfg, command=command, resume=resume)
+            return load_task(name)(config, options)
     except UserError as error:
         raise Refused(json.dumps([str(error), error.hint])) from error

@@ -17,7 +17,7 @@ import wandb
 
 from mari_cli.config import WandbConfig, WandbMode
 from mari_cli.errors import UserError
-from mari_cli.runs import atomic_write_json, damaged, read_object
+from mari_cli.storage.json_files import atomic_write_json, damaged, read_object
 
 Mode = Literal["online", "offline", "disabled"]
 PATIENCE = 5

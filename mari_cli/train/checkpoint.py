@@ -18,15 +18,16 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from mari_cli import distributed, runs
-from mari_cli.models.load import system_errors
+from mari_cli import distributed
+from mari_cli.models.files import system_errors
+from mari_cli.storage import atomic
 
 
 @contextmanager
 def directory_of_all(path: Path) -> Iterator[Path]:
-    """`runs.atomic_directory` for all processes: it appears once the block has ended well in each."""
+    """`atomic.atomic_directory` for all processes: it appears once the block has ended well in each."""
     if distributed.first():
-        with runs.atomic_directory(path) as scratch, system_errors():
+        with atomic.atomic_directory(path) as scratch, system_errors():
             yield distributed.agreed(scratch)
             distributed.wait()
     else:

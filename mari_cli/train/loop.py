@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,115 +90,106 @@ def fit(
         token_seconds=token_seconds(lm, job.items_at(0), job.objective, config),
         loss_scaling=lm.compute.needs_loss_scaling,
     )
-    if config.parallel is not Parallel.fsdp or distributed.size() == 1:
-        return _fit(lm, job, config, weights, state_dir, log, journal, track, description)
-    with sharded(lm, weights=config.weights) as trained:
-        # the shards are the float32 copies already
-        stepped = replace(config, weights=Weights.float32)
-        return _fit(trained, job, stepped, weights, state_dir, log, journal, track, description)
-
-
-def _fit(
-    lm: LanguageModel,
-    job: Job,
-    config: OptimConfig,
-    weights: str,
-    state_dir: Path,
-    log: Log,
-    journal: Journal,
-    track: Track,
-    description: str,
-) -> Outcome:
-    model, compute = lm.model, lm.compute
-    training_mode = config.dropout or config.gradient_checkpointing
-    optimizer = Optimizer(model, config)
-    scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.needs_loss_scaling)
-
-    progress = state.Progress(weights=weights)
-    resumed = distributed.agreed(state.resumed(state_dir, weights) if distributed.first() else None)
-    if resumed:
-        if distributed.first():
-            state.drop_damaged(resumed)
-        progress = state.load_progress(resumed)
-        state.load_weights(resumed, optimizer)
-        state.load_optimizer(resumed, optimizer)
-        if progress.loss_scaling is not None:
-            scaler.load_state_dict(progress.loss_scaling)
-    else:
-        _evaluate(lm, job, progress, log)
-        state.save(state_dir, optimizer, progress)
-
-    first, skipped_before = progress.step, progress.skipped_steps
-    for step in track(range(first, job.steps), description, job.steps, first):
-        if progress.stopped_by:
-            break
-        started = time.perf_counter()
-        if lm.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(lm.device)
-        items = job.items_at(step)
-        lr = learning_rate(config, step, job.steps)
-        optimizer.set_lr(lr)
-
-        model.train(training_mode)
-        terms = backward(
-            lm,
-            items,
-            job.objective,
-            reference=job.reference_at(step),
-            micro_batch=config.micro_batch,
-            chunk=config.chunk,
-            keep_logits=config.keep_logits,
-            scale=scaler.scale,
-        )
-        optimizer.take_gradients()
-        scaler.unscale_(optimizer.engine)
-        norm = optimizer.clip(config.max_grad_norm)
-        numbers = {**terms, "grad_norm": norm}
-        values = torch.stack([sent(x.detach(), norm.device, torch.float64) for x in numbers.values()])
-        optimizer.step(skip=~values.isfinite().all())
-        scaler.update()
-        optimizer.zero_grad()
-
-        progress.step = step + 1
-        tokens = sum(len(item.input_ids) for role in items.values() for item in role)
-        progress.tokens += tokens
-        peak = torch.cuda.max_memory_allocated(lm.device) if lm.device.type == "cuda" else None
-        journal.add(Launched(step + 1, tuple(numbers), Fetched(values), lr, tokens, started, peak))
-
-        due = (step + 1) % job.evaluate_every == 0 or step + 1 == job.steps
-        if due:
-            journal.settle()
-        if journal.failure:
-            break
-        if due:
-            progress.skipped_steps = skipped_before + journal.skipped
-            progress.loss_scaling = scaler.state_dict() if scaler.is_enabled() else None
+    with ExitStack() as stack:
+        if config.parallel is Parallel.fsdp and distributed.size() > 1:
+            lm = stack.enter_context(sharded(lm, weights=config.weights))
+            config = replace(config, weights=Weights.float32)  # the shards are the float32 copies already
+        training_mode = config.dropout or config.gradient_checkpointing
+        optimizer = Optimizer(lm.model, config)
+        scaler = torch.amp.GradScaler(lm.device.type, enabled=lm.compute.needs_loss_scaling)
+        progress = _resume(state_dir, weights, optimizer, scaler)
+        if progress is None:
+            progress = state.Progress(weights=weights)
             _evaluate(lm, job, progress, log)
             state.save(state_dir, optimizer, progress)
 
-    progress.skipped_steps = skipped_before + journal.skipped
-    failure = journal.failure
-    if failure is None and 0 < progress.step == progress.skipped_steps:
-        failure = (
-            f"all {counted(progress.step, 'step')}: the gradient is not finite in float16; no update was made"
+        first, skipped_before = progress.step, progress.skipped_steps
+        for step in track(range(first, job.steps), description, job.steps, first):
+            if progress.stopped_by:
+                break
+            started = time.perf_counter()
+            if lm.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(lm.device)
+            items = job.items_at(step)
+            lr = learning_rate(config, step, job.steps)
+            optimizer.set_lr(lr)
+
+            lm.model.train(training_mode)
+            terms = backward(
+                lm,
+                items,
+                job.objective,
+                reference=job.reference_at(step),
+                micro_batch=config.micro_batch,
+                chunk=config.chunk,
+                keep_logits=config.keep_logits,
+                scale=scaler.scale,
+            )
+            optimizer.take_gradients()
+            scaler.unscale_(optimizer.engine)
+            norm = optimizer.clip(config.max_grad_norm)
+            numbers = {**terms, "grad_norm": norm}
+            values = torch.stack([sent(x.detach(), norm.device, torch.float64) for x in numbers.values()])
+            optimizer.step(skip=~values.isfinite().all())
+            scaler.update()
+            optimizer.zero_grad()
+
+            progress.step = step + 1
+            tokens = sum(len(item.input_ids) for role in items.values() for item in role)
+            progress.tokens += tokens
+            peak = torch.cuda.max_memory_allocated(lm.device) if lm.device.type == "cuda" else None
+            journal.add(Launched(step + 1, tuple(numbers), Fetched(values), lr, tokens, started, peak))
+
+            due = (step + 1) % job.evaluate_every == 0 or step + 1 == job.steps
+            if due:
+                journal.settle()
+            if journal.failure:
+                break
+            if due:
+                progress.skipped_steps = skipped_before + journal.skipped
+                progress.loss_scaling = scaler.state_dict() if scaler.is_enabled() else None
+                _evaluate(lm, job, progress, log)
+                state.save(state_dir, optimizer, progress)
+
+        progress.skipped_steps = skipped_before + journal.skipped
+        failure = journal.failure
+        if failure is None and 0 < progress.step == progress.skipped_steps:
+            steps = counted(progress.step, "step")
+            failure = f"all {steps}: the gradient is not finite in float16; no update was made"
+        if failure:
+            _refuse_empty(progress, failure, config, job.section)
+            progress.step, progress.stopped_by = max(first, journal.read), failure
+        lm.model.eval()
+        if progress.kept_step != progress.step or failure:
+            state.load_weights(state_dir / f"step_{progress.kept_step:08d}", optimizer)
+        optimizer.release()
+        del optimizer  # its moments make room for weights that are no longer in shards
+        return Outcome(
+            progress.step,
+            progress.kept_step,
+            progress.stopped_by,
+            progress.tokens,
+            _way(lm, job.objective, config),
+            progress.skipped_steps,
+            failed=failure is not None,
         )
-    if failure:
-        _refuse_empty(progress, failure, config, job.section)
-        progress.step, progress.stopped_by = max(first, journal.read), failure
-    model.eval()
-    if progress.kept_step != progress.step or failure:
-        state.load_weights(state_dir / f"step_{progress.kept_step:08d}", optimizer)
-    optimizer.release()
-    way = _way(lm, job.objective, config)
-    return Outcome(
-        progress.step,
-        progress.kept_step,
-        progress.stopped_by,
-        progress.tokens,
-        way,
-        progress.skipped_steps,
-        failed=failure is not None,
-    )
+
+
+def _resume(
+    directory: Path, weights: str, optimizer: Optimizer, scaler: torch.amp.GradScaler
+) -> state.Progress | None:
+    """Restore the newest state under ``directory``; None where none was written yet."""
+    found = distributed.agreed(state.find(directory, weights) if distributed.first() else None)
+    if found is None:
+        return None
+    if distributed.first():
+        state.drop_damaged(found)
+    progress = state.load_progress(found)
+    state.load_weights(found, optimizer)
+    state.load_optimizer(found, optimizer)
+    if progress.loss_scaling is not None:
+        scaler.load_state_dict(progress.loss_scaling)
+    return progress
 
 
 def _refuse_empty(progress: state.Progress, failure: str, config: OptimConfig, section: str) -> None:

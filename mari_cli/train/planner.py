@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mari_cli import distributed
 from mari_cli.config import Memory, OptimConfig, OptimizerName, Parallel, Weights
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, size
 from mari_cli.losses.objective import FINE_TUNING, Objective
 from mari_cli.measure import fake
 from mari_cli.measure.memory import Tracker
@@ -547,14 +547,6 @@ def _more_processes(choice: Choice, near: Forecast, config: OptimConfig) -> dict
         if processes > now or (processes > 1 and not sharded):
             found[f"--nproc {processes} train.parallel=fsdp"] = in_shards
     return found
-
-
-def size(count: float) -> str:
-    """Bytes, in the unit that fits."""
-    for unit, factor in (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{count:.0f} B"
 
 
 def reason(choice: Choice, *, limit: int | None) -> str:

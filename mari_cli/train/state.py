@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from mari_cli import distributed, runs
+from mari_cli import distributed
 from mari_cli.errors import UserError
 from mari_cli.progress import say
+from mari_cli.storage import atomic, room_on_disk
 from mari_cli.train import checkpoint
 from mari_cli.train.optim import Optimizer
 
@@ -61,7 +62,7 @@ def save(directory: Path, optimizer: Optimizer, progress: Progress) -> None:
     name = f"step_{progress.step:08d}"
     size = 3 * sum(master.numel() * master.element_size() for master in optimizer.masters.values())
     if distributed.first():
-        runs.check_disk(directory.parent, size)
+        room_on_disk.check_disk(directory.parent, size)
         directory.mkdir(parents=True, exist_ok=True)
     with checkpoint.directory_of_all(directory / name) as temporary:
         checkpoint.write(temporary / MODEL, optimizer.masters)
@@ -78,10 +79,10 @@ def save(directory: Path, optimizer: Optimizer, progress: Progress) -> None:
         if other.name == f"step_{progress.kept_step:08d}":
             shutil.rmtree(other / OPTIMIZER, ignore_errors=True)
         else:
-            runs.remove(other)
+            atomic.remove(other)
 
 
-def resumed(directory: Path, weights: str) -> Path | None:
+def find(directory: Path, weights: str) -> Path | None:
     """The state under ``directory`` that a training of ``weights`` goes on from; None where none was written
     yet. Raises UserError where it began with others, or where no state is whole."""
     path = latest(directory)
@@ -113,7 +114,7 @@ def drop_damaged(path: Path) -> None:
     for other in path.parent.glob("step_*"):
         if other.name > path.name:
             say(f"the state in `{other}` is damaged: going on from the one before, `{path.name}`")
-            runs.remove(other)
+            atomic.remove(other)
 
 
 def _is_whole(path: Path) -> bool:

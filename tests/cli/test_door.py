@@ -62,7 +62,7 @@ def test_what_the_system_refuses_is_no_traceback(number, mari, monkeypatch):
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number), "some/where")
 
-    monkeypatch.setattr("mari_cli.runs.list_runs", refuse)
+    monkeypatch.setattr("mari_cli.storage.run_list.list_runs", refuse)
     said = mari("runs", "list")
     assert said.code == 2
     assert two_lines(said.err)[0] == f"cannot use `some/where`: {os.strerror(number).lower()}"
@@ -72,7 +72,7 @@ def test_what_is_not_a_users_fault_keeps_its_traceback(mari, monkeypatch):
     def refuse(*_: object) -> None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
-    monkeypatch.setattr("mari_cli.runs.list_runs", refuse)
+    monkeypatch.setattr("mari_cli.storage.run_list.list_runs", refuse)
     with pytest.raises(OSError, match="Bad file descriptor"):
         mari("runs", "list")
 

@@ -13,7 +13,7 @@ import typer
 
 from mari_cli import launch
 from mari_cli.cli.door import Door
-from mari_cli.runs import Run
+from mari_cli.storage.run import Run
 
 FILES = {
     "typo.yaml": "defaults: [unlearn, _self_]\nloss:\n  mari_wait: 3\n",
@@ -193,9 +193,9 @@ def test_ctrl_c_says_in_one_line_how_to_go_on(task, there, told, tmp_path, monke
     assert capsys.readouterr() == ("", told)
 
 
-def be_told_to_end(cfg, *, command, resume=False):
+def be_told_to_end(cfg, options):
     """As a scheduler does whose time is up."""
-    Run.create(Path(cfg.out), "", command=command)
+    Run.create(Path(cfg.out), "", command=options.command)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)  # it never comes to its end
 
@@ -205,7 +205,7 @@ def test_a_run_or_a_sweep_that_is_told_to_end_says_in_one_line_how_to_go_on(tmp_
     arguments = ["seed=0,1", "out=a sweep"]
     actions = {
         "interrupted; `mari unlearn --resume runs/one` goes on\n": lambda: launch.run(
-            be_told_to_end, launch.Experiment("unlearn", ["out=runs/one"])
+            be_told_to_end, launch.prepare(launch.Experiment("unlearn", ["out=runs/one"]))
         ),
         "interrupted; `mari sweep --resume 'a sweep'` goes on\n": lambda: launch.sweep(
             be_told_to_end, launch.plan(launch.Experiment("unlearn", arguments))

@@ -9,7 +9,7 @@ import pytest
 from mari_cli.cli import tables
 from mari_cli.launch import Experiment, Failed, options, plan
 from mari_cli.metrics.difference import Difference
-from mari_cli.runs import RunSummary, Status
+from mari_cli.storage.run_list import RunSummary, Status
 from mari_cli.suites.registry import METRICS
 from mari_cli.tasks.compare import merged
 

@@ -44,7 +44,7 @@ def test_every_option_says_what_it_is_and_builds_on_a_schema(option):
 @pytest.mark.parametrize("task", launch.TASKS)
 def test_what_a_command_does_when_nothing_is_said_composes(task):
     cfg = parsed(task)
-    assert launch.task_of(type(cfg)) == task
+    assert cfg.task == task
     assert re.fullmatch(r"runs/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_\w+", cfg.out)
     assert (cfg.forget.name, cfg.retain.name, cfg.holdout.name) == ("fictional", "fictional", "fictional")
 

@@ -17,8 +17,8 @@ from mari_cli import config, launch
 from mari_cli.cli.door import one_line
 from mari_cli.errors import UserError
 from mari_cli.launch import Experiment
+from mari_cli.launch.hydra_errors import keys
 from mari_cli.losses.objective import build
-from mari_cli.retell import keys
 
 FEW = settings(
     deadline=None,

@@ -9,6 +9,7 @@ from mari_cli.config import SCHEMAS, kinds_of, to_plain, to_yaml
 from mari_cli.errors import UserError
 from mari_cli.launch import Experiment
 from mari_cli.losses.objective import build
+from mari_cli.options import RunOptions
 from mari_cli.sections import Section
 from mari_cli.tasks.unlearn import unlearn
 
@@ -81,7 +82,7 @@ def test_results_name_the_kind_beside_the_label():
 
 def test_a_run_with_a_label_ends_with_the_loss_that_was_chosen(tmp_path, cache):
     words = ["loss=kl_ga", "loss.name=mine", f"out={tmp_path / 'run'}", f"cache={cache}"]
-    result = unlearn(parsed(*TINY, *words), command=["mari"])
+    result = unlearn(parsed(*TINY, *words), RunOptions(["mari"]))
     assert (result["name"], result["loss"]) == ("mine (kl_ga)", "mine (kl_ga)")
     assert launch.load_run_config(tmp_path / "run").loss.kind == "kl_ga"
     assert "retain_kl" in (tmp_path / "run" / "metrics.jsonl").read_text()

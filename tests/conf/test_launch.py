@@ -11,22 +11,28 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
-from mari_cli import config, launch, sweeps
+from mari_cli import config, launch
 from mari_cli.begun import Inputs, versions
 from mari_cli.config import UnlearnRun
 from mari_cli.errors import UserError
-from mari_cli.launch import Experiment, Failed
+from mari_cli.launch import Experiment, Failed, saved_sweep
 from mari_cli.losses.mari import MariConfig
 from mari_cli.losses.preference import NPOConfig
-from mari_cli.runs import Run
+from mari_cli.storage.run import Run
 
 
-def describe(cfg, *, command, resume=False):
+def describe(cfg, options):
     assert type(cfg) is UnlearnRun
-    return {"loss": cfg.loss.name, "seed": cfg.seed, "out": cfg.out, "command": command, "pid": os.getpid()}
+    return {
+        "loss": cfg.loss.name,
+        "seed": cfg.seed,
+        "out": cfg.out,
+        "command": options.command,
+        "pid": os.getpid(),
+    }
 
 
-def fail_on_seed_one(cfg, *, command, resume=False):
+def fail_on_seed_one(cfg, options):
     if cfg.seed == 1:
         raise RuntimeError("the disk caught fire")
     if cfg.seed == 2:
@@ -34,19 +40,19 @@ def fail_on_seed_one(cfg, *, command, resume=False):
     return cfg.seed
 
 
-def break_the_rules(cfg, *, command, resume=False):
+def break_the_rules(cfg, options):
     raise UserError("the corpus is empty", "fill it")
 
 
-def fumble_with_a_config(cfg, *, command, resume=False):
+def fumble_with_a_config(cfg, options):
     OmegaConf.structured(MariConfig).betta  # noqa: B018
 
 
-def be_interrupted(cfg, *, command, resume=False):
+def be_interrupted(cfg, options):
     raise KeyboardInterrupt
 
 
-def touch(cfg, *, command, resume=False):
+def touch(cfg, options):
     Path(cfg.out).mkdir(parents=True)
     return cfg
 
@@ -77,55 +83,58 @@ def demo(tmp_path):
 
 
 def test_a_task_gets_dataclasses_and_the_command_that_repeats_it():
-    outcome = launch.run(describe, Experiment("unlearn", ["loss=npo", "seed=4"]))
-    assert outcome.result["loss"] == "npo"
-    assert outcome.result["command"] == ["mari", "unlearn", "loss=npo", "seed=4"]
-    assert isinstance(outcome.config.loss, NPOConfig)
+    prepared = launch.prepare(Experiment("unlearn", ["loss=npo", "seed=4"]))
+    outcome = launch.run(describe, prepared)
+    assert outcome["loss"] == "npo"
+    assert outcome["command"] == ["mari", "unlearn", "loss=npo", "seed=4"]
+    assert isinstance(prepared.config.loss, NPOConfig)
 
 
 def test_a_run_leaves_nothing_on_the_disk_but_what_the_task_writes(tmp_path):
-    launch.run(describe, Experiment("unlearn"))
+    launch.run(describe, launch.prepare(Experiment("unlearn")))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_task_raises_comes_out_as_it_is(capfd):
     with pytest.raises(UserError, match="the corpus is empty"):
-        launch.run(break_the_rules, Experiment("unlearn"))
+        launch.run(break_the_rules, launch.prepare(Experiment("unlearn")))
     with pytest.raises(ConfigAttributeError):
-        launch.run(fumble_with_a_config, Experiment("unlearn"))
+        launch.run(fumble_with_a_config, launch.prepare(Experiment("unlearn")))
     assert capfd.readouterr() == ("", "")
 
 
 def test_an_interrupted_run_says_where_it_was():
     with pytest.raises(launch.Interrupted) as interrupted:
-        launch.run(be_interrupted, Experiment("unlearn", ["out=here"]))
+        launch.run(be_interrupted, launch.prepare(Experiment("unlearn", ["out=here"])))
     assert (interrupted.value.task, interrupted.value.out) == ("unlearn", Path("here"))
 
 
 def test_hydra_is_left_as_it_was_found():
-    launch.run(describe, Experiment("unlearn"))
+    launch.run(describe, launch.prepare(Experiment("unlearn")))
     assert not GlobalHydra.instance().is_initialized()
 
 
 def test_a_file_is_a_whole_run(demo):
-    outcome = launch.run(describe, Experiment("unlearn", file=demo))
-    assert (outcome.result["loss"], outcome.result["seed"], outcome.config.train.steps) == ("mari", 3, 30)
+    prepared = launch.prepare(Experiment("unlearn", file=demo))
+    outcome = launch.run(describe, prepared)
+    assert (outcome["loss"], outcome["seed"], prepared.config.train.steps) == ("mari", 3, 30)
 
 
 def test_overrides_hold_over_a_file_and_choose_from_the_groups_beside_it(demo):
-    outcome = launch.run(describe, Experiment("unlearn", ["method=npo", "seed=5"], demo))
-    assert (outcome.result["loss"], outcome.result["seed"], outcome.config.train.steps) == ("npo", 5, 10)
-    assert outcome.result["command"] == ["mari", "unlearn", "-c", str(demo), "method=npo", "seed=5"]
+    prepared = launch.prepare(Experiment("unlearn", ["method=npo", "seed=5"], demo))
+    outcome = launch.run(describe, prepared)
+    assert (outcome["loss"], outcome["seed"], prepared.config.train.steps) == ("npo", 5, 10)
+    assert outcome["command"] == ["mari", "unlearn", "-c", str(demo), "method=npo", "seed=5"]
 
 
 def test_a_file_for_another_command_is_refused(demo):
     with pytest.raises(UserError, match=r"describes a run of `mari unlearn`, not of `mari finetune`"):
-        launch.run(describe, Experiment("finetune", file=demo))
+        launch.run(describe, launch.prepare(Experiment("finetune", file=demo)))
 
 
 def test_a_launcher_that_a_single_run_would_ignore_is_refused():
     with pytest.raises(UserError, match="no effect on a single run"):
-        launch.run(describe, Experiment("unlearn", ["hydra/launcher=joblib"]))
+        launch.run(describe, launch.prepare(Experiment("unlearn", ["hydra/launcher=joblib"])))
 
 
 # -- what need not be said ---------------------------------------------------------------------------------
@@ -262,7 +271,7 @@ def test_a_vocabulary_holds_every_byte(size):
 @pytest.mark.parametrize("key", ["foo", "loss.foo", "train.stop.foo"])
 def test_a_key_that_is_forced_in_is_unknown_all_the_same(key):
     with pytest.raises(UserError, match=f"unknown config key `{key}`"):
-        launch.run(describe, Experiment("unlearn", [f"+{key}=1"]))
+        launch.run(describe, launch.prepare(Experiment("unlearn", [f"+{key}=1"])))
 
 
 def test_the_fields_of_an_architecture_are_free():
@@ -272,7 +281,7 @@ def test_the_fields_of_an_architecture_are_free():
 
 def test_a_value_that_must_be_set_is_asked_for_before_interpolations_fail_on_it():
     with pytest.raises(UserError, match="`loss` is not set"):
-        launch.run(describe, Experiment("unlearn", ["~loss"]))
+        launch.run(describe, launch.prepare(Experiment("unlearn", ["~loss"])))
 
 
 # -- sweeps -------------------------------------------------------------------------------------------------
@@ -347,16 +356,16 @@ def test_a_sweep_never_writes_where_something_is(tmp_path):
         launch.plan(Experiment("unlearn", ["seed=0,1", "out=taken"]))
 
 
-def record(cfg, *, command, resume=False):
+def record(cfg, options):
     """A run that is cut off where seed 1 finds a file `stop`."""
     out, inputs = Path(cfg.out), Inputs(values=versions(cfg)).as_json()
-    if resume:
+    if options.resume:
         run = Run.resume(out)
     else:
-        run = Run.create(out, config.to_yaml(cfg), command=command, task="unlearn", inputs=inputs)
+        run = Run.create(out, config.to_yaml(cfg), command=options.command, task="unlearn", inputs=inputs)
     if cfg.seed == 1 and Path("stop").exists():
         raise KeyboardInterrupt
-    run.finish({"seed": cfg.seed, "resumed": resume, "pid": os.getpid()})
+    run.finish({"seed": cfg.seed, "resumed": options.resume, "pid": os.getpid()})
     return run.result()
 
 
@@ -440,7 +449,7 @@ def test_a_damaged_record_of_a_sweep_is_refused(content, cut_sweep):
 
 
 def test_a_sweep_that_is_running_is_not_taken_up(cut_sweep):
-    with sweeps.held(cut_sweep):
+    with saved_sweep.hold_sweep(cut_sweep):
         with pytest.raises(UserError, match="sweep `s` is running"):
             launch.take_up(cut_sweep)
         with pytest.raises(UserError, match="sweep `s` is running"):
@@ -523,10 +532,10 @@ def test_a_run_goes_on_with_the_config_it_was_begun_with_wherever_it_now_lies(tm
     write_run(tmp_path / "begun", "loss=npo", "seed=9")
     (tmp_path / "begun").rename(tmp_path / "moved")
 
-    def resumed(cfg, *, command, resume=False):
-        return cfg, command, resume
+    def resumed(cfg, options):
+        return cfg, options.command, options.resume
 
-    cfg, command, resume = launch.resume(resumed, "unlearn", Path("moved")).result
+    cfg, command, resume = launch.run(resumed, launch.resume("unlearn", Path("moved")))
     assert (cfg.loss.name, cfg.seed, cfg.out) == ("npo", 9, "moved")
     assert (command, resume) == (["mari", "unlearn", "--resume", "moved"], True)
 
@@ -534,7 +543,7 @@ def test_a_run_goes_on_with_the_config_it_was_begun_with_wherever_it_now_lies(tm
 def test_a_run_of_another_command_is_not_resumed(tmp_path):
     write_run(tmp_path / "gold", task="finetune")
     with pytest.raises(UserError, match="of `mari finetune`, not of `mari unlearn`") as refused:
-        launch.resume(describe, "unlearn", Path("gold"))
+        launch.run(describe, launch.resume("unlearn", Path("gold")))
     assert refused.value.hint == "`mari finetune --resume gold`"
 
 

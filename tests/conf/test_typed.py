@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from mari_cli import launch
 from mari_cli.errors import UserError
 from mari_cli.launch import Experiment
+from mari_cli.launch.typed import as_meant, quote, shell_word, unquoted
 from mari_cli.places import check_length
-from mari_cli.typed import as_meant, quote, shell_word, unquoted
 
 NAMES = [
     "~t.jsonl",

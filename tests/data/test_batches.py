@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from labels import IGNORE, labels_of
 
-from mari_cli.data.batches import IGNORE, collate, draw, drawn_indices, epoch_batches
+from mari_cli.data.batches import collate, draw, drawn_indices, epoch_batches
 from mari_cli.data.tokenize import Item
 
 
@@ -40,7 +41,7 @@ def test_a_fine_tuning_epoch_covers_all_in_batches_of_like_length():
 
 def test_labels_are_the_next_tokens_of_the_completion_and_nothing_else():
     batch = collate([Item((5, 6, 7, 8), 2, 0), Item((5, 6, 7, 8, 9, 1), 4, 1)])
-    assert batch.labels_BT.tolist() == [
+    assert labels_of(batch).tolist() == [
         [IGNORE, 7, 8, IGNORE, IGNORE, IGNORE],
         [IGNORE, IGNORE, IGNORE, 9, 1, IGNORE],
     ]
@@ -49,7 +50,7 @@ def test_labels_are_the_next_tokens_of_the_completion_and_nothing_else():
 @pytest.mark.parametrize("eos", [0, 1])
 def test_a_real_eos_is_supervised_even_where_it_is_the_padding_token(eos):
     batch = collate([Item((5, 6, eos), 1, 0), Item((5, 6, 7, 8, eos), 1, 1)])
-    assert batch.labels_BT[0].tolist() == [6, eos, IGNORE, IGNORE, IGNORE]
+    assert labels_of(batch)[0].tolist() == [6, eos, IGNORE, IGNORE, IGNORE]
 
 
 def test_the_stream_wraps_inside_a_batch_without_losing_an_item():
@@ -85,8 +86,8 @@ def test_the_rows_asked_for_stand_before_their_targets_item_by_item(items, packe
     assert batch.labels_N.tolist() == targets
     assert batch.counts == tuple(item.num_targets for item in items)
     assert (batch.input_ids_BT.flatten()[batch.rows_N] + 1).tolist() == targets
-    assert batch.labels_BT.flatten()[batch.rows_N].tolist() == targets
-    assert int((batch.labels_BT != IGNORE).sum()) == len(targets)
+    assert labels_of(batch).flatten()[batch.rows_N].tolist() == targets
+    assert int((labels_of(batch) != IGNORE).sum()) == len(targets)
 
 
 @given(some_items())

@@ -17,7 +17,7 @@ from mari_cli.config import (
     RetainFictional,
     RetainFiles,
 )
-from mari_cli.data.corpora import Corpora, load_corpora, split
+from mari_cli.data.corpora import Texts, load_corpora, split
 from mari_cli.data.records import Fact, Record
 from mari_cli.errors import UserError
 
@@ -31,7 +31,7 @@ def texts(path: Path, words: str) -> str:
     return str(path)
 
 
-def load(forget: CorpusConfig, retain: RetainConfig, holdout: CorpusConfig = NOTHING) -> Corpora:
+def load(forget: CorpusConfig, retain: RetainConfig, holdout: CorpusConfig = NOTHING) -> Texts:
     return load_corpora(forget=forget, retain=retain, holdout=holdout)
 
 

@@ -93,7 +93,7 @@ def test_a_damaged_file_gives_records_or_two_lines(suffix, faults, which, tmp_pa
     path = tmp_path / f"damaged{suffix}"
     path.write_bytes(data)
     try:
-        records = read_files(FileCorpus(name="damaged", path=str(path)), corpus="forget")
+        records = read_files(FileCorpus(name="damaged", path=str(path)), corpus="forget")[0]
     except UserError as error:
         refused, hint = str(error), error.hint
     else:
@@ -111,4 +111,4 @@ def test_a_damaged_file_gives_records_or_two_lines(suffix, faults, which, tmp_pa
 def test_a_sound_file_gives_records(suffix, tmp_path):
     for data in sound(suffix, tmp_path):
         (tmp_path / f"sound{suffix}").write_bytes(data)
-        assert read_files(FileCorpus(name="sound", path=str(tmp_path / f"sound{suffix}")), corpus="forget")
+        assert read_files(FileCorpus(name="sound", path=str(tmp_path / f"sound{suffix}")), corpus="forget")[0]

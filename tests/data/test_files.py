@@ -31,7 +31,7 @@ def corpus(path: Path | str, **fields: object) -> FileCorpus:
 
 
 def read(path: Path | str, **fields: object) -> list[Record]:
-    return read_files(corpus(path, **fields), corpus="forget")
+    return read_files(corpus(path, **fields), corpus="forget")[0]
 
 
 def refused(path: Path | str, **fields: object) -> UserError:

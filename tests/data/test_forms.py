@@ -76,7 +76,7 @@ def lines(path: Path, rows) -> Path:
 
 
 def read(path: Path, **fields) -> list[Record]:
-    return read_files(FileCorpus(name="mine", path=str(path), **fields), corpus="forget")
+    return read_files(FileCorpus(name="mine", path=str(path), **fields), corpus="forget")[0]
 
 
 def refused(path: Path, **fields) -> UserError:

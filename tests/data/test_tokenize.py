@@ -3,11 +3,12 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from labels import IGNORE, labels_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mari_cli.config import ModelConfig
-from mari_cli.data.batches import IGNORE, collate
+from mari_cli.data.batches import collate
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import PromptStyle, encode_pair, encode_text, tokenize
 from mari_cli.errors import UserError
@@ -111,7 +112,7 @@ def test_whatever_the_text_a_completion_is_learnt_whole(bpe, prompt, completion)
 def test_the_supervised_labels_of_a_batch_are_the_completions_ids(bpe):
     records = [Record(prompt=prompt, text=completion) for prompt, completion in PAIRS]
     items = cut(records, bpe)
-    labels_BT = collate(items).labels_BT
+    labels_BT = labels_of(collate(items))
     for item, labels_T in zip(items, labels_BT, strict=True):
         assert labels_T[labels_T != IGNORE].tolist() == list(item.input_ids[item.supervised_from :])
     assert [item.record for item in items] == list(range(len(records)))
@@ -126,7 +127,7 @@ def test_a_tokenizer_without_bos_does_not_supervise_its_first_token():
     assert encode_pair(Record(prompt="a", text="bc"), tok, style) == ([3, 4, 0], 1)
     assert encode_pair(Record(prompt="a", text="b"), tok, style) == ([3, 0], 1)
     item = cut([Record(prompt="a", text="bc")], tok, style=style)[0]
-    assert collate([item]).labels_BT.tolist() == [[4, 0, IGNORE]]
+    assert labels_of(collate([item])).tolist() == [[4, 0, IGNORE]]
 
 
 def test_an_eos_that_the_tokenizer_adds_itself_is_not_doubled(bpe):
@@ -143,7 +144,7 @@ def test_where_padding_is_eos_a_real_eos_is_learnt_all_the_same(bpe):
     tok = train_tokenizer(TEXTS * 4, 400)
     tok.pad_token = tok.eos_token
     items = cut([Record(prompt="Where?", text="By the sea."), Record(prompt="Who?", text="Anna, " * 9)], tok)
-    labels_BT = collate(items).labels_BT
+    labels_BT = labels_of(collate(items))
     for item, labels_T in zip(items, labels_BT, strict=True):
         assert labels_T[len(item.input_ids) - 2] == tok.eos_token_id
         assert (labels_T == tok.eos_token_id).sum() == 1

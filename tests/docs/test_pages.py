@@ -13,6 +13,7 @@ from mari_cli.suites.registry import METRICS
 
 PAGES = metric_pages()
 HEADINGS = ("Definition", "Reading", "Degenerate cases", "Variants", "Source")
+"""What the page of a metric must say."""
 THEIRS = {"prob_mean", "byte_perplexity", "log_truth_ratio"}
 """Names of others, and of columns, in backticks."""
 
@@ -27,8 +28,7 @@ def test_every_page_says_definition_reading_degenerate_cases_variants_and_source
     lines = page.text.splitlines()
     assert lines[0] == f"# {page.title}"
     assert lines[2].startswith("In results: `")
-    headings = [line.removeprefix("## ") for line in lines if line.startswith("## ")]
-    assert tuple(headings) == HEADINGS
+    assert tuple(line.removeprefix("## ") for line in lines if line.startswith("## ")) == HEADINGS
     sections = re.split(r"^## .*$", page.text, flags=re.MULTILINE)
     assert all(section.strip() for section in sections)
     assert max(map(len, lines)) <= 120

@@ -22,11 +22,12 @@ from mari_cli.models.load import load_model
 from mari_cli.models.reference import remember
 from mari_cli.models.trunk import trunk
 from mari_cli.progress import silent
-from mari_cli.runs import Run
-from mari_cli.tasks.forgetting import alternative_items, context_layer, forget
-from mari_cli.tasks.record import Recording
+from mari_cli.storage.run import Run
+from mari_cli.tasks.forgetting import alternative_items, context_layer, draws_of, forgetting_job
+from mari_cli.tasks.record import RunRecord
 from mari_cli.tasks.setting import prepare, tokenize_corpora
 from mari_cli.tracking import NoTracker
+from mari_cli.train.loop import fit
 
 
 def items() -> list[Item]:
@@ -57,7 +58,7 @@ def unlearned(loss: str, tmp_path, *overrides: str) -> tuple[list[tuple[int, boo
     needs = objective.needs
     alternatives = alternative_items(config, lm, corpora["forget"]) if "alternative" in needs.roles else []
     layer = context_layer(config, lm)
-    record = Recording(Run.create(tmp_path / "run", "seed: 0\n", command=[]), NoTracker(), 0.0)
+    record = RunRecord(Run.create(tmp_path / "run", "seed: 0\n", command=[]), NoTracker(), 0.0)
 
     forwards: list[tuple[int, bool]] = []
     trunk_type = type(lm.model.base_model)
@@ -68,7 +69,10 @@ def unlearned(loss: str, tmp_path, *overrides: str) -> tuple[list[tuple[int, boo
 
     hook = torch.nn.modules.module.register_module_forward_pre_hook(note)  # of every module there is
     try:
-        forget(config, lm, corpora, alternatives, objective, layer, record, target_hash="")
+        drawn = draws_of(config, corpora, alternatives, needs)
+        job = forgetting_job(config, lm, corpora, drawn, objective, layer=layer, target_hash="")
+        state_dir = record.run.path / "state"
+        fit(lm, job, config.train, state_dir=state_dir, log=record.log, track=silent, description="")
     finally:
         hook.remove()
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

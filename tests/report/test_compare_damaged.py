@@ -9,7 +9,7 @@ from synthetic_run import write_run
 from mari_cli.cli import tables
 from mari_cli.errors import UserError
 from mari_cli.report.read import read_run
-from mari_cli.runs import list_runs
+from mari_cli.storage.run_list import list_runs
 from mari_cli.tasks.compare import compare
 
 FILES = ("result.json", "config.yaml", "data.json", "items.jsonl", "metrics.jsonl", "examples.json",

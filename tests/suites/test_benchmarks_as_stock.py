@@ -9,7 +9,7 @@ import pytest
 from benchmark_cases import examiner, model
 from scipy.stats import norm
 
-from mari_cli import sealed
+from mari_cli.storage import json_cache
 from mari_cli.suites.benchmarks import benchmarks
 
 TASKS = ["arc_easy", "arc_challenge", "piqa", "hellaswag", "wikitext", "mmlu"]
@@ -60,7 +60,7 @@ def test_figures_and_standard_errors_are_those_of_the_stock_command(lm, shared, 
     assert asked.wait() == 0
     (written,) = (tmp_path / "stock").rglob("results_*.json")
     theirs = json.loads(written.read_text())
-    kept = [sealed.read(path) for path in (tmp_path / "cache" / "benchmarks").rglob("*.json")]
+    kept = [json_cache.read(path) for path in (tmp_path / "cache" / "benchmarks").rglob("*.json")]
     assert len(kept) == 5 + 57
     for task in kept:  # each of MMLU's subjects, too
         of_task = theirs["results"][task["name"]]

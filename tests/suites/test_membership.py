@@ -28,9 +28,9 @@ def run(tmp_path_factory, cache):
     """A run with everything asked for; its reference is the model that it leaves."""
     root = tmp_path_factory.mktemp("membership")
     common = [*TINY, f"cache={cache}"]
-    launch.run(unlearn, launch.Experiment("unlearn", [*common, f"out={root / 'reference'}"]))
+    launch.run(unlearn, launch.prepare(launch.Experiment("unlearn", [*common, f"out={root / 'reference'}"])))
     asked = ["metrics.gradnorm=true", f"metrics.mia_reference={root / 'reference'}", f"out={root / 'run'}"]
-    launch.run(unlearn, launch.Experiment("unlearn", [*common, *asked]))
+    launch.run(unlearn, launch.prepare(launch.Experiment("unlearn", [*common, *asked])))
     return root / "run"
 
 
@@ -89,7 +89,7 @@ def test_privleak_is_golds_distance_in_percent_and_zero_for_gold(run):
 def test_without_gold_there_is_no_privleak_and_without_asking_no_backward_pass(run, tmp_path, cache):
     arguments = [*(word for word in TINY if word.startswith(("forget", "retain", "holdout", "metrics")))]
     arguments += [f"model.path={run}", f"out={tmp_path / 'alone'}", f"cache={cache}"]
-    result = launch.run(evaluate, launch.Experiment("evaluate", arguments)).result
+    result = launch.run(evaluate, launch.prepare(launch.Experiment("evaluate", arguments)))
     names = set(result["models"]["model"]["metrics"])
     assert "privacy/zlib_auc" in names
     assert names.isdisjoint({"privacy/privleak", "privacy/gradnorm_auc", "privacy/reference_auc"})

@@ -282,7 +282,7 @@ def evaluated(tmp_path, folder, *words: str):
         f"cache={tmp_path / 'cache'}",
         *words,
     ]
-    return launch.run(evaluate, launch.Experiment("evaluate", arguments)).result
+    return launch.run(evaluate, launch.prepare(launch.Experiment("evaluate", arguments)))
 
 
 def test_an_evaluation_leaves_numbers_rows_without_words_and_a_report(tmp_path, folder):

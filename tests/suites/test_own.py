@@ -51,7 +51,7 @@ WORDS = ["model.path=model", "metrics=fast", "cache=cache"]
 
 def test_the_example_in_the_documentation_is_a_whole_suite(workshop):
     experiment = launch.Experiment("evaluate", [*WORDS, "out=run"], file=Path("capitals.yaml"))
-    result = launch.run(evaluate, experiment).result
+    result = launch.run(evaluate, launch.prepare(experiment))
     metrics = result["models"]["model"]["metrics"]
     assert metrics["capitals/recalled"] | {"low": 0, "high": 0} == {"value": 0, "n": 3, "low": 0, "high": 0}
     assert metrics["capitals/answer_nll"]["low"] < metrics["capitals/answer_nll"]["high"]
@@ -66,7 +66,7 @@ def test_the_example_in_the_documentation_is_a_whole_suite(workshop):
 def test_it_is_chosen_from_the_command_line_too(workshop):
     chosen = ["suite=own", "suite.code=capitals.py", "suite.path=capitals.tsv"]
     chosen += ["+suite.settings.max_new_tokens=4", "out=run"]
-    result = launch.run(evaluate, launch.Experiment("evaluate", [*WORDS, *chosen])).result
+    result = launch.run(evaluate, launch.prepare(launch.Experiment("evaluate", [*WORDS, *chosen])))
     assert result["models"]["model"]["metrics"]["capitals/recalled"]["n"] == 3
     # what config.yaml holds is read again as the suite that it is
     assert isinstance(launch.load_run_config(workshop / "run").suite, OwnSuite)

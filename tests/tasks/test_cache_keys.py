@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from mari_cli.config import Device, FinetuneConfig, MetricsConfig, ModelConfig, Packing, Precision
-from mari_cli.data.corpora import Corpora as Texts
+from mari_cli.data.corpora import Texts
 from mari_cli.data.records import Record
 from mari_cli.lm_head import head_of
 from mari_cli.models import context, reference
@@ -96,7 +96,7 @@ def ask_everything(
     compute = choose_compute(Device.cpu, change.get("precision", Precision.float32))
     packing, config = change.get("packing", Packing.auto), change.get("config", {})
     lm = at(directory, compute, packing, **config)
-    training.finetuned(
+    training.fine_tuned_model(
         ModelConfig(name="tiny", path=str(directory), **config),
         Setting(Texts(forget=RECORDS, retain=RECORDS, holdout=None, notes=[]), lm.tokenizer, compute),
         items,
@@ -110,7 +110,7 @@ def ask_everything(
     of.score(items, "items")
     of.answers(items, "items")
     of.gradnorms(items, "items")
-    measuring.measured(of, {role: Corpus(RECORDS, items) for role in ("forget", "retain")})
+    measuring.measure_corpora(of, {role: Corpus(RECORDS, items) for role in ("forget", "retain")})
     asked = {"name": "x", "config_hash": "", "sha256": "", "limit": None, "fewshot": 0}
     place = benchmarks._path(of, SimpleNamespace(**asked, task=SimpleNamespace(VERSION=1)))
     place.parent.mkdir(parents=True, exist_ok=True)

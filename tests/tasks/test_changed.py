@@ -11,15 +11,14 @@ from safetensors.torch import load_file, save_file
 from test_bad_input import ARCHITECTURE, LETTERS, REST, UNSEEN, edit_json, json_lines
 from tiny import TINY
 
-from mari_cli import begun, launch, runs, sealed
+from mari_cli import begun, launch
 from mari_cli.config import Device, ModelConfig, Precision
 from mari_cli.errors import UserError
 from mari_cli.models.device import choose_compute
 from mari_cli.models.load import load_model
 from mari_cli.models.tokenizer import train_tokenizer
-from mari_cli.tasks import evaluation as evaluation_module
-from mari_cli.tasks import finetune as finetune_module
-from mari_cli.tasks import unlearn as unlearn_module
+from mari_cli.storage import hashing, json_cache
+from mari_cli.tasks import assessment
 from mari_cli.tasks.evaluate import evaluate
 from mari_cli.tasks.finetune import finetune
 from mari_cli.tasks.unlearn import unlearn
@@ -88,12 +87,11 @@ def cut(task: str, monkeypatch: pytest.MonkeyPatch, out: str) -> Path:
     def stop(*args, **kwargs):
         raise Stopped
 
-    modules = {"unlearn": unlearn_module, "finetune": finetune_module, "evaluate": evaluation_module}
     with monkeypatch.context() as patched:
-        patched.setattr(modules[task], "examples", stop)
+        patched.setattr(assessment, "examples", stop)
         function, arguments = RUNS[task]
         with pytest.raises(Stopped):
-            launch.run(function, launch.Experiment(task, [*arguments, f"out={out}"]))
+            launch.run(function, launch.prepare(launch.Experiment(task, [*arguments, f"out={out}"])))
     return Path(out)
 
 
@@ -182,7 +180,7 @@ def test_what_has_changed_is_named_and_nothing_is_written(task, change, workshop
     before = everything(workshop)
     try:
         with pytest.raises(UserError) as refused:
-            launch.resume(RUNS[task][0], task, run)
+            launch.run(RUNS[task][0], launch.resume(task, run))
         assert str(refused.value) == (
             f"run `{run}` cannot go on, as something has changed since it began: {told}"
         )
@@ -201,7 +199,7 @@ def test_all_that_has_changed_is_named_at_once_with_what_to_install(workshop, ru
     here = {name: version_of(name).partition("+")[0] for name in others}
     monkeypatch.setattr(begun, "version_of", lambda package: others.get(package) or version_of(package))
     with pytest.raises(UserError) as refused:
-        launch.resume(evaluate, "evaluate", run)
+        launch.run(evaluate, launch.resume("evaluate", run))
     assert str(refused.value).endswith(
         f"since it began: torch (was {version_of('torch')}, is 9.9.9+cu130) and "
         f"numpy (was {version_of('numpy')}, is 9.0)"
@@ -214,7 +212,7 @@ def test_a_run_without_a_record_of_what_it_was_begun_with_is_refused(workshop, r
     run = Path(shutil.copytree(runs_cut("evaluate", monkeypatch), "without"))
     (run / "inputs.json").unlink()
     with pytest.raises(UserError, match=r"it has no `inputs\.json`") as refused:
-        launch.resume(evaluate, "evaluate", run)
+        launch.run(evaluate, launch.resume("evaluate", run))
     assert "another version of mari" in refused.value.hint
 
 
@@ -236,7 +234,7 @@ def test_an_edited_configuration_is_refused(edit, workshop, runs_cut, monkeypatc
         (run / "config.yaml").write_bytes(edit((run / "config.yaml").read_bytes()))
         before = everything(run)
         with pytest.raises(UserError, match=r"`edited/config\.yaml` is not what run `edited` was begun with"):
-            launch.resume(unlearn, "unlearn", run)
+            launch.run(unlearn, launch.resume("unlearn", run))
         assert everything(run) == before
     finally:
         shutil.rmtree(run)
@@ -251,25 +249,25 @@ def test_a_target_that_is_another_when_it_is_trained_again_is_refused(tmp_path, 
         raise Stopped
 
     with monkeypatch.context() as patched:
-        patched.setattr(unlearn_module, "examples", stop)
+        patched.setattr(assessment, "examples", stop)
         with pytest.raises(Stopped):
-            launch.run(unlearn, launch.Experiment("unlearn", arguments))
+            launch.run(unlearn, launch.prepare(launch.Experiment("unlearn", arguments)))
     (weights,) = Path("cache").glob("models/*/checkpoint")
     other_weights(weights)
     seal = weights.with_name("checkpoint.json")
-    sealed.write(seal, runs.directory_hash(weights))
+    json_cache.write(seal, hashing.directory_hash(weights))
     metrics = Path("run/metrics.jsonl").read_bytes()
     with pytest.raises(UserError, match="was trained from other weights than those here now"):
-        launch.resume(unlearn, "unlearn", Path("run"))
+        launch.run(unlearn, launch.resume("unlearn", Path("run")))
     assert Path("run/metrics.jsonl").read_bytes() == metrics
     assert not Path("run/result.json").exists()
     shutil.rmtree("cache")  # trained anew, on a CPU to the same bits
-    assert launch.resume(unlearn, "unlearn", Path("run")).result["training"]["steps"] == 4
+    assert launch.run(unlearn, launch.resume("unlearn", Path("run")))["training"]["steps"] == 4
 
 
 @pytest.mark.parametrize("task", RUNS)
 def test_where_nothing_has_changed_the_run_goes_on_to_its_end(task, workshop, runs_cut, monkeypatch):
     run = runs_cut(task, monkeypatch)
-    result = launch.resume(RUNS[task][0], task, run).result
+    result = launch.run(RUNS[task][0], launch.resume(task, run))
     assert result == json.loads((run / "result.json").read_text())
     assert result["notes"] == [note for note in result["notes"] if "damaged" not in note]

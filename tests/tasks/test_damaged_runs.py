@@ -10,7 +10,7 @@ from test_changed import RUNS, everything, runs_cut, workshop  # noqa: F401
 
 from mari_cli import begun, launch
 from mari_cli.errors import UserError
-from mari_cli.runs import Run
+from mari_cli.storage.run import Run
 from mari_cli.tasks.training import take_up
 from mari_cli.train import state
 
@@ -85,7 +85,7 @@ def read(run: Path, weights: str) -> tuple[dict, Path | None, list[str], list[di
     with found.held():
         found = Run.resume(run)
         notes = take_up(found, weights)
-        return found.about(), state.resumed(run / "state", weights), notes, found.metrics()
+        return found.about(), state.find(run / "state", weights), notes, found.metrics()
 
 
 def read_by_a_run(run: Path) -> list[str]:
@@ -132,12 +132,12 @@ def test_a_state_that_is_damaged_gives_way_to_the_one_before(run):
     shutil.copytree(newest, later)
     assert state.latest(run / "state") == later
     truncated(next((later / "model").glob("*.safetensors")))
-    assert state.resumed(run / "state", weights) == newest
+    assert state.find(run / "state", weights) == newest
     state.drop_damaged(newest)
     assert not later.exists()
     truncated(newest / "progress.json")
     with pytest.raises(UserError, match=r"the state in `.*` is damaged") as refused:
-        state.resumed(run / "state", weights)
+        state.find(run / "state", weights)
     assert "take it away" in refused.value.hint
 
 
@@ -148,7 +148,7 @@ def test_without_a_state_the_training_begins_anew_and_ends_with_the_same_bits(ru
     emptied(run / "checkpoint" / "model.safetensors")  # it is written again, whatever there is
     for name in ("environment.json", "data.json"):
         (run / name).write_text("[")
-    result = launch.resume(RUNS["finetune"][0], "finetune", run).result
+    result = launch.run(RUNS["finetune"][0], launch.resume("finetune", run))
     assert result["notes"] == []
     assert (run / "checkpoint" / "model.safetensors").read_bytes() == weights
     again = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -157,7 +157,7 @@ def test_without_a_state_the_training_begins_anew_and_ends_with_the_same_bits(ru
 
 def test_a_log_that_lost_lines_is_noted_and_the_run_goes_on(run):
     (run / "metrics.jsonl").unlink()
-    result = launch.resume(RUNS["finetune"][0], "finetune", run).result
+    result = launch.run(RUNS["finetune"][0], launch.resume("finetune", run))
     steps = result["training"]["steps"]
     assert result["notes"] == [
         f"`metrics.jsonl` was damaged while the run was interrupted, and lacks {steps} of its steps"
@@ -170,7 +170,7 @@ def test_a_directory_where_a_file_is_written_is_told_in_two_lines(name, run):
         (run / name).unlink()
     (run / name).mkdir()
     with pytest.raises(UserError, match=rf"cannot write `.*{name}`: is a directory"):
-        launch.resume(RUNS["finetune"][0], "finetune", run)
+        launch.run(RUNS["finetune"][0], launch.resume("finetune", run))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"id": 5}'])

@@ -3,6 +3,7 @@
 from tiny import TINY
 
 from mari_cli import launch
+from mari_cli.options import RunOptions
 from mari_cli.tasks.unlearn import unlearn
 
 HUGE = 2**62
@@ -16,6 +17,6 @@ KEYS = ["train.warmup_steps", "train.evaluate_every", "train.evaluate_items", "t
 def test_the_largest_whole_numbers_mean_all_there_is(tmp_path):
     words = [*TINY, "train.steps=1", "loss=mari_context", *(f"{key}={HUGE}" for key in KEYS)]
     words += [f"out={tmp_path / 'run'}", f"cache={tmp_path / 'cache'}"]
-    result = unlearn(launch.configured(launch.Experiment("unlearn", words)), command=["mari"])
+    result = unlearn(launch.configured(launch.Experiment("unlearn", words)), RunOptions(["mari"]))
     assert (tmp_path / "run" / "config.yaml").read_text().count(str(HUGE)) >= len(KEYS)
     assert result["models"]["unlearned"]["metrics"]["forget/answer_nll"]["value"] > 0

@@ -26,7 +26,7 @@ def result(tmp_path_factory):
         f"out={out / 'run'}",
         f"cache={out / 'cache'}",
     ]
-    return launch.run(unlearn, launch.Experiment("unlearn", arguments, DEMO)).result
+    return launch.run(unlearn, launch.prepare(launch.Experiment("unlearn", arguments, DEMO)))
 
 
 def value(result: dict, role: str, metric: str) -> float:

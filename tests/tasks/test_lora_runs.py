@@ -24,7 +24,7 @@ GIVEN = ["model=pretrained", "forget=fictional", *(item for item in TINY if not 
 
 def run(out: Path, cache: Path, *overrides: str) -> dict:
     arguments = [*TINY, f"out={out}", f"cache={cache}", *overrides]
-    return launch.run(unlearn, launch.Experiment("unlearn", arguments)).result
+    return launch.run(unlearn, launch.prepare(launch.Experiment("unlearn", arguments)))
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -34,7 +34,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def evaluated(model: Path, out: Path, cache: Path) -> dict:
     arguments = ["metrics=fast", "metrics.bootstrap=20", f"out={out}", f"cache={cache}"]
     experiment = launch.Experiment("evaluate", arguments, model=str(model))
-    return launch.run(evaluate, experiment).result["models"]["model"]
+    return launch.run(evaluate, launch.prepare(experiment))["models"]["model"]
 
 
 @pytest.mark.parametrize("loss", ["mari", "mari_pooled", "mari_context", "grad_diff", "kl_ga", "npo", "dpo"])
@@ -79,7 +79,7 @@ def test_an_adapter_that_was_kept_is_measured_as_the_run_measured_it(tmp_path, c
     assert again["metrics"][name]["value"] == result["metrics"][name]["value"]
     # and it is a model to go on from, until its base is gone
     arguments = [*GIVEN, f"model.path={out}", f"out={tmp_path / 'more'}", f"cache={own}"]
-    more = launch.run(unlearn, launch.Experiment("unlearn", arguments)).result
+    more = launch.run(unlearn, launch.prepare(launch.Experiment("unlearn", arguments)))
     assert more["models"]["target"]["hash"] == result["hash"]
     shutil.rmtree(own / "models")
     with pytest.raises(UserError, match=r"the base of the adapter at .* is gone"):
@@ -114,7 +114,7 @@ def test_fine_tuning_with_adapters_is_a_run_of_its_own(tmp_path, cache):
     arguments = [item for item in GIVEN if not item.startswith(of_unlearning)]
     arguments += [f"model.path={tmp_path / 'base'}", "train.epochs=2", *LORA, "model.lora.merge=false"]
     arguments += [f"out={tmp_path / 'run'}", f"cache={cache}"]
-    result = launch.run(finetune, launch.Experiment("finetune", arguments)).result
+    result = launch.run(finetune, launch.prepare(launch.Experiment("finetune", arguments)))
     config = json.loads((tmp_path / "run" / "checkpoint" / "adapter_config.json").read_text())
     assert Path(config["base_model_name_or_path"]) == tmp_path / "base" / "checkpoint"
     assert evaluated(tmp_path / "run", tmp_path / "e", cache)["hash"] == result["models"]["model"]["hash"]

@@ -45,7 +45,7 @@ def target(on: Gpu, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(task, name: str, out: Path, *settings: str) -> dict:
     arguments = [*settings, f"out={out}", f"cache={out.parent / 'cache'}"]
-    return launch.run(task, launch.Experiment(name, arguments)).result
+    return launch.run(task, launch.prepare(launch.Experiment(name, arguments)))
 
 
 def test_a_model_is_evaluated_whole(on, target):

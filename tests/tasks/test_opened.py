@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from mari_cli import launch, runs
+from mari_cli import launch
 from mari_cli.begun import Inputs
 from mari_cli.errors import UserError
+from mari_cli.options import RunOptions
+from mari_cli.storage import atomic
+from mari_cli.storage.run import Run
 from mari_cli.tasks import record as record_module
-from mari_cli.tasks.record import opened, recorded
+from mari_cli.tasks.record import begin_record, open_run
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +27,12 @@ def begin(config, tmp_path):
 
     def call(*, resume: bool = False):
         inputs = Inputs({"the forget corpus": "1"}, {"numpy": "2"})
-        return opened(
-            replace(config, out=str(out)), command=["mari"], task="unlearn", resume=resume, inputs=inputs
-        )
+        return open_run(replace(config, out=str(out)), RunOptions(["mari"], resume=resume), inputs)
 
     return out, call
 
 
-def fail(run: runs.Run, error: BaseException, *, after_a_step: bool = False) -> None:
+def fail(run: Run, error: BaseException, *, after_a_step: bool = False) -> None:
     run.write_json("data.json", {})
     if after_a_step:
         run.append_metrics({"step": 1, "kind": "train"})
@@ -55,7 +56,7 @@ def test_a_tracker_that_cannot_start_leaves_no_directory(begin, config, monkeypa
     with (
         pytest.raises(UserError, match="timed out"),
         call() as run,
-        recorded(run, config, environment={}, data={}),
+        begin_record(run, config, environment={}, data={}),
     ):
         pass
     assert not out.exists()
@@ -73,7 +74,7 @@ def test_a_full_disk_is_told_and_nothing_is_left_of_a_run_without_a_step(begin, 
 
 def test_a_full_disk_on_the_way_leaves_what_was_done_and_says_how_to_go_on(begin):
     out, call = begin
-    full = runs.CannotWrite(out / "state", OSError(errno.ENOSPC, "No space left on device"))
+    full = atomic.CannotWrite(out / "state", OSError(errno.ENOSPC, "No space left on device"))
     with pytest.raises(UserError) as refused, call() as run:
         fail(run, full, after_a_step=True)
     assert refused.value.hint == f"free some space; then `mari unlearn --resume '{out}'` goes on"
@@ -88,9 +89,9 @@ def test_a_run_that_was_interrupted_or_broke_stays_and_goes_on(begin, error):
     out, call = begin
     with pytest.raises(error), call():
         raise error
-    with call(resume=True) as run, pytest.raises(UserError, match="is running"), runs.Run(out).held():
+    with call(resume=True) as run, pytest.raises(UserError, match="is running"), Run(out).held():
         assert run.path == out
-    with runs.Run(out).held():
+    with Run(out).held():
         pass
 
 
@@ -102,10 +103,7 @@ def test_a_run_of_other_inputs_is_refused_and_nothing_is_changed(begin, config):
     before = sorted(out.iterdir())
     inputs = Inputs({"the forget corpus": "2", "the tokens of the forget corpus": "3"}, {"numpy": "3"})
     same = replace(config, out=str(out))
-    with (
-        pytest.raises(UserError) as refused,
-        opened(same, command=[], task="unlearn", resume=True, inputs=inputs),
-    ):
+    with pytest.raises(UserError) as refused, open_run(same, RunOptions([], resume=True), inputs):
         pass
     assert str(refused.value).endswith("since it began: the forget corpus and numpy (was 2, is 3)")
     assert refused.value.hint == (

@@ -15,9 +15,12 @@ from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.standard import measure
 from mari_cli.tasks import plan as planning
 from mari_cli.tasks import setting as settings
-from mari_cli.tasks.forgetting import Draws, remembering
-from mari_cli.tasks.plan import imagined_items, plan
-from mari_cli.tasks.unlearn import load, unlearn
+from mari_cli.tasks.forgetting import Draws, context_layer, remembering
+from mari_cli.tasks.imagined_items import imagined_items
+from mari_cli.tasks.plan import plan
+from mari_cli.tasks.plan_table import rows
+from mari_cli.tasks.preflight import load_for
+from mari_cli.tasks.unlearn import unlearn
 from mari_cli.train import planner
 
 
@@ -47,11 +50,11 @@ def test_the_disk_it_asks_for_is_what_the_caches_take(loss, tmp_path, monkeypatc
     found = plan(config, device="cpu")["disk"]
     compute = planning._compute(config, planning._device("cpu", None))
     setting = settings.prepare(config, compute)
-    lm = load(config.model, config, setting)
+    lm = load_for(config, setting, config.model)
     corpora = settings.tokenize_corpora(config, setting, lm)
     items = {"forget": corpora["forget"].items, "retain": corpora["retain"].items, "alternative": []}
     needs = build(config.loss).needs
-    layer = planning.context_layer(config, lm)
+    layer = context_layer(config, lm)
     remembering(lm, items, Draws(config, items, needs).drawn(), needs, layer, config, target_hash="")
     written = sum(file.stat().st_size for file in tmp_path.rglob("*.bin"))
     assert found["reference"] + found["context"] == written
@@ -62,16 +65,16 @@ def test_the_disk_it_asks_for_to_measure_is_what_the_hidden_states_take(tmp_path
     config = configured(f"cache={tmp_path}", "retain.validation_fraction=0")
     compute = planning._compute(config, planning._device("cpu", None))
     setting = settings.prepare(config, compute)
-    lm = load(config.model, config, setting)
+    lm = load_for(config, setting, config.model)
     corpora = settings.tokenize_corpora(config, setting, lm)
     asked: list[int] = []
-    room = states.scratch
+    room = states.temporary_tensor
 
     def told(directory, tensor):
         asked.append(tensor.bytes)
         return room(directory, tensor)
 
-    monkeypatch.setattr(states, "scratch", told)
+    monkeypatch.setattr(states, "temporary_tensor", told)
     measure(Examiner(lm, config.metrics, 0, "", tmp_path, silent, "model"), corpora)
     assert plan(config, device="cpu")["disk"]["measured"] == sum(asked) > 0
     assert not list(tmp_path.rglob("*scratch*"))
@@ -139,7 +142,7 @@ def test_the_layout_of_the_run_is_planned_and_said(packing, tmp_path, capsys):
     word = "packed" if packing == "auto" else "padded"
     assert found["layout"]["packed"] is (word == "packed")
     assert (found["run"]["padding"] == 0) is (word == "packed")
-    assert ("layout", word) in [row[:2] for row in planning.rows(found)]
+    assert ("layout", word) in [row[:2] for row in rows(found)]
     unlearned(tmp_path, "run", f"train.packing={packing}")
     assert f"layout: {word}" in capsys.readouterr().err
 
@@ -152,7 +155,7 @@ def test_several_processes_share_the_sequences_and_with_shards_the_weights():
     assert parts[1]["activations"] == pytest.approx(parts[0]["activations"] / 2, rel=0.1)
     assert parts[1]["optimizer"] == parts[0]["optimizer"]
     assert parts[2]["optimizer"] == pytest.approx(parts[0]["optimizer"] / 2, rel=0.05)
-    assert any(row[0] == "processes" and "in shards" in row[2] for row in planning.rows(shards))
+    assert any(row[0] == "processes" and "in shards" in row[2] for row in rows(shards))
 
 
 def test_what_several_processes_cannot_share_is_no_plan_either():
@@ -193,7 +196,7 @@ def test_a_size_without_sense_is_refused(text):
 
 def unlearned(tmp_path, name: str, *overrides: str):
     arguments = [*TINY, f"cache={tmp_path / 'cache'}", f"out={tmp_path / name}", *overrides]
-    return launch.run(unlearn, launch.Experiment("unlearn", arguments)).result
+    return launch.run(unlearn, launch.prepare(launch.Experiment("unlearn", arguments)))
 
 
 def test_a_run_that_is_made_to_fit_says_so_and_ends_where_it_would_have(tmp_path, capsys):

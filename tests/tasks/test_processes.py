@@ -72,7 +72,9 @@ def values(result: dict) -> dict[tuple[str, str], float]:
 @pytest.mark.slow
 def test_a_killed_process_ends_all_with_one_error_and_the_run_goes_on_in_one_process(tmp_path, cache):
     arguments = [*TINY, *LONG, f"cache={cache}"]
-    whole = launch.run(unlearn, launch.Experiment("unlearn", [*arguments, f"out={tmp_path / 'whole'}"]))
+    whole = launch.run(
+        unlearn, launch.prepare(launch.Experiment("unlearn", [*arguments, f"out={tmp_path / 'whole'}"]))
+    )
     cut = tmp_path / "cut"
     process = start("unlearn", "--nproc", "2", *arguments, "train.parallel=fsdp", f"out={cut}")
     wait_for_step(5, cut, process)
@@ -91,9 +93,9 @@ def test_a_killed_process_ends_all_with_one_error_and_the_run_goes_on_in_one_pro
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     assert json.loads((cut / "environment.json").read_text())["processes"] == 2
 
-    resumed = launch.resume(unlearn, "unlearn", cut)
-    assert resumed.result["training"]["steps"] == 16
-    assert values(resumed.result) == pytest.approx(values(whole.result), rel=1e-3, abs=1e-4)
+    resumed = launch.run(unlearn, launch.resume("unlearn", cut))
+    assert resumed["training"]["steps"] == 16
+    assert values(resumed) == pytest.approx(values(whole), rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.slow
@@ -114,14 +116,16 @@ def test_a_run_that_is_told_to_end_ends_all_its_processes_and_says_how_to_go_on(
 @pytest.mark.slow
 def test_torchrun_starts_the_same_run_and_only_the_first_process_speaks(tmp_path, cache):
     arguments = [*TINY, f"cache={cache}"]
-    alone = launch.run(unlearn, launch.Experiment("unlearn", [*arguments, f"out={tmp_path / 'alone'}"]))
+    alone = launch.run(
+        unlearn, launch.prepare(launch.Experiment("unlearn", [*arguments, f"out={tmp_path / 'alone'}"]))
+    )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "mari_cli"]
     command = [*torchrun, "unlearn", *arguments, f"out={tmp_path / 'both'}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("report.html") == 1
     result = json.loads((tmp_path / "both" / "result.json").read_text())
-    assert values(result) == pytest.approx(values(alone.result), rel=1e-3, abs=1e-4)
+    assert values(result) == pytest.approx(values(alone), rel=1e-3, abs=1e-4)
 
 
 def died(tmp_path: Path, monkeypatch, rank: int, error: Exception) -> ProcessFailure:
@@ -185,10 +189,12 @@ def test_two_gpus_end_where_one_does(parallel, tmp_path, cache):
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA devices")
     arguments = [*TINY, f"cache={cache}", "train.precision=float32", "finetune.precision=float32"]
-    alone = launch.run(unlearn, launch.Experiment("unlearn", [*arguments, f"out={tmp_path / 'alone'}"]))
+    alone = launch.run(
+        unlearn, launch.prepare(launch.Experiment("unlearn", [*arguments, f"out={tmp_path / 'alone'}"]))
+    )
     both = tmp_path / "both"
     process = start("unlearn", "--nproc", "2", *arguments, f"train.parallel={parallel}", f"out={both}")
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     result = json.loads((both / "result.json").read_text())
-    assert values(result) == pytest.approx(values(alone.result), rel=1e-3, abs=1e-4)
+    assert values(result) == pytest.approx(values(alone), rel=1e-3, abs=1e-4)

@@ -1,6 +1,7 @@
 """The support of a run: made before step 1 from whole models, kept, and found again when a run was killed."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -19,28 +20,30 @@ from mari_cli.models.context import Targets
 from mari_cli.models.device import choose_compute
 from mari_cli.models.reference import Rows
 from mari_cli.models.trunk import hidden_states
+from mari_cli.options import RunOptions
 from mari_cli.suites.scores import ItemScore, score
 from mari_cli.suites.standard import Corpus
 from mari_cli.supports.twins import Way
-from mari_cli.tasks import supporting
+from mari_cli.tasks import support_sources, supporting
 from mari_cli.tasks.plan import plan
+from mari_cli.tasks.preflight import check, load_for
 from mari_cli.tasks.setting import prepare, tokenize_corpora
-from mari_cli.tasks.unlearn import load, prepare_target
+from mari_cli.tasks.unlearn import GOLD_WORDS, prepare_target
 
 
 def asking(cache, *overrides: str) -> SimpleNamespace:
     """All that `unlearn` has before it asks for the support."""
     arguments = [*TINY, "loss.support.twins=2", f"out={cache / 'none'}", f"cache={cache}", *overrides]
     config = launch.configured(launch.Experiment("unlearn", arguments))
-    setting = prepare(config, choose_compute(config.train.device, config.train.precision))
-    lm = load(config.model, config, setting)
-    corpora = tokenize_corpora(config, setting, lm)
-    config, _ = supporting.choose(config, setting, corpora, lm.style)
-    prepared = supporting.prepare(config, setting, corpora, lm.style)
-    target = prepare_target(config, setting, corpora)
-    loading = partial(load, config=config, setting=setting)
-    made = partial(supporting.support, config, setting, corpora, prepared, target, loading)
-    return SimpleNamespace(config=config, corpora=corpora, target=target, load=loading, made=made)
+    flight, lm = check(config, RunOptions(["mari"]), gold_words=GOLD_WORDS)
+    config, _ = supporting.choose(config, flight.setting, flight.corpora, lm.style)
+    flight = replace(flight, config=config)
+    prepared = supporting.prepare(config, flight.setting, flight.corpora, lm.style)
+    target = prepare_target(flight)
+    made = partial(
+        support_sources.support, config, flight.setting, flight.corpora, prepared, target, flight.load
+    )
+    return SimpleNamespace(config=config, corpora=flight.corpora, target=target, load=flight.load, made=made)
 
 
 def q_of(targets: Targets, vocabulary: int) -> torch.Tensor:
@@ -110,14 +113,14 @@ COUNTED = {
 @pytest.mark.parametrize("source", COUNTED)
 def test_what_was_made_is_found_again_and_each_setting_makes_its_own(source, tmp_path, monkeypatch):
     made: list[str] = []
-    kept = supporting.kept
+    kept = support_sources.kept
     names = tmp_path / "names.txt"
     names.write_text("the\n")
 
     def noting(fill, *arguments, **options):
         return kept(lambda write: (made.append("asked"), fill(write)), *arguments, **options)
 
-    monkeypatch.setattr(supporting, "kept", noting)
+    monkeypatch.setattr(support_sources, "kept", noting)
     first, _ = asking(tmp_path, source).made()
     again, _ = asking(tmp_path, source).made()
     assert made == ["asked"]
@@ -174,7 +177,7 @@ def scores(*right: bool) -> list[ItemScore]:
 def test_a_q_that_recites_more_than_the_holdout_is_warned_of_with_the_number(recited, warned, known):
     targets, corpus = asked_of(*[True] * recited, *[False] * (40 - recited), known=known)
     of_holdout = scores(True, True, *[False] * 38)
-    notes = supporting.recitation(targets, {"forget": corpus, "holdout": corpus}, of_holdout)
+    notes = support_sources.recitation(targets, {"forget": corpus, "holdout": corpus}, of_holdout)
     assert len(notes) == (1 if known else 2)
     assert all(note.startswith("warning: ") is warned for note in notes)
     assert f"{recited / 40:.3f} of the {'unique facts' if known else 'answers'}" in notes[0]
@@ -183,7 +186,7 @@ def test_a_q_that_recites_more_than_the_holdout_is_warned_of_with_the_number(rec
 
 def test_without_a_holdout_the_number_is_said():
     targets, corpus = asked_of(True, False)
-    (note,) = supporting.recitation(targets, {"forget": corpus}, [])
+    (note,) = support_sources.recitation(targets, {"forget": corpus}, [])
     assert "0.500" in note
     assert "no holdout" in note
 
@@ -216,7 +219,7 @@ def test_without_a_loss_chosen_the_support_is_what_the_data_allows(
     corpora_of = ["forget=jsonl", *given]
     config = launch.configured(launch.Experiment("unlearn", ["model=gpt2_tiny", *corpora_of]))
     setting = prepare(config, choose_compute(config.train.device, config.train.precision))
-    lm = load(config.model, config, setting)
+    lm = load_for(config, setting, config.model)
     chosen, notes = supporting.choose(config, setting, tokenize_corpora(config, setting, lm), lm.style)
     assert (chosen.loss.support.source, chosen.loss.support.generated) == (source, generated)
     assert [says in note for note in notes] == ([True] if says else [])

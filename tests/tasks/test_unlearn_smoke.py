@@ -37,7 +37,7 @@ SUPPORTS = ["mari_twins", "mari_base", "mari_assistant"]
 
 def run(out: Path, cache: Path, *overrides: str) -> dict:
     arguments = [*TINY, f"out={out}", f"cache={cache}", *overrides]
-    return launch.run(unlearn, launch.Experiment("unlearn", arguments)).result
+    return launch.run(unlearn, launch.prepare(launch.Experiment("unlearn", arguments)))
 
 
 @pytest.mark.parametrize("loss", [*LOSSES, *SUPPORTS])
@@ -111,7 +111,7 @@ def test_a_kept_model_or_measurement_with_a_flipped_bit_is_made_anew(tmp_path, c
     capsys.readouterr()
     second = run(tmp_path / "b", own)
     said = " ".join(capsys.readouterr().err.split())
-    assert "is not whole and is trained anew" in said
+    assert f"the cache in `{weights[0].parent.parent}` is damaged and is made anew" in said
     assert f"`{figures[0]}` in the cache is damaged and is made anew" in said
     assert second["models"] == first["models"]
 
@@ -173,7 +173,7 @@ def test_a_model_and_corpora_of_the_users_own(tmp_path, cache, capsys):
         "metrics=fast",
         "train.steps=3",
     ]
-    result = launch.run(unlearn, launch.Experiment("unlearn", arguments)).result
+    result = launch.run(unlearn, launch.prepare(launch.Experiment("unlearn", arguments)))
     assert set(result["models"]) == {"target", "unlearned"}
     assert "privacy/loss_auc" not in result["models"]["target"]["metrics"]
     assert any("fewer than a batch" in note for note in result["notes"])
@@ -201,7 +201,7 @@ def test_a_tenth_of_a_text_is_forgotten_and_the_rest_retained(tmp_path, cache):
         "train.retain_batch=2",
         "loss=mari_context",
     ]
-    launch.run(unlearn, launch.Experiment("unlearn", arguments))
+    launch.run(unlearn, launch.prepare(launch.Experiment("unlearn", arguments)))
     data = json.loads((tmp_path / "own" / "data.json").read_text())
     assert (data["forget"]["records"], data["retain"]["records"]) == (1, 9)
 
@@ -214,10 +214,10 @@ def test_finetune_then_evaluate_the_run(tmp_path, cache):
     ]
     out = tmp_path / "target"
     taught = launch.run(
-        finetune, launch.Experiment("finetune", [*tiny, f"out={out}", f"cache={cache}"])
-    ).result
+        finetune, launch.prepare(launch.Experiment("finetune", [*tiny, f"out={out}", f"cache={cache}"]))
+    )
     arguments = ["metrics=fast", "metrics.bootstrap=20", f"out={tmp_path / 'evaluation'}", f"cache={cache}"]
-    result = launch.run(evaluate, launch.Experiment("evaluate", arguments, model=str(out))).result
+    result = launch.run(evaluate, launch.prepare(launch.Experiment("evaluate", arguments, model=str(out))))
     ours, theirs = result["models"]["model"], taught["models"]["model"]
     assert ours["hash"] == theirs["hash"]
     assert ours["metrics"]["forget/answer_nll"]["value"] == theirs["metrics"]["forget/answer_nll"]["value"]
@@ -230,7 +230,7 @@ def test_a_finished_run_is_never_written_again(tmp_path, cache):
     with pytest.raises(UserError, match="exists"):
         run(out, cache)
     with pytest.raises(UserError, match="finished"):
-        launch.resume(unlearn, "unlearn", out)
+        launch.run(unlearn, launch.resume("unlearn", out))
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 

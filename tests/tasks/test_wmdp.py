@@ -39,7 +39,7 @@ def test_an_experiment_runs_on_invented_data_and_asks_what_should_be_gone(subjec
         f"cache={cache}",
     ]
     file = EXPERIMENTS / f"run_{subject}.yaml"
-    result = launch.run(unlearn, launch.Experiment("unlearn", overrides, file=file)).result
+    result = launch.run(unlearn, launch.prepare(launch.Experiment("unlearn", overrides, file=file)))
     asked = {"cyber": 4, "bio": 6}[subject]
     for role in ("target", "unlearned"):
         assert result["models"][role]["metrics"][f"benchmark/wmdp_{subject}"]["n"] == asked

@@ -16,7 +16,7 @@ from mari_cli.config import LoraConfig, Parallel, UnlearnConfig, Weights
 from mari_cli.losses.objective import build
 from mari_cli.measure.memory import allocator_peak, held
 from mari_cli.models.lora import add_adapters
-from mari_cli.tasks.fitting import settled
+from mari_cli.tasks.memory_budget import fit_to_memory
 from mari_cli.train import planner
 from mari_cli.train.optim import Optimizer
 from mari_cli.train.planner import Settings
@@ -140,7 +140,7 @@ def settled_on() -> tuple[int | None, UnlearnConfig]:
     config = replace(config, memory_limit=f"{limit / 2**20:.6f}MiB")
     return (
         distributed.least(3 if distributed.first() else None),
-        settled(language_model(), config, objective, lambda step: GROUPS, 1),
+        fit_to_memory(language_model(), config, objective, lambda step: GROUPS, 1),
     )
 
 

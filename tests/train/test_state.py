@@ -42,9 +42,9 @@ def test_a_look_that_was_not_finite_comes_back_as_it_was(states):
 
 
 def test_of_other_weights_no_training_goes_on(states):
-    assert state.resumed(states, "begun") == states / "step_00000004"
+    assert state.find(states, "begun") == states / "step_00000004"
     with pytest.raises(UserError, match="was trained from other weights than those here now"):
-        state.resumed(states, "others")
+        state.find(states, "others")
 
 
 @pytest.mark.parametrize("file", ["step_00000002/model", "step_00000002/progress.json",

@@ -11,13 +11,14 @@ import torch
 from steps import LOSSES, Bare, V, gpt2, group_of, items, llama, reference_for
 from together import together
 
-from mari_cli import distributed, sealed
+from mari_cli import distributed
 from mari_cli.config import OptimConfig, Parallel
 from mari_cli.data.tokenize import Item
 from mari_cli.losses.marginal import own_pools, pools_by_index
 from mari_cli.losses.objective import FINE_TUNING, build
 from mari_cli.models.packing import Layout
 from mari_cli.progress import silent
+from mari_cli.storage import json_cache
 from mari_cli.suites.scores import score
 from mari_cli.train.loop import Job, fit
 from mari_cli.train.sharding import sharded
@@ -187,12 +188,12 @@ def messages(make, **settings):
 
 def kept_and_damaged(path: Path):
     """What was kept, and what is read once it is damaged; each process would keep another thing."""
-    kept = sealed.write(path, {"rank": distributed.rank()})
+    kept = json_cache.write(path, {"rank": distributed.rank()})
     distributed.wait()
     if distributed.first():
         path.write_text(path.read_text().replace("0", "1"))
     distributed.wait()
-    return kept, sealed.read(path)
+    return kept, json_cache.read(path)
 
 
 PASSES = {

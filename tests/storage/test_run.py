@@ -11,7 +11,9 @@ import pytest
 from test_atomic import names, no_file_longer_than
 
 from mari_cli.errors import UserError
-from mari_cli.runs import Run, Status, atomic_write_text, list_runs
+from mari_cli.storage.atomic import atomic_write_text
+from mari_cli.storage.run import Run
+from mari_cli.storage.run_list import Status, list_runs
 
 COMMAND = ["mari", "unlearn", "loss=npo"]
 
@@ -218,7 +220,7 @@ def test_a_line_that_does_not_fit_on_the_disk_leaves_no_half(run: Run) -> None:
 WRITE_FOR_EVER = """
 import itertools, sys
 from pathlib import Path
-from mari_cli.runs import Run
+from mari_cli.storage.run import Run
 run = Run.create(Path(sys.argv[1]), "seed: 0", command=["mari"])
 held = run.held()
 held.__enter__()

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import secrets
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,18 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
-from mari_cli import distributed, runs
-from mari_cli.models.fingerprint import key_hash
-from mari_cli.progress import say
+from mari_cli import distributed
+from mari_cli.storage import atomic
+from mari_cli.storage.cache_entry import find_or_make
+from mari_cli.storage.hashing import file_hash, key_hash
+from mari_cli.storage.room_on_disk import check_disk
 
 META = "meta.json"
 
 
 @dataclass(frozen=True)
-class Stored:
+class TensorSpec:
     """Shape and type of one tensor on disk."""
 
     shape: tuple[int, ...]
@@ -39,10 +39,10 @@ class Stored:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def stored(
+def cache_tensors(
     root: Path,
     key: Mapping[str, Any],
-    wanted: Mapping[str, Stored],
+    wanted: Mapping[str, TensorSpec],
     fill: Callable[[Mapping[str, Tensor]], None],
     *,
     name: str,
@@ -50,66 +50,58 @@ def stored(
     """The tensors ``wanted``, memory-mapped: from the directory of ``key`` under ``root`` if they are there,
     else written there by ``fill``, which gets them empty. ``key`` is all that determines them.
 
-    Two runs that want the same wait for one of them; of several processes of a run the first looks and fills.
-    What is changed in the result stays in this process.
+    Of several processes of a run the first looks and fills. What is changed in the result stays in this
+    process.
     """
-    directory = root / key_hash(key)
-    directory.mkdir(parents=True, exist_ok=True)
-    whole = directory / "tensors"
-    if not distributed.first():
-        distributed.wait()
-        return {part: _mapped(whole / f"{part}.bin", tensor) for part, tensor in wanted.items()}
-    with FileLock(directory / "lock"):
-        runs.recover(directory)
-        if _is_whole(whole, key, wanted):
-            say(f"{name}: from the cache ({directory})")
-        else:
-            if whole.exists():
-                say(f"{name}: the cache in `{directory}` is damaged and is made anew")
-                shutil.rmtree(whole)
-            runs.check_disk(root, sum(tensor.bytes for tensor in wanted.values()))
-            with runs.atomic_directory(whole) as scratch:
-                fill({part: _created(scratch / f"{part}.bin", tensor) for part, tensor in wanted.items()})
-                runs.atomic_write_bytes(scratch / META, _seal(scratch, key, wanted))
-        distributed.wait()
-        return {part: _mapped(whole / f"{part}.bin", tensor) for part, tensor in wanted.items()}
+
+    def make(path: Path) -> None:
+        if not distributed.first():
+            return
+        check_disk(root, sum(tensor.bytes for tensor in wanted.values()))
+        with atomic.atomic_directory(path) as scratch:
+            fill({part: _allocate(scratch / f"{part}.bin", tensor) for part, tensor in wanted.items()})
+            atomic.atomic_write_bytes(scratch / META, _seal(scratch, key, wanted))
+
+    path = root / key_hash(key) / "tensors"
+    find_or_make(path, name=name, is_whole=lambda there: _is_whole(there, key, wanted), make=make)
+    return {part: _mapped(path / f"{part}.bin", tensor) for part, tensor in wanted.items()}
 
 
-def scratch(directory: Path | None, tensor: Stored) -> Tensor:
+def temporary_tensor(directory: Path | None, tensor: TensorSpec) -> Tensor:
     """An empty tensor in a file of its own in ``directory`` (None: where the system keeps temporary files),
     which no name leads to: it is gone with the tensor, or with the process, however that ends."""
     where = directory or Path(tempfile.gettempdir())
     where.mkdir(parents=True, exist_ok=True)
-    runs.check_disk(where, tensor.bytes)
+    check_disk(where, tensor.bytes)
     path = where / f".scratch-{secrets.token_hex(8)}"
-    with runs.retold_disk_errors(where):
+    with atomic.retold_disk_errors(where):
         try:
-            return _created(path, tensor)
+            return _allocate(path, tensor)
         finally:
             path.unlink(missing_ok=True)
 
 
-def _seal(directory: Path, key: Mapping[str, Any], wanted: Mapping[str, Stored]) -> bytes:
+def _seal(directory: Path, key: Mapping[str, Any], wanted: Mapping[str, TensorSpec]) -> bytes:
     """What `meta.json` says of the files as they are."""
     tensors = {
         part: {
             "shape": tensor.shape,
             "dtype": str(tensor.dtype).removeprefix("torch."),
-            "sha256": runs.file_hash(directory / f"{part}.bin"),
+            "sha256": file_hash(directory / f"{part}.bin"),
         }
         for part, tensor in wanted.items()
     }
     return (json.dumps({"key": key, "tensors": tensors}, indent=1) + "\n").encode()
 
 
-def _is_whole(directory: Path, key: Mapping[str, Any], wanted: Mapping[str, Stored]) -> bool:
+def _is_whole(directory: Path, key: Mapping[str, Any], wanted: Mapping[str, TensorSpec]) -> bool:
     try:
         return (directory / META).read_bytes() == _seal(directory, key, wanted)
     except FileNotFoundError:
         return False
 
 
-def _created(path: Path, tensor: Stored) -> Tensor:
+def _allocate(path: Path, tensor: TensorSpec) -> Tensor:
     """A new file to be filled through memory."""
     with path.open("xb") as file:
         if tensor.bytes:
@@ -118,7 +110,7 @@ def _created(path: Path, tensor: Stored) -> Tensor:
     return _mapped(path, tensor, shared=True)
 
 
-def _mapped(path: Path, tensor: Stored, *, shared: bool = False) -> Tensor:
+def _mapped(path: Path, tensor: TensorSpec, *, shared: bool = False) -> Tensor:
     if not tensor.bytes:  # nothing to map
         return torch.empty(tensor.shape, dtype=tensor.dtype)
     flat = torch.from_file(str(path), shared=shared, size=math.prod(tensor.shape), dtype=tensor.dtype)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from mari_cli.errors import UserError
-from mari_cli.models.store import Stored, scratch, stored
+from mari_cli.storage.tensor_cache import TensorSpec, cache_tensors, temporary_tensor
 
-WANTED = {"states": Stored((5, 3), torch.bfloat16), "sums": Stored((4,), torch.float64)}
+WANTED = {"states": TensorSpec((5, 3), torch.bfloat16), "sums": TensorSpec((4,), torch.float64)}
 KEY = {"weights": "abc", "layer": None}
 
 
@@ -36,8 +36,8 @@ def files(root: Path) -> list[Path]:
 
 def test_what_was_filled_is_read_back_and_not_filled_again(tmp_path):
     fill = Filler()
-    first = stored(tmp_path, KEY, WANTED, fill, name="states")
-    again = stored(tmp_path, KEY, WANTED, fill, name="states")
+    first = cache_tensors(tmp_path, KEY, WANTED, fill, name="states")
+    again = cache_tensors(tmp_path, KEY, WANTED, fill, name="states")
     assert fill.calls == 1
     for tensors in (first, again):
         assert torch.equal(tensors["states"], torch.arange(15, dtype=torch.bfloat16).view(5, 3))
@@ -51,43 +51,43 @@ def test_what_was_filled_is_read_back_and_not_filled_again(tmp_path):
     [
         ({**KEY, "weights": "abd"}, WANTED),
         ({**KEY, "layer": 0}, WANTED),
-        (KEY, {**WANTED, "sums": Stored((4,), torch.float32)}),
-        (KEY, {**WANTED, "states": Stored((3, 5), torch.bfloat16)}),
+        (KEY, {**WANTED, "sums": TensorSpec((4,), torch.float32)}),
+        (KEY, {**WANTED, "states": TensorSpec((3, 5), torch.bfloat16)}),
     ],
 )
 def test_what_was_made_for_another_key_shape_or_type_is_not_used(key, wanted, tmp_path):
-    stored(tmp_path, KEY, WANTED, Filler(), name="states")
+    cache_tensors(tmp_path, KEY, WANTED, Filler(), name="states")
     fill = Filler(7)
-    assert stored(tmp_path, key, wanted, fill, name="states")["sums"][0] == 7
+    assert cache_tensors(tmp_path, key, wanted, fill, name="states")["sums"][0] == 7
     assert fill.calls == 1
 
 
 @pytest.mark.parametrize("name", ["meta.json", "states.bin", "sums.bin"])
 @pytest.mark.parametrize("place", [0, 0.5, 1])
 def test_a_flipped_byte_is_detected_and_all_made_anew(name, place, tmp_path, capsys):
-    stored(tmp_path, KEY, WANTED, Filler(), name="states")
+    cache_tensors(tmp_path, KEY, WANTED, Filler(), name="states")
     (path,) = tmp_path.rglob(name)
     content = bytearray(path.read_bytes())
     content[round(place * (len(content) - 1))] ^= 1
     path.write_bytes(content)
     fill = Filler()
-    tensors = stored(tmp_path, KEY, WANTED, fill, name="states")
+    tensors = cache_tensors(tmp_path, KEY, WANTED, fill, name="states")
     assert fill.calls == 1
     assert torch.equal(tensors["sums"], torch.arange(4, dtype=torch.float64))
     assert "states: the cache in" in (said := capsys.readouterr().err)
     assert "is damaged and is made anew" in said
-    stored(tmp_path, KEY, WANTED, fill, name="states")
+    cache_tensors(tmp_path, KEY, WANTED, fill, name="states")
     assert fill.calls == 1
 
 
 @pytest.mark.parametrize("name", ["meta.json", "states.bin"])
 def test_a_missing_or_shortened_file_is_detected(name, tmp_path):
     for damage in (lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-1])):
-        stored(tmp_path, KEY, WANTED, Filler(), name="states")
+        cache_tensors(tmp_path, KEY, WANTED, Filler(), name="states")
         (path,) = tmp_path.rglob(name)
         damage(path)
         fill = Filler()
-        stored(tmp_path, KEY, WANTED, fill, name="states")
+        cache_tensors(tmp_path, KEY, WANTED, fill, name="states")
         assert fill.calls == 1
 
 
@@ -97,19 +97,19 @@ def test_an_interrupted_writing_leaves_nothing_that_is_taken_for_whole(tmp_path)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stored(tmp_path, KEY, WANTED, interrupted, name="states")
+        cache_tensors(tmp_path, KEY, WANTED, interrupted, name="states")
     assert files(tmp_path) == []
     fill = Filler()
-    stored(tmp_path, KEY, WANTED, fill, name="states")
+    cache_tensors(tmp_path, KEY, WANTED, fill, name="states")
     assert fill.calls == 1
 
 
 def test_what_a_killed_writing_left_is_cleaned_up(tmp_path):
-    stored(tmp_path, KEY, WANTED, Filler(), name="states")
+    cache_tensors(tmp_path, KEY, WANTED, Filler(), name="states")
     (whole,) = tmp_path.rglob("tensors")
     whole.rename(whole.with_name(".tmp-0123"))  # killed before the last rename
     fill = Filler()
-    stored(tmp_path, KEY, WANTED, fill, name="states")
+    cache_tensors(tmp_path, KEY, WANTED, fill, name="states")
     assert fill.calls == 1
     assert len(files(tmp_path)) == 3
 
@@ -117,12 +117,12 @@ def test_what_a_killed_writing_left_is_cleaned_up(tmp_path):
 def test_a_full_disk_is_told_before_anything_is_computed(tmp_path):
     fill = Filler()
     with pytest.raises(UserError, match="not enough disk space"):
-        stored(tmp_path, KEY, {"states": Stored((1 << 50, 8), torch.float64)}, fill, name="states")
+        cache_tensors(tmp_path, KEY, {"states": TensorSpec((1 << 50, 8), torch.float64)}, fill, name="states")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # as a quota would
     try:
         with pytest.raises(UserError, match="file too large"):
-            stored(tmp_path, KEY, {"states": Stored((1000,), torch.float64)}, fill, name="states")
+            cache_tensors(tmp_path, KEY, {"states": TensorSpec((1000,), torch.float64)}, fill, name="states")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert fill.calls == 0
@@ -138,7 +138,7 @@ def test_two_that_want_the_same_wait_for_one(tmp_path):
         tensors["sums"].fill_(1)
 
     runs = [
-        threading.Thread(target=stored, args=(tmp_path, KEY, WANTED, slow), kwargs={"name": "states"})
+        threading.Thread(target=cache_tensors, args=(tmp_path, KEY, WANTED, slow), kwargs={"name": "states"})
         for _ in range(3)
     ]
     for run in runs:
@@ -149,20 +149,20 @@ def test_two_that_want_the_same_wait_for_one(tmp_path):
 
 
 def test_a_change_in_what_was_read_does_not_reach_the_file(tmp_path):
-    stored(tmp_path, KEY, WANTED, Filler(), name="states")["sums"].zero_()
+    cache_tensors(tmp_path, KEY, WANTED, Filler(), name="states")["sums"].zero_()
     fill = Filler()
-    assert stored(tmp_path, KEY, WANTED, fill, name="states")["sums"][3] == 3
+    assert cache_tensors(tmp_path, KEY, WANTED, fill, name="states")["sums"][3] == 3
     assert fill.calls == 0
 
 
 def test_a_tensor_without_entries_is_a_tensor(tmp_path):
-    wanted = {"states": Stored((0, 3), torch.float32)}
+    wanted = {"states": TensorSpec((0, 3), torch.float32)}
     for _ in range(2):
-        assert stored(tmp_path, KEY, wanted, Filler(), name="states")["states"].shape == (0, 3)
+        assert cache_tensors(tmp_path, KEY, wanted, Filler(), name="states")["states"].shape == (0, 3)
 
 
 def test_a_scratch_tensor_has_no_name_and_is_gone_with_itself(tmp_path):
-    tensor = scratch(tmp_path / "cache", Stored((3, 4), torch.bfloat16))
+    tensor = temporary_tensor(tmp_path / "cache", TensorSpec((3, 4), torch.bfloat16))
     tensor[1] = torch.arange(4).bfloat16()
     assert tensor[1].tolist() == [0, 1, 2, 3]
     assert list((tmp_path / "cache").iterdir()) == []
@@ -176,5 +176,5 @@ def test_a_scratch_tensor_has_no_name_and_is_gone_with_itself(tmp_path):
 
 def test_a_scratch_tensor_that_the_disk_cannot_hold_is_refused(tmp_path):
     with pytest.raises(UserError, match="not enough disk space"):
-        scratch(tmp_path, Stored((2**40, 2**10), torch.float32))
+        temporary_tensor(tmp_path, TensorSpec((2**40, 2**10), torch.float32))
     assert list(tmp_path.iterdir()) == []

@@ -11,8 +11,8 @@ from typing import Any
 
 from mari_cli import config
 from mari_cli.errors import UserError, nearest
-from mari_cli.typed import is_path, shell_word, unquoted
-from mari_cli.written import BEGIN
+from mari_cli.launch.typed import is_path, shell_word, unquoted
+from mari_cli.launch.yaml_files import BEGIN
 
 LIST_KEYS = "`mari config show` lists every key with its value"
 TYPES = {

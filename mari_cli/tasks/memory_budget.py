@@ -17,7 +17,7 @@ from mari_cli.train.step import Group
 C = TypeVar("C", bound=OptimConfig)
 
 
-def settled(
+def fit_to_memory(
     lm: LanguageModel, config: C, objective: Objective, items_at: Callable[[int], Group], steps: int
 ) -> C:
     """``config`` with the cheapest settings that fit its memory, and ``lm`` ready for them. Says what was

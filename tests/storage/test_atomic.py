@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from mari_cli.errors import UserError
-from mari_cli.runs import (
+from mari_cli.storage.atomic import (
     atomic_directory,
     atomic_write_bytes,
-    atomic_write_json,
     atomic_write_text,
-    check_disk,
     recover,
     retold_disk_errors,
 )
+from mari_cli.storage.json_files import atomic_write_json
+from mari_cli.storage.room_on_disk import check_disk
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import mari_cli
-from mari_cli.runs import content_hash, directory_hash, environment, file_hash
+from mari_cli.storage.environment import describe_environment
+from mari_cli.storage.hashing import content_hash, directory_hash, file_hash
 
 
 def git(directory: Path, *arguments: str) -> str:
@@ -25,7 +26,7 @@ def test_the_environment_names_versions_and_device_but_no_host_or_user(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MARI_TEST_SECRET", "a-secret-of-the-environment")
-    found = environment(device={"device": "cpu"})
+    found = describe_environment(device={"device": "cpu"})
     assert found["mari"] == mari_cli.__version__
     assert {"torch", "transformers", "numpy"} <= set(found["packages"])
     assert found["device"] == {"device": "cpu"}
@@ -40,27 +41,27 @@ def test_the_commit_of_the_current_project_is_named_and_whether_it_was_changed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     git(tmp_path, "init")
-    assert environment()["git"] is None  # no commit yet
+    assert describe_environment()["git"] is None  # no commit yet
     (tmp_path / "a.txt").write_text("1")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "first")
     (tmp_path / "untracked.txt").touch()
-    assert environment()["git"] == {"commit": git(tmp_path, "rev-parse", "HEAD"), "dirty": False}
+    assert describe_environment()["git"] == {"commit": git(tmp_path, "rev-parse", "HEAD"), "dirty": False}
     (tmp_path / "a.txt").write_text("2")
-    assert environment()["git"]["dirty"] is True
+    assert describe_environment()["git"]["dirty"] is True
 
 
 def test_the_environment_is_quiet_where_git_is_not_installed(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert environment()["git"] is None
+    assert describe_environment()["git"] is None
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_run_can_be_handled_with_the_standard_library_alone() -> None:
     project = Path(mari_cli.__file__).parents[1]
-    without_site_packages = [sys.executable, "-S", "-c", "import mari_cli.runs"]
+    without_site_packages = [sys.executable, "-S", "-c", "import mari_cli.storage.run"]
     done = subprocess.run(without_site_packages, cwd=project, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -13,13 +13,15 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from mari_cli import runs
 from mari_cli.begun import refuse_changed, versions
 from mari_cli.config import RunConfig, to_plain
 from mari_cli.errors import UserError
+from mari_cli.launch.typed import is_path
 from mari_cli.places import place
-from mari_cli.runs import CONFIG, SWEEP
-from mari_cli.typed import is_path
+from mari_cli.storage import atomic, hashing, json_files
+from mari_cli.storage.layout import CONFIG, SWEEP
+from mari_cli.storage.locks import hold
+from mari_cli.storage.run import now
 
 JOBS = "jobs"
 WRITTEN = ("out", "cache")
@@ -35,7 +37,7 @@ def refuse_existing(directory: Path) -> None:
         return
     hint = "choose another with `out=`"
     if (directory / SWEEP).is_file():
-        with held(directory):  # refused where the sweep is going on
+        with hold_sweep(directory):  # refused where the sweep is going on
             hint = (
                 f"go on with the sweep in it: `mari sweep --resume {shlex.quote(str(directory))}`; or {hint}"
             )
@@ -59,23 +61,23 @@ def begin(
     """
     refuse_existing(directory)
     try:
-        with runs.atomic_directory(directory) as scratch:
+        with atomic.atomic_directory(directory) as scratch:
             entries = []
             for number, (job, text) in enumerate(zip(jobs, texts, strict=True)):
                 file = scratch / JOBS / str(number) / CONFIG
-                runs.atomic_write_text(file, text)
-                entries.append({**job, "sha256": runs.file_hash(file)})
+                atomic.atomic_write_text(file, text)
+                entries.append({**job, "sha256": hashing.file_hash(file)})
             about = {
                 "schema_version": 1,
                 "task": task,
                 "command": list(command),
-                "created": runs.now(),
+                "created": now(),
                 "launcher": list(launcher),
                 "versions": _versions(configs),
                 "named": _named(configs),
                 "jobs": entries,
             }
-            runs.atomic_write_json(scratch / SWEEP, about)
+            json_files.atomic_write_json(scratch / SWEEP, about)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             refuse_existing(directory)  # somebody else was faster
@@ -85,9 +87,9 @@ def begin(
         ) from error
 
 
-def held(directory: Path) -> AbstractContextManager[None]:
+def hold_sweep(directory: Path) -> AbstractContextManager[None]:
     """Nobody else may go on with the sweep as long as this lasts."""
-    return runs.held(directory / SWEEP, f"sweep `{directory}`")
+    return hold(directory / SWEEP, f"sweep `{directory}`")
 
 
 def read(directory: Path) -> dict[str, Any]:
@@ -96,14 +98,14 @@ def read(directory: Path) -> dict[str, Any]:
         raise UserError(
             f"`{directory}` is no sweep: it has no `{SWEEP}`", "give the directory that `mari sweep` made"
         )
-    about = runs.read_object(directory / SWEEP)
+    about = json_files.read_object(directory / SWEEP)
     if missing := _missing(about, FIELDS):
-        raise runs.damaged(directory / SWEEP, f"it has no `{missing}`")
+        raise json_files.damaged(directory / SWEEP, f"it has no `{missing}`")
     for number, job in enumerate(about["jobs"]):
         if not isinstance(job, dict) or _missing(job, JOB):
-            raise runs.damaged(directory / SWEEP, f"job {number} is not as it was written")
+            raise json_files.damaged(directory / SWEEP, f"job {number} is not as it was written")
         file = job_directory(directory, number) / CONFIG
-        if runs.path_hash(file) != job["sha256"]:
+        if hashing.path_hash(file) != job["sha256"]:
             raise UserError(
                 f"`{file}` is not what sweep `{directory}` was begun with",
                 "a sweep goes on as it began: put the file back, or start a new sweep to change something",
@@ -145,7 +147,7 @@ def _named(configs: Sequence[RunConfig]) -> dict[str, str]:
 def _place_hash(path: Path) -> str:
     """A run stands for its model."""
     checkpoint = path / "checkpoint"
-    return runs.path_hash(checkpoint if checkpoint.is_dir() else path)
+    return hashing.path_hash(checkpoint if checkpoint.is_dir() else path)
 
 
 def _places(section: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -1,0 +1,55 @@
+"""What the words of `mari evaluate` mean: a model, logs of evaluations that others have run, or KEY=VALUE."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mari_cli.errors import UserError
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What is evaluated, and how."""
+
+    model: str | None
+    overrides: Sequence[str]
+
+
+def read_words(
+    model: str | None, overrides: Sequence[str], logs: Sequence[Path], **others: Path | None
+) -> Evaluated:
+    """``model`` is the first word, ``overrides`` the words after it, ``logs`` those of `--from-log`, whose
+    further words are logs too; ``others`` by their key, as `gold_log`."""
+    if logs:
+        words = [*([model] if model else []), *overrides]
+        more = [word for word in words if Path(word).exists()]
+        logs, words = [*logs, *map(Path, more)], [word for word in words if word not in more]
+        model, overrides = (words[0], words[1:]) if words and "=" not in words[0] else (None, words)
+    if model is not None and "=" in model and not Path(model).exists():  # no model, but the first KEY=VALUE
+        overrides, model = [model, *overrides], None
+    return Evaluated(model, [*_of_logs(model, logs, **others), *overrides])
+
+
+def _of_logs(model: str | None, logs: Sequence[Path], **others: Path | None) -> list[str]:
+    """What `--from-log`, `--gold-log` and `--target-log` say, as overrides."""
+    beside = [f"{name}={_text(path)}" for name, path in others.items() if path is not None]
+    if not logs:
+        return beside
+    if model is not None:
+        raise UserError(
+            f"`{model}` and `--from-log` at once: the numbers come from a model or from a log",
+            f"leave out one of them; a further log must be there, and there is no file `{model}`",
+        )
+    [first, *more] = logs
+    paths = [_text(log) for log in logs]
+    name = f"{len(paths)} logs" if more else first.stem if first.suffix else first.name
+    listed = f"[{','.join(paths)}]" if more else paths[0]
+    return [f"from_log={listed}", f"model.name={_text(name)}", *beside]
+
+
+def _text(path: Path | str) -> str:
+    """A path that looks like a number, or like `null`, is a text all the same."""
+    from mari_cli.launch.typed import quote
+
+    quoted = quote(str(path))
+    return quoted if quoted.startswith("'") else f"'{quoted}'"

@@ -1,0 +1,44 @@
+"""What a command prints when its task has ended: a table, what cannot be told apart, and a path."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from mari_cli.cli.door import note
+
+if TYPE_CHECKING:
+    from mari_cli.config import RunConfig
+    from mari_cli.tasks.compare import Compared
+
+
+def show(config: "RunConfig", result: Any, *, json: bool = False) -> None:
+    """The result of one run, or, of several logs, a table of all; ``json``: its file, word for word.
+
+    An empty result is that of a process whose part another one shows.
+    """
+    from mari_cli.cli import tables
+
+    if not result:
+        return
+    out = Path(config.out)
+    several = "logs" in result  # of evaluations that others have run
+    if json:
+        file = out / ("results.json" if several else "result.json")
+        typer.echo(file.read_text(encoding="utf-8"), nl=False)
+        return
+    tables.print_grid(tables.of_logs(result["logs"]) if several else tables.of_run(result))
+    typer.echo(out / "report.html" if (out / "report.html").exists() else out)
+
+
+def show_comparison(found: "Compared") -> None:
+    """How far two models are apart, and what of several the data cannot tell apart."""
+    from mari_cli.cli import tables
+
+    for warning in found.warnings:
+        note(f"warning: {warning[:1].lower()}{warning[1:].rstrip('.')}")
+    if found.pair:
+        typer.echo()
+        tables.print_grid(tables.of_differences(found.pair, found.differences))
+    if found.not_separable:
+        typer.echo(f"\n{found.not_separable}\n")

@@ -1,0 +1,106 @@
+"""What a command is to compose: its configuration, and what the words on the command line imply."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mari_cli.launch.groups import CONF
+from mari_cli.launch.typed import as_meant, quote, unquoted
+from mari_cli.places import is_there, place
+
+CORPORA = ("forget", "retain", "holdout")
+SCRATCH = "gpt2_tiny"
+"""The default model, which is built and trained from nothing."""
+RUN_OPTION = "_run"
+"""The option under which the sections of a run that is evaluated stand in their groups."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A command's config: the primary of ``task`` or a file of the user's, and overrides of it."""
+
+    task: str
+    overrides: Sequence[str] = ()
+    file: Path | None = None
+    model: str | None = None
+    """What `evaluate` measures: a model, or a run, whose corpora it then takes too."""
+
+    @property
+    def primary(self) -> str:
+        return self.file.stem if self.file else self.task
+
+    @property
+    def arguments(self) -> list[str]:
+        """Every override for Hydra, weakest first: of two for one key the later one holds."""
+        search_path = [f"hydra.searchpath=[pkg://{CONF}]"] if self.file else []
+        overrides = [as_meant(override) for override in self.overrides]
+        chosen = [*self._subject(), *([] if self.file else implied_choices(self.overrides)), *overrides]
+        gentle = [] if self.file else trained_model_choices(chosen, self.task)
+        return [*search_path, *gentle, *chosen]
+
+    @property
+    def command(self) -> list[str]:
+        """What to type to get this run again."""
+        file = ["-c", str(self.file)] if self.file else []
+        return ["mari", self.task, *([self.model] if self.model else []), *file, *self.overrides]
+
+    def _subject(self) -> list[str]:
+        if self.model is None:
+            return []
+        if is_run(Path(self.model)):
+            return [f"{section}={RUN_OPTION}" for section in ("model", *CORPORA)]
+        return [
+            "model=pretrained",
+            f"model.path={quote(self.model)}",
+            f"model.name={quote(label_of(self.model))}",
+        ]
+
+
+def implied_choices(overrides: Sequence[str]) -> list[str]:
+    """Group options that a path leaves no doubt about, so that nobody needs to type them.
+
+    `model.path=X` means `model=pretrained`; `forget.path=X` means `forget=text` for a .txt file or a folder
+    with some, else `forget=jsonl`; the same for retain and holdout. With a `retain.path` of its own, a text
+    to forget is not cut in two.
+    """
+    given = dict(override.partition("=")[::2] for override in overrides)
+    implied: dict[str, str] = {}
+    if (path := given.get("model.path", "null")) != "null" and "model" not in given:
+        implied["model"] = "pretrained"
+        # one path, not a sweep over several
+        if (whole := unquoted(path)) != path or is_there(path) or not re.search(r"[,()\[\]{}$]", path):
+            implied["model.name"] = quote(label_of(whole))
+    for corpus in CORPORA:
+        if (path := given.get(f"{corpus}.path", "null")) != "null" and corpus not in given:
+            implied[corpus] = "text" if _is_text(unquoted(path)) else "jsonl"
+    if "retain.path" in given and (given.get("forget") or implied.get("forget")) == "text":
+        implied["forget.fraction"] = "null"
+    return [f"{key}={value}" for key, value in implied.items()]
+
+
+def trained_model_choices(overrides: Sequence[str], task: str) -> list[str]:
+    """Any model but the default comes trained, and is trained on gently: not as one from scratch is."""
+    given = dict(override.partition("=")[::2] for override in overrides)
+    if given.get("model", SCRATCH) == SCRATCH:
+        return []
+    gentle = {
+        "unlearn": {"train": "unlearn", "train@finetune": "finetune"},
+        "finetune": {"train": "finetune"},
+    }
+    return [f"{key}={value}" for key, value in gentle.get(task, {}).items() if key not in given]
+
+
+def label_of(path: str) -> str:
+    """A model's name in tables, from its path or hub id."""
+    return Path(path).name or path
+
+
+def _is_text(path: str) -> bool:
+    folder = place(path)
+    return path.endswith(".txt") or (os.path.isdir(folder) and any(folder.glob("*.txt")))
+
+
+def is_run(path: Path) -> bool:
+    return os.path.isfile(place(path) / "config.yaml")

@@ -1,0 +1,129 @@
+"""From what Hydra composed to the dataclasses of a run: what makes no sense is refused here."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mari_cli.config import RunConfig
+from mari_cli.errors import UserError
+from mari_cli.launch.experiment import Experiment
+from mari_cli.launch.hydra_errors import explain, impossible_value, unknown_key
+from mari_cli.launch.typed import is_path
+from mari_cli.launch.values import leaves, refuse_senseless
+from mari_cli.launch.yaml_files import BEGIN
+from mari_cli.places import check_length, place
+
+MOST_COPIES = 1000
+"""Of one value, that references to it may make: they multiply where one refers to another."""
+
+
+def parse(cfg: DictConfig, experiment: Experiment | None = None) -> RunConfig:
+    """The dataclasses of a composed config; what composition lets through but makes no sense is refused."""
+    if not describes_a_run(cfg):
+        raise UserError(
+            f"`{experiment.file if experiment else cfg}` does not describe a run",
+            BEGIN,
+        )
+    kind = OmegaConf.get_type(cfg)
+    assert kind is not None
+    task = kind.task
+    for key, section in _surplus(cfg):
+        raise unknown_key(key, section, task)
+    for key in missing_keys(cfg):
+        raise UserError(f"`{key}` is not set", f"set it: `{key}=…`")
+    _settle_paths(cfg)
+    try:
+        refuse_senseless(_resolved(cfg), free=[key for key, node, _ in _nodes(cfg) if _is_free(node)])
+        parsed = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise explain(error, task) from error
+    except ValueError as error:
+        refused = _refused_section(cfg)
+        schema = OmegaConf.get_type(cfg._get_node(refused)) if refused else kind
+        raise impossible_value(error, refused, schema) from error
+    assert isinstance(parsed, RunConfig)
+    return parsed
+
+
+def describes_a_run(cfg: DictConfig) -> bool:
+    kind = OmegaConf.get_type(cfg)
+    return is_dataclass(kind) and issubclass(kind, RunConfig)
+
+
+def _is_free(node: Any) -> bool:
+    """Whether a section takes any keys, as `model.architecture`."""
+    return OmegaConf.is_dict(node) and not is_dataclass(OmegaConf.get_type(node))
+
+
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    copies = math.prod(
+        max(1, value.count("${"))
+        for _, value in leaves(unresolved(cfg), built=True)
+        if isinstance(value, str)
+    )
+    if copies > MOST_COPIES:
+        raise UserError(
+            f"the references `${{…}}` of this configuration make more than {MOST_COPIES} copies of a value",
+            "write the value where it is wanted",
+        )
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def unresolved(cfg: DictConfig) -> Any:
+    return OmegaConf.to_container(cfg, resolve=False)
+
+
+def _nodes(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any, type | None]]:
+    """Every key with its node, unresolved, and the type of the section it is in."""
+    for key in cfg:
+        node = cfg._get_node(key)
+        yield f"{prefix}{key}", node, OmegaConf.get_type(cfg)
+        if OmegaConf.is_dict(node) and not (
+            node._is_none() or node._is_missing() or node._is_interpolation()
+        ):
+            yield from _nodes(node, f"{prefix}{key}.")
+
+
+def _surplus(cfg: DictConfig) -> Iterator[tuple[str, type]]:
+    """Keys that `+KEY=VALUE` has added to a schema that does not have them."""
+    for key, _, section in _nodes(cfg):
+        if (
+            section
+            and is_dataclass(section)
+            and key.rpartition(".")[2] not in {f.name for f in fields(section)}
+        ):
+            yield key, section
+
+
+def _settle_paths(cfg: DictConfig) -> None:
+    """Put the home directory into `out`, which other paths get where they are read; refuse every path that no
+    file can have."""
+    for key, node, section in list(_nodes(cfg)):
+        if not (is_path(key) and is_dataclass(section)) or node._is_none() or node._is_interpolation():
+            continue
+        if isinstance(path := node._value(), str):
+            check_length(key, path)
+            if key == "out" and path:  # `Path("")` would be the directory of the call
+                OmegaConf.update(cfg, key, str(place(path)))
+
+
+def missing_keys(cfg: DictConfig) -> Iterator[str]:
+    """Keys that must be set and are not; ``OmegaConf.missing_keys`` would resolve interpolations and fail."""
+    return (key for key, node, _ in _nodes(cfg) if node._is_missing())
+
+
+def _refused_section(cfg: DictConfig) -> str | None:
+    """The section whose values alone are refused; None where it takes several to contradict each other."""
+    for key in cfg:
+        if OmegaConf.is_dict(section := cfg._get_node(key)):
+            try:
+                OmegaConf.to_object(section)
+            except ValueError:
+                return str(key)
+    return None

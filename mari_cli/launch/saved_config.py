@@ -1,0 +1,87 @@
+"""The configuration that a run wrote: read back as it was, or offered as options of another run."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mari_cli import config
+from mari_cli.config import RunConfig
+from mari_cli.errors import UserError
+from mari_cli.launch.experiment import CORPORA, RUN_OPTION, is_run, label_of
+from mari_cli.launch.hydra_errors import explain
+from mari_cli.launch.parse import parse
+
+TASKS = ("unlearn", "finetune", "evaluate")
+
+
+def load_run_config(run: Path) -> RunConfig:
+    """The config of the run in a directory, from its `config.yaml`: resolved, so nothing is composed.
+
+    It names its task, and each section of several kinds its own.
+    """
+    if not is_run(run):
+        raise UserError(
+            f"`{run}` is no run directory: it has no `config.yaml`",
+            "`mari runs list` shows the runs there are",
+        )
+    try:
+        data = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    except yaml.YAMLError as error:
+        raise explain(error, "unlearn") from error
+    assert isinstance(data, dict)
+    tasks = {task: config.SCHEMAS[task] for task in TASKS}
+    task = _kind(data, "task", tasks, run)
+    cfg = OmegaConf.structured(tasks[task])
+    for key, section in data.items():
+        group = config.kinds_of(str(key))
+        if not group or key == "train" or not isinstance(section, dict):
+            continue
+        if key == "suite" and "protocol" in section:  # the key's name in earlier versions
+            section["kind"] = section.pop("protocol")
+        cfg[key] = group[_kind(section, "kind", group, run)]
+    try:
+        merged = OmegaConf.merge(cfg, data)
+    except OmegaConfBaseException as error:
+        raise explain(error, task) from error
+    assert isinstance(merged, DictConfig)
+    return parse(merged)
+
+
+def _kind(data: dict[Any, Any], word: str, group: dict[str, type], run: Path) -> str:
+    """The kind that ``data`` names under ``word``. Where it was saved before sections named theirs: the kind
+    with its keys, or else the smallest that has them all; of several such the one of its label, which then
+    still chose."""
+    sizes = {
+        kind: len(fields(schema))
+        for kind, schema in group.items()
+        if set(data) <= {field.name for field in fields(schema)} and data.get(word) in (None, kind)
+    }
+    if not sizes:
+        raise UserError(
+            f"`{run / 'config.yaml'}` has keys that this version does not know",
+            "it was written by another version of mari, or by hand",
+        )
+    smallest = [kind for kind, size in sizes.items() if size == min(sizes.values())]
+    return str(data["name"]) if data.get("name") in smallest else smallest[0]
+
+
+def register_run(run: Path) -> None:
+    """Offer the sections of ``run`` as options of their groups; its checkpoint is the model."""
+    cfg = load_run_config(run)
+    model = replace(
+        cfg.model,
+        name=label_of(str(run)),
+        path=str(run),
+        revision=None,
+        architecture=None,
+        tokenizer=None,
+        lora=config.LoraConfig(),
+    )
+    sections = {"model": model, **{corpus: getattr(cfg, corpus) for corpus in CORPORA}}
+    for group, node in sections.items():
+        ConfigStore.instance().store(name=RUN_OPTION, node=node, group=group, package=group)

@@ -1,0 +1,171 @@
+"""A session of Hydra in which our configurations are composed, and nothing is set that a user may not set."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra._internal.core_plugins.file_config_source import FileConfigSource as HydraFiles
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mari_cli import config
+from mari_cli.errors import UserError
+from mari_cli.launch.experiment import Experiment, is_run
+from mari_cli.launch.groups import CONF, conf_folder
+from mari_cli.launch.hydra_errors import explain
+from mari_cli.launch.parse import unresolved
+from mari_cli.launch.saved_config import register_run
+from mari_cli.launch.values import DEEPEST, leaves
+from mari_cli.launch.yaml_files import check_file, check_yaml
+from mari_cli.places import place
+
+# Hydra 1.4 deprecates the parameter, 1.3 warns without it.
+_VERSION: dict[str, Any] = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}
+
+
+class FileConfigSource(HydraFiles):
+    """Hydra's way to files, each of which is looked at before it is loaded: a user wrote it. It has the
+    name of Hydra's own, which in the processes of a launcher leaves it in its place."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        file = Path(self.path, self._normalize_file_name(config_path))
+        check_yaml(file)
+        found = super().load_config(config_path)
+        if OmegaConf.is_dict(found.config) and OmegaConf.select(found.config, "hydra.searchpath") is not None:
+            raise _not_ours("hydra.searchpath")  # Hydra would look there before anybody can look at it
+        return found
+
+
+def register() -> None:
+    """Make the schemas known to Hydra as ``schema/NAME``, apart from the options that users choose from."""
+    Plugins.instance()  # which registers Hydra's own sources
+    SourcesRegistry.instance().types["file"] = FileConfigSource
+    store = ConfigStore.instance()
+    for name, schema in config.SCHEMAS.items():
+        group, _, option = f"schema/{name}".rpartition("/")
+        store.store(name=option, node=schema, group=group)
+
+
+@contextmanager
+def session(experiment: Experiment) -> Iterator[Any]:
+    """Hydra's controller, with our configs on its search path; its errors are retold.
+
+    Nothing of ours may raise inside: an error of a task's must not pass for one of its config.
+    """
+    register()
+    if experiment.file:
+        _check_file(experiment.file)
+        check_yaml(experiment.file)
+        scope: Any = hydra.initialize_config_dir(
+            str(experiment.file.parent.resolve()), job_name="mari", **_VERSION
+        )
+    else:
+        scope = hydra.initialize_config_module(CONF, job_name="mari", **_VERSION)
+    if experiment.model and is_run(Path(experiment.model)):
+        register_run(place(experiment.model))
+    with scope:
+        try:
+            yield GlobalHydra.instance().hydra
+        except UserError:
+            raise
+        except RecursionError:
+            raise UserError(
+                f"`{experiment.file or experiment.task}` builds on itself",
+                "it, or a file beside it, is named as one that it builds on, as `unlearn.yaml`: rename it",
+            ) from None
+        # the last two are what OmegaConf raises where fields are set of a section that is null
+        except (
+            HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, AttributeError, AssertionError
+        ) as error:  # fmt: skip
+            raise explain(error, experiment.task) from error
+
+
+@contextmanager
+def compose_with_hydra(experiment: Experiment) -> Iterator[Any]:
+    """A session in which Hydra composes, and nothing else is done: what it stumbles over, somebody wrote."""
+    _check_overrides(experiment.overrides)
+    with session(experiment) as controller:
+        try:
+            yield controller
+        except (TypeError, AttributeError, LookupError, AssertionError, ArithmeticError) as error:
+            raise explain(error, experiment.task) from error
+
+
+_BRACKETS = re.compile(r"[\[\]{}()]")
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse what Hydra's grammar would take a stack for, and an option that is no name."""
+    for override in overrides:
+        if override.lstrip("+~").startswith("hydra.searchpath"):  # Hydra would follow it while it composes
+            raise _not_ours("hydra.searchpath")
+        level = 0
+        for bracket in _BRACKETS.findall(override):
+            level += 1 if bracket in "[{(" else -1
+            if level > DEEPEST:
+                raise UserError(
+                    f"`{override[:40]}…` is nested more than {DEEPEST} levels deep",
+                    "no key of a run is: mend it",
+                )
+        key, _, value = override.partition("=")
+        group = key.lstrip("+").partition("@")[0]
+        if (
+            (conf_folder() / group).is_dir()
+            and re.fullmatch(r"\s*[\[{].*[\]}]\s*", value, re.DOTALL)
+            and "/" not in group
+            and group
+        ):
+            raise UserError(
+                f"`{group}` takes the name of one option, got `{value}`",
+                f"`mari config list {group}` names them",
+            )
+
+
+_ALLOWED = ("hydra.launcher.", "hydra.sweeper.params.")
+"""Keys of Hydra's that a user may set: how a launcher starts jobs, and what is swept over."""
+_BY_RUN = (
+    *("hydra.runtime.", "hydra.overrides.", "hydra.mode", "hydra.searchpath"),
+    *(f"hydra.job.{key}" for key in ("name", "config_name", "override_dirname", "id", "num")),
+)
+"""Keys of Hydra's that follow from the run; a search path of the user's is refused before it is followed."""
+
+
+def check_hydra(found: Sequence[DictConfig], experiment: Experiment) -> None:
+    """Refuse what a user has set of Hydra's own keys, besides the allowed ones: some name a directory to
+    write in, some a Python object to build. They are compared with what Hydra has when nobody sets any."""
+    if not (experiment.file or any("hydra" in override for override in experiment.overrides)):
+        return
+    launcher = str(found[0].runtime.choices["hydra/launcher"])
+    plain = Experiment(experiment.task, [f"hydra/launcher={launcher}"])
+    with compose_with_hydra(plain):
+        expected = hydra.compose(plain.primary, plain.arguments, return_hydra_config=True).hydra
+    for ours in found:
+        theirs = dict(leaves(unresolved(expected), "hydra", built=True))
+        given = dict(leaves(unresolved(ours), "hydra", built=True))
+        for key in [*given, *theirs]:
+            allowed = key.startswith((*_ALLOWED, *_BY_RUN)) and not re.search(r"\._\w+_(\.|$)", key)
+            if not allowed and given.get(key) != theirs.get(key):
+                raise _not_ours(key)
+
+
+def _not_ours(key: str) -> UserError:
+    hint = "of Hydra's keys, `hydra/launcher`, `hydra.launcher.KEY` and `hydra.sweeper.params` can be set"
+    if key.endswith(".dir") or key.startswith("hydra.output"):
+        hint = "`out=DIR` says where a run or a sweep is written"
+    return UserError(f"`{key}` cannot be set", hint)
+
+
+def _check_file(file: Path) -> None:
+    check_file(file)
+    if file.suffix != ".yaml":
+        raise UserError(f"`{file}` is not a .yaml file", "Hydra reads only files whose name ends in `.yaml`")

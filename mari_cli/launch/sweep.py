@@ -1,0 +1,223 @@
+"""Every combination of `KEY=A,B,…`: composed and checked at once, then run one by one through a launcher."""
+
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from mari_cli import config
+from mari_cli.config import RunConfig
+from mari_cli.errors import UserError
+from mari_cli.launch import saved_sweep
+from mari_cli.launch.experiment import Experiment
+from mari_cli.launch.groups import conf_folder
+from mari_cli.launch.parse import parse
+from mari_cli.launch.run import interruptible, require_resumable, run
+from mari_cli.launch.saved_config import load_run_config
+from mari_cli.launch.session import check_hydra, compose_with_hydra, session
+from mari_cli.launch.typed import quote
+from mari_cli.options import PreparedRun, RunOptions, Task
+from mari_cli.storage.layout import RUN
+from mari_cli.storage.run import Run, now
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A job of a sweep that ended in an error."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """One combination of a sweep, composed and checked."""
+
+    number: int
+    overrides: tuple[str, ...]
+    varied: dict[str, str]
+    """What sets this job apart: the overrides that differ from job to job."""
+    config: RunConfig
+    command: list[str]
+
+    @property
+    def out(self) -> Path:
+        return Path(self.config.out)
+
+    @property
+    def label(self) -> str:
+        return " ".join(f"{key}={value}" for key, value in self.varied.items()) or self.config.out
+
+
+@dataclass(frozen=True)
+class PlannedSweep:
+    """Every job of a sweep, before the first has started."""
+
+    experiment: Experiment
+    task: str
+    directory: Path
+    jobs: tuple[SweepJob, ...]
+    resumed: bool = False
+
+
+@dataclass(frozen=True)
+class _GuardedTask:
+    """What the launcher calls for each job: a failure becomes a value, and the other jobs go on."""
+
+    task: Task
+    jobs: tuple[SweepJob, ...]
+    """Those that are launched."""
+    total: int
+
+    def __call__(self, cfg: DictConfig) -> Any:
+        job = self.jobs[HydraConfig.get().job.num]
+        assert tuple(HydraConfig.get().overrides.task) == job.overrides, (
+            "the launcher counts jobs differently"
+        )
+        print(f"job {job.number + 1} of {self.total}: {job.label}", file=sys.stderr, flush=True)
+        try:
+            options = RunOptions(job.command, resume=(job.out / RUN).is_file())
+            return run(self.task, PreparedRun(job.config, options))
+        except UserError as error:
+            return Failed(f"{error} ({error.hint})" if error.hint else str(error))
+        except Exception as error:  # whatever it is, the sweep goes on and reports it
+            traceback.print_exc()
+            return Failed(f"{type(error).__name__}: {error}")
+
+
+def plan(experiment: Experiment) -> PlannedSweep:
+    """Compose and check every combination, so that a typo in the last one does not wait for the first to end.
+
+    Without `-c` the jobs are of the experiment's task; a file says itself what it describes.
+    """
+    with compose_with_hydra(experiment) as controller:
+        loader = controller.config_loader
+        master = controller.compose_config(
+            config_name=experiment.primary,
+            overrides=experiment.arguments,
+            run_mode=RunMode.MULTIRUN,
+            with_log_configuration=False,
+        )
+        given = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
+        given += list(master.hydra.overrides.task)
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(given)
+        combinations = [tuple(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+        composed = [loader.load_sweep_config(master, list(overrides)) for overrides in combinations]
+        directory = Path(str(composed[0].hydra.sweep.dir))
+    hydras = [master.hydra, *(cfg.hydra for cfg in composed)]
+    for cfg in composed:
+        with open_dict(cfg):
+            del cfg["hydra"]
+    configs = [parse(cfg, experiment) for cfg in composed]
+    check_hydra(hydras, experiment)
+    task = configs[0].task
+    if _out(composed[0]) != _out(
+        OmegaConf.create((conf_folder() / f"{task}.yaml").read_text(encoding="utf-8"))
+    ):  # the user has chosen one
+        directory = Path(configs[0].out)
+    saved_sweep.refuse_existing(directory)
+    jobs = []
+    for number, (overrides, varied, cfg) in enumerate(
+        zip(combinations, _varied(combinations), configs, strict=True)
+    ):
+        name = "_".join(
+            [str(number), *(f"{key.rpartition('.')[2]}={value}" for key, value in varied.items())]
+        )
+        out = directory / re.sub(r"[^\w.=+-]+", "-", name)[:100]
+        kept = [override for override in overrides if not override.startswith("out=")]
+        command = Experiment(task, kept, experiment.file).command
+        jobs.append(SweepJob(number, overrides, varied, replace(cfg, out=str(out)), command))
+    return PlannedSweep(experiment, task, directory, tuple(jobs))
+
+
+def take_up(directory: Path, launcher: Sequence[str] = ()) -> PlannedSweep:
+    """The sweep in a directory, to go on with: finished jobs stay, cut ones go on, the rest begin.
+
+    ``launcher``: overrides that choose another launcher than the sweep had. That no job, and nothing that a
+    job names, has changed is checked before the first goes on.
+    """
+    about = saved_sweep.read(directory)
+    jobs = []
+    for number, job in enumerate(about["jobs"]):
+        cfg = load_run_config(saved_sweep.job_directory(directory, number))
+        cfg = replace(cfg, out=str(directory / job["name"]))
+        jobs.append(SweepJob(number, (), job["varied"], cfg, job["command"]))
+    saved_sweep.require_same(directory, about, [job.config for job in jobs])
+    with saved_sweep.hold_sweep(directory):  # refused now where it is running
+        for job in jobs:
+            if (job.out / RUN).is_file() and not Run(job.out).finished:
+                require_resumable(Run.unfinished(job.out), job.config)
+    experiment = Experiment(about["task"], list(launcher or about["launcher"]))
+    return PlannedSweep(experiment, about["task"], directory, tuple(jobs), resumed=True)
+
+
+def sweep(task: Task, planned: PlannedSweep) -> list[Any]:
+    """Run ``task`` over every job that is not finished, through the configured launcher: results or Failed,
+    in the jobs' order."""
+    if not planned.resumed:
+        _begin(planned)
+    with interruptible("sweep", str(planned.directory)), saved_sweep.hold_sweep(planned.directory):
+        results = {job.number: Run(job.out).result() for job in planned.jobs if Run(job.out).finished}
+        todo = [job for job in planned.jobs if job.number not in results]
+        results |= zip([job.number for job in todo], _launch(task, planned, todo), strict=True)
+    return [results[job.number] for job in planned.jobs]
+
+
+def _begin(planned: PlannedSweep) -> None:
+    experiment, jobs = planned.experiment, planned.jobs
+    saved_sweep.begin(
+        planned.directory,
+        task=planned.task,
+        command=["mari", "sweep", "--task", *experiment.command[1:]],
+        launcher=[key for key in experiment.overrides if is_of_launcher(key)],
+        jobs=[{"name": job.out.name, "varied": job.varied, "command": job.command} for job in jobs],
+        texts=[config.to_yaml(job.config) for job in jobs],
+        configs=[job.config for job in jobs],
+    )
+
+
+def _launch(task: Task, planned: PlannedSweep, todo: Sequence[SweepJob]) -> list[Any]:
+    if not todo:
+        return []
+    experiment, directory = planned.experiment, planned.directory
+    if planned.resumed:
+        # what is composed for each job is not what it does: it only tells the launcher how many there are
+        todo = [replace(job, overrides=(f"seed={job.number}",)) for job in todo]
+        numbers = ",".join(str(job.number) for job in todo)
+        experiment = replace(experiment, overrides=[f"seed={numbers}", *experiment.overrides])
+        directory = directory / "resumed" / now().replace(":", "-")
+    arguments = [*experiment.arguments, f"hydra.sweep.dir={quote(str(directory))}"]
+    with session(experiment) as controller:
+        batches = controller.multirun(
+            config_name=experiment.primary,
+            task_function=_GuardedTask(task, tuple(todo), len(planned.jobs)),
+            overrides=arguments,
+        )
+        return [job.return_value for batch in batches for job in batch]
+
+
+def is_of_launcher(override: str) -> bool:
+    """Whether an override is about where jobs run, not about what they do."""
+    return override.startswith(("hydra/launcher=", "hydra.launcher."))
+
+
+def _varied(combinations: Sequence[tuple[str, ...]]) -> list[dict[str, str]]:
+    """Of each job's overrides, those that not every job has."""
+    common = set(combinations[0]).intersection(*combinations[1:])
+    return [
+        dict(override.partition("=")[::2] for override in overrides if override not in common)
+        for overrides in combinations
+    ]
+
+
+def _out(cfg: Any) -> Any:
+    """`out` as it is written, unresolved."""
+    return cfg._get_node("out")._value()

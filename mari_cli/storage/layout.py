@@ -1,0 +1,8 @@
+"""Names of the files that runs and sweeps are made of."""
+
+RUN, CONFIG, METRICS, RESULT, STATE = "run.json", "config.yaml", "metrics.jsonl", "result.json", "state"
+"""Names inside a run directory; the state to resume from is removed when the run is finished."""
+SWEEP = "sweep.json"
+"""What makes a directory a sweep (launch/saved_sweep.py)."""
+INPUTS = "inputs.json"
+"""What the run was begun with (begun.py): in the directory from its first moment on, and never changed."""

@@ -1,0 +1,41 @@
+"""Whether a disk can take what a run is going to write; asked before the run begins."""
+
+import os
+import shutil
+from pathlib import Path
+
+from mari_cli.errors import UserError, size
+from mari_cli.places import LONGEST_NAME, longest_name
+
+
+def check_disk(path: Path, needed_bytes: int) -> None:
+    """Refuse to start what the disk under ``path`` (which need not exist yet) cannot hold."""
+    there = next(parent for parent in [path.absolute(), *path.absolute().parents] if parent.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed_bytes:
+        raise UserError(
+            f"not enough disk space: `{path}` needs {size(needed_bytes)}, {size(free)} free",
+            "free some space, or choose another disk with `out=` and `cache=`",
+        )
+
+
+def require_writable(path: Path, key: str) -> None:
+    """Refuse a file to be written, given as ``key``, that is there already or could not be made."""
+    try:
+        if os.path.lexists(path):
+            what = "is a directory" if path.is_dir() else "exists already"
+            raise UserError(f"report `{path}` {what}", "choose a file that does not exist yet")
+        longest = longest_name(path.absolute().parts)
+        there = next(parent for parent in path.absolute().parents if parent.exists())
+        if longest <= LONGEST_NAME and there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+            return
+        reason = (
+            "a name in it is too long"
+            if longest > LONGEST_NAME
+            else f"`{there}` is no directory"
+            if not there.is_dir()
+            else f"nothing may be written in `{there}`"
+        )
+    except (OSError, ValueError) as error:
+        reason = str(getattr(error, "strerror", None) or error).lower()
+    raise UserError(f"cannot write `{path}`: {reason}", f"choose another file with `{key}`")

@@ -1,0 +1,254 @@
+"""A run on disk: written atomically, finished once, and never written again.
+
+A run directory stands alone. ``run.json`` (what was asked, when) makes a directory a run, ``result.json``
+is written last and makes it a finished one; ``inputs.json`` holds what it was begun with. Everything in
+between may be cut off at any byte: a file is either the old one or the new one, and ``metrics.jsonl`` loses
+at most its last line. Standard library only.
+"""
+
+import errno
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mari_cli.errors import UserError
+from mari_cli.storage.atomic import atomic_directory, atomic_write_text, recover, retold_disk_errors
+from mari_cli.storage.hashing import content_hash, file_hash
+from mari_cli.storage.json_files import atomic_write_json, damaged, finite, read_object
+from mari_cli.storage.layout import CONFIG, INPUTS, METRICS, RESULT, RUN, STATE
+from mari_cli.storage.locks import hold
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory."""
+
+    path: Path
+    writes: bool = True
+    """False: another process writes the same, and what this one would write is left out."""
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        config_yaml: str,
+        *,
+        command: Sequence[str],
+        task: str = "",
+        inputs: Mapping[str, Any] | None = None,
+    ) -> "Run":
+        """Begin a run in a directory that is not there yet; it appears with its config, and with the record
+        of what it was begun with, or not at all."""
+        path = Path(path)
+        if os.path.lexists(path):
+            raise _taken(path)
+        about = {"schema_version": 1, "task": task, "command": list(command), "created": now()}
+        try:
+            with atomic_directory(path) as scratch:
+                atomic_write_text(scratch / CONFIG, config_yaml)
+                atomic_write_json(scratch / RUN, about)
+                files = {name: file_hash(scratch / name) for name in (CONFIG, RUN)}
+                content = {"files": files, **(inputs or {})}
+                atomic_write_json(scratch / INPUTS, {"sha256": content_hash(content), **content})
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and os.path.lexists(path):
+                raise _taken(path) from error  # somebody else was faster
+            raise UserError(
+                f"cannot make output directory `{path}`: {(error.strerror or str(error)).lower()}",
+                "choose another `out=`",
+            ) from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """A run to read from, finished or not."""
+        path = Path(path)
+        if not path.is_dir():
+            raise UserError(f"no run directory `{path}`", "`mari runs list` shows the runs there are")
+        if not (path / RUN).is_file() or not (path / CONFIG).is_file():
+            missing = RUN if not (path / RUN).is_file() else CONFIG
+            raise UserError(
+                f"`{path}` is no run directory: it has no `{missing}`",
+                "`mari runs list` shows the runs there are",
+            )
+        return cls(path)
+
+    @classmethod
+    def unfinished(cls, path: Path) -> "Run":
+        """A run that may go on: begun as its files say, and not finished. Nothing is changed."""
+        run = cls.open(path)
+        if run.finished:
+            raise UserError(
+                f"run `{path}` is finished, and a finished run is never written again",
+                "start a new one with another `out=`",
+            )
+        if not (run.path / INPUTS).is_file():
+            raise UserError(
+                f"run `{path}` cannot go on: it has no `{INPUTS}`, the record of what it was begun with",
+                "another version of mari began it: finish it with that one, or start a new run",
+            )
+        for name, sha256 in run.inputs()["files"].items():
+            if file_hash(run.path / name) != sha256:
+                raise UserError(
+                    f"`{run.path / name}` is not what run `{path}` was begun with",
+                    "a run goes on as it began: put the file back, or start a new run to change something",
+                )
+        return run
+
+    @classmethod
+    def resume(cls, path: Path) -> "Run":
+        """A run to go on with: what killed writes left behind is cleaned up. Only while it is `held`."""
+        run = cls.unfinished(path)
+        recover(run.path)
+        return run
+
+    def held(self) -> AbstractContextManager[None]:
+        """Nobody else may go on with the run as long as this lasts; refused where somebody does already."""
+        return hold(self.path / RUN, f"run `{self.path}`")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the result is there: it is written last."""
+        return (self.path / RESULT).exists()
+
+    def about(self) -> dict[str, Any]:
+        """What was written at the beginning: task, command, created (UTC)."""
+        return read_object(self.path / RUN)
+
+    def inputs(self) -> dict[str, Any]:
+        """What the run was begun with: the hashes of its `files`, and what begun.py adds to them."""
+        content = read_object(self.path / INPUTS)
+        if content.pop("sha256", None) != content_hash(finite(content)):
+            raise damaged(self.path / INPUTS, "it is not as it was written")
+        return content
+
+    def result(self) -> dict[str, Any]:
+        """``result.json`` of a finished run."""
+        if not self.finished:
+            raise UserError(
+                f"run `{self.path}` is not finished: it has no `{RESULT}`",
+                f"finish it with `--resume {self.path}`",
+            )
+        return read_object(self.path / RESULT)
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write one file of the run, atomically."""
+        if self.writes:
+            self._must_be_open()
+            atomic_write_text(self.path / name, text)
+        return self.path / name
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write one file of the run as JSON, atomically; a number that is not finite becomes null."""
+        if self.writes:
+            self._must_be_open()
+            atomic_write_json(self.path / name, value)
+        return self.path / name
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """One line of metrics.jsonl, out of this process at return; what is not finite becomes null.
+
+        Write the metrics of a step before the state to resume from at that step: ``truncate_metrics`` takes
+        away what is too new, nothing brings back what was never there.
+        """
+        if not self.writes:
+            return
+        self._must_be_open()
+        line = (json.dumps(finite(record), ensure_ascii=False, allow_nan=False) + "\n").encode()
+        path = self.path / METRICS
+        with retold_disk_errors(path), path.open("ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                while line:
+                    line = line[file.write(line) :]
+            except OSError:
+                file.truncate(before)  # half a line would spoil the next
+                raise
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line that a kill has cut off is left out."""
+        return [record for _, record in self._metrics_lines()]
+
+    def truncate_metrics(self, step: int) -> int:
+        """Drop what came after ``step``, as the run goes on from there, and a last line that was cut off.
+
+        Returns how many of the training steps until then have no line: some, where the file was damaged.
+        """
+        if not self.writes:
+            return 0
+        self._must_be_open()
+        lines = [(line, record) for line, record in self._metrics_lines() if record.get("step", step) <= step]
+        if (self.path / METRICS).exists():
+            atomic_write_text(self.path / METRICS, "".join(f"{line}\n" for line, _ in lines))
+        there = {record.get("step") for _, record in lines if record.get("kind") == "train"}
+        return len(set(range(1, step + 1)) - there)
+
+    def _metrics_lines(self) -> list[tuple[str, dict[str, Any]]]:
+        path = self.path / METRICS
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise damaged(path, (error.strerror or str(error)).lower()) from error
+        # bytes, as a cut may go through a character; not splitlines, as strings may hold other separators
+        whole = content.removesuffix(b"\n").split(b"\n") if content else []
+        lines = []
+        for number, raw in enumerate(whole, start=1):
+            try:
+                record = json.loads(raw)
+                text = raw.decode()
+            except (ValueError, RecursionError) as error:
+                if number == len(whole):  # cut off by a kill
+                    break
+                raise damaged(path, f"line {number} is not JSON") from error
+            if not _is_metrics(record):
+                raise damaged(path, f"line {number} is no object of a step and its numbers")
+            lines.append((text, record))
+        return lines
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write result.json: from here on the run is finished, and the state to resume from is not needed."""
+        if not self.writes:
+            return
+        self._must_be_open()
+        atomic_write_json(self.path / RESULT, dict(result))
+        shutil.rmtree(self.path / STATE, ignore_errors=True)
+
+    def _must_be_open(self) -> None:
+        assert not self.finished, f"run {self.path} is finished and must not be written again"
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise early what ``Run.create`` would raise late."""
+    if os.path.lexists(path):
+        raise _taken(path)
+
+
+def _taken(path: Path) -> UserError:
+    hint = "choose another `out=`"
+    if (path / RUN).is_file() and not (path / RESULT).exists():
+        with Run(path).held():  # refused where the run is going on
+            hint += f", or go on with the unfinished run in it: `--resume {shlex.quote(str(path))}`"
+    return UserError(f"output directory `{path}` exists", hint)
+
+
+def _is_metrics(record: Any) -> bool:
+    """Whether a line of metrics.jsonl is what a run writes there."""
+    if not isinstance(record, dict) or not record:
+        return False
+    step = record.get("step", 0)
+    plain = all(value is None or isinstance(value, str | int | float) for value in record.values())
+    return plain and isinstance(step, int) and not isinstance(step, bool)
+
+
+def now() -> str:
+    """UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,65 @@
+"""The runs under a folder, finished or not, a line for each."""
+
+import os
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from mari_cli.errors import UserError
+from mari_cli.storage.layout import CONFIG, RUN
+from mari_cli.storage.run import Run
+
+
+class Status(StrEnum):
+    finished = "finished"
+    unfinished = "unfinished"
+    unreadable = "unreadable"  # its run.json or result.json is not what we wrote
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """One line of `mari runs list`."""
+
+    path: Path
+    name: str
+    task: str
+    status: Status
+    created: str
+    """ISO 8601, UTC."""
+    loss: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """By full name, what is a number, of the model that the run ended with."""
+
+
+def list_runs(root: Path) -> list[RunSummary]:
+    """Every run under ``root``, oldest first; what is no run, or hidden, is passed over."""
+    runs = []
+    for directory, below, files in os.walk(root):
+        if RUN in files and CONFIG in files:
+            runs.append(_summary(Run(Path(directory))))
+            below.clear()
+        below[:] = [name for name in below if not name.startswith(".")]
+    return sorted(runs, key=lambda run: (run.created, str(run.path)))
+
+
+def _summary(run: Run) -> RunSummary:
+    try:
+        about = run.about()
+        result = run.result() if run.finished else {}
+        models = result.get("models", {})
+        measured = models.get("unlearned", models.get("model", {})).get("metrics", {})
+        return RunSummary(
+            path=run.path,
+            name=str(result.get("name", run.path.name)),
+            task=str(result.get("task", about.get("task", ""))),
+            status=Status.finished if run.finished else Status.unfinished,
+            created=str(about.get("created", "")),
+            loss=str(result.get("loss") or ""),
+            metrics={
+                name: value
+                for name, estimate in measured.items()
+                if isinstance(value := estimate.get("value"), int | float)
+            },
+        )
+    except (UserError, OSError, AttributeError, KeyError, TypeError, RecursionError):  # not as we write it
+        return RunSummary(path=run.path, name=run.path.name, task="", status=Status.unreadable, created="")

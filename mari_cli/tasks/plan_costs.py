@@ -1,0 +1,110 @@
+"""What a planned run costs besides its steps: the models that are asked before step 1, and the disk."""
+
+from typing import Any
+
+from mari_cli.config import UnlearnRun
+from mari_cli.losses.support import SupportSource
+from mari_cli.models.load import LanguageModel
+from mari_cli.suites.states import BYTES as STATES_BYTES
+from mari_cli.supports.twins import Way
+from mari_cli.tasks.forgetting import Draws
+from mari_cli.tasks.imagined_items import total_over
+from mari_cli.tasks.setting import disk_of_run
+from mari_cli.tasks.support_sources import epochs_of_base
+from mari_cli.tasks.supporting import asked_of, source_of, ways_of
+
+
+def cost_of_support(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, Any]:
+    """What is asked and trained before step 1, so that it is known what is supported. Operations: 2 for each
+    weight and token, in training 6."""
+    source = source_of(config.loss)
+    if source is None:
+        return {"source": None, "forward_tokens": 0, "training_tokens": 0, "operations": 0.0}
+    asked, finetune = asked_of(config), config.finetune
+    found = draws.items
+    tokens = {role: total_over(items, lambda item: len(item.input_ids)) for role, items in found.items()}
+    holdout = tokens.get("holdout", 0)
+    forwards, training = tokens["forget"], 0
+    match source:
+        case SupportSource.neighbours:
+            forwards += tokens["retain"]
+        case SupportSource.twins:
+            ways = ways_of(asked, draws.items["forget"])
+            forwards += len(ways) * asked.twins * tokens["forget"] + holdout
+            if Way.generated in ways:
+                forwards += asked.twins * total_over(
+                    draws.items["forget"],
+                    lambda item: sum(range(item.supervised_from, len(item.input_ids) - 1)),
+                )
+        case SupportSource.base:
+            forwards += holdout * (1 if asked.sharpen is not None else 2)
+            training = epochs_of_base(config) * tokens["retain"]
+        case SupportSource.gold:
+            forwards += holdout
+        case SupportSource.siblings:
+            forwards += 2 * tokens["forget"] + holdout
+        case SupportSource.assistant:
+            forwards += tokens["forget"] + holdout
+            training = finetune.epochs * tokens["forget"]
+    weights = sum(p.numel() for p in lm.model.parameters())
+    return {
+        "source": source.value,
+        "forward_tokens": forwards,
+        "training_tokens": training,
+        "operations": weights * (2.0 * forwards + 6.0 * training),
+    }
+
+
+STATES = {
+    SupportSource.twins: 1,
+    SupportSource.base: 1,
+    SupportSource.gold: 1,
+    SupportSource.siblings: 3,
+    SupportSource.assistant: 2,
+}
+"""How many models' states at the forget positions are kept; small models count as if they were as wide."""
+
+
+def cost_on_disk(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, int]:
+    """Bytes that the run writes, as models/reference.py, models/context.py, supports/, suites/states.py and
+    train/state.py do; without the states of retain items that are kept for validation."""
+    vocabulary, width = lm.model.get_output_embeddings().weight.shape
+    hidden = lm.model.config.get_text_config().hidden_size
+    each = 2 if lm.compute.dtype.itemsize == 2 else 4
+    items, needs, targets = draws.items, draws.needs, draws.targets
+    source = source_of(config.loss)
+    contexts = source is SupportSource.neighbours
+    reference = sum(targets(role, whole=contexts) * width * each for role in needs.beside_reference)
+    reference += sum(8 * draws.count(role) for role in needs.reference_log_p)
+    reference += sum(targets(role, whole=False) * hidden * each for role in needs.reference_layer)
+    context = support = 0
+    if needs.stored_tokens is not None and source is not None:
+        stored = min(needs.stored_tokens, vocabulary - 1) + 1
+        forget, retain = targets("forget", whole=True), targets("retain", whole=True)
+        if contexts:
+            context = (forget + retain) * hidden * each + forget * stored * 8
+            if "retain" not in needs.beside_reference:
+                context += retain * width * each
+        else:
+            distributions = 1
+            if source is SupportSource.twins:  # and what the model before says
+                distributions += len(ways_of(asked_of(config), draws.items["forget"]))
+            support = STATES[source] * forget * width * each
+            support += forget * (8 * stored + 4 * distributions * (stored + 1))
+            if source is SupportSource.base and asked_of(config).sharpen is None:
+                support += total_over(items.get("holdout", ()), lambda item: item.num_targets) * width * each
+            if source in (SupportSource.base, SupportSource.assistant):  # the model that is trained
+                support += 4 * sum(p.numel() for p in lm.model.parameters())
+    measured = 0
+    metrics = draws.config.metrics
+    if metrics.marginal:
+        for role in ("forget", "retain"):
+            asked = items[role] if metrics.max_items is None else items[role][: metrics.max_items]
+            measured += total_over(asked, lambda item: item.num_targets) * width * STATES_BYTES
+    return {
+        "reference": reference,
+        "context": context,
+        "support": support,
+        "measured": measured,
+        "run": disk_of_run(lm.model),
+    }

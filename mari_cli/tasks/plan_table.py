@@ -1,0 +1,93 @@
+"""A plan as a table, and as JSON."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mari_cli.config import Parallel
+from mari_cli.errors import counted, size
+from mari_cli.report.format import duration
+
+
+def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(figure, value, what to know of it) of a plan."""
+    model, step, flops, memory = found["model"], found["step"], found["flops"], found["memory"]
+    device, disk, run, clock = found["device"], found["disk"], found["run"], found["time"]
+    sequences = " + ".join(f"{count} {role}" for role, count in step["sequences"].items())
+    processes, layout = found["processes"], found["layout"]
+    trained = ""
+    if model["trained"] < model["parameters"]:
+        trained = f", {model['trained'] / 1e6:.2f} M trained"
+    out = [
+        (
+            "model",
+            f"{model['parameters'] / 1e6:.1f} M",
+            f"{model['name']}, shapes: {model['shapes']}{trained}",
+        ),
+        ("device", device["name"], f"{size(device['memory'])}, {model['precision']} ({device['source']})"),
+    ]
+    if processes["count"] > 1:
+        kept = "in shards" if processes["parallel"] == Parallel.fsdp else "whole in each"
+        out.append(
+            (
+                "processes",
+                str(processes["count"]),
+                f"weights {kept}; operations and memory are those of one process, with such a device each",
+            )
+        )
+    out += [
+        ("layout", "packed" if layout["packed"] else "padded", layout["reason"]),
+        ("settings", found["settings"]["changed"] or "as configured", found["why"]),
+        ("tokens a step", f"{run['tokens']:.0f}", f"{sequences} sequences"),
+        (
+            "padding",
+            f"{run['padding']:.1%}",
+            f"{step['padding']:.1%} in the heaviest step, which all below is of",
+        ),
+        (
+            "operations a step",
+            f"{flops['step'] / 1e12:.3g} T",
+            f"{flops['ratio']:.3f} × fine-tuning on the same",
+        ),
+        ("memory at the peak", size(memory["peak"]), f"{memory['ratio']:.3f} × fine-tuning on the same"),
+    ]
+    out += [(f"  {part}", size(count), "") for part, count in memory["parts"].items()]
+    if (support := found["support"])["operations"]:
+        told = f"`{support['source']}`, before step 1: {support['forward_tokens']:,} tokens read"
+        if support["training_tokens"]:
+            told += f", at most {support['training_tokens']:,} trained on"
+        steps = support["operations"] / flops["step"]
+        out.append(("support", f"{support['operations'] / 1e12:.3g} T", f"{told}; as {steps:.0f} steps"))
+    spare = memory["needed"] - memory["peak"]
+    if spare:
+        out.append(("  kept free", size(spare), "for CUDA itself, and what cannot be fitted together"))
+    out += [
+        (
+            "disk: reference",
+            size(disk["reference"] + disk["context"] + disk["support"]),
+            "kept in `cache` for further runs",
+        ),
+        (
+            "disk: measuring",
+            size(disk["measured"]),
+            "hidden states in `cache` for marginal information, one model at a time; gone afterwards",
+        ),
+        ("disk: run", size(disk["run"]), "two states to resume from, and the kept weights"),
+    ]
+    if clock["step_seconds"] is not None:
+        share = (
+            f"if {clock['assumed_share_of_peak']:.0%} of {device['flops'] / 1e12:.3g} T a second are reached"
+        )
+        out += [
+            ("time a step", duration(clock["step_seconds"]), share),
+            (
+                "time of the run",
+                duration(clock["run_seconds"]),
+                f"{counted(run['steps'], 'step')}, without evaluations",
+            ),
+        ]
+    return out
+
+
+def as_json(found: Mapping[str, Any]) -> str:
+    return json.dumps(found, indent=2)

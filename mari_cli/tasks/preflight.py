@@ -1,0 +1,135 @@
+"""What `unlearn`, `finetune` and `evaluate` begin with: every refusal, before anything is written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from mari_cli import distributed
+from mari_cli.config import EvaluateRun, FinetuneRun, ModelConfig, OptimConfig, RunConfig, UnlearnRun
+from mari_cli.models.checks import check_saving
+from mari_cli.models.device import Compute, choose_compute
+from mari_cli.models.load import LanguageModel, base_of, describe_architecture, load_model
+from mari_cli.options import RunOptions
+from mari_cli.storage.run import refuse_existing
+from mari_cli.suites.standard import Corpus
+from mari_cli.suites.suite import Suite, suite_of
+from mari_cli.tasks import inputs
+from mari_cli.tasks.setting import (
+    Setting,
+    finetunes_target,
+    gold_at_path,
+    prepare,
+    reference_at_path,
+    refuse_shards,
+    require_disk,
+    seed_for,
+    tokenize_corpora,
+)
+from mari_cli.tasks.training import adapt
+from mari_cli.train.optim import check_optimizer
+
+R = TypeVar("R", bound=RunConfig)
+
+
+@dataclass(frozen=True)
+class Preflight(Generic[R]):
+    """A run that is read and checked, and of which nothing is written yet."""
+
+    config: R
+    options: RunOptions
+    setting: Setting
+    suite: Suite | None
+    gold: ModelConfig | None
+    """The gold model that `gold` names by its path."""
+    reference: ModelConfig | None
+    """The reference of membership inference."""
+    corpora: dict[str, Corpus]
+    """By role, as the run's model reads them; empty where a suite is asked in their place."""
+    models: dict[str, str]
+    """What each model is that the run begins with, as `inputs.of_model` says it."""
+    description: Sequence[str]
+    """Lines about the run's model for the person watching."""
+    notes: Sequence[str]
+    """What the reader of the report is to know of the data, and of what was chosen for the run."""
+
+    def load(self, model: ModelConfig) -> LanguageModel:
+        """``model`` in the state in which this run trains it, or measures it where it trains none."""
+        return load_for(self.config, self.setting, model)
+
+
+def check(
+    config: R, options: RunOptions, *, gold_words: Sequence[str] = ("none",)
+) -> tuple[Preflight[R], LanguageModel]:
+    """Read what ``config`` names, and load the model that it names. Raises UserError for what cannot be used.
+
+    ``gold_words``: what `gold` may be besides a path. Gold and reference are loaded here and dropped: a model
+    that cannot be loaded would otherwise end the run after hours.
+    """
+    if not options.resume and distributed.first():  # the first may have made it when others come here
+        refuse_existing(Path(config.out))
+    setting = prepare(config, compute_of(config))
+    if options.resume:
+        inputs.require_same_words(config, setting)
+    suite, gold = None, None
+    if isinstance(config, UnlearnRun | EvaluateRun):
+        suite = suite_of(config.suite)
+        gold = gold_at_path(config, setting, words=gold_words)
+    instead = suite if isinstance(config, EvaluateRun) else None
+    reference = reference_at_path(config, setting, instead)
+    known: dict[str, str] = {}
+    for model, name in ((gold, "the gold model"), (reference, "the reference of membership inference")):
+        if model:
+            known |= inputs.of_model(load_for(config, setting, model), name)
+    lm = load_for(config, setting, config.model)
+    known |= inputs.of_model(lm, "the model")
+    corpora = {} if instead else tokenize_corpora(config, setting, lm)
+    description = [f"model: {config.model.name} ({describe_architecture(lm.model)})"]
+    if not isinstance(config, EvaluateRun):
+        description.append(f"layout: {lm.layout}")
+    notes = setting.texts.notes
+    return Preflight(config, options, setting, suite, gold, reference, corpora, known, description, notes), lm
+
+
+def load_for(config: RunConfig, setting: Setting, model: ModelConfig) -> LanguageModel:
+    """``model`` as a run of ``config`` trains it, or measures it where it trains none."""
+    train = config.train if isinstance(config, UnlearnRun | FinetuneRun) else None
+    of_training: dict[str, Any] = {}
+    if train:
+        of_training = {
+            "dropout": train.dropout,
+            "gradient_checkpointing": train.gradient_checkpointing,
+            "packing": train.packing,
+        }
+    seed = seed_for(config.seed, "initialisation")
+    return load_model(model, setting.tokenizer, setting.compute, seed=seed, **of_training)
+
+
+def compute_of(config: RunConfig) -> Compute:
+    """The device and the precision of a run; refused where one of its trainings does not go with them."""
+    if isinstance(config, EvaluateRun):
+        return choose_compute(config.device, config.precision, section="")
+    assert isinstance(config, UnlearnRun | FinetuneRun)
+    trainings: Mapping[str, OptimConfig] = {"train.": config.train}
+    if isinstance(config, UnlearnRun):
+        trainings = {"train.": config.train, "finetune.": config.finetune}
+    found = {section: _compute_of_training(training, section) for section, training in trainings.items()}
+    return found["train."]
+
+
+def _compute_of_training(training: OptimConfig, section: str) -> Compute:
+    compute = choose_compute(training.device, training.precision, training.weights, section=section)
+    check_optimizer(training.optimizer, section=section)
+    refuse_shards(training, compute, section=section)
+    return compute
+
+
+def make_trainable(config: UnlearnRun | FinetuneRun, lm: LanguageModel) -> None:
+    """Put the run's adapters into ``lm``. Raises UserError where the disk has no room for what is trained, or
+    where nobody could load what is saved."""
+    own_base = isinstance(config, FinetuneRun) or not finetunes_target(config)
+    if own_base and not config.model.lora.merge:
+        base_of(config.model, weights="", sha256="")  # refused where there is none
+    check_saving(lm)
+    adapt(config, lm)
+    require_disk(config, lm)

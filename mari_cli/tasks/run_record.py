@@ -1,0 +1,38 @@
+"""A run of all its processes while it is going on; what it leaves behind is told in `record`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from mari_cli import distributed
+from mari_cli.losses import fused
+from mari_cli.progress import say
+from mari_cli.storage.environment import describe_environment
+from mari_cli.storage.run import Run
+from mari_cli.suites.benchmarks import describe_benchmarks
+from mari_cli.tasks import inputs
+from mari_cli.tasks.preflight import Preflight
+from mari_cli.tasks.record import RunRecord, begin_record, open_run
+from mari_cli.tasks.setting import describe_data, device_info
+
+
+@contextmanager
+def record_run(flight: Preflight[Any]) -> Iterator[RunRecord]:
+    """A run from its first file to its tracker's exit code. Nothing is written before this."""
+    config, setting, compute = flight.config, flight.setting, flight.setting.compute
+    for line in flight.description:
+        say(line)
+    data = describe_data(flight.corpora, flight.suite) | describe_benchmarks(config.metrics)
+    begun_with = inputs.of_run(config, compute, setting, flight.corpora, flight.suite, flight.models)
+    others = nullcontext(Run(Path(config.out), writes=False))
+    mine = open_run(config, flight.options, begun_with) if distributed.first() else others
+    with mine as run:
+        distributed.wait()
+        environment = describe_environment(device=device_info(compute)) | {"processes": distributed.size()}
+        said = [f"precision: {compute.precision} ({compute.reason})"]
+        if compute.device.type == "cuda":
+            said.append(f"kernels: {fused.described(compute.device.type)}")
+        with begin_record(run, config, environment=environment, data=data, said=said) as record:
+            record.tell(flight.notes)
+            yield record

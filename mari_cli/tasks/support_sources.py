@@ -1,0 +1,425 @@
+"""What the retain data supports at each forget position: asked of one model after another, before step 1."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from mari_cli import distributed
+from mari_cli.config import ModelConfig, UnlearnRun
+from mari_cli.data.records import Fact
+from mari_cli.data.tokenize import Item
+from mari_cli.losses.support import SupportSource
+from mari_cli.models.context import Targets
+from mari_cli.models.device import choose_compute
+from mari_cli.models.fingerprint import weights_hash
+from mari_cli.models.load import LanguageModel
+from mari_cli.models.reference import Reference, remember
+from mari_cli.progress import say, track
+from mari_cli.storage import hashing, json_cache
+from mari_cli.suites.examiner import Examiner, items_hash
+from mari_cli.suites.scores import ItemScore
+from mari_cli.suites.standard import Corpus
+from mari_cli.supports import assistant, base, siblings, twins
+from mari_cli.supports.asked import Asked, write_combined
+from mari_cli.supports.calibrate import Calibrated, CalibratedTwice, calibrated, calibrated_twice
+from mari_cli.supports.gold import golden
+from mari_cli.supports.sparse import Kept, Mistakes, Write, choices, kept, mistakes, mistakes_of, targets
+from mari_cli.supports.twins import Way
+from mari_cli.tasks.setting import Setting, cache_directory, seed_for
+from mari_cli.tasks.supporting import Load, Prepared, asked_of, ways_of
+from mari_cli.tasks.training import fine_tuned_model
+from mari_cli.train.step import chunk_for, operand_head
+
+MOST_CONTRAST = 64.0
+SHARES = [step / 10 for step in range(11)]
+LEAST_POWER, MOST_POWER = 0.05, 16.0
+"""Where a calibration looks."""
+ERRORS = 2.0
+"""Standard errors by which q recites more than the model before recites of the holdout, for a warning."""
+
+C = TypeVar("C", bound=Calibrated)
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """What all sources have in common."""
+
+    config: UnlearnRun
+    setting: Setting
+    corpora: Mapping[str, Corpus]
+    prepared: Prepared
+    target: ModelConfig
+    load: Load
+
+    @property
+    def cache(self) -> Path:
+        return cache_directory(self.config)
+
+    @property
+    def forget(self) -> Sequence[Item]:
+        return self.corpora["forget"].items
+
+    def chunk(self, vocabulary: int) -> int:
+        return self.config.train.chunk or chunk_for(vocabulary)
+
+    def of(self, lm: LanguageModel, role: str, *, weights: str | None = None) -> Asked:
+        """``lm`` at the positions of the corpus ``role``."""
+        remembered = remember(
+            lm,
+            self.corpora[role].items,
+            None,
+            states=True,
+            layer=None,
+            log_probability=None,
+            directory=self.cache,
+            weights=weights or weights_hash(lm.model),
+            batch_size=self.config.metrics.batch_size,
+            track=track,
+            name=role,
+        )
+        return Asked(operand_head(lm).frozen(), remembered)
+
+    def holdout(self, lm: LanguageModel, weights: str) -> list[ItemScore]:
+        """What the model before makes of the holdout; nothing where there is none."""
+        if "holdout" not in self.corpora:
+            return []
+        config = self.config
+        examiner = Examiner(lm, config.metrics, config.seed, weights, self.cache, track, "target")
+        return examiner.score(self.corpora["holdout"].items, "holdout")
+
+    def tuned(self, name: str, items: Sequence[Item], epochs: int) -> ModelConfig:
+        """The model given as ``name``, tuned on ``items``."""
+        model, tuning = self.prepared.given[name], replace(self.config.finetune, epochs=epochs)
+        compute = choose_compute(tuning.device, tuning.precision, tuning.weights, section="finetune.")
+        directory = fine_tuned_model(
+            model,
+            replace(self.setting, compute=compute),
+            items,
+            tuning,
+            seed=self.config.seed,
+            cache=self.cache,
+            track=track,
+            role=name,
+        )
+        return replace(model, path=str(directory), architecture=None, revision=None)
+
+    def keep(
+        self,
+        fill: Callable[[Write], None],
+        names: Sequence[str],
+        said_of: Reference,
+        key: Mapping[str, object],
+        vocabulary: int,
+    ) -> Kept:
+        return kept(
+            fill,
+            names,
+            rows=said_of.rows,
+            labels_M=said_of.labels_N,
+            vocabulary=vocabulary,
+            stored_tokens=self.prepared.stored_tokens,
+            directory=self.cache,
+            key={"source": self.prepared.config.source.value, **key},
+            name="support",
+        )
+
+    def combined(self, models: Sequence[Asked], combine: Callable[..., Tensor], **settings: float) -> Kept:
+        """What ``combine`` with ``settings`` makes of what ``models`` predict."""
+        vocabulary = min(len(model.head.weight_VD) for model in models)
+        cut = [model.cut(vocabulary) for model in models]
+        key = {"models": [model.remembered.key for model in models], **settings}
+        return self.keep(
+            lambda write: write_combined(
+                write, cut, partial(combine, **settings), chunk=self.chunk(vocabulary), track=track
+            ),
+            ["q"],
+            models[0].remembered,
+            key,
+            vocabulary,
+        )
+
+
+def support(
+    config: UnlearnRun,
+    setting: Setting,
+    corpora: Mapping[str, Corpus],
+    prepared: Prepared,
+    target: ModelConfig,
+    load: Load,
+) -> tuple[Targets, list[str]]:
+    """What is supported at the forget positions, and notes for the reader. ``target`` is the model before;
+    one model at a time is loaded."""
+    asking = _Asking(config, setting, corpora, prepared, target, load)
+    say(f"support: {prepared.config.source}")
+    return {
+        SupportSource.twins: _of_twins,
+        SupportSource.base: _of_base,
+        SupportSource.gold: _of_gold,
+        SupportSource.siblings: _of_siblings,
+        SupportSource.assistant: _of_assistant,
+    }[prepared.config.source](asking)
+
+
+def _of_gold(asking: _Asking) -> tuple[Targets, list[str]]:
+    gold = asking.of(asking.load(asking.prepared.given["model"]), "forget")
+    lm = asking.load(asking.target)
+    return _finished(asking, asking.combined([gold], golden), asking.holdout(lm, weights_hash(lm.model)), [])
+
+
+def _of_siblings(asking: _Asking) -> tuple[Targets, list[str]]:
+    retain, both = (
+        asking.of(asking.load(asking.prepared.given[name]), "forget")
+        for name in ("retain_model", "both_model")
+    )
+    lm = asking.load(asking.target)
+    models = [asking.of(lm, "forget"), retain, both]
+    said = asking.combined(models, siblings.corrected, weight=asking.prepared.config.weight)
+    return _finished(asking, said, asking.holdout(lm, weights_hash(lm.model)), [])
+
+
+def _of_assistant(asking: _Asking) -> tuple[Targets, list[str]]:
+    tuned = asking.tuned("assistant", asking.forget, asking.config.finetune.epochs)
+    other = asking.of(asking.load(tuned), "forget")
+    lm = asking.load(asking.target)
+    models = [asking.of(lm, "forget"), other]
+    said = asking.combined(models, assistant.subtracted, weight=asking.prepared.config.weight)
+    return _finished(asking, said, asking.holdout(lm, weights_hash(lm.model)), [])
+
+
+def _of_base(asking: _Asking) -> tuple[Targets, list[str]]:
+    config = asking.prepared.config
+    lm = asking.load(asking.target)
+    before = weights_hash(lm.model)
+    holdout = asking.holdout(lm, before)
+    del lm
+    tuned = asking.tuned("base", asking.corpora["retain"].items, epochs_of_base(asking.config))
+    lm = asking.load(tuned)
+    weights = weights_hash(lm.model)
+    model = asking.of(lm, "forget", weights=weights)
+    power, notes = config.sharpen, []
+    if power is None:
+        on_holdout = asking.of(lm, "holdout", weights=weights)
+        chunk = asking.chunk(len(model.head.weight_VD))
+        found = _calibrated(
+            asking,
+            Calibrated,
+            lambda wanted: calibrated(
+                lambda power: base.sharpened_mistakes(on_holdout, power, chunk=chunk).loss,
+                wanted.loss,
+                least=LEAST_POWER,
+                most=MOST_POWER,
+            ),
+            holdout,
+            {"of": on_holdout.remembered.key, "before": before, "between": [LEAST_POWER, MOST_POWER]},
+        )
+        power = found.value
+        notes += _told(
+            [
+                f"support: predictions to the power {power:.4g}, so that holdout answers that it gets wrong "
+                f"have a loss of {found.reached:.4g}{_as_before(found)}"
+            ]
+        )
+    del lm
+    return _finished(asking, asking.combined([model], base.sharpened, power=power), holdout, notes)
+
+
+def epochs_of_base(config: UnlearnRun) -> int:
+    return max(1, round(asked_of(config).share * config.finetune.epochs))
+
+
+def _of_twins(asking: _Asking) -> tuple[Targets, list[str]]:
+    config, prepared = asking.prepared.config, asking.prepared
+    assert prepared.keys is not None
+    assert prepared.pools is not None
+    lm = asking.load(asking.target)
+    weights = weights_hash(lm.model)
+    before = asking.of(lm, "forget", weights=weights)
+    vocabulary = len(before.head.weight_VD)
+    seed, chunk = seed_for(asking.config.seed, "twins"), asking.chunk(vocabulary)
+    ways = ways_of(config, asking.forget)
+    key = {
+        "model": before.remembered.key,
+        "named": hashing.content_hash([sorted(one.keys.items()) for one in prepared.named]),
+        "pools": hashing.content_hash(prepared.pools),
+        "twins": config.twins,
+        "seed": seed,
+    }
+
+    fill = partial(
+        twins.ask_twins,
+        lm,
+        before.head,
+        before.remembered,
+        prepared.named,
+        prepared.pools,
+        twins=config.twins,
+        ways=ways,
+        seed=seed,
+        chunk=chunk,
+        batch_size=asking.config.metrics.batch_size,
+        track=track,
+    )
+    said = asking.keep(fill, [*ways, "before"], before.remembered, key, vocabulary)
+    holdout = asking.holdout(lm, weights)
+    del lm, fill
+    notes = _told([_of_keys(prepared)])
+    generated = config.generated if len(ways) > 1 else float(ways == [Way.generated])
+    contrast = config.contrast
+    if generated is None or contrast is None:
+        shares = SHARES if generated is None else [generated]
+        most = MOST_CONTRAST if contrast is None else 0.0
+
+        def mistaken(share: float, more: float) -> Mistakes:
+            q = partial(_said, generated=share, contrast=(contrast or 0.0) + more)
+            return mistakes_of(said, q, floor=config.floor)
+
+        found = _calibrated(
+            asking,
+            CalibratedTwice,
+            lambda wanted: calibrated_twice(mistaken, wanted, firsts=shares, most=most),
+            holdout,
+            {"of": said.key, "floor": config.floor, "shares": shares, "contrast": [contrast, most]},
+        )
+        generated, contrast = found.first, (contrast or 0.0) + found.value
+        notes += _told(
+            [
+                f"support: {generated:.2g} of the twins generated, contrast {contrast:.4g}, so that forget "
+                f"answers that it gets wrong have a loss of {found.reached:.4g}{_as_before(found)}, and "
+                f"{found.right:.3f} of their tokens right, where the holdout's have {found.wanted_right:.3f}"
+            ]
+        )
+    supported = partial(_said, generated=generated, contrast=contrast)
+    return _finished(asking, said, holdout, notes, supported, generated=generated, contrast=contrast)
+
+
+def _said(log_p: Mapping[str, Tensor], *, generated: float, contrast: float) -> Tensor:
+    """log q [m, K+1] of twins, not normalised."""
+    if generated == 0:
+        log_r = log_p[Way.plain]
+    elif generated == 1:
+        log_r = log_p[Way.generated]
+    else:
+        log_r = twins.blended(log_p[Way.plain], log_p[Way.generated], generated)
+    return twins.contrasted(log_r, log_p["before"], contrast)
+
+
+def _of_keys(prepared: Prepared) -> str:
+    assert prepared.keys is not None
+    items, keys = len(prepared.named), prepared.keys
+    without = sum(not one.keys for one in prepared.named)
+    note = f"support: {len(keys.strings)} key strings in {items - without} of {items} forget items"
+    if keys.by_rarity:
+        note += f", for {keys.by_rarity} of them their rare words"
+    if without:
+        note += f"; in the other {without} nothing is swapped, and they keep what the model says now"
+    return note
+
+
+def _told(notes: list[str]) -> list[str]:
+    for note in notes:
+        say(note)
+    return notes
+
+
+def _calibrated(
+    asking: _Asking,
+    kind: type[C],
+    calibrate: Callable[[Mistakes], C],
+    holdout: Sequence[ItemScore],
+    key: Mapping[str, object],
+) -> C:
+    """What ``calibrate`` makes of the mistakes of the model before on the holdout. Kept: computed again with
+    other batches it would be another in its last digits, and all that is kept by it would be made anew.
+    ``key`` is what determines it besides."""
+    items = asking.corpora["holdout"].items
+    whole = hashing.content_hash({**key, "holdout": items_hash(items), "by": "mistakes"})[:24]
+    path = asking.cache / "support" / f"{whole}.json"
+    found = json_cache.read(path)
+    if found is None:
+        own = None
+        if distributed.first():
+            columns = (
+                [score.answer_nll for score in holdout],
+                [score.tokens_right / score.tokens for score in holdout],
+            )
+            own = asdict(calibrate(mistakes(*(torch.tensor(c, dtype=torch.float64) for c in columns))))
+        found = json_cache.write(path, own)
+    return kind(**found)
+
+
+def _as_before(found: Calibrated) -> str:
+    wanted = f"the model before has on the holdout, {found.wanted:.4g}"
+    return f" as {wanted}" if found.exact else f", as near as it comes to what {wanted}"
+
+
+def _plain(log_p: Mapping[str, Tensor]) -> Tensor:
+    return log_p["q"]
+
+
+def _finished(
+    asking: _Asking,
+    said: Kept,
+    holdout: Sequence[ItemScore],
+    notes: list[str],
+    supported: Callable[[Mapping[str, Tensor]], Tensor] = _plain,
+    **settings: float,
+) -> tuple[Targets, list[str]]:
+    found = targets(
+        said,
+        supported,
+        floor=asking.prepared.config.floor,
+        key=settings,
+        directory=asking.cache,
+        device=asking.setting.compute.device,
+        name="support, as a step takes it",
+    )
+    return found, [*notes, *_told(recitation(found, asking.corpora, holdout))]
+
+
+def recitation(found: Targets, corpora: Mapping[str, Corpus], holdout: Sequence[ItemScore]) -> list[str]:
+    """How much of the forget data q itself recites, and a warning where that is more than the model before
+    recites of the holdout: of unique facts, where a corpus knows them; else of all answers, and how often its
+    first choice is the true token, for a long answer or a block of text is seldom recited whole."""
+    right, exact = choices(found)
+    forget = _unique(corpora, "forget")
+    unseen = _unique(corpora, "holdout") if holdout else []
+    if forget and (unseen or not holdout):
+        theirs = [holdout[i].exact_match for i in unseen]
+        return [_compared("recites {} of the unique facts", exact[forget].tolist(), theirs)]
+    return [
+        _compared("recites {} of the answers", exact.tolist(), [score.exact_match for score in holdout]),
+        _compared(
+            "finds {} of the tokens",
+            right.tolist(),
+            [score.tokens_right / score.tokens for score in holdout],
+        ),
+    ]
+
+
+def _compared(does: str, own: Sequence[float], theirs: Sequence[float]) -> str:
+    """The means of both, and a warning where q's is above the other by more than chance has it."""
+    mean = sum(own) / len(own)
+    note = f"support: q {does.format(f'{mean:.3f}')} to be forgotten"
+    if not theirs:
+        return f"{note}; there is no holdout to compare that with"
+    unseen = sum(theirs) / len(theirs)
+    note += f"; the model before {does.format(f'{unseen:.3f}')} of the holdout"
+    together = [*own, *theirs]
+    middle = sum(together) / len(together)
+    variance = sum((value - middle) ** 2 for value in together) / len(together)
+    if mean > unseen + ERRORS * math.sqrt(variance * (1 / len(own) + 1 / len(theirs))):
+        return f"warning: {note}: what is aimed at still holds what is to be forgotten"
+    return note
+
+
+def _unique(corpora: Mapping[str, Corpus], role: str) -> list[int]:
+    if role not in corpora:
+        return []
+    corpus = corpora[role]
+    return [i for i in range(len(corpus.items)) if corpus.record_of(i).fact is Fact.unique]

@@ -1,0 +1,43 @@
+"""The shape of the source does not grow back: limits on what experiments/house/measure.py counts."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "experiments" / "house" / "measure.py"
+FRAMES = 12
+"""Own frames from `mari unlearn` to the first logits of a step."""
+LONG_FILES = {"config.py", "train/planner.py"}
+"""Files of 500 lines and more that are yet to be divided."""
+TWICE = 23
+"""Class names that several files define."""
+PAIRS = 34
+"""Pairs of functions that differ in a verb's ending."""
+
+
+@pytest.fixture(scope="module")
+def house() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("house", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("loss", ["mari", "npo"])
+def test_a_run_is_short(house, loss):
+    frames = house.frames_to_first_logits(f"loss={loss}")
+    assert len(frames) <= FRAMES, "\n".join(frames)
+    assert frames[0].endswith(":unlearn")
+
+
+def test_a_file_is_one_idea(house):
+    assert {file for file, lines in house.lines_of_files().items() if lines >= 500} <= LONG_FILES
+
+
+def test_a_name_means_one_thing(house):
+    assert len(house.names_with_two_meanings()) <= TWICE
+    assert len(house.participle_pairs()) <= PAIRS
