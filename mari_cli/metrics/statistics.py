@@ -11,7 +11,7 @@ certainty.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -97,8 +97,12 @@ def proportion_estimate(successes: int, n: int, *, confidence: float = 0.95) -> 
     return Estimate(value=successes / n, n=n, low=float(interval.low), high=float(interval.high))
 
 
-def mean_estimate(values: ArrayLike, how: How = HOW) -> Estimate:
-    """Mean over items. Values that are all 0 or 1 are a proportion; a single item has no interval."""
+def mean_estimate(values: ArrayLike, how: How = HOW, **changes: Any) -> Estimate:
+    """Mean over items. Values that are all 0 or 1 are a proportion; a single item has no interval.
+
+    ``changes``: fields of ``how`` by name, as suites that users wrote give them: `resamples=200`.
+    """
+    how = replace(how, **changes)
     array = _values("mean", values)
     n = array.size
     if n == 1:

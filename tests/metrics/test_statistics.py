@@ -87,6 +87,14 @@ def test_other_constants_claim_no_interval():
     assert mean_estimate([0.25] * 9) == Estimate(value=0.25, n=9)
 
 
+def test_a_mean_takes_how_its_interval_is_made_by_name_too():
+    """Suites that users wrote do so."""
+    values, how = [0.3, 0.1, 0.7, 0.2], How(resamples=200, confidence=0.8, seed=3)
+    assert mean_estimate(values, resamples=200, confidence=0.8, seed=3) == mean_estimate(values, how)
+    with pytest.raises(TypeError, match="sample"):
+        mean_estimate(values, sample=200)
+
+
 def test_a_ratio_weighs_items_by_their_tokens():
     correct, tokens = [9, 0], [10, 90]
     assert ratio_estimate(correct, tokens).value == pytest.approx(0.09)
