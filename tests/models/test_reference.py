@@ -45,6 +45,7 @@ STEPS = 3
 def unlearned(loss: str, tmp_path, *overrides: str) -> tuple[list[tuple[int, bool]], list[dict]]:
     """Unlearn an untrained model for some steps: (model, with a graph?) of every forward, and the log."""
     arguments = [*TINY, f"loss={loss}", f"train.steps={STEPS}", f"train.evaluate_every={STEPS}", *overrides]
+    arguments.append("train.stop.at_holdout=false")  # an untrained model is there before the first step
     experiment = launch.Experiment(
         "unlearn", [*arguments, f"out={tmp_path / 'run'}", f"cache={tmp_path / 'cache'}"]
     )
