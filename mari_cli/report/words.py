@@ -541,12 +541,8 @@ def _headline_of_several(made: list[Row]) -> str:
             "keeps "
             "the rest."
         )
-    noun = "matches" if len(good) == 1 else "match"
-    keeps = "keeps" if len(good) == 1 else "keep"
-    return (
-        f"{_several(made)} side by side: {listed(good)} {noun} the gold model on the forget data within the "
-        f"intervals and {keeps} the rest."
-    )
+    others = " The others are not." if len(good) < len(unlearned) else ""
+    return f"{_several(made)} side by side. Forgotten as gold, kept as before: {listed(good)}.{others}"
 
 
 def _several(made: list[Row]) -> str:
