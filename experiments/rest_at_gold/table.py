@@ -1,6 +1,6 @@
-"""Runs as rows of a Markdown table: half-way and at the end, beside target and gold.
+"""Runs as rows of a Markdown table: target and gold once for each world, each run half-way and at its end.
 
-python experiments/rest_at_gold/table.py RUN…
+python experiments/rest_at_gold/table.py RUN…     # runs of one world one after another
 """
 
 import json
@@ -15,13 +15,14 @@ COLUMNS = {
     "AUC": "privacy/loss_auc",
     "retain EM": "retain/exact_match",
     "holdout NLL": "holdout/answer_nll",
-    "distance to gold, forget side": "distance_to_gold/forget_side",
-    "kept side": "distance_to_gold/kept_side",
+    "D, forget side": "distance_to_gold/forget_side",
+    "D, kept side": "distance_to_gold/kept_side",
 }
 
 
 def with_interval(estimate: dict[str, Any]) -> str:
-    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+    digits = 2 if abs(estimate["value"]) >= 5 else 3
+    return f"{estimate['value']:.{digits}f} [{estimate['low']:.{digits}f}, {estimate['high']:.{digits}f}]"
 
 
 def evaluations(run: Path) -> dict[int, dict[str, float]]:
@@ -34,21 +35,30 @@ def seen(look: dict[str, float], key: str) -> str:
     return next((f"{value:.3f}" for name, value in look.items() if f"/{name}".endswith(f"/{key}")), "")
 
 
+def row(*cells: str) -> None:
+    print("| " + " | ".join(cells) + " |")
+
+
 def main(runs: list[Path]) -> None:
-    print("| run | " + " | ".join(COLUMNS) + " |")
-    print("|---" * (len(COLUMNS) + 1) + "|")
+    row("run", *COLUMNS)
+    row(*["---"] * (len(COLUMNS) + 1))
+    world = None
     for run in runs:
         models = json.loads((run / "result.json").read_text())["models"]
-        rows = {role: models[role]["metrics"] for role in ("target", "gold", "unlearned") if role in models}
         looks = evaluations(run)
-        half = looks.get(max(looks) // 2, {})
-        at_half = [seen(half, key) for key in COLUMNS.values()]
-        for role, metrics in rows.items():
-            cells = [with_interval(metrics[key]) if key in metrics else "" for key in COLUMNS.values()]
-            if role == "unlearned":
-                print(f"| {run.name}, step {max(looks) // 2} | " + " | ".join(at_half) + " |")
-                role = f"step {max(looks)}"
-            print(f"| {run.name}, {role} | " + " | ".join(cells) + " |")
+        half = max(looks) // 2
+
+        def cells(role: str, models: dict[str, Any] = models) -> list[str]:
+            metrics = models[role]["metrics"]
+            return [with_interval(metrics[key]) if key in metrics else "" for key in COLUMNS.values()]
+
+        if "gold" in models and cells("gold") != world:
+            world = cells("gold")
+            row(f"**{run.name.partition('_')[2]}**: target", *cells("target"))
+            row("gold", *world)
+        if half in looks:
+            row(f"{run.name}, step {half}", *(seen(looks[half], key) for key in COLUMNS.values()))
+        row(f"{run.name}, step {max(looks)}", *cells("unlearned"))
 
 
 if __name__ == "__main__":

@@ -166,12 +166,8 @@ def headline_of_several(made: list[Row]) -> str:
             f"{_several(made)} side by side: "
             "none of them both matches the gold model on the forget data and keeps the rest."
         )
-    noun = "matches" if len(good) == 1 else "match"
-    keeps = "keeps" if len(good) == 1 else "keep"
-    return (
-        f"{_several(made)} side by side: "
-        f"{listed(good)} {noun} the gold model on the forget data within the intervals and {keeps} the rest."
-    )
+    others = " The others are not." if len(good) < len(unlearned) else ""
+    return f"{_several(made)} side by side. Forgotten as gold, kept as before: {listed(good)}.{others}"
 
 
 def _several(made: list[Row]) -> str:

@@ -109,14 +109,14 @@ def prepare(
     prepared = Prepared(asked, request.context.stored_tokens)
     match source:
         case SupportSource.twins:
-            if asked.generated is None:
-                _require_holdout(corpora, "generated", f"{PLAIN_GENERATED:g}")
-            elif asked.contrast is None:
-                _require_holdout(corpora, "contrast", "0")
-            return _named(prepared, setting, corpora, style)
+            named = _named(prepared, setting, corpora, style)
+            unset = {"generated": PLAIN_GENERATED, "contrast": PLAIN_CONTRAST}
+            if missing := {name: value for name, value in unset.items() if getattr(asked, name) is None}:
+                _require_holdout(corpora, missing)
+            return named
         case SupportSource.base:
             if asked.sharpen is None:
-                _require_holdout(corpora, "sharpen", "1")
+                _require_holdout(corpora, {"sharpen": 1})
             return replace(prepared, given={"base": _before_fine_tuning(config, setting)})
         case SupportSource.assistant:
             return replace(prepared, given={"assistant": _before_fine_tuning(config, setting)})
@@ -124,12 +124,16 @@ def prepare(
     return replace(prepared, given={name: _at_path(name, config, setting) for name in names})
 
 
-def _require_holdout(corpora: Mapping[str, Corpus], name: str, value: str) -> None:
+def _require_holdout(corpora: Mapping[str, Corpus], missing: Mapping[str, float]) -> None:
+    """``missing``: settings that only a holdout can choose, each with a value that would do."""
     if "holdout" not in corpora:
+        names = " and ".join(f"`loss.support.{name}`" for name in missing)
+        values = " ".join(f"loss.support.{name}={value:g}" for name, value in missing.items())
+        chosen = "is chosen" if len(missing) == 1 else "are chosen"
         raise UserError(
-            f"`loss.support.{name}` is chosen by the holdout, and there is none",
-            f"set `holdout` to data like the forget data that no model has seen, say it yourself, as "
-            f"`loss.support.{name}={value}`, or take a loss that needs none (`loss=mari`)",
+            f"{names} {chosen} by the holdout, and there is none",
+            "set `holdout` to data like the forget data that no model has seen, say it yourself, as "
+            f"`{values}`, or take a loss that needs none (`loss=mari`)",
         )
 
 

@@ -161,8 +161,7 @@ def test_several_runs_are_read_against_one_gold(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / method, method=method) for method in ("mari", "npo", "kl_ga")]
     summary = summarise(read_runs(paths))
     assert summary.headline == (
-        "3 runs side by side: mari matches the gold model on the forget data within the intervals and "
-        "keeps the rest."
+        "3 runs side by side. Forgotten as gold, kept as before: mari. The others are not."
     )
     assert [lead for lead, _ in summary.claims[0].points] == ["mari", "npo", "kl ga"]
 
