@@ -10,7 +10,7 @@ pytestmark = pytest.mark.smoke
 
 def test_a_sweep_over_seeds_ends_in_one_row_and_keeps_each_seed(mari, tmp_path):
     drawn = ["metrics.max_items=3", "metrics.seeds=[0,1]"]
-    said = mari("sweep", "seed=0,1", *TINY, *drawn, "out=sweep", "cache=cache")
+    said = mari("sweep", "seed=0,1", *TINY, "loss=mari", *drawn, "out=sweep", "cache=cache")
     assert said.code == 0, said.err
     table = [line.split() for line in said.out.splitlines()]
     [row] = [line for line in table if line[:3] == ["0,1", "2", "done"]]

@@ -61,7 +61,7 @@ def test_membership_comes_down_towards_golds(result):
     before, after, gold = (
         value(result, role, "privacy/loss_auc") for role in ("target", "unlearned", "gold")
     )
-    assert before > 0.75
+    assert before > gold + 0.1
     assert abs(after - gold) < abs(before - gold)
 
 
