@@ -30,7 +30,7 @@ from mari_cli.config import LoraConfig, Packing, Parallel, UnlearnConfig, Weight
 from mari_cli.data.tokenize import Item
 from mari_cli.lm_head import Head
 from mari_cli.losses.base import LossConfig
-from mari_cli.losses.mari import Estimator, MariConfig
+from mari_cli.losses.mari import Divergence, Estimator, MariConfig
 from mari_cli.losses.objective import FINE_TUNING, build, differentiate
 from mari_cli.losses.step import Positions, Rows, Step
 from mari_cli.measure import fake
@@ -53,7 +53,12 @@ STORIES, SMOLLM = PUBLISHED["Xenova/llama2.c-stories15M"], PUBLISHED["HuggingFac
 LOSSES: dict[str, LossConfig] = {
     estimator: MariConfig(name="mari", estimator=Estimator(estimator))
     for estimator in ("pooled", "token", "context")
+} | {
+    "twins": MariConfig(
+        name="mari", estimator=Estimator.context, divergence=Divergence.jeffreys, pointwise_weight=1.0
+    )
 }
+"""`twins` is what a step of any support costs: Jeffreys to a stored target, and the observed token's."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,7 @@ def step_figures() -> list[Figure]:
     lm = language_model(LLAMA_1B)
     settings = Settings(chunk=512, keep_logits=False)
     plain = planner.fine_tuning(lm, groups, settings, config)
-    for name, reach in (("pooled", 1.11), ("token", 1.04), ("context", 1.08)):
+    for name, reach in (("pooled", 1.11), ("token", 1.04), ("context", 1.08), ("twins", 1.14)):
         step = planner.forecast(lm, groups, build(LOSSES[name]), settings, config)
         figures.append(
             Figure(f"step operations / fine-tuning, 1B, {name} + KL", step.flops / plain.flops, reach)
