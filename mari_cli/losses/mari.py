@@ -92,7 +92,8 @@ class MariConfig(LossConfig):
         )
         require(
             self.estimator is not Estimator.context or self.gradient_through is GradientThrough.forget,
-            "loss.gradient_through=both needs loss.estimator=pooled or token: the target of context is fixed",
+            "loss.gradient_through=both needs loss.estimator=pooled or token (loss=mari_pooled, loss=mari): "
+            "the target of context is fixed",
         )
         for name, plain in (
             ("divergence", Divergence.jensen_shannon),
@@ -100,7 +101,8 @@ class MariConfig(LossConfig):
         ):
             require(
                 self.estimator is Estimator.context or getattr(self, name) == plain,
-                f"loss.{name}={getattr(self, name)} needs loss.estimator=context",
+                f"loss.{name}={getattr(self, name)} needs loss.estimator=context; the other estimators have "
+                "presets (loss=mari, loss=mari_pooled)",
             )
         require(
             self.estimator is Estimator.context or self.support.source is SupportSource.neighbours,
