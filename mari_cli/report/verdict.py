@@ -30,14 +30,13 @@ def _arrived(row: Row) -> bool:
     """Whether no measure of the forget data tells the model from gold, though some told the model before from
     gold, and none of what was to be kept got worse."""
     names = decisive(row)
-    told = [name for name in names if (apart := row.before_from_gold(name)) and apart.separable]
-    changes = [row.change(name) for name in judged("kept") if not guesses(row, name)]
+    kept = [name for name in judged("kept") if row.estimate(name) and not guesses(row, name)]
     return (
-        bool(told)
-        and not _kept_the_start(row)
+        not _kept_the_start(row)
+        and any((apart := row.before_from_gold(name)) and apart.separable for name in names)
         and all(row.standing(name) is Standing.at for name in names)
-        and any(what is not None for what in changes)
-        and Change.worse not in changes
+        and bool(kept)
+        and all(row.change(name) in (Change.kept, Change.better) for name in kept)
     )
 
 
@@ -160,7 +159,7 @@ def headline_of_several(made: list[Row]) -> str:
             if unlearned
             else f"{len(made)} models side by side; nothing was unlearned."
         )
-    good = [row.label for row in unlearned if _all_well(row)]
+    good = [row.label for row in unlearned if _arrived(row)]
     if not good:
         return (
             f"{_several(made)} side by side: "
@@ -173,17 +172,6 @@ def headline_of_several(made: list[Row]) -> str:
 def _several(made: list[Row]) -> str:
     """A method of several seeds is several runs."""
     return f"{len(made)} {'methods' if any(row.seeds for row in made) else 'runs'}"
-
-
-def _all_well(row: Row) -> bool:
-    standings = [row.standing(name) for name in judged("forgotten") if row.estimate(name)]
-    changes = [row.change(name) for name in judged("kept") if row.estimate(name)]
-    return (
-        bool(standings)
-        and bool(changes)
-        and all(where is Standing.at for where in standings)
-        and all(what in (Change.kept, Change.better) for what in changes)
-    )
 
 
 def guesses(row: Row, name: str) -> bool:
