@@ -62,12 +62,13 @@ class SupportConfig:
     twins: int = 2
     """`twins`: how many twins of each record are averaged."""
     contrast: float | None = None
-    """`twins`: how many times more the information that the names add is taken off; null: 0, or where
-    `generated` alone makes q not unlikely enough, as often as it takes."""
+    """`twins`: how many times more the information that the names add is taken off; null: as often as it
+    takes until the answers that q gets wrong cost it what those of the holdout cost the model before."""
     generated: float | None = None
     """`twins`: the share, in [0, 1], of what the twin says after an answer of its own, in which the tokens
     that only the names explain are drawn anew; the rest is what it says after the true answer's tokens. Null:
-    as much as it takes until q finds the forget answers as unlikely as the model before the holdout's."""
+    the share at which q has as many right tokens in the answers that it gets wrong as the model before has in
+    those of the holdout; 0 for running text."""
     model: str | None = None
     """`base`, `assistant`, `gold`: the path of that model; null: `base` is the run's own `model` before its
     target is fine-tuned, `assistant` is that one too."""

@@ -207,9 +207,8 @@ def _subject(
     lm = _language_model(config, model, tokenizer, compute)
     setting = Setting(texts, tokenizer, compute)
     corpora = tokenize_corpora(config, setting, lm)
-    config, _ = supporting.choose(config, setting, corpora, lm.style)
+    config, _, _ = supporting.prepare(config, setting, corpora, lm.style)
     context_layer(config, lm)
-    supporting.prepare(config, setting, corpora, lm.style)
     alternatives = alternative_items(config, lm, corpora["forget"])
     draws, _ = draws_of(config, corpora, alternatives, objective.needs)
     held_out = {"holdout": corpora["holdout"].items} if "holdout" in corpora else {}

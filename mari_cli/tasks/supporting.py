@@ -54,36 +54,6 @@ class Prepared:
     """Models by what they are asked as."""
 
 
-def choose(
-    config: UnlearnRun, setting: Setting, corpora: Mapping[str, Corpus], style: PromptStyle
-) -> tuple[UnlearnRun, list[str]]:
-    """``config`` with the source that `auto` stands for, and what the run is to say of the choice."""
-    request = config.loss.support_request
-    if request is None or request.source is not SupportSource.auto:
-        return config, []
-    asked = request.support
-    twins_asked = replace(asked, source=SupportSource.twins)
-    try:
-        _named(Prepared(twins_asked, request.context.stored_tokens), setting, corpora, style)
-    except UserError as error:
-        if asked.keys is not None:
-            raise
-        note = f"support: neighbours, for twins cannot be made: {error}"
-        return with_support(config, source=SupportSource.neighbours), [note]
-    if None in (asked.generated, asked.contrast) and "holdout" not in corpora:
-        ways = ways_of(asked, corpora["forget"].items)
-        share = PLAIN_GENERATED if Way.generated in ways else 0.0
-        generated = share if asked.generated is None else asked.generated
-        contrast = PLAIN_CONTRAST if asked.contrast is None else asked.contrast
-        note = (
-            f"support: twins, {generated:g} of them generated, with contrast {contrast:g}: there is no "
-            "holdout to set that by (`holdout`: data like the forget data that no model has seen)"
-        )
-        chosen = with_support(config, source=SupportSource.twins, generated=generated, contrast=contrast)
-        return chosen, [note]
-    return with_support(config, source=SupportSource.twins), []
-
-
 def with_support(config: UnlearnRun, **changes: Any) -> UnlearnRun:
     """``config`` with ``changes`` to the keys of `loss.support`."""
     assert isinstance(config.loss, MariConfig)
@@ -100,33 +70,66 @@ def ways_of(config: SupportConfig, forget: Sequence[Item]) -> list[Way]:
 
 def prepare(
     config: UnlearnRun, setting: Setting, corpora: Mapping[str, Corpus], style: PromptStyle
-) -> Prepared | None:
-    """None where the loss asks none of these sources. Raises UserError where a support cannot be made."""
+) -> tuple[UnlearnRun, Prepared | None, list[str]]:
+    """``config`` with the source that `auto` stands for, what is known of it (None where the loss asks none
+    of these sources), and what the run is to say of the choice. Raises UserError where a support cannot be
+    made."""
     request = config.loss.support_request
     if request is None or request.source is SupportSource.neighbours:
-        return None
+        return config, None, []
     source, asked = request.source, request.support
     prepared = Prepared(asked, request.context.stored_tokens)
-    match source:
-        case SupportSource.twins:
-            named = _named(prepared, setting, corpora, style)
-            unset = {"generated": PLAIN_GENERATED, "contrast": PLAIN_CONTRAST}
-            if missing := {name: value for name, value in unset.items() if getattr(asked, name) is None}:
-                _require_holdout(corpora, missing)
-            return named
-        case SupportSource.base:
-            if asked.sharpen is None:
-                _require_holdout(corpora, {"sharpen": 1})
-            return replace(prepared, given={"base": _before_fine_tuning(config, setting)})
-        case SupportSource.assistant:
-            return replace(prepared, given={"assistant": _before_fine_tuning(config, setting)})
-    names = ("model",) if source is SupportSource.gold else ("retain_model", "both_model")
-    return replace(prepared, given={name: _at_path(name, config, setting) for name in names})
+    if source is SupportSource.auto:
+        return _choose(config, prepared, setting, corpora, style)
+    if source is SupportSource.twins:
+        prepared = _named(prepared, setting, corpora, style)
+        unset = {"generated": PLAIN_GENERATED, "contrast": PLAIN_CONTRAST}
+        _require_holdout(corpora, {k: value for k, value in unset.items() if getattr(asked, k) is None})
+    elif source is SupportSource.base:
+        _require_holdout(corpora, {"sharpen": 1} if asked.sharpen is None else {})
+        prepared = replace(prepared, given={"base": _before_fine_tuning(config, setting)})
+    elif source is SupportSource.assistant:
+        prepared = replace(prepared, given={"assistant": _before_fine_tuning(config, setting)})
+    else:
+        names = ("model",) if source is SupportSource.gold else ("retain_model", "both_model")
+        prepared = replace(prepared, given={name: _at_path(name, config, setting) for name in names})
+    return config, prepared, []
+
+
+def _choose(
+    config: UnlearnRun,
+    prepared: Prepared,
+    setting: Setting,
+    corpora: Mapping[str, Corpus],
+    style: PromptStyle,
+) -> tuple[UnlearnRun, Prepared | None, list[str]]:
+    """Of `auto`: twins where the forget data has key strings, else neighbours."""
+    asked = prepared.config
+    try:
+        prepared = _named(prepared, setting, corpora, style)
+    except UserError as error:
+        if asked.keys is not None:
+            raise
+        note = f"support: neighbours, for twins cannot be made: {error}"
+        return with_support(config, source=SupportSource.neighbours), None, [note]
+    changes: dict[str, Any] = {"source": SupportSource.twins}
+    notes = []
+    if None in (asked.generated, asked.contrast) and "holdout" not in corpora:
+        ways = ways_of(asked, corpora["forget"].items)
+        share = PLAIN_GENERATED if Way.generated in ways else 0.0
+        generated = share if asked.generated is None else asked.generated
+        contrast = PLAIN_CONTRAST if asked.contrast is None else asked.contrast
+        changes |= {"generated": generated, "contrast": contrast}
+        notes.append(
+            f"support: twins, {generated:g} of them generated, with contrast {contrast:g}: there is no "
+            "holdout to set that by (`holdout`: data like the forget data that no model has seen)"
+        )
+    return with_support(config, **changes), replace(prepared, config=replace(asked, **changes)), notes
 
 
 def _require_holdout(corpora: Mapping[str, Corpus], missing: Mapping[str, float]) -> None:
     """``missing``: settings that only a holdout can choose, each with a value that would do."""
-    if "holdout" not in corpora:
+    if missing and "holdout" not in corpora:
         names = " and ".join(f"`loss.support.{name}`" for name in missing)
         values = " ".join(f"loss.support.{name}={value:g}" for name, value in missing.items())
         chosen = "is chosen" if len(missing) == 1 else "are chosen"

@@ -47,11 +47,10 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
     if config.train.evaluate_benchmarks and in_shards(config.train):
         check_without_generation(config.metrics)
     alternatives = alternative_items(config, base, corpora["forget"])
-    config, chosen = supporting.choose(config, setting, corpora, base.style)
+    config, prepared, chosen = supporting.prepare(config, setting, corpora, base.style)
     layer = context_layer(config, base)
     if objective.needs.states is not None:
         choose_layer(base.model, objective.needs.states.layer)  # refused now where there is no such layer
-    prepared = supporting.prepare(config, setting, corpora, base.style)
     if prepared:
         flight.models.update(supporting.load_given(prepared, flight.load))
     make_trainable(config, base)

@@ -36,9 +36,8 @@ def asking(cache, *overrides: str) -> SimpleNamespace:
     arguments = [*TINY, "loss.support.twins=2", f"out={cache / 'none'}", f"cache={cache}", *overrides]
     config = launch.configured(launch.Experiment("unlearn", arguments))
     flight, lm = check(config, RunOptions(["mari"]), gold_words=GOLD_WORDS)
-    config, _ = supporting.choose(config, flight.setting, flight.corpora, lm.style)
+    config, prepared, _ = supporting.prepare(config, flight.setting, flight.corpora, lm.style)
     flight = replace(flight, config=config)
-    prepared = supporting.prepare(config, flight.setting, flight.corpora, lm.style)
     target = prepare_target(flight)
     made = partial(
         support_sources.support, config, flight.setting, flight.corpora, prepared, target, flight.load
@@ -220,7 +219,9 @@ def test_without_a_loss_chosen_the_support_is_what_the_data_allows(
     config = launch.configured(launch.Experiment("unlearn", ["model=gpt2_tiny", *corpora_of]))
     setting = prepare(config, choose_compute(config.train.device, config.train.precision))
     lm = load_for(config, setting, config.model)
-    chosen, notes = supporting.choose(config, setting, tokenize_corpora(config, setting, lm), lm.style)
+    corpora = tokenize_corpora(config, setting, lm)
+    chosen, prepared, notes = supporting.prepare(config, setting, corpora, lm.style)
+    assert (prepared and prepared.config) == (chosen.loss.support if source == "twins" else None)
     assert (chosen.loss.support.source, chosen.loss.support.generated) == (source, generated)
     assert [says in note for note in notes] == ([True] if says else [])
 
