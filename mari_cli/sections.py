@@ -14,7 +14,7 @@ SEED_BITS = 63
 
 SCHEMAS: dict[str, type] = {}
 """Every schema under the name by which conf/ refers to it, as ``schema/NAME``; after the slash its kind.
-mari_cli/config.py fills it."""
+mari_cli/config/schemas.py fills it."""
 
 if TYPE_CHECKING:
     Flag = bool

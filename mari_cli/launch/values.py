@@ -1,6 +1,6 @@
 """What no value of a configuration may be, whatever its key: every value is looked at.
 
-Standard library only. What a key by itself excludes stands beside the key, in config.py.
+Standard library only. What a key by itself excludes stands beside the key, in config/.
 """
 
 import math

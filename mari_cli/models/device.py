@@ -47,7 +47,7 @@ def choose_compute(
         raise UserError("no CUDA device here", f"use `{section}device=auto` or `{section}device=cpu`")
     cuda = torch.cuda.is_available() and device is not Device.cpu
     reason = "asked for"
-    if weights is Weights.bfloat16 and precision is Precision.auto:  # config.py refuses any other precision
+    if weights is Weights.bfloat16 and precision is Precision.auto:  # config/ refuses any other precision
         precision, reason = Precision.bfloat16, f"auto: `{section}weights=bfloat16`"
     if not cuda:
         if precision is Precision.float16:

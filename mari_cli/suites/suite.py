@@ -1,7 +1,7 @@
 """A suite: data, what a model is asked about it, and what its answers amount to.
 
-A suite is one module here, with a function ``load(config) -> Suite``, its schema in config.py, whose ``kind``
-is the module's name, and one file in conf/suite/.
+A suite is one module here, with a function ``load(config) -> Suite``, its schema in config/suites.py, whose
+``kind`` is the module's name, and one file in conf/suite/.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,0 +1,157 @@
+"""A whole configuration: one run of `mari finetune`, `mari unlearn` or `mari evaluate`."""
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from omegaconf import MISSING
+
+from mari_cli.config.corpora import CorpusConfig, ForgetFiles, RetainConfig, RetainFiles
+from mari_cli.config.metrics import MetricsConfig
+from mari_cli.config.model import ModelConfig
+from mari_cli.config.suites import SuiteConfig, TofuSuite
+from mari_cli.config.tracker import TrackerConfig
+from mari_cli.config.train import Device, FinetuneConfig, OptimConfig, Precision, UnlearnConfig
+from mari_cli.losses.base import LossConfig
+from mari_cli.sections import require, seeds
+
+
+class TargetChoice(StrEnum):
+    auto = "auto"  # fine-tune a model that is built from an architecture, take any other as it is
+    finetune = "finetune"
+    as_is = "as_is"
+
+
+class Corpora(StrEnum):
+    both = "both"
+    retain = "retain"
+    forget = "forget"
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """What every run has."""
+
+    task: str = MISSING
+    """The command that does it: each class has its own, and no other is taken."""
+    seed: int = 0
+    out: str = MISSING
+    """The run directory; it must not exist yet."""
+    cache: str = MISSING
+    """Where targets and gold models are kept, keyed by the content of everything that determines them."""
+    model: ModelConfig = MISSING
+    forget: CorpusConfig = MISSING
+    retain: RetainConfig = MISSING
+    holdout: CorpusConfig = MISSING
+    """Data like the forget data that no model has seen: what membership inference compares with."""
+    metrics: MetricsConfig = MISSING
+    tracker: TrackerConfig = MISSING
+
+    def __post_init__(self) -> None:
+        own = type(self).task
+        require(
+            self.task == own, f"task is {own} here, got {self.task}", "the command chooses it: leave it out"
+        )
+        seeds("", self, "seed")
+
+
+def _require_dropout(model: ModelConfig, train: OptimConfig) -> None:
+    if isinstance(model, ModelConfig) and isinstance(train, OptimConfig):  # neither is MISSING
+        require(
+            model.lora.dropout == 0 or train.dropout,
+            f"model.lora.dropout={model.lora.dropout} needs train.dropout=true",
+        )
+
+
+@dataclass(kw_only=True)
+class FinetuneRun(RunConfig):
+    task: str = "finetune"
+    train: FinetuneConfig = MISSING
+    corpora: Corpora = Corpora.both
+    """Which corpora to train on: `both` makes a target, `retain` a gold model."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_dropout(self.model, self.train)
+
+
+@dataclass(kw_only=True)
+class UnlearnRun(RunConfig):
+    task: str = "unlearn"
+    loss: LossConfig = MISSING
+    train: UnlearnConfig = MISSING
+    suite: SuiteConfig = field(default_factory=SuiteConfig)
+    """A benchmark protocol, asked besides the questions of the corpora."""
+    finetune: FinetuneConfig = MISSING
+    """How target and gold are trained, where the run trains them."""
+    target: TargetChoice = TargetChoice.auto
+    """The model to unlearn: `model` as it is, or fine-tuned on forget + retain first."""
+    gold: str = "auto"
+    """The model that never saw the forget data: `finetune` (on retain alone), `none`, a path, or `auto`:
+    `finetune` where the target is fine-tuned here, else `none`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_dropout(self.model, self.train)
+        _require_one_split(self.forget, self.retain, self.suite)
+
+
+def _require_one_split(forget: CorpusConfig, retain: CorpusConfig, suite: SuiteConfig) -> None:
+    """TOFU's splits of its authors belong together."""
+    if not isinstance(forget, ForgetFiles) or not re.fullmatch(r"forget\d\d", forget.subset or ""):
+        return
+    split = str(forget.subset)
+    rest = f"retain{100 - int(split[-2:])}"
+    require(
+        not isinstance(retain, RetainFiles) or retain.path != forget.path or retain.subset == rest,
+        f"retain.subset must be {rest} beside forget.subset={split}, got "
+        f"{getattr(retain, 'subset', None)}; forget=tofu_{split} chooses both",
+    )
+    require(
+        not isinstance(suite, TofuSuite) or suite.split == split,
+        f"suite.split must be forget.subset, {split}, got {getattr(suite, 'split', None)}",
+    )
+
+
+@dataclass(kw_only=True)
+class EvaluateRun(RunConfig):
+    task: str = "evaluate"
+    suite: SuiteConfig = field(default_factory=SuiteConfig)
+    """A benchmark protocol, asked instead of the questions of the corpora."""
+    gold: str = "none"
+    """Path of a gold model to measure beside, or `none`."""
+    from_log: Any = None
+    """Instead of a model: the log of a TOFU evaluation, whose numbers are computed again; a folder of logs;
+    or a list of such."""
+    gold_log: str | None = None
+    """The log of the retain model's evaluation, for forget quality."""
+    target_log: str | None = None
+    """The log of the evaluation before unlearning, for the overall score."""
+    device: Device = Device.auto
+    precision: Precision = Precision.auto
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            not isinstance(self.model, ModelConfig) or self.model.lora.rank is None,
+            "model.lora.rank must be null here: an evaluation trains nothing",
+        )
+        logs = self.from_log if isinstance(self.from_log, list) else [self.from_log]
+        require(
+            self.from_log is None or (bool(logs) and all(isinstance(log, str) and log for log in logs)),
+            f"from_log must be a path or a list of paths, got {self.from_log}",
+        )
+        require(self.gold_log is None or self.from_log is not None, "gold_log needs from_log")
+        require(self.target_log is None or self.from_log is not None, "target_log needs from_log")
+        require(
+            self.from_log is None or self.gold == "none",
+            "from_log measures no model, so gold must be none: gold_log is the log of a gold model",
+        )
+        require(
+            self.suite.kind == "corpora"
+            or not isinstance(self.metrics, MetricsConfig)
+            or self.metrics.seeds is None
+            or self.metrics.max_items is not None,
+            "metrics.seeds needs metrics.max_items: without it every question of the suite is asked",
+        )

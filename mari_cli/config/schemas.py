@@ -1,0 +1,53 @@
+"""The schemas of all sections, by the names that conf/ has for them; a configuration as plain data."""
+
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from mari_cli.config.corpora import FictionalCorpus, FileCorpus, ForgetFiles, RetainFictional, RetainFiles
+from mari_cli.config.metrics import MetricsConfig
+from mari_cli.config.model import ModelConfig
+from mari_cli.config.runs import EvaluateRun, FinetuneRun, UnlearnRun
+from mari_cli.config.suites import MuseSuite, OwnSuite, RwkuSuite, SuiteConfig, TofuSuite
+from mari_cli.config.tracker import TrackerConfig, WandbConfig
+from mari_cli.config.train import FinetuneConfig, UnlearnConfig
+from mari_cli.losses.base import LOSSES
+from mari_cli.sections import SCHEMAS
+
+SCHEMAS.update(
+    {
+        "finetune": FinetuneRun,
+        "unlearn": UnlearnRun,
+        "evaluate": EvaluateRun,
+        "model/base": ModelConfig,
+        "forget/fictional": FictionalCorpus,
+        "forget/files": ForgetFiles,
+        "retain/fictional": RetainFictional,
+        "retain/files": RetainFiles,
+        "holdout/fictional": FictionalCorpus,
+        "holdout/files": FileCorpus,
+        **{f"loss/{kind}": loss for kind, loss in LOSSES.items()},
+        "train/finetune": FinetuneConfig,
+        "train/unlearn": UnlearnConfig,
+        "metrics/base": MetricsConfig,
+        "suite/corpora": SuiteConfig,
+        "suite/tofu": TofuSuite,
+        "suite/muse": MuseSuite,
+        "suite/rwku": RwkuSuite,
+        "suite/own": OwnSuite,
+        "tracker/none": TrackerConfig,
+        "tracker/wandb": WandbConfig,
+    }
+)
+
+
+def to_plain(config: object) -> dict[str, Any]:
+    """A configuration as plain dictionaries, lists, strings and numbers."""
+    plain = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def to_yaml(config: object) -> str:
+    """A configuration as config.yaml holds it."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))

@@ -1,0 +1,189 @@
+"""The sections `train` and `finetune`: steps, optimiser, precision, memory, and when to stop."""
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import isfinite
+
+from mari_cli.sections import Flag, flags, fraction, non_negative, positive, require
+
+SIZE_UNITS = {"GiB": 2**30, "MiB": 2**20, "GB": 10**9, "MB": 10**6}
+
+
+def bytes_of(text: str, key: str) -> int:
+    """A size as a user writes it, `40GiB`; ``key`` is where, for the message."""
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]+)\s*", text)
+    unit = {name.lower(): size for name, size in SIZE_UNITS.items()}.get(found[2].lower()) if found else None
+    require(
+        unit is not None and found is not None and 0 < float(found[1]) * unit < 2**63,
+        f"{key} must be a size like 40GiB ({', '.join(SIZE_UNITS)}), got {text}",
+    )
+    assert found is not None
+    assert unit is not None
+    return round(float(found[1]) * unit)
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class OptimizerName(StrEnum):
+    adamw = "adamw"
+    adamw_8bit = "adamw_8bit"
+
+
+class Weights(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Memory(StrEnum):
+    auto = "auto"
+    as_configured = "as_configured"
+    unchecked = "unchecked"
+
+
+class Schedule(StrEnum):
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+class Packing(StrEnum):
+    auto = "auto"
+    always = "always"  # not `on` and `off`: in YAML these are true and false
+    never = "never"
+
+
+class Parallel(StrEnum):
+    ddp = "ddp"
+    fsdp = "fsdp"
+
+
+@dataclass(kw_only=True)
+class OptimConfig:
+    """What every training has."""
+
+    lr: float = 1e-4
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    schedule: Schedule = Schedule.constant
+    max_grad_norm: float | None = 1.0
+    micro_batch: int | None = None
+    """Sequences of each corpus per forward pass; null: the whole step. Changes memory, never the result
+    (but see loss.pooling_scope)."""
+    chunk: int | None = None
+    """Positions whose logits are made at one time; null: what 128 MiB hold. Changes memory, never the
+    result."""
+    keep_logits: Flag | None = None
+    """Hold the logits of a loss that pools over the step until its pool is averaged, instead of making them
+    twice; null: where they take at most 2 GiB. Changes memory, never the result."""
+    precision: Precision = Precision.auto
+    device: Device = Device.auto
+    optimizer: OptimizerName = OptimizerName.adamw
+    """`adamw_8bit` keeps the moments of large tensors in 8 bits: 2 bytes a weight instead of 8, and another
+    trajectory."""
+    weights: Weights = Weights.float32
+    """What the model's weights are held in while it is trained. `bfloat16`: so are the gradients, while the
+    optimiser steps float32 copies of what is trained; what is not trained (under LoRA) stays rounded."""
+    gradient_checkpointing: Flag = False
+    dropout: Flag = False
+    """Keep the architecture's dropout. Off, a loss is the same however a step is cut; on, another
+    `micro_batch`, packing or number of processes draws other masks, as another seed would, and so does what
+    `memory` chooses."""
+    packing: Packing = Packing.auto
+    """Lay sequences end to end in one row, none seeing another, instead of padding them to one length.
+    `auto`: where the architecture allows it, which is tried out before step 1."""
+    parallel: Parallel = Parallel.ddp
+    """How several processes share a training. `ddp`: each keeps all weights; `fsdp`: each keeps its shards of
+    weights, gradients and optimiser states. Changes memory, never the result."""
+    memory: Memory = Memory.auto
+    """What happens before step 1 to a step that does not fit `memory_limit`. `auto`: of `keep_logits`,
+    `chunk`, `gradient_checkpointing` and `micro_batch` as much is changed as it takes, the cheapest first,
+    and it is said; `as_configured`: it is refused, with the settings that would fit; `unchecked`: nobody
+    looks."""
+    memory_limit: str | None = None
+    """`40GiB`, say; null: what the CUDA device has free, and no limit on a CPU."""
+
+    def __post_init__(self) -> None:
+        flags("train", self, "gradient_checkpointing", "dropout", "keep_logits", null="keep_logits")
+        positive("train", self, "lr", "max_grad_norm", "micro_batch", "chunk")
+        if self.memory_limit is not None:
+            bytes_of(self.memory_limit, "train.memory_limit")
+        non_negative("train", self, "weight_decay", "warmup_steps")
+        require(
+            self.weights is Weights.float32 or self.precision in (Precision.auto, Precision.bfloat16),
+            f"train.weights=bfloat16 needs train.precision=bfloat16 or auto, got {self.precision}",
+        )
+
+
+@dataclass(kw_only=True)
+class FinetuneConfig(OptimConfig):
+    epochs: int = 10
+    batch_size: int = 16
+    until_accuracy: float | None = None
+    """Stop once this share of the training tokens is predicted right; null: run all epochs."""
+    evaluate_every: int = 1
+    """Epochs between two looks at the training accuracy, each with a checkpoint to resume from."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive("train", self, "epochs", "batch_size", "evaluate_every")
+        fraction("train", self, "until_accuracy")
+
+
+class Keep(StrEnum):
+    best = "best"
+    last = "last"
+
+
+@dataclass(kw_only=True)
+class StopConfig:
+    retain_drop: float | None = 0.03
+    """Stop if retain validation accuracy is more than this below its start (the paper's rule); null: off."""
+    at_holdout: Flag = True
+    """Stop when the forget loss has reached the holdout's (needs a holdout corpus)."""
+    true_token_gap: float | None = None
+    """Stop when the true tokens of the forget items stand out over the five likeliest alternatives by at most
+    this, a difference of logits in nats (needs neither holdout nor gold); null: off."""
+
+    def __post_init__(self) -> None:
+        flags("train.stop", self, "at_holdout")
+        fraction("train.stop", self, "retain_drop")
+        require(
+            self.true_token_gap is None or isfinite(self.true_token_gap),
+            f"train.stop.true_token_gap must be a number of nats or null, got {self.true_token_gap}",
+        )
+
+
+@dataclass(kw_only=True)
+class UnlearnConfig(OptimConfig):
+    steps: int = 200
+    forget_batch: int = 16
+    retain_batch: int = 16
+    """Sequences of either corpus in one optimiser step."""
+    evaluate_every: int = 20
+    """Steps between two evaluations, each with a checkpoint to resume from."""
+    evaluate_items: int = 200
+    """At most so many items of each corpus in an evaluation during training."""
+    evaluate_benchmarks: Flag = False
+    """Ask those of `metrics.benchmarks` in each of these evaluations too. Of weights in shards
+    (`train.parallel=fsdp`) all processes ask all questions, and none may want a generated answer."""
+    stop: StopConfig = field(default_factory=StopConfig)
+    keep: Keep = Keep.best
+    """`best`: of the checkpoints that the retain rule allows, the one whose forget loss is nearest the
+    holdout's (without a holdout: the last one allowed)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        flags("train", self, "evaluate_benchmarks")
+        positive("train", self, "steps", "forget_batch", "retain_batch", "evaluate_every", "evaluate_items")
