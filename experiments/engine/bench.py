@@ -39,9 +39,8 @@ from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import add_adapters
 from mari_cli.models.packing import Layout, settle
 from mari_cli.models.skeleton import PUBLISHED
-from mari_cli.train import planner
+from mari_cli.train.forecast import AsOn, Settings, forecast, forecast_fine_tuning
 from mari_cli.train.optim import adamw
-from mari_cli.train.planner import AsOn, Settings
 from mari_cli.train.step import Recalled, Reference, backward, operand_head
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
@@ -166,9 +165,9 @@ def step_figures() -> list[Figure]:
     figures, groups, config = [], groups_of(8, 512), UnlearnConfig()
     lm = language_model(LLAMA_1B)
     settings = Settings(chunk=512, keep_logits=False)
-    plain = planner.fine_tuning(lm, groups, settings, config)
+    plain = forecast_fine_tuning(lm, groups, settings, config)
     for name, reach in (("pooled", 1.11), ("token", 1.04), ("context", 1.08), ("twins", 1.14)):
-        step = planner.forecast(lm, groups, build(LOSSES[name]), settings, config)
+        step = forecast(lm, groups, build(LOSSES[name]), settings, config)
         figures.append(
             Figure(f"step operations / fine-tuning, 1B, {name} + KL", step.flops / plain.flops, reach)
         )
@@ -176,7 +175,7 @@ def step_figures() -> list[Figure]:
             Figure(f"step peak / fine-tuning, 1B, {name} + KL", step.peak / plain.peak, 1.10, 1.05)
         )
     narrow = language_model(LLAMA_1B, dtype=torch.bfloat16)
-    lean = planner.forecast(
+    lean = forecast(
         narrow,
         groups,
         build(LOSSES["pooled"]),
@@ -188,7 +187,7 @@ def step_figures() -> list[Figure]:
         Figure("step peak, 1B, pooled + KL, checkpointed, no optimiser", lean.peak / 1e9, 6.9, 6.4, "GB")
     )
     adapters = language_model(LLAMA_8B, dtype=torch.bfloat16, lora=16)
-    with_adapters = planner.forecast(
+    with_adapters = forecast(
         adapters,
         groups_of(2, 1024),
         build(LOSSES["token"]),
@@ -207,7 +206,7 @@ def shard_figures() -> list[Figure]:
     config = UnlearnConfig(weights=Weights.bfloat16, parallel=Parallel.fsdp)
     settings = Settings(chunk=512, keep_logits=False, gradient_checkpointing=True)
     lm, groups = language_model(LLAMA_8B), groups_of(2, 1024)
-    each = planner.forecast(lm, groups, build(LOSSES["token"]), settings, config, processes=2)
+    each = forecast(lm, groups, build(LOSSES["token"]), settings, config, processes=2)
     name = "8B, all weights, 2 processes with shards, 2x1024 + 2x1024 tokens, checkpointed, forecast of each"
     return [Figure(name, each.needed / 1e9, None, 80, "GB")]
 
@@ -246,7 +245,7 @@ def forecast_figures() -> list[Figure]:
             return Recalled(torch.randn(sum(targets[i] for i in at), width) if role == "retain" else None)
 
         config = UnlearnConfig(chunk=512)
-        found = planner.forecast(lm, groups, build(LOSSES["token"]), Settings.of(config), config)
+        found = forecast(lm, groups, build(LOSSES["token"]), Settings.of(config), config)
         ratio = found.peak / measured_peak(lm, groups, Reference(recall, head))
         layout = "packed" if lm.layout.packed else "padded"
         figures.append(Figure(f"forecast / measured peak, CPU, {layout}, off by", abs(ratio - 1), 0.1, 0.05))

@@ -11,8 +11,9 @@ from mari_cli.losses.objective import Objective
 from mari_cli.models.load import LanguageModel, checkpoint_activations
 from mari_cli.progress import say
 from mari_cli.train import planner
-from mari_cli.train.planner import Unforeseeable
+from mari_cli.train.forecast import Unforeseeable
 from mari_cli.train.step import Group
+from mari_cli.train.workload import heaviest_step
 
 C = TypeVar("C", bound=OptimConfig)
 
@@ -29,7 +30,7 @@ def fit_to_memory(
     limit = distributed.least(limit_of(config, lm.device))
     if config.memory is Memory.unchecked or limit is None:
         return config
-    groups = planner.heaviest(items_at, steps, packed=lm.layout.packed)
+    groups = heaviest_step(items_at, steps, packed=lm.layout.packed)
     try:
         choice = planner.choose(lm, groups, objective, config, limit=limit, processes=distributed.size())
     except Unforeseeable as error:

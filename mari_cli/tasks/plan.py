@@ -36,7 +36,8 @@ from mari_cli.tasks.setting import (
 )
 from mari_cli.tasks.supporting import source_of
 from mari_cli.train import planner
-from mari_cli.train.planner import AsOn
+from mari_cli.train.forecast import AsOn, Settings, forecast_fine_tuning
+from mari_cli.train.workload import count_positions, count_tokens, heaviest_step, sample_steps
 
 MOST_SEQUENCES = 2**14
 """In a step that is planned: it is run on tensors without content, which takes a minute for so many."""
@@ -72,17 +73,17 @@ def plan(
             "plan a smaller `train.forget_batch` and `train.retain_batch`: what a step costs grows with them",
         )
     packed = lm.layout.packed
-    groups = planner.heaviest(draws.items_at, config.train.steps, packed=packed)
+    groups = heaviest_step(draws.items_at, config.train.steps, packed=packed)
     choice = planner.choose(lm, groups, objective, config.train, limit=limit, processes=processes, tell=_tell)
     if limit is not None:
         planner.require(choice, config.train, limit=limit)
     chosen = choice.chosen
     assert chosen is not None
-    baseline = planner.fine_tuning(lm, groups, chosen.settings, config.train, processes=processes)
+    baseline = forecast_fine_tuning(lm, groups, chosen.settings, config.train, processes=processes)
     run = _mean_step(draws, config.train.steps, packed=packed)
     seconds = chosen.flops / (on.flops * on.share) if on.flops else None
     # a step of the run is on average lighter than the heaviest, which was counted
-    heaviest = planner.positions(groups, packed)
+    heaviest = count_positions(groups, packed)
     mean_seconds = None if seconds is None else seconds * run.positions / heaviest
     return {
         "model": {
@@ -98,9 +99,9 @@ def plan(
         "device": asdict(on),
         "step": {
             "sequences": {role: len(of_role) for role, of_role in groups.items()},
-            "tokens": planner.tokens(groups),
+            "tokens": count_tokens(groups),
             "targets": sum(item.num_targets for of_role in groups.values() for item in of_role),
-            "padding": 1 - planner.tokens(groups) / heaviest,
+            "padding": 1 - count_tokens(groups) / heaviest,
         },
         "settings": {**asdict(chosen.settings), "changed": chosen.settings.beyond(_asked(config))},
         "why": planner.reason(choice, limit=limit),
@@ -137,8 +138,8 @@ def _tell(tried: str) -> None:
     say(f"counting {tried}")
 
 
-def _asked(config: UnlearnRun) -> planner.Settings:
-    return planner.Settings.of(config.train)
+def _asked(config: UnlearnRun) -> Settings:
+    return Settings.of(config.train)
 
 
 def _device(name: str | None, memory: str | None) -> Device:
@@ -255,7 +256,7 @@ class _MeanStep:
 
 
 def _mean_step(draws: Draws, steps: int, *, packed: bool) -> _MeanStep:
-    looked_at = [draws.items_at(step) for step in planner.some_of(steps)]
-    tokens = sum(map(planner.tokens, looked_at)) / len(looked_at)
-    positions = sum(planner.positions(groups, packed) for groups in looked_at) / len(looked_at)
+    looked_at = [draws.items_at(step) for step in sample_steps(steps)]
+    tokens = sum(map(count_tokens, looked_at)) / len(looked_at)
+    positions = sum(count_positions(groups, packed) for groups in looked_at) / len(looked_at)
     return _MeanStep(tokens, positions, 1 - tokens / positions)

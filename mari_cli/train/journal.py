@@ -19,9 +19,9 @@ from mari_cli.config import OptimConfig
 from mari_cli.losses.objective import Objective
 from mari_cli.measure import devices
 from mari_cli.models.load import LanguageModel
-from mari_cli.train import planner
-from mari_cli.train.planner import Settings, Unforeseeable
+from mari_cli.train.forecast import Settings, Unforeseeable, forecast
 from mari_cli.train.step import Group
+from mari_cli.train.workload import count_positions
 from mari_cli.transfer import Fetched
 
 Log = Callable[[dict[str, Any]], None]
@@ -131,7 +131,7 @@ def token_seconds(
         return None
     once = Settings(micro_batch=None, keep_logits=True, gradient_checkpointing=False)
     try:
-        needed = planner.forecast(lm, groups, objective, once, config, optimizer=False)
+        needed = forecast(lm, groups, objective, once, config, optimizer=False)
     except Unforeseeable:
         return None
-    return needed.flops / planner.positions(groups, lm.layout.packed) / peak
+    return needed.flops / count_positions(groups, lm.layout.packed) / peak

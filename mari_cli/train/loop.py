@@ -17,9 +17,9 @@ from mari_cli.losses.objective import Objective
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track
 from mari_cli.train import state
+from mari_cli.train.forecast import Settings
 from mari_cli.train.journal import Journal, Launched, Log, token_seconds
 from mari_cli.train.optim import Optimizer, learning_rate
-from mari_cli.train.planner import Settings
 from mari_cli.train.sharding import sharded
 from mari_cli.train.step import Group, Reference, backward, chunk_for
 from mari_cli.train.stop import Verdict

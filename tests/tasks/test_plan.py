@@ -7,7 +7,7 @@ from tiny import TINY
 
 from mari_cli import launch
 from mari_cli.config import bytes_of
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, size
 from mari_cli.losses.objective import build
 from mari_cli.progress import silent
 from mari_cli.suites import states
@@ -21,7 +21,6 @@ from mari_cli.tasks.plan import plan
 from mari_cli.tasks.plan_table import rows
 from mari_cli.tasks.preflight import load_for
 from mari_cli.tasks.unlearn import unlearn
-from mari_cli.train import planner
 
 
 def configured(*overrides: str):
@@ -132,7 +131,7 @@ def test_adapters_are_planned_as_the_run_trains_them(tmp_path, capsys):
     assert found["memory"]["parts"]["optimizer"] < 0.5 * whole["memory"]["parts"]["optimizer"]
     assert found["disk"]["run"] < whole["disk"]["run"]
     unlearned(tmp_path, "run", "model.lora.rank=4", "train.memory_limit=1GiB")
-    needed = planner.size(found["memory"]["needed"])
+    needed = size(found["memory"]["needed"])
     assert f"memory: as configured ({needed} of 1.0 GiB: fits)" in capsys.readouterr().err
 
 

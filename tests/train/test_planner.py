@@ -15,13 +15,22 @@ from mari_cli.losses.objective import FINE_TUNING, build
 from mari_cli.losses.preference import NPOConfig
 from mari_cli.measure import fake
 from mari_cli.measure.memory import allocator_peak, held
-from mari_cli.models.load import LanguageModel
+from mari_cli.models.load import LanguageModel, checkpoint_activations
 from mari_cli.models.packing import Layout, settle
 from mari_cli.train import planner
 from mari_cli.train import step as steps
+from mari_cli.train.forecast import (
+    GIB,
+    AsOn,
+    Settings,
+    count_step,
+    fake_reference,
+    forecast,
+    forecast_fine_tuning,
+)
 from mari_cli.train.optim import adamw
-from mari_cli.train.planner import AsOn, Settings
 from mari_cli.train.step import Recalled, Reference, backward, operand_head
+from mari_cli.train.workload import heaviest_step
 
 LLAMA = {
     "model_type": "llama",
@@ -84,7 +93,7 @@ def reference(lm: LanguageModel, *, groups, objective) -> Reference:
 
 def measured(lm, groups, objective, config) -> int:
     """The peak of one whole training step, by the allocator's own account of it."""
-    planner.checkpoint_activations(lm.model, config.gradient_checkpointing)
+    checkpoint_activations(lm.model, config.gradient_checkpointing)
     lm.model.train(config.gradient_checkpointing)
     recalled = reference(lm, groups=groups, objective=objective)
     optimizer = adamw(list(lm.model.parameters()), config)
@@ -127,7 +136,7 @@ CASES = {
 def test_the_forecast_is_what_the_allocator_says_within_5_percent(case):
     make, loss, config = CASES[case]
     lm, objective = make(), build(loss)
-    found = planner.forecast(lm, GROUPS, objective, Settings.of(config), config)
+    found = forecast(lm, GROUPS, objective, Settings.of(config), config)
     assert sum(found.parts.values()) == found.peak
     assert found.peak == pytest.approx(measured(lm, GROUPS, objective, config), rel=0.05)
 
@@ -157,11 +166,9 @@ def packed(**changes) -> LanguageModel:
 )
 def test_the_forecast_of_a_packed_step_is_what_the_allocator_says_within_5_percent(make, loss, config):
     lm, objective = make(), build(loss)
-    found = planner.forecast(lm, MIXED, objective, Settings.of(config), config)
+    found = forecast(lm, MIXED, objective, Settings.of(config), config)
     assert found.peak == pytest.approx(measured(lm, MIXED, objective, config), rel=0.05)
-    padded = planner.forecast(
-        replace(lm, layout=Layout(False, "")), MIXED, objective, Settings.of(config), config
-    )
+    padded = forecast(replace(lm, layout=Layout(False, "")), MIXED, objective, Settings.of(config), config)
     assert found.peak < 0.9 * padded.peak
     assert found.flops < 0.9 * padded.flops
 
@@ -171,7 +178,7 @@ def test_as_on_a_gpu_one_kernel_attends_over_all_documents_and_holds_its_output_
     gpu = replace(lm, compute=AsOn(torch.device("cpu"), torch.bfloat16, "", mixes=True))
     config = UnlearnConfig(chunk=128)
     on_gpu, on_cpu = (
-        planner.forecast(where, MIXED, build(TOKEN), Settings.of(config), config) for where in (gpu, lm)
+        forecast(where, MIXED, build(TOKEN), Settings.of(config), config) for where in (gpu, lm)
     )
     assert on_gpu.flops == on_cpu.flops
     assert on_gpu.parts["activations"] < on_cpu.parts["activations"]
@@ -181,9 +188,9 @@ def test_as_on_a_gpu_one_kernel_attends_over_all_documents_and_holds_its_output_
 def test_a_fake_step_is_counted_as_a_real_one(case):
     make, loss, config = CASES[case]
     lm, objective = make(), build(loss)
-    unreal = planner.forecast(lm, GROUPS, objective, Settings.of(config), config)
+    unreal = forecast(lm, GROUPS, objective, Settings.of(config), config)
     told = partial(reference, groups=GROUPS, objective=objective)
-    real = planner.run(lm, GROUPS, objective, Settings.of(config), config, reference=told)
+    real = count_step(lm, GROUPS, objective, Settings.of(config), config, reference=told)
     assert unreal.flops == real.flops
     assert unreal.peak == pytest.approx(real.peak, rel=0.01)
     assert unreal.parts["activations"] == pytest.approx(real.parts["activations"], rel=0.02, abs=4096)
@@ -194,11 +201,11 @@ def test_what_is_remembered_of_operators_changes_no_figure(case):
     in_a_row = partial(packed, dtype=torch.bfloat16), TOKEN, UnlearnConfig(chunk=64)
     make, loss, config = CASES.get(case, in_a_row)
     lm, objective = make(), build(loss)
-    found = planner.forecast(lm, MIXED, objective, Settings.of(config), config)
+    found = forecast(lm, MIXED, objective, Settings.of(config), config)
     world = fake.mode()
     blank = replace(lm, model=fake.twin(lm.model, world))
-    told = partial(planner.imagined, groups=MIXED, objective=objective, world=world)
-    assert found == planner.run(blank, MIXED, objective, Settings.of(config), config, reference=told)
+    told = partial(fake_reference, groups=MIXED, objective=objective, world=world)
+    assert found == count_step(blank, MIXED, objective, Settings.of(config), config, reference=told)
 
 
 def test_a_forecast_leaves_the_model_as_it_was():
@@ -206,7 +213,7 @@ def test_a_forecast_leaves_the_model_as_it_was():
     lm.model.eval()
     before = {name: tensor.clone() for name, tensor in lm.model.state_dict().items()}
     config = UnlearnConfig(gradient_checkpointing=True)
-    planner.forecast(lm, GROUPS, build(POOLED), Settings.of(config), config)
+    forecast(lm, GROUPS, build(POOLED), Settings.of(config), config)
     assert all(torch.equal(before[name], tensor) for name, tensor in lm.model.state_dict().items())
     assert not lm.model.training
     assert all(p.grad is None for p in lm.model.parameters())
@@ -217,10 +224,10 @@ def test_the_loss_costs_little_beside_fine_tuning_on_the_same_tokens():
     lm = language_model(vocab_size=20000)
     config = UnlearnConfig(chunk=64, keep_logits=False)
     settings = Settings.of(config)
-    own = planner.fine_tuning(lm, GROUPS, settings, config)
+    own = forecast_fine_tuning(lm, GROUPS, settings, config)
     head = 2 * 20000 * 64 * sum(item.num_targets for of_role in GROUPS.values() for item in of_role)
-    pooled = planner.forecast(lm, GROUPS, build(POOLED), settings, config)
-    token = planner.forecast(lm, GROUPS, build(TOKEN), settings, config)
+    pooled = forecast(lm, GROUPS, build(POOLED), settings, config)
+    token = forecast(lm, GROUPS, build(TOKEN), settings, config)
     # pooled: every logit twice, and the reference's on the retain half; token: only these
     assert pooled.flops - own.flops == pytest.approx(1.5 * head, rel=0.1)
     assert token.flops - own.flops == pytest.approx(0.5 * head, rel=0.3)
@@ -276,7 +283,7 @@ def test_where_micro_batches_are_part_of_the_loss_they_stay():
 def test_with_room_for_all_logits_they_are_made_once(monkeypatch):
     monkeypatch.setattr(planner, "KEPT_BYTES", 2**10)
     monkeypatch.setattr(steps, "KEPT_BYTES", 2**10)
-    choice = tried(POOLED, 64 * planner.GIB, UnlearnConfig(chunk=128))
+    choice = tried(POOLED, 64 * GIB, UnlearnConfig(chunk=128))
     assert choice.chosen.settings == Settings(chunk=128, keep_logits=True)
     assert choice.chosen.flops < choice.configured.flops
 
@@ -340,7 +347,7 @@ def test_every_way_gives_the_same_gradient():
 
     def gradient(settings: Settings) -> torch.Tensor:
         lm.model.zero_grad()
-        planner.checkpoint_activations(lm.model, settings.gradient_checkpointing)
+        checkpoint_activations(lm.model, settings.gradient_checkpointing)
         lm.model.train(settings.gradient_checkpointing)
         how = {"micro_batch": settings.micro_batch, "chunk": settings.chunk}
         backward(lm, GROUPS, objective, reference=Reference(recall, whole.head), **how)
@@ -359,8 +366,8 @@ def test_the_heaviest_step_counts_its_padding():
         {"retain": [*items(1, 12), *items(1, 3)]},
         {"retain": items(2, 11)},
     ]
-    assert planner.heaviest(lambda step: steps[step], 3, packed=False) is steps[1]
-    assert planner.heaviest(lambda step: steps[step], 3, packed=True) is steps[2]
+    assert heaviest_step(lambda step: steps[step], 3, packed=False) is steps[1]
+    assert heaviest_step(lambda step: steps[step], 3, packed=True) is steps[2]
 
 
 @pytest.mark.gpu
@@ -372,14 +379,14 @@ def test_the_forecast_is_what_a_gpu_takes_within_10_percent(checkpointing):
     config = UnlearnConfig(gradient_checkpointing=checkpointing)
     lm.model.train(checkpointing)
     if checkpointing:
-        planner.checkpoint_activations(lm.model)
+        checkpoint_activations(lm.model)
     for objective in (build(POOLED), build(TOKEN), FINE_TUNING):
         seen = groups if objective is not FINE_TUNING else {"retain": groups["retain"]}
-        forecast = planner.forecast(lm, seen, objective, Settings.of(config), config, optimizer=False)
+        planned = forecast(lm, seen, objective, Settings.of(config), config, optimizer=False)
         told = reference(lm, groups=seen, objective=objective)
         for _ in range(2):
             lm.model.zero_grad(set_to_none=True)
             torch.cuda.reset_peak_memory_stats()
             backward(lm, seen, objective, reference=told)
-        assert forecast.peak == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.1)
+        assert planned.peak == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.1)
         del told

@@ -10,7 +10,7 @@ from mari_cli.config import LoraConfig, OptimConfig, Packing, UnlearnConfig
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
 from mari_cli.losses.mari import Estimator, MariConfig
-from mari_cli.losses.objective import build
+from mari_cli.losses.objective import FINE_TUNING, build
 from mari_cli.losses.preference import NPOConfig
 from mari_cli.measure import fake
 from mari_cli.models.device import Compute
@@ -18,8 +18,7 @@ from mari_cli.models.head import check_parity
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import add_adapters
 from mari_cli.models.packing import foresee
-from mari_cli.train import planner
-from mari_cli.train.planner import AsOn, Settings, Unforeseeable
+from mari_cli.train.forecast import AsOn, Settings, Unforeseeable, count_step, fake_reference, forecast
 from mari_cli.train.step import backward
 
 SIZES = {
@@ -81,7 +80,7 @@ def language_model(family: str, compute: Compute) -> LanguageModel:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_step_of_a_mixture_is_planned(family, compute):
     lm = language_model(family, COMPUTE[compute])
-    found = planner.forecast(lm, groups(), build(TOKEN), Settings(), UnlearnConfig())
+    found = forecast(lm, groups(), build(TOKEN), Settings(), UnlearnConfig())
     assert found.flops > 0
     assert sum(found.parts.values()) == found.peak > 0
 
@@ -89,11 +88,11 @@ def test_a_step_of_a_mixture_is_planned(family, compute):
 @pytest.mark.parametrize("family", ["mixtral", "gpt_oss", "qwen3_moe"])
 def test_its_operations_are_those_of_the_real_step_and_its_memory_within_5_percent(family):
     lm, objective, config = language_model(family, COMPUTE["cpu float32"]), build(NPO), OptimConfig()
-    told = planner.imagined(lm, groups=groups(), objective=objective, world=fake.mode())
-    forecast = planner.forecast(lm, groups(), objective, Settings(), config)
-    real = planner.run(lm, groups(), objective, Settings(), config, reference=lambda lm: told)
-    assert forecast.flops == real.flops
-    assert forecast.peak == pytest.approx(real.peak, rel=0.05)
+    told = fake_reference(lm, groups=groups(), objective=objective, world=fake.mode())
+    planned = forecast(lm, groups(), objective, Settings(), config)
+    real = count_step(lm, groups(), objective, Settings(), config, reference=lambda lm: told)
+    assert planned.flops == real.flops
+    assert planned.peak == pytest.approx(real.peak, rel=0.05)
 
 
 @pytest.mark.parametrize("compute", COMPUTE)
@@ -102,7 +101,7 @@ def test_one_that_asks_its_data_is_refused_in_two_lines(compute):
     with pytest.raises(
         Unforeseeable, match="`jetmoe` cannot be planned: what it computes depends"
     ) as refused:
-        planner.forecast(lm, groups(), build(TOKEN), Settings(), UnlearnConfig())
+        forecast(lm, groups(), build(TOKEN), Settings(), UnlearnConfig())
     assert refused.value.hint
     assert "\n" not in str(refused.value) + refused.value.hint
 
@@ -114,7 +113,7 @@ def test_one_that_fails_without_data_is_refused_in_two_lines(monkeypatch):
         type(lm.model.model), "forward", lambda *_, **__: exec("raise RuntimeError(x)", {"x": broken})
     )
     with pytest.raises(Unforeseeable, match=r"without data it fails: Expected inputs of BF16 type$"):
-        planner.forecast(lm, groups(), build(TOKEN), Settings(), UnlearnConfig())
+        forecast(lm, groups(), build(TOKEN), Settings(), UnlearnConfig())
 
 
 @pytest.mark.parametrize("compute", ["cpu float32", "cpu bfloat16"])
@@ -123,7 +122,7 @@ def test_a_mixture_is_trained_every_expert_of_it(family, compute):
     lm = language_model(family, COMPUTE[compute])
     check_parity(lm.model)
     several = {"retain": [*groups()["retain"], *groups()["forget"]]}
-    terms = backward(lm, several, planner.FINE_TUNING, micro_batch=3)
+    terms = backward(lm, several, FINE_TUNING, micro_batch=3)
     assert torch.isfinite(terms["loss"])
     assert all(
         p.grad is not None and p.grad.isfinite().all() for p in lm.model.parameters() if p.requires_grad
@@ -135,7 +134,7 @@ def test_adapters_of_its_linear_layers_are_trained(family):
     lm = language_model(family, COMPUTE["cpu float32"])
     add_adapters(lm.model, LoraConfig(rank=2), seed=0)
     check_parity(lm.model)
-    backward(lm, {"retain": groups()["retain"]}, planner.FINE_TUNING)
+    backward(lm, {"retain": groups()["retain"]}, FINE_TUNING)
     assert all(p.grad is not None for p in lm.model.parameters() if p.requires_grad)
 
 

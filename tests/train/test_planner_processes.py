@@ -15,11 +15,11 @@ from mari_cli import distributed
 from mari_cli.config import LoraConfig, Parallel, UnlearnConfig, Weights
 from mari_cli.losses.objective import build
 from mari_cli.measure.memory import allocator_peak, held
+from mari_cli.models.load import checkpoint_activations
 from mari_cli.models.lora import add_adapters
 from mari_cli.tasks.memory_budget import fit_to_memory
-from mari_cli.train import planner
+from mari_cli.train.forecast import Settings, forecast
 from mari_cli.train.optim import Optimizer
-from mari_cli.train.planner import Settings
 from mari_cli.train.sharding import sharded
 from mari_cli.train.step import backward
 
@@ -42,7 +42,7 @@ def measured(make, loss, config, groups) -> int:
     recalled = reference(lm, groups=groups, objective=objective)
     cut = config.parallel is FSDP
     with sharded(lm, weights=config.weights) if cut else nullcontext(lm) as trained:
-        planner.checkpoint_activations(trained.model, config.gradient_checkpointing)
+        checkpoint_activations(trained.model, config.gradient_checkpointing)
         trained.model.train(config.gradient_checkpointing)
         optimizer = Optimizer(trained.model, replace(config, weights=Weights.float32) if cut else config)
 
@@ -107,7 +107,7 @@ def peaks() -> list[dict[str, int]]:
 @pytest.mark.parametrize("case", CASES)
 def test_the_forecast_of_a_process_is_what_the_allocator_says(case, peaks):
     make, loss, config = CASES[case]
-    found = planner.forecast(make(), GROUPS, build(loss), Settings.of(config), config, processes=2)
+    found = forecast(make(), GROUPS, build(loss), Settings.of(config), config, processes=2)
     assert sum(found.parts.values()) == found.peak
     # what gloo holds while it is at work, in the background, is not forecast: it differs by run and process
     tolerance = 0.1 if config.parallel is FSDP else 0.02
@@ -125,7 +125,7 @@ def test_shards_are_planned_with_micro_batches_whatever_their_weights_are_comput
 
     def forecast(micro_batch: int | None):
         settings = replace(Settings.of(config), micro_batch=micro_batch)
-        return planner.forecast(lm, GROUPS, build(loss), settings, config, processes=2)
+        return forecast(lm, GROUPS, build(loss), settings, config, processes=2)
 
     whole, cut = forecast(None), forecast(1)
     assert cut.peak == sum(cut.parts.values()) < whole.peak
@@ -135,7 +135,7 @@ def test_shards_are_planned_with_micro_batches_whatever_their_weights_are_comput
 def settled_on() -> tuple[int | None, UnlearnConfig]:
     """With another limit in each process, of which one is too small for the step as configured."""
     config, objective = UnlearnConfig(chunk=128), build(NPO)
-    free = planner.forecast(language_model(), GROUPS, objective, Settings.of(config), config, processes=2)
+    free = forecast(language_model(), GROUPS, objective, Settings.of(config), config, processes=2)
     limit = free.needed * (2 if distributed.first() else 0.8)
     config = replace(config, memory_limit=f"{limit / 2**20:.6f}MiB")
     return (
