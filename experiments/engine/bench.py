@@ -34,7 +34,7 @@ from mari_cli.losses.mari import Divergence, Estimator, MariConfig
 from mari_cli.losses.objective import FINE_TUNING, build, differentiate
 from mari_cli.losses.step import Positions, Rows, Step
 from mari_cli.measure import fake
-from mari_cli.measure.memory import Tracker, allocator_peak, held
+from mari_cli.measure.memory import MemoryTracker, allocator_peak, held
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import add_adapters
 from mari_cli.models.packing import Layout, settle
@@ -115,7 +115,7 @@ def loss_stage(
     given = [head.weight_VD, reference.weight_VD]
     given += [t for r in rows.values() for t in (r.h_ND, r.labels_N, r.reference_ND) if t is not None]
     pools = objective.needs.pooled.pools_of(where)
-    tracker = Tracker()
+    tracker = MemoryTracker()
     tracker.watch(given, "given")
     before = tracker.total
     with tracker:

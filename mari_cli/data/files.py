@@ -22,7 +22,7 @@ from pathlib import Path
 
 from mari_cli import hub
 from mari_cli.config import FileCorpus
-from mari_cli.data.forms import Row, form_of, kind, listed
+from mari_cli.data.forms import TableRow, form_of, kind, listed
 from mari_cli.data.records import Record
 from mari_cli.errors import UserError, counted, nearest
 from mari_cli.places import is_there, place
@@ -35,7 +35,7 @@ class Table:
     """Records as they lie in a file: `take` reads the named columns only, where the format can."""
 
     names: list[str]
-    take: Callable[[list[str]], Iterable[Row]]
+    take: Callable[[list[str]], Iterable[TableRow]]
 
 
 def read_files(config: FileCorpus, *, corpus: str) -> tuple[list[Record], list[str]]:
@@ -73,7 +73,7 @@ def read_subset(
     key: str,
     split: str | None = None,
     alias: str | None = None,
-) -> list[Row]:
+) -> list[TableRow]:
     """Every row of one subset of a data set, with at least ``fields``.
 
     ``path``, configured under ``key``, is a hub data set, or a folder that holds the subset as a file of its
@@ -322,7 +322,7 @@ BLANK = re.compile(r"[ \t\r\n]*")
 
 
 def _objects(values: Iterable[object], *, path: Path) -> Table:
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     for number, value in enumerate(values, start=1):
         if not isinstance(value, dict):
             raise UserError(
@@ -424,10 +424,10 @@ def _parquet(path: Path) -> Table:
         raise damaged(err) from err
     _refuse_doubles(names, path)
 
-    def take(columns: list[str]) -> Iterable[Row]:
+    def take(columns: list[str]) -> Iterable[TableRow]:
         try:
             with pyarrow.parquet.ParquetFile(path) as file:
-                rows: list[Row] = file.read(columns=columns).to_pylist()
+                rows: list[TableRow] = file.read(columns=columns).to_pylist()
         except unreadable as err:
             raise damaged(err) from err
         return rows

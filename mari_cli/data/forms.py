@@ -13,7 +13,7 @@ from mari_cli.config import FileCorpus
 from mari_cli.data.records import Record, Turn
 from mari_cli.errors import UserError, nearest
 
-Row = Mapping[str, object]
+TableRow = Mapping[str, object]
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user"} | dict.fromkeys(
     ("assistant", "gpt", "model", "chatgpt", "bot"), "assistant"
@@ -22,16 +22,16 @@ ROLES = {"system": "system", "developer": "system", "user": "user", "human": "us
 
 
 @dataclass(frozen=True)
-class Form:
+class TableFormat:
     """How the rows of one table are read."""
 
     columns: tuple[str, ...]
     """Those that are read."""
-    record: Callable[[Row, str], Record]
+    record: Callable[[TableRow, str], Record]
     """Of a row, and of the words by which an error names it."""
 
 
-def form_of(names: Sequence[str], config: FileCorpus, *, source: str, corpus: str) -> Form:
+def form_of(names: Sequence[str], config: FileCorpus, *, source: str, corpus: str) -> TableFormat:
     """The form that ``config`` asks for, else the first recognised one that the columns ``names`` have.
 
     Raises UserError where a column is not there, with those that are.
@@ -53,7 +53,7 @@ def form_of(names: Sequence[str], config: FileCorpus, *, source: str, corpus: st
     return _pair(config.prompt_field, config.completion_field)
 
 
-def _recognised(names: Sequence[str], *, source: str, corpus: str) -> Form:
+def _recognised(names: Sequence[str], *, source: str, corpus: str) -> TableFormat:
     for prompt, completion in (("prompt", "completion"), ("question", "answer")):
         if prompt in names and completion in names:
             return _pair(prompt, completion)
@@ -71,14 +71,14 @@ def _recognised(names: Sequence[str], *, source: str, corpus: str) -> Form:
     )
 
 
-def _text(field: str) -> Form:
-    return Form((field,), lambda row, where: Record(text=words(row, field, where=where)))
+def _text(field: str) -> TableFormat:
+    return TableFormat((field,), lambda row, where: Record(text=words(row, field, where=where)))
 
 
-def _pair(prompt: str, completion: str) -> Form:
+def _pair(prompt: str, completion: str) -> TableFormat:
     """Two texts; or, as TRL has it, lists of messages."""
 
-    def record(row: Row, where: str) -> Record:
+    def record(row: TableRow, where: str) -> Record:
         parts = [(prompt, "user"), (completion, "assistant")]
         return answered(
             [
@@ -93,25 +93,25 @@ def _pair(prompt: str, completion: str) -> Form:
             where=where,
         )
 
-    return Form((prompt, completion), record)
+    return TableFormat((prompt, completion), record)
 
 
 def _are_messages(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 
-def _conversation(field: str, names: Sequence[str]) -> Form:
-    def record(row: Row, where: str) -> Record:
+def _conversation(field: str, names: Sequence[str]) -> TableFormat:
+    def record(row: TableRow, where: str) -> Record:
         said = turns(row, field, where=where)
         return answered([*_system(row, said, where=where), *said], where=where)
 
-    return Form((field, *_there(names, "system")), record)
+    return TableFormat((field, *_there(names, "system")), record)
 
 
-def _alpaca(names: Sequence[str]) -> Form:
+def _alpaca(names: Sequence[str]) -> TableFormat:
     """`input` is what the instruction is about; many rows have none."""
 
-    def record(row: Row, where: str) -> Record:
+    def record(row: TableRow, where: str) -> Record:
         instruction = words(row, "instruction", where=where)
         about = [words(row, "input", where=where)] if row.get("input") not in (None, "") else []
         said = [
@@ -120,14 +120,14 @@ def _alpaca(names: Sequence[str]) -> Form:
         ]
         return answered([*_system(row, said, where=where), *said], where=where)
 
-    return Form(("instruction", "output", *_there(names, "input", "system")), record)
+    return TableFormat(("instruction", "output", *_there(names, "input", "system")), record)
 
 
 def _there(names: Sequence[str], *wanted: str) -> tuple[str, ...]:
     return tuple(name for name in wanted if name in names)
 
 
-def _system(row: Row, said: Sequence[Turn], *, where: str) -> list[Turn]:
+def _system(row: TableRow, said: Sequence[Turn], *, where: str) -> list[Turn]:
     """The system turn of a column of its own, where there is one and the conversation has none."""
     if row.get("system") in (None, "") or any(turn.role == "system" for turn in said):
         return []
@@ -150,7 +150,7 @@ def answered(said: Sequence[Turn], *, where: str) -> Record:
     return Record(prompt=shown, turns=tuple(before), text=last.content)
 
 
-def turns(row: Row, field: str, *, where: str) -> list[Turn]:
+def turns(row: TableRow, field: str, *, where: str) -> list[Turn]:
     """The conversation in a field: messages with `role` and `content`, or with `from` and `value`."""
     value = _value(row, field, where=where)
     if not isinstance(value, list) or not value:
@@ -179,7 +179,7 @@ def _turn(message: object, where: str) -> Turn:
     return Turn(ROLES[side.lower()], words(_joined(message, content, where=where), content, where=where))
 
 
-def _joined(message: Row, field: str, *, where: str) -> Row:
+def _joined(message: TableRow, field: str, *, where: str) -> TableRow:
     """``message`` with its words as one text, where they are a list of parts."""
     parts = message.get(field)
     if not isinstance(parts, list):
@@ -191,7 +191,7 @@ def _joined(message: Row, field: str, *, where: str) -> Row:
     return {**message, field: "".join(part["text"] for part in parts)}
 
 
-def words(row: Row, field: str, *, where: str) -> str:
+def words(row: TableRow, field: str, *, where: str) -> str:
     """The text in a field, as it is."""
     value = _value(row, field, where=where)
     if not isinstance(value, str):
@@ -215,7 +215,7 @@ def words(row: Row, field: str, *, where: str) -> str:
     return value
 
 
-def _value(row: Row, field: str, *, where: str) -> object:
+def _value(row: TableRow, field: str, *, where: str) -> object:
     if field not in row:
         raise UserError(
             f"{where} has no field `{field}`; it has {listed(row) or 'none'}",

@@ -15,7 +15,7 @@ from mari_cli.losses.engine import log_probabilities
 from mari_cli.losses.objective import differentiate
 from mari_cli.losses.step import Positions, Rows, Step
 
-Batch = Mapping[str, Tensor]
+CollatedBatch = Mapping[str, Tensor]
 """`input_ids` and `labels` [B, T], and `attention_mask` where sequences are padded, as the collators of
 transformers make them: a label is -100 where nothing is supervised, and is not shifted."""
 
@@ -23,11 +23,11 @@ transformers make them: a label is -100 where nothing is supervised, and is not 
 def unlearning_loss(
     config: LossConfig,
     model: nn.Module,
-    forget: Batch,
-    retain: Batch | None = None,
+    forget: CollatedBatch,
+    retain: CollatedBatch | None = None,
     *,
     reference: nn.Module | None = None,
-    alternative: Batch | None = None,
+    alternative: CollatedBatch | None = None,
     chunk: int = 512,
 ) -> Tensor:
     """The loss of one step, a scalar in nats to call `.backward()` on.
@@ -109,7 +109,7 @@ class _Carry(torch.autograd.Function):
         return None, None, *gradients, *(None for _ in gradients)
 
 
-def _states(model: nn.Module, batch: Batch, layer: int | None) -> tuple[Tensor, Tensor | None]:
+def _states(model: nn.Module, batch: CollatedBatch, layer: int | None) -> tuple[Tensor, Tensor | None]:
     """Hidden states [N, D] that predict a label, after the final norm and of ``layer``."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
     output = _attribute(model, "base_model")(
@@ -125,7 +125,7 @@ def _attribute(model: nn.Module, name: str) -> Any:
     return getattr(model, name)
 
 
-def _positions(batch: Batch) -> Positions:
+def _positions(batch: CollatedBatch) -> Positions:
     labels_BT = batch["labels"][:, 1:].cpu()
     at_BT = labels_BT != -100
     sequence_N, _ = at_BT.nonzero(as_tuple=True)

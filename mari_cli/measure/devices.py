@@ -15,7 +15,7 @@ CPU_SHARE = 0.6
 
 
 @dataclass(frozen=True)
-class Device:
+class DeviceSpec:
     name: str
     flops: float
     """Peak operations a second in dense bfloat16 products with float32 sums; 0: not known."""
@@ -27,8 +27,8 @@ class Device:
     cuda: bool = True
 
 
-def _gpu(name: str, teraflops: float, gib: float, source: str) -> Device:
-    return Device(name, teraflops * 1e12, round(gib * GIB), MFU, source)
+def _gpu(name: str, teraflops: float, gib: float, source: str) -> DeviceSpec:
+    return DeviceSpec(name, teraflops * 1e12, round(gib * GIB), MFU, source)
 
 
 GPUS = {
@@ -44,15 +44,15 @@ GPUS = {
 CPU = "cpu"
 
 
-def named(name: str) -> Device | None:
+def named(name: str) -> DeviceSpec | None:
     """A device of the table, whatever its spelling (`RTX 4090`, `nvidia h100`); or this machine's CPU."""
     plain = name.lower().removeprefix("nvidia").replace(" ", "").replace("-", "").replace("_", "")
     return this_cpu() if plain == CPU else GPUS.get(plain.removeprefix("geforce"))
 
 
-def this_cpu() -> Device:
+def this_cpu() -> DeviceSpec:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Device("this CPU", _measured_flops(), memory, CPU_SHARE, "a matrix product here", cuda=False)
+    return DeviceSpec("this CPU", _measured_flops(), memory, CPU_SHARE, "a matrix product here", cuda=False)
 
 
 def _measured_flops(size: int = 768) -> float:
@@ -65,11 +65,11 @@ def _measured_flops(size: int = 768) -> float:
     return 2 * size**3 / best
 
 
-def this_gpu() -> Device:
+def this_gpu() -> DeviceSpec:
     """The CUDA device of this machine: its memory, and the table's speed where it is in there."""
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     name = properties.name
     known = next((gpu for key, gpu in GPUS.items() if key in name.lower().replace(" ", "")), None)
     if known is None:
-        return Device(name, 0.0, properties.total_memory, MFU, "torch")
-    return Device(name, known.flops, properties.total_memory, MFU, known.source)
+        return DeviceSpec(name, 0.0, properties.total_memory, MFU, "torch")
+    return DeviceSpec(name, known.flops, properties.total_memory, MFU, known.source)

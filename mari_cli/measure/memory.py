@@ -48,7 +48,7 @@ class _Alive:
     part: str
 
 
-class Tracker(TorchDispatchMode):
+class MemoryTracker(TorchDispatchMode):
     """Counts, between `__enter__` and `__exit__`, what is allocated; and what `watch` was told of before."""
 
     def __init__(self, call: Call = lambda func, args, kwargs: func(*args, **kwargs)) -> None:

@@ -9,14 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a table of metrics needs no numpy
-    import numpy as np
-    from numpy.typing import NDArray
-
     from mari_cli.metrics.answer import AnswerTokens
+    from mari_cli.metrics.arrays import Floats, Indices
     from mari_cli.metrics.items import ItemValues
-
-    Floats = NDArray[np.float64]
-    Indices = NDArray[np.intp]
 
 Combine = Callable[["tuple[Floats, ...]", "tuple[Indices, ...]"], Any]
 

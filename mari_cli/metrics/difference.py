@@ -15,8 +15,9 @@ import numpy as np
 from scipy import stats
 
 from mari_cli.errors import UserError
+from mari_cli.metrics.arrays import Floats
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.items import Floats, Resamplable, what_differs
+from mari_cli.metrics.items import Resamplable, what_differs
 from mari_cli.metrics.statistics import HOW, ROUNDING, ROWS_AT_ONCE, How
 
 By = Literal["items", "intervals", "seeds"]

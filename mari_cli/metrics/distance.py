@@ -23,8 +23,8 @@ from math import nan
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mari_cli.metrics.arrays import Floats
 from mari_cli.metrics.corpora import DISTANCE, FORGET_SIDE, KEPT_SIDE
 from mari_cli.metrics.difference import Difference, paired_difference
 from mari_cli.metrics.estimate import Estimate
@@ -32,8 +32,6 @@ from mari_cli.metrics.items import ItemValues, Resamplable, take_apart, what_dif
 from mari_cli.metrics.joint import distinct_items, resampled
 from mari_cli.metrics.metric import Metrics
 from mari_cli.metrics.statistics import How
-
-Floats = NDArray[np.float64]
 
 NOT_MEASURED = "not measured"
 

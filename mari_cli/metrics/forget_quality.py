@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from mari_cli.metrics.arrays import Floats
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.statistics import HOW, How
 
@@ -50,7 +51,7 @@ def forget_quality_estimates(
     )
 
 
-def _reach(own: NDArray[np.float64], gold: NDArray[np.float64], how: How) -> int:
+def _reach(own: Floats, gold: Floats, how: How) -> int:
     """How far a resampled difference of the distribution functions lies from the one found, in steps of 1/N,
     in all but ``1 - confidence`` of the resamples."""
     n = own.size

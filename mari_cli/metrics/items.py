@@ -7,14 +7,12 @@ from math import nan
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mari_cli.errors import counted
 from mari_cli.metrics.aggregation import Aggregation, Combine, mean
+from mari_cli.metrics.arrays import Floats, Indices
 from mari_cli.metrics.metric import Metric
 
-Floats = NDArray[np.float64]
-Indices = NDArray[np.intp]
 Identity = tuple[str, int, str | None]
 """Set, number and hash."""
 

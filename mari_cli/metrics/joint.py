@@ -11,15 +11,15 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mari_cli.metrics.arrays import Floats, Indices
 from mari_cli.metrics.items import Identity, Resamplable
 from mari_cli.metrics.statistics import ROWS_AT_ONCE
 
 K = TypeVar("K")
 
 
-def resampled(parts: Mapping[K, Resamplable], *, resamples: int, seed: int) -> dict[K, NDArray[np.float64]]:
+def resampled(parts: Mapping[K, Resamplable], *, resamples: int, seed: int) -> dict[K, Floats]:
     """The value of every part in each of ``resamples`` draws [draws]; draw i is the same for all parts."""
     samples = list(dict.fromkeys(items for part in parts.values() for items in part.items))
     number_of = {items: number for number, items in enumerate(samples)}
@@ -31,10 +31,10 @@ def resampled(parts: Mapping[K, Resamplable], *, resamples: int, seed: int) -> d
     ]
     rows = max(1, ROWS_AT_ONCE // sum(of_set.size for part in parts.values() for of_set in part.values))
     generator = np.random.default_rng(seed)
-    found: dict[K, list[NDArray[np.float64]]] = {key: [] for key in parts}
+    found: dict[K, list[Floats]] = {key: [] for key in parts}
     for start in range(0, resamples, rows):
         count = min(rows, resamples - start)
-        drawn: list[list[NDArray[np.intp]]] = [[] for _ in samples]
+        drawn: list[list[Indices]] = [[] for _ in samples]
         for stratum in strata:
             size = len(stratum[0][1])
             chosen = generator.integers(size, size=(count, size))

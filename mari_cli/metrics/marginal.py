@@ -89,7 +89,7 @@ class Supervised:
 
 
 @dataclass
-class _Side:
+class _SetSums:
     """One set in the making: weighted sums of predictions at the position at hand and over all positions."""
 
     states: Supervised
@@ -103,7 +103,9 @@ class _Side:
     pooled_V: Tensor
 
     @staticmethod
-    def start(states: Supervised, resamples: int, generator: torch.Generator, logits_1V: Tensor) -> "_Side":
+    def start(
+        states: Supervised, resamples: int, generator: torch.Generator, logits_1V: Tensor
+    ) -> "_SetSums":
         _, item_N = torch.unique(states.item_N.cpu(), return_inverse=True)
         items = int(item_N.max()) + 1
         drawn_BI = torch.randint(items, (resamples, items), generator=generator)
@@ -111,7 +113,7 @@ class _Side:
         tokens_I = torch.bincount(item_N).double()
         (_, vocabulary), dtype, device = logits_1V.shape, logits_1V.dtype, logits_1V.device
         exact = torch.float64
-        return _Side(
+        return _SetSums(
             states=states,
             weight_BI=weight_BI.to(logits_1V),
             item_N=item_N.to(device),
@@ -159,7 +161,7 @@ def _divergence(
 
 
 def _at_position(
-    retain: _Side, forget: _Side, tokens: list[int], of: tuple[int, int], *, prior: float, share: float
+    retain: _SetSums, forget: _SetSums, tokens: list[int], of: tuple[int, int], *, prior: float, share: float
 ) -> tuple[float, Tensor]:
     """What the position at hand adds to I(X;Z|C) = Σ_c P(c) I(X;Z|C=c), in the data and in each resample.
 
@@ -246,8 +248,8 @@ def marginal_information(
         raise TypeError(f"the head must give float32 or float64 logits, got {probe_1V.dtype}")
     generator = torch.Generator().manual_seed(seed)
     sides = (
-        _Side.start(retain, resamples, generator, probe_1V),
-        _Side.start(forget, resamples, generator, probe_1V),
+        _SetSums.start(retain, resamples, generator, probe_1V),
+        _SetSums.start(forget, resamples, generator, probe_1V),
     )
     token, token_B = 0.0, torch.zeros(resamples, dtype=torch.float64, device=probe_1V.device)
 
@@ -285,8 +287,8 @@ def _within(index_n: Tensor, key: int, all_r: int) -> Tensor:
 
 
 def _estimates(
-    retain: _Side,
-    forget: _Side,
+    retain: _SetSums,
+    forget: _SetSums,
     token: float,
     token_B: Tensor,
     *,

@@ -16,17 +16,16 @@ from math import hypot, inf, log, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mari_cli.errors import UserError
 from mari_cli.metrics.aggregation import Aggregation, ByIntervals, Column
 from mari_cli.metrics.aggregation import auc as auc_of_draws
+from mari_cli.metrics.arrays import Floats
 from mari_cli.metrics.metric import Metric
 
 if TYPE_CHECKING:  # a table of metrics needs no torch
     from torch import Tensor
 
-Floats = NDArray[np.float64]
 Scores = Sequence[float] | Floats
 
 # -- scores of one item -------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ whoever fails in one of them fails.
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
+from mari_cli.metrics.arrays import Floats
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.statistics import HOW, How, mean_estimate
 
@@ -23,7 +23,7 @@ def model_utility(components: Sequence[float]) -> float:
     return float(harmonic_mean(values))
 
 
-def model_utility_estimate(sets: Sequence[NDArray[np.float64]], how: How = HOW) -> Estimate:
+def model_utility_estimate(sets: Sequence[Floats], how: How = HOW) -> Estimate:
     """Of ``sets`` of values_NC: N items of one set with the same C components each; n is the sum of all N.
 
     Bootstrap: each set's items are resampled within the set, an item with all of its components. Where every
@@ -49,6 +49,6 @@ def model_utility_estimate(sets: Sequence[NDArray[np.float64]], how: How = HOW) 
     return Estimate(value=value, n=n, low=float(low), high=float(high))
 
 
-def harmonic_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def harmonic_mean(values: Floats) -> Floats:
     """Over the last axis; 0 where one is 0."""
     return np.asarray(stats.hmean(values, axis=-1))

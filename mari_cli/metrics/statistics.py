@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from mari_cli.metrics.arrays import Floats
 from mari_cli.metrics.estimate import Estimate, OverSeeds
 from mari_cli.metrics.likelihood import exp_or_inf
 from mari_cli.metrics.membership import (
@@ -28,8 +29,6 @@ from mari_cli.metrics.membership import (
     tpr_at_fpr,
     worst_threshold_advantage,
 )
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

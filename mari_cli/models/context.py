@@ -23,7 +23,7 @@ from torch.nn.functional import embedding_bag, normalize
 
 from mari_cli.lm_head import Head
 from mari_cli.models.fingerprint import cache_key
-from mari_cli.models.reference import Reference, Rows
+from mari_cli.models.reference import ItemRows, StoredReference
 from mari_cli.progress import Track
 from mari_cli.storage.tensor_cache import TensorSpec, cache_tensors
 
@@ -39,7 +39,7 @@ NARROWEST = 512
 class Targets:
     """The retain-supported distributions at the forget positions, as far as their largest entries go."""
 
-    rows: Rows
+    rows: ItemRows
     device: torch.device
     """Where they are gathered to."""
     ids_MK: Tensor
@@ -55,8 +55,8 @@ class Targets:
 
 @torch.no_grad()
 def context_targets(
-    retain: Reference,
-    forget: Reference,
+    retain: StoredReference,
+    forget: StoredReference,
     head: Head,
     *,
     temperature: float,

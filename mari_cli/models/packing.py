@@ -13,7 +13,7 @@ from mari_cli.config import Packing
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
 from mari_cli.measure import fake
-from mari_cli.measure.memory import Tracker
+from mari_cli.measure.memory import MemoryTracker
 from mari_cli.models import attention
 from mari_cli.models.attention import UnsupportedAttention
 from mari_cli.models.device import Compute
@@ -99,7 +99,7 @@ def _failure(model: PreTrainedModel) -> None:
     """Run a packed row through a twin without content, and let fail what fails."""
     compute = Compute(torch.device("cpu"), torch.float32, "")
     world = fake.mode()
-    with Tracker(fake.Again(world)):
+    with MemoryTracker(fake.Again(world)):
         hidden_states(fake.twin(model, world), compute, _probes(model, seed=0), packed=True)
 
 

@@ -29,7 +29,7 @@ DEFINITION = 2
 
 
 @dataclass(frozen=True)
-class Rows:
+class ItemRows:
     """Which rows belong to which item: item by item in the order of their indices, a row for each target."""
 
     counts: Mapping[int, int]
@@ -54,12 +54,12 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Reference:
+class StoredReference:
     """What was remembered of the items of one corpus. Memory-mapped, on the CPU; None where not asked for."""
 
     key: str
     """Content hash of all that determines it."""
-    rows: Rows
+    rows: ItemRows
     device: torch.device
     """Where it is gathered to."""
     labels_N: Tensor
@@ -106,7 +106,7 @@ def remember(
     batch_size: int,
     track: Track,
     name: str,
-) -> Reference:
+) -> StoredReference:
     """Ask ``lm`` as it is now, or the cache in ``directory``, about the items with indices ``wanted`` (None:
     all): ``states`` after the final norm, those of ``layer`` (0 = the embeddings), and, where
     ``log_probability`` of (states [N, D], labels [N]) -> [N] is given, its sum over each item.
@@ -114,7 +114,7 @@ def remember(
     ``weights`` is the hash of the weights that ``lm`` has now; ``name`` is the corpus, for messages.
     """
     indices = sorted(range(len(items)) if wanted is None else set(wanted))
-    rows = Rows({i: items[i].num_targets for i in indices})
+    rows = ItemRows({i: items[i].num_targets for i in indices})
     labels_N = torch.tensor(
         [token for i in indices for token in items[i].input_ids[items[i].supervised_from :]]
     )
@@ -160,7 +160,7 @@ def remember(
                 tensors["log_p"][batch] = torch.stack([log_p_n.sum() for log_p_n in log_p_N.split(counts)])
 
     tensors = cache_tensors(directory / "reference", key, parts, fill, name=f"reference on {name}")
-    return Reference(
+    return StoredReference(
         key=key_hash(key),
         rows=rows,
         device=lm.device,

@@ -34,7 +34,7 @@ from mari_cli.report.format import listed
 from mari_cli.report.read import ModelResult, RunData
 from mari_cli.suites.registry import METRICS, describe, judged
 
-Role = Literal["target", "gold", "unlearned", "model"]
+ModelRole = Literal["target", "gold", "unlearned", "model"]
 
 
 class Standing(StrEnum):
@@ -62,7 +62,7 @@ class Change(StrEnum):
 class Side:
     """One model of a run, or of several runs that differ in their seed alone."""
 
-    role: Role
+    role: ModelRole
     runs: tuple[RunData, ...]
 
     @property
@@ -102,7 +102,7 @@ def confidence_of(runs: Iterable[RunData]) -> float:
     return float(next((level for run in runs if (level := run.setting("metrics.confidence"))), 0.95))
 
 
-def side_of(role: Role, runs: tuple[RunData, ...]) -> Side:
+def side_of(role: ModelRole, runs: tuple[RunData, ...]) -> Side:
     """The model of that role; one that serves all the runs, as a shared gold model, is one model."""
     one = role in ("target", "gold") and len({_identity(run, role) for run in runs}) == 1
     return Side(role=role, runs=runs[:1] if one else runs)
@@ -177,12 +177,12 @@ def _of_distances(metric: str, a: Side, b: Side) -> Difference | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ComparisonRow:
     """One model in a comparison, or one method over its seeds; ``target`` and ``gold`` are what to read it
     against. ``run`` is the first of its ``runs``, which differ in their seed alone."""
 
     label: str
-    role: Role
+    role: ModelRole
     runs: tuple[RunData, ...]
     model: ModelResult
     target: ModelResult | None = None
@@ -325,15 +325,15 @@ def _place(run: RunData) -> str:
     return re.sub(r"_?seed=-?\d+", "", run.path.resolve().name)
 
 
-def comparison_rows(runs: list[RunData]) -> list[Row]:
+def comparison_rows(runs: list[RunData]) -> list[ComparisonRow]:
     """Targets, then gold models, then what the runs made of them; runs of several seeds as one.
 
     A target or gold shared by several runs (same weights, measured on the same data) stands there once.
     """
     groups = by_seed(runs)
     labels = _group_labels(groups)
-    rows: list[Row] = []
-    roles: tuple[tuple[Role, str], ...] = (("target", "before"), ("gold", "gold"))
+    rows: list[ComparisonRow] = []
+    roles: tuple[tuple[ModelRole, str], ...] = (("target", "before"), ("gold", "gold"))
     for role, word in roles:
         first: dict[object, tuple[str, tuple[RunData, ...]]] = {}
         for label, group in zip(labels, groups, strict=True):
@@ -342,32 +342,34 @@ def comparison_rows(runs: list[RunData]) -> list[Row]:
                 first.setdefault(identities, (label, side_of(role, group).runs))
         for label, group in first.values():
             rows.append(_row(word if len(first) == 1 else f"{word} ({label})", role, group))
-    made_here: tuple[Role, ...] = ("unlearned", "model")
+    made_here: tuple[ModelRole, ...] = ("unlearned", "model")
     for label, group in zip(labels, groups, strict=True):
         rows.extend(_row(label, role, group) for role in made_here if role in group[0].models)
     return rows
 
 
-def _identity(run: RunData, role: Role) -> object:
+def _identity(run: RunData, role: ModelRole) -> object:
     digest = run.models[role].hash
     return (digest, data_hashes(run)) if digest else run.path
 
 
-def _row(label: str, role: Role, group: tuple[RunData, ...]) -> Row:
-    def there(role: Role) -> ModelResult | None:
+def _row(label: str, role: ModelRole, group: tuple[RunData, ...]) -> ComparisonRow:
+    def there(role: ModelRole) -> ModelResult | None:
         return side_of(role, group).model if all(role in run.models for run in group) else None
 
     model = there(role)
     assert model
-    return Row(label=label, role=role, runs=group, model=model, target=there("target"), gold=there("gold"))
+    return ComparisonRow(
+        label=label, role=role, runs=group, model=model, target=there("target"), gold=there("gold")
+    )
 
 
-def results(rows: list[Row]) -> list[Row]:
+def results(rows: list[ComparisonRow]) -> list[ComparisonRow]:
     """The rows that a run is about: neither before nor gold."""
     return [row for row in rows if row.role in ("unlearned", "model")]
 
 
-def metric_names(rows: Iterable[Row]) -> list[str]:
+def metric_names(rows: Iterable[ComparisonRow]) -> list[str]:
     """Every metric any row has, in the registry's order, unknown ones last."""
     there = {name for row in rows for name in row.model.metrics}
     return [name for name in METRICS if name in there] + sorted(there - METRICS.keys())
@@ -392,7 +394,7 @@ def differing_corpora(runs: list[RunData]) -> list[str]:
     return [corpus for corpus, digests in found.items() if len(digests) > 1]
 
 
-def unshared(rows: list[Row]) -> list[str]:
+def unshared(rows: list[ComparisonRow]) -> list[str]:
     """What was asked of some of the results and not of all, each with who was asked it, in words."""
     shown = results(rows)
     asked: dict[str, list[str]] = {}
@@ -409,7 +411,7 @@ def unshared(rows: list[Row]) -> list[str]:
     ]
 
 
-def differing_items(rows: list[Row]) -> list[str]:
+def differing_items(rows: list[ComparisonRow]) -> list[str]:
     """Sets of which not all runs were asked the same items, in words; each set once."""
     single = [row for row in results(rows) if not row.seeds]
     found: dict[str, str] = {}
@@ -423,7 +425,7 @@ def differing_items(rows: list[Row]) -> list[str]:
     return [found[name] for name in sorted(found)]
 
 
-def _asked(row: Row) -> dict[str, set[Identity]]:
+def _asked(row: ComparisonRow) -> dict[str, set[Identity]]:
     """By set, the items."""
     found: dict[str, set[Identity]] = {}
     for item in row.run.items_of(row.role):
@@ -438,7 +440,7 @@ _JUDGED: dict[By, str] = {
 }
 
 
-def not_separable(rows: list[Row], *, confidence: str) -> str | None:
+def not_separable(rows: list[ComparisonRow], *, confidence: str) -> str | None:
     """What of the runs the data cannot tell apart, a sentence for each way to judge; None: nothing."""
     shown = results(rows)
     found: dict[By, list[str]] = {}

@@ -11,7 +11,7 @@ from mari_cli.metrics.corpora import (
 )
 from mari_cli.metrics.distance import lost, to_gold
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.report.comparison import Row, metric_of
+from mari_cli.report.comparison import ComparisonRow, metric_of
 from mari_cli.report.format import interval, listed, number, percent
 from mari_cli.report.read import RunData
 
@@ -19,7 +19,7 @@ Points = list[tuple[str, str]]
 """A lead word, and what it leads to."""
 
 
-def distance(row: Row) -> tuple[list[str], Points]:
+def distance(row: ComparisonRow) -> tuple[list[str], Points]:
     """The figure in a sentence; its sides with their terms, and what is left out. Nothing without one."""
     entered = row.run.entered
     whole, forget, kept = (row.estimate(name) for name in (DISTANCE, FORGET_SIDE, KEPT_SIDE))
@@ -51,7 +51,7 @@ def distance(row: Row) -> tuple[list[str], Points]:
     return sentences, points
 
 
-def in_short(row: Row) -> str:
+def in_short(row: ComparisonRow) -> str:
     """The figure for a headline; empty without one."""
     whole = row.estimate(DISTANCE)
     if whole is None or row.role == "gold":
@@ -59,7 +59,7 @@ def in_short(row: Row) -> str:
     return f"The distance to gold is {_told(whole)}, where 0 is gold and 1 is before."
 
 
-def distances(rows: list[Row]) -> Points:
+def distances(rows: list[ComparisonRow]) -> Points:
     """(model, its distance and both sides), the nearest first; models without a distance are left out."""
     found = [(estimate.value, row, estimate) for row in rows if (estimate := row.estimate(DISTANCE))]
     points = []
@@ -73,7 +73,7 @@ def distances(rows: list[Row]) -> Points:
     return points
 
 
-def drift(row: Row) -> list[str]:
+def drift(row: ComparisonRow) -> list[str]:
     """What was never seen: its loss against before and gold, and what the loss detector makes of it."""
     before, gold = row.estimate(FROM_TARGET), row.estimate(FROM_GOLD)
     apart = row.estimate(AUC_FROM_GOLD)
@@ -112,7 +112,7 @@ def differing_distances(runs: list[RunData]) -> str | None:
     )
 
 
-def _forget_terms(row: Row, names: tuple[str, ...]) -> list[str]:
+def _forget_terms(row: ComparisonRow, names: tuple[str, ...]) -> list[str]:
     terms = []
     for name in names:
         here = row.estimate(name)
@@ -127,7 +127,7 @@ def _forget_terms(row: Row, names: tuple[str, ...]) -> list[str]:
     return terms
 
 
-def _kept_terms(row: Row, names: tuple[str, ...]) -> list[str]:
+def _kept_terms(row: ComparisonRow, names: tuple[str, ...]) -> list[str]:
     return [
         f"{metric_of(name).label} {percent(max(0.0, float(lost(here.value, before.value))))}"
         for name in names

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mari_cli.metrics.aggregation import Aggregation
 from mari_cli.metrics.items import ItemValues
 from mari_cli.metrics.likelihood import ANSWER_NLL
-from mari_cli.report.comparison import Row
+from mari_cli.report.comparison import ComparisonRow
 from mari_cli.report.format import number
 from mari_cli.suites.registry import METRICS
 
@@ -44,14 +44,14 @@ class ItemTable:
     """Which items come first, in words."""
 
 
-def item_tables(row: Row) -> list[ItemTable]:
+def item_tables(row: ComparisonRow) -> list[ItemTable]:
     """Of each set of the corpora and of a suite; the answers to benchmarks are right or wrong and no more."""
     asked = dict.fromkeys((item.suite, item.set) for item in row.run.items_of(row.role))
     own = {"forget", "retain", "holdout"}
     return [_table(row, suite, set) for suite, set in asked if suite is not None or set in own]
 
 
-def _table(row: Row, suite: str | None, set: str) -> ItemTable:
+def _table(row: ComparisonRow, suite: str | None, set: str) -> ItemTable:
     def of(role: str) -> dict[int, ItemValues]:
         items = row.run.items_of(role)
         return {item.item: item for item in items if (item.suite, item.set) == (suite, set)}

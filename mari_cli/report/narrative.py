@@ -12,7 +12,7 @@ from mari_cli.metrics.difference import difference_of_estimates
 from mari_cli.metrics.estimate import Estimate, OverSeeds
 from mari_cli.report.comparison import (
     Change,
-    Row,
+    ComparisonRow,
     Standing,
     comparison_rows,
     confidence_of,
@@ -100,7 +100,7 @@ def confidence(runs: list[RunData]) -> str:
     return f"{100 * float(levels.pop()):g} %" if len(levels) == 1 else "95 %" if not levels else "stated"
 
 
-def _was_known(row: Row) -> Claim:
+def _was_known(row: ComparisonRow) -> Claim:
     before = row.target.metrics if row.target else {}
     exact, accuracy = before.get("forget/exact_match"), before.get("forget/token_accuracy")
     size = exact or accuracy or before.get("forget/answer_nll")
@@ -127,7 +127,7 @@ def _was_known(row: Row) -> Claim:
     )
 
 
-def _how(row: Row) -> str:
+def _how(row: ComparisonRow) -> str:
     run, training = row.run, row.run.training
     if row.seeds:
         seeds = listed([str(seed) for seed in row.seeds])
@@ -138,7 +138,7 @@ def _how(row: Row) -> str:
     return f"The run “{run.name}” took {training.steps} training steps{took}, evaluation included."
 
 
-def _forgotten(row: Row) -> Claim:
+def _forgotten(row: ComparisonRow) -> Claim:
     measures = [measure for name in judged("forgotten") if (measure := _measure(row, name))]
     if row.gold is None:
         return Claim(
@@ -176,7 +176,7 @@ def _figure(name: str, estimate: Estimate | None) -> Figure:
     return Figure(value=percent(estimate.value), interval=ends)
 
 
-def _measure(row: Row, name: str) -> Measure | None:
+def _measure(row: ComparisonRow, name: str) -> Measure | None:
     here = row.estimate(name)
     if here is None:
         return None
@@ -205,7 +205,7 @@ def _measure(row: Row, name: str) -> Measure | None:
     )
 
 
-def _without_gold(row: Row) -> list[str]:
+def _without_gold(row: ComparisonRow) -> list[str]:
     sentences = [
         "No gold model (the same model trained without the forget data) was measured. "
         "How such a model would answer is unknown, so the figures can be read against before only."
@@ -225,7 +225,7 @@ def _without_gold(row: Row) -> list[str]:
     return sentences
 
 
-def _beside(row: Row) -> list[Claim]:
+def _beside(row: ComparisonRow) -> list[Claim]:
     """How far from gold in one figure, and what was never seen; nothing where neither is known."""
     sentences, points = distance(row)
     claims = (
@@ -235,13 +235,13 @@ def _beside(row: Row) -> list[Claim]:
     return [claim for claim in claims if claim.sentences or claim.points]
 
 
-def _kept(row: Row) -> Claim:
+def _kept(row: ComparisonRow) -> Claim:
     measures = [measure for name in judged("kept") if (measure := _measure(row, name))]
     none = "Nothing was measured on data that should be kept, so the price of forgetting is not known."
     return Claim(heading="Should be as before", measures=measures, sentences=[] if measures else [none])
 
 
-def _bound(made: list[Row], rows: list[Row]) -> Claim:
+def _bound(made: list[ComparisonRow], rows: list[ComparisonRow]) -> Claim:
     """What the Fano bound says, beside what it does not: always both."""
     heading = "What the bound says, and what it does not"
     told = [row for row in made if row.estimate("marginal/fano_accuracy_bound")]
@@ -296,14 +296,14 @@ def _bound(made: list[Row], rows: list[Row]) -> Claim:
 # -- a run without unlearning, several runs --------------------------------------------------------
 
 
-def _claims_of_model(row: Row) -> list[Claim]:
+def _claims_of_model(row: ComparisonRow) -> list[Claim]:
     measures = [
         measure for name in (*judged("forgotten"), *judged("kept")) if (measure := _measure(row, name))
     ]
     return [Claim(heading="What the model knows", measures=measures), *_beside(row), *_by_suite(row)]
 
 
-def _by_suite(row: Row) -> list[Claim]:
+def _by_suite(row: ComparisonRow) -> list[Claim]:
     """Of each suite what should be as gold's, then what should be as before."""
     every = [*judged("forgotten", suites=True), *judged("kept", suites=True)]
     names = [name for name in every if row.estimate(name)]
@@ -322,7 +322,7 @@ def _by_suite(row: Row) -> list[Claim]:
 MOST_SENTENCES = 12
 
 
-def _claims_of_several(made: list[Row]) -> list[Claim]:
+def _claims_of_several(made: list[ComparisonRow]) -> list[Claim]:
     unlearned = [row for row in made if row.role == "unlearned" or (row.gold and decisive(row))]
     if not unlearned:
         return []
@@ -348,7 +348,7 @@ def _claims_of_several(made: list[Row]) -> list[Claim]:
     return claims
 
 
-def _warnings(rows: list[Row], runs: list[RunData]) -> list[str]:
+def _warnings(rows: list[ComparisonRow], runs: list[RunData]) -> list[str]:
     warnings = []
     differing = differing_corpora(runs)
     if differing:
@@ -378,7 +378,7 @@ def _warnings(rows: list[Row], runs: list[RunData]) -> list[str]:
     return warnings
 
 
-def _bound_of(row: Row) -> float:
+def _bound_of(row: ComparisonRow) -> float:
     estimate = row.estimate("marginal/fano_accuracy_bound")
     assert estimate
     return math.inf if math.isnan(estimate.value) else estimate.value

@@ -21,7 +21,7 @@ from mari_cli.metrics.estimate import OverSeeds
 from mari_cli.metrics.metric import Metric
 from mari_cli.report.comparison import (
     Change,
-    Row,
+    ComparisonRow,
     Standing,
     comparison_rows,
     metric_names,
@@ -82,7 +82,7 @@ class Line:
     """Items it is of; of several models, each number that there is."""
 
 
-Group = tuple[str, list[Line]]
+LineGroup = tuple[str, list[Line]]
 """A heading inside a table, and what stands under it."""
 
 
@@ -166,7 +166,7 @@ def _when(created: str) -> str:
     return f"{moment:%Y-%m-%d %H:%M}" + ("" if moment.tzinfo is None else f" {moment.tzname()}")
 
 
-def _single_order(rows: list[Row]) -> list[Row]:
+def _single_order(rows: list[ComparisonRow]) -> list[ComparisonRow]:
     """Before, after, gold: the order in which one run is read."""
     order = {"target": 0, "model": 1, "unlearned": 1, "gold": 2}
     return sorted(rows, key=lambda row: order[row.role])
@@ -202,7 +202,7 @@ def _asked(run: RunData) -> str:
     return f"corpus {name}" if (name := run.setting("forget.name")) else ""
 
 
-def _cell(row: Row, name: str) -> Cell:
+def _cell(row: ComparisonRow, name: str) -> Cell:
     estimate = row.estimate(name)
     if estimate is None:
         return Cell()
@@ -219,7 +219,7 @@ def _cell(row: Row, name: str) -> Cell:
     )
 
 
-def _line(name: str, label: str, columns: list[Row]) -> Line:
+def _line(name: str, label: str, columns: list[ComparisonRow]) -> Line:
     metric = metric_of(name)
     return Line(
         label=label,
@@ -231,7 +231,7 @@ def _line(name: str, label: str, columns: list[Row]) -> Line:
     )
 
 
-def _groups(names: list[str], columns: list[Row]) -> list[Group]:
+def _groups(names: list[str], columns: list[ComparisonRow]) -> list[LineGroup]:
     groups: dict[str, list[Line]] = {group: [] for group in GROUPS}
     for name in names:
         group = name.split("/")[0]
@@ -239,7 +239,7 @@ def _groups(names: list[str], columns: list[Row]) -> list[Group]:
     return [(GROUPS[group], lines) for group, lines in groups.items() if lines]
 
 
-def _suite_groups(suite: str, names: list[str], columns: list[Row]) -> list[Group]:
+def _suite_groups(suite: str, names: list[str], columns: list[ComparisonRow]) -> list[LineGroup]:
     """What a suite says of all its sets, then set by set."""
     groups: dict[str, list[Line]] = {"over all sets": []}
     for name in names:
@@ -249,11 +249,11 @@ def _suite_groups(suite: str, names: list[str], columns: list[Row]) -> list[Grou
     return [(set, lines) for set, lines in groups.items() if lines]
 
 
-def _items(name: str, rows: list[Row]) -> str:
+def _items(name: str, rows: list[ComparisonRow]) -> str:
     return "/".join(dict.fromkeys(str(found.n) for row in rows if (found := row.estimate(name))))
 
 
-def _of_seeds(row: Row, names: list[str]) -> list[tuple[str, list[str]]]:
+def _of_seeds(row: ComparisonRow, names: list[str]) -> list[tuple[str, list[str]]]:
     """(label, value of each seed) of every metric that all of them have."""
     estimates = [(metric_of(name).label, row.estimate(name)) for name in names]
     return [
@@ -263,7 +263,9 @@ def _of_seeds(row: Row, names: list[str]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _overview(rows: list[Row]) -> tuple[list[tuple[Metric, str]], list[tuple[Row, str, list[Cell]]]]:
+def _overview(
+    rows: list[ComparisonRow],
+) -> tuple[list[tuple[Metric, str]], list[tuple[ComparisonRow, str, list[Cell]]]]:
     names = [name for name in headlines("overview") if any(row.estimate(name) for row in rows)]
     return (
         [(metric_of(name), _items(name, rows)) for name in names],
@@ -271,7 +273,7 @@ def _overview(rows: list[Row]) -> tuple[list[tuple[Metric, str]], list[tuple[Row
     )
 
 
-def _missing(runs: list[RunData], rows: list[Row]) -> list[str]:
+def _missing(runs: list[RunData], rows: list[ComparisonRow]) -> list[str]:
     """What a reader might look for and will not find, with what it would have told."""
     names = set(metric_names(rows))
     corpora = any(name.startswith(("forget/", "retain/")) for name in names)  # else only a suite was asked

@@ -10,7 +10,7 @@ from mari_cli.errors import counted
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.report.comparison import (
     Change,
-    Row,
+    ComparisonRow,
     Standing,
     metric_of,
 )
@@ -19,14 +19,14 @@ from mari_cli.report.gold_distance import in_short
 from mari_cli.suites.registry import judged
 
 
-def headline(row: Row) -> str:
+def headline(row: ComparisonRow) -> str:
     """The short of it where all is well; one sentence on forgetting, one on what was kept, and the distance
     to gold where it is known."""
     lead = "Forgotten as gold, kept as before." if _arrived(row) else ""
     return " ".join(filter(None, [lead, verdict(row), _verdict_kept(row), in_short(row)]))
 
 
-def _arrived(row: Row) -> bool:
+def _arrived(row: ComparisonRow) -> bool:
     """Whether no measure of the forget data tells the model from gold, though some told the model before from
     gold, and none of what was to be kept got worse."""
     names = decisive(row)
@@ -40,11 +40,11 @@ def _arrived(row: Row) -> bool:
     )
 
 
-def _kept_the_start(row: Row) -> bool:
+def _kept_the_start(row: ComparisonRow) -> bool:
     return all(run.training and run.training.kept_step == 0 for run in row.runs)
 
 
-def verdict(row: Row) -> str:
+def verdict(row: ComparisonRow) -> str:
     """Forgotten or not, measured against gold; no verdict without one."""
     if _kept_the_start(row):
         return "Nothing was forgotten: no later step was fit to keep, so the model is the one from before."
@@ -110,7 +110,7 @@ def verdict(row: Row) -> str:
 FEW = 30
 
 
-def _too_few(row: Row, names: list[str]) -> str:
+def _too_few(row: ComparisonRow, names: list[str]) -> str:
     """How little it means that nothing was found."""
     fewest = min(found.n for name in names if (found := row.estimate(name)))
     return (
@@ -123,13 +123,13 @@ def _too_few(row: Row, names: list[str]) -> str:
 _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-def decisive(row: Row) -> list[str]:
+def decisive(row: ComparisonRow) -> list[str]:
     """What decides whether the data is forgotten: the corpora's own measures, else the suites'."""
     own = [name for name in judged("forgotten") if row.estimate(name)]
     return own or [name for name in judged("forgotten", suites=True) if row.estimate(name)]
 
 
-def _verdict_kept(row: Row) -> str:
+def _verdict_kept(row: ComparisonRow) -> str:
     changes = {name: row.change(name) for name in judged("kept") if not guesses(row, name)}
     worse = [name for name, what in changes.items() if what is Change.worse]
     kept = [name for name, what in changes.items() if what in (Change.kept, Change.better)]
@@ -142,7 +142,7 @@ def _verdict_kept(row: Row) -> str:
     )
 
 
-def headline_of_model(row: Row) -> str:
+def headline_of_model(row: ComparisonRow) -> str:
     verb = "trained" if row.run.task == "finetune" else "measured"
     if row.gold is not None and decisive(row):
         return f"One model was {verb} beside a gold model; nothing was unlearned here. {verdict(row)}"
@@ -150,7 +150,7 @@ def headline_of_model(row: Row) -> str:
     return f"One model was {verb}; nothing was unlearned.{unknown if decisive(row) else ''}"
 
 
-def headline_of_several(made: list[Row]) -> str:
+def headline_of_several(made: list[ComparisonRow]) -> str:
     unlearned = [row for row in made if row.role == "unlearned"]
     if not any(row.gold for row in unlearned):
         return (
@@ -169,19 +169,19 @@ def headline_of_several(made: list[Row]) -> str:
     return f"{_several(made)} side by side. Forgotten as gold, kept as before: {listed(good)}.{others}"
 
 
-def _several(made: list[Row]) -> str:
+def _several(made: list[ComparisonRow]) -> str:
     """A method of several seeds is several runs."""
     return f"{len(made)} {'methods' if any(row.seeds for row in made) else 'runs'}"
 
 
-def guesses(row: Row, name: str) -> bool:
+def guesses(row: ComparisonRow, name: str) -> bool:
     """Whether the model was at chance before: then the metric cannot show a loss."""
     before = row.target.metrics.get(name) if row.target else None
     guess = metric_of(name).chance
     return guess is not None and before is not None and _contains(before, guess)
 
 
-def _finite(row: Row, name: str) -> bool:
+def _finite(row: ComparisonRow, name: str) -> bool:
     return all(
         math.isfinite(value.value)
         for value in (row.estimate(name), row.gold.metrics.get(name) if row.gold else None)

@@ -144,7 +144,7 @@ def _compared(name: str, logged: Mapping[int, float], texts: Mapping[int, list[s
     ]
 
 
-def column_of(values: Any, kind: "Kind", where: str) -> dict[int, Any]:
+def column_of(values: Any, kind: "ColumnType", where: str) -> dict[int, Any]:
     """Values by item; a list of answers' losses may hold another number for each item."""
     if not isinstance(values, dict | list) or not values:
         raise UserError(f"{where} holds no values by item", WHOLE)
@@ -179,7 +179,7 @@ def item_number(key: str) -> int | None:
 
 
 @dataclass(frozen=True)
-class Kind:
+class ColumnType:
     """What a value of a column must be."""
 
     words: str
@@ -202,8 +202,8 @@ _NONE = (
     "a value that is not there cannot be counted: leave the item out of every column, or evaluate it again"
 )
 _COLLAPSED = "a model whose losses are not numbers has no truth ratio: evaluate it again in float32"
-_LOSS = Kind("a loss in nats", _loss, _COLLAPSED)
-_LOSSES = Kind(
+_LOSS = ColumnType("a loss in nats", _loss, _COLLAPSED)
+_LOSSES = ColumnType(
     "losses of wrong answers in nats",
     lambda value: bool(value) and all(map(_loss, value)),
     _COLLAPSED,
@@ -214,21 +214,23 @@ def _in_0_1(value: Any) -> bool:
     return _number(value) and 0 <= value <= 1
 
 
-_RECALL = Kind("a recall in [0, 1]", _in_0_1)
-SHARE = Kind("a share in [0, 1]", _in_0_1)
-SCORE = Kind("a number", _number)
-RATIO = Kind("a truth ratio", lambda value: _number(value) and value >= 0, _COLLAPSED)
+_RECALL = ColumnType("a recall in [0, 1]", _in_0_1)
+SHARE = ColumnType("a share in [0, 1]", _in_0_1)
+SCORE = ColumnType("a number", _number)
+RATIO = ColumnType("a truth ratio", lambda value: _number(value) and value >= 0, _COLLAPSED)
 KINDS = {
     "answer_nll": _LOSS,
     "paraphrase_nll": _LOSS,
     "wrong_nlls": _LOSSES,
-    "tokens": Kind("a number of tokens", lambda value: _number(value) and value == int(value) and value > 0),
+    "tokens": ColumnType(
+        "a number of tokens", lambda value: _number(value) and value == int(value) and value > 0
+    ),
     "rouge_l_recall": _RECALL,
     "rouge_1_recall": _RECALL,
     "extraction_strength_open_unlearning": SHARE,
     "exact_memorization_open_unlearning": SHARE,
     "ratio": RATIO,
-    "texts": Kind(
+    "texts": ColumnType(
         "question, generated answer and true answer",
         lambda value: isinstance(value, list) and len(value) == 3 and all(isinstance(t, str) for t in value),
     ),

@@ -25,14 +25,14 @@ _LETTERS = "ABCD"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class ChoiceQuestion:
     subject: str
     question: str
     choices: tuple[str, str, str, str]
     answer: int
 
 
-def parse(subject: str, question: str, target: str) -> Question | None:
+def parse(subject: str, question: str, target: str) -> ChoiceQuestion | None:
     """One sample of the wheel; None where the right answer is a fifth choice."""
     parts, answer = _QUESTION.fullmatch(question), _ANSWER.search(target)
     if parts is None or answer is None:
@@ -40,7 +40,7 @@ def parse(subject: str, question: str, target: str) -> Question | None:
     if answer["letter"] not in _LETTERS:
         return None
     a, b, c, d = (parts[letter].strip() for letter in _LETTERS)
-    return Question(
+    return ChoiceQuestion(
         subject=subject,
         question=parts["question"].strip(),
         choices=(a, b, c, d),
@@ -48,7 +48,7 @@ def parse(subject: str, question: str, target: str) -> Question | None:
     )
 
 
-def sample_questions(limit: int | None = None) -> list[Question]:
+def sample_questions(limit: int | None = None) -> list[ChoiceQuestion]:
     """The questions inside lm_eval's wheel by subject, in alphabetical order; ``limit``: so many of each.
 
     lm_eval 0.4 carries five for each of 54 subjects and four for three (282); one of college chemistry has

@@ -24,11 +24,11 @@ INGREDIENTS = {
 }
 """What the overall score is made of, to OpenUnlearning's names."""
 
-Summary = dict[str, float | None]
+OpenUnlearningSummary = dict[str, float | None]
 """By its own names."""
 
 
-def read_summary(path: Path) -> Summary | None:
+def read_summary(path: Path) -> OpenUnlearningSummary | None:
     """None where the file is no summary: `tofu_logs` says what else it may be, and what is wrong with it."""
     file = path / "TOFU_SUMMARY.json" if path.is_dir() and not (path / "TOFU_EVAL.json").exists() else path
     try:
@@ -43,7 +43,10 @@ def read_summary(path: Path) -> Summary | None:
 
 
 def summary_scores(
-    summary: Summary, where: str, gold: Summary | None, target: Summary | None
+    summary: OpenUnlearningSummary,
+    where: str,
+    gold: OpenUnlearningSummary | None,
+    target: OpenUnlearningSummary | None,
 ) -> dict[str, Estimate]:
     """Every score that the summaries suffice for, by full name; n is 0, as it is not known.
 
@@ -62,7 +65,7 @@ def summary_scores(
     }
 
 
-def lacking(summaries: Mapping[str, Summary]) -> list[str]:
+def lacking(summaries: Mapping[str, OpenUnlearningSummary]) -> list[str]:
     """A note for each summary, by role, that lacks a part of the overall score."""
     return [
         f"{role}: the summary has no `{'`, `'.join(missing)}`"
@@ -71,5 +74,5 @@ def lacking(summaries: Mapping[str, Summary]) -> list[str]:
     ]
 
 
-def _ingredients(summary: Summary) -> dict[str, float | None]:
+def _ingredients(summary: OpenUnlearningSummary) -> dict[str, float | None]:
     return {ours: summary.get(theirs) for ours, theirs in INGREDIENTS.items()}

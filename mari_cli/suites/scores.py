@@ -38,7 +38,7 @@ class ItemScore(dict[str, float]):
 
 
 @dataclass(frozen=True)
-class Scores:
+class CorpusScores:
     """Of one corpus, in the order of its items."""
 
     items: list[ItemScore]
@@ -58,7 +58,7 @@ def score(
     track: Track,
     description: str,
     keep: Callable[[int, Tensor], None] | None = None,
-) -> Scores:
+) -> CorpusScores:
     """Score every item under ``lm``; ``min_k`` is the share of tokens of min-k and min-k++. ``keep`` is given
     the number of each item and its hidden states [n, D] on the CPU, as they come.
 
@@ -101,7 +101,7 @@ def score(
             scored[i] = of_item
             if keep is not None and h_TD is not None:
                 keep(i, h_TD)
-    return Scores([item for item in scored if item is not None])
+    return CorpusScores([item for item in scored if item is not None])
 
 
 def chunk_rows(vocabulary: int) -> int:

@@ -27,17 +27,17 @@ from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.finite import is_finite, leave_out
 from mari_cli.suites.generate import decode, question_and_truth
 from mari_cli.suites.measured import Measured
-from mari_cli.suites.scores import ItemScore, Scores, score
-from mari_cli.suites.states import States
+from mari_cli.suites.scores import CorpusScores, ItemScore, score
+from mari_cli.suites.states import StoredStates
 from mari_cli.suites.suite import Summary
 
-Estimator = Callable[..., Estimate]
+EstimateFunction = Callable[..., Estimate]
 MEMBERSHIP = ("forget", "holdout")
 """Whom membership inference tells apart."""
 MARGINAL_RESAMPLES = 200
 """At most so many for marginal information: each costs a vocabulary vector for every position."""
 
-_ESTIMATES: dict[Combine, Estimator] = {
+_ESTIMATES: dict[Combine, EstimateFunction] = {
     mean: statistics.mean_estimate,
     ratio: statistics.ratio_estimate,
     exp_ratio: statistics.perplexity_estimate,
@@ -63,7 +63,7 @@ class Corpus:
         return Corpus(self.records, [self.items[i] for i in chosen], nll and [nll[i] for i in chosen])
 
 
-Corpora = Mapping[str, Corpus]
+CorporaByRole = Mapping[str, Corpus]
 """By role: `forget`, `retain` and, where there is one, `holdout`."""
 
 
@@ -79,7 +79,7 @@ def _of_answers(role: str) -> dict[str, Aggregation]:
 
 
 def quick(
-    lm: LanguageModel, corpora: Corpora, *, batch_size: int, min_k: float, track: Track
+    lm: LanguageModel, corpora: CorporaByRole, *, batch_size: int, min_k: float, track: Track
 ) -> dict[str, float]:
     """The few numbers that are followed during training: no intervals, no generation."""
     values: dict[str, float] = {}
@@ -106,7 +106,7 @@ def _auc(forget: Sequence[float], holdout: Sequence[float]) -> float:
     return auc_of(forget, holdout) if is_finite([*forget, *holdout]) else math.nan
 
 
-def measure(examiner: Examiner, corpora: Corpora) -> Measured:
+def measure(examiner: Examiner, corpora: CorporaByRole) -> Measured:
     """Everything the examiner's config asks for, with intervals over items. Of several processes the first
     has all of it, the others lack marginal information."""
     config, seed = examiner.config, examiner.seed
@@ -118,7 +118,7 @@ def measure(examiner: Examiner, corpora: Corpora) -> Measured:
     by_key: dict[tuple[str, int], dict[str, Any]] = {}
     states = {}
     if config.marginal and "retain" in corpora:
-        states = {role: States(corpora[role].items, examiner.cache) for role in ("retain", "forget")}
+        states = {role: StoredStates(corpora[role].items, examiner.cache) for role in ("retain", "forget")}
     scores = {
         role: _scored(examiner, role, corpus.items, states.get(role)) for role, corpus in corpora.items()
     }
@@ -157,15 +157,15 @@ def measure(examiner: Examiner, corpora: Corpora) -> Measured:
 
 
 def _finite(
-    examiner: Examiner, corpora: Corpora, scores: Mapping[str, Scores]
-) -> tuple[dict[str, Corpus], dict[str, Scores], dict[str, list[int]], list[str]]:
+    examiner: Examiner, corpora: CorporaByRole, scores: Mapping[str, CorpusScores]
+) -> tuple[dict[str, Corpus], dict[str, CorpusScores], dict[str, list[int]], list[str]]:
     """Corpora and scores without the items whose scores are not finite, the places of the others, notes."""
     found, kept, places, notes = {}, {}, {}, []
     for role, scored in scores.items():
         bad = {i for i, item in enumerate(scored.items) if not is_finite(item)}
         notes += leave_out(sorted(bad), len(scored.items), model=examiner.name, what=role)
         places[role] = good = [i for i in range(len(scored.items)) if i not in bad]
-        kept[role] = Scores([scored.items[i] for i in good])
+        kept[role] = CorpusScores([scored.items[i] for i in good])
         corpus = corpora[role]
         nll = corpus.reference_nll
         items = [corpus.items[i] for i in good]
@@ -182,10 +182,12 @@ def against_gold(measured: Measured, gold: Measured, how: How) -> Summary:
     return privleak("privacy/privleak", own, golds, how) if all(own) else Summary({})
 
 
-def _scored(examiner: Examiner, role: str, items: Sequence[Item], states: States | None) -> Scores:
+def _scored(
+    examiner: Examiner, role: str, items: Sequence[Item], states: StoredStates | None
+) -> CorpusScores:
     config = examiner.config
     if states is None:
-        return Scores(examiner.score(items, role))
+        return CorpusScores(examiner.score(items, role))
     return score(  # its hidden states are asked for, which are too many to be kept
         examiner.lm,
         items,
@@ -201,7 +203,7 @@ def _how(config: MetricsConfig, seed: int) -> How:
     return How(config.bootstrap, config.confidence, seed)
 
 
-def _attacked(examiner: Examiner, role: str, corpus: Corpus, scored: Scores) -> dict[str, list[float]]:
+def _attacked(examiner: Examiner, role: str, corpus: Corpus, scored: CorpusScores) -> dict[str, list[float]]:
     texts = [corpus.record_of(i).text for i in range(len(corpus.items))]
     return score_attacks(
         examiner, corpus.items, scored.items, texts, role, reference_nll=corpus.reference_nll
@@ -215,7 +217,7 @@ def _row(role: str, index: int, corpus: Corpus, item: ItemScore) -> dict[str, An
 
 def _marginal(
     lm: LanguageModel,
-    states: Mapping[str, States],
+    states: Mapping[str, StoredStates],
     places: Mapping[str, Sequence[int]],
     config: MetricsConfig,
     seed: int,
@@ -234,7 +236,7 @@ def _marginal(
 
 def _generate(
     examiner: Examiner,
-    corpora: Corpora,
+    corpora: CorporaByRole,
     metrics: dict[str, Estimate],
     rows: Mapping[tuple[str, int], dict[str, Any]],
     how: How,

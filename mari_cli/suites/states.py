@@ -20,7 +20,7 @@ BYTES = 4
 """Of a number: states after the final norm are float32, also where matrix products are in 16 bits."""
 
 
-class States:
+class StoredStates:
     """Rows [N, D] on the CPU, one for each target of ``items``, in the dtype in which they come. The file is
     in ``directory`` (None: where the system keeps temporary files) and is gone with this object, or with
     the process. Of several processes the first alone keeps them."""

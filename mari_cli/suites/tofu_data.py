@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from mari_cli.config import TofuSuite
 from mari_cli.data.files import read_subset, subset_file
-from mari_cli.data.forms import Row as Fields
+from mari_cli.data.forms import TableRow
 from mari_cli.data.records import Record
 from mari_cli.errors import UserError
 from mari_cli.places import place
@@ -97,7 +97,7 @@ def _read(config: TofuSuite, name: str, subset: str) -> list[Question]:
     return questions
 
 
-def _question(row: Fields, *, where: str) -> Question:
+def _question(row: TableRow, *, where: str) -> Question:
     wrong = row.get("perturbed_answer", [])
     if not isinstance(wrong, list) or ("perturbed_answer" in row and not wrong):
         raise UserError(f"`perturbed_answer` in {where} is no list of wrong answers", _HINT)

@@ -183,7 +183,7 @@ LENGTHS = {
 }
 """How many questions TOFU has in each set, or its published logs hold (the first 300)."""
 
-Questions = Mapping[str, Sequence[Question]]
+QuestionSets = Mapping[str, Sequence[Question]]
 """By set."""
 
 
@@ -199,7 +199,7 @@ def unlike_tofu(log: Log) -> list[str]:
     ]
 
 
-def require_same_items(log: Log, path: str, questions: Questions, data: str) -> None:
+def require_same_items(log: Log, path: str, questions: QuestionSets, data: str) -> None:
     """Refuse a log, at ``path``, of other items than ``questions``, which are from ``data``: of another
     number, or, where it has texts, in another order or about something else."""
     for name, words in SETS.items():

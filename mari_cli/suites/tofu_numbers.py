@@ -10,9 +10,9 @@ from math import exp
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mari_cli.errors import UserError
+from mari_cli.metrics.arrays import Floats
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.forget_quality import forget_quality_estimates
 from mari_cli.metrics.model_utility import model_utility_estimate
@@ -104,7 +104,7 @@ def summarise(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summ
     return Summary(metrics | attacked.metrics, notes + attacked.notes)
 
 
-def _forget_quality(pairs: "Pairs", how: How) -> Summary:
+def _forget_quality(pairs: "RowPairs", how: How) -> Summary:
     """Of the truth ratios of losses, and under its own name of those with OpenUnlearning's 1e-10: a log that
     gives ratios alone has these, and so has no other forget quality."""
     metrics: dict[str, Estimate] = {}
@@ -171,7 +171,7 @@ def _truth_ratios(name: str, rows: Sequence[Row], variant: str) -> list[float]:
     return [of(row[f"log_truth_ratio{variant}"]) for row in rows]
 
 
-def _components(rows: Sequence[Row], name: str, variant: str) -> NDArray[np.float64]:
+def _components(rows: Sequence[Row], name: str, variant: str) -> Floats:
     """values_NC of model utility."""
     columns = [
         [row["probability"] for row in rows],
@@ -185,7 +185,7 @@ def _has(rows: Sequence[Row], metric: str) -> bool:
     return bool(rows) and all(metric in row for row in rows)
 
 
-Pairs = Sequence[tuple[Row, Row]]
+RowPairs = Sequence[tuple[Row, Row]]
 """One item under a model and under gold."""
 IDENTITY = {
     "tokens": (
@@ -214,7 +214,7 @@ def split_of(count: int) -> tuple[str, str] | None:
     return SPLITS.get(400 if count == PUBLISHED else count)
 
 
-def _paired(rows: Sequence[Row], gold: Sequence[Row]) -> Pairs:
+def _paired(rows: Sequence[Row], gold: Sequence[Row]) -> RowPairs:
     """Refused where the two were not asked the same."""
     own = {row["item"]: row for row in rows}
     golds = {row["item"]: row for row in gold}
@@ -255,11 +255,11 @@ def _which_gold(own: int, golds: int) -> str:
     )
 
 
-def _columns(pairs: Pairs, column: str) -> tuple[list[float], list[float]]:
+def _columns(pairs: RowPairs, column: str) -> tuple[list[float], list[float]]:
     return [mine[column] for mine, _ in pairs], [its[column] for _, its in pairs]
 
 
-def _unverified(pairs: Pairs) -> list[str]:
+def _unverified(pairs: RowPairs) -> list[str]:
     """A note where nothing but their numbers says that two logs are of the same items."""
     if any(mine is its or any(c in mine and c in its for c in IDENTITY) for mine, its in pairs):
         return []

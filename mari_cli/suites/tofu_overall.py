@@ -19,8 +19,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from mari_cli.metrics.arrays import Floats
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.items import ItemValues, Resamplable, take_apart
 from mari_cli.metrics.joint import distinct_items, resampled
@@ -28,7 +29,6 @@ from mari_cli.metrics.model_utility import harmonic_mean
 from mari_cli.metrics.statistics import How
 from mari_cli.suites.tofu_metrics import METRICS
 
-Floats = NDArray[np.float64]
 MEMORIZED = ("extraction_strength", "exact_memorization", "paraphrase_probability", "truth_ratio")
 """What the memorization score is made of."""
 ATTACKED = ("loss_auc", "zlib_auc", "min_k_auc", "min_k_plus_plus_auc")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mari_cli.lm_head import Head
 from mari_cli.models.context import columns
-from mari_cli.models.reference import Reference
+from mari_cli.models.reference import StoredReference
 from mari_cli.progress import Track
 from mari_cli.supports.sparse import Write
 from mari_cli.transfer import sent
@@ -20,7 +20,7 @@ from mari_cli.transfer import sent
 @dataclass(frozen=True)
 class Asked:
     head: Head
-    remembered: Reference
+    remembered: StoredReference
     """With its states after the final norm."""
 
     def log_p(self, at: slice) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mari_cli.models.context import Targets, largest
-from mari_cli.models.reference import Rows
+from mari_cli.models.reference import ItemRows
 from mari_cli.storage import hashing
 from mari_cli.storage.tensor_cache import TensorSpec, cache_tensors
 
@@ -36,7 +36,7 @@ class Kept:
 
     key: str
     """Content hash of all that determines it."""
-    rows: Rows
+    rows: ItemRows
     ids_MK: Tensor
     """Tokens, int32: first the position's own label."""
     log_p: Mapping[str, Tensor]
@@ -53,7 +53,7 @@ def kept(
     fill: Callable[[Write], None],
     names: Sequence[str],
     *,
-    rows: Rows,
+    rows: ItemRows,
     labels_M: Tensor,
     vocabulary: int,
     stored_tokens: int,
@@ -141,7 +141,7 @@ def targets(
 # -- what q would be as a model ------------------------------------------------------------------------------
 
 
-def item_means(values_M: Tensor, rows: Rows) -> Tensor:
+def item_means(values_M: Tensor, rows: ItemRows) -> Tensor:
     """Of each item the mean over its positions [S]."""
     counts_S = torch.tensor(list(rows.counts.values()))
     item_M = torch.repeat_interleave(torch.arange(len(counts_S)), counts_S)

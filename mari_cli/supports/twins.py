@@ -39,7 +39,7 @@ from mari_cli.errors import UserError
 from mari_cli.lm_head import Head
 from mari_cli.losses.engine import log_probabilities
 from mari_cli.models.load import LanguageModel
-from mari_cli.models.reference import Reference
+from mari_cli.models.reference import StoredReference
 from mari_cli.models.trunk import hidden_states
 from mari_cli.progress import Track
 from mari_cli.supports.sparse import Write
@@ -59,7 +59,7 @@ class Way(StrEnum):
     generated = "generated"  # the twin's own, where only the true names explain the true ones
 
 
-class Kind(StrEnum):
+class TokenClass(StrEnum):
     """Of a token, what it may be swapped for."""
 
     after_space = "after_space"  # begins a word after white space
@@ -67,25 +67,25 @@ class Kind(StrEnum):
     inside = "inside"  # goes on with a word
 
 
-Pools = Mapping[Kind, Sequence[int]]
+SwapTokens = Mapping[TokenClass, Sequence[int]]
 """Tokens to swap key tokens for, in the order of their numbers."""
 
 
-def kinds(located: Located, words: Sequence[Word]) -> dict[int, Kind]:
+def kinds(located: Located, words: Sequence[Word]) -> dict[int, TokenClass]:
     """Of each token that holds a character of one of ``words``: how it stands in it."""
-    found: dict[int, Kind] = {}
+    found: dict[int, TokenClass] = {}
     for token, (start, end) in enumerate(located.tokens):
         for word in words:
             if start < word.end and end > word.start:
                 begins = start <= word.start
                 space = located.text[word.start - 1 : word.start].isspace()
-                kind = Kind.after_space if space else Kind.elsewhere
-                found[token] = kind if begins else Kind.inside
+                kind = TokenClass.after_space if space else TokenClass.elsewhere
+                found[token] = kind if begins else TokenClass.inside
                 break
     return found
 
 
-def name_pools(retain: Sequence[Located], items: Sequence[Item]) -> Pools:
+def name_pools(retain: Sequence[Located], items: Sequence[Item]) -> SwapTokens:
     """Of each kind the tokens of names in the retain data: of rare words with a capital, else of all with
     one, else of all words. Raises UserError where it holds no word."""
     spread = Counter(name for located in retain for name in {w.name for ws in located.words() for w in ws})
@@ -96,7 +96,7 @@ def name_pools(retain: Sequence[Located], items: Sequence[Item]) -> Pools:
         lambda word: True,
     )
     for test in tests:
-        pools: dict[Kind, set[int]] = {kind: set() for kind in Kind}
+        pools: dict[TokenClass, set[int]] = {kind: set() for kind in TokenClass}
         for located, item in zip(retain, items, strict=True):
             chosen = [word for words in located.words() for word in words if test(word)]
             for token, kind in kinds(located, chosen).items():
@@ -114,7 +114,7 @@ class Named:
     """One forget item and its key tokens."""
 
     item: Item
-    keys: Mapping[int, Kind]
+    keys: Mapping[int, TokenClass]
     """Places of the key tokens."""
 
     def of_prompt(self) -> "Named":
@@ -139,7 +139,7 @@ def named(item: Item, located: Located, tokens: Sequence[int]) -> Named:
     )
 
 
-def swaps(whose: Named, pools: Pools, chance: random.Random) -> dict[int, int]:
+def swaps(whose: Named, pools: SwapTokens, chance: random.Random) -> dict[int, int]:
     """Of each key token another, each of its own; none of them stands in the item."""
     used = set(whose.item.input_ids)
     found: dict[int, int] = {}
@@ -154,9 +154,9 @@ def swaps(whose: Named, pools: Pools, chance: random.Random) -> dict[int, int]:
     return found
 
 
-def _other(kind: Kind, pools: Pools, used: set[int], chance: random.Random) -> int | None:
+def _other(kind: TokenClass, pools: SwapTokens, used: set[int], chance: random.Random) -> int | None:
     """A token of ``kind``, or else of another; None where all are used."""
-    for pool in (pools[kind], *(pools[other] for other in Kind if other is not kind)):
+    for pool in (pools[kind], *(pools[other] for other in TokenClass if other is not kind)):
         for _ in range(min(TRIES, len(pool))):
             if (token := chance.choice(pool)) not in used:
                 return token
@@ -174,7 +174,7 @@ class Twin:
     """Of each target the pairs of tokens whose probabilities are swapped back."""
 
 
-def twin(whose: Named, pools: Pools, chance: random.Random, *, of_prompt: bool = False) -> Twin:
+def twin(whose: Named, pools: SwapTokens, chance: random.Random, *, of_prompt: bool = False) -> Twin:
     """``of_prompt``: only tokens that are keys in the prompt are swapped, there and in the answer."""
     swapped = swaps(whose.of_prompt() if of_prompt else whose, pools, chance)
     return Twin(
@@ -217,9 +217,9 @@ def contrasted(log_r: Tensor, log_p0: Tensor, contrast: float) -> Tensor:
 def ask_twins(
     lm: LanguageModel,
     head: Head,
-    forget: Reference,
+    forget: StoredReference,
     whose: Sequence[Named],
-    pools: Pools,
+    pools: SwapTokens,
     write: Write,
     *,
     twins: int,
@@ -242,7 +242,7 @@ def ask_twins(
         label_m = forget.labels_N[at_m].to(lm.device)
         drawn = {
             way: [
-                [_Asked(whose[i], pools, f"{seed} {i} {number}", way) for i in batch]
+                [_PendingTwin(whose[i], pools, f"{seed} {i} {number}", way) for i in batch]
                 for number in range(twins)
             ]
             for way in ways
@@ -285,10 +285,10 @@ def _ends(rows: slice) -> tuple[int, int]:
     return rows.start, rows.stop
 
 
-class _Asked:
+class _PendingTwin:
     """A twin on its way: its tokens may still be drawn."""
 
-    def __init__(self, whose: Named, pools: Pools, seed: str, way: Way) -> None:
+    def __init__(self, whose: Named, pools: SwapTokens, seed: str, way: Way) -> None:
         chance = random.Random(seed)  # a text is hashed: neighbouring numbers have nothing in common
         self.whose = whose
         self.twin = twin(whose, pools, chance, of_prompt=way is Way.generated)
@@ -296,14 +296,16 @@ class _Asked:
         self.chance = chance
 
 
-def _states(lm: LanguageModel, asked: Sequence[_Asked], dtype: torch.dtype) -> Tensor:
+def _states(lm: LanguageModel, asked: Sequence[_PendingTwin], dtype: torch.dtype) -> Tensor:
     """At the targets of each [m, D]; rounded as the reference's are."""
     items = [replace(one.whose.item, input_ids=tuple(one.ids)) for one in asked]
     h_mD, _ = hidden_states(lm.model, lm.compute, items, packed=lm.layout.packed)
     return h_mD.to(dtype)
 
 
-def _generate(lm: LanguageModel, head: Head, asked: Sequence[_Asked], p0_m: Tensor, *, chunk: int) -> None:
+def _generate(
+    lm: LanguageModel, head: Head, asked: Sequence[_PendingTwin], p0_m: Tensor, *, chunk: int
+) -> None:
     """Draw the answer tokens anew that only the true names explain, in place, all items side by side.
 
     ``p0_m``: of each target, item by item, its probability in the true context.

@@ -16,8 +16,7 @@ from mari_cli.losses.support import SupportSource
 from mari_cli.models.context import Targets, context_targets
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import adapters_off
-from mari_cli.models.reference import Reference as Remembered
-from mari_cli.models.reference import remember
+from mari_cli.models.reference import StoredReference, remember
 from mari_cli.models.trunk import choose_layer
 from mari_cli.progress import say, silent, track
 from mari_cli.suites.benchmarks import benchmarks
@@ -245,7 +244,7 @@ def remembering(
     log_p = partial(log_probabilities, head, chunk=chunk)
     read = None if needs.states is None else choose_layer(lm.model, needs.states.layer)
 
-    def ask(role: str) -> Remembered:
+    def ask(role: str) -> StoredReference:
         return remember(
             lm,
             items[role],

@@ -26,12 +26,17 @@ from mari_cli.storage.environment import describe_environment
 from mari_cli.storage.run import refuse_existing
 from mari_cli.suites.log_columns import Log
 from mari_cli.suites.measured import Measured
-from mari_cli.suites.open_unlearning_summary import Summary, lacking, read_summary, summary_scores
+from mari_cli.suites.open_unlearning_summary import (
+    OpenUnlearningSummary,
+    lacking,
+    read_summary,
+    summary_scores,
+)
 from mari_cli.suites.tofu_data import read_questions
 from mari_cli.suites.tofu_logs import (
     NoLog,
     Place,
-    Questions,
+    QuestionSets,
     names_of,
     places,
     read_log,
@@ -79,7 +84,7 @@ def evaluate_log(config: EvaluateRun, options: RunOptions) -> dict[str, Any]:
 class _Data:
     """TOFU's questions, where a log is to be compared with them, and where they are from."""
 
-    questions: Questions
+    questions: QuestionSets
     path: str
 
 
@@ -141,7 +146,7 @@ def _record(
     )
 
 
-def _summaries(paths: Mapping[str, str]) -> dict[str, Summary] | None:
+def _summaries(paths: Mapping[str, str]) -> dict[str, OpenUnlearningSummary] | None:
     """By role, where the model's log is a summary that tells a part of the overall score."""
     found = {role: read_summary(place(path)) for role, path in paths.items()}
     summaries = {role: summary for role, summary in found.items() if summary is not None}
@@ -160,7 +165,7 @@ def _summaries(paths: Mapping[str, str]) -> dict[str, Summary] | None:
 def _from_summaries(
     config: EvaluateRun,
     paths: Mapping[str, str],
-    summaries: Mapping[str, Summary],
+    summaries: Mapping[str, OpenUnlearningSummary],
     options: RunOptions,
 ) -> dict[str, Any]:
     gold, target = summaries.get("gold"), summaries.get("target")

@@ -7,15 +7,14 @@ import torch
 from transformers import PreTrainedModel
 
 from mari_cli import distributed
-from mari_cli.config import Device as DeviceChoice
-from mari_cli.config import ModelConfig, Precision, UnlearnRun, bytes_of
+from mari_cli.config import Device, ModelConfig, Precision, UnlearnRun, bytes_of
 from mari_cli.data.corpora import load_corpora
 from mari_cli.errors import UserError
 from mari_cli.losses import objective as losses
 from mari_cli.losses.objective import Objective
 from mari_cli.losses.support import SupportSource
 from mari_cli.measure import devices
-from mari_cli.measure.devices import Device
+from mari_cli.measure.devices import DeviceSpec
 from mari_cli.models.load import LanguageModel, load_tokenizer, prompt_style
 from mari_cli.models.lora import add_adapters
 from mari_cli.models.packing import foresee
@@ -142,13 +141,13 @@ def _asked(config: UnlearnRun) -> Settings:
     return Settings.of(config.train)
 
 
-def _device(name: str | None, memory: str | None) -> Device:
+def _device(name: str | None, memory: str | None) -> DeviceSpec:
     if name is None:
         if torch.cuda.is_available():
             return devices.this_gpu()
         if memory is None:
             return devices.this_cpu()
-        return Device("a GPU", 0.0, _asked_memory(memory), devices.MFU, "--memory")
+        return DeviceSpec("a GPU", 0.0, _asked_memory(memory), devices.MFU, "--memory")
     if (found := devices.named(name)) is None:
         known = ", ".join(f"`{gpu.name}`" for gpu in devices.GPUS.values())
         raise UserError(
@@ -165,10 +164,10 @@ def _asked_memory(memory: str) -> int:
         raise UserError(str(error), "for instance `--memory 40GiB`") from error
 
 
-def _compute(config: UnlearnRun, on: Device) -> AsOn:
+def _compute(config: UnlearnRun, on: DeviceSpec) -> AsOn:
     """As `choose_compute` would settle it there."""
     asked = config.train.precision
-    cuda = on.cuda and config.train.device is not DeviceChoice.cpu
+    cuda = on.cuda and config.train.device is not Device.cpu
     if asked is Precision.auto:
         dtype, reason = (torch.bfloat16, f"auto: {on.name}") if cuda else (torch.float32, "auto: CPU")
     else:
@@ -177,7 +176,7 @@ def _compute(config: UnlearnRun, on: Device) -> AsOn:
 
 
 def _subject(
-    config: UnlearnRun, objective: Objective, on: Device, lengths: str | None
+    config: UnlearnRun, objective: Objective, on: DeviceSpec, lengths: str | None
 ) -> tuple[UnlearnRun, LanguageModel, Draws, str]:
     """The run with the support that is chosen for it, the model without weights, what it is trained on, and
     where its shapes are from."""

@@ -19,7 +19,7 @@ from mari_cli.models.context import Targets
 from mari_cli.models.device import choose_compute
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import LanguageModel
-from mari_cli.models.reference import Reference, remember
+from mari_cli.models.reference import StoredReference, remember
 from mari_cli.progress import say, track
 from mari_cli.storage import hashing, json_cache
 from mari_cli.suites.examiner import Examiner, items_hash
@@ -113,7 +113,7 @@ class _Asking:
         self,
         fill: Callable[[Write], None],
         names: Sequence[str],
-        said_of: Reference,
+        said_of: StoredReference,
         key: Mapping[str, object],
         vocabulary: int,
     ) -> Kept:

@@ -49,7 +49,7 @@ class Prepared:
     stored_tokens: int
     keys: Keys | None = None
     named: Sequence[twins.Named] = ()
-    pools: twins.Pools | None = None
+    pools: twins.SwapTokens | None = None
     given: Mapping[str, ModelConfig] = field(default_factory=dict)
     """Models by what they are asked as."""
 

@@ -31,7 +31,7 @@ from mari_cli.suites.scores import score
 from mari_cli.tasks.memory_budget import fit_to_memory
 from mari_cli.tasks.setting import Setting, dropout_seed, seed_for
 from mari_cli.train import state
-from mari_cli.train.journal import Log
+from mari_cli.train.journal import RecordWriter
 from mari_cli.train.loop import Job, Outcome, fit
 from mari_cli.train.step import Group
 from mari_cli.train.stop import Verdict
@@ -100,7 +100,7 @@ def fine_tune(
     weights: str,
     seed: int,
     state_dir: Path,
-    log: Log,
+    log: RecordWriter,
     track: Track,
     description: str,
     section: str = "train.",

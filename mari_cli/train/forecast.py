@@ -23,7 +23,7 @@ from mari_cli.config import OptimConfig, OptimizerName, Parallel, Weights
 from mari_cli.errors import UserError
 from mari_cli.losses.objective import FINE_TUNING, Objective
 from mari_cli.measure import fake
-from mari_cli.measure.memory import Tracker
+from mari_cli.measure.memory import MemoryTracker
 from mari_cli.models import attention
 from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel, checkpoint_activations
@@ -190,7 +190,7 @@ def count_step(
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     # in float32 whatever the moments are held in: torchao's tensors know no shapes without content
     stepped = replace(config, optimizer=OptimizerName.adamw)
-    tracker = Tracker(fake.Again(world)) if world else Tracker()
+    tracker = MemoryTracker(fake.Again(world)) if world else MemoryTracker()
     tracker.watch(model.buffers(), "weights")
     shards = engine = None
     if not sharded:
@@ -264,7 +264,7 @@ def count_step(
     )
 
 
-def _attribute(lm: LanguageModel, tracker: Tracker) -> Iterator[RemovableHandle]:
+def _attribute(lm: LanguageModel, tracker: MemoryTracker) -> Iterator[RemovableHandle]:
     """Let ``tracker`` know what is allocated for what: the trunk, forwards and backwards, or the loss."""
     inside = False
 

@@ -24,7 +24,7 @@ from mari_cli.train.step import Group
 from mari_cli.train.workload import count_positions
 from mari_cli.transfer import Fetched
 
-Log = Callable[[dict[str, Any]], None]
+RecordWriter = Callable[[dict[str, Any]], None]
 """Takes one record of metrics.jsonl: `step`, `kind` and numbers."""
 
 
@@ -53,7 +53,7 @@ class Journal:
 
     def __init__(
         self,
-        log: Log,
+        log: RecordWriter,
         *,
         behind: int,
         token_seconds: float | None,

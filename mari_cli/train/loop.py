@@ -18,7 +18,7 @@ from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track
 from mari_cli.train import state
 from mari_cli.train.forecast import Settings
-from mari_cli.train.journal import Journal, Launched, Log, token_seconds
+from mari_cli.train.journal import Journal, Launched, RecordWriter, token_seconds
 from mari_cli.train.optim import Optimizer, learning_rate
 from mari_cli.train.sharding import sharded
 from mari_cli.train.step import Group, Reference, backward, chunk_for
@@ -66,7 +66,7 @@ def fit(
     config: OptimConfig,
     *,
     state_dir: Path,
-    log: Log,
+    log: RecordWriter,
     track: Track,
     description: str,
     weights: str = "",
@@ -206,7 +206,7 @@ def _ignore(record: dict[str, Any]) -> None:
     pass
 
 
-def _evaluate(lm: LanguageModel, job: Job, progress: state.Progress, log: Log) -> None:
+def _evaluate(lm: LanguageModel, job: Job, progress: state.Progress, log: RecordWriter) -> None:
     look = {"step": progress.step, **job.evaluate(lm, progress.step)}
     progress.history.append(look)
     verdict = job.judge(progress.history)

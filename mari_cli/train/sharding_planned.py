@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from mari_cli.config import Weights
 from mari_cli.measure import fake
-from mari_cli.measure.memory import Tracker
+from mari_cli.measure.memory import MemoryTracker
 from mari_cli.models.trunk import trunk_of
 from mari_cli.train.sharding import units_of
 
@@ -46,7 +46,7 @@ class PlannedShards:
         self,
         model: PreTrainedModel,
         world: FakeTensorMode,
-        tracker: Tracker,
+        tracker: MemoryTracker,
         *,
         processes: int,
         weights: Weights,

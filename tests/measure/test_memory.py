@@ -3,7 +3,7 @@
 import torch
 
 from mari_cli.measure import fake
-from mari_cli.measure.memory import Tracker
+from mari_cli.measure.memory import MemoryTracker
 
 KB = 1024
 
@@ -13,7 +13,7 @@ def block() -> torch.Tensor:
 
 
 def test_the_peak_is_what_was_alive_at_one_time():
-    with Tracker() as tracker:
+    with MemoryTracker() as tracker:
         a = block()
         b = a + 1
         del a
@@ -23,14 +23,14 @@ def test_the_peak_is_what_was_alive_at_one_time():
 
 
 def test_a_view_and_an_operation_in_place_take_nothing():
-    with Tracker() as tracker:
+    with MemoryTracker() as tracker:
         a = block()
         a.view(2, -1)[0].add_(1)
     assert tracker.peak == KB
 
 
 def test_what_is_only_saved_for_the_way_back_counts_as_well():
-    with Tracker() as tracker:
+    with MemoryTracker() as tracker:
         a = block().requires_grad_()
         out = a.exp().sin().sum()  # the exponential is kept for the cosine
         assert tracker.total == 2 * KB + 4
@@ -40,7 +40,7 @@ def test_what_is_only_saved_for_the_way_back_counts_as_well():
 
 def test_bytes_belong_to_the_part_they_were_made_for_or_given_to():
     before = block()
-    with Tracker() as tracker:
+    with MemoryTracker() as tracker:
         tracker.watch([before], "weights")
         with tracker.during("loss"):
             a = block()
@@ -56,7 +56,7 @@ def test_bytes_belong_to_the_part_they_were_made_for_or_given_to():
 
 
 def test_a_logsumexp_takes_room_for_its_exponentials():
-    with Tracker() as tracker:
+    with MemoryTracker() as tracker:
         block().logsumexp(0)
     assert tracker.peak == 2 * KB
 
@@ -75,7 +75,7 @@ def test_products_are_counted_whether_or_not_torch_counts_them():
         ),
         (lambda: a.exp() + 1, 0),
     ):
-        with Tracker() as tracker:
+        with MemoryTracker() as tracker:
             work()
         assert tracker.flops == expected
 
@@ -89,7 +89,7 @@ def test_a_fake_model_costs_what_the_real_one_costs():
         (model, torch.rand(16, 8)),
         (fake.twin(model, world), fake.empty((16, 8), torch.float32, world)),
     ):
-        with Tracker() as tracker:
+        with MemoryTracker() as tracker:
             network(h_ND).logsumexp(-1).sum().backward()
         counted.append((tracker.peak, tracker.total, tracker.flops))
     assert counted[0] == counted[1]

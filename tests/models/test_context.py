@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mari_cli.lm_head import Head
 from mari_cli.models.context import context_targets, largest, nearest, rows_at_once, supported
-from mari_cli.models.reference import Reference, Rows
+from mari_cli.models.reference import ItemRows, StoredReference
 from mari_cli.progress import silent
 
 CPU = torch.device("cpu")
@@ -35,11 +35,13 @@ def dense(retain_ND, forget_MD, p_NV, *, temperature, neighbours):
     return torch.stack(q_MV)
 
 
-def reference(key: str, counts: list[int], *, seed: int, size: int = 6, vocabulary: int = 20) -> Reference:
+def reference(
+    key: str, counts: list[int], *, seed: int, size: int = 6, vocabulary: int = 20
+) -> StoredReference:
     positions = sum(counts)
-    return Reference(
+    return StoredReference(
         key=key,
-        rows=Rows(dict(enumerate(counts))),
+        rows=ItemRows(dict(enumerate(counts))),
         device=CPU,
         labels_N=torch.randint(vocabulary, (positions,), generator=torch.Generator().manual_seed(seed)),
         last_ND=drawn(positions, size, seed=seed + 1),

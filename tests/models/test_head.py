@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHea
 from mari_cli.errors import UserError
 from mari_cli.lm_head import Head, HeadGradient, head_of
 from mari_cli.measure import fake
-from mari_cli.measure.memory import Tracker
+from mari_cli.measure.memory import MemoryTracker
 from mari_cli.models.head import check_parity
 from mari_cli.models.trunk import trunk
 
@@ -130,7 +130,7 @@ def test_nothing_as_large_as_the_weight_is_made_beside_its_gradient():
     weight = torch.nn.Parameter(fake.empty((4096, 256), torch.float32, world))
     gradient = HeadGradient(Head(weight, dtype=torch.bfloat16, widens=True))
     delta, h = fake.empty((8, 4096), torch.float32, world), fake.empty((8, 256), torch.bfloat16, world)
-    tracker = Tracker(fake.Again(world))
+    tracker = MemoryTracker(fake.Again(world))
     tracker.overlook([gradient.weight_VD])
     with tracker:
         gradient.push(delta, h, None)

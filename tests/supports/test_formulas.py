@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mari_cli.lm_head import Head
-from mari_cli.models.reference import Reference, Rows
+from mari_cli.models.reference import ItemRows, StoredReference
 from mari_cli.progress import silent
 from mari_cli.supports.asked import Asked, write_combined
 from mari_cli.supports.assistant import subtracted
@@ -21,8 +21,8 @@ def model(seed: int, *, vocabulary: int = 20, scale: float = 2.0) -> Asked:
     states = torch.randn(9, 6, generator=generator, dtype=torch.float64)
     head = Head(scale * torch.randn(vocabulary, 6, generator=generator, dtype=torch.float64))
     labels = torch.randint(20, (9,), generator=torch.Generator().manual_seed(1))
-    rows = Rows({0: 4, 1: 5})
-    return Asked(head, Reference("", rows, torch.device("cpu"), labels, states, None, None))
+    rows = ItemRows({0: 4, 1: 5})
+    return Asked(head, StoredReference("", rows, torch.device("cpu"), labels, states, None, None))
 
 
 def p(asked: Asked) -> torch.Tensor:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mari_cli.models.reference import Rows
+from mari_cli.models.reference import ItemRows
 from mari_cli.supports.sparse import (
     choices,
     floored,
@@ -29,7 +29,7 @@ def log_p(rows: int, seed: int, scale: float = 3.0):
 
 
 LABELS = torch.tensor([3, 0, 11, 5, 5, 7])
-ROWS = Rows({0: 2, 1: 3, 4: 1})
+ROWS = ItemRows({0: 2, 1: 3, 4: 1})
 
 
 def said(directory, *, stored_tokens=4, key=None, chunk=6, calls=None, parts=("q",), seed=1):

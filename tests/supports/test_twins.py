@@ -21,8 +21,8 @@ from mari_cli.models.trunk import hidden_states
 from mari_cli.progress import silent
 from mari_cli.supports import twins
 from mari_cli.supports.twins import (
-    Kind,
     Named,
+    TokenClass,
     Way,
     ask_twins,
     blended,
@@ -35,10 +35,14 @@ from mari_cli.supports.twins import (
 
 STYLE = PromptStyle("Question: {prompt}\nAnswer: ", chat=False)
 RETAIN = [Record(prompt=f"Who is {name}?", text=f"{name} is a dyer.") for name in ("Lena Holt", "Igor Venn")]
-POOLS = {Kind.after_space: [70, 71, 72], Kind.elsewhere: [73], Kind.inside: [80, 81, 82, 83]}
+POOLS = {
+    TokenClass.after_space: [70, 71, 72],
+    TokenClass.elsewhere: [73],
+    TokenClass.inside: [80, 81, 82, 83],
+}
 KEYED = Item((1, 40, 41, 50, 40, 41, 51, 40, 2), 4, 0)
 """Tokens 40 and 41 are a name: 40 begins a word, 41 goes on. In the end 40 stands for something else."""
-NAMED = Named(KEYED, dict(zip([1, 2, 4, 5], [Kind.after_space, Kind.inside] * 2, strict=True)))
+NAMED = Named(KEYED, dict(zip([1, 2, 4, 5], [TokenClass.after_space, TokenClass.inside] * 2, strict=True)))
 
 
 @lru_cache
@@ -81,8 +85,8 @@ def test_a_twin_has_other_names_of_the_same_kind_where_they_are_names():
     found = twin(NAMED, POOLS, random.Random(1))
     assert set(found.swapped) == {40, 41}
     one, two = found.swapped[40], found.swapped[41]
-    assert one in POOLS[Kind.after_space]
-    assert two in POOLS[Kind.inside]
+    assert one in POOLS[TokenClass.after_space]
+    assert two in POOLS[TokenClass.inside]
     assert found.ids == (1, one, two, 50, one, two, 51, 40, 2)
 
 
@@ -96,7 +100,8 @@ def test_a_token_that_is_no_name_somewhere_keeps_its_own_probability_there():
 
 def test_names_are_never_swapped_for_a_token_of_the_item_nor_two_for_one():
     crowded = Named(
-        Item((1, 40, 41, 70, 71, 80), 2, 0), {1: Kind.after_space, 2: Kind.inside, 5: Kind.inside}
+        Item((1, 40, 41, 70, 71, 80), 2, 0),
+        {1: TokenClass.after_space, 2: TokenClass.inside, 5: TokenClass.inside},
     )
     for seed in range(20):
         swapped = twin(crowded, POOLS, random.Random(seed)).swapped
@@ -106,8 +111,8 @@ def test_names_are_never_swapped_for_a_token_of_the_item_nor_two_for_one():
 
 
 def test_where_a_kind_is_used_up_another_serves_and_where_all_are_nothing_is_swapped():
-    pools = {Kind.after_space: [40], Kind.elsewhere: [], Kind.inside: [80]}
-    whose = Named(Item((1, 40, 41, 50), 3, 0), {1: Kind.after_space, 2: Kind.inside})
+    pools = {TokenClass.after_space: [40], TokenClass.elsewhere: [], TokenClass.inside: [80]}
+    whose = Named(Item((1, 40, 41, 50), 3, 0), {1: TokenClass.after_space, 2: TokenClass.inside})
     assert twin(whose, pools, random.Random(0)).swapped == {40: 80}
 
 
@@ -128,7 +133,7 @@ def test_an_item_without_keys_is_its_own_twin(tmp_path):
 
 def test_the_mean_over_twins_is_the_dense_formula(tmp_path):
     """r = (1/S) Σ_s p(· | twin s), with the two columns of each pair in each other's place."""
-    whose = [NAMED, Named(Item((1, 40, 9, 33, 12), 2, 0), {1: Kind.after_space})]
+    whose = [NAMED, Named(Item((1, 40, 9, 33, 12), 2, 0), {1: TokenClass.after_space})]
     said = asked(whose, tmp_path)
     row = 0
     for number, one in enumerate(whose):
@@ -202,10 +207,13 @@ def test_the_kinds_are_read_off_the_text_whatever_the_tokenizer_marks():
         for place, kind in whose.keys.items()
         if located.text[located.tokens[place][0] :].strip().startswith("Xavi")
     ]
-    assert begins == [Kind.elsewhere, Kind.after_space]  # after a quotation mark; after the template
+    assert begins == [
+        TokenClass.elsewhere,
+        TokenClass.after_space,
+    ]  # after a quotation mark; after the template
     assert {
         kind for place, kind in whose.keys.items() if "q" in located.text[slice(*located.tokens[place])]
-    } == {Kind.inside}
+    } == {TokenClass.inside}
     marks = [
         place for place in places if not any(map(str.isalnum, located.text[slice(*located.tokens[place])]))
     ]

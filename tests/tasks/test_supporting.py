@@ -18,7 +18,7 @@ from mari_cli.losses.support import PLAIN_GENERATED, SupportConfig
 from mari_cli.metrics.likelihood import answer_nll
 from mari_cli.models.context import Targets
 from mari_cli.models.device import choose_compute
-from mari_cli.models.reference import Rows
+from mari_cli.models.reference import ItemRows
 from mari_cli.models.trunk import hidden_states
 from mari_cli.options import RunOptions
 from mari_cli.suites.scores import ItemScore, score
@@ -157,7 +157,7 @@ def test_the_plan_says_what_is_read_trained_and_kept(source, tmp_path):
 def asked_of(*right: bool, known: bool = True) -> tuple[Targets, Corpus]:
     """Items of one target each: is it what q would say?"""
     q = torch.tensor([[0.6, 0.2] if is_right else [0.2, 0.6] for is_right in right])
-    rows = Rows(dict.fromkeys(range(len(right)), 1))
+    rows = ItemRows(dict.fromkeys(range(len(right)), 1))
     items = [Item((1, 2), 1, i) for i in range(len(right))]
     fact = Fact.unique if known else None
     records = [Record(prompt="?", text=str(i), fact=fact) for i in range(len(right))]

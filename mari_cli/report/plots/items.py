@@ -4,7 +4,7 @@ import math
 
 from matplotlib.axes import Axes
 
-from mari_cli.report.comparison import Row, comparison_rows, results
+from mari_cli.report.comparison import ComparisonRow, comparison_rows, results
 from mari_cli.report.plots import style
 from mari_cli.report.plots.style import COLOURS, Key, Plot
 from mari_cli.report.read import RunData
@@ -108,7 +108,7 @@ def scatter(runs: list[RunData]) -> Plot | None:
     return Plot(svg=svg, caption=caption, legend=legend)
 
 
-def _curve(row: Row, colour: str) -> list[float]:
+def _curve(row: ComparisonRow, colour: str) -> list[float]:
     """Losses of the records that a curve of that colour shows."""
     model, set = {
         "before": ("target", "forget"),
@@ -119,7 +119,7 @@ def _curve(row: Row, colour: str) -> list[float]:
     return sorted(_nlls(row.run, model, set))
 
 
-def _cumulative(axis: Axes, row: Row) -> None:
+def _cumulative(axis: Axes, row: ComparisonRow) -> None:
     """Share of records with at most so much loss: before, after, gold, unseen."""
     axis.set_visible(True)
     for colour, width in (("before", 1.4), ("unseen", 1.2), ("gold", 1.8), ("run0", 2.0)):

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.report.comparison import Row, comparison_rows, results
+from mari_cli.report.comparison import ComparisonRow, comparison_rows, results
 from mari_cli.report.read import RunData
 
 RUN_COLOURS = 8
@@ -97,7 +97,7 @@ class Plot:
     legend: list[Key] = field(default_factory=list)
 
 
-def colour_of(row: Row, rows: Sequence[Row]) -> str:
+def colour_of(row: ComparisonRow, rows: Sequence[ComparisonRow]) -> str:
     """CSS variable of a row: before, gold, or the number of its run."""
     if row.role in ("target", "gold"):
         return "before" if row.role == "target" else "gold"
@@ -167,14 +167,16 @@ def name_lines(axis: Axes, names: Sequence[str], *, margin: float = 0.5) -> None
     axis.spines["left"].set_visible(False)
 
 
-def legend_of(rows: Sequence[Row]) -> list[Key]:
+def legend_of(rows: Sequence[ComparisonRow]) -> list[Key]:
     shapes = {"target": "ring", "gold": "diamond"}
     return [
         Key(label=row.label, colour=colour_of(row, rows), shape=shapes.get(row.role, "dot")) for row in rows
     ]
 
 
-def mark(axis: Axes, x: float, y: float, row: Row, rows: Sequence[Row], *, size: float = 7) -> None:
+def mark(
+    axis: Axes, x: float, y: float, row: ComparisonRow, rows: Sequence[ComparisonRow], *, size: float = 7
+) -> None:
     """Before is a ring, gold a diamond, what a run made a dot."""
     colour = COLOURS[colour_of(row, rows)]
     hollow = row.role == "target"
@@ -208,7 +210,7 @@ def finite(estimate: Estimate | None) -> Estimate | None:
     return estimate if estimate is not None and math.isfinite(estimate.value) else None
 
 
-def limit_runs(rows: list[Row]) -> list[Row]:
+def limit_runs(rows: list[ComparisonRow]) -> list[ComparisonRow]:
     """As many runs as there are colours, so that no two look alike."""
     kept = {id(row) for row in results(rows)[:RUN_COLOURS]}
     return [row for row in rows if row.role in ("target", "gold") or id(row) in kept]
@@ -220,11 +222,11 @@ def note_limit(caption: str, runs: list[RunData]) -> str:
     return caption.strip() + more
 
 
-def every_seed(rows: list[Row]) -> list[tuple[Row, RunData]]:
+def every_seed(rows: list[ComparisonRow]) -> list[tuple[ComparisonRow, RunData]]:
     return [(row, run) for row in rows for run in row.runs]
 
 
-def first_seed(row: Row) -> str:
+def first_seed(row: ComparisonRow) -> str:
     """Which run is drawn, where items of one run only can be."""
     return f": seed {row.run.seed}" if row.seeds else ""
 

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_curve
 from mari_cli.metrics.forget_quality import ks_test
 from mari_cli.metrics.items import ItemValues
 from mari_cli.metrics.membership import ATTACKS
-from mari_cli.report.comparison import Row, comparison_rows
+from mari_cli.report.comparison import ComparisonRow, comparison_rows
 from mari_cli.report.format import number
 from mari_cli.report.plots import style
 from mari_cli.report.plots.style import COLOURS, Plot
@@ -61,7 +61,7 @@ _LARGEST_LOG = 50.0
 """A truth ratio beyond e^±50 is drawn there."""
 
 
-def _ratios(row: Row, suite: str) -> list[float]:
+def _ratios(row: ComparisonRow, suite: str) -> list[float]:
     items = row.run.items_of(row.role)
     return sorted(
         ratio for item in items if (item.suite, item.set) == (suite, "forget") and (ratio := _ratio(item))
@@ -92,7 +92,7 @@ def roc(runs: list[RunData]) -> Plot | None:
     """What each membership attack makes of each model: forget items found against unseen ones accused."""
     rows = style.limit_runs(comparison_rows(runs))
     asked = list(dict.fromkeys((item.suite, item.set) for row in rows for item in row.run.items))
-    panels: dict[str | None, dict[str, list[tuple[Row, list[float], list[float]]]]] = {}
+    panels: dict[str | None, dict[str, list[tuple[ComparisonRow, list[float], list[float]]]]] = {}
     for suite, set in asked:
         if set != "forget" and not set.endswith("_forget"):
             continue
@@ -144,7 +144,7 @@ def roc(runs: list[RunData]) -> Plot | None:
     return Plot(svg=svg, caption=style.note_limit(caption, runs), legend=legend)
 
 
-def _scores(row: Row, suite: str | None, set: str, attack: str) -> list[float]:
+def _scores(row: ComparisonRow, suite: str | None, set: str, attack: str) -> list[float]:
     """Of each item, higher where it looks more trained on."""
     found = []
     for item in row.run.items_of(row.role):
