@@ -131,6 +131,6 @@ def kinds_beside(schema: type) -> set[str]:
     return {kind for section in sections for kind, other in kinds_of(section).items() if other is not schema}
 
 
-def titled(section: Section) -> str:
+def display_name(section: Section) -> str:
     """What ``section`` is called where people read it: by its label, and by its kind where they differ."""
     return section.name if section.name == section.kind else f"{section.name} ({section.kind})"

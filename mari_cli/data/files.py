@@ -213,7 +213,7 @@ def _listed_files(path: Path) -> list[Path]:
 def _read_file(path: Path, config: FileCorpus, *, corpus: str) -> tuple[list[Record], list[str]]:
     try:
         if _suffix(path) == ".txt":
-            text = _decoded(path).replace("\r\n", "\n").replace("\r", "\n")
+            text = _read_text(path).replace("\r\n", "\n").replace("\r", "\n")
             found = passages(text, characters=config.passage_characters)
             return [Record(text=passage) for passage in found], []
         return _records(READERS[_suffix(path)](path), config, source=str(path), corpus=corpus)
@@ -232,7 +232,7 @@ ENCODINGS = {
 """By the mark that a file begins with."""
 
 
-def _decoded(path: Path) -> str:
+def _read_text(path: Path) -> str:
     data = path.read_bytes()
     for mark, encoding in ENCODINGS.items():
         if data.startswith(mark):
@@ -278,7 +278,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
-def _loaded(text: str, *, path: Path, first_line: int, hint: str, start: int = 0) -> tuple[object, int]:
+def _parse_json(text: str, *, path: Path, first_line: int, hint: str, start: int = 0) -> tuple[object, int]:
     """The JSON value that begins at ``start``, and where it ends."""
     try:
         return _DECODER.raw_decode(text, start)
@@ -305,7 +305,7 @@ def _values(text: str, *, path: Path, first_line: int, hint: str) -> list[object
     found: list[object] = []
     at = _blank(text, 0)
     while at < len(text):
-        value, end = _loaded(text, path=path, first_line=first_line, hint=hint, start=at)
+        value, end = _parse_json(text, path=path, first_line=first_line, hint=hint, start=at)
         found.append(value)
         at = _blank(text, end)
     return found
@@ -335,11 +335,11 @@ def _objects(values: Iterable[object], *, path: Path) -> Table:
 
 def _json_lines(path: Path) -> Table:
     # not str.splitlines: U+2028 and its like may stand unescaped inside a JSON string
-    lines = enumerate(_decoded(path).split("\n"), start=1)
+    lines = enumerate(_read_text(path).split("\n"), start=1)
     hint = "one JSON object a line"
 
     def one(line: str, number: int) -> object:
-        value, end = _loaded(line, path=path, first_line=number, hint=hint, start=_blank(line, 0))
+        value, end = _parse_json(line, path=path, first_line=number, hint=hint, start=_blank(line, 0))
         if (after := _blank(line, end)) < len(line):
             raise UserError(
                 f"malformed JSON in `{path}`, line {number}, column {after + 1}: Extra data", hint
@@ -353,14 +353,14 @@ def _json(path: Path) -> Table:
     """A list of objects, or objects one after another: many data sets, TOFU among them, ship JSON lines as
     .json."""
     hint = "a .json file holds a list of objects, or objects one after another"
-    values = _values(_decoded(path), path=path, first_line=1, hint=hint)
+    values = _values(_read_text(path), path=path, first_line=1, hint=hint)
     if len(values) == 1 and isinstance(values[0], list):
         values = values[0]
     return _objects(values, path=path)
 
 
 def _csv(path: Path) -> Table:
-    text = _decoded(path)
+    text = _read_text(path)
     previous = csv.field_size_limit(
         max(len(text), 1)
     )  # a cell may hold a chapter; the module's own limit is 128 KiB

@@ -95,11 +95,11 @@ def impossible_value(error: ValueError, section: str | None, schema: type | None
         if f"{section}." not in message:
             message = f"{section}: {message}"
     if "exclude each other" in message:
-        return UserError(_quoted(message), "an existing model takes `model=pretrained model.path=…`")
-    return UserError(_quoted(message), noted or _example(schema, message.split()[0]))
+        return UserError(_mark_keys(message), "an existing model takes `model=pretrained model.path=…`")
+    return UserError(_mark_keys(message), noted or _example(schema, message.split()[0]))
 
 
-def _quoted(message: str) -> str:
+def _mark_keys(message: str) -> str:
     """``message`` with its dotted keys in backticks."""
     return re.sub(r"\b[a-z_]+(\.[a-z_]+)+\b", r"`\g<0>`", message)
 

@@ -74,7 +74,7 @@ def begin(
                 "created": now(),
                 "launcher": list(launcher),
                 "versions": _versions(configs),
-                "named": _named(configs),
+                "named": _hash_paths(configs),
                 "jobs": entries,
             }
             json_files.atomic_write_json(scratch / SWEEP, about)
@@ -120,7 +120,7 @@ def job_directory(directory: Path, number: int) -> Path:
 
 def require_same(directory: Path, about: Mapping[str, Any], configs: Sequence[RunConfig]) -> None:
     """Refuse to go on where what the jobs name, or what computes, is not what the sweep was begun with."""
-    named, here = _named(configs), _versions(configs)
+    named, here = _hash_paths(configs), _versions(configs)
     changed = [f"what is in {path}" for path in about["named"] if named.get(path) != about["named"][path]]
     others = {
         name: (about["versions"].get(name), version)
@@ -138,7 +138,7 @@ def _versions(configs: Sequence[RunConfig]) -> dict[str, str]:
     return {name: version for config in configs for name, version in versions(config).items()}
 
 
-def _named(configs: Sequence[RunConfig]) -> dict[str, str]:
+def _hash_paths(configs: Sequence[RunConfig]) -> dict[str, str]:
     """The hash of each file and folder that a configuration names."""
     paths = {path for config in configs for path in _places(to_plain(config))}
     return {path: _place_hash(place(path)) for path in sorted(paths)}

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
 from mari_cli.losses.support import SupportRequest
-from mari_cli.sections import Section, non_negative, titled
+from mari_cli.sections import Section, display_name, non_negative
 
 if TYPE_CHECKING:
     from mari_cli.losses.objective import Objective
@@ -41,7 +41,7 @@ class LossConfig(Section):
     @property
     def title(self) -> str:
         """What the method is called in tables."""
-        return titled(self)
+        return display_name(self)
 
     @property
     def alternative_answers(self) -> Sequence[str]:

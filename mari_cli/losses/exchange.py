@@ -62,13 +62,13 @@ def _by_pools(
         positions[role] = whole[role].at(own_N)
         on_device_N = sent(own_N, of_role.h_ND.device)
 
-        def gathered(x_ND: Tensor, role: str = role, index_N: Tensor = on_device_N) -> Tensor:
+        def gather_rows(x_ND: Tensor, role: str = role, index_N: Tensor = on_device_N) -> Tensor:
             return distributed.concatenated(x_ND, lengths[role])[index_N]
 
         own_rows[role] = Rows(
-            gathered(of_role.h_ND),
+            gather_rows(of_role.h_ND),
             sent(positions[role].labels_N, of_role.h_ND.device),
-            None if of_role.reference_ND is None else gathered(of_role.reference_ND),
+            None if of_role.reference_ND is None else gather_rows(of_role.reference_ND),
         )
     terms, gradients = differentiate(replace(step, positions=positions, pools=pools), own_rows)
     h = {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mari_cli.losses.base import LossConfig, register
 from mari_cli.losses.support import ContextConfig, SupportConfig, SupportRequest, SupportSource
-from mari_cli.sections import non_negative, require, titled
+from mari_cli.sections import display_name, non_negative, require
 
 if TYPE_CHECKING:
     from mari_cli.losses.engine import Readings
@@ -119,7 +119,7 @@ class MariConfig(LossConfig):
     def title(self) -> str:
         request = self.support_request
         by_support = request is not None and request.source is not SupportSource.neighbours
-        return f"{titled(self)} {self.support.source if by_support else self.estimator}"
+        return f"{display_name(self)} {self.support.source if by_support else self.estimator}"
 
     @property
     def support_request(self) -> SupportRequest | None:

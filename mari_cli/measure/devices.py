@@ -44,7 +44,7 @@ GPUS = {
 CPU = "cpu"
 
 
-def named(name: str) -> DeviceSpec | None:
+def find_device(name: str) -> DeviceSpec | None:
     """A device of the table, whatever its spelling (`RTX 4090`, `nvidia h100`); or this machine's CPU."""
     plain = name.lower().removeprefix("nvidia").replace(" ", "").replace("-", "").replace("_", "")
     return this_cpu() if plain == CPU else GPUS.get(plain.removeprefix("geforce"))

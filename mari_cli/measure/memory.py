@@ -81,7 +81,7 @@ class MemoryTracker(TorchDispatchMode):
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
                 part = part or self._label()
-                self._see(leaf, part)
+                self._add_tensor(leaf, part)
         return out
 
     def watch(self, tensors: Iterable[Tensor], part: str) -> None:
@@ -93,12 +93,12 @@ class MemoryTracker(TorchDispatchMode):
                 self._add(part, alive.bytes)
                 alive.part = part
             else:
-                self._see(tensor, part)
+                self._add_tensor(tensor, part)
 
     def overlook(self, tensors: Iterable[Tensor]) -> None:
         """Take no account of ``tensors``, nor of their views."""
         for tensor in tensors:
-            self._see(tensor, self.part, size=0)
+            self._add_tensor(tensor, self.part, size=0)
 
     def restart(self) -> None:
         """Look for a new peak from here on."""
@@ -117,7 +117,7 @@ class MemoryTracker(TorchDispatchMode):
     def _label(self) -> str:
         return self.label() if self.label else self.part
 
-    def _see(self, tensor: Tensor, part: str, *, size: int | None = None) -> None:
+    def _add_tensor(self, tensor: Tensor, part: str, *, size: int | None = None) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._alive:

@@ -63,7 +63,9 @@ def lost(value: Any, target: Any) -> Any:
     return (target - value) / target
 
 
-def entering(target: Sequence[ItemValues], gold: Sequence[ItemValues], how: How, metrics: Metrics) -> Entered:
+def choose_metrics(
+    target: Sequence[ItemValues], gold: Sequence[ItemValues], how: How, metrics: Metrics
+) -> Entered:
     """Which of ``metrics`` enter a distance to ``gold`` from a model unlearned from ``target``: on the forget
     side those that should be as gold's, on the kept side those that should not fall below the target's."""
     left_out: dict[str, str] = {}

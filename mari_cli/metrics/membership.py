@@ -137,7 +137,7 @@ def _require_both(forget_scores: Scores, holdout_scores: Scores) -> None:
         )
 
 
-def _labelled(forget_scores: Scores, holdout_scores: Scores) -> tuple[Floats, Floats]:
+def _with_labels(forget_scores: Scores, holdout_scores: Scores) -> tuple[Floats, Floats]:
     labels = np.concatenate([np.ones(len(forget_scores)), np.zeros(len(holdout_scores))])
     return labels, np.concatenate([np.asarray(forget_scores, float), np.asarray(holdout_scores, float)])
 
@@ -151,7 +151,7 @@ def auc(forget_scores: Scores, holdout_scores: Scores) -> float:
     from sklearn.metrics import roc_auc_score
 
     _require_both(forget_scores, holdout_scores)
-    return float(roc_auc_score(*_labelled(forget_scores, holdout_scores)))
+    return float(roc_auc_score(*_with_labels(forget_scores, holdout_scores)))
 
 
 def tpr_at_fpr(forget_scores: Scores, holdout_scores: Scores, *, max_fpr: float = 0.01) -> Any:
@@ -182,7 +182,7 @@ def worst_threshold_advantage(forget_scores: Scores, holdout_scores: Scores) -> 
     from sklearn.metrics import roc_curve
 
     _require_both(forget_scores, holdout_scores)
-    fpr, tpr, _ = roc_curve(*_labelled(forget_scores, holdout_scores))
+    fpr, tpr, _ = roc_curve(*_with_labels(forget_scores, holdout_scores))
     return float(np.abs(tpr - fpr).max())
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # a table of metrics needs no torch
     from mari_cli.metrics.answer import AnswerTokens
 
 
-def _correct(predicted_T: "Tensor", answer_T: "Tensor") -> "Tensor":
+def _is_right(predicted_T: "Tensor", answer_T: "Tensor") -> "Tensor":
     if predicted_T.shape != answer_T.shape or predicted_T.dim() != 1:
         raise ValueError(f"expected two vectors of one length, got {predicted_T.shape} and {answer_T.shape}")
     if len(answer_T) == 0:
@@ -29,12 +29,12 @@ def _correct(predicted_T: "Tensor", answer_T: "Tensor") -> "Tensor":
 
 def exact_match(predicted_T: "Tensor", answer_T: "Tensor") -> float:
     """1 where every token is predicted, each from the true tokens before it, else 0."""
-    return float(_correct(predicted_T, answer_T).all().item())
+    return float(_is_right(predicted_T, answer_T).all().item())
 
 
 def exact_memorization(predicted_T: "Tensor", answer_T: "Tensor") -> float:
     """Share of the tokens predicted, each from the true tokens before it."""
-    return _correct(predicted_T, answer_T).double().mean().item()
+    return _is_right(predicted_T, answer_T).double().mean().item()
 
 
 def extraction_strength(predicted_T: "Tensor", answer_T: "Tensor") -> float:
@@ -44,7 +44,7 @@ def extraction_strength(predicted_T: "Tensor", answer_T: "Tensor") -> float:
     token is wrong (k = T), and exact match for an answer of one token. Implementations that let k stop at T -
     1 return 1/T there.
     """
-    correct_T = _correct(predicted_T, answer_T)
+    correct_T = _is_right(predicted_T, answer_T)
     return correct_T.long().flip(0).cumprod(0).sum().item() / len(correct_T)
 
 
@@ -54,7 +54,7 @@ def longest_run(predicted_T: "Tensor", answer_T: "Tensor") -> float:
     Never below `extraction_strength`, never above `exact_memorization`.
     """
     longest = run = 0
-    for right in _correct(predicted_T, answer_T).tolist():
+    for right in _is_right(predicted_T, answer_T).tolist():
         run = run + 1 if right else 0
         longest = max(longest, run)
     return longest / len(answer_T)

@@ -93,7 +93,7 @@ def context_targets(
         )
         for start in range(0, len(forget_MD), rows):
             here = slice(start, start + rows)
-            ids_mK, q_mK = supported(
+            ids_mK, q_mK = mix_neighbours(
                 head,
                 last_ND,
                 nearest_Mk[here].to(device),
@@ -182,7 +182,7 @@ def rows_at_once(positions: int, vocabulary: int, *, tokens: int, chunk: int) ->
     return max(1, min(positions, chunk * vocabulary // (min(vocabulary, NARROWEST) + tokens)))
 
 
-def supported(
+def mix_neighbours(
     head: Head,
     last_ND: Tensor,
     nearest_mk: Tensor,

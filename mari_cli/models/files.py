@@ -90,7 +90,7 @@ def gist(error: Exception) -> str:
 
 
 @contextmanager
-def reading(path: str, what: str) -> Iterator[None]:
+def explain_damage(path: str, what: str) -> Iterator[None]:
     """Tell as the user's what libraries raise inside, at a ``what`` (`model` or `tokenizer`) at ``path``."""
     try:
         yield

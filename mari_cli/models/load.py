@@ -33,7 +33,7 @@ from mari_cli.models.checks import (
     refuse_other_formats,
 )
 from mari_cli.models.device import Compute
-from mari_cli.models.files import UNREADABLE, check_files, reading, system_errors, unbuildable
+from mari_cli.models.files import UNREADABLE, check_files, explain_damage, system_errors, unbuildable
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.head import check_parity
 from mari_cli.models.lora import (
@@ -158,7 +158,7 @@ def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedToke
     place, arguments = place_of(source)
     if config.tokenizer is None and not arguments:
         refuse_other_formats(source, Path(place))
-    with reading(source, "tokenizer"):
+    with explain_damage(source, "tokenizer"):
         if Path(place).is_dir() and not arguments:
             check_files(Path(place), weights=False)
         tokenizer = AutoTokenizer.from_pretrained(
@@ -242,7 +242,7 @@ def _pretrained(config: ModelConfig) -> PreTrainedModel:
         refuse_other_formats(config.path, Path(place))
         arguments = {"use_safetensors": True}
     options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    with reading(config.path, "model"):
+    with explain_damage(config.path, "model"):
         if Path(place).is_dir() and "gguf_file" not in arguments:
             check_files(Path(place), weights=True)
             shapes = AutoConfig.from_pretrained(place, **options)

@@ -107,7 +107,7 @@ def _check_linear(model: PreTrainedModel) -> None:
     nor compared with certainty."""
     from peft.tuners.lora import Linear
 
-    if not (adapted := list(_adapted(model))):
+    if not (adapted := list(_adapter_layers(model))):
         raise UserError(
             f"`{type(model).__name__}` has no linear layer to adapt",
             "leave out `model.lora.rank`: train all weights",
@@ -135,7 +135,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _adapted(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+def _adapter_layers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
     """The layers that adapters sit in, by name."""
     if not hasattr(model, "peft_config"):  # which peft leaves where it was
         return
@@ -147,12 +147,12 @@ def _adapted(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def has_adapters(model: torch.nn.Module) -> bool:
-    return any(True for _ in _adapted(model))
+    return any(True for _ in _adapter_layers(model))
 
 
 def describe_adapters(model: torch.nn.Module) -> str:
     """One line for the log: where they are, and how much of the model they train."""
-    layers = [name for name, _ in _adapted(model)]
+    layers = [name for name, _ in _adapter_layers(model)]
     kinds = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in layers))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     whole = sum(p.numel() for p in model.parameters())
@@ -163,7 +163,7 @@ def describe_adapters(model: torch.nn.Module) -> str:
 @contextmanager
 def adapters_off(model: torch.nn.Module) -> Iterator[None]:
     """The base model inside of ``model``; the model itself where it has no adapters."""
-    layers = [layer for _, layer in _adapted(model)]
+    layers = [layer for _, layer in _adapter_layers(model)]
     trained = [(p, p.requires_grad) for p in model.parameters()]
     for layer in layers:
         layer.enable_adapters(False)  # which freezes them, too
@@ -190,7 +190,7 @@ def _merged(layer: Any) -> torch.nn.Module:
 
 def merge_adapters(model: PreTrainedModel) -> None:
     """Turn ``model`` into the plain one that it amounts to, all of it trainable again."""
-    for name, layer in list(_adapted(model)):
+    for name, layer in list(_adapter_layers(model)):
         device = layer.get_base_layer().weight.device
         model.set_submodule(name, _merged(layer).to(device))
     if hasattr(model, "peft_config"):
@@ -220,7 +220,7 @@ def settle_ties(model: PreTrainedModel) -> None:
 
 def merged_state(model: torch.nn.Module) -> dict[str, Tensor]:
     """The weights of the plain model that ``model`` amounts to, under its names; ``model`` stays as it is."""
-    adapted = dict(_adapted(model))
+    adapted = dict(_adapter_layers(model))
     inside = tuple(f"{name}." for name in adapted)
     state = {
         name: tensor
@@ -344,7 +344,7 @@ def shape_adapter(model: PreTrainedModel, directory: Path, base: Base) -> None:
         _unwrap(model)
     except UNREADABLE as error:
         raise _unreadable(directory, base, error) from error
-    for name, layer in list(_adapted(model)):
+    for name, layer in list(_adapter_layers(model)):
         model.set_submodule(name, copy.deepcopy(layer.get_base_layer()))
     if hasattr(model, "peft_config"):
         del model.peft_config
@@ -396,7 +396,7 @@ def _check_mergeable(model: PreTrainedModel, directory: Path) -> None:
     from peft.tuners.lora import Embedding, Linear
     from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
 
-    adapted = list(_adapted(model))
+    adapted = list(_adapter_layers(model))
     if not (adapted or any(_wrappers(model))):
         raise UserError(
             f"the adapter at `{directory}` adapts no layer of a `{type(model).__name__}`",

@@ -15,7 +15,7 @@ from mari_cli.models.files import (
     check_files,
     check_shapes,
     check_sizes,
-    reading,
+    explain_damage,
     retold,
     unbuildable,
 )
@@ -97,7 +97,7 @@ def _shapes(config: ModelConfig, vocabulary: int | None) -> tuple[PreTrainedConf
         return shapes, f"{place}, merged into {base.path}"
     options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code, **arguments}
     if Path(place).is_dir() and not arguments:
-        with reading(config.path, "model"):
+        with explain_damage(config.path, "model"):
             check_files(Path(place), weights=False)
     try:  # a directory, or what was downloaded before
         return AutoConfig.from_pretrained(place, local_files_only=True, **options), place

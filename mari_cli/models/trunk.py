@@ -52,7 +52,7 @@ def trunk(
         }
     whole = trunk_of(model)
     if layer is not None and isinstance(whole, FSDPModule):
-        with _entering(model, whole, layer) as seen:
+        with _collect_inputs(model, whole, layer) as seen:
             output = whole(input_ids=input_ids_BT, use_cache=False, **layout)
         return output.last_hidden_state, seen[0] if seen else output.last_hidden_state
     output = whole(input_ids=input_ids_BT, use_cache=False, output_hidden_states=layer is not None, **layout)
@@ -60,7 +60,7 @@ def trunk(
 
 
 @contextmanager
-def _entering(model: PreTrainedModel, whole: nn.Module, layer: int) -> Iterator[list[Tensor]]:
+def _collect_inputs(model: PreTrainedModel, whole: nn.Module, layer: int) -> Iterator[list[Tensor]]:
     """Collects what enters the block number ``layer``; nothing for the number after the last block.
     transformers does not find the blocks of a model in shards, and returns no hidden states of layers."""
     count = int(model.config.get_text_config().num_hidden_layers)

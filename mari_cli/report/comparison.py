@@ -32,7 +32,7 @@ from mari_cli.metrics.metric import Metric
 from mari_cli.metrics.statistics import How, over_seeds
 from mari_cli.report.format import listed
 from mari_cli.report.read import ModelResult, RunData
-from mari_cli.suites.registry import METRICS, describe, judged
+from mari_cli.suites.registry import METRICS, describe, judged_metrics
 
 ModelRole = Literal["target", "gold", "unlearned", "model"]
 
@@ -416,7 +416,7 @@ def differing_items(rows: list[ComparisonRow]) -> list[str]:
     single = [row for row in results(rows) if not row.seeds]
     found: dict[str, str] = {}
     for row in single[1:]:
-        asked, others = _asked(single[0]), _asked(row)
+        asked, others = _items_by_set(single[0]), _items_by_set(row)
         for name in asked.keys() & others.keys():
             common = len(asked[name] & others[name])
             if not len(asked[name]) == len(others[name]) == common:
@@ -425,7 +425,7 @@ def differing_items(rows: list[ComparisonRow]) -> list[str]:
     return [found[name] for name in sorted(found)]
 
 
-def _asked(row: ComparisonRow) -> dict[str, set[Identity]]:
+def _items_by_set(row: ComparisonRow) -> dict[str, set[Identity]]:
     """By set, the items."""
     found: dict[str, set[Identity]] = {}
     for item in row.run.items_of(row.role):
@@ -445,7 +445,7 @@ def not_separable(rows: list[ComparisonRow], *, confidence: str) -> str | None:
     shown = results(rows)
     found: dict[By, list[str]] = {}
     of_suites = [name for name in metric_names(shown) if suite_of(name)]
-    for metric in [*judged("forgotten"), *judged("kept"), *of_suites]:
+    for metric in [*judged_metrics("forgotten"), *judged_metrics("kept"), *of_suites]:
         there = [row for row in shown if row.estimate(metric) is not None]
         apart = {(a.label, b.label): difference(metric, a.side, b.side) for a, b in combinations(there, 2)}
         same = {pair: d for pair, d in apart.items() if d is not None and d.separable is False}

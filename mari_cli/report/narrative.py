@@ -32,7 +32,7 @@ from mari_cli.report.verdict import (
     headline_of_model,
     headline_of_several,
 )
-from mari_cli.suites.registry import judged
+from mari_cli.suites.registry import judged_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ def _how(row: ComparisonRow) -> str:
 
 
 def _forgotten(row: ComparisonRow) -> Claim:
-    measures = [measure for name in judged("forgotten") if (measure := _measure(row, name))]
+    measures = [measure for name in judged_metrics("forgotten") if (measure := _measure(row, name))]
     if row.gold is None:
         return Claim(
             heading="What changed on the forget data", sentences=_without_gold(row), measures=measures
@@ -236,7 +236,7 @@ def _beside(row: ComparisonRow) -> list[Claim]:
 
 
 def _kept(row: ComparisonRow) -> Claim:
-    measures = [measure for name in judged("kept") if (measure := _measure(row, name))]
+    measures = [measure for name in judged_metrics("kept") if (measure := _measure(row, name))]
     none = "Nothing was measured on data that should be kept, so the price of forgetting is not known."
     return Claim(heading="Should be as before", measures=measures, sentences=[] if measures else [none])
 
@@ -298,14 +298,16 @@ def _bound(made: list[ComparisonRow], rows: list[ComparisonRow]) -> Claim:
 
 def _claims_of_model(row: ComparisonRow) -> list[Claim]:
     measures = [
-        measure for name in (*judged("forgotten"), *judged("kept")) if (measure := _measure(row, name))
+        measure
+        for name in (*judged_metrics("forgotten"), *judged_metrics("kept"))
+        if (measure := _measure(row, name))
     ]
     return [Claim(heading="What the model knows", measures=measures), *_beside(row), *_by_suite(row)]
 
 
 def _by_suite(row: ComparisonRow) -> list[Claim]:
     """Of each suite what should be as gold's, then what should be as before."""
-    every = [*judged("forgotten", suites=True), *judged("kept", suites=True)]
+    every = [*judged_metrics("forgotten", suites=True), *judged_metrics("kept", suites=True)]
     names = [name for name in every if row.estimate(name)]
     return [
         Claim(

@@ -179,7 +179,7 @@ def _facts(runs: list[RunData]) -> list[str]:
     models = {str(name) for run in runs if (name := run.setting("model.name") or run.setting("model.path"))}
     if len(models) == 1:
         facts.append(f"model {models.pop()}")
-    asked = {_asked(run) for run in runs} - {""}
+    asked = {_corpus_or_suite(run) for run in runs} - {""}
     if len(asked) == 1:
         facts.append(asked.pop())
     facts.append(f"{len(runs)} runs" if others else f"{first.task}: {first.name}")
@@ -192,7 +192,7 @@ def _facts(runs: list[RunData]) -> list[str]:
     return facts
 
 
-def _asked(run: RunData) -> str:
+def _corpus_or_suite(run: RunData) -> str:
     """The corpus of a run, or the suite that was asked in its place; nothing for an evaluation's log."""
     if run.setting("from_log"):
         return ""

@@ -247,7 +247,7 @@ def read_run(path: Path, *, result: dict[str, Any] | None = None) -> RunData:
         config_yaml=config_yaml,
         environment=_of(path / "environment.json", ENVIRONMENT, default={}),
         data=_corpora(_of(path / "data.json", DATA, default={})),
-        entered=_entered(result.get("distance_to_gold")),
+        entered=_read_entered(result.get("distance_to_gold")),
     )
 
 
@@ -353,7 +353,7 @@ def _training(value: Mapping[str, Any]) -> Training:
     )
 
 
-def _entered(value: Mapping[str, Any] | None) -> Entered | None:
+def _read_entered(value: Mapping[str, Any] | None) -> Entered | None:
     if value is None:
         return None
     return Entered(tuple(value["forget"]), tuple(value["kept"]), dict(value["left_out"]))

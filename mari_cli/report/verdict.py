@@ -16,7 +16,7 @@ from mari_cli.report.comparison import (
 )
 from mari_cli.report.format import listed
 from mari_cli.report.gold_distance import in_short
-from mari_cli.suites.registry import judged
+from mari_cli.suites.registry import judged_metrics
 
 
 def headline(row: ComparisonRow) -> str:
@@ -30,7 +30,7 @@ def _arrived(row: ComparisonRow) -> bool:
     """Whether no measure of the forget data tells the model from gold, though some told the model before from
     gold, and none of what was to be kept got worse."""
     names = decisive(row)
-    kept = [name for name in judged("kept") if row.estimate(name) and not guesses(row, name)]
+    kept = [name for name in judged_metrics("kept") if row.estimate(name) and not guesses(row, name)]
     return (
         not _kept_the_start(row)
         and any((apart := row.before_from_gold(name)) and apart.separable for name in names)
@@ -87,7 +87,7 @@ def verdict(row: ComparisonRow) -> str:
     if past:
         return f"Over-forgotten: on the forget data, {_labels(past)} went past the gold model's."
     if off:
-        return f"Not as the gold model: on the forget data, {_labels(off)} {_differ(off)} from gold's."
+        return f"Not as the gold model: on the forget data, {_labels(off)} {_verb_of(off)} from gold's."
     if row.target and all(
         (apart := row.before_from_gold(name)) is not None and apart.separable is False
         for name in standings
@@ -125,12 +125,12 @@ _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nin
 
 def decisive(row: ComparisonRow) -> list[str]:
     """What decides whether the data is forgotten: the corpora's own measures, else the suites'."""
-    own = [name for name in judged("forgotten") if row.estimate(name)]
-    return own or [name for name in judged("forgotten", suites=True) if row.estimate(name)]
+    own = [name for name in judged_metrics("forgotten") if row.estimate(name)]
+    return own or [name for name in judged_metrics("forgotten", suites=True) if row.estimate(name)]
 
 
 def _verdict_kept(row: ComparisonRow) -> str:
-    changes = {name: row.change(name) for name in judged("kept") if not guesses(row, name)}
+    changes = {name: row.change(name) for name in judged_metrics("kept") if not guesses(row, name)}
     worse = [name for name, what in changes.items() if what is Change.worse]
     kept = [name for name, what in changes.items() if what in (Change.kept, Change.better)]
     if worse:
@@ -201,5 +201,5 @@ def _is(names: list[str]) -> str:
     return "is" if len(names) == 1 else "are"
 
 
-def _differ(names: list[str]) -> str:
+def _verb_of(names: list[str]) -> str:
     return "differs" if len(names) == 1 else "differ"

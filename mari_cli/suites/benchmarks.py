@@ -162,7 +162,7 @@ def _answered(examiner: Examiner, questions: Sequence["Questions"]) -> dict[str,
     open_ones = sorted((task for task in questions if found[task.name] is None), key=lambda task: -task.count)
     if open_ones:
         title = f"{examiner.name}: benchmarks"
-        with _asking(examiner) as ask, _Bar(examiner.track, title, open_ones) as bar:
+        with _open_evaluator(examiner) as ask, _Bar(examiner.track, title, open_ones) as bar:
             shared = examiner.lm.in_shards  # which are gathered by all at once: all ask the same
             contents = (
                 (ask(task, bar) for task in open_ones)
@@ -170,7 +170,7 @@ def _answered(examiner: Examiner, questions: Sequence["Questions"]) -> dict[str,
                 else distributed.spread(open_ones, lambda task: ask(task, bar))
             )
             for task, content in zip(open_ones, contents, strict=True):
-                bar.finished(task)
+                bar.count_task(task)
                 path = paths[task.name]
                 found[task.name] = json_cache.write(path, content) if path else content
     return {name: _answered_of(content) for name, content in found.items()}
@@ -200,7 +200,7 @@ def _path(examiner: Examiner, task: "Questions") -> Path | None:
 
 
 @contextmanager
-def _asking(examiner: Examiner) -> Iterator[Callable[["Questions", "_Bar"], dict[str, Any]]]:
+def _open_evaluator(examiner: Examiner) -> Iterator[Callable[["Questions", "_Bar"], dict[str, Any]]]:
     """A function that puts one task to the model; the model itself stays as it is."""
     from lm_eval import evaluator
 
@@ -238,7 +238,7 @@ def _content(name: str, task: Any, results: Mapping[str, Any]) -> dict[str, Any]
     """`Answered` as JSON has it."""
     from lm_eval.api.metrics import mean, mean_stderr
 
-    from mari_cli.suites.lm_tasks import ranked
+    from mari_cli.suites.lm_tasks import order_metrics
 
     figures, samples = results["results"][name], results["samples"][name]
     judged: dict[str, dict[str, Any]] = {}
@@ -251,7 +251,7 @@ def _content(name: str, task: Any, results: Mapping[str, Any]) -> dict[str, Any]
             row = rows.setdefault(item, {"set": name, "item": item, "key": sample["doc_hash"][:16]})
             for metric in sample["metrics"]:
                 row |= _numbers(metric if way == ways[0] else f"{metric}_{way}", sample[metric])
-        for metric in ranked(task):
+        for metric in order_metrics(task):
             values = [sample[metric] for sample in of_way if metric in sample["metrics"]]
             aggregate = task.aggregation().get(metric, mean)
             stderr = None
@@ -317,7 +317,7 @@ class _Bar:
         """Of ``task``, the one at work."""
         self._reach(self.before + int(share * task.count))
 
-    def finished(self, task: "Questions") -> None:
+    def count_task(self, task: "Questions") -> None:
         self.before += task.count
         self._reach(self.before)
 

@@ -75,7 +75,7 @@ class InMemory(HFLM):  # type: ignore[misc]
         self.set_cache_hook(CacheHook(None))
         lengths = [len(self.tok_encode(request.args[0])) for request in requests]
         self.windows = _Counter(sum(-(-length // self.max_length) for length in lengths), self.progress)
-        self.batch_size_per_gpu = self._fitting(min(max(lengths), self.max_length))
+        self.batch_size_per_gpu = self._largest_batch(min(max(lengths), self.max_length))
         answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
         self.windows = None
         return answers
@@ -93,7 +93,7 @@ class InMemory(HFLM):  # type: ignore[misc]
         self, requests: Sequence[Any], disable_tqdm: bool = True, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
         longest = max(len(context) + len(continuation) for _, context, continuation in requests)
-        self.batch_size_per_gpu = self._fitting(min(longest, self.max_length))
+        self.batch_size_per_gpu = self._largest_batch(min(longest, self.max_length))
         ask = super()._loglikelihood_tokens
         answers: list[tuple[float, bool]] = self._halving(
             lambda: ask(requests, disable_tqdm=True, override_bs=override_bs)
@@ -107,7 +107,7 @@ class InMemory(HFLM):  # type: ignore[misc]
 
     # -- memory ----------------------------------------------------------------------------------------------
 
-    def _fitting(self, tokens: int) -> int:
+    def _largest_batch(self, tokens: int) -> int:
         """How many sequences of that length one forward pass takes."""
         vocabulary: int = self.model.config.get_text_config().vocab_size
         room = CPU_BYTES

@@ -96,7 +96,7 @@ def read(names: tuple[str, ...], *, root: str | None, limit: int | None, fewshot
     questions: dict[str, Questions] = {}
     for name in names:
         with lm_evals_own():
-            tasks, benchmark = _named(name, folder, limit)
+            tasks, benchmark = _find_tasks(name, folder, limit)
             for task in tasks:
                 _settle(task, fewshot, root=root)
                 found = _questions(task, None if name == mmlu_sample.NAME else limit)
@@ -161,7 +161,7 @@ def _folder(root: str) -> Path:
     return folder
 
 
-def _named(name: str, folder: Path | None, limit: int | None) -> tuple[list[Task], Benchmark]:
+def _find_tasks(name: str, folder: Path | None, limit: int | None) -> tuple[list[Task], Benchmark]:
     if name == mmlu_sample.NAME:
         return [mmlu_sample.sample_task(limit)], Benchmark(name, (name,), {}, (name,))
     index = _index()
@@ -173,7 +173,7 @@ def _named(name: str, folder: Path | None, limit: int | None) -> tuple[list[Task
             if close
             else "it is the name of a task or a group of lm_eval: `lm_eval ls tasks` lists them",
         )
-    loaded = _loaded(index, name, folder)
+    loaded = _load_task(index, name, folder)
     tasks, groups = list(loaded["tasks"].values()), loaded["groups"]
     parts = tuple(loaded["tasks"])
     reported = _reported(name, groups) if name in groups else list(parts)  # itself, or all that bear a tag
@@ -192,7 +192,7 @@ def _reported(name: str, groups: Mapping[str, Group]) -> list[str]:
     return [name, *(member for member in members if member not in groups or groups[member].has_aggregation)]
 
 
-def _loaded(index: TaskManager, name: str, folder: Path | None) -> dict[str, Any]:
+def _load_task(index: TaskManager, name: str, folder: Path | None) -> dict[str, Any]:
     factory = index._factory
     if folder is None:
         hub.settle()
@@ -222,11 +222,11 @@ def _refuse_what_cannot_be_asked(task: Task) -> None:
         raise UserError(f"`{name}` runs code that the model writes", "ask it with lm_eval, in a sandbox")
     if getattr(task, "MULTIMODAL", False):
         raise UserError(f"`{name}` asks about more than text", "measure language alone")
-    if not ranked(task):
+    if not order_metrics(task):
         raise UserError(f"`{name}` has no figure of which more is better, or less", "leave it out")
 
 
-def ranked(task: Task) -> list[str]:
+def order_metrics(task: Task) -> list[str]:
     """Its metrics of which it is known whether more is better or less: lm_eval says so, and the registry."""
     return [metric for metric, up in task.higher_is_better().items() if up or metric in LOWER_IS_BETTER]
 

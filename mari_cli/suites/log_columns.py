@@ -103,7 +103,7 @@ def add(log: Log, name: str, where: str, found: Found) -> list[Row]:
             )
     texts = columns.pop("texts", None)
     if texts and "rouge_l_recall" in columns:
-        log.notes.extend(_compared(name, columns["rouge_l_recall"], texts))
+        log.notes.extend(_check_rouge(name, columns["rouge_l_recall"], texts))
     keys = _keys(name, where, texts) if texts else {}
     if texts:
         log.asked[name] = [texts[item][0] for item in sorted(items)]
@@ -133,7 +133,7 @@ def _keys(name: str, where: str, texts: Mapping[int, list[str]]) -> dict[int, st
     return found
 
 
-def _compared(name: str, logged: Mapping[int, float], texts: Mapping[int, list[str]]) -> list[str]:
+def _check_rouge(name: str, logged: Mapping[int, float], texts: Mapping[int, list[str]]) -> list[str]:
     apart = [abs(verbatim_rouge_l(said, truth) - logged[i]) for i, (_, said, truth) in texts.items()]
     differing = [gap for gap in apart if gap > SAME]
     if not differing:

@@ -63,7 +63,7 @@ class Muse:
             chosen = drawn(len(records), limit, seeds)
             asked = [records[i] for i in chosen]
             if name in PRIVACY:
-                found = self._scored(examiner, name, asked)
+                found = self._score_answers(examiner, name, asked)
             elif examiner.config.generate:
                 found = self._said(examiner, name, asked)
             else:
@@ -86,13 +86,13 @@ class Muse:
                 (text, first_tokens(lm, record.text, most)) for text, record in zip(said, asked, strict=True)
             ]
         else:
-            pairs = [(_answer(text), record.text) for text, record in zip(said, asked, strict=True)]
+            pairs = [(_first_line_of(text), record.text) for text, record in zip(said, asked, strict=True)]
         return [
             {"rouge_l_f1": rouge_l_f1(*pair), "cut": int(shorter)}
             for pair, shorter in zip(pairs, cut, strict=True)
         ]
 
-    def _scored(self, examiner: Examiner, name: str, asked: Sequence[Record]) -> list[Row]:
+    def _score_answers(self, examiner: Examiner, name: str, asked: Sequence[Record]) -> list[Row]:
         items, cut = text_items(examiner.lm, [record.text for record in asked])
         scores = examiner.score(items, name)
         attacks = score_attacks(examiner, items, scores, [record.text for record in asked], name)
@@ -131,7 +131,7 @@ def _min_k(rows: Sequence[Row]) -> list[list[float]]:
     return [[row["min_k"] for row in rows if row["set"] == name] for name in PRIVACY]
 
 
-def _answer(text: str) -> str:
+def _first_line_of(text: str) -> str:
     for end in _ENDS:
         text = text.partition(end)[0]
     return text

@@ -135,20 +135,20 @@ class _Guarded:
         try:
             json.dumps(found)
         except (TypeError, ValueError) as error:
-            raise self._refused("describe", f"what JSON cannot hold: {error}") from error
+            raise self._refusal("describe", f"what JSON cannot hold: {error}") from error
         if not isinstance(found, Mapping) or not all(
             isinstance(of_set, Mapping) for of_set in found.values()
         ):
-            raise self._refused("describe", "no mapping of sets, each of them a mapping")
+            raise self._refusal("describe", "no mapping of sets, each of them a mapping")
         return found
 
     def examine(self, examiner: "Examiner") -> list[Row]:
         rows = _run(self.code, self.path, lambda: self.suite.examine(examiner))
         if not isinstance(rows, list):
-            raise self._refused("examine", f"{type(rows).__name__}, no list of rows")
+            raise self._refusal("examine", f"{type(rows).__name__}, no list of rows")
         for number, row in enumerate(rows, start=1):
             if told := _wrong(row):
-                raise self._refused("examine", f"a row {number} {told}")
+                raise self._refusal("examine", f"a row {number} {told}")
         return rows
 
     def summarise(self, rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summary:
@@ -157,10 +157,10 @@ class _Guarded:
             isinstance(name, str) and name.startswith(f"{self.name}/") and isinstance(of, Estimate)
             for name, of in summary.metrics.items()
         ):
-            raise self._refused("summarise", f"no `Summary` of `Estimate`s under names as `{self.name}/…`")
+            raise self._refusal("summarise", f"no `Summary` of `Estimate`s under names as `{self.name}/…`")
         return summary
 
-    def _refused(self, member: str, what: str) -> UserError:
+    def _refusal(self, member: str, what: str) -> UserError:
         return UserError(f"`{member}` of `{self.code}` gives {what}", _HINT)
 
 

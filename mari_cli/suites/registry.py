@@ -33,7 +33,7 @@ def headlines(view: View) -> list[str]:
     return [entry.name for entry in sorted(shown, key=lambda entry: entry.headline or 0)]
 
 
-def judged(role: Role, *, suites: bool = False) -> list[str]:
+def judged_metrics(role: Role, *, suites: bool = False) -> list[str]:
     """Full names of what decides whether data is forgotten, or kept: what the corpora say of it, or what the
     suites do."""
     return [

@@ -120,7 +120,8 @@ def measure(examiner: Examiner, corpora: CorporaByRole) -> Measured:
     if config.marginal and "retain" in corpora:
         states = {role: StoredStates(corpora[role].items, examiner.cache) for role in ("retain", "forget")}
     scores = {
-        role: _scored(examiner, role, corpus.items, states.get(role)) for role, corpus in corpora.items()
+        role: _score_corpus(examiner, role, corpus.items, states.get(role))
+        for role, corpus in corpora.items()
     }
     corpora, scores, places, notes = _finite(examiner, corpora, scores)
     for role, scored in scores.items():
@@ -182,7 +183,7 @@ def against_gold(measured: Measured, gold: Measured, how: How) -> Summary:
     return privleak("privacy/privleak", own, golds, how) if all(own) else Summary({})
 
 
-def _scored(
+def _score_corpus(
     examiner: Examiner, role: str, items: Sequence[Item], states: StoredStates | None
 ) -> CorpusScores:
     config = examiner.config

@@ -86,7 +86,7 @@ def summarise(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summ
         notes.append("forget quality is left out: it needs the gold model's answers too")
     else:
         quality = _forget_quality(
-            _paired(sets["forget"], [row for row in gold if row["set"] == "forget"]), how
+            _pair_rows(sets["forget"], [row for row in gold if row["set"] == "forget"]), how
         )
         metrics |= quality.metrics
         notes += quality.notes
@@ -214,7 +214,7 @@ def split_of(count: int) -> tuple[str, str] | None:
     return SPLITS.get(400 if count == PUBLISHED else count)
 
 
-def _paired(rows: Sequence[Row], gold: Sequence[Row]) -> RowPairs:
+def _pair_rows(rows: Sequence[Row], gold: Sequence[Row]) -> RowPairs:
     """Refused where the two were not asked the same."""
     own = {row["item"]: row for row in rows}
     golds = {row["item"]: row for row in gold}

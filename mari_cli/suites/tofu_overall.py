@@ -129,7 +129,7 @@ def overall_estimates(
         return {}
     draws = resampled(parts, resamples=how.resamples, seed=how.seed)
 
-    def scored(values: Mapping[tuple[str, str], Any]) -> dict[str, Floats]:
+    def score_groups(values: Mapping[tuple[str, str], Any]) -> dict[str, Floats]:
         own, golds, targets = (
             {name: value for (of, name), value in values.items() if of == side} for side in sides
         )
@@ -140,10 +140,10 @@ def overall_estimates(
         behind = next((names for start, names in _MADE_OF.items() if score.startswith(start)), METRIC_OF)
         return distinct_items(part for (_, name), part in parts.items() if name in behind)
 
-    of_draws = scored(draws)
+    of_draws = score_groups(draws)
     return {
         f"tofu/{name}{form}": _estimate(float(value), of_draws.get(name), items_of(name), how.confidence)
-        for name, value in scored({key: part.value for key, part in parts.items()}).items()
+        for name, value in score_groups({key: part.value for key, part in parts.items()}).items()
     }
 
 

@@ -177,7 +177,10 @@ def pattern(string: str) -> re.Pattern[str]:
     def one(form: str) -> str:
         words = r"\s+".join(re.escape(word) for word in form.split())
         # a script without capitals may write without spaces between words
-        before, after = (r"(?<!\w)" if _bounded(form[0]) else ""), (r"(?!\w)" if _bounded(form[-1]) else "")
+        before, after = (
+            (r"(?<!\w)" if _is_of_a_word(form[0]) else ""),
+            (r"(?!\w)" if _is_of_a_word(form[-1]) else ""),
+        )
         return before + words + after
 
     string = re.sub(r"(?<=\w)['’]s$", "", string)
@@ -185,5 +188,5 @@ def pattern(string: str) -> re.Pattern[str]:
     return re.compile("|".join(one(form) for form in forms), re.IGNORECASE)
 
 
-def _bounded(character: str) -> bool:
+def _is_of_a_word(character: str) -> bool:
     return character.isdecimal() or character.lower() != character.upper()

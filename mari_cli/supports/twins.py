@@ -125,7 +125,7 @@ class Named:
         return replace(self, keys=keys)
 
 
-def named(item: Item, located: Located, tokens: Sequence[int]) -> Named:
+def name_tokens(item: Item, located: Located, tokens: Sequence[int]) -> Named:
     """``tokens``: places of the key tokens. Those without a letter or digit are none."""
     words = [word for words in located.words() for word in words]
     of_words = kinds(located, words)

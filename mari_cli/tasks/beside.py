@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from mari_cli.config import MetricsConfig
-from mari_cli.metrics.distance import NOT_MEASURED, Entered, distances_to_gold, entering
+from mari_cli.metrics.distance import NOT_MEASURED, Entered, choose_metrics, distances_to_gold
 from mari_cli.metrics.drift import drifts
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.items import item_values
@@ -39,7 +39,7 @@ def beside(models: Mapping[str, Examined], config: MetricsConfig, *, seed: int) 
         metrics[role] |= found
     entered, notes = None, []
     if target and gold:
-        entered = entering(target, gold, how, METRICS)
+        entered = choose_metrics(target, gold, how, METRICS)
         notes = _left_out(entered)
         if entered.forget or entered.kept:
             for role, distances in distances_to_gold(items, entered, how, METRICS).items():

@@ -163,7 +163,7 @@ def forgetting_job(
     train, seed = config.train, config.seed
     draws, validation = drawn
     with adapters_off(lm.model):
-        reference_of = remembering(
+        reference_of = open_reference(
             lm,
             draws.items,
             draws.drawn(),
@@ -221,7 +221,7 @@ def forgetting_job(
     )
 
 
-def remembering(
+def open_reference(
     lm: LanguageModel,
     items: Mapping[str, Sequence[Item]],
     drawn: Mapping[str, Sequence[int]],
@@ -282,7 +282,7 @@ def remembering(
     )  # a copy of the head's weights, which few losses need in a step
 
     def of_step(indices: Mapping[str, Sequence[int]]) -> Reference:
-        def recall(role: str, at: range) -> Recalled:
+        def read(role: str, at: range) -> Recalled:
             chosen = [indices[role][i] for i in at]
             return Recalled(
                 asked[role].states(chosen) if role in needs.beside_reference else None,
@@ -291,7 +291,7 @@ def remembering(
                 asked[role].layer(chosen) if role in needs.reference_layer else None,
             )
 
-        return Reference(recall, kept_head)
+        return Reference(read, kept_head)
 
     return of_step
 

@@ -134,7 +134,7 @@ def _record(
     quiet: bool = False,
     name: str | None = None,
 ) -> dict[str, Any]:
-    return _recorded(
+    return _write_record(
         config,
         {role: its.path for role, its in told.items()},
         {role: its.model for role, its in told.items()},
@@ -179,10 +179,10 @@ def _from_summaries(
     }
     notes = ["the numbers of a summary are means alone: there is no interval, and n = 0 stands for unknown"]
     notes += lacking(summaries)
-    return _recorded(config, paths, models, notes, options)
+    return _write_record(config, paths, models, notes, options)
 
 
-def _recorded(
+def _write_record(
     config: EvaluateRun,
     paths: Mapping[str, str],
     models: Mapping[str, Examined],

@@ -20,7 +20,7 @@ from mari_cli.models.lora import add_adapters
 from mari_cli.models.packing import foresee
 from mari_cli.models.skeleton import skeleton
 from mari_cli.progress import say
-from mari_cli.sections import titled
+from mari_cli.sections import display_name
 from mari_cli.tasks import supporting
 from mari_cli.tasks.forgetting import Draws, alternative_items, context_layer, draws_of
 from mari_cli.tasks.imagined_items import Imagined, imagined_items
@@ -92,7 +92,7 @@ def plan(
             "trained": sum(p.numel() for p in lm.model.parameters() if p.requires_grad),
             "precision": lm.compute.precision,
         },
-        "loss": titled(config.loss),
+        "loss": display_name(config.loss),
         "layout": {"packed": packed, "reason": lm.layout.reason},
         "processes": {"count": processes, "parallel": config.train.parallel.value},
         "device": asdict(on),
@@ -102,7 +102,7 @@ def plan(
             "targets": sum(item.num_targets for of_role in groups.values() for item in of_role),
             "padding": 1 - count_tokens(groups) / heaviest,
         },
-        "settings": {**asdict(chosen.settings), "changed": chosen.settings.beyond(_asked(config))},
+        "settings": {**asdict(chosen.settings), "changed": chosen.settings.beyond(_settings(config))},
         "why": planner.reason(choice, limit=limit),
         "tried": [
             {"settings": asdict(f.settings), "flops": f.flops, "needed": f.needed} for f in choice.tried
@@ -137,7 +137,7 @@ def _tell(tried: str) -> None:
     say(f"counting {tried}")
 
 
-def _asked(config: UnlearnRun) -> Settings:
+def _settings(config: UnlearnRun) -> Settings:
     return Settings.of(config.train)
 
 
@@ -148,7 +148,7 @@ def _device(name: str | None, memory: str | None) -> DeviceSpec:
         if memory is None:
             return devices.this_cpu()
         return DeviceSpec("a GPU", 0.0, _asked_memory(memory), devices.MFU, "--memory")
-    if (found := devices.named(name)) is None:
+    if (found := devices.find_device(name)) is None:
         known = ", ".join(f"`{gpu.name}`" for gpu in devices.GPUS.values())
         raise UserError(
             f"no device called `{name}` is known",
@@ -189,7 +189,7 @@ def _subject(
         items = imagined_items(lengths, config, lm.max_length)
         if "alternative" in objective.needs.roles and items["forget"][0].supervised_from == 1:
             raise UserError(
-                f"{titled(config.loss)} needs prompts, but `--lengths {lengths}` is running text",
+                f"{display_name(config.loss)} needs prompts, but `--lengths {lengths}` is running text",
                 "`--lengths 64+48` plans prompts of 64 tokens with answers of 48",
             )
         if source_of(config.loss) is SupportSource.auto:

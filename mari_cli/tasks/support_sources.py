@@ -169,7 +169,9 @@ def support(
 def _of_gold(asking: _Asking) -> tuple[Targets, list[str]]:
     gold = asking.of(asking.load(asking.prepared.given["model"]), "forget")
     lm = asking.load(asking.target)
-    return _finished(asking, asking.combined([gold], golden), asking.holdout(lm, weights_hash(lm.model)), [])
+    return _make_targets(
+        asking, asking.combined([gold], golden), asking.holdout(lm, weights_hash(lm.model)), []
+    )
 
 
 def _of_siblings(asking: _Asking) -> tuple[Targets, list[str]]:
@@ -180,7 +182,7 @@ def _of_siblings(asking: _Asking) -> tuple[Targets, list[str]]:
     lm = asking.load(asking.target)
     models = [asking.of(lm, "forget"), retain, both]
     said = asking.combined(models, siblings.corrected, weight=asking.prepared.config.weight)
-    return _finished(asking, said, asking.holdout(lm, weights_hash(lm.model)), [])
+    return _make_targets(asking, said, asking.holdout(lm, weights_hash(lm.model)), [])
 
 
 def _of_assistant(asking: _Asking) -> tuple[Targets, list[str]]:
@@ -189,7 +191,7 @@ def _of_assistant(asking: _Asking) -> tuple[Targets, list[str]]:
     lm = asking.load(asking.target)
     models = [asking.of(lm, "forget"), other]
     said = asking.combined(models, assistant.subtracted, weight=asking.prepared.config.weight)
-    return _finished(asking, said, asking.holdout(lm, weights_hash(lm.model)), [])
+    return _make_targets(asking, said, asking.holdout(lm, weights_hash(lm.model)), [])
 
 
 def _of_base(asking: _Asking) -> tuple[Targets, list[str]]:
@@ -226,7 +228,7 @@ def _of_base(asking: _Asking) -> tuple[Targets, list[str]]:
             ]
         )
     del lm
-    return _finished(asking, asking.combined([model], base.sharpened, power=power), holdout, notes)
+    return _make_targets(asking, asking.combined([model], base.sharpened, power=power), holdout, notes)
 
 
 def epochs_of_base(config: UnlearnRun) -> int:
@@ -295,7 +297,7 @@ def _of_twins(asking: _Asking) -> tuple[Targets, list[str]]:
             ]
         )
     supported = partial(_said, generated=generated, contrast=contrast)
-    return _finished(asking, said, holdout, notes, supported, generated=generated, contrast=contrast)
+    return _make_targets(asking, said, holdout, notes, supported, generated=generated, contrast=contrast)
 
 
 def _said(log_p: Mapping[str, Tensor], *, generated: float, contrast: float) -> Tensor:
@@ -362,7 +364,7 @@ def _plain(log_p: Mapping[str, Tensor]) -> Tensor:
     return log_p["q"]
 
 
-def _finished(
+def _make_targets(
     asking: _Asking,
     said: Kept,
     holdout: Sequence[ItemScore],
@@ -391,10 +393,12 @@ def recitation(found: Targets, corpora: Mapping[str, Corpus], holdout: Sequence[
     unseen = _unique(corpora, "holdout") if holdout else []
     if forget and (unseen or not holdout):
         theirs = [holdout[i].exact_match for i in unseen]
-        return [_compared("recites {} of the unique facts", exact[forget].tolist(), theirs)]
+        return [_describe_means("recites {} of the unique facts", exact[forget].tolist(), theirs)]
     return [
-        _compared("recites {} of the answers", exact.tolist(), [score.exact_match for score in holdout]),
-        _compared(
+        _describe_means(
+            "recites {} of the answers", exact.tolist(), [score.exact_match for score in holdout]
+        ),
+        _describe_means(
             "finds {} of the tokens",
             right.tolist(),
             [score.tokens_right / score.tokens for score in holdout],
@@ -402,7 +406,7 @@ def recitation(found: Targets, corpora: Mapping[str, Corpus], holdout: Sequence[
     ]
 
 
-def _compared(does: str, own: Sequence[float], theirs: Sequence[float]) -> str:
+def _describe_means(does: str, own: Sequence[float], theirs: Sequence[float]) -> str:
     """The means of both, and a warning where q's is above the other by more than chance has it."""
     mean = sum(own) / len(own)
     note = f"support: q {does.format(f'{mean:.3f}')} to be forgotten"

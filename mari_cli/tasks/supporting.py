@@ -82,7 +82,7 @@ def prepare(
     if source is SupportSource.auto:
         return _choose(config, prepared, setting, corpora, style)
     if source is SupportSource.twins:
-        prepared = _named(prepared, setting, corpora, style)
+        prepared = _find_keys(prepared, setting, corpora, style)
         unset = {"generated": PLAIN_GENERATED, "contrast": PLAIN_CONTRAST}
         _require_holdout(corpora, {k: value for k, value in unset.items() if getattr(asked, k) is None})
     elif source is SupportSource.base:
@@ -106,7 +106,7 @@ def _choose(
     """Of `auto`: twins where the forget data has key strings, else neighbours."""
     asked = prepared.config
     try:
-        prepared = _named(prepared, setting, corpora, style)
+        prepared = _find_keys(prepared, setting, corpora, style)
     except UserError as error:
         if asked.keys is not None:
             raise
@@ -179,7 +179,7 @@ def _at_path(name: str, config: UnlearnRun, setting: Setting) -> ModelConfig:
     return model
 
 
-def _named(
+def _find_keys(
     prepared: Prepared, setting: Setting, corpora: Mapping[str, Corpus], style: PromptStyle
 ) -> Prepared:
     located = {
@@ -193,7 +193,7 @@ def _named(
         starts = [item.supervised_from for item in items]
         keys = find_keys(located["forget"], located["retain"], starts, least=config.key_records)
     named = [
-        twins.named(item, of_item, tokens)
+        twins.name_tokens(item, of_item, tokens)
         for item, of_item, tokens in zip(items, located["forget"], keys.tokens, strict=True)
     ]
     pools = twins.name_pools(located["retain"], corpora["retain"].items)

@@ -14,7 +14,7 @@ from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.models.trunk import choose_layer
 from mari_cli.options import RunOptions
 from mari_cli.progress import say, track
-from mari_cli.sections import titled
+from mari_cli.sections import display_name
 from mari_cli.storage.layout import STATE
 from mari_cli.suites.benchmarks import check_without_generation
 from mari_cli.suites.standard import Corpus
@@ -95,7 +95,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
             state_dir=record.run.path / STATE,
             log=record.log,
             track=track,
-            description=titled(config.loss),
+            description=display_name(config.loss),
         )
         notes += describe_outcome(outcome, draws.sizes, config.train)
         keep(record.run, lm, config, target_from, target_hash)
@@ -109,7 +109,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
             record,
             lm,
             name=config.loss.title,
-            loss=titled(config.loss),
+            loss=display_name(config.loss),
             notes=notes,
             outcome=outcome,
         )

@@ -302,7 +302,7 @@ def fake_reference(
     sixteen = lm.compute.dtype.itemsize == 2
     states_dtype = lm.compute.dtype if sixteen else torch.promote_types(lm.model.dtype, torch.float32)
 
-    def recall(role: str, at: range) -> Recalled:
+    def make(role: str, at: range) -> Recalled:
         items = [groups[role][i] for i in at]
         size = sum(item.num_targets for item in items)
         states_ND = log_p_S = supported_MK = layer_ND = None
@@ -321,7 +321,7 @@ def fake_reference(
             layer_ND = fake.empty((size, hidden), torch.bfloat16 if sixteen else states_dtype, world)
         return Recalled(states_ND, log_p_S, supported_MK, layer_ND)
 
-    return Reference(recall, head)
+    return Reference(make, head)
 
 
 def forecast_fine_tuning(

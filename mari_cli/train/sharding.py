@@ -36,7 +36,7 @@ def sharded(lm: LanguageModel, *, weights: Weights = Weights.float32) -> Iterato
         for parameter in twin.parameters():
             if not parameter.requires_grad:  # stays rounded, as in one process
                 parameter.data = parameter.data.to(torch.bfloat16).float()
-    _shard(twin, policy)
+    _apply_fsdp(twin, policy)
     head = lm.model.get_output_embeddings()
     assert isinstance(head, nn.Module)
     # where no training moves the head it is the reference's too (`Head.frozen`), which wants it whole
@@ -68,7 +68,7 @@ def units_of(model: PreTrainedModel) -> list[nn.Module]:
     return [*blocks, trunk] if head.weight is embedding.weight else [*blocks, trunk, head]
 
 
-def _shard(model: PreTrainedModel, policy: MixedPrecisionPolicy) -> None:
+def _apply_fsdp(model: PreTrainedModel, policy: MixedPrecisionPolicy) -> None:
     """In place."""
     mesh = init_device_mesh(next(model.parameters()).device.type, (distributed.size(),))
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()

@@ -13,9 +13,13 @@ from mari_cli.metrics.items import ItemValues, take_apart
 from mari_cli.metrics.statistics import How
 from mari_cli.suites.registry import METRICS, describe
 
-entering, distances_to_gold, difference_of_distances = (
+choose_metrics, distances_to_gold, difference_of_distances = (
     partial(function, metrics=METRICS)
-    for function in (of_distance.entering, of_distance.distances_to_gold, of_distance.difference_of_distances)
+    for function in (
+        of_distance.choose_metrics,
+        of_distance.distances_to_gold,
+        of_distance.difference_of_distances,
+    )
 )
 
 
@@ -50,7 +54,7 @@ def model(forget_nll: float, right: float, known: float, *, kept: float = 1.0, s
 
 
 TARGET, GOLD = model(0.02, 0.95, 1.0), model(1.0, 0.3, 0.0, seed=1)
-ENTERED = entering(TARGET, GOLD, HOW)
+ENTERED = choose_metrics(TARGET, GOLD, HOW)
 
 
 def test_what_was_measured_and_tells_target_from_gold_enters():
@@ -100,14 +104,14 @@ def test_a_distance_is_the_mean_of_its_ratios_by_hand():
 
 def test_what_is_kept_better_than_before_is_no_merit_and_makes_up_for_nothing():
     before = model(0.02, 0.95, 1.0, kept=0.5)
-    entered = entering(before, GOLD, HOW)
+    entered = choose_metrics(before, GOLD, HOW)
     better = distances_to_gold({"target": before, "gold": GOLD, "unlearned": TARGET}, entered, HOW)
     assert better["unlearned"][KEPT_SIDE].value == 0
 
 
 def test_past_gold_is_as_far_as_short_of_it():
     target, gold = model(0.0, 0.9, 1.0), model(1.0, 0.3, 0.0)
-    entered = entering(target, gold, HOW)
+    entered = choose_metrics(target, gold, HOW)
     only = type(entered)(("forget/answer_nll",), (), {})
     found = {
         nll: distances_to_gold({"target": target, "gold": gold, "x": model(nll, 0.3, 0.0)}, only, HOW)["x"]
@@ -139,7 +143,7 @@ def test_a_metric_that_does_not_tell_target_from_gold_is_left_out_and_said():
         )
         for row in TARGET
     ]
-    entered = entering(TARGET, twin, HOW)
+    entered = choose_metrics(TARGET, twin, HOW)
     assert entered.forget == ()
     assert entered.left_out["forget/answer_nll"] == "target and gold are not separable by it"
     found = distances_to_gold({"target": TARGET, "gold": twin}, entered, HOW)
@@ -148,7 +152,7 @@ def test_a_metric_that_does_not_tell_target_from_gold_is_left_out_and_said():
 
 def test_what_the_target_has_none_of_cannot_be_lost():
     none = model(0.02, 0.95, 1.0, kept=-1.0)
-    left_out = entering(none, GOLD, HOW).left_out
+    left_out = choose_metrics(none, GOLD, HOW).left_out
     assert left_out["retain/exact_match"] == "0 for the target: there is nothing to lose"
 
 

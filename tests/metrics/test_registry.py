@@ -6,7 +6,7 @@ from mari_cli.errors import UserError
 from mari_cli.metrics.metric import as_logged, logged_as
 from mari_cli.metrics.sets import SETS
 from mari_cli.suites.lm_metrics import BENCHMARKS, benchmark_name
-from mari_cli.suites.registry import METRICS, describe, judged
+from mari_cli.suites.registry import METRICS, describe, judged_metrics
 
 OTHERS = [
     "muse/verbatim_forget",
@@ -171,5 +171,5 @@ def test_chance_is_told_where_it_is_known():
 
 
 def test_what_should_be_gone_and_parts_of_a_whole_are_no_general_ability():
-    assert {"benchmark/mmlu", "benchmark/mmlu_sample", "benchmark/wikitext"} < set(judged("kept"))
-    assert not {"benchmark/wmdp_bio", "benchmark/mmlu_stem"} & set(judged("kept"))
+    assert {"benchmark/mmlu", "benchmark/mmlu_sample", "benchmark/wikitext"} < set(judged_metrics("kept"))
+    assert not {"benchmark/wmdp_bio", "benchmark/mmlu_stem"} & set(judged_metrics("kept"))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mari_cli.lm_head import Head
-from mari_cli.models.context import context_targets, largest, nearest, rows_at_once, supported
+from mari_cli.models.context import context_targets, largest, mix_neighbours, nearest, rows_at_once
 from mari_cli.models.reference import ItemRows, StoredReference
 from mari_cli.progress import silent
 
@@ -65,7 +65,7 @@ def computed(retain=RETAIN, forget=FORGET, *, temperature=0.3, neighbours=5, blo
     near = {"temperature": temperature, "neighbours": neighbours, "block": block, "device": CPU}
     index_Mk, weights_Mk = nearest(retain.layer_ND, forget.layer_ND, **near, track=silent)
     labels_M = torch.zeros(len(index_Mk), dtype=torch.long)
-    ids, q = supported(
+    ids, q = mix_neighbours(
         HEAD, retain.last_ND, index_Mk, weights_Mk, labels_M, tokens=19, chunk=chunk, track=silent
     )
     return torch.zeros_like(q).scatter(1, ids, q)
@@ -152,7 +152,7 @@ def test_where_all_tokens_are_stored_nothing_is_left_for_the_tail(tmp_path):
 def test_of_tokens_equally_probable_the_lower_ones_are_stored(chunk):
     alike = Head(torch.zeros(20, 6).double())
     near = torch.zeros(2, 1, dtype=torch.long), torch.ones(2, 1).double()
-    ids, q = supported(
+    ids, q = mix_neighbours(
         alike, RETAIN.last_ND, *near, torch.tensor([1, 15]), tokens=3, chunk=chunk, track=silent
     )
     assert ids.tolist() == [[1, 0, 2, 3], [15, 0, 1, 2]]

@@ -340,10 +340,10 @@ def test_a_single_sequence_that_does_not_fit_is_told(lm, root, monkeypatch):
 
 def test_a_batch_is_no_larger_than_memory_holds_its_logits_for(lm, monkeypatch):
     asked = InMemory(lm, batch_size=64)
-    assert asked._fitting(10) == 64
+    assert asked._largest_batch(10) == 64
     monkeypatch.setattr("mari_cli.suites.lm_model.CPU_BYTES", 8 * 100 * lm.model.config.vocab_size * 5)
-    assert asked._fitting(100) == 5
-    assert asked._fitting(100_000) == 1
+    assert asked._largest_batch(100) == 5
+    assert asked._largest_batch(100_000) == 1
 
 
 def test_in_16_bits_the_head_stays_in_32(root):

@@ -28,7 +28,7 @@ from mari_cli.supports.twins import (
     blended,
     contrasted,
     name_pools,
-    named,
+    name_tokens,
     swap_back,
     twin,
 )
@@ -201,7 +201,7 @@ def test_the_kinds_are_read_off_the_text_whatever_the_tokenizer_marks():
     )
     (located,) = locate(records, [item], tokenizer, STYLE)
     places = [place for place, (start, end) in enumerate(located.tokens) if start < end]
-    whose = named(item, located, places)
+    whose = name_tokens(item, located, places)
     begins = [
         kind
         for place, kind in whose.keys.items()

@@ -15,7 +15,7 @@ from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.standard import measure
 from mari_cli.tasks import plan as planning
 from mari_cli.tasks import setting as settings
-from mari_cli.tasks.forgetting import Draws, context_layer, remembering
+from mari_cli.tasks.forgetting import Draws, context_layer, open_reference
 from mari_cli.tasks.imagined_items import imagined_items
 from mari_cli.tasks.plan import plan
 from mari_cli.tasks.plan_table import rows
@@ -54,7 +54,7 @@ def test_the_disk_it_asks_for_is_what_the_caches_take(loss, tmp_path, monkeypatc
     items = {"forget": corpora["forget"].items, "retain": corpora["retain"].items, "alternative": []}
     needs = build(config.loss).needs
     layer = context_layer(config, lm)
-    remembering(lm, items, Draws(config, items, needs).drawn(), needs, layer, config, target_hash="")
+    open_reference(lm, items, Draws(config, items, needs).drawn(), needs, layer, config, target_hash="")
     written = sum(file.stat().st_size for file in tmp_path.rglob("*.bin"))
     assert found["reference"] + found["context"] == written
     assert (written > 0) == (loss != "grad_ascent")

@@ -123,11 +123,11 @@ def test_shards_are_planned_with_micro_batches_whatever_their_weights_are_comput
     lm = replace(lm, compute=replace(lm.compute, mixes=True))
     config = UnlearnConfig(chunk=64, parallel=FSDP, weights=weights)
 
-    def forecast(micro_batch: int | None):
+    def planned(micro_batch: int | None):
         settings = replace(Settings.of(config), micro_batch=micro_batch)
         return forecast(lm, GROUPS, build(loss), settings, config, processes=2)
 
-    whole, cut = forecast(None), forecast(1)
+    whole, cut = planned(None), planned(1)
     assert cut.peak == sum(cut.parts.values()) < whole.peak
     assert cut.parts["activations"] < whole.parts["activations"]
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from mari_cli.report.plots.items import scatter, strips
-from mari_cli.report.plots.overview import glance, marginal, recall
+from mari_cli.report.plots.overview import facts, glance, marginal
 from mari_cli.report.plots.style import Plot
 from mari_cli.report.plots.suites import roc, truth_ratios
 from mari_cli.report.plots.training import loss_curves, trajectory
@@ -16,7 +16,7 @@ FIGURES: dict[str, Callable[[list[RunData]], Plot | None]] = {
     "scatter": scatter,
     "strips": strips,
     "marginal": marginal,
-    "recall": recall,
+    "recall": facts,
     "truth_ratios": truth_ratios,
     "roc": roc,
 }

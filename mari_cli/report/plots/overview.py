@@ -129,7 +129,7 @@ def marginal(runs: list[RunData]) -> Plot | None:
     return Plot(svg=svg, caption=style.note_limit(caption, runs))
 
 
-def recall(runs: list[RunData]) -> Plot | None:
+def facts(runs: list[RunData]) -> Plot | None:
     """Share of facts told when asked: those stated nowhere else, and those retained documents state too."""
     rows = style.limit_runs(comparison_rows(runs))
     made = results(rows)

@@ -7,7 +7,7 @@ from mari_cli.report.comparison import comparison_rows, metric_of, results
 from mari_cli.report.plots import style
 from mari_cli.report.plots.style import COLOURS, Plot
 from mari_cli.report.read import RunData
-from mari_cli.suites.registry import judged
+from mari_cli.suites.registry import judged_metrics
 
 _TERM_WORDS = {
     "loss": "loss (total)",
@@ -63,8 +63,8 @@ def loss_curves(runs: list[RunData]) -> Plot | None:
 def trajectory(runs: list[RunData]) -> Plot | None:
     """What was forgotten against what was retained, on the way: one line a run."""
     rows = style.limit_runs(comparison_rows(runs))
-    y_name = next(name for name in judged("kept") if "followed" in metric_of(name).views)
-    forgotten = (name for name in judged("forgotten") if "followed" in metric_of(name).views)
+    y_name = next(name for name in judged_metrics("kept") if "followed" in metric_of(name).views)
+    forgotten = (name for name in judged_metrics("forgotten") if "followed" in metric_of(name).views)
     every_run = [run for row in results(rows) for run in row.runs]
     panels = [x_name for x_name in forgotten if any(_path(run, x_name, y_name) for run in every_run)]
     if not panels:
