@@ -26,7 +26,8 @@ def stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[in
 def greedily(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]
 ) -> Iterator[None]:
-    """Inside, `model.generate` takes the most probable token at each position, up to one of ``ends``.
+    """Inside, `model.generate` takes the most probable token at each position, up to one of ``ends``; where
+    there are none, to the length asked for.
 
     transformers fills what a caller leaves open from `model.generation_config`: for as long as this lasts,
     that is a neutral one. The model's own, which is saved with its weights, stays as it is.
@@ -36,7 +37,7 @@ def greedily(
         do_sample=False,
         num_beams=1,
         use_cache=True,
-        eos_token_id=list(ends),
+        eos_token_id=list(ends) or None,
         pad_token_id=tokenizer.eos_token_id,
     )
     try:

@@ -2,15 +2,14 @@
 
 from collections.abc import Collection, Sequence
 from itertools import takewhile
-from typing import Any
 
 import torch
 
 from mari_cli import distributed
 from mari_cli.data.batches import length_sorted
 from mari_cli.data.tokenize import Item
+from mari_cli.models.continuation import continued
 from mari_cli.models.load import LanguageModel
-from mari_cli.models.speaking import greedily
 from mari_cli.progress import Track
 
 
@@ -42,18 +41,8 @@ def generate(
         room = min(max_new_tokens, lm.max_length - width)
         if room <= 0:
             return [[] for _ in indices]
-        input_ids_BT = torch.zeros(len(indices), width, dtype=torch.long)
-        mask_BT = torch.zeros_like(input_ids_BT)
-        for row, i in enumerate(indices):  # generation continues at the right edge, so padding goes left
-            question = torch.tensor(questions[i])
-            input_ids_BT[row, width - len(question) :] = question
-            mask_BT[row, width - len(question) :] = 1
-        with lm.compute.autocast(), greedily(lm.model, lm.tokenizer, ends):
-            model_generate: Any = lm.model.generate
-            output = model_generate(
-                input_ids_BT.to(lm.device), attention_mask=mask_BT.to(lm.device), max_new_tokens=room
-            )
-        return [_until(ends, new_T.tolist()) for new_T in output[:, width:].cpu()]
+        new_BT = continued(lm, [questions[i] for i in indices], new_tokens=room, ends=ends)
+        return [_until(ends, new_T.tolist()) for new_T in new_BT]
 
     batches = _batches([len(question) for question in questions], batch_size, lm.max_length - max_new_tokens)
     results = track(distributed.spread(batches, of_batch), description, len(batches))

@@ -9,15 +9,14 @@ swapped back, and S twins are averaged: r_t. Off that is taken what the true nam
 (the positive pointwise marginal information of a token is log p0 − log r). A token that the item also holds
 where it is no key keeps its own probability there.
 
-An answer leans on its own beginning: after the first tokens of a true answer even a twin knows how it goes
-on.
-So a twin is asked in two ways. *plain*: after the true answer's tokens. *generated*: each answer token that
-only the true names explain, p0(y | true context) > `EXPLAINED` · p(y | twin), is replaced by a draw from the
-twin, from left to right. The one knows too much, the other too little; between them is
+An answer leans on its own beginning: after the first tokens of a true answer even a twin knows how it
+goes on. So a twin is asked in two ways. *plain*: after the true answer's tokens. *generated*: each answer
+token that only the true names explain, p0(y | true context) > `EXPLAINED` · p(y | twin), is replaced by a
+draw from the twin, from left to right. The one knows too much, the other too little; between them is
 
     log r = (1 − λ) log r_plain + λ log r_generated − const
 
-Cost: S + 1 forward passes of the forget data; generated, for each twin one for each answer token.
+Cost: S + 1 forward passes of the forget data; generated, for each twin two more, token by token.
 (Ours, beyond the paper.) Shapes: m positions of a batch, c of a chunk, S twins, D hidden size, V vocabulary.
 """
 
@@ -27,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,12 +38,15 @@ from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
 from mari_cli.lm_head import Head
 from mari_cli.losses.engine import log_probabilities
+from mari_cli.models.continuation import continued
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.reference import StoredReference
 from mari_cli.models.trunk import hidden_states
 from mari_cli.progress import Track
 from mari_cli.supports.sparse import Write
 
+DEFINITION = 2
+"""Part of every key: raise it when twins are asked in another way."""
 RARE = 0.1
 """Names of the retain data are words with a capital in at most this share of its items."""
 EXPLAINED = 2.0
@@ -250,7 +253,7 @@ def ask_twins(
         if Way.generated in drawn:
             p0_m = log_probabilities(head, before_mD, label_m, chunk=chunk).exp().cpu()
             for of_number in drawn[Way.generated]:
-                _generate(lm, head, of_number, p0_m, chunk=chunk)
+                _generate(lm, of_number, p0_m, chunk=chunk)
         states = {
             way: [_states(lm, of_number, before_mD.dtype) for of_number in asked]
             for way, asked in drawn.items()
@@ -303,34 +306,35 @@ def _states(lm: LanguageModel, asked: Sequence[_PendingTwin], dtype: torch.dtype
     return h_mD.to(dtype)
 
 
-def _generate(
-    lm: LanguageModel, head: Head, asked: Sequence[_PendingTwin], p0_m: Tensor, *, chunk: int
-) -> None:
-    """Draw the answer tokens anew that only the true names explain, in place, all items side by side.
+def _generate(lm: LanguageModel, asked: Sequence[_PendingTwin], p0_m: Tensor, *, chunk: int) -> None:
+    """Draw the answer tokens anew that only the true names explain, in place, ``chunk`` items side by side.
 
     ``p0_m``: of each target, item by item, its probability in the true context.
     """
-    counts = [one.whose.item.num_targets for one in asked]
-    p0 = [of_item.tolist() for of_item in p0_m.split(counts)]
-    for target in range(max(counts)):
+    p0 = [of_item.tolist() for of_item in p0_m.split([one.whose.item.num_targets for one in asked])]
+    going = [(one, of_item) for one, of_item in zip(asked, p0, strict=True) if len(of_item) > 1]
+    for start in range(0, len(going), chunk):
+        rows = going[start : start + chunk]
+        starts = [one.ids[: one.whose.item.supervised_from] for one, _ in rows]
+        longest = max(len(of_item) for _, of_item in rows)
         # the last target predicts nothing that follows it
-        going = [row for row, count in enumerate(counts) if target < count - 1]
-        for start in range(0, len(going), chunk):
-            rows = going[start : start + chunk]
-            prefixes = []
-            for row in rows:
-                item = asked[row].whose.item
-                place = item.supervised_from + target
-                prefixes.append(Item((*asked[row].ids[:place], 0), place, item.record))
-            h_cD, _ = hidden_states(lm.model, lm.compute, prefixes, packed=lm.layout.packed)
-            p_cV = head(h_cD).softmax(-1)
-            back_cV = swap_back(p_cV.clone(), [asked[row].twin.back[target] for row in rows])
-            for row, p_V, back_V in zip(rows, p_cV.cpu(), back_cV.cpu(), strict=True):
-                one = asked[row]
-                place = one.whose.item.supervised_from + target
-                label = one.whose.item.input_ids[place]
-                untouched = one.ids[place] == label
-                if untouched and p0[row][target] > EXPLAINED * back_V[label].item():
-                    sums_V = p_V.double().cumsum(0)
-                    mark = one.chance.random() * sums_V[-1].item()
-                    one.ids[place] = min(int(torch.searchsorted(sums_V, mark, right=True)), len(p_V) - 1)
+        continued(lm, starts, new_tokens=longest - 1, choose=partial(_choose, rows))
+
+
+def _choose(rows: Sequence[tuple[_PendingTwin, Sequence[float]]], target: int, logits_BV: Tensor) -> Tensor:
+    """The token of each twin at this ``target`` [B]: drawn where only the true names explain its own."""
+    here = [row for row, (_, p0) in enumerate(rows) if target < len(p0) - 1]
+    p_cV = logits_BV[here].float().softmax(-1)
+    back_cV = swap_back(p_cV.clone(), [rows[row][0].twin.back[target] for row in here])
+    chosen = [0] * len(rows)  # what follows the end of an item is not looked at
+    for row, p_V, back_V in zip(here, p_cV.cpu(), back_cV.cpu(), strict=True):
+        one, p0 = rows[row]
+        place = one.whose.item.supervised_from + target
+        label = one.whose.item.input_ids[place]
+        untouched = one.ids[place] == label
+        if untouched and p0[target] > EXPLAINED * back_V[label].item():
+            sums_V = p_V.double().cumsum(0)
+            mark = one.chance.random() * sums_V[-1].item()
+            one.ids[place] = min(int(torch.searchsorted(sums_V, mark, right=True)), len(p_V) - 1)
+        chosen[row] = one.ids[place]
+    return torch.tensor(chosen, device=logits_BV.device)

@@ -31,11 +31,8 @@ def cost_of_support(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict
         case SupportSource.twins:
             ways = ways_of(asked, draws.items["forget"])
             forwards += len(ways) * asked.twins * tokens["forget"] + holdout
-            if Way.generated in ways:
-                forwards += asked.twins * total_over(
-                    draws.items["forget"],
-                    lambda item: sum(range(item.supervised_from, len(item.input_ids) - 1)),
-                )
+            if Way.generated in ways:  # token by token first
+                forwards += asked.twins * tokens["forget"]
         case SupportSource.base:
             forwards += holdout * (1 if asked.sharpen is not None else 2)
             training = epochs_of_base(config) * tokens["retain"]
