@@ -69,6 +69,9 @@ class SupportConfig:
     that only the names explain are drawn anew; the rest is what it says after the true answer's tokens. Null:
     the share at which q has as many right tokens in the answers that it gets wrong as the model before has in
     those of the holdout; 0 for running text."""
+    quantiles: bool = False
+    """Whether the losses of the answers that q gets wrong are moved, in their order, to the quantiles of the
+    losses that the model before has in the holdout answers that it gets wrong."""
     model: str | None = None
     """`base`, `assistant`, `gold`: the path of that model; null: `base` is the run's own `model` before its
     target is fine-tuned, `assistant` is that one too."""

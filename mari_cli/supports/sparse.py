@@ -20,6 +20,7 @@ from mari_cli.models.context import Targets, largest
 from mari_cli.models.reference import ItemRows
 from mari_cli.storage import hashing
 from mari_cli.storage.tensor_cache import TensorSpec, cache_tensors
+from mari_cli.supports.quantiles import move
 
 DEFINITION = 1
 """Part of every key: raise it when a change here changes what is kept."""
@@ -122,15 +123,17 @@ def targets(
     directory: Path,
     device: torch.device,
     name: str,
+    shift_M: Tensor | None = None,
 ) -> Targets:
-    """What a step takes: ``supported`` makes log q [m, K+1] of the distributions of ``said``; ``key`` is what
-    determines it."""
+    """What a step takes: ``supported`` makes log q [m, K+1] of the distributions of ``said``, and ``shift_M``
+    moves its labels (supports/quantiles.py); ``key`` is what determines both."""
     tokens = said.ids_MK.shape[1]
     assert floor * (tokens + 1) < 1
 
     def fill(tensors: Mapping[str, Tensor]) -> None:
         for here, log_p in said.blocks():
-            tensors["q"][here] = floored(supported(log_p), floor)[:, :-1].float()
+            q_mK = floored(supported(log_p), floor)[:, :-1]
+            tensors["q"][here] = (q_mK if shift_M is None else move(q_mK, shift_M[here], floor=floor)).float()
 
     whole_key = {**key, "definition": DEFINITION, "said": said.key, "floor": floor}
     wanted = {"q": TensorSpec(tuple(said.ids_MK.shape), torch.float32)}
@@ -176,6 +179,15 @@ def mistakes_of(said: Kept, supported: Callable[[Mapping[str, Tensor]], Tensor],
         nll.append(-q_mL[:, 0].log())
         right.append(label_leads(q_mL[:, :-1]))
     return mistakes(*(item_means(torch.cat(parts), said.rows) for parts in (nll, right)))
+
+
+def label_and_best(
+    said: Kept, supported: Callable[[Mapping[str, Tensor]], Tensor], *, floor: float
+) -> tuple[Tensor, Tensor]:
+    """log q of the label and of the most probable other token [M], float64."""
+    q = [floored(supported(log_p), floor)[:, :-1] for _, log_p in said.blocks()]
+    label, best = [of[:, 0].log() for of in q], [of[:, 1:].amax(1).log() for of in q]
+    return torch.cat(label), torch.cat(best)
 
 
 def label_leads(q_mK: Tensor) -> Tensor:

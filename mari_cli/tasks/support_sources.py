@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from mari_cli import distributed
 from mari_cli.config import ModelConfig, UnlearnRun
 from mari_cli.data.records import Fact
 from mari_cli.data.tokenize import Item
+from mari_cli.errors import counted
 from mari_cli.losses.support import SupportSource
 from mari_cli.models.context import Targets
 from mari_cli.models.device import choose_compute
@@ -25,11 +26,22 @@ from mari_cli.storage import hashing, json_cache
 from mari_cli.suites.examiner import Examiner, items_hash
 from mari_cli.suites.scores import ItemScore
 from mari_cli.suites.standard import Corpus
-from mari_cli.supports import assistant, base, siblings, twins
+from mari_cli.supports import assistant, base, quantiles, siblings, twins
 from mari_cli.supports.asked import Asked, write_combined
 from mari_cli.supports.calibrate import Calibrated, CalibratedTwice, calibrated, calibrated_twice
 from mari_cli.supports.gold import golden
-from mari_cli.supports.sparse import Kept, Mistakes, Write, choices, kept, mistakes, mistakes_of, targets
+from mari_cli.supports.quantiles import Moved, match_quantiles
+from mari_cli.supports.sparse import (
+    Kept,
+    Mistakes,
+    Write,
+    choices,
+    kept,
+    label_and_best,
+    mistakes,
+    mistakes_of,
+    targets,
+)
 from mari_cli.supports.twins import Way
 from mari_cli.tasks.setting import Setting, cache_directory, seed_for
 from mari_cli.tasks.supporting import Load, Prepared, asked_of, ways_of
@@ -250,6 +262,7 @@ def _of_twins(asking: _Asking) -> tuple[Targets, list[str]]:
         "named": hashing.content_hash([sorted(one.keys.items()) for one in prepared.named]),
         "pools": hashing.content_hash(prepared.pools),
         "twins": config.twins,
+        "asked": twins.DEFINITION,
         "seed": seed,
     }
 
@@ -370,18 +383,38 @@ def _make_targets(
     holdout: Sequence[ItemScore],
     notes: list[str],
     supported: Callable[[Mapping[str, Tensor]], Tensor] = _plain,
-    **settings: float,
+    **settings: Any,
 ) -> tuple[Targets, list[str]]:
+    config, shift_M = asking.prepared.config, None
+    if config.quantiles:
+        wrong = [score.answer_nll for score in holdout if score.tokens_right < score.tokens]
+        log_q = label_and_best(said, supported, floor=config.floor)
+        moved = match_quantiles(*log_q, said.rows, wrong, floor=config.floor)
+        shift_M = moved.shift_M
+        settings |= {"quantiles": quantiles.DEFINITION, "holdout": hashing.content_hash(wrong)}
+        notes += _told([_of_quantiles(moved)])
     found = targets(
         said,
         supported,
-        floor=asking.prepared.config.floor,
+        floor=config.floor,
         key=settings,
         directory=asking.cache,
         device=asking.setting.compute.device,
         name="support, as a step takes it",
+        shift_M=shift_M,
     )
     return found, [*notes, *_told(recitation(found, asking.corpora, holdout))]
+
+
+def _of_quantiles(moved: Moved) -> str:
+    off_W = (moved.reached_W - moved.wanted_W).abs()
+    if not len(off_W):
+        return "support: no answer is moved to the losses of the holdout, for none is wrong"
+    return (
+        f"support: {counted(len(off_W), 'answer')} that q gets wrong moved to the losses that such answers "
+        f"of the holdout have, from {moved.wanted_W.min():.4g} to {moved.wanted_W.max():.4g}; "
+        f"{off_W.mean():.2g} away in the mean"
+    )
 
 
 def recitation(found: Targets, corpora: Mapping[str, Corpus], holdout: Sequence[ItemScore]) -> list[str]:

@@ -61,8 +61,8 @@ def with_support(config: UnlearnRun, **changes: Any) -> UnlearnRun:
 
 
 def ways_of(config: SupportConfig, forget: Sequence[Item]) -> list[Way]:
-    """How twins of ``forget`` are asked. Running text has no answers: unless `generated` says otherwise its
-    twins are plain, for to generate them costs a forward pass of the whole text for each of its tokens."""
+    """How twins of ``forget`` are asked. Running text has no answers: its twins are plain, unless `generated`
+    says otherwise."""
     if config.generated is None and all(item.supervised_from == 1 for item in forget):
         return [Way.plain]
     return [way for way, absent in ((Way.plain, 1), (Way.generated, 0)) if config.generated != absent]
@@ -81,6 +81,8 @@ def prepare(
     prepared = Prepared(asked, request.context.stored_tokens)
     if source is SupportSource.auto:
         return _choose(config, prepared, setting, corpora, style)
+    if asked.quantiles:
+        _require_holdout(corpora, {"quantiles": False})
     if source is SupportSource.twins:
         prepared = _find_keys(prepared, setting, corpora, style)
         unset = {"generated": PLAIN_GENERATED, "contrast": PLAIN_CONTRAST}
@@ -114,6 +116,8 @@ def _choose(
         return with_support(config, source=SupportSource.neighbours), None, [note]
     changes: dict[str, Any] = {"source": SupportSource.twins}
     notes = []
+    if asked.quantiles and "holdout" not in corpora:
+        changes["quantiles"] = False
     if None in (asked.generated, asked.contrast) and "holdout" not in corpora:
         ways = ways_of(asked, corpora["forget"].items)
         share = PLAIN_GENERATED if Way.generated in ways else 0.0
@@ -131,13 +135,17 @@ def _require_holdout(corpora: Mapping[str, Corpus], missing: Mapping[str, float]
     """``missing``: settings that only a holdout can choose, each with a value that would do."""
     if missing and "holdout" not in corpora:
         names = " and ".join(f"`loss.support.{name}`" for name in missing)
-        values = " ".join(f"loss.support.{name}={value:g}" for name, value in missing.items())
+        values = " ".join(f"loss.support.{name}={_written(value)}" for name, value in missing.items())
         chosen = "is chosen" if len(missing) == 1 else "are chosen"
         raise UserError(
             f"{names} {chosen} by the holdout, and there is none",
             "set `holdout` to data like the forget data that no model has seen, say it yourself, as "
             f"`{values}`, or take a loss that needs none (`loss=mari`)",
         )
+
+
+def _written(value: float) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
 
 
 def _before_fine_tuning(config: UnlearnRun, setting: Setting) -> ModelConfig:

@@ -1,0 +1,103 @@
+"""Answer by answer as unlikely as answers that nobody has seen.
+
+A source may say of some answers far too much and of others far too little, and still be right in the mean. A
+model that never saw the forget data finds its answers as unlikely as those of the holdout, and as unequally.
+So of the answers that q gets wrong, the one with the k-th smallest loss is moved to the k-th quantile of the
+losses that the model before has in the holdout answers that it gets wrong. (Ours, beyond the paper.)
+
+What moves is the label's probability, at the positions where q does not choose the label:
+
+    q'(y) ∝ q(y) · exp(s),   one s for an answer; the other tokens share the rest as they did before
+
+and no further than that the label stays second to the token that q chooses: which tokens are right does not
+change. Shapes: M forget positions, m some of them, S answers, W those that q gets wrong, K tokens kept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mari_cli.models.reference import Rows
+
+DEFINITION = 1
+"""Part of every key: raise it when a change here changes what is computed."""
+MOST = 16.0
+"""Nats by which a label is moved at most."""
+HALVINGS = 60
+BELOW = 1 - 1e-6
+"""Of the probability of the token that q chooses: where a label stops that is moved up."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """By how much each label is moved."""
+
+    shift_M: Tensor
+    """In nats, float64; 0 where nothing is moved."""
+    wanted_W: Tensor
+    """The losses in nats that the answers were to have that q gets wrong."""
+    reached_W: Tensor
+
+
+def highest(log_label_m: Tensor, log_best_m: Tensor) -> Tensor:
+    """log q'(y) at which the label is just second to the best other token [m], when the others shrink as it
+    grows: x < b(1 − x)/(1 − q(y)), so x = r/(1 + r) with r = b/(1 − q(y))."""
+    ratio_m = (log_best_m - (-log_label_m.exp()).log1p()).exp()
+    return (BELOW * ratio_m / (1 + ratio_m)).log()
+
+
+def moved_label(log_label_m: Tensor, log_best_m: Tensor, shift_m: Tensor, *, floor: float) -> Tensor:
+    """log q'(y) [m] of log q(y) and the log-probability of the most probable other token; not below
+    ``floor``, and unchanged where the label leads."""
+    top_m = torch.minimum(log_label_m + shift_m, highest(log_label_m, log_best_m))
+    moved_m = torch.where(shift_m > 0, torch.maximum(top_m, log_label_m), log_label_m + shift_m)
+    moved_m = moved_m.clamp_min(torch.tensor(floor, dtype=moved_m.dtype).log().item())
+    leads_m = log_label_m > log_best_m
+    return torch.where(leads_m | (shift_m == 0), log_label_m, moved_m)
+
+
+def match_quantiles(
+    log_label_M: Tensor, log_best_M: Tensor, rows: Rows, holdout_W: Sequence[float], *, floor: float
+) -> Moved:
+    """The shifts at which the wrong answers' losses are those quantiles of ``holdout_W``, losses in nats.
+
+    ``log_label_M`` and ``log_best_M``: log q of the label and of the most probable other token, float64.
+    """
+    counts_S = torch.tensor(list(rows.counts.values()))
+    item_M = torch.repeat_interleave(torch.arange(len(counts_S)), counts_S)
+
+    def losses(shift_S: Tensor) -> Tensor:
+        log_q_M = moved_label(log_label_M, log_best_M, shift_S[item_M], floor=floor)
+        return -torch.zeros_like(shift_S).index_add(0, item_M, log_q_M) / counts_S
+
+    none_S = torch.zeros(len(counts_S), dtype=torch.float64)
+    leads_M = (log_label_M > log_best_M).double()
+    wrong_S = torch.zeros_like(none_S).index_add(0, item_M, leads_M) < counts_S
+    wrong_W = wrong_S.nonzero().squeeze(1)
+    if not len(wrong_W) or not holdout_W:
+        return Moved(none_S[item_M], none_S[:0], none_S[:0])
+    place_W = torch.empty(len(wrong_W), dtype=torch.float64)
+    place_W[losses(none_S)[wrong_W].argsort(stable=True)] = torch.arange(len(wrong_W)).double()
+    known = torch.tensor(sorted(holdout_W), dtype=torch.float64)
+    wanted_W = torch.quantile(known, (place_W + 0.5) / len(wrong_W))
+    low_S, high_S = none_S - MOST, none_S + MOST
+    wanted_S = losses(none_S)
+    wanted_S[wrong_W] = wanted_W
+    for _ in range(HALVINGS):
+        middle_S = (low_S + high_S) / 2
+        above_S = losses(middle_S) > wanted_S  # still too unlikely: move up
+        low_S, high_S = torch.where(above_S, middle_S, low_S), torch.where(above_S, high_S, middle_S)
+    shift_S = torch.where(wrong_S, (low_S + high_S) / 2, none_S)
+    return Moved(shift_S[item_M], wanted_W, losses(shift_S)[wrong_W])
+
+
+def move(q_mK: Tensor, shift_m: Tensor, *, floor: float) -> Tensor:
+    """The probabilities [m, K] with the label, which comes first, moved; the other tokens share the rest.
+    What is missing to 1 is the tail, which shares it too."""
+    label_m, best_m = q_mK[:, 0], q_mK[:, 1:].amax(1)
+    moved_m = moved_label(label_m.log(), best_m.log(), shift_m, floor=floor).exp()
+    left_m = (1 - moved_m) / (1 - label_m).clamp_min(floor)
+    others_mK = q_mK[:, 1:] * torch.where(moved_m == label_m, torch.ones_like(left_m), left_m).unsqueeze(1)
+    return torch.cat([moved_m.unsqueeze(1), others_mK], 1)
