@@ -17,6 +17,7 @@ from mari_cli.losses.mari import MariConfig
 from mari_cli.losses.support import PLAIN_CONTRAST, PLAIN_GENERATED, SupportConfig, SupportSource
 from mari_cli.models.load import LanguageModel, load_tokenizer
 from mari_cli.places import is_there
+from mari_cli.report.format import listed
 from mari_cli.storage import hashing
 from mari_cli.suites.standard import Corpus
 from mari_cli.supports import twins
@@ -81,18 +82,19 @@ def prepare(
     prepared = Prepared(asked, request.context.stored_tokens)
     if source is SupportSource.auto:
         return _choose(config, prepared, setting, corpora, style)
-    if asked.quantiles:
-        _require_holdout(corpora, {"quantiles": False})
+    by_holdout: dict[str, float] = {}
     if source is SupportSource.twins:
         prepared = _find_keys(prepared, setting, corpora, style)
         unset = {"generated": PLAIN_GENERATED, "contrast": PLAIN_CONTRAST}
-        _require_holdout(corpora, {k: value for k, value in unset.items() if getattr(asked, k) is None})
+        by_holdout = {name: value for name, value in unset.items() if getattr(asked, name) is None}
     elif source is SupportSource.base:
-        _require_holdout(corpora, {"sharpen": 1} if asked.sharpen is None else {})
-        prepared = replace(prepared, given={"base": _before_fine_tuning(config, setting)})
-    elif source is SupportSource.assistant:
-        prepared = replace(prepared, given={"assistant": _before_fine_tuning(config, setting)})
-    else:
+        by_holdout = {"sharpen": 1} if asked.sharpen is None else {}
+    if asked.quantiles:
+        by_holdout["quantiles"] = False
+    _require_holdout(corpora, by_holdout)
+    if source in (SupportSource.base, SupportSource.assistant):
+        prepared = replace(prepared, given={source.value: _before_fine_tuning(config, setting)})
+    elif source is not SupportSource.twins:
         names = ("model",) if source is SupportSource.gold else ("retain_model", "both_model")
         prepared = replace(prepared, given={name: _at_path(name, config, setting) for name in names})
     return config, prepared, []
@@ -134,7 +136,7 @@ def _choose(
 def _require_holdout(corpora: Mapping[str, Corpus], missing: Mapping[str, float]) -> None:
     """``missing``: settings that only a holdout can choose, each with a value that would do."""
     if missing and "holdout" not in corpora:
-        names = " and ".join(f"`loss.support.{name}`" for name in missing)
+        names = listed([f"`loss.support.{name}`" for name in missing])
         values = " ".join(f"loss.support.{name}={_written(value)}" for name, value in missing.items())
         chosen = "is chosen" if len(missing) == 1 else "are chosen"
         raise UserError(

@@ -100,6 +100,38 @@ def test_twins_are_set_so_that_the_forget_answers_are_as_unlikely_as_the_holdout
     assert mean_nll(targets, asked.corpora["forget"].items) == pytest.approx(holdouts(asked), abs=4e-3)
 
 
+@pytest.mark.parametrize("source", ["loss=mari_twins", "loss=mari_base"])
+def test_with_quantiles_the_mistakes_of_q_cost_what_those_of_the_holdout_cost_one_by_one(source, cache):
+    asked = asking(cache, source, "loss.support.quantiles=true")
+    targets, notes = asked.made()
+    assert any("moved to the losses that such answers of the holdout have" in note for note in notes)
+    scored = score(
+        asked.load(asked.target), asked.corpora["holdout"].items, batch_size=32, min_k=0.4,
+        track=lambda items, *_: iter(items), description="",
+    )  # fmt: skip
+    columns = [scored.column(name) for name in ("answer_nll", "tokens_right", "tokens")]
+    theirs = sorted(nll for nll, right, tokens in zip(*columns, strict=True) if right < tokens)
+    right, _ = support_sources.choices(targets)
+    own = sorted(
+        answer_nll(of_item)
+        for of_item, share in zip(
+            (-targets.q_MK[:, 0].log()).split([item.num_targets for item in asked.corpora["forget"].items]),
+            right.tolist(),
+            strict=True,
+        )
+        if share < 1
+    )
+    assert own
+    places = (torch.arange(len(own)).double() + 0.5) / len(own)
+    wanted = torch.quantile(torch.tensor(theirs, dtype=torch.float64), places).tolist()
+    assert own == pytest.approx(wanted, abs=4e-3)
+    assert q_of_sum(targets) <= 1 + 1e-6
+
+
+def q_of_sum(targets: Targets) -> float:
+    return targets.q_MK.sum(1).max().item()
+
+
 COUNTED = {
     "loss=mari_twins": ("loss.support.twins=3", "loss.support.keys={file}",
                         "loss.support.generated=1",
@@ -137,12 +169,8 @@ def test_the_plan_says_what_is_read_trained_and_kept(source, tmp_path):
     found = plan(asked.config, device="cpu")
     tokens = {role: sum(len(i.input_ids) for i in of.items) for role, of in asked.corpora.items()}
     if source == "loss=mari_twins":
-        # two twins after the true answer, two after their own, of which each token costs the whole before it
-        drawn = sum(
-            sum(range(item.supervised_from, len(item.input_ids) - 1))
-            for item in asked.corpora["forget"].items
-        )
-        assert found["support"]["forward_tokens"] == 5 * tokens["forget"] + 2 * drawn + tokens["holdout"]
+        # the forget data once; two twins after the true answer; two after their own, which is drawn first
+        assert found["support"]["forward_tokens"] == 7 * tokens["forget"] + tokens["holdout"]
         assert found["support"]["training_tokens"] == 0
     else:
         assert found["support"]["forward_tokens"] == tokens["forget"] + 2 * tokens["holdout"]
