@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mari_cli.models.reference import Rows
+from mari_cli.models.reference import ItemRows
 
 DEFINITION = 1
 """Part of every key: raise it when a change here changes what is computed."""
@@ -59,7 +59,7 @@ def moved_label(log_label_m: Tensor, log_best_m: Tensor, shift_m: Tensor, *, flo
 
 
 def match_quantiles(
-    log_label_M: Tensor, log_best_M: Tensor, rows: Rows, holdout_W: Sequence[float], *, floor: float
+    log_label_M: Tensor, log_best_M: Tensor, rows: ItemRows, holdout_W: Sequence[float], *, floor: float
 ) -> Moved:
     """The shifts at which the wrong answers' losses are those quantiles of ``holdout_W``, losses in nats.
 

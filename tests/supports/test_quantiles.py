@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from mari_cli.models.reference import Rows
+from mari_cli.models.reference import ItemRows
 from mari_cli.supports.quantiles import highest, match_quantiles, move
 
 FLOOR = 1e-12
 
 
 def rows_of(*counts):
-    return Rows(dict(enumerate(counts)))
+    return ItemRows(dict(enumerate(counts)))
 
 
 def distributions(positions, tokens, seed=0, sharp=3.0):
