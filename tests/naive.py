@@ -17,6 +17,7 @@ from mari_cli.losses.readings import (
     KL,
     Anchor,
     HiddenStates,
+    JensenShannon,
     LogP,
     PooledInformation,
     ReverseKL,
@@ -55,6 +56,10 @@ def readings(
             case ReverseKL():
                 both = z_NV.log_softmax(-1), beside[role].log_softmax(-1)
                 found[reading] = (both[0].exp() * (both[0] - both[1])).sum(-1)
+            case JensenShannon():
+                p_NV, q_NV = z_NV.softmax(-1), beside[role].softmax(-1)
+                m_NV = (p_NV + q_NV) / 2
+                found[reading] = sum((x * (x / m_NV).log()).sum(-1) / 2 for x in (p_NV, q_NV))
             case Anchor():
                 both = z_NV.log_softmax(-1), beside[role].log_softmax(-1)
                 found[reading] = smooth_l1_loss(*both, reduction="none").mean(-1)

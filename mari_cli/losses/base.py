@@ -10,20 +10,24 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
 from mari_cli.losses.support import SupportRequest
-from mari_cli.sections import Section, display_name, non_negative
+from mari_cli.sections import Section, display_name, non_negative, require
 
 if TYPE_CHECKING:
     from mari_cli.losses.objective import Objective
 
 
 class RetainLoss(StrEnum):
-    """What holds the retain side: the mean over the targets of the retain items (of pairs the answers, of
+    """What holds the retain side: a mean over the targets of the retain items (of pairs the answers, of
     running text all tokens), never over prompts or padding. `kl` is KL(model before ‖ model now) there; TOFU
-    and OpenUnlearning average theirs over prompts and padding too."""
+    and OpenUnlearning average theirs over prompts and padding too. `jensen_shannon` is the Jensen-Shannon
+    divergence between the two. `states` is the squared distance between the hidden states of both in one
+    layer (RMU's), averaged over the targets of each item and then over items."""
 
     none = "none"
     nll = "nll"
     kl = "kl"
+    jensen_shannon = "jensen_shannon"
+    states = "states"
 
 
 @dataclass(kw_only=True)
@@ -64,6 +68,23 @@ class ForgetLossConfig(LossConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         non_negative("loss", self, "forget_weight")
+
+
+@dataclass(kw_only=True)
+class HeldLossConfig(ForgetLossConfig):
+    """A term of the forget data, beside any of the terms that hold the retain side."""
+
+    retain_loss: RetainLoss = RetainLoss.nll
+    retain_layer: int | None = None
+    """`retain_loss=states`: the hidden layer that is held, 0 the embeddings; null: the middle one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        non_negative("loss", self, "retain_layer")
+        require(
+            self.retain_layer is None or self.retain_loss is RetainLoss.states,
+            f"loss.retain_layer={self.retain_layer} needs loss.retain_loss=states",
+        )
 
 
 LOSSES: dict[str, type[LossConfig]] = {}

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from mari_cli.lm_head import Head, HeadGradient
-from mari_cli.losses.base import ForgetLossConfig, LossConfig, RetainLoss
+from mari_cli.losses.base import ForgetLossConfig, HeldLossConfig, LossConfig, RetainLoss
 from mari_cli.losses.engine import Gradients, Readings, head_pass, survey
-from mari_cli.losses.readings import KL, LogP
+from mari_cli.losses.readings import KL, HiddenStates, JensenShannon, LogP
 from mari_cli.losses.readings.reading import OfLogits, OfPools, OfPredictions, OfStates, Reading
 from mari_cli.losses.step import Positions, Rows, Step
 from mari_cli.transfer import sent
@@ -115,6 +115,15 @@ def sequence_log_p(role: str, step: Step, readings: Readings, *, length_normalis
     return log_p_S / like(log_p_S, lengths(positions)) if length_normalised else log_p_S
 
 
+def step_distance(h_ND: Tensor, target: Tensor, positions: Positions) -> Tensor:
+    """This part's share of the mean over the step's sequences of (1/T) Σ_t ‖h_t - target_t‖², T the number of
+    supervised tokens of a sequence. ``target`` [N, D] or [D]."""
+    square_N = (h_ND - like(h_ND, target)).pow(2).sum(-1)
+    sequence_N = sent(positions.sequence_N, h_ND.device)
+    square_S = square_N.new_zeros(positions.sequences).index_add(0, sequence_N, square_N)
+    return (square_S / like(square_S, lengths(positions))).sum() / positions.step_sequences
+
+
 def like(other: Tensor, tensor: Tensor) -> Tensor:
     """``tensor`` on the device and in the dtype of ``other``."""
     return sent(tensor, other.device, other.dtype)
@@ -133,26 +142,61 @@ def with_retain(
     *,
     nonlinear: tuple[OfLogits, ...] = (),
     reference_log_p: tuple[str, ...] = (),
+    layer: int | None = None,
 ) -> Objective:
     """forget_weight · ``forget`` + retain_weight · what holds the retain side. ``forget`` returns what to
-    minimise and its terms; ``readings`` are those that it needs."""
+    minimise and its terms; ``readings`` are those that it needs. ``layer``: whose hidden states
+    ``retain=states`` holds; None: the middle one's."""
     held: dict[RetainLoss, tuple[str, Reading]] = {
         RetainLoss.nll: ("retain_nll", LogP("retain")),
         RetainLoss.kl: ("retain_kl", KL("retain")),
+        RetainLoss.jensen_shannon: ("retain_jensen_shannon", JensenShannon("retain")),
+        RetainLoss.states: ("retain_states", HiddenStates("retain", layer)),
     }
+
+    def holding(reading: Reading, step: Step, read: Readings) -> Tensor:
+        if reading not in read:
+            return torch.zeros(())
+        match retain:
+            case RetainLoss.nll:
+                return mean_nll("retain", step, read)
+            case RetainLoss.states:
+                return step_distance(read[reading], step.reference_layer["retain"], step.positions["retain"])
+            case _:
+                return step_mean(reading, step, read)
 
     def terms(step: Step, read: Readings) -> Terms:
         value, found = forget(step, read)
         loss = config.forget_weight * value
         if retain in held:
             name, reading = held[retain]
-            nll = retain is RetainLoss.nll
-            found[name] = mean_nll("retain", step, read) if nll else step_mean(reading, step, read)
+            found[name] = holding(reading, step, read)
             loss = loss + config.retain_weight * found[name]
         return {"loss": loss, **found}
 
     more = (held[retain][1],) if retain in held else ()
-    return Objective(terms, Needs((*readings, *more), nonlinear, reference_log_p))
+    of_layer = ("retain",) if retain is RetainLoss.states else ()
+    return Objective(terms, Needs((*readings, *more), nonlinear, reference_log_p, of_layer))
+
+
+def beside_retain(
+    config: HeldLossConfig,
+    forget: Callable[[Step, Readings], tuple[Tensor, Terms]],
+    readings: Sequence[Reading],
+    *,
+    nonlinear: tuple[OfLogits, ...] = (),
+    reference_log_p: tuple[str, ...] = (),
+) -> Objective:
+    """As `with_retain`, with what ``config`` says holds the retain side."""
+    return with_retain(
+        config,
+        config.retain_loss,
+        forget,
+        readings,
+        nonlinear=nonlinear,
+        reference_log_p=reference_log_p,
+        layer=config.retain_layer,
+    )
 
 
 FINE_TUNING = Objective(

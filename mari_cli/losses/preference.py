@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mari_cli.losses.base import ForgetLossConfig, RetainLoss, register
+from mari_cli.losses.base import HeldLossConfig, RetainLoss, register
 from mari_cli.sections import Flag, flags, positive, require
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @register
 @dataclass(kw_only=True)
-class NPOConfig(ForgetLossConfig):
+class NPOConfig(HeldLossConfig):
     kind: str = "npo"
     beta: float = 0.1
     """Inverse temperature: small is close to gradient ascent, large stops early."""
@@ -36,7 +36,7 @@ class NPOConfig(ForgetLossConfig):
     def objective(self) -> "Objective":
         import torch
 
-        from mari_cli.losses.objective import lengths, like, sequence_log_p, with_retain
+        from mari_cli.losses.objective import beside_retain, lengths, like, sequence_log_p
         from mari_cli.losses.readings import LogP
 
         def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
@@ -52,14 +52,12 @@ class NPOConfig(ForgetLossConfig):
             return value, {"npo": value}
 
         log_p = LogP("forget")
-        return with_retain(
-            self, self.retain_loss, forget, [log_p], nonlinear=(log_p,), reference_log_p=("forget",)
-        )
+        return beside_retain(self, forget, [log_p], nonlinear=(log_p,), reference_log_p=("forget",))
 
 
 @register
 @dataclass(kw_only=True)
-class DPOConfig(ForgetLossConfig):
+class DPOConfig(HeldLossConfig):
     kind: str = "dpo"
     beta: float = 0.1
     """Inverse temperature, as NPO's; the loss has the same factor 2/β."""
@@ -80,7 +78,7 @@ class DPOConfig(ForgetLossConfig):
     def objective(self) -> "Objective":
         import torch
 
-        from mari_cli.losses.objective import like, sequence_log_p, with_retain
+        from mari_cli.losses.objective import beside_retain, like, sequence_log_p
         from mari_cli.losses.readings import LogP
 
         def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
@@ -95,7 +93,7 @@ class DPOConfig(ForgetLossConfig):
 
         log_p = LogP("forget"), LogP("alternative")
         answers = ("forget", "alternative")
-        return with_retain(self, self.retain_loss, forget, log_p, nonlinear=log_p, reference_log_p=answers)
+        return beside_retain(self, forget, log_p, nonlinear=log_p, reference_log_p=answers)
 
 
 def npo(log_p_S: "Tensor", reference_S: "Tensor", *, beta: float) -> "Tensor":

@@ -9,7 +9,7 @@ Shapes: N positions, S sequences, D hidden size.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mari_cli.losses.base import ForgetLossConfig, register
+from mari_cli.losses.base import ForgetLossConfig, RetainLoss, register
 from mari_cli.sections import non_negative, positive, seeds
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mari_cli.losses.engine import Readings
     from mari_cli.losses.objective import Objective, Terms
-    from mari_cli.losses.step import Positions, Step
+    from mari_cli.losses.step import Step
 
 
 @register
@@ -31,6 +31,8 @@ class RMUConfig(ForgetLossConfig):
     """Length c of the vector c·u that the forget states are steered to."""
     seed: int = 0
     """Of the direction u."""
+    retain_loss: RetainLoss = RetainLoss.states
+    """`states` are those of the layer that is steered."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,25 +43,20 @@ class RMUConfig(ForgetLossConfig):
     def objective(self) -> "Objective":
         import torch
 
-        from mari_cli.losses.objective import Needs, Objective
+        from mari_cli.losses.objective import step_distance, with_retain
         from mari_cli.losses.readings import HiddenStates
 
-        forget, retain = (HiddenStates(role, self.layer) for role in ("forget", "retain"))
+        states = HiddenStates("forget", self.layer)
 
-        def terms(step: "Step", readings: "Readings") -> "Terms":
-            steered = held = torch.zeros(())
-            if forget in readings:
-                h_ND = readings[forget]
+        def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
+            steered = torch.zeros(())
+            if states in readings:
+                h_ND = readings[states]
                 target_D = self.steering * direction(h_ND.shape[-1], seed=self.seed)
                 steered = step_distance(h_ND, target_D, step.positions["forget"])
-            if retain in readings:
-                held = step_distance(
-                    readings[retain], step.reference_layer["retain"], step.positions["retain"]
-                )
-            loss = self.forget_weight * steered + self.retain_weight * held
-            return {"loss": loss, "forget_steering": steered, "retain_states": held}
+            return steered, {"forget_steering": steered}
 
-        return Objective(terms, Needs((forget, retain), reference_layer=("retain",)))
+        return with_retain(self, self.retain_loss, forget, [states], layer=self.layer)
 
 
 def direction(size: int, *, seed: int) -> "Tensor":
@@ -68,15 +65,3 @@ def direction(size: int, *, seed: int) -> "Tensor":
 
     u_D = torch.rand(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return torch.nn.functional.normalize(u_D, dim=0)
-
-
-def step_distance(h_ND: "Tensor", target: "Tensor", positions: "Positions") -> "Tensor":
-    """This part's share of the mean over the step's sequences of (1/T) Σ_t ‖h_t - target_t‖², T the number of
-    supervised tokens of a sequence. ``target`` [N, D] or [D]."""
-    from mari_cli.losses.objective import lengths, like
-    from mari_cli.transfer import sent
-
-    square_N = (h_ND - like(h_ND, target)).pow(2).sum(-1)
-    sequence_N = sent(positions.sequence_N, h_ND.device)
-    square_S = square_N.new_zeros(positions.sequences).index_add(0, sequence_N, square_N)
-    return (square_S / like(square_S, lengths(positions))).sum() / positions.step_sequences

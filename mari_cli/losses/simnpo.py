@@ -7,7 +7,7 @@ https://arxiv.org/abs/2410.07163. Shapes: S = sequences of the step.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mari_cli.losses.base import ForgetLossConfig, RetainLoss, register
+from mari_cli.losses.base import HeldLossConfig, register
 from mari_cli.sections import non_negative, positive
 
 if TYPE_CHECKING:
@@ -20,13 +20,12 @@ if TYPE_CHECKING:
 
 @register
 @dataclass(kw_only=True)
-class SimNPOConfig(ForgetLossConfig):
+class SimNPOConfig(HeldLossConfig):
     kind: str = "simnpo"
     beta: float = 2.5
     """Inverse temperature: small is close to gradient ascent, large stops early."""
     gamma: float = 0.0
     """Margin of the reward, in nats: the larger it is, the longer an answer is pushed down."""
-    retain_loss: RetainLoss = RetainLoss.nll
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -36,7 +35,7 @@ class SimNPOConfig(ForgetLossConfig):
     def objective(self) -> "Objective":
         import torch
 
-        from mari_cli.losses.objective import sequence_log_p, with_retain
+        from mari_cli.losses.objective import beside_retain, sequence_log_p
         from mari_cli.losses.readings import LogP
 
         log_p = LogP("forget")
@@ -49,7 +48,7 @@ class SimNPOConfig(ForgetLossConfig):
                 value = value_S.sum() / step.positions["forget"].step_sequences
             return value, {"simnpo": value}
 
-        return with_retain(self, self.retain_loss, forget, [log_p], nonlinear=(log_p,))
+        return beside_retain(self, forget, [log_p], nonlinear=(log_p,))
 
 
 def simnpo(log_p_S: "Tensor", *, beta: float, gamma: float) -> "Tensor":

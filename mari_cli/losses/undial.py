@@ -7,7 +7,7 @@ Models", https://arxiv.org/abs/2402.10052.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mari_cli.losses.base import ForgetLossConfig, RetainLoss, register
+from mari_cli.losses.base import HeldLossConfig, RetainLoss, register
 from mari_cli.sections import positive
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @register
 @dataclass(kw_only=True)
-class UndialConfig(ForgetLossConfig):
+class UndialConfig(HeldLossConfig):
     """The mean over the forget positions of the cross-entropy of the model's predictions to
     softmax(z - strength · onehot(true token)), z the logits of the model before."""
 
@@ -34,7 +34,7 @@ class UndialConfig(ForgetLossConfig):
         positive("loss", self, "strength")
 
     def objective(self) -> "Objective":
-        from mari_cli.losses.objective import step_mean, with_retain
+        from mari_cli.losses.objective import beside_retain, step_mean
         from mari_cli.losses.readings import TargetCrossEntropy
 
         distilled = TargetCrossEntropy("forget", lowered=self.strength)
@@ -43,4 +43,4 @@ class UndialConfig(ForgetLossConfig):
             value = step_mean(distilled, step, readings)
             return value, {"distillation": value}
 
-        return with_retain(self, self.retain_loss, forget, [distilled])
+        return beside_retain(self, forget, [distilled])

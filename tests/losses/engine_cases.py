@@ -55,6 +55,9 @@ LOSSES: dict[str, LossConfig] = {
     "npo_by_length": NPOConfig(name="npo", length_normalised=True, beta=1.0),
     "dpo": DPOConfig(name="dpo"),
     "simnpo": SimNPOConfig(name="simnpo", gamma=0.3),
+    "simnpo_jensen_shannon": SimNPOConfig(
+        name="simnpo", retain_loss=RetainLoss.jensen_shannon, retain_weight=3.0
+    ),
     "undial": UndialConfig(name="undial", strength=2.0, retain_loss=RetainLoss.kl),
 }
 LENGTHS = {"forget": [2, 4, 1], "retain": [3, 1, 5, 2], "alternative": [1, 3, 2]}

@@ -8,7 +8,7 @@ from mari_cli.config import Packing
 from mari_cli.data.tokenize import Item
 from mari_cli.lm_head import head_of
 from mari_cli.losses.ascent import KLGA
-from mari_cli.losses.base import LossConfig
+from mari_cli.losses.base import LossConfig, RetainLoss
 from mari_cli.losses.engine import log_probabilities
 from mari_cli.losses.mari import Estimator, GradientThrough, MariConfig
 from mari_cli.losses.objective import build
@@ -77,6 +77,9 @@ LOSSES: dict[str, LossConfig] = {
     "dpo": DPOConfig(name="dpo"),
     "simnpo": SimNPOConfig(name="simnpo"),
     "undial": UndialConfig(name="undial", strength=2.0),
+    "undial jensen_shannon": UndialConfig(name="undial", retain_loss=RetainLoss.jensen_shannon),
+    "npo states": NPOConfig(name="npo", retain_loss=RetainLoss.states, retain_layer=1),
+    "rmu nll": RMUConfig(name="rmu", layer=1, retain_loss=RetainLoss.nll),
     "rmu": RMUConfig(name="rmu", layer=1, steering=2.0),
 }
 

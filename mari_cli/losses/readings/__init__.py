@@ -3,7 +3,7 @@
 from mari_cli.losses.readings.hidden_states import HiddenStates
 from mari_cli.losses.readings.log_probability import LogP
 from mari_cli.losses.readings.pooled_information import PooledInformation
-from mari_cli.losses.readings.reference import KL, Anchor, ReverseKL
+from mari_cli.losses.readings.reference import KL, Anchor, JensenShannon, ReverseKL
 from mari_cli.losses.readings.support_information import SupportInformation
 from mari_cli.losses.readings.target import TargetCrossEntropy
 
@@ -11,6 +11,7 @@ __all__ = [
     "KL",
     "Anchor",
     "HiddenStates",
+    "JensenShannon",
     "LogP",
     "PooledInformation",
     "ReverseKL",

@@ -3,13 +3,16 @@
 reading        gradient at the logits
 KL(q ‖ p)      p - q
 KL(p ‖ q)      p ∘ (γ - ⟨γ, p⟩),  γ = log p - log q
+JS(p, q)       p ∘ (γ - ⟨γ, p⟩),  γ = (log p - log m) / 2,  m = (p + q) / 2
 anchor         h - p Σ h,  h = clip(log p - log q, -1, 1) / V
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from mari_cli.losses.fused import Logits, Predictions, Slope
 from mari_cli.losses.readings.reading import OfLogits
@@ -51,6 +54,28 @@ class ReverseKL(OfLogits):
     def slope(self, at: Predictions, weight_c: Tensor, value_c: Tensor) -> Slope:
         added_cV = at.p_cV * _log_ratio(at) * weight_c.unsqueeze(-1)
         return Slope(factor_c=-(weight_c * value_c), added_cV=added_cV)
+
+
+@dataclass(frozen=True)
+class JensenShannon(OfLogits):
+    """KL(p ‖ m) / 2 + KL(q ‖ m) / 2 of each position [N], m = (p + q) / 2, in nats: at most log 2."""
+
+    beside_reference = True
+
+    def value(self, at: Logits) -> Tensor:
+        """Of x = log q - log p: log p - log m is log 2 - log(1 + e^x), which is 0 at the reference."""
+        assert at.reference_cV is not None
+        assert at.q_normaliser_c is not None
+        log_p_cV = at.z_cV - at.normaliser_c.unsqueeze(-1)
+        log_q_cV = at.reference_cV - at.q_normaliser_c.unsqueeze(-1)
+        x_cV = log_q_cV - log_p_cV
+        of_p_cV = log_p_cV.exp() * (math.log(2) + logsigmoid(-x_cV))
+        return (of_p_cV + log_q_cV.exp() * (math.log(2) + logsigmoid(x_cV))).sum(-1) / 2
+
+    def slope(self, at: Predictions, weight_c: Tensor, value_c: Tensor) -> Slope:
+        gamma_cV = (math.log(2) + logsigmoid(_log_ratio(at))) / 2
+        added_cV = at.p_cV * gamma_cV * weight_c.unsqueeze(-1)
+        return Slope(factor_c=-added_cV.sum(-1), added_cV=added_cV)
 
 
 @dataclass(frozen=True)
