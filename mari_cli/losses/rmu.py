@@ -1,8 +1,10 @@
 """RMU: representation misdirection for unlearning, which steers hidden states.
 
 N. Li et al. 2024, "The WMDP Benchmark: Measuring and Reducing Malicious Use With Unlearning",
-https://arxiv.org/abs/2403.03218, section 4. The authors average over the D entries of a state, where the
-formula sums, and train a few layers; here every weight that the layer depends on is trained.
+https://arxiv.org/abs/2403.03218, section 4. The authors and OpenUnlearning average over the D entries of a
+state, where the formula sums: the ratio of both terms is the same. They train a few layers; here every weight
+that the layer depends on is trained. OpenUnlearning reads the states at the targets, the loss here those that
+predict the targets.
 Shapes: N positions, S sequences, D hidden size.
 """
 

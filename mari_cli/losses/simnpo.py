@@ -1,7 +1,9 @@
 """SimNPO: negative preference optimisation without a reference.
 
 C. Fan et al. 2024, "Simplicity Prevails: Rethinking Negative Preference Optimization for LLM Unlearning",
-https://arxiv.org/abs/2410.07163. Shapes: S = sequences of the step.
+https://arxiv.org/abs/2410.07163. The code of the authors and of OpenUnlearning multiplies the margin by β,
+too: its margin is γ/β. It averages over the sequences of a micro-batch, the loss here over those of the step.
+Shapes: S = sequences of the step.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
 """UNDIAL: self-distillation from the model's own logits, that of the true token lowered.
 
 Y. Dong et al. 2024, "UNDIAL: Self-Distillation with Adjusted Logits for Robust Unlearning in Large Language
-Models", https://arxiv.org/abs/2402.10052.
+Models", https://arxiv.org/abs/2402.10052. The code of the authors and of OpenUnlearning averages over prompts
+and padding, too, where OpenUnlearning lowers the logit of another token. Here the mean is over the targets.
 """
 
 from dataclasses import dataclass

@@ -24,7 +24,9 @@ def by_hand(retain, rows, step, of, reference, h, layer):
             step.reference_layer["retain"].split(LENGTHS["retain"]),
             strict=True,
         )
-        means = [sum((x - y).norm() ** 2 for x, y in zip(*part, strict=True)) / len(part[0]) for part in parts]
+        means = [
+            sum((x - y).norm() ** 2 for x, y in zip(*part, strict=True)) / len(part[0]) for part in parts
+        ]
         return sum(means) / len(means)
     p, q = log_p.exp(), reference(rows["retain"].reference_ND).softmax(-1).detach()
     if retain is RetainLoss.kl:
@@ -76,5 +78,5 @@ def test_a_layer_is_asked_for_where_states_are_held_and_refused_where_they_are_n
     config = NPOConfig(name="npo", retain_loss=RetainLoss.states, retain_layer=3)
     assert config.objective().needs.states.layer == 3
     assert config.objective().needs.reference_layer == ("retain",)
-    with pytest.raises(ValueError, match="loss.retain_layer=3 needs loss.retain_loss=states"):
+    with pytest.raises(ValueError, match=r"loss\.retain_layer=3 needs loss\.retain_loss=states"):
         HeldLossConfig(name="any", retain_layer=3)
