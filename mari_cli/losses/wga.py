@@ -1,0 +1,52 @@
+"""WGA: gradient ascent weighted by the model's own confidence in each token.
+
+Q. Wang et al. 2025, "Rethinking LLM Unlearning Objectives: A Gradient Perspective and Go Beyond",
+https://arxiv.org/abs/2502.19301. The mean is over the tokens of the step, where the code of the authors
+and of OpenUnlearning has it over those of each micro-batch. Shapes: N positions.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mari_cli.losses.base import HeldLossConfig, register
+from mari_cli.sections import non_negative
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mari_cli.losses.engine import Readings
+    from mari_cli.losses.objective import Objective, Terms
+    from mari_cli.losses.step import Step
+
+
+@register
+@dataclass(kw_only=True)
+class WGAConfig(HeldLossConfig):
+    kind: str = "wga"
+    beta: float = 1.0
+    """Power of the weight p^β: 0 is gradient ascent; the larger it is, the sooner a token is left alone."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        non_negative("loss", self, "beta")
+
+    def objective(self) -> "Objective":
+        import torch
+
+        from mari_cli.losses.objective import beside_retain
+        from mari_cli.losses.readings import LogP
+
+        log_p = LogP("forget")
+
+        def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
+            value = torch.zeros(())
+            if log_p in readings:
+                value = wga(readings[log_p], beta=self.beta).sum() / step.positions["forget"].step_positions
+            return value, {"wga": value}
+
+        return beside_retain(self, forget, [log_p], nonlinear=(log_p,))
+
+
+def wga(log_p_N: "Tensor", *, beta: float) -> "Tensor":
+    """The paper's loss, [N], unreduced: p^β log p, in nats. The weight p^β carries no gradient."""
+    return (beta * log_p_N.detach()).exp() * log_p_N
