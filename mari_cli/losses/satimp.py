@@ -1,0 +1,57 @@
+"""SatImp: gradient ascent on tokens that are neither forgotten yet nor the model's for certain.
+
+P. Yang et al. 2025, "Exploring Criteria of Loss Reweighting to Enhance LLM Unlearning",
+https://arxiv.org/abs/2505.11953: a weight for saturation, p^β1, times a weight for importance, (1 - p)^β2.
+The mean is over the tokens of the step, where OpenUnlearning's code has it over those of each micro-batch and
+keeps a copy of the model before, which the loss does not read. Shapes: N positions.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mari_cli.losses.base import HeldLossConfig, register
+from mari_cli.sections import non_negative
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mari_cli.losses.engine import Readings
+    from mari_cli.losses.objective import Objective, Terms
+    from mari_cli.losses.step import Step
+
+
+@register
+@dataclass(kw_only=True)
+class SatImpConfig(HeldLossConfig):
+    kind: str = "satimp"
+    beta1: float = 5.0
+    """Saturation: the larger it is, the sooner an improbable token is left alone."""
+    beta2: float = 1.0
+    """Importance: the larger it is, the less a token counts of which the model is certain."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        non_negative("loss", self, "beta1", "beta2")
+
+    def objective(self) -> "Objective":
+        import torch
+
+        from mari_cli.losses.objective import beside_retain
+        from mari_cli.losses.readings import LogP
+
+        log_p = LogP("forget")
+
+        def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
+            value = torch.zeros(())
+            if log_p in readings:
+                value_N = satimp(readings[log_p], beta1=self.beta1, beta2=self.beta2)
+                value = value_N.sum() / step.positions["forget"].step_positions
+            return value, {"satimp": value}
+
+        return beside_retain(self, forget, [log_p], nonlinear=(log_p,))
+
+
+def satimp(log_p_N: "Tensor", *, beta1: float, beta2: float) -> "Tensor":
+    """The paper's loss, [N], unreduced: p^β1 (1 - p)^β2 log p, in nats. The weights carry no gradient."""
+    fixed_N = log_p_N.detach()
+    return (beta1 * fixed_N).exp() * (-fixed_N.expm1()).clamp_min(0) ** beta2 * log_p_N
