@@ -18,11 +18,13 @@ from mari_cli.losses.readings import (
     Anchor,
     HiddenStates,
     JensenShannon,
+    LogOdds,
     LogP,
     PooledInformation,
     ReverseKL,
     SupportInformation,
     TargetCrossEntropy,
+    UniformTarget,
 )
 from mari_cli.losses.readings.reading import Reading
 from mari_cli.losses.step import Rows
@@ -60,6 +62,14 @@ def readings(
                 p_NV, q_NV = z_NV.softmax(-1), beside[role].softmax(-1)
                 m_NV = (p_NV + q_NV) / 2
                 found[reading] = sum((x * (x / m_NV).log()).sum(-1) / 2 for x in (p_NV, q_NV))
+            case LogOdds():
+                found[reading] = log_odds(z_NV, of_role.labels_N)
+            case UniformTarget():
+                p_NV, label_NV = z_NV.softmax(-1), one_hot(of_role.labels_N, z_NV.shape[-1])
+                rest_N1 = (p_NV * (1 - label_NV)).sum(-1, keepdim=True)
+                size = z_NV.shape[-1]
+                q_NV = torch.where(label_NV.bool(), 1 / size, p_NV / rest_N1 * (size - 1) / size).detach()
+                found[reading] = (p_NV * (p_NV / q_NV).log()).sum(-1)
             case Anchor():
                 both = z_NV.log_softmax(-1), beside[role].log_softmax(-1)
                 found[reading] = smooth_l1_loss(*both, reduction="none").mean(-1)
@@ -124,6 +134,13 @@ def divergence(q: Tensor, p: Tensor, kind: Divergence, *, prior: float, share: f
 def token_nll(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
     """Negative log-likelihood of each label [N], in nats."""
     return torch.nn.functional.cross_entropy(logits_NV, labels_N, reduction="none")
+
+
+def log_odds(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
+    """log p(label) - log(1 - p(label)) at each position [N]."""
+    label_N1 = labels_N.unsqueeze(-1)
+    others_NV = logits_NV.scatter(-1, label_N1, -torch.inf)
+    return logits_NV.gather(-1, label_N1).squeeze(-1) - others_NV.logsumexp(-1)
 
 
 def kl_from_reference(logits_NV: Tensor, reference_NV: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """What a loss may read of the model: a file for each reading, or for a few that belong together."""
 
 from mari_cli.losses.readings.hidden_states import HiddenStates
+from mari_cli.losses.readings.log_odds import LogOdds, UniformTarget
 from mari_cli.losses.readings.log_probability import LogP
 from mari_cli.losses.readings.pooled_information import PooledInformation
 from mari_cli.losses.readings.reference import KL, Anchor, JensenShannon, ReverseKL
@@ -12,9 +13,11 @@ __all__ = [
     "Anchor",
     "HiddenStates",
     "JensenShannon",
+    "LogOdds",
     "LogP",
     "PooledInformation",
     "ReverseKL",
     "SupportInformation",
     "TargetCrossEntropy",
+    "UniformTarget",
 ]
