@@ -11,12 +11,16 @@ from torch import Tensor
 from mari_cli.lm_head import Head
 from mari_cli.losses.ascent import KLGA, GradAscent, GradDiff
 from mari_cli.losses.base import LossConfig, RetainLoss
+from mari_cli.losses.ceu import CEUConfig
 from mari_cli.losses.mari import Divergence, Estimator, GradientThrough, MariConfig, RetainDivergence
 from mari_cli.losses.objective import Objective, Terms, build, differentiate
 from mari_cli.losses.preference import DPOConfig, NPOConfig
+from mari_cli.losses.satimp import SatImpConfig
 from mari_cli.losses.simnpo import SimNPOConfig
 from mari_cli.losses.step import Positions, Rows, Step, Supported
 from mari_cli.losses.undial import UndialConfig
+from mari_cli.losses.unilogit import UnilogitConfig
+from mari_cli.losses.wga import WGAConfig
 
 V, D, K = 23, 5, 6
 BOTH = GradientThrough.both
@@ -58,6 +62,10 @@ LOSSES: dict[str, LossConfig] = {
     "simnpo_jensen_shannon": SimNPOConfig(
         name="simnpo", retain_loss=RetainLoss.jensen_shannon, retain_weight=3.0
     ),
+    "wga": WGAConfig(name="wga", beta=0.7),
+    "satimp": SatImpConfig(name="satimp", beta1=1.5, retain_loss=RetainLoss.kl),
+    "ceu": CEUConfig(name="ceu", retain_loss=RetainLoss.nll),
+    "unilogit": UnilogitConfig(name="unilogit"),
     "undial": UndialConfig(name="undial", strength=2.0, retain_loss=RetainLoss.kl),
 }
 LENGTHS = {"forget": [2, 4, 1], "retain": [3, 1, 5, 2], "alternative": [1, 3, 2]}

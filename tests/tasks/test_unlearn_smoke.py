@@ -31,6 +31,10 @@ LOSSES = [
     "simnpo",
     "rmu",
     "undial",
+    "wga",
+    "satimp",
+    "ceu",
+    "unilogit",
 ]
 SUPPORTS = ["mari_twins", "mari_base", "mari_assistant"]
 

@@ -9,14 +9,18 @@ from mari_cli.data.tokenize import Item
 from mari_cli.lm_head import head_of
 from mari_cli.losses.ascent import KLGA
 from mari_cli.losses.base import LossConfig, RetainLoss
+from mari_cli.losses.ceu import CEUConfig
 from mari_cli.losses.engine import log_probabilities
 from mari_cli.losses.mari import Estimator, GradientThrough, MariConfig
 from mari_cli.losses.objective import build
 from mari_cli.losses.preference import DPOConfig, NPOConfig
 from mari_cli.losses.rmu import RMUConfig
+from mari_cli.losses.satimp import SatImpConfig
 from mari_cli.losses.simnpo import SimNPOConfig
 from mari_cli.losses.step import Rows, Step, Supported
 from mari_cli.losses.undial import UndialConfig
+from mari_cli.losses.unilogit import UnilogitConfig
+from mari_cli.losses.wga import WGAConfig
 from mari_cli.models.packing import settle
 from mari_cli.models.trunk import hidden_states
 from mari_cli.train.step import Recalled, Reference, positions_of
@@ -76,6 +80,10 @@ LOSSES: dict[str, LossConfig] = {
     "npo": NPOConfig(name="npo"),
     "dpo": DPOConfig(name="dpo"),
     "simnpo": SimNPOConfig(name="simnpo"),
+    "wga": WGAConfig(name="wga"),
+    "satimp": SatImpConfig(name="satimp", beta1=1.0),
+    "ceu": CEUConfig(name="ceu", retain_loss=RetainLoss.nll),
+    "unilogit": UnilogitConfig(name="unilogit"),
     "undial": UndialConfig(name="undial", strength=2.0),
     "undial jensen_shannon": UndialConfig(name="undial", retain_loss=RetainLoss.jensen_shannon),
     "npo states": NPOConfig(name="npo", retain_loss=RetainLoss.states, retain_layer=1),

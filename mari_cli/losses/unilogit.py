@@ -1,0 +1,42 @@
+"""Unilogit: self-distillation to the model's own prediction, in which the true token has the probability 1/V.
+
+S. Vasilev et al. 2025, "Unilogit: Robust Machine Unlearning for LLMs Using Uniform-Target Self-Distillation",
+https://arxiv.org/abs/2505.06027: KL(p ‖ q), where q has 1/V at the true token, and the proportions of p among
+the others. So it is the divergence between two outcomes, the true token or another,
+
+    p log(V p) + (1 - p) log((1 - p) V / (V - 1)),    p the true token's probability,
+
+and its gradient is the same whether q carries one or not. The authors' code is not public. The mean is over
+the tokens of the step. V counts the rows of the head, those that only pad it among them.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mari_cli.losses.base import HeldLossConfig, RetainLoss, register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mari_cli.losses.engine import Readings
+    from mari_cli.losses.objective import Objective, Terms
+    from mari_cli.losses.step import Step
+
+
+@register
+@dataclass(kw_only=True)
+class UnilogitConfig(HeldLossConfig):
+    kind: str = "unilogit"
+    retain_loss: RetainLoss = RetainLoss.kl
+
+    def objective(self) -> "Objective":
+        from mari_cli.losses.objective import beside_retain, step_mean
+        from mari_cli.losses.readings import UniformTarget
+
+        uniform = UniformTarget("forget")
+
+        def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
+            value = step_mean(uniform, step, readings)
+            return value, {"unilogit": value}
+
+        return beside_retain(self, forget, [uniform])
