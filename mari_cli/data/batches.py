@@ -87,7 +87,7 @@ def collate(items: Sequence[Item], *, packed: bool = False) -> Batch:
     return Batch(
         input_ids_BT=input_ids_BT,
         rows_N=torch.cat(rows),
-        labels_N=torch.tensor([token for item in items for token in item.input_ids[item.supervised_from :]]),
+        labels_N=torch.tensor([token for item in items for token in item.labels]),
         counts=tuple(item.num_targets for item in items),
         tokens=sum(lengths),
         documents=documents,

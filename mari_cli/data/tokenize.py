@@ -22,6 +22,13 @@ class Item:
     supervised_from: int
     record: int
     """Index of the record it was cut from."""
+    wanted: tuple[int, ...] | None = None
+    """What a loss wants at the targets instead of the tokens that stand there; None: those tokens."""
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """What is wanted at each target."""
+        return self.input_ids[self.supervised_from :] if self.wanted is None else self.wanted
 
     @property
     def num_targets(self) -> int:

@@ -53,6 +53,13 @@ class LossConfig(Section):
         return ()
 
     @property
+    def wanted_tokens(self) -> str | None:
+        """A text whose tokens, over and over, the loss wants at the targets of the forget items, after the
+        true tokens before; None: it wants none. The role `alternative` then has the forget items, so
+        labelled."""
+        return None
+
+    @property
     def support_request(self) -> SupportRequest | None:
         """The distribution that the loss wants at each forget position, made before step 1; None: it wants
         none."""

@@ -115,9 +115,7 @@ def remember(
     """
     indices = sorted(range(len(items)) if wanted is None else set(wanted))
     rows = ItemRows({i: items[i].num_targets for i in indices})
-    labels_N = torch.tensor(
-        [token for i in indices for token in items[i].input_ids[items[i].supervised_from :]]
-    )
+    labels_N = torch.tensor([token for i in indices for token in items[i].labels])
     last_dtype, layer_dtype = _dtypes(lm)
     parts: dict[str, TensorSpec] = {}
     if states:
@@ -129,7 +127,7 @@ def remember(
     if log_probability is not None:
         parts["log_p"] = TensorSpec((len(indices),), torch.float64)
     asked = {
-        "items": hashing.content_hash([[i, items[i].input_ids, items[i].supervised_from] for i in indices]),
+        "items": hashing.content_hash([[i, *_words(items[i])] for i in indices]),
         "parts": sorted(parts),
         "layer": layer,
         "dtype": str(last_dtype),
@@ -177,3 +175,9 @@ def _dtypes(lm: LanguageModel) -> tuple[torch.dtype, torch.dtype]:
         return lm.compute.dtype, torch.bfloat16
     full = torch.promote_types(next(lm.model.parameters()).dtype, torch.float32)
     return full, full
+
+
+def _words(item: Item) -> list[object]:
+    """All of ``item`` that decides on what a model says of it."""
+    tokens: list[object] = [item.input_ids, item.supervised_from]
+    return tokens if item.wanted is None else [*tokens, item.wanted]

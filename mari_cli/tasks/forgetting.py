@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import cycle, islice
 from typing import Any
 
 from mari_cli.config import UnlearnConfig, UnlearnRun
@@ -48,7 +49,16 @@ def context_layer(config: UnlearnRun, lm: LanguageModel) -> int | None:
 
 def alternative_items(config: UnlearnRun, lm: LanguageModel, forget: Corpus) -> list[Item]:
     """For every forget item its prompt with one of the answers that the loss prefers, taken in turn; none
-    where the loss prefers no answers."""
+    where the loss prefers no answers. Where it wants other tokens in the forget items, those items so
+    labelled."""
+    if (wanted := config.loss.wanted_tokens) is not None:
+        tokens: list[int] = list(lm.tokenizer(wanted, add_special_tokens=False)["input_ids"])
+        if not tokens:
+            raise UserError(
+                f"the tokenizer of `{lm.name}` makes no token of {wanted!r}",
+                f"{config.loss.kind} wants these tokens: choose others",
+            )
+        return [_relabelled(item, tokens) for item in forget.items]
     answers = config.loss.alternative_answers
     if not answers:
         return []
@@ -62,6 +72,11 @@ def alternative_items(config: UnlearnRun, lm: LanguageModel, forget: Corpus) -> 
         for i in range(len(forget.items))
     ]
     return lm.tokenize(records, corpus="forget", block_size=None, truncate=config.forget.truncate)
+
+
+def _relabelled(item: Item, tokens: Sequence[int]) -> Item:
+    """``item`` with ``tokens``, over and over, as what is wanted at its targets."""
+    return replace(item, wanted=tuple(islice(cycle(tokens), item.num_targets)))
 
 
 def hold_out(corpus: Corpus, fraction: float, seed: int) -> tuple[Corpus, Corpus]:
