@@ -18,6 +18,7 @@ from mari_cli.losses.readings import (
     Anchor,
     HiddenStates,
     JensenShannon,
+    LogitMargin,
     LogOdds,
     LogP,
     PooledInformation,
@@ -70,6 +71,8 @@ def readings(
                 size = z_NV.shape[-1]
                 q_NV = torch.where(label_NV.bool(), 1 / size, p_NV / rest_N1 * (size - 1) / size).detach()
                 found[reading] = (p_NV * (p_NV / q_NV).log()).sum(-1)
+            case LogitMargin():
+                found[reading] = z_NV.max(-1).values - z_NV.mean(-1)
             case Anchor():
                 both = z_NV.log_softmax(-1), beside[role].log_softmax(-1)
                 found[reading] = smooth_l1_loss(*both, reduction="none").mean(-1)

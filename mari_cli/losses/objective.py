@@ -82,9 +82,19 @@ class Needs:
 
 
 @dataclass(frozen=True)
+class RetainWeight:
+    """What the retain term weighs, where that depends on how training went so far."""
+
+    first: float
+    after: Callable[[Tensor, Terms, int], Tensor]
+    """The weight after a step: of the weight in it, its terms, and how many steps were done before."""
+
+
+@dataclass(frozen=True)
 class Objective:
     terms: Callable[[Step, Readings], Terms]
     needs: Needs
+    retain_weight: RetainWeight | None = None
 
 
 def build(config: LossConfig) -> Objective:
@@ -171,7 +181,9 @@ def with_retain(
         if retain in held:
             name, reading = held[retain]
             found[name] = holding(reading, step, read)
-            loss = loss + config.retain_weight * found[name]
+            changed = step.retain_weight
+            weight = config.retain_weight if changed is None else like(found[name], changed)
+            loss = loss + weight * found[name]
         return {"loss": loss, **found}
 
     more = (held[retain][1],) if retain in held else ()

@@ -49,6 +49,9 @@ class Step:
     """Positions of each role in the whole step, also of a role that this part has nothing of."""
     reference_layer: Mapping[str, Tensor] = field(default_factory=dict)
     """The reference's hidden states [N, D] at the layer that the loss reads."""
+    retain_weight: Tensor | None = None
+    """What the retain term weighs in this step, where that changes as training goes on; None: what the
+    configuration says."""
 
 
 @dataclass(frozen=True)

@@ -100,9 +100,14 @@ def fit(
         progress = _resume(state_dir, weights, optimizer, scaler)
         if progress is None:
             progress = state.Progress(weights=weights)
+            if job.objective.retain_weight is not None:
+                progress.retain_weight = job.objective.retain_weight.first
             _evaluate(lm, job, progress, log)
             state.save(state_dir, optimizer, progress)
 
+        retain_weight = None
+        if progress.retain_weight is not None:
+            retain_weight = torch.tensor(progress.retain_weight, dtype=torch.float64, device=lm.device)
         first, skipped_before = progress.step, progress.skipped_steps
         for step in track(range(first, job.steps), description, job.steps, first):
             if progress.stopped_by:
@@ -124,13 +129,21 @@ def fit(
                 chunk=config.chunk,
                 keep_logits=config.keep_logits,
                 scale=scaler.scale,
+                retain_weight=retain_weight,
             )
             optimizer.take_gradients()
             scaler.unscale_(optimizer.engine)
             norm = optimizer.clip(config.max_grad_norm)
             numbers = {**terms, "grad_norm": norm}
+            if retain_weight is not None:
+                numbers["retain_weight"] = retain_weight
             values = torch.stack([sent(x.detach(), norm.device, torch.float64) for x in numbers.values()])
-            optimizer.step(skip=~values.isfinite().all())
+            finite = values.isfinite().all()
+            optimizer.step(skip=~finite)
+            if retain_weight is not None:
+                assert job.objective.retain_weight is not None
+                after = job.objective.retain_weight.after(retain_weight, terms, step)
+                retain_weight = torch.where(sent(finite, lm.device), after, retain_weight)
             scaler.update()
             optimizer.zero_grad()
 
@@ -148,6 +161,7 @@ def fit(
             if due:
                 progress.skipped_steps = skipped_before + journal.skipped
                 progress.loss_scaling = scaler.state_dict() if scaler.is_enabled() else None
+                progress.retain_weight = None if retain_weight is None else retain_weight.item()
                 _evaluate(lm, job, progress, log)
                 state.save(state_dir, optimizer, progress)
 

@@ -51,6 +51,8 @@ class Progress:
     """Of the steps done, those whose update was not made, because their gradient is not finite in float16."""
     weights: str = ""
     """Hash of the weights before the first step, adapters apart."""
+    retain_weight: float | None = None
+    """What the retain term weighs in the next step, where that changes as training goes on."""
 
 
 def save(directory: Path, optimizer: Optimizer, progress: Progress) -> None:

@@ -91,7 +91,7 @@ class States:
 
 def positions_of(items: Sequence[Item], step_items: Sequence[Item]) -> Positions:
     """Where ``items``, a part of ``step_items``, are supervised."""
-    targets = [item.input_ids[item.supervised_from :] for item in items]
+    targets = [item.labels for item in items]
     lengths = torch.tensor([len(labels) for labels in targets], dtype=torch.long)
     return Positions(
         torch.tensor([label for labels in targets for label in labels], dtype=torch.long),
@@ -113,6 +113,7 @@ def backward(
     chunk: int | None = None,
     keep_logits: bool | None = None,
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
+    retain_weight: Tensor | None = None,
     reduced_elsewhere: bool = False,
 ) -> Terms:
     """Accumulate the gradient of ``objective`` on ``lm``'s parameters; return its terms, on the device.
@@ -120,8 +121,8 @@ def backward(
     ``micro_batch`` is the number of sequences of each role in a forward pass, None for all at once; ``chunk``
     that of positions whose logits are made at one time, and ``keep_logits`` whether those of a pool are held
     until it is averaged (None: where they are at most `KEPT_BYTES`). ``scale`` multiplies the loss before
-    its gradient is taken (loss scaling in float16). ``reduced_elsewhere``: whoever calls takes each gradient
-    away as it comes, in float32, as FSDP does.
+    its gradient is taken (loss scaling in float16). ``retain_weight`` as in `Step`. ``reduced_elsewhere``:
+    whoever calls takes each gradient away as it comes, in float32, as FSDP does.
     """
     reference = reference or Reference()
     cuts = {role: _cut(len(items), micro_batch) for role, items in groups.items()}
@@ -135,7 +136,7 @@ def backward(
     forward = partial(_forward, lm, layer)
 
     def through_head(parts: Mapping[str, range], h: Mapping[str, States]) -> tuple[Terms, Gradients]:
-        rows, step, whole = _assemble(objective, groups, parts, h, reference)
+        rows, step, whole = _assemble(objective, groups, parts, h, reference, retain_weight)
         return exchange(
             objective,
             rows,
@@ -283,6 +284,7 @@ def _assemble(
     parts: Mapping[str, range],
     h: Mapping[str, States],
     reference: Reference,
+    retain_weight: Tensor | None,
 ) -> tuple[dict[str, Rows], Step, Callable[[], dict[str, Positions]]]:
     """What the engine reads and what the objective knows, of the items ``parts`` of the step; and what gives
     the positions of the whole step."""
@@ -319,6 +321,7 @@ def _assemble(
             for role, of_role in recalled.items()
             if of_role.layer_ND is not None
         },
+        retain_weight,
     )
     return rows, step, whole
 

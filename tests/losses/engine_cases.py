@@ -12,8 +12,10 @@ from mari_cli.lm_head import Head
 from mari_cli.losses.ascent import KLGA, GradAscent, GradDiff
 from mari_cli.losses.base import LossConfig, RetainLoss
 from mari_cli.losses.ceu import CEUConfig
+from mari_cli.losses.jensun import JensUnConfig
 from mari_cli.losses.mari import Divergence, Estimator, GradientThrough, MariConfig, RetainDivergence
 from mari_cli.losses.objective import Objective, Terms, build, differentiate
+from mari_cli.losses.pdu import PDUConfig
 from mari_cli.losses.preference import DPOConfig, NPOConfig
 from mari_cli.losses.satimp import SatImpConfig
 from mari_cli.losses.simnpo import SimNPOConfig
@@ -66,6 +68,8 @@ LOSSES: dict[str, LossConfig] = {
     "satimp": SatImpConfig(name="satimp", beta1=1.5, retain_loss=RetainLoss.kl),
     "ceu": CEUConfig(name="ceu", retain_loss=RetainLoss.nll),
     "unilogit": UnilogitConfig(name="unilogit"),
+    "jensun": JensUnConfig(name="jensun", retain_weight=0.6),
+    "pdu": PDUConfig(name="pdu", retain_weight=2.0),
     "undial": UndialConfig(name="undial", strength=2.0, retain_loss=RetainLoss.kl),
 }
 LENGTHS = {"forget": [2, 4, 1], "retain": [3, 1, 5, 2], "alternative": [1, 3, 2]}

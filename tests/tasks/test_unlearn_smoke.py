@@ -35,6 +35,8 @@ LOSSES = [
     "satimp",
     "ceu",
     "unilogit",
+    "jensun",
+    "pdu",
 ]
 SUPPORTS = ["mari_twins", "mari_base", "mari_assistant"]
 

@@ -11,8 +11,10 @@ from mari_cli.losses.ascent import KLGA
 from mari_cli.losses.base import LossConfig, RetainLoss
 from mari_cli.losses.ceu import CEUConfig
 from mari_cli.losses.engine import log_probabilities
+from mari_cli.losses.jensun import JensUnConfig
 from mari_cli.losses.mari import Estimator, GradientThrough, MariConfig
 from mari_cli.losses.objective import build
+from mari_cli.losses.pdu import PDUConfig
 from mari_cli.losses.preference import DPOConfig, NPOConfig
 from mari_cli.losses.rmu import RMUConfig
 from mari_cli.losses.satimp import SatImpConfig
@@ -84,6 +86,8 @@ LOSSES: dict[str, LossConfig] = {
     "satimp": SatImpConfig(name="satimp", beta1=1.0),
     "ceu": CEUConfig(name="ceu", retain_loss=RetainLoss.nll),
     "unilogit": UnilogitConfig(name="unilogit"),
+    "jensun": JensUnConfig(name="jensun"),
+    "pdu": PDUConfig(name="pdu", retain_weight=2.0),
     "undial": UndialConfig(name="undial", strength=2.0),
     "undial jensen_shannon": UndialConfig(name="undial", retain_loss=RetainLoss.jensen_shannon),
     "npo states": NPOConfig(name="npo", retain_loss=RetainLoss.states, retain_layer=1),

@@ -1,0 +1,23 @@
+"""How far the largest logit is above the mean logit: gradient at the logits onehot(largest) - 1/V."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mari_cli.losses.fused import Logits, Predictions, Slope
+from mari_cli.losses.readings.reading import OfLogits
+
+
+@dataclass(frozen=True)
+class LogitMargin(OfLogits):
+    """max z - mean z of each position [N]: 0 where the prediction is uniform."""
+
+    def value(self, at: Logits) -> Tensor:
+        return at.z_cV.amax(-1) - at.z_cV.mean(-1)
+
+    def slope(self, at: Predictions, weight_c: Tensor, value_c: Tensor) -> Slope:
+        weight_c1, size = weight_c.unsqueeze(-1), at.p_cV.shape[-1]
+        tokens_V = torch.arange(size, device=at.p_cV.device)
+        is_largest_cV = tokens_V == at.p_cV.argmax(-1, keepdim=True)
+        return Slope(added_cV=torch.where(is_largest_cV, weight_c1 - weight_c1 / size, -weight_c1 / size))
