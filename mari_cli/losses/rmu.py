@@ -3,8 +3,9 @@
 N. Li et al. 2024, "The WMDP Benchmark: Measuring and Reducing Malicious Use With Unlearning",
 https://arxiv.org/abs/2403.03218, section 4. The authors and OpenUnlearning average over the D entries of a
 state, where the formula sums: the ratio of both terms is the same. They train a few layers; here every weight
-that the layer depends on is trained. OpenUnlearning reads the states at the targets, the loss here those that
-predict the targets.
+that the layer depends on is trained. OpenUnlearning reads the states at the targets, and divides what it sums
+over one sequence by the length of each of the micro-batch; the loss here reads the states that predict the
+targets, and divides by the length of their own sequence.
 Shapes: N positions, S sequences, D hidden size.
 """
 

@@ -14,7 +14,8 @@ from mari_cli.tasks.forgetting import alternative_items
 from mari_cli.train.step import positions_of
 
 FORGET = Corpus(
-    [Record("x"), Record("y", prompt="z")], [Item((7, 8, 9, 1), 1, 0), Item((7, 8, 9, 5, 6, 1), 4, 1)]
+    [Record(text="x"), Record(text="y", prompt="z")],
+    [Item((7, 8, 9, 1), 1, 0), Item((7, 8, 9, 5, 6, 1), 4, 1)],
 )
 
 
