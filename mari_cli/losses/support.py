@@ -12,6 +12,7 @@ class SupportSource(StrEnum):
     twins = "twins"
     siblings = "siblings"
     assistant = "assistant"
+    reinforced = "reinforced"
     base = "base"
     gold = "gold"
 
@@ -51,8 +52,9 @@ class SupportConfig:
     model before, asked with the names that only the forget data holds swapped for names of the retain data.
     `base`: the model before fine-tuning, tuned on the retain corpus for a part of a retraining. `siblings`:
     the model before, corrected by two small models, one trained on retain, one on both. `assistant`: the
-    model before, less a model tuned on the forget data alone. `gold`: a model that never saw the forget data
-    (an upper bound, to diagnose with)."""
+    model before, less a model tuned on the forget data alone. `reinforced`: the model before, less what
+    rises as it is tuned on the forget data again. `gold`: a model that never saw the forget data (an upper
+    bound, to diagnose with)."""
     floor: float = 1e-12
     """No token that is kept by name gets a smaller probability than this."""
     keys: str | None = None
@@ -73,10 +75,11 @@ class SupportConfig:
     """Whether the losses of the answers that q gets wrong are moved, in their order, to the quantiles of the
     losses that the model before has in the holdout answers that it gets wrong."""
     model: str | None = None
-    """`base`, `assistant`, `gold`: the path of that model; null: `base` is the run's own `model` before its
-    target is fine-tuned, `assistant` is that one too."""
+    """`base`, `assistant`, `reinforced`, `gold`: the path of that model; null: `base` is the run's own
+    `model` before its target is fine-tuned, `assistant` is that one too, and `reinforced` is made of the
+    target."""
     share: float = 0.34
-    """`base`: epochs of tuning on retain, as a share of `finetune.epochs`."""
+    """`base`, `reinforced`: epochs of tuning on retain, on forget, as a share of `finetune.epochs`."""
     sharpen: float | None = None
     """`base`: q is the tuned model's prediction to this power; null: the power at which it finds the holdout
     as unlikely as the model before does."""
@@ -84,7 +87,7 @@ class SupportConfig:
     both_model: str | None = None
     """`siblings`: paths of the two small models."""
     weight: float = 1.0
-    """`siblings`, `assistant`: the power of the correction."""
+    """`siblings`, `assistant`, `reinforced`: how many times the correction is made."""
 
     def __post_init__(self) -> None:
         positive("loss.support", self, "floor", "key_records", "twins", "sharpen", "share")

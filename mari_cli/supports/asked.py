@@ -23,11 +23,15 @@ class Asked:
     remembered: StoredReference
     """With its states after the final norm."""
 
-    def log_p(self, at: slice) -> Tensor:
-        """[c, V], in nats."""
+    def logits(self, at: slice) -> Tensor:
+        """[c, V]."""
         last_ND = self.remembered.last_ND
         assert last_ND is not None
-        return self.head(sent(last_ND[at], self.remembered.device)).log_softmax(-1)
+        return self.head(sent(last_ND[at], self.remembered.device))
+
+    def log_p(self, at: slice) -> Tensor:
+        """[c, V], in nats."""
+        return self.logits(at).log_softmax(-1)
 
     def cut(self, vocabulary: int) -> "Asked":
         """Over the first so many tokens: what more rows a head has pad it to a round number."""
@@ -42,12 +46,13 @@ def write_combined(
     *,
     chunk: int,
     track: Track,
+    said: Callable[[Asked, slice], Tensor] = Asked.log_p,
 ) -> None:
-    """Hand ``write`` what ``combine`` makes of the models' log p [c, V] (in the order of ``models``) at all
-    positions, as `q`."""
+    """Hand ``write`` what ``combine`` makes of what the models ``said`` at all positions, of each its log p
+    [c, V] (in the order of ``models``), as `q`."""
     positions = len(models[0].remembered.labels_N)
     starts = range(0, positions, chunk)
     for start in track(starts, "support", len(starts)):
         here = slice(start, min(start + chunk, positions))
-        log_q_cV = combine(*(model.log_p(here) for model in models)).log_softmax(-1)
+        log_q_cV = combine(*(said(model, here) for model in models)).log_softmax(-1)
         write(torch.arange(here.start, here.stop), {"q": log_q_cV})

@@ -10,7 +10,7 @@ from mari_cli.supports.twins import Way
 from mari_cli.tasks.forgetting import Draws
 from mari_cli.tasks.imagined_items import total_over
 from mari_cli.tasks.setting import disk_of_run
-from mari_cli.tasks.support_sources import epochs_of_base
+from mari_cli.tasks.support_sources import epochs_of_share
 from mari_cli.tasks.supporting import asked_of, source_of, ways_of
 
 
@@ -35,7 +35,7 @@ def cost_of_support(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict
                 forwards += asked.twins * tokens["forget"]
         case SupportSource.base:
             forwards += holdout * (1 if asked.sharpen is not None else 2)
-            training = epochs_of_base(config) * tokens["retain"]
+            training = epochs_of_share(config) * tokens["retain"]
         case SupportSource.gold:
             forwards += holdout
         case SupportSource.siblings:
@@ -43,6 +43,9 @@ def cost_of_support(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict
         case SupportSource.assistant:
             forwards += tokens["forget"] + holdout
             training = finetune.epochs * tokens["forget"]
+        case SupportSource.reinforced:
+            forwards += tokens["forget"] + holdout
+            training = 0 if asked.model is not None else epochs_of_share(config) * tokens["forget"]
     weights = sum(p.numel() for p in lm.model.parameters())
     return {
         "source": source.value,
@@ -58,6 +61,7 @@ STATES = {
     SupportSource.gold: 1,
     SupportSource.siblings: 3,
     SupportSource.assistant: 2,
+    SupportSource.reinforced: 2,
 }
 """How many models' states at the forget positions are kept; small models count as if they were as wide."""
 
@@ -90,7 +94,9 @@ def cost_on_disk(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[st
             support += forget * (8 * stored + 4 * distributions * (stored + 1))
             if source is SupportSource.base and asked_of(config).sharpen is None:
                 support += total_over(items.get("holdout", ()), lambda item: item.num_targets) * width * each
-            if source in (SupportSource.base, SupportSource.assistant):  # the model that is trained
+            trained = source is SupportSource.reinforced and asked_of(config).model is None
+            if trained or source in (SupportSource.base, SupportSource.assistant):
+                # the model that is trained
                 support += 4 * sum(p.numel() for p in lm.model.parameters())
     measured = 0
     metrics = draws.config.metrics

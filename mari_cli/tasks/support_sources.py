@@ -26,7 +26,7 @@ from mari_cli.storage import hashing, json_cache
 from mari_cli.suites.examiner import Examiner, items_hash
 from mari_cli.suites.scores import ItemScore
 from mari_cli.suites.standard import Corpus
-from mari_cli.supports import assistant, base, quantiles, siblings, twins
+from mari_cli.supports import assistant, base, quantiles, reinforced, siblings, twins
 from mari_cli.supports.asked import Asked, write_combined
 from mari_cli.supports.calibrate import Calibrated, CalibratedTwice, calibrated, calibrated_twice
 from mari_cli.supports.gold import golden
@@ -105,9 +105,9 @@ class _Asking:
         examiner = Examiner(lm, config.metrics, config.seed, weights, self.cache, track, "target")
         return examiner.score(self.corpora["holdout"].items, "holdout")
 
-    def tuned(self, name: str, items: Sequence[Item], epochs: int) -> ModelConfig:
-        """The model given as ``name``, tuned on ``items``."""
-        model, tuning = self.prepared.given[name], replace(self.config.finetune, epochs=epochs)
+    def tuned(self, name: str, model: ModelConfig, items: Sequence[Item], epochs: int) -> ModelConfig:
+        """``model`` tuned on ``items``, to be asked as ``name``."""
+        tuning = replace(self.config.finetune, epochs=epochs)
         compute = choose_compute(tuning.device, tuning.precision, tuning.weights, section="finetune.")
         directory = fine_tuned_model(
             model,
@@ -141,14 +141,26 @@ class _Asking:
             name="support",
         )
 
-    def combined(self, models: Sequence[Asked], combine: Callable[..., Tensor], **settings: float) -> Kept:
-        """What ``combine`` with ``settings`` makes of what ``models`` predict."""
+    def combined(
+        self,
+        models: Sequence[Asked],
+        combine: Callable[..., Tensor],
+        *,
+        said: Callable[[Asked, slice], Tensor] = Asked.log_p,
+        **settings: float,
+    ) -> Kept:
+        """What ``combine`` with ``settings`` makes of what ``models`` ``said``."""
         vocabulary = min(len(model.head.weight_VD) for model in models)
         cut = [model.cut(vocabulary) for model in models]
         key = {"models": [model.remembered.key for model in models], **settings}
         return self.keep(
             lambda write: write_combined(
-                write, cut, partial(combine, **settings), chunk=self.chunk(vocabulary), track=track
+                write,
+                cut,
+                partial(combine, **settings),
+                chunk=self.chunk(vocabulary),
+                track=track,
+                said=said,
             ),
             ["q"],
             models[0].remembered,
@@ -175,6 +187,7 @@ def support(
         SupportSource.gold: _of_gold,
         SupportSource.siblings: _of_siblings,
         SupportSource.assistant: _of_assistant,
+        SupportSource.reinforced: _of_reinforced,
     }[prepared.config.source](asking)
 
 
@@ -198,12 +211,26 @@ def _of_siblings(asking: _Asking) -> tuple[Targets, list[str]]:
 
 
 def _of_assistant(asking: _Asking) -> tuple[Targets, list[str]]:
-    tuned = asking.tuned("assistant", asking.forget, asking.config.finetune.epochs)
+    tuned = asking.tuned(
+        "assistant", asking.prepared.given["assistant"], asking.forget, asking.config.finetune.epochs
+    )
     other = asking.of(asking.load(tuned), "forget")
     lm = asking.load(asking.target)
     models = [asking.of(lm, "forget"), other]
     said = asking.combined(models, assistant.subtracted, weight=asking.prepared.config.weight)
     return _make_targets(asking, said, asking.holdout(lm, weights_hash(lm.model)), [])
+
+
+def _of_reinforced(asking: _Asking) -> tuple[Targets, list[str]]:
+    given = asking.prepared.given.get("model")
+    if given is None:
+        given = asking.tuned("reinforced", asking.target, asking.forget, epochs_of_share(asking.config))
+    other = asking.of(asking.load(given), "forget")
+    lm = asking.load(asking.target)
+    models = [asking.of(lm, "forget"), other]
+    weight = asking.prepared.config.weight
+    said = asking.combined(models, reinforced.weakened, said=Asked.logits, weight=weight)
+    return _finished(asking, said, asking.holdout(lm, weights_hash(lm.model)), [])
 
 
 def _of_base(asking: _Asking) -> tuple[Targets, list[str]]:
@@ -212,7 +239,9 @@ def _of_base(asking: _Asking) -> tuple[Targets, list[str]]:
     before = weights_hash(lm.model)
     holdout = asking.holdout(lm, before)
     del lm
-    tuned = asking.tuned("base", asking.corpora["retain"].items, epochs_of_base(asking.config))
+    tuned = asking.tuned(
+        "base", asking.prepared.given["base"], asking.corpora["retain"].items, epochs_of_share(asking.config)
+    )
     lm = asking.load(tuned)
     weights = weights_hash(lm.model)
     model = asking.of(lm, "forget", weights=weights)
@@ -243,7 +272,7 @@ def _of_base(asking: _Asking) -> tuple[Targets, list[str]]:
     return _make_targets(asking, asking.combined([model], base.sharpened, power=power), holdout, notes)
 
 
-def epochs_of_base(config: UnlearnRun) -> int:
+def epochs_of_share(config: UnlearnRun) -> int:
     return max(1, round(asked_of(config).share * config.finetune.epochs))
 
 

@@ -94,6 +94,9 @@ def prepare(
     _require_holdout(corpora, by_holdout)
     if source in (SupportSource.base, SupportSource.assistant):
         prepared = replace(prepared, given={source.value: _before_fine_tuning(config, setting)})
+    elif source is SupportSource.reinforced:
+        given = {} if asked.model is None else {"model": _at_path("model", config, setting)}
+        prepared = replace(prepared, given=given)
     elif source is not SupportSource.twins:
         names = ("model",) if source is SupportSource.gold else ("retain_model", "both_model")
         prepared = replace(prepared, given={name: _at_path(name, config, setting) for name in names})

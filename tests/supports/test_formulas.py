@@ -12,6 +12,7 @@ from mari_cli.supports.asked import Asked, write_combined
 from mari_cli.supports.assistant import subtracted
 from mari_cli.supports.base import sharpened, sharpened_mistakes
 from mari_cli.supports.calibrate import calibrated, calibrated_twice
+from mari_cli.supports.reinforced import weakened
 from mari_cli.supports.siblings import corrected
 from mari_cli.supports.sparse import Mistakes
 
@@ -29,13 +30,13 @@ def p(asked: Asked) -> torch.Tensor:
     return asked.head(asked.remembered.last_ND).softmax(-1)
 
 
-def combined(models, combine, chunk=4, **settings):
+def combined(models, combine, chunk=4, said=Asked.log_p, **settings):
     found = torch.zeros(9, 20, dtype=torch.float64)
 
     def write(at, log_p):
         found[at] = log_p["q"].exp()
 
-    write_combined(write, models, lambda *log_p: combine(*log_p, **settings), chunk=chunk, track=silent)
+    write_combined(write, models, lambda *x: combine(*x, **settings), chunk=chunk, track=silent, said=said)
     return found
 
 
@@ -58,6 +59,21 @@ def test_the_assistant_is_taken_off():
     expected = expected / expected.sum(1, keepdim=True)
     found = combined([target, assistant], subtracted, weight=0.75)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_what_rises_in_the_reinforced_model_is_taken_off_the_logits():
+    before, reinforced = model(1), model(2)
+    z, other = (asked.head(asked.remembered.last_ND) for asked in (before, reinforced))
+    expected = (z - 5 * torch.relu(other - z)).softmax(-1)
+    found = combined([before, reinforced], weakened, said=Asked.logits, weight=5.0)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
+    shifted = combined([before, reinforced], weakened, weight=5.0)  # of log-probabilities it is another q
+    assert (shifted - expected).abs().max() > 1e-3
+
+
+def test_a_model_that_was_not_reinforced_changes_nothing():
+    found = combined([model(1), model(1)], weakened, said=Asked.logits, weight=5.0)
+    torch.testing.assert_close(found, p(model(1)))
 
 
 def test_sharpened_is_the_power_normalised():

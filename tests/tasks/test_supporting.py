@@ -138,6 +138,7 @@ COUNTED = {
                         "loss.context.stored_tokens=5"),
     "loss=mari_base": ("loss.support.share=1",),
     "loss=mari_assistant": ("loss.support.weight=0.5",),
+    "loss=who_is_harry_potter": ("loss.support.weight=0.5", "loss.support.share=1"),
 }  # fmt: skip
 
 

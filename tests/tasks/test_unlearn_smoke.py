@@ -28,6 +28,7 @@ LOSSES = [
     "kl_ga",
     "npo",
     "dpo",
+    "idk_dpo",
     "simnpo",
     "rmu",
     "undial",
@@ -38,7 +39,7 @@ LOSSES = [
     "jensun",
     "pdu",
 ]
-SUPPORTS = ["mari_twins", "mari_base", "mari_assistant"]
+SUPPORTS = ["mari_twins", "mari_base", "mari_assistant", "who_is_harry_potter"]
 
 
 def run(out: Path, cache: Path, *overrides: str) -> dict:
