@@ -30,6 +30,22 @@ class RetainLoss(StrEnum):
     states = "states"
 
 
+@dataclass(frozen=True)
+class Alternates:
+    """Other answers to the forget prompts: those of a file, or what the model before writes."""
+
+    path: str | None
+    prompt_field: str | None
+    completion_field: str | None
+    instruction: str
+    """With {prompt} and {answer}."""
+    each: int
+    """Answers to each prompt that the model writes."""
+    temperature: float
+    max_new_tokens: int
+    seed: int
+
+
 @dataclass(kw_only=True)
 class LossConfig(Section):
     retain_weight: float = 1.0
@@ -57,6 +73,12 @@ class LossConfig(Section):
         """A text whose tokens, over and over, the loss wants at the targets of the forget items, after the
         true tokens before; None: it wants none. The role `alternative` then has the forget items, so
         labelled."""
+        return None
+
+    @property
+    def alternates_request(self) -> "Alternates | None":
+        """Where the answers come from that the loss prefers, each forget prompt with its own; None: it asks
+        for none."""
         return None
 
     @property

@@ -76,24 +76,30 @@ class DPOConfig(HeldLossConfig):
         return self.answers
 
     def objective(self) -> "Objective":
-        import torch
+        return preferring_alternatives(self, beta=self.beta)
 
-        from mari_cli.losses.objective import beside_retain, like, sequence_log_p
-        from mari_cli.losses.readings import LogP
 
-        def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
-            value = torch.zeros(())
-            if LogP("forget") in readings:
-                both = []
-                for role in ("alternative", "forget"):
-                    log_p_S = sequence_log_p(role, step, readings)
-                    both += [log_p_S, like(log_p_S, step.reference_log_p[role])]
-                value = dpo(*both, beta=self.beta).sum() / step.positions["forget"].step_sequences
-            return value, {"dpo": value}
+def preferring_alternatives(config: HeldLossConfig, *, beta: float) -> "Objective":
+    """`dpo` of the answers in the role `alternative` to those of the forget data, a mean over the step's
+    sequences, beside what ``config`` says holds the retain side."""
+    import torch
 
-        log_p = LogP("forget"), LogP("alternative")
-        answers = ("forget", "alternative")
-        return beside_retain(self, forget, log_p, nonlinear=log_p, reference_log_p=answers)
+    from mari_cli.losses.objective import beside_retain, like, sequence_log_p
+    from mari_cli.losses.readings import LogP
+
+    def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
+        value = torch.zeros(())
+        if LogP("forget") in readings:
+            both = []
+            for role in ("alternative", "forget"):
+                log_p_S = sequence_log_p(role, step, readings)
+                both += [log_p_S, like(log_p_S, step.reference_log_p[role])]
+            value = dpo(*both, beta=beta).sum() / step.positions["forget"].step_sequences
+        return value, {"dpo": value}
+
+    log_p = LogP("forget"), LogP("alternative")
+    answers = ("forget", "alternative")
+    return beside_retain(config, forget, log_p, nonlinear=log_p, reference_log_p=answers)
 
 
 def npo(log_p_S: "Tensor", reference_S: "Tensor", *, beta: float) -> "Tensor":

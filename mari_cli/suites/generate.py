@@ -1,14 +1,17 @@
 """What the model says when asked: greedy answers to prompts, and continuations of running text."""
 
+import hashlib
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 
 import torch
+from torch import Tensor
 
 from mari_cli import distributed
 from mari_cli.data.batches import length_sorted
 from mari_cli.data.tokenize import Item
-from mari_cli.models.continuation import continued
+from mari_cli.models.continuation import Choose, continued
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track
 
@@ -17,6 +20,31 @@ def question_and_truth(item: Item) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Token ids to start from, and those that should follow: prompt and completion, or halves of a block."""
     start = item.supervised_from if item.supervised_from > 1 else max(1, len(item.input_ids) // 2)
     return item.input_ids[:start], item.input_ids[start:]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Draws from softmax(logits / temperature): the largest logit after Gumbel noise was added, which is a
+    draw (E. J. Gumbel 1954). The noise depends on the seed, the question's number and the token's place
+    alone, so batches and processes change no answer."""
+
+    temperature: float
+    seed: int
+
+    def of(self, questions: Sequence[int]) -> Choose:
+        """What takes the next token of these questions."""
+
+        def choose(place: int, logits_BV: Tensor) -> Tensor:
+            size = logits_BV.shape[1]
+            noise_BV = torch.stack([self._noise(number, place, size) for number in questions])
+            return (logits_BV / self.temperature + noise_BV.to(logits_BV)).argmax(-1)
+
+        return choose
+
+    def _noise(self, question: int, place: int, size: int) -> Tensor:
+        digest = hashlib.sha256(f"{self.seed} {question} {place}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7]))
+        return -torch.empty(size, dtype=torch.float64).exponential_(generator=generator).log()
 
 
 @torch.no_grad()
@@ -28,9 +56,11 @@ def generate(
     batch_size: int,
     track: Track,
     description: str,
+    sampling: "Sampling | None" = None,
 ) -> list[list[int]]:
-    """The token ids that follow each of ``questions``: greedy, up to one of the stop tokens, at most
-    ``max_new_tokens`` and what the context holds. Whatever else a checkpoint sets for generation is not used.
+    """The token ids that follow each of ``questions``: greedy, or drawn as ``sampling`` says, up to one of
+    the stop tokens, at most ``max_new_tokens`` and what the context holds. Whatever else a checkpoint sets
+    for generation is not used.
     """
     lm.model.eval()
     ends = lm.stop_token_ids
@@ -41,7 +71,9 @@ def generate(
         room = min(max_new_tokens, lm.max_length - width)
         if room <= 0:
             return [[] for _ in indices]
-        new_BT = continued(lm, [questions[i] for i in indices], new_tokens=room, ends=ends)
+        choose = None if sampling is None else sampling.of(indices)
+        starts = [questions[i] for i in indices]
+        new_BT = continued(lm, starts, new_tokens=room, ends=ends, choose=choose)
         return [_until(ends, new_T.tolist()) for new_T in new_BT]
 
     batches = _batches([len(question) for question in questions], batch_size, lm.max_length - max_new_tokens)

@@ -2,9 +2,8 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import cycle, islice
 from typing import Any
 
 from mari_cli.config import UnlearnConfig, UnlearnRun
@@ -47,38 +46,6 @@ def context_layer(config: UnlearnRun, lm: LanguageModel) -> int | None:
     return layers // 2 if chosen is None else chosen
 
 
-def alternative_items(config: UnlearnRun, lm: LanguageModel, forget: Corpus) -> list[Item]:
-    """For every forget item its prompt with one of the answers that the loss prefers, taken in turn; none
-    where the loss prefers no answers. Where it wants other tokens in the forget items, those items so
-    labelled."""
-    if (wanted := config.loss.wanted_tokens) is not None:
-        tokens: list[int] = list(lm.tokenizer(wanted, add_special_tokens=False)["input_ids"])
-        if not tokens:
-            raise UserError(
-                f"the tokenizer of `{lm.name}` makes no token of {wanted!r}",
-                f"{config.loss.kind} wants these tokens: choose others",
-            )
-        return [_relabelled(item, tokens) for item in forget.items]
-    answers = config.loss.alternative_answers
-    if not answers:
-        return []
-    if any(record.prompt is None for record in forget.records):
-        raise UserError(
-            f"{config.loss.kind} needs prompts, but the forget corpus holds running text",
-            "choose another `loss`",
-        )
-    records = [
-        replace(forget.record_of(i), text=answers[i % len(answers)], fact=None, value=None)
-        for i in range(len(forget.items))
-    ]
-    return lm.tokenize(records, corpus="forget", block_size=None, truncate=config.forget.truncate)
-
-
-def _relabelled(item: Item, tokens: Sequence[int]) -> Item:
-    """``item`` with ``tokens``, over and over, as what is wanted at its targets."""
-    return replace(item, wanted=tuple(islice(cycle(tokens), item.num_targets)))
-
-
 def hold_out(corpus: Corpus, fraction: float, seed: int) -> tuple[Corpus, Corpus]:
     """(to train on, to watch): a seeded share of the items is watched and never trained on; 0: watch all."""
     count = round(fraction * len(corpus.items))
@@ -91,7 +58,8 @@ def hold_out(corpus: Corpus, fraction: float, seed: int) -> tuple[Corpus, Corpus
 
 
 STREAM_OF = {"forget": "forget", "retain": "retain", "alternative": "forget"}
-"""Whose draw decides on the items of a role: an alternative goes with its forget item."""
+"""Whose draw decides on the items of a role: an alternative goes with its forget item. Where an item has
+several they follow each other: first one of each item, then a second one of each."""
 
 
 @dataclass(frozen=True)
@@ -113,22 +81,26 @@ class Draws:
 
     def indices_at(self, step: int) -> dict[str, list[int]]:
         """By role of the loss."""
-        return {role: self._draw(STREAM_OF[role], step) for role in self.needs.roles}
+        drawn = {role: self._draw(STREAM_OF[role], step) for role in self.needs.roles}
+        if "alternative" in drawn:
+            first = step % self._rounds * len(self.items["forget"])
+            drawn["alternative"] = [first + i for i in drawn["alternative"]]
+        return drawn
 
     def items_at(self, step: int) -> Group:
         return {role: [self.items[role][i] for i in at] for role, at in self.indices_at(step).items()}
 
     def drawn(self) -> dict[str, list[int]]:
         """By role, the indices of all items that will be in a step."""
-        return {
-            role: drawn_indices(
-                len(self.items[stream]),
-                self.sizes[stream],
-                self.config.train.steps,
-                seed=self._seed(stream),
-            )
+        steps = self.config.train.steps
+        drawn = {
+            role: drawn_indices(len(self.items[stream]), self.sizes[stream], steps, seed=self._seed(stream))
             for role, stream in STREAM_OF.items()
         }
+        if "alternative" in self.needs.roles and self._rounds > 1:
+            each = (self.indices_at(step)["alternative"] for step in range(steps))
+            drawn["alternative"] = sorted({i for of_step in each for i in of_step})
+        return drawn
 
     def count(self, role: str) -> int:
         """How many items of a role will be in a step."""
@@ -138,6 +110,11 @@ class Draws:
         """Target tokens of those items, or of the ``whole`` corpus."""
         items = self.items[role]
         return sum(items[i].num_targets for i in (range(len(items)) if whole else set(self.drawn()[role])))
+
+    @property
+    def _rounds(self) -> int:
+        """How many alternatives a forget item has; its next one is taken in the next step."""
+        return max(1, len(self.items["alternative"]) // len(self.items["forget"]))
 
     def _draw(self, stream: str, step: int) -> list[int]:
         return draw(len(self.items[stream]), self.sizes[stream], step, seed=self._seed(stream))

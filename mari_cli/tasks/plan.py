@@ -22,7 +22,8 @@ from mari_cli.models.skeleton import skeleton
 from mari_cli.progress import say
 from mari_cli.sections import display_name
 from mari_cli.tasks import supporting
-from mari_cli.tasks.forgetting import Draws, alternative_items, context_layer, draws_of
+from mari_cli.tasks.alternatives import alternative_items
+from mari_cli.tasks.forgetting import Draws, context_layer, draws_of
 from mari_cli.tasks.imagined_items import Imagined, imagined_items
 from mari_cli.tasks.plan_costs import cost_of_support, cost_on_disk
 from mari_cli.tasks.setting import (

@@ -230,7 +230,7 @@ def _of_reinforced(asking: _Asking) -> tuple[Targets, list[str]]:
     models = [asking.of(lm, "forget"), other]
     weight = asking.prepared.config.weight
     said = asking.combined(models, reinforced.weakened, said=Asked.logits, weight=weight)
-    return _finished(asking, said, asking.holdout(lm, weights_hash(lm.model)), [])
+    return _make_targets(asking, said, asking.holdout(lm, weights_hash(lm.model)), [])
 
 
 def _of_base(asking: _Asking) -> tuple[Targets, list[str]]:

@@ -15,13 +15,18 @@ from mari_cli.models.trunk import choose_layer
 from mari_cli.options import RunOptions
 from mari_cli.progress import say, track
 from mari_cli.sections import display_name
+from mari_cli.storage.hashing import content_hash
 from mari_cli.storage.layout import STATE
 from mari_cli.suites.benchmarks import check_without_generation
 from mari_cli.suites.standard import Corpus
 from mari_cli.tasks import supporting
+from mari_cli.tasks.alternatives import (
+    alternative_items,
+    writes_alternatives,
+    written_alternatives,
+)
 from mari_cli.tasks.assessment import Assessment
 from mari_cli.tasks.forgetting import (
-    alternative_items,
     context_layer,
     describe_outcome,
     draws_of,
@@ -47,6 +52,9 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
     if config.train.evaluate_benchmarks and in_shards(config.train):
         check_without_generation(config.metrics)
     alternatives = alternative_items(config, base, corpora["forget"])
+    asked = config.loss.alternates_request
+    if asked is not None and asked.path is not None:
+        flight.models["the answers of `loss.path`"] = content_hash([item.labels for item in alternatives])
     config, prepared, chosen = supporting.prepare(config, setting, corpora, base.style)
     layer = context_layer(config, base)
     if objective.needs.states is not None:
@@ -72,6 +80,10 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
             notes += more
         lm = flight.load(target_from)
         target_hash = assessment.take("target", lm).weights
+        if writes_alternatives(config):
+            alternatives, more = written_alternatives(config, lm, corpora["forget"], weights=target_hash)
+            notes += more
+            draws, validation = draws_of(config, corpora, alternatives, objective.needs)
         adapt(config, lm)
         if has_adapters(lm.model):
             say(f"training {describe_adapters(lm.model)}")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mari_cli.lm_head import Head
+from mari_cli.losses.altpo import AltPOConfig
 from mari_cli.losses.ascent import KLGA, GradAscent, GradDiff
 from mari_cli.losses.base import LossConfig, RetainLoss
 from mari_cli.losses.ceu import CEUConfig
@@ -70,6 +71,7 @@ LOSSES: dict[str, LossConfig] = {
     "unilogit": UnilogitConfig(name="unilogit"),
     "jensun": JensUnConfig(name="jensun", retain_weight=0.6),
     "pdu": PDUConfig(name="pdu", retain_weight=2.0),
+    "altpo": AltPOConfig(name="altpo", beta=0.3, retain_weight=0.5),
     "undial": UndialConfig(name="undial", strength=2.0, retain_loss=RetainLoss.kl),
 }
 LENGTHS = {"forget": [2, 4, 1], "retain": [3, 1, 5, 2], "alternative": [1, 3, 2]}

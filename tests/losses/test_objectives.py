@@ -73,6 +73,26 @@ def test_dpo_is_the_value_that_tofu_and_open_unlearning_compute():
     assert preference.dpo(*x, beta=0.1).item() == pytest.approx(20 * math.log(1 + math.exp(-0.5)))
 
 
+def test_altpo_is_dpo_of_other_answers():
+    """In float64, from full logits, with its gradient at the answers of both sides."""
+    objective, step, rows = case(LOSSES["altpo"])
+    of = head()
+    h = {role: r.h_ND.clone().requires_grad_() for role, r in rows.items()}
+    label = {role: -naive.token_nll(of(h[role]), rows[role].labels_N) for role in h}
+    parts = {"forget": label["forget"].split([2, 4, 1]), "alternative": label["alternative"].split([1, 3, 2])}
+    ratio = {
+        role: torch.stack([answer.sum() for answer in answers]) - step.reference_log_p[role]
+        for role, answers in parts.items()
+    }
+    preferred = -(2 / 0.3) * torch.log(1 / (1 + torch.exp(-0.3 * (ratio["alternative"] - ratio["forget"]))))
+    expected = preferred.mean() - 0.5 * label["retain"].mean()
+    gradients = torch.autograd.grad(expected, list(h.values()))
+    terms, found = through_engine(objective, step, rows, of, head(seed=7), chunk=3)
+    torch.testing.assert_close(terms["loss"], expected.detach(), rtol=1e-12, atol=0)
+    for role, gradient in zip(h, gradients, strict=True):
+        torch.testing.assert_close(found[role], gradient, rtol=1e-10, atol=1e-14)
+
+
 @pytest.mark.parametrize("by_length", [False, True])
 def test_npo_sums_over_the_tokens_of_a_sequence_and_by_length_averages_over_them(by_length):
     config = replace(LOSSES["npo"], length_normalised=by_length)

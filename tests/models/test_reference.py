@@ -23,7 +23,8 @@ from mari_cli.models.reference import remember
 from mari_cli.models.trunk import trunk
 from mari_cli.progress import silent
 from mari_cli.storage.run import Run
-from mari_cli.tasks.forgetting import alternative_items, context_layer, draws_of, forgetting_job
+from mari_cli.tasks.alternatives import alternative_items
+from mari_cli.tasks.forgetting import context_layer, draws_of, forgetting_job
 from mari_cli.tasks.record import RunRecord
 from mari_cli.tasks.setting import prepare, tokenize_corpora
 from mari_cli.tracking import NoTracker
