@@ -164,7 +164,7 @@ def with_retain(
         RetainLoss.states: ("retain_states", HiddenStates("retain", layer)),
     }
 
-    def holding(reading: Reading, step: Step, read: Readings) -> Tensor:
+    def retain_term(reading: Reading, step: Step, read: Readings) -> Tensor:
         if reading not in read:
             return torch.zeros(())
         match retain:
@@ -180,7 +180,7 @@ def with_retain(
         loss = config.forget_weight * value
         if retain in held:
             name, reading = held[retain]
-            found[name] = holding(reading, step, read)
+            found[name] = retain_term(reading, step, read)
             changed = step.retain_weight
             weight = config.retain_weight if changed is None else like(found[name], changed)
             loss = loss + weight * found[name]

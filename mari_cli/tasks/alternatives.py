@@ -39,7 +39,7 @@ def alternative_items(config: UnlearnRun, lm: LanguageModel, forget: Corpus) -> 
                 f"the tokenizer of `{lm.name}` makes no token of {wanted!r}",
                 f"{loss.kind} wants these tokens: choose others",
             )
-        return [_relabelled(item, tokens) for item in forget.items]
+        return [_relabel(item, tokens) for item in forget.items]
     if not loss.alternative_answers and asked is None:
         return []
     if any(record.prompt is None for record in forget.records):
@@ -49,9 +49,11 @@ def alternative_items(config: UnlearnRun, lm: LanguageModel, forget: Corpus) -> 
         )
     if asked is None:
         answers = loss.alternative_answers
-        return _answered(config, lm, forget, [[answers[i % len(answers)]] for i in range(len(forget.items))])
+        return _with_answers(
+            config, lm, forget, [[answers[i % len(answers)]] for i in range(len(forget.items))]
+        )
     if asked.path is not None:
-        return _answered(config, lm, forget, _of_file(asked, forget))
+        return _with_answers(config, lm, forget, _of_file(asked, forget))
     return [_longest(item, asked, lm) for item in forget.items]
 
 
@@ -61,7 +63,7 @@ def writes_alternatives(config: UnlearnRun) -> bool:
     return asked is not None and asked.path is None
 
 
-def written_alternatives(
+def write_alternatives(
     config: UnlearnRun, lm: LanguageModel, forget: Corpus, *, weights: str
 ) -> tuple[list[Item], list[str]]:
     """What ``lm``, the model before, answers instead of the forget answers, and notes for the reader; from
@@ -120,10 +122,10 @@ def written_alternatives(
     note = f"alternates: {wrote}, {same} of them the answer to be forgotten"
     if 2 * same > total:
         note = f"warning: {note}: little is preferred to it"
-    return _answered(config, lm, forget, answers), [note]
+    return _with_answers(config, lm, forget, answers), [note]
 
 
-def _answered(
+def _with_answers(
     config: UnlearnRun, lm: LanguageModel, forget: Corpus, answers: Sequence[Sequence[str]]
 ) -> list[Item]:
     """``answers``: to each forget item; who has fewer than others begins again."""
@@ -164,6 +166,6 @@ def _filler(length: int) -> Iterator[int]:
     return islice(cycle((0,)), length)
 
 
-def _relabelled(item: Item, tokens: Sequence[int]) -> Item:
+def _relabel(item: Item, tokens: Sequence[int]) -> Item:
     """``item`` with ``tokens``, over and over, as what is wanted at its targets."""
     return replace(item, wanted=tuple(islice(cycle(tokens), item.num_targets)))

@@ -22,8 +22,8 @@ from mari_cli.suites.standard import Corpus
 from mari_cli.tasks import supporting
 from mari_cli.tasks.alternatives import (
     alternative_items,
+    write_alternatives,
     writes_alternatives,
-    written_alternatives,
 )
 from mari_cli.tasks.assessment import Assessment
 from mari_cli.tasks.forgetting import (
@@ -81,7 +81,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
         lm = flight.load(target_from)
         target_hash = assessment.take("target", lm).weights
         if writes_alternatives(config):
-            alternatives, more = written_alternatives(config, lm, corpora["forget"], weights=target_hash)
+            alternatives, more = write_alternatives(config, lm, corpora["forget"], weights=target_hash)
             notes += more
             draws, validation = draws_of(config, corpora, alternatives, objective.needs)
         adapt(config, lm)
