@@ -12,7 +12,7 @@ from mari_cli.config.metrics import MetricsConfig
 from mari_cli.config.model import ModelConfig
 from mari_cli.config.suites import SuiteConfig, TofuSuite
 from mari_cli.config.tracker import TrackerConfig
-from mari_cli.config.train import Device, FinetuneConfig, OptimConfig, Precision, UnlearnConfig
+from mari_cli.config.train import Device, FinetuneConfig, OptimConfig, Parallel, Precision, UnlearnConfig
 from mari_cli.losses.base import LossConfig
 from mari_cli.sections import require, seeds
 
@@ -94,7 +94,22 @@ class UnlearnRun(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_dropout(self.model, self.train)
+        _require_whole_weights(self.loss, self.model, self.train)
         _require_one_split(self.forget, self.retain, self.suite)
+
+
+def _require_whole_weights(loss: object, model: object, train: object) -> None:
+    """Weights that go the other way are all the model's, and whole in each process."""
+    if not isinstance(loss, LossConfig) or loss.negation is None:  # may be MISSING
+        return
+    require(
+        not isinstance(model, ModelConfig) or model.lora.rank is None,
+        f"model.lora.rank must be null for loss={loss.kind}, which moves all weights",
+    )
+    require(
+        not isinstance(train, OptimConfig) or train.parallel is not Parallel.fsdp,
+        f"train.parallel must be ddp for loss={loss.kind}, which needs the weights whole",
+    )
 
 
 def _require_one_split(forget: CorpusConfig, retain: CorpusConfig, suite: SuiteConfig) -> None:

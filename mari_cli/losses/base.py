@@ -82,6 +82,12 @@ class LossConfig(Section):
         return None
 
     @property
+    def negation(self) -> float | None:
+        """How far from where they began the weights go the other way, in lengths of the way that training
+        took; None: they stay where training led."""
+        return None
+
+    @property
     def support_request(self) -> SupportRequest | None:
         """The distribution that the loss wants at each forget position, made before step 1; None: it wants
         none."""

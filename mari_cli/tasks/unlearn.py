@@ -33,6 +33,7 @@ from mari_cli.tasks.forgetting import (
     forgetting_job,
 )
 from mari_cli.tasks.memory_budget import fit_to_memory
+from mari_cli.tasks.negation import Negation
 from mari_cli.tasks.preflight import Preflight, check, make_trainable
 from mari_cli.tasks.run_record import record_run
 from mari_cli.tasks.setting import cache_directory, dropout_seed, finetunes_target, in_shards
@@ -97,6 +98,9 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
             target_hash=target_hash,
             targets=targets,
         )
+        negation = None if config.loss.negation is None else Negation.of(lm.model, config.loss.negation)
+        if negation:
+            job = replace(job, evaluate=negation.evaluating(job.evaluate))
         notes += take_up(record.run, target_hash)
         torch.manual_seed(dropout_seed(config.seed))
         outcome = fit(
@@ -109,6 +113,8 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
             track=track,
             description=display_name(config.loss),
         )
+        if negation:
+            negation.apply(lm.model)
         notes += describe_outcome(outcome, draws.sizes, config.train)
         keep(record.run, lm, config, target_from, target_hash)
         merge_adapters(lm.model)
