@@ -188,7 +188,8 @@ def _subject(
         )
         lm = _language_model(config, model, None, compute)
         items = imagined_items(lengths, config, lm.max_length)
-        if "alternative" in objective.needs.roles and items["forget"][0].supervised_from == 1:
+        answers = "alternative" in objective.needs.roles and config.loss.wanted_tokens is None
+        if answers and items["forget"][0].supervised_from == 1:
             raise UserError(
                 f"{display_name(config.loss)} needs prompts, but `--lengths {lengths}` is running text",
                 "`--lengths 64+48` plans prompts of 64 tokens with answers of 48",

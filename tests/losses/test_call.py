@@ -10,9 +10,13 @@ from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
 
 from mari_cli.losses.ascent import KLGA, GradDiff
 from mari_cli.losses.call import unlearning_loss
+from mari_cli.losses.ceu import CEUConfig
 from mari_cli.losses.mari import Estimator, MariConfig
+from mari_cli.losses.pdu import PDUConfig
 from mari_cli.losses.preference import DPOConfig, NPOConfig
 from mari_cli.losses.rmu import RMUConfig
+from mari_cli.losses.undial import UndialConfig
+from mari_cli.losses.wga import WGAConfig
 
 README = Path(__file__).parents[2] / "README.md"
 V = 29
@@ -40,7 +44,8 @@ def log_p(lm, of):
 
 
 def gradient_of(loss, lm):
-    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(lm.parameters()))])
+    gradients = torch.autograd.grad(loss, list(lm.parameters()), retain_graph=True)
+    return torch.cat([g.flatten() for g in gradients])
 
 
 def test_it_is_the_loss_of_full_logits_and_so_is_its_gradient():
@@ -62,6 +67,32 @@ def test_it_is_the_loss_of_full_logits_and_so_is_its_gradient():
         (3 * found).backward()
         of_parameters = torch.cat([p.grad.flatten() for p in lm.parameters()])
         torch.testing.assert_close(of_parameters, 3 * gradient_of(expected[name], lm), rtol=1e-9, atol=1e-12)
+
+
+def test_logits_are_read_where_they_predict_a_target_and_nowhere_in_prompts_and_padding():
+    """Not at the targets themselves, one place further on, where other code has its mask."""
+    lm, before, forget, retain = model().double(), model(5).double(), batch(1), batch(2)
+    at = forget["labels"][:, 1:] != -100
+    labels = forget["labels"][:, 1:][at]
+
+    def z_NV(of):
+        given = {name: forget[name] for name in ("input_ids", "attention_mask")}
+        return of(**given).logits[:, :-1][at]
+
+    own, theirs = z_NV(lm), z_NV(before).detach()
+    lowered = theirs - 2 * torch.nn.functional.one_hot(labels, V)
+    p_N = own.softmax(-1).gather(1, labels[:, None])[:, 0]
+    expected = [
+        (PDUConfig(name="pdu", retain_weight=0), (own.max(-1).values - own.mean(-1)).square().mean()),
+        (UndialConfig(name="undial", strength=2.0), cross_entropy(own, lowered.softmax(-1))),
+        (WGAConfig(name="wga", retain_loss="none"), (p_N.detach() * p_N.log()).mean()),
+        (CEUConfig(name="ceu", skip_first=False), -torch.log1p(-p_N).mean()),
+    ]
+    for config, value in expected:
+        found = unlearning_loss(config, lm, forget, retain, reference=before, chunk=4)
+        assert found.item() == pytest.approx(value.item(), rel=1e-10), config.kind
+        gradients = gradient_of(found, lm), gradient_of(value, lm)
+        torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize(
