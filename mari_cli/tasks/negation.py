@@ -43,7 +43,7 @@ class Negation:
                 for p, as_trained in zip(model.parameters(), trained, strict=True):
                     p.copy_(as_trained)
 
-    def evaluating(self, evaluate: Evaluate) -> Evaluate:
+    def around(self, evaluate: Evaluate) -> Evaluate:
         """``evaluate`` of the model on the other side."""
 
         def on_the_other_side(lm: LanguageModel, step: int) -> dict[str, float]:

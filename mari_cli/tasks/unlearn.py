@@ -100,7 +100,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
         )
         negation = None if config.loss.negation is None else Negation.of(lm.model, config.loss.negation)
         if negation:
-            job = replace(job, evaluate=negation.evaluating(job.evaluate))
+            job = replace(job, evaluate=negation.around(job.evaluate))
         notes += take_up(record.run, target_hash)
         torch.manual_seed(dropout_seed(config.seed))
         outcome = fit(

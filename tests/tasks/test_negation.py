@@ -23,7 +23,7 @@ def test_the_weights_go_the_other_way_by_the_papers_formula():
             p += torch.randn_like(p)
     tuned = {name: p.detach().clone() for name, p in model.named_parameters()}
     expected = {name: before[name] - 1.5 * (tuned[name] - before[name]) for name in before}
-    seen = negation.evaluating(lambda lm, step: {"norm": lm.model.weight.norm().item(), "step": step})
+    seen = negation.around(lambda lm, step: {"norm": lm.model.weight.norm().item(), "step": step})
     assert seen(SimpleNamespace(model=model), 4) == {"norm": expected["weight"].norm().item(), "step": 4}
     assert all(torch.equal(p, tuned[name]) for name, p in model.named_parameters())  # training goes on
     negation.apply(model)
