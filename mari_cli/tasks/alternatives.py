@@ -19,7 +19,7 @@ from mari_cli.progress import track
 from mari_cli.storage import json_cache
 from mari_cli.storage.hashing import content_hash
 from mari_cli.suites.examiner import items_hash
-from mari_cli.suites.generate import Sampling, generate, question_and_truth
+from mari_cli.suites.generate import Sampling, decode, generate, question_and_truth
 from mari_cli.suites.standard import Corpus
 from mari_cli.tasks.setting import cache_directory
 
@@ -104,7 +104,7 @@ def write_alternatives(
             description="alternates",
             sampling=Sampling(asked.temperature, asked.seed),
         )
-        words = [str(lm.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in said]
+        words = [decode(lm, ids) for ids in said]
         found = json_cache.write(path, [words[i : i + asked.each] for i in range(0, len(words), asked.each)])
     answers = [[words for words in of_item if words] for of_item in found]
     if silent := sum(not of_item for of_item in answers):
