@@ -4,10 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: two test processes share two cores
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for a network
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+settings.register_profile("mari", deadline=None)  # how long an example takes depends on what else runs
+settings.load_profile("mari")
 
 SHARED = Path(os.environ.get("MARI_SHARED") or Path(__file__).resolve().parents[1].parent / "shared")
 

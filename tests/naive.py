@@ -92,6 +92,42 @@ def readings(
     return found
 
 
+def pooled_information(p_r_NV: Tensor, p_u_MV: Tensor, *, prior: float, forget_share: float | None) -> Tensor:
+    """I(X;Z) of two vocabulary vectors: mean prediction over retain, and over retain and forget together."""
+    share = forget_share if forget_share is not None else len(p_u_MV) / (len(p_r_NV) + len(p_u_MV))
+    p_r_V, p_u_V = p_r_NV.mean(0), p_u_MV.mean(0)
+    return marginal.generalised_jsd(p_r_V, (1 - share) * p_r_V + share * p_u_V, prior)
+
+
+def token_information(
+    p_r_NV: Tensor,
+    p_u_MV: Tensor,
+    index_r_N: Tensor,
+    index_u_M: Tensor,
+    *,
+    prior: float,
+    forget_share: float | None,
+) -> Tensor:
+    """I(X;Z|C) with the weights of `marginal.pools_by_index`: one pair of vectors for each index."""
+    share = forget_share if forget_share is not None else len(p_u_MV) / (len(p_r_NV) + len(p_u_MV))
+    length = int(torch.cat([index_r_N, index_u_M]).max()) + 1
+    count_r_C = torch.bincount(index_r_N, minlength=length).to(p_r_NV.dtype)
+    count_u_C = torch.bincount(index_u_M, minlength=length).to(p_u_MV.dtype)
+    both_C = ((count_r_C > 0) & (count_u_C > 0)).nonzero().squeeze(-1)
+    p_r_CV = p_r_NV.new_zeros(length, p_r_NV.shape[-1]).index_add(0, index_r_N, p_r_NV)[both_C]
+    p_u_CV = p_u_MV.new_zeros(length, p_u_MV.shape[-1]).index_add(0, index_u_M, p_u_MV)[both_C]
+    a_C, u_C = count_r_C[both_C] / len(p_r_NV), count_u_C[both_C] / len(p_u_MV)
+    b_C = (1 - share) * a_C + share * u_C
+    p_C = (1 - prior) * a_C + prior * b_C
+    p_r_CV = p_r_CV / count_r_C[both_C].unsqueeze(-1)
+    p_u_CV = p_u_CV / count_u_C[both_C].unsqueeze(-1)
+    share_C1 = (share * u_C / b_C).unsqueeze(-1)
+    information_C = marginal.generalised_jsd(
+        p_r_CV, (1 - share_C1) * p_r_CV + share_C1 * p_u_CV, prior * b_C / p_C
+    )
+    return (p_C * information_C).sum()
+
+
 def _pooled(
     reading: PooledInformation, logits: Mapping[str, Tensor], index_N: Mapping[str, Tensor] | None
 ) -> Tensor:
@@ -100,9 +136,9 @@ def _pooled(
     if not reading.through_retain:
         p_r_NV = p_r_NV.detach()
     if reading.one_pool:
-        return marginal.pooled_information(p_r_NV, p_u_MV, prior=prior, forget_share=reading.share)
+        return pooled_information(p_r_NV, p_u_MV, prior=prior, forget_share=reading.share)
     assert index_N is not None
-    return marginal.token_information(
+    return token_information(
         p_r_NV, p_u_MV, index_N["retain"], index_N["forget"], prior=prior, forget_share=reading.share
     )
 

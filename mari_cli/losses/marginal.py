@@ -7,9 +7,8 @@ position. The term to minimise is the mutual information I(X;Z), a generalised J
 nats, 0 <= I <= H(Z) <= log 2.
 
 The paper names the *pooled* and the *token-wise* estimator; how it weights positions is not public, so the
-weights here are ours (`token_information` says which).
+weights here are ours (`pools_by_index` says which).
 
-These are the full-logits formulas, the oracle for every faster way to compute them.
 Shapes: N, M = supervised positions of retain and forget data in one optimiser step, V = vocabulary,
 C = positions in a completion, D = hidden size of the reference.
 """
@@ -43,46 +42,6 @@ def generalised_jsd(p_r: Tensor, p_ru: Tensor, prior: Tensor | float) -> Tensor:
         log_r = torch.where(p_r > 0, log_r, 0.0)
         log_ru = torch.where(p_ru > 0, log_ru, 0.0)
     return ((1 - prior) * p_r * log_r + prior * p_ru * log_ru).sum(-1)
-
-
-def pooled_information(p_r_NV: Tensor, p_u_MV: Tensor, *, prior: float, forget_share: float | None) -> Tensor:
-    """I(X;Z) of two vocabulary vectors: mean prediction over retain, and over retain and forget together."""
-    share = forget_share if forget_share is not None else len(p_u_MV) / (len(p_r_NV) + len(p_u_MV))
-    p_r_V, p_u_V = p_r_NV.mean(0), p_u_MV.mean(0)
-    return generalised_jsd(p_r_V, (1 - share) * p_r_V + share * p_u_V, prior)
-
-
-def token_information(
-    p_r_NV: Tensor,
-    p_u_MV: Tensor,
-    index_r_N: Tensor,
-    index_u_M: Tensor,
-    *,
-    prior: float,
-    forget_share: float | None,
-) -> Tensor:
-    """I(X;Z|C), C the index of a token in its completion (or block): one pair of vectors per index.
-
-    With a_c and u_c the shares of retain and forget tokens at index c, the joint distribution fixes
-    everything else: b_c = (1-ρ) a_c + ρ u_c, P(c) = (1-π) a_c + π b_c, P(Z=1|c) = π b_c / P(c), forget share
-    at c = ρ u_c / b_c. An index that only one corpus reaches adds nothing: there C tells Z, and X cannot add
-    to it. Where all completions are of one length this is the plain mean over indices.
-    """
-    share = forget_share if forget_share is not None else len(p_u_MV) / (len(p_r_NV) + len(p_u_MV))
-    length = int(torch.cat([index_r_N, index_u_M]).max()) + 1
-    count_r_C = torch.bincount(index_r_N, minlength=length).to(p_r_NV.dtype)
-    count_u_C = torch.bincount(index_u_M, minlength=length).to(p_u_MV.dtype)
-    both_C = ((count_r_C > 0) & (count_u_C > 0)).nonzero().squeeze(-1)
-    p_r_CV = p_r_NV.new_zeros(length, p_r_NV.shape[-1]).index_add(0, index_r_N, p_r_NV)[both_C]
-    p_u_CV = p_u_MV.new_zeros(length, p_u_MV.shape[-1]).index_add(0, index_u_M, p_u_MV)[both_C]
-    a_C, u_C = count_r_C[both_C] / len(p_r_NV), count_u_C[both_C] / len(p_u_MV)
-    b_C = (1 - share) * a_C + share * u_C
-    p_C = (1 - prior) * a_C + prior * b_C
-    p_r_CV = p_r_CV / count_r_C[both_C].unsqueeze(-1)
-    p_u_CV = p_u_CV / count_u_C[both_C].unsqueeze(-1)
-    share_C1 = (share * u_C / b_C).unsqueeze(-1)
-    information_C = generalised_jsd(p_r_CV, (1 - share_C1) * p_r_CV + share_C1 * p_u_CV, prior * b_C / p_C)
-    return (p_C * information_C).sum()
 
 
 def with_rest(supported_MK: Tensor) -> Tensor:
@@ -143,7 +102,8 @@ class Pools:
 
 
 def one_pool(retain: int, forget: int, *, totals: tuple[int, int], prior: float, share: float) -> Pools:
-    """The pool of `pooled_information`: all ``retain`` and ``forget`` positions, of the step's ``totals``."""
+    """The pool of the pooled estimator: all ``retain`` and ``forget`` positions, of the step's ``totals``.
+    I(X;Z) is of two vectors, the mean prediction over retain, and over retain and forget together."""
 
     def one(value: float) -> Tensor:
         return torch.tensor([value], dtype=torch.float64)
@@ -160,7 +120,14 @@ def one_pool(retain: int, forget: int, *, totals: tuple[int, int], prior: float,
 
 
 def pools_by_index(index_r_N: Tensor, index_u_M: Tensor, *, prior: float, share: float) -> Pools:
-    """The pools of `token_information`, where the weights are derived: one for each index both reach."""
+    """The pools of the token-wise estimator, I(X;Z|C) with C the index of a token in its completion (or
+    block): one for each index that both corpora reach.
+
+    With a_c and u_c the shares of retain and forget tokens at index c, the joint distribution fixes
+    everything else: b_c = (1-ρ) a_c + ρ u_c, P(c) = (1-π) a_c + π b_c, P(Z=1|c) = π b_c / P(c), forget share
+    at c = ρ u_c / b_c. An index that only one corpus reaches adds nothing: there C tells Z, and X cannot add
+    to it. Where all completions are of one length this is the plain mean over indices.
+    """
     length = int(torch.cat([index_r_N, index_u_M]).max()) + 1
     count_r_C = torch.bincount(index_r_N, minlength=length).double()
     count_u_C = torch.bincount(index_u_M, minlength=length).double()
@@ -206,20 +173,6 @@ def own_pools(pools: Pools, *, processes: int, process: int) -> tuple[Pools, dic
         name_N = pools.names()[role][positions[role]]
         return torch.where(name_N < 0, -1, renamed_C[name_N]) if len(pools) else name_N
 
-    return (
-        Pools(
-            renamed("retain"),
-            renamed("forget"),
-            *(
-                x_C[mine_C]
-                for x_C in (
-                    pools.retain_count_C,
-                    pools.forget_count_C,
-                    pools.weight_C,
-                    pools.prior_C,
-                    pools.share_C,
-                )
-            ),
-        ),
-        positions,
-    )
+    of_pools = (pools.retain_count_C, pools.forget_count_C, pools.weight_C, pools.prior_C, pools.share_C)
+    mine = Pools(renamed("retain"), renamed("forget"), *(x_C[mine_C] for x_C in of_pools))
+    return mine, positions

@@ -24,13 +24,20 @@ from mari_cli.data.records import Record
 from mari_cli.errors import UserError
 from mari_cli.metrics.generation import rouge_l_f1
 from mari_cli.metrics.statistics import How
-from mari_cli.storage.hashing import content_hash
 from mari_cli.suites.attacks import attacks_in, membership, privleak, score_attacks
-from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.means import means
 from mari_cli.suites.muse_metrics import KNOWLEDGE, PRIVACY, ROUGE, SUITE
-from mari_cli.suites.plain import cut_note, first_tokens, prompt_items, require_words, text_items
+from mari_cli.suites.plain import (
+    cut_note,
+    describe_records,
+    first_tokens,
+    not_generated,
+    prompt_items,
+    require_words,
+    rows_of_records,
+    text_items,
+)
 from mari_cli.suites.suite import Row, Summary
 
 MIN_K = 0.4
@@ -47,30 +54,17 @@ class Muse:
     name: str = "muse"
 
     def describe(self) -> Mapping[str, Any]:
-        return {
-            name: {
-                "records": len(records),
-                "sha256": content_hash([record.key for record in records]),
-            }
-            for name, records in self.sets.items()
-        }
+        return describe_records(self.sets)
 
     def examine(self, examiner: Examiner) -> list[Row]:
         examiner = replace(examiner, config=replace(examiner.config, min_k=MIN_K))
-        limit, seeds = examiner.config.max_items, seeds_of(examiner.config, examiner.seed)
-        rows = []
-        for name, records in self.sets.items():
-            chosen = drawn(len(records), limit, seeds)
-            asked = [records[i] for i in chosen]
+
+        def ask(name: str, asked: Sequence[Record]) -> list[Row] | None:
             if name in PRIVACY:
-                found = self._score_answers(examiner, name, asked)
-            elif examiner.config.generate:
-                found = self._said(examiner, name, asked)
-            else:
-                continue
-            for i, record, numbers in zip(chosen, asked, found, strict=True):
-                rows.append({"set": name, "item": i, "key": record.key[:16]} | numbers)
-        return rows
+                return self._score_texts(examiner, name, asked)
+            return self._said(examiner, name, asked) if examiner.config.generate else None
+
+        return rows_of_records(self.sets, examiner, ask)
 
     def _said(self, examiner: Examiner, name: str, asked: Sequence[Record]) -> list[Row]:
         lm, shots = examiner.lm, self.shots.get(name)
@@ -92,7 +86,7 @@ class Muse:
             for pair, shorter in zip(pairs, cut, strict=True)
         ]
 
-    def _score_answers(self, examiner: Examiner, name: str, asked: Sequence[Record]) -> list[Row]:
+    def _score_texts(self, examiner: Examiner, name: str, asked: Sequence[Record]) -> list[Row]:
         items, cut = text_items(examiner.lm, [record.text for record in asked])
         scores = examiner.score(items, name)
         attacks = score_attacks(examiner, items, scores, [record.text for record in asked], name)
@@ -105,11 +99,7 @@ class Muse:
 
     def summarise(self, rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summary:
         metrics = means(ROUGE, rows, how)
-        notes = [
-            f"`{metric.name}` is left out: nothing was generated (`metrics.generate=false`)"
-            for metric in ROUGE
-            if metric.name not in metrics
-        ]
+        notes = not_generated(ROUGE, metrics)
         own = _min_k(rows)
         forget, holdout = (attacks_in([row for row in rows if row["set"] == name]) for name in PRIVACY)
         metrics |= membership(forget, holdout, how, group=SUITE)

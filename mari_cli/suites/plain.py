@@ -1,11 +1,18 @@
-"""Prompts and texts as a benchmark wrote them: no chat template, no prompt style of the model."""
+"""What suites share that ask in a benchmark's own words: no chat template, no prompt style of the model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from mari_cli.data.records import Record
 from mari_cli.data.tokenize import Item, encode_text
 from mari_cli.errors import UserError, counted
+from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.metric import Metric
 from mari_cli.models.load import LanguageModel
+from mari_cli.storage.hashing import content_hash
+from mari_cli.suites.draws import drawn, seeds_of
+from mari_cli.suites.examiner import Examiner
+from mari_cli.suites.suite import Row
 
 
 def prompt_items(
@@ -58,6 +65,39 @@ def require_words(rows: Sequence[Mapping[str, object]], fields: Sequence[str], *
             words = row[field]
             if not isinstance(words, str) or not words.strip():
                 raise UserError(f"`{field}` in record {number} of {where} is no text, or empty", hint)
+
+
+def describe_records(sets: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
+    """Per set, how many records and a hash of them."""
+    return {
+        name: {"records": len(records), "sha256": content_hash([record.key for record in records])}
+        for name, records in sets.items()
+    }
+
+
+def rows_of_records(
+    sets: Mapping[str, Sequence[Record]],
+    examiner: Examiner,
+    ask: Callable[[str, Sequence[Record]], list[Row] | None],
+) -> list[Row]:
+    """A row for each record that is drawn, with what ``ask`` returns of it; None: the set is left out."""
+    limit, seeds = examiner.config.max_items, seeds_of(examiner.config, examiner.seed)
+    rows = []
+    for name, records in sets.items():
+        chosen = drawn(len(records), limit, seeds)
+        found = ask(name, [records[i] for i in chosen])
+        for i, numbers in zip(chosen, found, strict=True) if found is not None else ():
+            rows.append({"set": name, "item": i, "key": records[i].key[:16]} | numbers)
+    return rows
+
+
+def not_generated(metrics: Iterable[Metric], found: Mapping[str, Estimate]) -> list[str]:
+    """A note for each of ``metrics`` that is missing because nothing was generated."""
+    return [
+        f"`{metric.name}` is left out: nothing was generated (`metrics.generate=false`)"
+        for metric in metrics
+        if metric.name not in found
+    ]
 
 
 def cut_note(benchmark: str, rows: Sequence[Mapping[str, int]]) -> list[str]:

@@ -24,11 +24,17 @@ from mari_cli.errors import UserError, nearest
 from mari_cli.metrics.generation import rouge_l_recall
 from mari_cli.metrics.statistics import How
 from mari_cli.models.load import LanguageModel
-from mari_cli.storage.hashing import content_hash
-from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.means import means
-from mari_cli.suites.plain import cut_note, prompt_items, require_words, text_items
+from mari_cli.suites.plain import (
+    cut_note,
+    describe_records,
+    not_generated,
+    prompt_items,
+    require_words,
+    rows_of_records,
+    text_items,
+)
 from mari_cli.suites.rwku_metrics import METRICS, PROBES
 from mari_cli.suites.suite import Row, Summary
 
@@ -49,34 +55,19 @@ class Rwku:
     name: str = "rwku"
 
     def describe(self) -> Mapping[str, Any]:
-        return {
-            name: {
-                "records": len(records),
-                "sha256": content_hash([record.key for record in records]),
-            }
-            for name, records in self.sets.items()
-        }
+        return describe_records(self.sets)
 
     def examine(self, examiner: Examiner) -> list[Row]:
-        limit, seeds = examiner.config.max_items, seeds_of(examiner.config, examiner.seed)
-        rows = []
-        for name, records in self.sets.items():
-            chosen = drawn(len(records), limit, seeds)
-            asked = [records[i] for i in chosen]
-            if name in PASSAGES:
-                items, cut = text_items(examiner.lm, [record.text for record in asked])
-                scores = examiner.score(items, name)
-                found = [
-                    {"answer_nll": score.answer_nll, "cut": int(shorter)}
-                    for score, shorter in zip(scores, cut, strict=True)
-                ]
-            elif examiner.config.generate:
-                found = self._said(examiner, name, asked)
-            else:
-                continue
-            for i, record, numbers in zip(chosen, asked, found, strict=True):
-                rows.append({"set": name, "item": i, "key": record.key[:16]} | numbers)
-        return rows
+        def ask(name: str, asked: Sequence[Record]) -> list[Row] | None:
+            if name not in PASSAGES:
+                return self._said(examiner, name, asked) if examiner.config.generate else None
+            items, cut = text_items(examiner.lm, [record.text for record in asked])
+            return [
+                {"answer_nll": score.answer_nll, "cut": int(shorter)}
+                for score, shorter in zip(examiner.score(items, name), cut, strict=True)
+            ]
+
+        return rows_of_records(self.sets, examiner, ask)
 
     def _said(self, examiner: Examiner, name: str, asked: Sequence[Record]) -> list[Row]:
         lm, most = examiner.lm, self.config.max_new_tokens
@@ -90,12 +81,7 @@ class Rwku:
 
     def summarise(self, rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summary:
         metrics = means(METRICS, rows, how)
-        notes = [
-            f"`{metric.name}` is left out: nothing was generated (`metrics.generate=false`)"
-            for metric in METRICS
-            if metric.name not in metrics
-        ]
-        return Summary(metrics, notes + cut_note("RWKU", rows))
+        return Summary(metrics, not_generated(METRICS, metrics) + cut_note("RWKU", rows))
 
 
 def _turn(lm: LanguageModel, words: str) -> str:

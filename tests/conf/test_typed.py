@@ -128,7 +128,7 @@ def test_a_word_of_another_key_may_have_letters_beyond_ascii():
 ANY = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(value=ANY)
 @example("it's")
 @example("\\")
@@ -139,7 +139,7 @@ def test_quoting_and_unquoting_meet(value):
     assert unquoted(quote(value)) == value
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(value=ANY.filter(lambda text: text.isprintable()))
 @example('say "no"')
 @example("it's")

@@ -57,7 +57,7 @@ SAID = st.text(
 TALKS = st.lists(SAID, min_size=1, max_size=5).filter(lambda said: len(said) % 2)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     name=st.sampled_from(sorted(FAMILIES)),
     said=TALKS,

@@ -80,7 +80,7 @@ def damaged(data: bytes, how: str, at: int, size: int, new: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(faults=st.lists(damage(), min_size=1, max_size=3), which=st.integers(0, 2))
 @example(faults=[("only", 0, 0, b"")], which=0)
 @example(faults=[("only", 0, 1, b"[" * 50_000)], which=0)

@@ -77,7 +77,7 @@ def test_overlap_is_the_share_of_shared_facts(overlap: float) -> None:
     forget=st.integers(1, 60),
     retain=st.integers(COVERING_PEOPLE, 60),
 )
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_every_shared_fact_is_stated_by_retained_people(
     seed: int, overlap: float, forget: int, retain: int
 ) -> None:

@@ -100,7 +100,7 @@ WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="|")
 """Anything but half a surrogate pair, and what could spell a special token."""
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(prompt=WORDS, completion=WORDS)
 def test_whatever_the_text_a_completion_is_learnt_whole(bpe, prompt, completion):
     ids, start = encode_pair(Record(prompt=prompt, text=completion), bpe, STYLE)

@@ -59,9 +59,9 @@ def test_it_lies_between_zero_and_the_entropy_of_the_coin(seed, prior):
 
 def estimate(name: str, p_r, p_u, *, index_r=None, index_u=None, states=None, weights=WEIGHTS):
     if name == "pooled":
-        return marginal.pooled_information(p_r, p_u, **weights)
+        return naive.pooled_information(p_r, p_u, **weights)
     if name == "token":
-        return marginal.token_information(p_r, p_u, index_r, index_u, **weights)
+        return naive.token_information(p_r, p_u, index_r, index_u, **weights)
     supported = naive.neighbour_weights(*states, temperature=0.1, neighbours=3) @ p_r
     tokens = torch.arange(p_r.shape[1]).expand(len(p_u), -1)
     share = weights["forget_share"] or len(p_u) / (len(p_r) + len(p_u))
@@ -126,7 +126,7 @@ def test_the_order_of_positions_does_not_matter(name):
 
 def test_completions_of_one_length_make_the_token_estimator_the_mean_over_positions():
     p_r, p_u = predictions(6, 5, 1), predictions(9, 5, 2)
-    value = marginal.token_information(
+    value = naive.token_information(
         p_r, p_u, torch.arange(3).repeat(2), torch.arange(3).repeat(3), prior=0.3, forget_share=0.25
     )
     by_position = [
@@ -149,7 +149,7 @@ def test_the_token_estimator_is_the_conditional_information_of_one_joint_distrib
     p_c, p_zc, p_cx = table.sum((0, 2)), table.sum(2), table.sum(0)
     ratio = table * p_c[None, :, None] / (p_zc[:, :, None] * p_cx[None])
     expected = (table * torch.where(table > 0, ratio.log(), 0.0)).sum()
-    value = marginal.token_information(
+    value = naive.token_information(
         p_r, p_u, rest["index_r"], rest["index_u"], prior=prior, forget_share=share
     )
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
@@ -159,8 +159,8 @@ def test_conditioning_on_a_constant_is_pooling():
     p_r, p_u = predictions(7, 6, 1), predictions(5, 6, 2)
     zeros = torch.zeros(7, dtype=torch.long), torch.zeros(5, dtype=torch.long)
     torch.testing.assert_close(
-        marginal.token_information(p_r, p_u, *zeros, **WEIGHTS),
-        marginal.pooled_information(p_r, p_u, **WEIGHTS),
+        naive.token_information(p_r, p_u, *zeros, **WEIGHTS),
+        naive.pooled_information(p_r, p_u, **WEIGHTS),
     )
 
 

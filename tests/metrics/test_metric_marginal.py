@@ -4,9 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from naive import pooled_information, token_information
 
 from mari_cli.errors import UserError
-from mari_cli.losses.marginal import generalised_jsd, pooled_information, token_information
+from mari_cli.losses.marginal import generalised_jsd
 from mari_cli.metrics.marginal import (
     Supervised,
     bayes_accuracy,
