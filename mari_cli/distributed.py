@@ -1,7 +1,7 @@
-"""Several processes that do one run together, and their few verbs; with one process each does nothing.
+"""What the processes of one run exchange. With one process every function here does nothing.
 
-All of them run the same program over the same items and keep the same weights. What is decided from a file
-or a clock is decided by the first and told to the others, and only the first writes.
+All processes run the same program over the same items and keep the same weights. Rank 0 decides what depends
+on a file or a clock and tells the others, and only rank 0 writes.
 """
 
 import os
@@ -16,69 +16,69 @@ import torch.distributed as dist
 from torch import Tensor
 
 PATIENCE = timedelta(days=1)
-"""How long the others wait for work that the first does alone. A process that dies is noticed at once, by its
-closed connections and by the launcher; this ends what hangs otherwise."""
+"""How long the others wait for work that rank 0 does alone. A process that dies is noticed at once by its
+closed connections and by the launcher; this limit ends a run that hangs."""
 BUCKET_BYTES = 64 * 2**20
-"""Of gradients that are summed over the processes in one message."""
+"""Size of the gradients that are summed over the processes in one message."""
 UNDER_WAY = 2
-"""Such messages at one time: each holds a copy of its gradients."""
+"""How many such messages are on their way at one time: each holds a copy of its gradients."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _objects: list[dist.ProcessGroup] = []
-"""The group over which objects travel and long waits are waited, once there is one: on the CPU, patient."""
-_imagined: list[tuple[int, int]] = []
-"""Processes there would be and which of them this is, while it is planned what that one does."""
+"""The group that carries objects and long waits, on the CPU; empty until the processes have joined."""
+_simulated: list[tuple[int, int]] = []
+"""(number of processes, rank) while the planner forecasts the work of that rank."""
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """This process as one of those that its environment tells of (RANK, WORLD_SIZE, MASTER_ADDR …)."""
+def join_processes() -> Iterator[None]:
+    """Join the processes that the environment names (RANK, WORLD_SIZE, MASTER_ADDR …)."""
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    elif "OMP_NUM_THREADS" not in os.environ:  # else each would take all cores, and all would wait for each
+    elif "OMP_NUM_THREADS" not in os.environ:  # else every process would take all cores
         neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // neighbours))
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     _objects.append(dist.new_group(backend="gloo", timeout=PATIENCE))
     yield
-    # not after an error: the others may be waiting for us, and our end is what they notice
+    # not after an error: the others may wait for this process, and they notice that it ends
     _objects.clear()
     dist.destroy_process_group()
 
 
 @contextmanager
-def imagined(processes: int, process: int) -> Iterator[None]:
-    """As if this were that one of ``processes``, whatever it is one of: it has their share of the work, and
-    tensors come back from the others with their shapes, and no word is said to anybody."""
-    _imagined.append((processes, process))
+def simulate_rank(processes: int, process: int) -> Iterator[None]:
+    """Behave as rank ``process`` of ``processes``: `share` gives the work of that rank, nothing is sent, and
+    each collective returns a tensor of the right shape."""
+    _simulated.append((processes, process))
     try:
         yield
     finally:
-        _imagined.pop()
+        _simulated.pop()
 
 
 def size() -> int:
-    if _imagined:
-        return _imagined[-1][0]
+    if _simulated:
+        return _simulated[-1][0]
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    if _imagined:
-        return _imagined[-1][1]
+    if _simulated:
+        return _simulated[-1][1]
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def first() -> bool:
+def is_rank_zero() -> bool:
     return rank() == 0
 
 
 def share(count: int, *, of: int | None = None, processes: int | None = None) -> range:
-    """The stretch of ``count`` things that falls to a process, by default to this one: none is longer by more
-    than one than another."""
+    """The part of ``count`` things that rank ``of`` works on (None: this rank); parts differ in size by at most
+    one."""
     at, processes = rank() if of is None else of, processes or size()
     return range(count * at // processes, count * (at + 1) // processes)
 
@@ -86,18 +86,18 @@ def share(count: int, *, of: int | None = None, processes: int | None = None) ->
 # -- tensors -------------------------------------------------------------------------------------------------
 
 
-def summed(tensor: Tensor) -> Tensor:
+def all_reduce_sum(tensor: Tensor) -> Tensor:
     """The sum over all processes, in place; the same bits in all of them."""
-    if size() > 1 and not _imagined:
+    if size() > 1 and not _simulated:
         dist.all_reduce(tensor)
     return tensor
 
 
 class GradientSum:
-    """Replaces each gradient by its sum over all processes while a backward pass is still making others.
+    """Replaces each gradient by its sum over all processes while a backward pass still makes other gradients.
 
-    In buckets whose order is fixed and the same in all processes: a bucket goes on its way when its gradients
-    are made and all buckets before it have gone. All processes must have the same gradients at all.
+    Gradients are sent in buckets, in one order that is the same in all processes: a bucket is sent when its
+    gradients are made and all buckets before it are sent. All processes must have the same gradients.
     """
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
@@ -136,7 +136,7 @@ class GradientSum:
             return
         wide = torch.promote_types(gradients[0].dtype, torch.float32)  # 16 bits are rounded once, at the end
         flat = torch.cat([gradient.reshape(-1).to(wide) for gradient in gradients])
-        work = None if _imagined else dist.all_reduce(flat, async_op=True)
+        work = None if _simulated else dist.all_reduce(flat, async_op=True)
         self._under_way.append((work, flat, gradients))
         self._settle(UNDER_WAY)
 
@@ -150,7 +150,7 @@ class GradientSum:
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Neighbours of one kind."""
+    """Consecutive tensors of one dtype and device, up to BUCKET_BYTES each."""
     bucket: list[Tensor] = []
     for tensor in tensors:
         full = sum(t.nbytes for t in bucket) + tensor.nbytes > BUCKET_BYTES
@@ -162,7 +162,7 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-def concatenated(tensor: Tensor, lengths: Sequence[int]) -> Tensor:
+def all_gather(tensor: Tensor, lengths: Sequence[int]) -> Tensor:
     """The tensors [n_i, …] of all processes, one after another; ``lengths`` are their n_i."""
     if size() == 1:
         return tensor
@@ -170,7 +170,7 @@ def concatenated(tensor: Tensor, lengths: Sequence[int]) -> Tensor:
     padded = tensor.new_zeros(longest, *tensor.shape[1:])
     padded[: len(tensor)] = tensor
     everyone = [torch.empty_like(padded) for _ in lengths]
-    if not _imagined:
+    if not _simulated:
         dist.all_gather(everyone, padded)
     return torch.cat([part[:length] for part, length in zip(everyone, lengths, strict=True)])
 
@@ -178,8 +178,8 @@ def concatenated(tensor: Tensor, lengths: Sequence[int]) -> Tensor:
 # -- objects -------------------------------------------------------------------------------------------------
 
 
-def agreed(value: T) -> T:
-    """The first process's ``value``, in all of them. Others wait for it as long as it takes."""
+def broadcast(value: T) -> T:
+    """Rank 0's ``value``, in all processes; the others wait for it as long as it takes."""
     if size() == 1:
         return value
     told: list[T] = [value]
@@ -187,8 +187,8 @@ def agreed(value: T) -> T:
     return told[0]
 
 
-def least(value: int | None) -> int | None:
-    """The least of all processes' values, in all of them; None, of a process, stands for no bound."""
+def all_reduce_min(value: int | None) -> int | None:
+    """The smallest of all processes' values, in all processes; a process without a bound gives None."""
     if size() == 1:
         return value
     values: list[int | None] = [None] * size()
@@ -196,21 +196,23 @@ def least(value: int | None) -> int | None:
     return min((bound for bound in values if bound is not None), default=None)
 
 
-def objects() -> dist.ProcessGroup | None:
-    """The group over which objects travel, whatever the device; None with one process."""
+def object_group() -> dist.ProcessGroup | None:
+    """The group that carries objects, whatever the device; None with one process."""
     return _objects[0] if size() > 1 else None
 
 
-def wait() -> None:
-    """Until all processes have come here."""
+def barrier() -> None:
+    """Wait until all processes have called this."""
     if size() > 1:
         dist.barrier(group=_objects[0])
 
 
-def spread(work: Sequence[T], do: Callable[[T], R]) -> Iterator[R]:
-    """``do`` of each piece of ``work``, in order, in all processes: each process does every so manieth piece.
+def map_over_processes(work: Sequence[T], do: Callable[[T], R]) -> Iterator[R]:
+    """``do`` of each piece of ``work``, in order, returned in all processes: rank r of n does the pieces r,
+    r + n, r + 2n, …
 
-    All do equally many, the last piece more than once where it must be: sharded weights are gathered by all.
+    All ranks do equally many pieces, if need be the last piece more than once, because all ranks gather
+    sharded weights together.
     """
     for start in range(0, len(work), size()):
         result = do(work[min(start + rank(), len(work) - 1)])

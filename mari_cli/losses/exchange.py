@@ -30,7 +30,9 @@ def exchange(
     pooled = objective.needs.pooled
     if pooled is not None and objective.needs.couples and distributed.size() > 1:
         if pooled.one_pool:  # processes add up its two sums of predictions, 2V numbers
-            return differentiate(step, rows, reduce=distributed.summed, counts_pools=distributed.first())
+            return differentiate(
+                step, rows, reduce=distributed.all_reduce_sum, counts_pools=distributed.is_rank_zero()
+            )
         return _by_pools(rows, step, whole(), differentiate)
     # no other process has a part in what follows
     there = {role for role in rows if step.positions[role].sequences}
@@ -63,7 +65,7 @@ def _by_pools(
         on_device_N = sent(own_N, of_role.h_ND.device)
 
         def gather_rows(x_ND: Tensor, role: str = role, index_N: Tensor = on_device_N) -> Tensor:
-            return distributed.concatenated(x_ND, lengths[role])[index_N]
+            return distributed.all_gather(x_ND, lengths[role])[index_N]
 
         own_rows[role] = Rows(
             gather_rows(of_role.h_ND),
@@ -75,7 +77,7 @@ def _by_pools(
     for role, of_role in rows.items():
         whole_ND = of_role.h_ND.new_zeros(sum(lengths[role]), of_role.h_ND.shape[-1])
         whole_ND[sent(owned[role], whole_ND.device)] = gradients.h[role]
-        h[role] = distributed.summed(whole_ND).split(lengths[role])[distributed.rank()]
+        h[role] = distributed.all_reduce_sum(whole_ND).split(lengths[role])[distributed.rank()]
     return terms, replace(gradients, h=h)
 
 

@@ -40,7 +40,7 @@ class Needs:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Every role with items in a step, in the order in which the trunk sees them."""
+        """Every role with items in a step, in the order in which the backbone sees them."""
         asked = {role for reading in self.readings for role in reading.roles}
         return tuple(role for role in ("forget", "retain", "alternative") if role in asked)
 

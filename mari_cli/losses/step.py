@@ -65,7 +65,7 @@ class Supported:
 
 @dataclass(frozen=True)
 class Rows:
-    """The supervised positions of one role, as the trunk and the reference give them."""
+    """The supervised positions of one role, as the backbone and the reference give them."""
 
     h_ND: Tensor
     labels_N: Tensor

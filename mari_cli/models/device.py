@@ -12,8 +12,8 @@ from mari_cli.errors import UserError
 
 @dataclass(frozen=True)
 class Compute:
-    """``dtype`` is that of the trunk's matrix products. What the optimiser steps is always float32, or small
-    updates would vanish; what the model computes with may be bfloat16 (train/optim.py)."""
+    """``dtype`` is that of the backbone's matrix products. The optimiser always steps float32, because small
+    updates would vanish otherwise; the model may compute in bfloat16 (train/optim.py)."""
 
     device: torch.device
     dtype: torch.dtype

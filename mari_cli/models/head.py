@@ -5,16 +5,16 @@ from transformers import PreTrainedModel
 
 from mari_cli.errors import UserError
 from mari_cli.lm_head import head_of
-from mari_cli.models.trunk import trunk
+from mari_cli.models.backbone import run_backbone
 
 
 @torch.no_grad()
 def check_parity(model: PreTrainedModel) -> None:
-    """Refuse a model whose logits are not head(trunk(tokens)): every loss and metric here rests on that."""
+    """Refuse a model whose logits are not head(backbone(tokens)): every loss and metric relies on that."""
     config, device = model.config.get_text_config(), next(model.parameters()).device
     length = min(8, getattr(config, "max_position_embeddings", None) or 8)
     input_ids_BT = torch.arange(length, device=device).remainder(config.vocab_size).unsqueeze(0)
-    ours = head_of(model)(trunk(model, input_ids_BT)[0])
+    ours = head_of(model)(run_backbone(model, input_ids_BT)[0])
     theirs = model(input_ids=input_ids_BT, use_cache=False).logits.float()
     if not theirs.isfinite().all():
         raise UserError(

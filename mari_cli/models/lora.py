@@ -1,4 +1,4 @@
-"""Low-rank adapters, put into a model in place: it stays the same class, with the same trunk and head.
+"""Low-rank adapters, put into a model in place: it stays the same class, with the same backbone and head.
 
 peft makes the layers and merges them. It is imported where it is used: that takes a second, and most runs
 have no adapters.

@@ -16,8 +16,8 @@ from mari_cli.measure import fake
 from mari_cli.measure.memory import MemoryTracker
 from mari_cli.models import attention
 from mari_cli.models.attention import UnsupportedAttention
+from mari_cli.models.backbone import backbone_of, hidden_states
 from mari_cli.models.device import Compute
-from mari_cli.models.trunk import hidden_states, trunk_of
 
 PROBES = (12, 5, 2, 9, 5)
 """Tokens in the sequences that are packed to try it: first the longest, which comes last in the row."""
@@ -80,7 +80,7 @@ def _obstacle(model: PreTrainedModel, try_it: Callable[[PreTrainedModel], str | 
         return "its attention is cut into chunks"
     if not model._can_set_attn_implementation() or config._attn_implementation != attention.PLAIN:
         return f"its attention is not one that transformers can compute as `{attention.PLAIN}`"
-    if "position_ids" not in inspect.signature(trunk_of(model).forward).parameters:
+    if "position_ids" not in inspect.signature(backbone_of(model).forward).parameters:
         return "it takes no positions"
     attention.install(model)
     try:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from mari_cli.data.batches import length_sorted
 from mari_cli.data.tokenize import Item
+from mari_cli.models.backbone import hidden_states
 from mari_cli.models.fingerprint import cache_key, described
 from mari_cli.models.load import LanguageModel
-from mari_cli.models.trunk import hidden_states
 from mari_cli.progress import Track
 from mari_cli.storage import hashing
 from mari_cli.storage.hashing import key_hash
@@ -25,7 +25,7 @@ from mari_cli.storage.tensor_cache import TensorSpec, cache_tensors
 from mari_cli.transfer import sent
 
 DEFINITION = 2
-"""Part of every key: raise it when a change here or in the trunk changes what is remembered."""
+"""Part of every key: raise it when a change here or in the backbone changes what is remembered."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class StoredReference:
     """Where it is gathered to."""
     labels_N: Tensor
     last_ND: Tensor | None
-    """Hidden states after the final norm, in 16 bits where the trunk computes in 16: the head would round
+    """Hidden states after the final norm, in 16 bits where the backbone computes in 16: the head would round
     them to that."""
     layer_ND: Tensor | None
-    """Hidden states of the layer that defines contexts; bfloat16 where the trunk computes in 16 bits, for
+    """Hidden states of the layer that defines contexts; bfloat16 where the backbone computes in 16 bits, for
     there are layers whose largest states float16 cannot hold."""
     log_p_S: Tensor | None
     """log p(completion | prompt) of each item, in nats, float64."""

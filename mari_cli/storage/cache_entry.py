@@ -23,10 +23,10 @@ def find_or_make(
     """
     directory = path.parent
     directory.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory / "lock") if distributed.first() else nullcontext():
-        if not distributed.agreed(distributed.first() and _find(path, name, is_whole)):
+    with FileLock(directory / "lock") if distributed.is_rank_zero() else nullcontext():
+        if not distributed.broadcast(distributed.is_rank_zero() and _find(path, name, is_whole)):
             make(path)
-        distributed.wait()
+        distributed.barrier()
 
 
 def _find(path: Path, name: str, is_whole: Callable[[Path], bool]) -> bool:

@@ -16,12 +16,12 @@ from mari_cli.storage.json_files import atomic_write_json, finite
 
 def read(path: Path) -> Any:
     """What was kept at ``path``; None where nothing was, or where it is no longer what was written."""
-    return distributed.agreed(read_here(path) if distributed.first() else None)
+    return distributed.broadcast(read_here(path) if distributed.is_rank_zero() else None)
 
 
 def write(path: Path, value: Any) -> Any:
     """Keep ``value``, which is not None, and return what ``read`` will."""
-    if distributed.first():
+    if distributed.is_rank_zero():
         value = finite(value)
         atomic_write_json(path, {"sha256": content_hash(value), "content": value})
     return read(path)

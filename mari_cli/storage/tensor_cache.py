@@ -55,7 +55,7 @@ def cache_tensors(
     """
 
     def make(path: Path) -> None:
-        if not distributed.first():
+        if not distributed.is_rank_zero():
             return
         check_disk(root, sum(tensor.bytes for tensor in wanted.values()))
         with atomic.atomic_directory(path) as scratch:

@@ -167,7 +167,7 @@ def _answered(examiner: Examiner, questions: Sequence["Questions"]) -> dict[str,
             contents = (
                 (ask(task, bar) for task in open_ones)
                 if shared
-                else distributed.spread(open_ones, lambda task: ask(task, bar))
+                else distributed.map_over_processes(open_ones, lambda task: ask(task, bar))
             )
             for task, content in zip(open_ones, contents, strict=True):
                 bar.count_task(task)

@@ -77,7 +77,7 @@ def generate(
         return [_until(ends, new_T.tolist()) for new_T in new_BT]
 
     batches = _batches([len(question) for question in questions], batch_size, lm.max_length - max_new_tokens)
-    results = track(distributed.spread(batches, of_batch), description, len(batches))
+    results = track(distributed.map_over_processes(batches, of_batch), description, len(batches))
     for indices, result in zip(batches, results, strict=True):
         for i, generated in zip(indices, result, strict=True):
             answers[i] = generated

@@ -14,8 +14,8 @@ from mari_cli import distributed
 from mari_cli.data.tokenize import Item
 from mari_cli.lm_head import head_of
 from mari_cli.metrics import membership
+from mari_cli.models.backbone import hidden_states
 from mari_cli.models.load import LanguageModel
-from mari_cli.models.trunk import hidden_states
 from mari_cli.progress import Track
 
 ROWS = 512
@@ -35,7 +35,7 @@ def gradnorms(lm: LanguageModel, items: Sequence[Item], *, track: Track, descrip
             gradients = torch.autograd.grad(_mean_loss(lm, item), parameters, allow_unused=True)
             return membership.gradnorm(gradient for gradient in gradients if gradient is not None)
 
-        return list(track(distributed.spread(items, of_item), description, len(items)))
+        return list(track(distributed.map_over_processes(items, of_item), description, len(items)))
 
 
 @contextmanager

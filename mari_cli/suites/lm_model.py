@@ -14,9 +14,9 @@ from torch import Tensor
 
 from mari_cli.errors import UserError
 from mari_cli.lm_head import head_of
+from mari_cli.models.backbone import run_backbone
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.speaking import greedily, stops
-from mari_cli.models.trunk import trunk
 
 CPU_BYTES = 2**30
 """For the logits of one forward pass."""
@@ -60,7 +60,7 @@ class InMemory(HFLM):  # type: ignore[misc]
             logits_BTV: Tensor = super()._model_call(inps, attn_mask, labels)
             return logits_BTV
         with self.lm.compute.autocast():
-            h_BTD, _ = trunk(self.lm.model, inps)
+            h_BTD, _ = run_backbone(self.lm.model, inps)
         logits_NV = head_of(self.lm.model)(h_BTD.flatten(0, 1))
         return logits_NV.view(*inps.shape, -1)
 

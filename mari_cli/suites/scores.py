@@ -15,8 +15,8 @@ from mari_cli.data.tokenize import Item
 from mari_cli.lm_head import head_of
 from mari_cli.metrics.answer import OF_LOGITS, AnswerTokens
 from mari_cli.metrics.corpora import SCORED
+from mari_cli.models.backbone import hidden_states
 from mari_cli.models.load import LanguageModel
-from mari_cli.models.trunk import hidden_states
 from mari_cli.progress import Track
 
 CHUNK_BYTES = 128 * 2**20
@@ -95,7 +95,7 @@ def score(
         return [(of_item, h_TD.clone()) for of_item, h_TD in zip(of_items, kept, strict=True)]
 
     batches = list(length_sorted([len(item.input_ids) for item in items], batch_size))
-    results = track(distributed.spread(batches, of_batch), description, len(batches))
+    results = track(distributed.map_over_processes(batches, of_batch), description, len(batches))
     for indices, result in zip(batches, results, strict=True):
         for i, (of_item, h_TD) in zip(indices, result, strict=True):
             scored[i] = of_item

@@ -147,7 +147,7 @@ def measure(examiner: Examiner, corpora: CorporaByRole) -> Measured:
                 of_role[attack] = [value for i, value in enumerate(values) if i not in bad]
         metrics |= membership(scored_by["forget"], scored_by["holdout"], how)
     if states:
-        if distributed.first():
+        if distributed.is_rank_zero():
             metrics |= _marginal(examiner.lm, states, places, config, seed)
         states.clear()  # their files are not needed while answers are generated
     answers: list[str] = []

@@ -33,7 +33,7 @@ class StoredStates:
 
     def put(self, item: int, h_nD: Tensor) -> None:
         """The states of one item. Raises UserError where the disk has no room for those of all."""
-        if not distributed.first():
+        if not distributed.is_rank_zero():
             return
         if len(self.h_ND) == 0:
             shape = (self.starts[-1], h_nD.shape[1])

@@ -38,10 +38,10 @@ from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
 from mari_cli.lm_head import Head
 from mari_cli.losses.engine import log_probabilities
+from mari_cli.models.backbone import hidden_states
 from mari_cli.models.continuation import continued
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.reference import StoredReference
-from mari_cli.models.trunk import hidden_states
 from mari_cli.progress import Track
 from mari_cli.supports.sparse import Write
 

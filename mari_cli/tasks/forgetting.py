@@ -13,11 +13,11 @@ from mari_cli.errors import UserError, counted
 from mari_cli.losses.engine import log_probabilities
 from mari_cli.losses.objective import Needs, Objective
 from mari_cli.losses.support import SupportSource
+from mari_cli.models.backbone import choose_layer
 from mari_cli.models.context import Targets, context_targets
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import adapters_off
 from mari_cli.models.reference import StoredReference, remember
-from mari_cli.models.trunk import choose_layer
 from mari_cli.progress import say, silent, track
 from mari_cli.suites.benchmarks import benchmarks
 from mari_cli.suites.examiner import Examiner

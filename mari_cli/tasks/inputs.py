@@ -24,7 +24,7 @@ from mari_cli.tasks.setting import Setting
 def of_model(lm: LanguageModel, name: str) -> dict[str, str]:
     """What a model is that a run begins with, before adapters are put into it. Of several processes the first
     knows."""
-    if not distributed.first():
+    if not distributed.is_rank_zero():
         return {}
     config = json.loads(lm.model.config.to_json_string(use_diff=False)) | {"_name_or_path": None}
     generation = lm.model.generation_config
@@ -52,7 +52,7 @@ def of_words(setting: Setting) -> dict[str, str]:
 
 def require_same_words(config: RunConfig, setting: Setting) -> None:
     """Refuse to go on with a run of other words, before a model is loaded to which they may not fit."""
-    if distributed.first():
+    if distributed.is_rank_zero():
         require_same(Run.unfinished(Path(config.out)), Inputs(of_words(setting)))
 
 

@@ -67,7 +67,7 @@ def measure_model(
     found = replace(found, metrics=found.metrics | figures, items=found.items + answered)
     asked: list[Row] = []
     if suite is not None:
-        rows = [{"suite": suite.name} | row for row in distributed.agreed(suite.examine(examiner))]
+        rows = [{"suite": suite.name} | row for row in distributed.broadcast(suite.examine(examiner))]
         asked, notes = finite_rows(with_reference(rows, reference), model=name)
         found = replace(found, notes=found.notes + notes)
     return Examined(found, asked, examiner.weights)
@@ -116,7 +116,7 @@ def ask_reference(lm: LanguageModel, suite: Suite | None, config: RunConfig, tra
     losses_alone = replace(config.metrics, generate=False, gradnorm=False, benchmarks=[])
     weights, cache = weights_hash(lm.model), cache_directory(config)
     examiner = Examiner(lm, losses_alone, config.seed, weights, cache, track, "reference")
-    return distributed.agreed(suite.examine(examiner))
+    return distributed.broadcast(suite.examine(examiner))
 
 
 def measure_corpora(examiner: Examiner, corpora: Mapping[str, Corpus], *, afresh: bool = False) -> Measured:
@@ -137,7 +137,7 @@ def measure_corpora(examiner: Examiner, corpora: Mapping[str, Corpus], *, afresh
         say(f"{name}: measured before")
         return _read(content)
     say(f"{name}: measuring")
-    result = distributed.agreed(measure(examiner, corpora))
+    result = distributed.broadcast(measure(examiner, corpora))
     # what a cache gives back must be what a first run sees, to the last bit and the last missing value
     return _read(json_cache.write(path, asdict(result))) if path else result
 

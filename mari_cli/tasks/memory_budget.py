@@ -27,7 +27,7 @@ def fit_to_memory(
     Of several processes the one with the least memory decides, or they would take steps of different kinds
     and wait for each other. Raises UserError where nothing fits, or where the settings are not to be changed.
     """
-    limit = distributed.least(limit_of(config, lm.device))
+    limit = distributed.all_reduce_min(limit_of(config, lm.device))
     if config.memory is Memory.unchecked or limit is None:
         return config
     groups = heaviest_step(items_at, steps, packed=lm.layout.packed)
@@ -39,7 +39,7 @@ def fit_to_memory(
     planner.require(choice, config, limit=limit)
     assert choice.chosen is not None
     say(f"memory: {planner.describe(choice, config, limit=limit)}")
-    settings = distributed.agreed(choice.chosen.settings)
+    settings = distributed.broadcast(choice.chosen.settings)
     if settings.gradient_checkpointing and not config.gradient_checkpointing:
         checkpoint_activations(lm.model)
     return settings.into(config)

@@ -60,7 +60,7 @@ def plan(
     """
     require_whole_shares(batches(config), processes)
     on = _device(device, memory)
-    with distributed.imagined(processes, 0):
+    with distributed.simulate_rank(processes, 0):
         refuse_shards(config.train, _compute(config, on))
     limit = _asked_memory(memory) if memory else on.memory if on.cuda else None
     if memory is None and config.train.memory_limit is not None:

@@ -66,7 +66,7 @@ def check(
     ``gold_words``: what `gold` may be besides a path. Gold and reference are loaded here and dropped: a model
     that cannot be loaded would otherwise end the run after hours.
     """
-    if not options.resume and distributed.first():  # the first may have made it when others come here
+    if not options.resume and distributed.is_rank_zero():  # the first may have made it when others come here
         refuse_existing(Path(config.out))
     setting = prepare(config, compute_of(config))
     if options.resume:

@@ -26,9 +26,9 @@ def record_run(flight: Preflight[Any]) -> Iterator[RunRecord]:
     data = describe_data(flight.corpora, flight.suite) | describe_benchmarks(config.metrics)
     begun_with = inputs.of_run(config, compute, setting, flight.corpora, flight.suite, flight.models)
     others = nullcontext(Run(Path(config.out), writes=False))
-    mine = open_run(config, flight.options, begun_with) if distributed.first() else others
+    mine = open_run(config, flight.options, begun_with) if distributed.is_rank_zero() else others
     with mine as run:
-        distributed.wait()
+        distributed.barrier()
         environment = describe_environment(device=device_info(compute)) | {"processes": distributed.size()}
         said = [f"precision: {compute.precision} ({compute.reason})"]
         if compute.device.type == "cuda":

@@ -387,7 +387,7 @@ def _calibrated(
     found = json_cache.read(path)
     if found is None:
         own = None
-        if distributed.first():
+        if distributed.is_rank_zero():
             columns = (
                 [score.answer_nll for score in holdout],
                 [score.tokens_right / score.tokens for score in holdout],

@@ -103,15 +103,15 @@ def _traceback(failure: ProcessFailure) -> str:
 def take_part(prepare: Callable[[], PreparedRun]) -> Iterator[PreparedRun]:
     """What ``prepare`` returns in the first process, in all of them. Where it fails the others exit with 2,
     and the first says why."""
-    with distributed.joined():
+    with distributed.join_processes():
         prepared = None
         try:
-            if distributed.first():
+            if distributed.is_rank_zero():
                 found = prepare()
                 require_whole_shares(batches(found.config), distributed.size())
                 prepared = found
         finally:
-            prepared = distributed.agreed(prepared)
+            prepared = distributed.broadcast(prepared)
         if prepared is None:
             raise SystemExit(2)
         yield prepared

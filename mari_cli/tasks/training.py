@@ -239,10 +239,10 @@ def _make(
             f"{role}: fine-tuning was stopped. {outcome.stopped_by}",
             f"lower `finetune.lr` (now {config.lr:g})",
         )
-    if distributed.first():
+    if distributed.is_rank_zero():
         lm.save(path)
     # the first one's counts, and the others need not read it
-    json_cache.write(directory / SEAL, directory_hash(path) if distributed.first() else None)
-    if distributed.first():
+    json_cache.write(directory / SEAL, directory_hash(path) if distributed.is_rank_zero() else None)
+    if distributed.is_rank_zero():
         shutil.rmtree(directory / STATE)
     say(f"{role}: {outcome.stopped_by or 'all epochs done'} after {counted(outcome.steps, 'step')}")

@@ -9,9 +9,9 @@ import torch
 from mari_cli.config import ModelConfig, UnlearnRun
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import objective as losses
+from mari_cli.models.backbone import choose_layer
 from mari_cli.models.device import choose_compute
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
-from mari_cli.models.trunk import choose_layer
 from mari_cli.options import RunOptions
 from mari_cli.progress import say, track
 from mari_cli.sections import display_name

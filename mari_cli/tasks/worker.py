@@ -63,7 +63,7 @@ def work(name: str, config: Any, options: RunOptions) -> Any:
     from mari_cli import distributed
 
     try:
-        with distributed.joined():
+        with distributed.join_processes():
             return load_task(name)(config, options)
     except UserError as error:
         raise Refused(json.dumps([str(error), error.hint])) from error

@@ -26,15 +26,15 @@ from mari_cli.storage import atomic
 @contextmanager
 def directory_of_all(path: Path) -> Iterator[Path]:
     """`atomic.atomic_directory` for all processes: it appears once the block has ended well in each."""
-    if distributed.first():
+    if distributed.is_rank_zero():
         with atomic.atomic_directory(path) as scratch, system_errors():
-            yield distributed.agreed(scratch)
-            distributed.wait()
+            yield distributed.broadcast(scratch)
+            distributed.barrier()
     else:
         with system_errors():
-            yield distributed.agreed(path)
-        distributed.wait()
-    distributed.wait()
+            yield distributed.broadcast(path)
+        distributed.barrier()
+    distributed.barrier()
 
 
 def write(directory: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -45,7 +45,7 @@ def write(directory: Path, tensors: Mapping[str, Tensor]) -> None:
         save(
             {name: tensor.detach() for name, tensor in tensors.items()},
             storage_writer=HuggingFaceStorageWriter(str(directory), save_distributed=True),
-            process_group=distributed.objects(),
+            process_group=distributed.object_group(),
             no_dist=distributed.size() == 1,
         )
 
@@ -61,7 +61,7 @@ def read(directory: Path, room: Callable[[str, torch.Size, torch.dtype], Tensor]
         load(
             tensors,
             storage_reader=HuggingFaceStorageReader(str(directory)),
-            process_group=distributed.objects(),
+            process_group=distributed.object_group(),
             no_dist=distributed.size() == 1,
         )
     return tensors

@@ -25,9 +25,9 @@ from mari_cli.losses.objective import FINE_TUNING, Objective
 from mari_cli.measure import fake
 from mari_cli.measure.memory import MemoryTracker
 from mari_cli.models import attention
+from mari_cli.models.backbone import backbone_of
 from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel, checkpoint_activations
-from mari_cli.models.trunk import trunk_of
 from mari_cli.train.optim import Optimizer
 from mari_cli.train.sharding_planned import PlannedShards
 from mari_cli.train.step import Group, Recalled, Reference, backward, operand_head
@@ -144,7 +144,7 @@ def forecast(
     busiest = max(range(processes), key=lambda k: count_positions(shares[k], lm.layout.packed))
     sharded = processes > 1 and config.parallel is Parallel.fsdp
     try:
-        with distributed.imagined(processes, busiest):
+        with distributed.simulate_rank(processes, busiest):
             return count_step(
                 blank,
                 groups,
@@ -265,7 +265,7 @@ def count_step(
 
 
 def _attribute(lm: LanguageModel, tracker: MemoryTracker) -> Iterator[RemovableHandle]:
-    """Let ``tracker`` know what is allocated for what: the trunk, forwards and backwards, or the loss."""
+    """Let ``tracker`` know what is allocated for what: the backbone, forwards and backwards, or the loss."""
     inside = False
 
     def enter(*_: object) -> None:
@@ -285,8 +285,8 @@ def _attribute(lm: LanguageModel, tracker: MemoryTracker) -> Iterator[RemovableH
         tracker.watch([parameter.grad], "gradients")
 
     tracker.label = label
-    yield trunk_of(lm.model).register_forward_pre_hook(enter)
-    yield trunk_of(lm.model).register_forward_hook(leave)
+    yield backbone_of(lm.model).register_forward_pre_hook(enter)
+    yield backbone_of(lm.model).register_forward_hook(leave)
     for parameter in lm.model.parameters():
         if parameter.requires_grad:
             yield parameter.register_post_accumulate_grad_hook(accumulated)

@@ -82,7 +82,7 @@ def fit(
     Several processes take each step together (train/step.py). All see the same numbers, so all decide the
     same; ``log`` is called in the first alone.
     """
-    if not distributed.first():
+    if not distributed.is_rank_zero():
         log = _ignore
     journal = Journal(
         log,
@@ -193,10 +193,10 @@ def _resume(
     directory: Path, weights: str, optimizer: Optimizer, scaler: torch.amp.GradScaler
 ) -> state.Progress | None:
     """Restore the newest state under ``directory``; None where none was written yet."""
-    found = distributed.agreed(state.find(directory, weights) if distributed.first() else None)
+    found = distributed.broadcast(state.find(directory, weights) if distributed.is_rank_zero() else None)
     if found is None:
         return None
-    if distributed.first():
+    if distributed.is_rank_zero():
         state.drop_damaged(found)
     progress = state.load_progress(found)
     state.load_weights(found, optimizer)

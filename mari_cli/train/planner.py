@@ -67,7 +67,7 @@ def choose(
     if limit is None:
         return chosen(configured)
     if configured.needed <= limit:
-        with distributed.imagined(processes, 0):
+        with distributed.simulate_rank(processes, 0):
             once = _logits_once(lm, groups, objective, config)
         kept = once and attempt(once)
         return chosen(kept if kept and kept.needed <= limit else configured)
@@ -108,7 +108,7 @@ def ways(lm: LanguageModel, largest: int, objective: Objective, config: OptimCon
     they are not held. ``largest``: sequences of a role that a process has in a step.
 
     For a loss that is a sum over sequences smaller micro-batches come first: they cost nothing. One that
-    pools over the step has to run twice over the trunk for them, which is a little more than to make
+    pools over the step has to run twice over the backbone for them, which is a little more than to make
     activations twice.
     """
     first = asked = Settings.of(config)

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from mari_cli import distributed
 from mari_cli.config import Weights
+from mari_cli.models.backbone import backbone_of
 from mari_cli.models.load import LanguageModel
-from mari_cli.models.trunk import trunk_of
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def sharded(lm: LanguageModel, *, weights: Weights = Weights.float32) -> Iterato
         if id(parameter) not in kept:
             parameter.data = parameter.data.new_empty(0)
     with warnings.catch_warnings():
-        # of writing into what the trunk returns, which nothing here does
+        # of writing into what the backbone returns, which nothing here does
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         yield replace(lm, model=twin)
     with torch.no_grad():
@@ -57,15 +57,16 @@ def sharded(lm: LanguageModel, *, weights: Weights = Weights.float32) -> Iterato
 
 
 def units_of(model: PreTrainedModel) -> list[nn.Module]:
-    """What is gathered at one time: a block, the rest of the trunk, and the head where it is another.
+    """What is gathered at one time: a block, the rest of the backbone, and the head where it is another.
 
-    The trunk is the root, because it is what a step calls; the head is a unit of its own, which is never
+    The backbone is the root, because it is what a step calls; the head is a unit of its own, which is never
     called.
     """
-    trunk, head, embedding = trunk_of(model), model.get_output_embeddings(), model.get_input_embeddings()
+    backbone, embedding = backbone_of(model), model.get_input_embeddings()
+    head = model.get_output_embeddings()
     assert isinstance(head, nn.Module)
-    blocks = [m for m in trunk.modules() if type(m).__name__ in (model._no_split_modules or ())]
-    return [*blocks, trunk] if head.weight is embedding.weight else [*blocks, trunk, head]
+    blocks = [m for m in backbone.modules() if type(m).__name__ in (model._no_split_modules or ())]
+    return [*blocks, backbone] if head.weight is embedding.weight else [*blocks, backbone, head]
 
 
 def _apply_fsdp(model: PreTrainedModel, policy: MixedPrecisionPolicy) -> None:
@@ -74,7 +75,7 @@ def _apply_fsdp(model: PreTrainedModel, policy: MixedPrecisionPolicy) -> None:
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = head.weight is embedding.weight
     for unit in units_of(model):
-        # the trunk too: after a forward without a backward its parameters would stay whole
+        # the backbone too: after a forward without a backward its parameters would stay whole
         fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
         assert isinstance(unit, FSDPModule)
         # a loss is a sum over the step, not a mean of the processes' means

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from mari_cli.config import Weights
 from mari_cli.measure import fake
 from mari_cli.measure.memory import MemoryTracker
-from mari_cli.models.trunk import trunk_of
+from mari_cli.models.backbone import backbone_of
 from mari_cli.train.sharding import units_of
 
 
@@ -61,7 +61,7 @@ class PlannedShards:
         """Of shards, by name; some share what they lie in."""
         self.whole = sum(p.numel() * p.element_size() for p in model.parameters())
         """Bytes of all weights."""
-        self.trunk = trunk_of(model)
+        self.backbone = backbone_of(model)
         self.last_gathered: Tensor | None = None
         self.last_reduced: Tensor | None = None
         self.names = {id(p): name for name, p in model.named_parameters()}
@@ -132,12 +132,12 @@ class PlannedShards:
                 state.register_hook(lambda _: self._come_back(unit))
             if not _in_backward():
                 unit.whole.clear()
-                if unit.module is self.trunk:
+                if unit.module is self.backbone:
                     self.last_gathered = None
 
         def accumulated(parameter: Tensor) -> None:
             unit.waits_for -= 1
-            if unit.waits_for == 0 and unit.module is not self.trunk:
+            if unit.waits_for == 0 and unit.module is not self.backbone:
                 self._reduce(unit)
 
         yield unit.module.register_forward_pre_hook(before)
@@ -167,7 +167,7 @@ class PlannedShards:
         if at > 0:
             self.units[at - 1].stretch = self._stretch(self.units[at - 1])
         unit.waits_for = len(unit.trained)
-        if unit.module is self.trunk:  # it is through when everything is
+        if unit.module is self.backbone:  # it is through when everything is
             torch.autograd.Variable._execution_engine.queue_callback(lambda: self._end(unit))
 
     def _end(self, root: _Unit) -> None:

@@ -40,7 +40,7 @@ class Progress:
     step: int = 0
     """Optimiser steps done."""
     tokens: int = 0
-    """Tokens the trunk has seen, prompts included, padding not."""
+    """Tokens the backbone has seen, prompts included, padding not."""
     kept_step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     """The evaluations so far."""
@@ -63,17 +63,17 @@ def save(directory: Path, optimizer: Optimizer, progress: Progress) -> None:
     """
     name = f"step_{progress.step:08d}"
     size = 3 * sum(master.numel() * master.element_size() for master in optimizer.masters.values())
-    if distributed.first():
+    if distributed.is_rank_zero():
         room_on_disk.check_disk(directory.parent, size)
         directory.mkdir(parents=True, exist_ok=True)
     with checkpoint.directory_of_all(directory / name) as temporary:
         checkpoint.write(temporary / MODEL, optimizer.masters)
         checkpoint.write(temporary / OPTIMIZER, optimizer.tensors() | _random_state())
-        distributed.wait()
-        if distributed.first():
+        distributed.barrier()
+        if distributed.is_rank_zero():
             content = {"progress": vars(progress), "files": _checksums(temporary)}
             (temporary / PROGRESS).write_text(json.dumps({"sha256": _seal(content), **content}))
-    if not distributed.first():
+    if not distributed.is_rank_zero():
         return
     for other in directory.glob("step_*"):
         if other.name == name:

@@ -1,11 +1,11 @@
 """One optimiser step's gradients, exact however the step is cut.
 
-Where a loss is a sum over sequences, each micro-batch is carried through trunk, head and back by itself. A
+Where a loss is a sum over sequences, each micro-batch is carried through backbone, head and back by itself. A
 loss that pools over the step is no such sum: with more than one micro-batch the step then runs twice over the
-trunk (after L. Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
+backbone (after L. Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
 https://arxiv.org/abs/2101.06983): once without a graph to collect the hidden states of all micro-batches,
 then the loss over all of them gives its gradient there, and once more, micro-batch by micro-batch, to carry
-that gradient through the trunk.
+that gradient through the backbone.
 
 Several processes each take a stretch of every role's sequences; terms and gradients add up. What a loss pools
 over the step they exchange (losses/exchange.py).
@@ -27,8 +27,8 @@ from mari_cli.losses.engine import Gradients
 from mari_cli.losses.exchange import exchange
 from mari_cli.losses.objective import Objective, Terms, differentiate
 from mari_cli.losses.step import Positions, Rows, Step, Supported
+from mari_cli.models.backbone import backbone_of, choose_layer, hidden_states
 from mari_cli.models.load import LanguageModel
-from mari_cli.models.trunk import choose_layer, hidden_states, trunk_of
 from mari_cli.transfer import sent
 
 Group = Mapping[str, Sequence[Item]]
@@ -181,7 +181,7 @@ def backward(
 
 
 def operand_head(lm: LanguageModel) -> Head:
-    """The head as a step computes with it: operands in the trunk's 16 bits where it has 16."""
+    """The head as a step computes with it: operands in the backbone's 16 bits where it has 16."""
     sixteen = lm.compute.dtype != torch.float32
     return head_of(lm.model, lm.compute.dtype if sixteen else None, widens=lm.compute.widens)
 
@@ -251,8 +251,8 @@ def _in_two_phases(
     terms, gradients = through_head(whole, collected)
     _push([], gradients, head)
 
-    after, in_trunk = _random_state(lm.device), set(trunk_of(lm.model).parameters())
-    apart = [p for p in lm.model.parameters() if p not in in_trunk]  # the head, where it is not tied
+    after, in_backbone = _random_state(lm.device), set(backbone_of(lm.model).parameters())
+    apart = [p for p in lm.model.parameters() if p not in in_backbone]  # the head, where it is not tied
     left = sum(map(len, cuts.values()))
     for role, parts in cuts.items():
         start = 0
@@ -272,7 +272,7 @@ def _summed(terms: Terms, device: torch.device) -> Terms:
     """Over all processes: each has a part of every sum."""
     if distributed.size() == 1:
         return terms
-    sums = distributed.summed(
+    sums = distributed.all_reduce_sum(
         torch.stack([sent(term.detach(), device, torch.float64) for term in terms.values()])
     )
     return dict(zip(terms, sums, strict=True))
@@ -351,7 +351,9 @@ def _push(pairs: Pairs, gradients: Gradients, head: Head) -> None:
     ):
         if parameter is not None and gradient is not None:
             pairs.append((parameter, gradient.to(parameter.dtype)))
-    gradients.head.weight_VD = gradients.head.bias_V = None  # not held, in float32, through the trunk's pass
+    gradients.head.weight_VD = gradients.head.bias_V = (
+        None  # or they would be held in float32 during the backbone's pass
+    )
     _backward(pairs)
 
 
@@ -364,7 +366,7 @@ def _cut(size: int, micro_batch: int | None) -> list[range]:
 
 
 def _forward(lm: LanguageModel, layer: int | None, items: Sequence[Item], part: range) -> States:
-    """Also where a process has nothing to do the trunk runs: sharded weights are gathered by all."""
+    """Also where a process has nothing to do the backbone runs: sharded weights are gathered by all."""
     drawn = [items[i] for i in part] or items[:1]
     states = States(*hidden_states(lm.model, lm.compute, drawn, packed=lm.layout.packed, layer=layer))
     states = states if part else states.each(lambda x_ND: x_ND[:0])
@@ -380,10 +382,10 @@ def _joined(parts: Sequence[States]) -> States:
 def _forward_roles(
     lm: LanguageModel, forward: Forward, groups: Group, parts: Mapping[str, range]
 ) -> dict[str, States]:
-    """Hidden states by role. Where it costs little padding all roles go through the trunk together: weights
+    """Hidden states by role. Where it costs little padding all roles go through the backbone at once: weights
     are cast to 16 bits once, and each weight gets its gradient in one piece.
 
-    Decided by the whole step: every process must call the trunk as often as the others.
+    Decided by the whole step: every process must call the backbone as often as the others.
     """
     apart = sum(_rectangle(groups[role]) for role in parts)
     together = _rectangle([item for role in parts for item in groups[role]])

@@ -28,7 +28,7 @@ def share_of_step(groups: Group, process: int, processes: int) -> Group:
 
 
 def count_positions(groups: Group, packed: bool) -> int:
-    """That the trunk computes: the tokens, and the padding where they are not ``packed``."""
+    """That the backbone computes: the tokens, and the padding where they are not ``packed``."""
     if packed:
         return count_tokens(groups)
     return sum(len(items) * max(len(item.input_ids) for item in items) for items in groups.values() if items)

@@ -6,7 +6,7 @@ from engine_cases import LENGTHS, case, head, through_engine
 
 from mari_cli.errors import UserError
 from mari_cli.losses.rmu import RMUConfig, direction
-from mari_cli.models.trunk import choose_layer
+from mari_cli.models.backbone import choose_layer
 
 
 def test_rmu_is_the_papers_formula():

@@ -1,4 +1,4 @@
-"""Logits are the head applied to the trunk's last hidden state, also in architectures with their own ways."""
+"""Logits are the head applied to the backbone's last hidden state, in every architecture."""
 
 from contextlib import nullcontext
 
@@ -12,8 +12,8 @@ from mari_cli.errors import UserError
 from mari_cli.lm_head import Head, HeadGradient, head_of
 from mari_cli.measure import fake
 from mari_cli.measure.memory import MemoryTracker
+from mari_cli.models.backbone import run_backbone
 from mari_cli.models.head import check_parity
-from mari_cli.models.trunk import trunk
 
 ARCHITECTURES = {
     "gpt2, tied": GPT2,
@@ -35,13 +35,13 @@ ARCHITECTURES = {
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_head_of_the_trunk_gives_the_models_own_logits(name):
+def test_the_head_of_the_backbone_gives_the_models_own_logits(name):
     """`built` has checked a row of eight tokens; here it is a batch, to the last digits."""
     model = built(ARCHITECTURES[name]).model
     ids = torch.arange(2, 34).view(2, 16)
     with torch.no_grad():
         torch.testing.assert_close(
-            head_of(model)(trunk(model, ids)[0]),
+            head_of(model)(run_backbone(model, ids)[0]),
             model(input_ids=ids, use_cache=False).logits,
             rtol=1e-5,
             atol=1e-6,

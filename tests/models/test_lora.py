@@ -67,7 +67,7 @@ def test_alpha_is_twice_the_rank_unless_set_and_targets_can_be_named():
 
 
 @architectures
-def test_head_of_trunk_are_the_logits_of_a_model_with_adapters_too(architecture):
+def test_head_of_backbone_are_the_logits_of_a_model_with_adapters_too(architecture):
     check_parity(adapted(architecture).model)
 
 

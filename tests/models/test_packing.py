@@ -16,9 +16,9 @@ from mari_cli.data.batches import Documents, collate
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
 from mari_cli.models import attention
+from mari_cli.models.backbone import hidden_states, rows, run_backbone
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.packing import settle
-from mari_cli.models.trunk import hidden_states, rows, trunk
 
 WINDOW = {"sliding_window": 5, "num_key_value_heads": 1}
 EXACT = {name: shape for name, shape in ARCHITECTURES.items() if not name.startswith("gemma2")} | {
@@ -142,7 +142,7 @@ def through(broken: Callable[[Documents], Documents]):
     def states(lm: LanguageModel, which: list[Item]) -> Tensor:
         batch = collate(which, packed=True)
         assert batch.documents
-        return rows(batch, trunk(lm.model, batch.input_ids_BT, documents=broken(batch.documents))[0])
+        return rows(batch, run_backbone(lm.model, batch.input_ids_BT, documents=broken(batch.documents))[0])
 
     return states
 
@@ -294,7 +294,7 @@ def test_nothing_between_tokens_and_gradients_waits_for_a_value(name):
     lm = built(EXACT[name])
     batch = collate(items(), packed=True).to(lm.device)
     with Waiting():
-        h_BTD, _ = trunk(lm.model, batch.input_ids_BT, documents=batch.documents)
+        h_BTD, _ = run_backbone(lm.model, batch.input_ids_BT, documents=batch.documents)
         rows(batch, h_BTD).sum().backward()
 
 

@@ -15,12 +15,12 @@ from mari_cli.config import UnlearnRun
 from mari_cli.data.tokenize import Item
 from mari_cli.lm_head import head_of
 from mari_cli.losses.objective import build
+from mari_cli.models.backbone import run_backbone
 from mari_cli.models.context import context_targets
 from mari_cli.models.device import choose_compute
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import load_model
 from mari_cli.models.reference import remember
-from mari_cli.models.trunk import trunk
 from mari_cli.progress import silent
 from mari_cli.storage.run import Run
 from mari_cli.tasks.alternatives import alternative_items
@@ -63,10 +63,10 @@ def unlearned(loss: str, tmp_path, *overrides: str) -> tuple[list[tuple[int, boo
     record = RunRecord(Run.create(tmp_path / "run", "seed: 0\n", command=[]), NoTracker(), 0.0)
 
     forwards: list[tuple[int, bool]] = []
-    trunk_type = type(lm.model.base_model)
+    backbone_type = type(lm.model.base_model)
 
     def note(module, *_) -> None:
-        if isinstance(module, trunk_type):
+        if isinstance(module, backbone_type):
             forwards.append((id(module), torch.is_grad_enabled()))
 
     hook = torch.nn.modules.module.register_module_forward_pre_hook(note)  # of every module there is
@@ -148,7 +148,7 @@ def in_float64():
 def asked_directly(lm, item, layer=1):
     with lm.compute.autocast():
         h_TD, layer_TD = (
-            states[0] for states in trunk(lm.model, torch.tensor([item.input_ids]), layer=layer)
+            states[0] for states in run_backbone(lm.model, torch.tensor([item.input_ids]), layer=layer)
         )
     predicting = slice(item.supervised_from - 1, -1)
     return h_TD[predicting], layer_TD[predicting], torch.tensor(item.input_ids[item.supervised_from :])
@@ -200,10 +200,10 @@ def test_a_token_costs_two_bytes_a_dimension_and_eight(tmp_path):
 
 def forwards(lm, asked) -> int:
     """Trunk forwards of any model while ``asked`` runs."""
-    trunk_type, calls = type(lm.model.base_model), []
+    backbone_type, calls = type(lm.model.base_model), []
 
     def note(module, *_) -> None:
-        if isinstance(module, trunk_type):
+        if isinstance(module, backbone_type):
             calls.append(module)
 
     hook = torch.nn.modules.module.register_module_forward_pre_hook(note)

@@ -43,7 +43,7 @@ def root(tmp_path_factory):
 
 
 def forwards(lm, ask):
-    """What ``ask`` returns, and how often the trunk ran for it."""
+    """What ``ask`` returns, and how often the backbone ran for it."""
     count = []
     handle = lm.model.base_model.register_forward_pre_hook(lambda *_: count.append(1))
     try:

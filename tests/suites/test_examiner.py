@@ -38,7 +38,7 @@ def examiner(lm, tmp_path, monkeypatch):
 
 
 def forwards(lm, ask):
-    """What ``ask`` returns, and how often the trunk ran for it."""
+    """What ``ask`` returns, and how often the backbone ran for it."""
     count = []
     handle = lm.model.base_model.register_forward_pre_hook(lambda *_: count.append(1))
     try:

@@ -13,11 +13,11 @@ from mari_cli.data.records import Record
 from mari_cli.data.spans import locate
 from mari_cli.data.tokenize import Item, PromptStyle, tokenize
 from mari_cli.lm_head import head_of
+from mari_cli.models.backbone import hidden_states
 from mari_cli.models.device import choose_compute
 from mari_cli.models.load import load_model
 from mari_cli.models.reference import remember
 from mari_cli.models.tokenizer import train_tokenizer
-from mari_cli.models.trunk import hidden_states
 from mari_cli.progress import silent
 from mari_cli.supports import twins
 from mari_cli.supports.twins import (

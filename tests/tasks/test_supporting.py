@@ -16,10 +16,10 @@ from mari_cli.errors import UserError
 from mari_cli.lm_head import head_of
 from mari_cli.losses.support import PLAIN_GENERATED, SupportConfig
 from mari_cli.metrics.likelihood import answer_nll
+from mari_cli.models.backbone import hidden_states
 from mari_cli.models.context import Targets
 from mari_cli.models.device import choose_compute
 from mari_cli.models.reference import ItemRows
-from mari_cli.models.trunk import hidden_states
 from mari_cli.options import RunOptions
 from mari_cli.suites.scores import ItemScore, score
 from mari_cli.suites.standard import Corpus

@@ -23,8 +23,8 @@ from mari_cli.losses.step import Rows, Step, Supported
 from mari_cli.losses.undial import UndialConfig
 from mari_cli.losses.unilogit import UnilogitConfig
 from mari_cli.losses.wga import WGAConfig
+from mari_cli.models.backbone import hidden_states
 from mari_cli.models.packing import settle
-from mari_cli.models.trunk import hidden_states
 from mari_cli.train.step import Recalled, Reference, positions_of
 
 V, K = 23, 5

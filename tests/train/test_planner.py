@@ -247,7 +247,7 @@ def test_without_a_limit_nothing_is_changed():
     assert len(choice.tried) == 1
 
 
-def test_a_pooled_loss_checkpoints_before_it_runs_twice_over_the_trunk():
+def test_a_pooled_loss_checkpoints_before_it_runs_twice_over_the_backbone():
     config = UnlearnConfig(chunk=128, keep_logits=False)
     groups = {"forget": items(4, 60), "retain": items(4, 60)}
     free, lm = tried(POOLED, None, config, groups).chosen, language_model()

@@ -136,10 +136,10 @@ def settled_on() -> tuple[int | None, UnlearnConfig]:
     """With another limit in each process, of which one is too small for the step as configured."""
     config, objective = UnlearnConfig(chunk=128), build(NPO)
     free = forecast(language_model(), GROUPS, objective, Settings.of(config), config, processes=2)
-    limit = free.needed * (2 if distributed.first() else 0.8)
+    limit = free.needed * (2 if distributed.is_rank_zero() else 0.8)
     config = replace(config, memory_limit=f"{limit / 2**20:.6f}MiB")
     return (
-        distributed.least(3 if distributed.first() else None),
+        distributed.all_reduce_min(3 if distributed.is_rank_zero() else None),
         fit_to_memory(language_model(), config, objective, lambda step: GROUPS, 1),
     )
 

@@ -23,8 +23,8 @@ from mari_cli.config import Packing
 from mari_cli.data.tokenize import Item
 from mari_cli.losses.mari import PoolingScope
 from mari_cli.losses.objective import FINE_TUNING, build
+from mari_cli.models.backbone import hidden_states
 from mari_cli.models.head import check_parity
-from mari_cli.models.trunk import hidden_states
 from mari_cli.train.step import backward
 
 
@@ -68,7 +68,7 @@ def test_packed_a_step_is_what_it_is_padded(name, make):
 
 @pytest.mark.parametrize("name", ["mari pooled both", "kl_ga"])
 def test_with_dropout_micro_batches_are_the_same_forwards_in_one_graph(name):
-    """Where a loss pools over the step, its second pass over the trunk draws the masks of the first."""
+    """Where a loss pools over the step, its second pass over the backbone draws the masks of the first."""
     lm, config = gpt2(dropout=0.3), LOSSES[name]
     lm.model.train()
     groups = group_of(config)
@@ -83,7 +83,7 @@ def test_with_dropout_micro_batches_are_the_same_forwards_in_one_graph(name):
 
 
 def test_a_step_with_dropout_ends_in_the_random_state_of_its_first_pass():
-    """What a resumed run draws next must not depend on how often the trunk ran."""
+    """What a resumed run draws next must not depend on how often the backbone ran."""
     lm = gpt2(dropout=0.3)
     lm.model.train()
     taken(lm, LOSSES["mari token"], micro_batch=2)
@@ -143,7 +143,7 @@ def test_with_bfloat16_weights_many_micro_batches_are_as_near_to_the_gradient_as
 
 
 class Forwards:
-    """How often a model's trunk runs."""
+    """How often a model's backbone runs."""
 
     def __init__(self, lm):
         self.count = 0
@@ -153,7 +153,7 @@ class Forwards:
         self.count += 1
 
 
-def test_the_trunk_runs_once_a_micro_batch_and_twice_only_where_the_loss_pools_over_the_step():
+def test_the_backbone_runs_once_a_micro_batch_and_twice_only_where_the_loss_pools_over_the_step():
     for name, passes in (("kl_ga", 1), ("npo", 1), ("mari context", 1), ("mari token", 2)):
         lm, frozen = gpt2(), gpt2(seed=9)
         forwards = Forwards(lm)
@@ -250,7 +250,7 @@ def test_fine_tuning_averages_over_the_tokens_of_the_step_not_over_sequences():
         assert terms["loss"].item() == pytest.approx(expected.item(), rel=1e-12)
 
 
-def test_a_frozen_head_is_left_alone_and_the_trunk_is_not():
+def test_a_frozen_head_is_left_alone_and_the_backbone_is_not():
     lm, config = llama(), LOSSES["mari token"]
     expected = taken(lm, config)
     lm.model.lm_head.weight.requires_grad_(False)
@@ -261,5 +261,5 @@ def test_a_frozen_head_is_left_alone_and_the_trunk_is_not():
 
 
 @pytest.mark.parametrize("make", [gpt2, llama])
-def test_head_of_trunk_are_the_models_own_logits(make):
+def test_head_of_backbone_are_the_models_own_logits(make):
     check_parity(make().model)

@@ -189,10 +189,10 @@ def messages(make, **settings):
 def kept_and_damaged(path: Path):
     """What was kept, and what is read once it is damaged; each process would keep another thing."""
     kept = json_cache.write(path, {"rank": distributed.rank()})
-    distributed.wait()
-    if distributed.first():
+    distributed.barrier()
+    if distributed.is_rank_zero():
         path.write_text(path.read_text().replace("0", "1"))
-    distributed.wait()
+    distributed.barrier()
     return kept, json_cache.read(path)
 
 

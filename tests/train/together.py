@@ -42,7 +42,7 @@ def _work(rank: int, processes: int, port: int, queue: Any, work: Callable[..., 
     from mari_cli import distributed
 
     try:
-        with distributed.joined():
+        with distributed.join_processes():
             result = work(*arguments)
         queue.put((rank, pickle.dumps(result)))  # tensors by value: their sender ends before they are read
     except BaseException:

@@ -1,4 +1,4 @@
-"""The trunk that turns tokens into hidden states.
+"""The backbone that turns tokens into hidden states.
 
 Shapes: B sequences, T tokens, N supervised positions, D hidden size.
 """
@@ -17,7 +17,7 @@ from mari_cli.models.attention import no_mask
 from mari_cli.models.device import Compute
 
 
-def trunk_of(model: PreTrainedModel) -> nn.Module:
+def backbone_of(model: PreTrainedModel) -> nn.Module:
     """All of ``model`` before its head. Raises UserError where that is no module of its own."""
     if model.base_model is not model:
         return model.base_model
@@ -26,13 +26,13 @@ def trunk_of(model: PreTrainedModel) -> nn.Module:
     parts = [part for part in model.children() if part is not embedding and embedding in part.modules()]
     if len(parts) != 1:
         raise UserError(
-            f"`{type(model).__name__}` has no trunk apart from its head",
+            f"`{type(model).__name__}` has no backbone apart from its head",
             "this architecture is not supported yet",
         )
     return parts[0]
 
 
-def trunk(
+def run_backbone(
     model: PreTrainedModel,
     input_ids_BT: Tensor,
     *,
@@ -50,7 +50,7 @@ def trunk(
             "position_ids": documents.position_ids_BT,
             "attention_mask": no_mask(input_ids_BT),
         }
-    whole = trunk_of(model)
+    whole = backbone_of(model)
     if layer is not None and isinstance(whole, FSDPModule):
         with _collect_inputs(model, whole, layer) as seen:
             output = whole(input_ids=input_ids_BT, use_cache=False, **layout)
@@ -112,5 +112,5 @@ def hidden_states(
     """
     batch = collate(items, packed=packed).to(compute.device)
     with compute.autocast():
-        h_BTD, layer_BTD = trunk(model, batch.input_ids_BT, documents=batch.documents, layer=layer)
+        h_BTD, layer_BTD = run_backbone(model, batch.input_ids_BT, documents=batch.documents, layer=layer)
     return rows(batch, h_BTD), None if layer_BTD is None else rows(batch, layer_BTD)
