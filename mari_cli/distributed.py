@@ -77,8 +77,8 @@ def is_rank_zero() -> bool:
 
 
 def share(count: int, *, of: int | None = None, processes: int | None = None) -> range:
-    """The part of ``count`` things that rank ``of`` works on (None: this rank); parts differ in size by at most
-    one."""
+    """The part of ``count`` things that rank ``of`` works on (None: this rank). Parts differ in size by at
+    most one."""
     at, processes = rank() if of is None else of, processes or size()
     return range(count * at // processes, count * (at + 1) // processes)
 

@@ -1,4 +1,4 @@
-"""The command `mari`. Nothing heavier than typer at module level: `mari --help` answers in a blink."""
+"""The command `mari`. No module here imports more than typer at its top, so `mari --help` answers at once."""
 
 from mari_cli.cli.app import main
 

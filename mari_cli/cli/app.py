@@ -1,6 +1,7 @@
-"""Every command: what can be typed, with examples that run. The work is behind the imports in the bodies.
+"""Every command: its arguments, its help with examples that run, and a call of the task that does the work.
 
-stdout carries results (the final table, paths, YAML), stderr all the rest.
+A command imports its task in its body, so that help needs no torch. stdout carries results (the final table,
+paths, YAML), stderr carries everything else.
 """
 
 import sys
@@ -24,7 +25,7 @@ retain.path and holdout.path."""
 
 
 def _epilog(*examples: str, keys: bool = False) -> str:
-    # \b keeps the lines of a paragraph as they are
+    # \b tells typer to keep the lines of the paragraph as they are
     lines = "\n".join(f"  {example}" for example in examples)
     return (f"{KEYS}\n\n" if keys else "") + f"\b\nExamples:\n{lines}"
 
@@ -32,7 +33,7 @@ def _epilog(*examples: str, keys: bool = False) -> str:
 def _app(**kwargs: Any) -> typer.Typer:
     return typer.Typer(
         rich_markup_mode=None,
-        pretty_exceptions_enable=False,  # a plain traceback, never with locals
+        pretty_exceptions_enable=False,  # local variables may hold personal text: no traceback prints them
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
         **kwargs,
     )
@@ -346,7 +347,7 @@ def sweep(
             done.append(Path(job.config.out))
     if done:
         report = planned.directory / "report.html"
-        report.unlink(missing_ok=True)  # of the jobs that were done when the sweep was cut off
+        report.unlink(missing_ok=True)  # the report that the sweep wrote before it was cut off
         show_comparison(compare_runs(done, report))
         typer.echo(report)
     if len(done) < len(results):

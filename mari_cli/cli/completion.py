@@ -4,7 +4,7 @@ import os
 
 
 def complete_override(incomplete: str) -> list[str]:
-    """What a half-typed override may become."""
+    """The overrides that begin with ``incomplete``."""
     from mari_cli import launch
     from mari_cli.errors import UserError
 
@@ -13,13 +13,13 @@ def complete_override(incomplete: str) -> list[str]:
     task = next((task for task in launch.TASKS if task in words), "unlearn")
     try:
         found = launch.complete(task, key + incomplete)
-    except UserError:  # half a word often makes no config; there is nothing to say then
+    except UserError:  # half a word often makes no valid config: nothing is offered
         return []
     return [match.removeprefix(key) for match in found]
 
 
 def _key_before(incomplete: str) -> str:
-    """`KEY=`, where the shell is bash: it ends a word at `=` and asks for what comes after."""
+    """`KEY=` in bash, which ends a word at `=` and expects only the text after it; empty in other shells."""
     if os.environ.get("_MARI_COMPLETE") != "complete_bash":
         return ""
     words = os.environ["COMP_WORDS"].split()

@@ -1,4 +1,4 @@
-"""Where every error leaves: what the user can fix as `error:` and `hint:`, the rest as Python tells it."""
+"""The place that prints every error: `error:` and `hint:` for the user, a traceback for a fault of mari."""
 
 import errno
 import os
@@ -18,9 +18,9 @@ from mari_cli.storage.layout import RUN, SWEEP
 from mari_cli.tasks.worker import check_processes, hush
 
 PATIENCE = 5
-"""Seconds that others of several processes leave the first to tell an error."""
+"""Seconds that the other processes wait, so that rank 0 can print an error first."""
 LONGEST = 2000
-"""Characters of a line of an error; what is longer is a value that somebody pasted."""
+"""Most characters of a line of an error: a longer line holds a value that somebody pasted, and is cut."""
 OF_THE_SYSTEM = frozenset(
     getattr(errno, name)
     for name in (
@@ -28,24 +28,24 @@ OF_THE_SYSTEM = frozenset(
         *("EISDIR", "EMFILE", "ENFILE", "EIO", "ESTALE", "EBUSY", "ENXIO", "ENOMEM"),
     )
 )
-"""What the system refuses for a reason that lies with its user: names, permissions, room."""
+"""Errors of the operating system that the user can fix: names, permissions, disk space."""
 
 
 def note(message: str) -> None:
-    """A line for the person watching; results go to stdout instead."""
+    """Print a line on stderr for the person who watches; results go to stdout."""
     typer.echo(message, err=True)
 
 
 def refuse(message: str, hint: str | None) -> None:
-    """Two lines, whatever is in ``message`` and ``hint``."""
+    """Print `error:` and `hint:`, each as one line, whatever ``message`` and ``hint`` contain."""
     if os.environ.get("RANK", "0") != "0":
-        time.sleep(PATIENCE)  # once the first is gone the launcher ends the others, and it is told only once
+        time.sleep(PATIENCE)  # when rank 0 has ended, the launcher ends the others: the error is printed once
     note(f"error: {one_line(message) or 'something went wrong that has no name'}")
     note(f"  hint: {one_line(hint or '') or '`mari COMMAND --help` shows how it is called'}")
 
 
 def one_line(text: str) -> str:
-    """``text`` as one line that no terminal reads as anything but text: a value may hold what it likes."""
+    """``text`` as one line without control characters: a value in it may contain anything."""
     text = "".join(
         letter if letter.isprintable() else " " if letter.isspace() else ascii(letter)[1:-1]
         for letter in text
@@ -55,7 +55,7 @@ def one_line(text: str) -> str:
 
 
 def interrupt(number: int, frame: Any) -> None:
-    """SIGTERM is Ctrl-C: what is going on is ended in order."""
+    """Treat SIGTERM as Ctrl-C, so that a run ends in order."""
     raise KeyboardInterrupt
 
 
@@ -63,9 +63,9 @@ class Door(TyperGroup):
     """The group of all commands."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Exit codes: 2 what the user can fix, 130 interrupted, 1 what only we can (with a traceback)."""
+        """Exit codes: 2 the user can fix it, 130 interrupted, 1 a fault of mari (with a traceback)."""
         hush()
-        # of several processes the first alone has something to say
+        # of several processes only rank 0 prints
         if threading.current_thread() is threading.main_thread() and os.environ.get("RANK", "0") == "0":
             signal.signal(signal.SIGTERM, interrupt)
         try:
@@ -74,7 +74,7 @@ class Door(TyperGroup):
         except UserError as error:
             refuse(str(error), error.hint)
             raise SystemExit(2) from None
-        except typer.TyperException as error:  # a word on the command line that typer does not know
+        except typer.TyperException as error:  # typer does not know a word of the command line
             message, _, guess = error.format_message().replace("'", "`").partition(" Did you mean ")
             message = message[:1].lower() + message[1:].rstrip(".").replace("Value error, ", "")
             context = getattr(error, "ctx", None)
@@ -96,8 +96,8 @@ class Door(TyperGroup):
         raise SystemExit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
-        """Ctrl-C, or a scheduler's SIGTERM, is caught here, before typer makes a bare exit code of it; and a
-        reader who has left."""
+        """Catch Ctrl-C and a scheduler's SIGTERM before typer turns them into an exit code without a message,
+        and the error that a reader of stdout has closed the pipe."""
         _check_words(sys.argv[1:])
         _check_directory()
         check_processes()
@@ -112,7 +112,7 @@ class Door(TyperGroup):
             if os.environ.get("RANK", "0") == "0":
                 note(f"interrupted{goes_on}")
             raise typer.Exit(130) from None
-        except BrokenPipeError:  # `mari … | head -1`: who has read enough is told nothing
+        except BrokenPipeError:  # `mari … | head -1`: the reader has what it wanted, so this is no error
             code = 1 if _left(sys.stderr) else 0
             _leave_quietly()
             raise typer.Exit(code) from None
@@ -122,12 +122,13 @@ class Door(TyperGroup):
 
 
 def _check_streams() -> None:
-    """Refuse a closed stdout. A stream that is closed gives its number to the next file that is opened, which
-    would then get what somebody prints."""
+    """Refuse a closed stdout. The next file that is opened would get the number of the closed stream, and
+    printed text would go into that file."""
     closed = [stream for stream in ("stdin", "stdout", "stderr") if getattr(sys, stream) is None]
     if not closed:
         for stream in (sys.stdout, sys.stderr):
-            if reconfigure := getattr(stream, "reconfigure", None):  # letters that a terminal does not have
+            if reconfigure := getattr(stream, "reconfigure", None):
+                # a letter that the terminal cannot show is printed as an escape
                 reconfigure(errors="backslashreplace")
         return
     while os.open(os.devnull, os.O_RDWR) <= 2:
@@ -167,7 +168,7 @@ def _of_the_system(error: OSError) -> tuple[str, str]:
 
 
 def _left(stream: Any) -> bool:
-    """Whether nobody reads what is written to ``stream``."""
+    """Whether the reader of ``stream`` has closed it."""
     try:
         waiting = select.poll()
         waiting.register(stream.fileno(), 0)
@@ -177,7 +178,7 @@ def _left(stream: Any) -> bool:
 
 
 def _leave_quietly() -> None:
-    """What stdout still holds is given up, or Python would try again on its way out, and tell of it."""
+    """Drop what stdout still holds: Python would try to write it at exit, and print an error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, sys.stdout.fileno())

@@ -18,8 +18,8 @@ class Evaluated:
 def read_words(
     model: str | None, overrides: Sequence[str], logs: Sequence[Path], **others: Path | None
 ) -> Evaluated:
-    """``model`` is the first word, ``overrides`` the words after it, ``logs`` those of `--from-log`, whose
-    further words are logs too; ``others`` by their key, as `gold_log`."""
+    """``model`` is the first word and ``overrides`` are the words after it. ``logs`` come from `--from-log`;
+    with that option the words are logs too. ``others`` are further logs by their key, as `gold_log`."""
     if logs:
         words = [*([model] if model else []), *overrides]
         more = [word for word in words if Path(word).exists()]
@@ -31,7 +31,7 @@ def read_words(
 
 
 def _of_logs(model: str | None, logs: Sequence[Path], **others: Path | None) -> list[str]:
-    """What `--from-log`, `--gold-log` and `--target-log` say, as overrides."""
+    """The overrides that `--from-log`, `--gold-log` and `--target-log` stand for."""
     beside = [f"{name}={_text(path)}" for name, path in others.items() if path is not None]
     if not logs:
         return beside
@@ -48,7 +48,7 @@ def _of_logs(model: str | None, logs: Sequence[Path], **others: Path | None) -> 
 
 
 def _text(path: Path | str) -> str:
-    """A path that looks like a number, or like `null`, is a text all the same."""
+    """``path`` quoted for Hydra, so that a path like `7` or `null` stays text."""
     from mari_cli.launch.typed import quote
 
     quoted = quote(str(path))

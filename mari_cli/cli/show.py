@@ -1,4 +1,4 @@
-"""What a command prints when its task has ended: a table, what cannot be told apart, and a path."""
+"""What a command prints when its task has ended: a table, which models cannot be told apart, and a path."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 def show(config: "RunConfig", result: Any, *, json: bool = False) -> None:
-    """The result of one run, or, of several logs, a table of all; ``json``: its file, word for word.
+    """Print the result of one run, or one table of several logs; with ``json``, the result's file as it is.
 
-    An empty result is that of a process whose part another one shows.
+    An empty result prints nothing: of several processes only rank 0 returns a result.
     """
     from mari_cli.cli import tables
 
     if not result:
         return
     out = Path(config.out)
-    several = "logs" in result  # of evaluations that others have run
+    several = "logs" in result  # logs of evaluations that others have run
     if json:
         file = out / ("results.json" if several else "result.json")
         typer.echo(file.read_text(encoding="utf-8"), nl=False)
@@ -32,7 +32,7 @@ def show(config: "RunConfig", result: Any, *, json: bool = False) -> None:
 
 
 def show_comparison(found: "Compared") -> None:
-    """How far two models are apart, and what of several the data cannot tell apart."""
+    """Print the differences of two models, or which of several models the data cannot tell apart."""
     from mari_cli.cli import tables
 
     for warning in found.warnings:

@@ -1,4 +1,4 @@
-"""How a command starts its task: the run is composed and checked before torch is loaded."""
+"""How a command starts its task. The run is composed and checked before torch is loaded."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,10 +23,10 @@ def start(
     model: str | None = None,
     processes: int = 1,
 ) -> Iterator[tuple[Task, PreparedRun]]:
-    """The task called ``name`` and the run that it is to carry out, for as long as that takes.
+    """Yield the task called ``name`` and the checked run that it is to carry out.
 
-    ``resume``: the run to go on with, which takes nothing else. Raises UserError where the configuration is
-    refused; Ctrl-C inside says how the run goes on.
+    ``resume``: the run to go on with; no override may come with it. Raises UserError where the configuration
+    is refused. Ctrl-C inside the block prints how the run can be resumed.
     """
     from mari_cli import launch
 
@@ -49,7 +49,7 @@ def start(
 
 
 def _with_others(prepare: Any) -> AbstractContextManager[PreparedRun]:
-    """What ``prepare`` returns; under torchrun the first process prepares it for all."""
+    """The run that ``prepare`` returns. Under torchrun rank 0 prepares the run and sends it to all others."""
     if started_here() == 1:
         return nullcontext(prepare())
     from mari_cli.tasks.together import take_part
@@ -67,7 +67,7 @@ def _load(name: str, run: PreparedRun) -> Task:
 
 
 def require_model(config: Any) -> None:
-    """Refuse a model that is nowhere, before torch is loaded: a typo is told at once."""
+    """Refuse a model that does not exist, before torch is loaded: the user sees a typo at once."""
     from mari_cli import hub
 
     hub.require_model(config.model.path)
@@ -75,7 +75,7 @@ def require_model(config: Any) -> None:
 
 @dataclass(frozen=True)
 class LoadedLater:
-    """The task of a sweep, which each of its processes loads when it is called. Launchers pickle it."""
+    """The task of a sweep. Each process loads the task at its first call; launchers pickle this object."""
 
     name: str
 

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from mari_cli.storage.run_list import RunSummary
 
 OURS = ("unlearned", "model")
-"""The models of a result that the run itself made; the others (target, gold) are there to compare with."""
+"""Roles of the models that a run itself makes; target and gold stand beside them for comparison."""
 NOTHING = "–"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Words and numbers in rows; ``numbers`` is the first column that holds numbers. Of rows that begin with
-    the same words, if ``grouped``, a terminal shows these once."""
+    """Words and numbers in rows; ``numbers`` is the first column that holds numbers. With ``grouped`` a
+    terminal shows the first word of neighbouring rows once where it is the same."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -30,7 +30,8 @@ class Grid:
     grouped: bool = False
 
     def drawn(self, *, plain: bool, stacked: bool = False) -> "Table":
-        """``stacked``: a number above its interval and a name in two lines, for a narrow terminal."""
+        """As a rich table. ``stacked`` puts a number above its interval and a name in two lines, for a narrow
+        terminal."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
@@ -50,7 +51,8 @@ class Grid:
         return table
 
     def parts(self, fits: "Callable[[Grid], bool]") -> "list[Grid]":
-        """One below the other, each with the words and as many columns of numbers as fit, one at least."""
+        """Grids to print one below the other. Each has the columns of words and as many columns of numbers as
+        ``fits`` allows, but at least one."""
         found = []
         first = self.numbers
         while first < len(self.columns):
@@ -69,20 +71,20 @@ class Grid:
 
 def _stacked(cell: str) -> str:
     group, _, name = cell.rpartition("/")
-    if group and not cell[0].isdigit():  # a metric, no `160/640`
+    if group and not cell[0].isdigit():  # the name of a metric, not a number of items like `160/640`
         return f"{group}/\n{name}"
     return cell.replace(" [", "\n[").replace("±", "\n±")
 
 
 def print_grid(grid: Grid) -> None:
-    """To stdout. In a pipe no line is wrapped or drawn, so that it reads well in a log and in `awk`."""
+    """Print ``grid`` on stdout. In a pipe no line is wrapped and no border drawn: logs and `awk` read it."""
     from rich.console import Console
 
     if sys.stdout.isatty():
         console = Console(highlight=False)
         wide = console.options.update(width=1000)
         table = grid.drawn(plain=False)
-        words_alone = grid.numbers == len(grid.columns)  # which wrap as they are
+        words_alone = grid.numbers == len(grid.columns)  # rich wraps words by itself
         if words_alone or console.measure(table, options=wide).maximum <= console.width:
             console.print(table)
             return
@@ -102,8 +104,9 @@ def print_grid(grid: Grid) -> None:
 
 
 def of_results(results: Sequence[dict[str, Any]]) -> Grid:
-    """For each metric a row for each model, with interval and number of items; a target or gold that several
-    runs share stands there once. Of several seeds the mean stands there, with its interval over them."""
+    """One row per metric and model, with interval and number of items. A target or gold that several runs
+    share has one row. Runs that differ in their seed alone have one row: the mean, with its interval over
+    seeds."""
     models = _models(results)
     several = any(seeds for _, seeds, _ in models)
     rows = [
@@ -117,7 +120,7 @@ def of_results(results: Sequence[dict[str, Any]]) -> Grid:
 
 
 def _models(results: Sequence[dict[str, Any]]) -> list[tuple[str, str, dict[str, Any]]]:
-    """(label, number of seeds, metrics) of every model: targets, what the runs made of them, gold models."""
+    """(label, number of seeds, metrics) of every model: targets first, then what the runs made, then gold."""
     rows: list[tuple[str, str, dict[str, Any]]] = []
     seen = set()
     named: Counter[str] = Counter()
@@ -131,20 +134,20 @@ def _models(results: Sequence[dict[str, Any]]) -> list[tuple[str, str, dict[str,
                     continue
                 seen.add(identity)
             label = f"{role} ({result['name']})" if role in OURS else role
-            named[label] += 1  # two runs of one method have one name
+            named[label] += 1  # two runs of one method have the same name
             label = f"{label} #{named[label]}" if named[label] > 1 else label
             rows.append((label, _seeds(result, model), model["metrics"]))
     return rows
 
 
 def _seeds(result: dict[str, Any], model: dict[str, Any]) -> str:
-    """How many a model's values are means over; nothing for one model that serves all seeds."""
+    """The number of seeds that the model's values are means over; empty where one model serves all seeds."""
     return str(len(result["seeds"])) if any("values" in value for value in model["metrics"].values()) else ""
 
 
 def of_run(result: dict[str, Any]) -> Grid:
-    """A row for each metric, its models side by side with their intervals, and the number of items: the few
-    headlines where the corpora were asked, all there are where only a suite was."""
+    """One row per metric, with all models side by side, their intervals, and the number of items. The rows
+    are the headline metrics; where only a suite was asked, all its metrics."""
     from mari_cli.metrics.corpora import suite_of
 
     roles = [role for role in ("target", *OURS, "gold") if role in result["models"]]
@@ -166,7 +169,7 @@ def of_run(result: dict[str, Any]) -> Grid:
 
 
 def _cells(estimate: dict[str, Any] | None) -> list[str]:
-    """Value, interval and number of items, none with a space in it, for `awk`."""
+    """Value, interval and number of items. No cell has a space in it, so that `awk` can split rows."""
     if estimate is None:
         return [NOTHING] * 3
     value, low, high = (estimate[key] for key in ("value", "low", "high"))
@@ -175,7 +178,8 @@ def _cells(estimate: dict[str, Any] | None) -> list[str]:
 
 
 def _digits(value: float, digits: int) -> str:
-    """So many of them, fewer of what is small, and no power of ten where none is needed."""
+    """``value`` with ``digits`` significant digits, one less below 0.01; an exponent only for large
+    values."""
     size = abs(value)
     if size >= 10**digits:
         return f"{value:.0f}" if size < 1e6 else f"{value:.1e}"
@@ -183,8 +187,8 @@ def _digits(value: float, digits: int) -> str:
 
 
 def of_sweep(jobs: Sequence["SweepJob"], results: Sequence[Any]) -> Grid:
-    """A row for each job: what set it apart, and what became of it, each value with half of its interval and
-    the number of items above it. Jobs that only their seed sets apart are one row, with their mean."""
+    """One row per job: the values of the varied keys, the status, and each metric with half of its interval;
+    the header has the number of items. Jobs that differ in their seed alone are one row, with their mean."""
     keys, groups, several = _methods(jobs)
     found = [_of_group([(jobs[i], results[i]) for i in group]) for group in groups]
     metrics = _present(values for _, values in found)
@@ -204,8 +208,8 @@ def of_sweep(jobs: Sequence["SweepJob"], results: Sequence[Any]) -> Grid:
 
 
 def nearest_to_gold(jobs: Sequence["SweepJob"], results: Sequence[Any]) -> str | None:
-    """Of several jobs the one (or the method over its seeds) at the smallest distance to gold, in words: the
-    aim of a search. None where fewer than two have a distance."""
+    """A sentence that names the job (or the method over its seeds) with the smallest distance to gold. None
+    where fewer than two have a distance."""
     keys, groups, _ = _methods(jobs)
     found = []
     for group in groups:
@@ -222,7 +226,7 @@ def nearest_to_gold(jobs: Sequence["SweepJob"], results: Sequence[Any]) -> str |
 
 
 def _methods(jobs: Sequence["SweepJob"]) -> tuple[list[str], list[list[int]], bool]:
-    """What was varied, the places of the jobs that are one row, and whether rows are over several seeds."""
+    """The varied keys, the indices of the jobs that share a row, and whether a row is over several seeds."""
     keys = list(dict.fromkeys(key for job in jobs for key in job.varied))
     methods = _alike(jobs, [key for key in keys if key != "seed"])
     several = len(methods) < len(jobs)
@@ -232,7 +236,7 @@ def _methods(jobs: Sequence["SweepJob"]) -> tuple[list[str], list[list[int]], bo
 
 
 def of_logs(logs: Sequence[dict[str, Any]]) -> Grid:
-    """A row for each log, each value with half of its interval and the number of items above it."""
+    """One row per log, each value with half of its interval; the header has the number of items."""
     found = [(log["name"], _ours(log["result"])) for log in logs]
     metrics = _present(values for _, values in found)
     from mari_cli.suites.tofu_metrics import IN_LOGS_ALONE
@@ -246,13 +250,13 @@ def of_logs(logs: Sequence[dict[str, Any]]) -> Grid:
 
 
 def _items(estimates: Iterable[dict[str, Any]]) -> str:
-    """How many, `n=160`; from the fewest to the most where not all have as many."""
+    """`n=160`, or `n=160-640` where the estimates have different numbers of items."""
     counts = sorted({estimate["n"] for estimate in estimates})
     return f"n={counts[0]}" if len(counts) == 1 else f"n={counts[0]}-{counts[-1]}"
 
 
 def _alike(jobs: Sequence["SweepJob"], keys: Sequence[str]) -> list[list[int]]:
-    """Places of the jobs, those with the same values of ``keys`` together."""
+    """Indices of the jobs; those with the same values of ``keys`` are in one list."""
     groups: dict[tuple[str | None, ...], list[int]] = {}
     for place, job in enumerate(jobs):
         groups.setdefault(tuple(job.varied.get(key) for key in keys), []).append(place)
@@ -260,7 +264,7 @@ def _alike(jobs: Sequence["SweepJob"], keys: Sequence[str]) -> list[list[int]]:
 
 
 def _of_group(group: Sequence[tuple["SweepJob", Any]]) -> tuple[int, dict[str, Any]]:
-    """How many jobs of a method were done, and its metrics over them."""
+    """The number of finished jobs of a method, and the metrics over these jobs."""
     from mari_cli.tasks.compare import merged
 
     done = {job.config.seed: result for job, result in group if isinstance(result, dict)}
@@ -271,7 +275,7 @@ def _of_group(group: Sequence[tuple["SweepJob", Any]]) -> tuple[int, dict[str, A
 
 
 def of_differences(pair: tuple[str, str], differences: Mapping[str, Any]) -> Grid:
-    """Of two models, the first less the second; `by`: what was drawn to judge it."""
+    """The differences of two models, the first minus the second. `by` names what was resampled."""
     rows = [
         [
             name,
@@ -328,15 +332,15 @@ def _ours(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _present(models: Iterable[dict[str, Any]]) -> list[str]:
-    """Full names that a terminal has room for: headlines, every benchmark as a whole, all of a suite that
-    registers no metrics."""
+    """The full names that a terminal shows: headline metrics, every benchmark as a whole, and all metrics of
+    a suite that registers none."""
     from mari_cli.metrics.corpora import suite_of
     from mari_cli.suites.registry import METRICS, headlines
 
     there = {name: None for metrics in models for name in metrics}
     benchmarks = [name for name in there if name.startswith("benchmark/")]
     own = [name for name in there if suite_of(name) and name not in METRICS]
-    # not the parts of what has a figure as a whole, nor its other figures: mmlu_stem, hellaswag_acc
+    # a benchmark's subsets and further figures are left out: mmlu_stem beside mmlu, hellaswag_acc
     whole = [name for name in benchmarks if not any(name.startswith(f"{other}_") for other in benchmarks)]
     return [name for name in headlines("terminal") if name in there] + whole + own
 
@@ -346,7 +350,7 @@ def _values(metrics: dict[str, Any], names: Sequence[str]) -> list[str]:
 
 
 def _estimate(estimate: dict[str, Any]) -> str:
-    """A value with the longer half of its interval, and without a space, for `awk`."""
+    """A value with the longer half of its interval, without a space, so that `awk` can split rows."""
     value, low, high = estimate["value"], estimate.get("low"), estimate.get("high")
     if value is None or low is None or high is None:
         return _number(value)
