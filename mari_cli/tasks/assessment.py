@@ -26,12 +26,12 @@ from mari_cli.train.loop import Outcome
 
 @dataclass
 class Assessment:
-    """What is asked of each model of a run, and what each has answered so far."""
+    """The questions for the models of a run, and the answers of each model so far."""
 
     flight: Preflight[RunConfig]
     corpora: dict[str, Corpus]
     reference_rows: list[Row]
-    """What the reference of membership inference makes of the suite."""
+    """Rows of the reference of membership inference on the suite."""
     models: dict[str, Examined] = field(default_factory=dict)
     """By role: `target`, `unlearned`, `gold`; or `model`."""
 
@@ -47,7 +47,7 @@ class Assessment:
         return cls(flight, corpora, rows)
 
     def take(self, role: str, lm: LanguageModel, *, afresh: bool = False) -> Examined:
-        """Measure ``lm`` as ``role``; ``afresh``: though the cache may know its numbers."""
+        """Measure ``lm`` as ``role``; with ``afresh`` metrics are computed anew though the cache has them."""
         config = self.flight.config
         self.models[role] = measure_model(
             lm,

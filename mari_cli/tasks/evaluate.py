@@ -1,4 +1,4 @@
-"""`mari evaluate`: of a model, or of the log of an evaluation, which need not wait for torch."""
+"""`mari evaluate`: measure a model, or read the log of an evaluation, for which torch is not loaded."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a task knows of one model in the end."""
+"""The measurements of one model, as a task ends with them."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,13 +11,13 @@ from mari_cli.suites.suite import Row
 
 @dataclass(frozen=True)
 class Examined:
-    """What is known of one model."""
+    """All measurements of one model."""
 
     measured: Measured
     asked: list[Row]
     """The answers to the suite's questions."""
     weights: str
-    """Their hash."""
+    """Hash of its weights."""
 
 
 def as_json(metrics: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:

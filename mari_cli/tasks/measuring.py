@@ -1,4 +1,4 @@
-"""Measure a model, once: the same weights on the same data under the same settings are not measured again."""
+"""Measure a model. What was measured before of the same weights, data and settings comes from the cache."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -36,7 +36,8 @@ CODE = (
         for module in ("standard", "scores", "generate", "gradients", "attacks", "finite")
     ),
 )
-"""The modules whose code turns what a model says into numbers, beside the metrics' own."""
+"""Modules, besides those of the metrics, whose code makes numbers of a model's answers: part of cache
+keys."""
 
 
 def measure_model(
@@ -54,8 +55,8 @@ def measure_model(
 ) -> Examined:
     """Ask one model the questions of the corpora (where there are any), of the suite, and the benchmarks.
 
-    What it says is kept in ``cache``; ``afresh``: what is made of it is computed anew all the same.
-    ``reference``: `ask_reference`.
+    Its answers are kept in ``cache``. With ``afresh`` the metrics are computed anew from these answers.
+    ``reference``: what `ask_reference` returns.
     """
     examiner = Examiner(lm, config, seed, weights_hash(lm.model), cache, track, name)
     if corpora:
@@ -76,8 +77,8 @@ def measure_model(
 def summarise_models(
     models: Mapping[str, Examined], suite: Suite | None, config: MetricsConfig, *, seed: int
 ) -> tuple[dict[str, Examined], list[str]]:
-    """What is made of it once all models were asked, gold being one of them: notes, and each model's numbers
-    against gold and of the suite."""
+    """Notes, and for each model the metrics of the suite and those that compare it with gold. All models,
+    gold among them, have been asked before."""
     how = How(config.bootstrap, config.confidence, seed)
     gold = models.get("gold")
     notes: dict[str, None] = {}
@@ -99,7 +100,7 @@ def summarise_models(
 def with_reference_losses(
     lm: LanguageModel, corpora: Mapping[str, Corpus], config: RunConfig, track: Track
 ) -> dict[str, Corpus]:
-    """The corpora, with what ``lm``, the reference of membership inference, makes of forget and holdout."""
+    """The corpora with the losses of ``lm``, the reference of membership inference, on forget and holdout."""
     weights, cache = weights_hash(lm.model), cache_directory(config)
     examiner = Examiner(lm, config.metrics, config.seed, weights, cache, track, "reference")
     found = dict(corpora)
@@ -110,7 +111,7 @@ def with_reference_losses(
 
 
 def ask_reference(lm: LanguageModel, suite: Suite | None, config: RunConfig, track: Track) -> list[Row]:
-    """What ``lm``, the reference of membership inference, makes of a suite that asks about membership."""
+    """The rows of ``lm``, the reference of membership inference, on a suite that asks about membership."""
     if suite is None or f"{suite.name}/reference_auc" not in METRICS:
         return []
     losses_alone = replace(config.metrics, generate=False, gradnorm=False, benchmarks=[])
@@ -120,7 +121,7 @@ def ask_reference(lm: LanguageModel, suite: Suite | None, config: RunConfig, tra
 
 
 def measure_corpora(examiner: Examiner, corpora: Mapping[str, Corpus], *, afresh: bool = False) -> Measured:
-    """`measure`, looked up in the examiner's cache first."""
+    """The metrics of the corpora, from the examiner's cache where they are there."""
     config, name = examiner.config, examiner.name
     asked = {
         "items": {role: items_hash(corpus.items) for role, corpus in corpora.items()},
@@ -138,7 +139,7 @@ def measure_corpora(examiner: Examiner, corpora: Mapping[str, Corpus], *, afresh
         return _read(content)
     say(f"{name}: measuring")
     result = distributed.broadcast(measure(examiner, corpora))
-    # what a cache gives back must be what a first run sees, to the last bit and the last missing value
+    # the cache must return what the first run computed: every bit, and every missing value
     return _read(json_cache.write(path, asdict(result))) if path else result
 
 

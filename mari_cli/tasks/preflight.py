@@ -1,4 +1,4 @@
-"""What `unlearn`, `finetune` and `evaluate` begin with: every refusal, before anything is written."""
+"""The checks with which `unlearn`, `finetune` and `evaluate` begin, before anything is written."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ R = TypeVar("R", bound=RunConfig)
 
 @dataclass(frozen=True)
 class Preflight(Generic[R]):
-    """A run that is read and checked, and of which nothing is written yet."""
+    """A run whose inputs are read and checked. Nothing of the run is written yet."""
 
     config: R
     options: RunOptions
@@ -47,14 +47,14 @@ class Preflight(Generic[R]):
     corpora: dict[str, Corpus]
     """By role, as the run's model reads them; empty where a suite is asked in their place."""
     models: dict[str, str]
-    """What each model is that the run begins with, as `inputs.of_model` says it."""
+    """What `inputs.of_model` says of each model that the run begins with."""
     description: Sequence[str]
     """Lines about the run's model for the person watching."""
     notes: Sequence[str]
-    """What the reader of the report is to know of the data, and of what was chosen for the run."""
+    """Notes for the report, on the data and on what was chosen for the run."""
 
     def load(self, model: ModelConfig) -> LanguageModel:
-        """``model`` in the state in which this run trains it, or measures it where it trains none."""
+        """``model`` as this run trains it, or as it measures it where it trains none."""
         return load_for(self.config, self.setting, model)
 
 
@@ -63,10 +63,11 @@ def check(
 ) -> tuple[Preflight[R], LanguageModel]:
     """Read what ``config`` names, and load the model that it names. Raises UserError for what cannot be used.
 
-    ``gold_words``: what `gold` may be besides a path. Gold and reference are loaded here and dropped: a model
-    that cannot be loaded would otherwise end the run after hours.
-    """
-    if not options.resume and distributed.is_rank_zero():  # the first may have made it when others come here
+    ``gold_words``: values of `gold` that are not a path. Gold and reference are loaded here and dropped, so
+    that a model that cannot be loaded ends the run now and not after hours. """
+    if (
+        not options.resume and distributed.is_rank_zero()
+    ):  # rank 0 may have made the directory when other ranks come here
         refuse_existing(Path(config.out))
     setting = prepare(config, compute_of(config))
     if options.resume:
@@ -129,7 +130,7 @@ def make_trainable(config: UnlearnRun | FinetuneRun, lm: LanguageModel) -> None:
     where nobody could load what is saved."""
     own_base = isinstance(config, FinetuneRun) or not finetunes_target(config)
     if own_base and not config.model.lora.merge:
-        base_of(config.model, weights="", sha256="")  # refused where there is none
+        base_of(config.model, weights="", sha256="")  # raises where nobody could load the base
     check_saving(lm)
     adapt(config, lm)
     require_disk(config, lm)

@@ -35,12 +35,12 @@ class RunRecord:
     tracker: Tracker
     started: float
     quiet: bool = False
-    """Whether who records it says its notes, as of one of many."""
+    """Whether the notes are not printed: the caller prints those of many runs together."""
     told: set[str] = field(default_factory=set)
-    """Notes that are said already."""
+    """Notes that were printed already."""
 
     def tell(self, notes: Sequence[str]) -> None:
-        """Say each note once, on one process."""
+        """Print each note once, on rank 0."""
         if self.run.writes and not self.quiet:
             for note in notes:
                 if note not in self.told:
@@ -48,8 +48,8 @@ class RunRecord:
             self.told.update(notes)
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """One line of metrics.jsonl; the tracker sees the same numbers under the same names, those of a
-        training step under `train/`."""
+        """Write one line of metrics.jsonl. The tracker gets the same numbers under the same names; the
+        numbers of a training step have the prefix `train/` there."""
         training = record["kind"] == "train"
         named = {name if training else logged_as(name): value for name, value in record.items()}
         self.run.append_metrics(named)
@@ -73,9 +73,9 @@ class RunRecord:
         notes: Sequence[str],
         entered: "Entered | None" = None,
     ) -> dict[str, Any]:
-        """Write items and examples, the report and, last of all, the result; returns it. Notes are said, too:
-        what a table lacks must not be silent until somebody opens a file. ``entered``: what distances to gold
-        are of."""
+        """Write items and examples, the report and, last of all, the result; returns it. Notes are printed
+        too, so that nobody must open a file to learn what a table lacks. ``entered``: the metrics that the
+        distance to gold is made of."""
         if not self.run.writes:
             return {}
         self.tell(notes)
@@ -142,10 +142,10 @@ class RunRecord:
 
 @contextmanager
 def open_run(config: RunConfig, options: RunOptions, inputs: Inputs) -> Iterator[Run]:
-    """The run's directory, made or found again, and nobody else's until the end.
+    """The run's directory, made or found, and locked until the end of the block.
 
-    Nothing is changed where it is refused to go on. A new run that is refused before its first step holds
-    nothing, and is taken away.
+    Nothing is changed where resuming is refused. The directory of a new run that is refused before its first
+    step is removed.
     """
     out = Path(config.out)
     if options.resume:
@@ -181,8 +181,8 @@ def begin_record(
     said: Sequence[str] = (),
     quiet: bool = False,
 ) -> Iterator[RunRecord]:
-    """``run`` from its first file to its tracker's exit code; ``said``: what a user is told of it, unless it
-    is ``quiet``."""
+    """Record ``run``, from its first file to its tracker's exit code. ``said``: lines to print about the run,
+    unless ``quiet``."""
     started = time.monotonic()
     run.write_json("environment.json", {**environment, "seed": config.seed})
     run.write_json("data.json", data)

@@ -1,4 +1,4 @@
-"""A run of all its processes while it is going on; what it leaves behind is told in `record`."""
+"""The record of a run that all its processes share; rank 0 writes it (`record`)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -19,7 +19,7 @@ from mari_cli.tasks.setting import describe_data, device_info
 
 @contextmanager
 def record_run(flight: Preflight[Any]) -> Iterator[RunRecord]:
-    """A run from its first file to its tracker's exit code. Nothing is written before this."""
+    """Record a run, from its first file to its tracker's exit code. Nothing is written before."""
     config, setting, compute = flight.config, flight.setting, flight.setting.compute
     for line in flight.description:
         say(line)

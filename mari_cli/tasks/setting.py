@@ -1,4 +1,4 @@
-"""What every task begins with: corpora, model, compute, and the checks before anything is written."""
+"""Corpora, model, device and disk of a run, with the checks that every task makes before it writes."""
 
 import hashlib
 import math
@@ -41,12 +41,12 @@ from mari_cli.tracking import check_tracker
 
 
 def seed_for(seed: int, purpose: str) -> int:
-    """A seed for one purpose: two purposes of one run never share their random numbers."""
+    """The seed for one purpose, so that two purposes of a run never share random numbers."""
     return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:4], "big")
 
 
 def dropout_seed(seed: int) -> int:
-    """Another in each process, or all would drop the same."""
+    """A different seed in each process, or dropout would draw the same mask in all of them."""
     process = f" {distributed.rank()}" if distributed.rank() else ""
     return seed_for(seed, f"dropout{process}")
 
@@ -57,7 +57,7 @@ def finetunes_target(config: UnlearnRun) -> bool:
 
 
 def batches(config: RunConfig) -> dict[str, int]:
-    """What processes share: sequences of a step, by key."""
+    """The sequences of a step that processes share, by the key that sets their number."""
     match config:
         case UnlearnRun():
             found = {
@@ -93,15 +93,15 @@ def require_whole_shares(batches: Mapping[str, int], processes: int) -> None:
 
 
 def in_shards(config: OptimConfig) -> bool:
-    """Whether a training cuts its weights into shards."""
+    """Whether a training of the run cuts its weights into shards."""
     return config.parallel is Parallel.fsdp and distributed.size() > 1
 
 
 def refuse_shards(config: OptimConfig, compute: Compute, *, section: str = "train.") -> None:
-    """Refuse what does not go with weights in shards."""
+    """Refuse settings that do not work with weights in shards."""
     if not in_shards(config):
         return
-    if compute.needs_loss_scaling:  # no process has the gradients whole from which the scale follows
+    if compute.needs_loss_scaling:  # the scale follows from whole gradients, which no process has
         raise UserError(
             f"`{section}parallel=fsdp` does not train in float16",
             f"use `{section}parallel=ddp`, or `{section}precision=bfloat16`",
@@ -121,7 +121,7 @@ class Setting:
 
 
 def prepare(config: RunConfig, compute: Compute) -> Setting:
-    """Read the corpora and settle the tokenizer; every refusal that needs no model happens here."""
+    """Read the corpora and choose the tokenizer. Every refusal that needs no model happens here."""
     _check_places(config)
     check_tracker(config.tracker)
     texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
@@ -134,15 +134,14 @@ def prepare(config: RunConfig, compute: Compute) -> Setting:
 
 
 def words_of(texts: Texts) -> Iterator[str]:
-    """What a tokenizer is trained on where the model has none: all corpora, the holdout too. Without the
-    holdout its names fall into more tokens than those of the forget data, and even gold would tell the two
-    apart."""
+    """The texts that a new tokenizer is trained on: all corpora, the holdout too. Without the holdout, its
+    names would have more tokens than the names of the forget data, and even gold would tell the two apart."""
     records = [*texts.forget, *texts.retain, *(texts.holdout or [])]
     return (part for record in records for part in (record.prompt, record.text) if part)
 
 
 def _check_places(config: RunConfig) -> None:
-    """Whether `out` and `cache` can be made; they are not made yet."""
+    """Refuse an `out` or a `cache` that cannot be made. Neither is made yet."""
     for key, path in (("out", Path(config.out)), ("cache", cache_directory(config))):
         try:
             there = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
@@ -151,7 +150,7 @@ def _check_places(config: RunConfig) -> None:
                 f"cannot make `{key}={path}`: {(error.strerror or str(error)).lower()}",
                 f"choose another `{key}=`",
             ) from error
-        # /proc, as every file system that keeps no files, has room for none and refuses nobody before mkdir
+        # /proc and other file systems that keep no files report no free space, and refuse only at mkdir
         kept = os.statvfs(there).f_blocks > 0
         if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK) and kept):
             raise UserError(
@@ -178,7 +177,7 @@ def tokenize_corpora(config: RunConfig, setting: Setting, lm: LanguageModel) -> 
 
 
 def require_disk(config: RunConfig, lm: LanguageModel) -> None:
-    """Refuse a run that its disk could not hold to the end."""
+    """Refuse a run whose disk has too little space for all that the run will write."""
     room_on_disk.check_disk(Path(config.out), disk_of_run(lm.model))
 
 

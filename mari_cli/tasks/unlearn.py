@@ -42,7 +42,7 @@ from mari_cli.tasks.training import adapt, fine_tuned_model, keep, take_up
 from mari_cli.train.loop import fit
 
 GOLD_WORDS = ("finetune", "none", "auto")
-"""What `gold` may be besides a path."""
+"""Values of `gold` that are not a path."""
 
 
 def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
@@ -59,24 +59,24 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
     config, prepared, chosen = supporting.prepare(config, setting, corpora, base.style)
     layer = context_layer(config, base)
     if objective.needs.states is not None:
-        choose_layer(base.model, objective.needs.states.layer)  # refused now where there is no such layer
+        choose_layer(base.model, objective.needs.states.layer)  # raises now where the model has no such layer
     if prepared:
         flight.models.update(supporting.load_given(prepared, flight.load))
     make_trainable(config, base)
     draws, validation = draws_of(config, corpora, alternatives, objective.needs)
-    # what does not fit is refused, or made to fit, before target and gold are trained
+    # a step that does not fit is refused, or made to fit, before target and gold are trained
     config = replace(
         config, train=fit_to_memory(base, config.train, objective, draws.items_at, config.train.steps)
     )
     flight = replace(flight, config=config, notes=[*flight.notes, *chosen])
-    del base  # target and gold start from it anew
+    del base  # target and gold are loaded anew
 
     with record_run(flight) as record:
         target_from, gold_from = prepare_target(flight), prepare_gold(flight)
         assessment = Assessment.begin(flight)
         corpora, notes = assessment.corpora, [*flight.notes]
         targets = None
-        if prepared:  # before the target is loaded to stay
+        if prepared:  # while the target is not in memory yet
             targets, more = support(config, setting, corpora, prepared, target_from, flight.load)
             notes += more
         lm = flight.load(target_from)
@@ -118,7 +118,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
         notes += describe_outcome(outcome, draws.sizes, config.train)
         keep(record.run, lm, config, target_from, target_hash)
         merge_adapters(lm.model)
-        assessment.take("unlearned", lm, afresh=True)  # what it is compared with: once for all runs
+        assessment.take("unlearned", lm, afresh=True)  # all runs that share a target compute this once
         if gold_from:
             del lm
             lm = flight.load(gold_from)
@@ -137,7 +137,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
 
 
 def prepare_target(flight: Preflight[UnlearnRun]) -> ModelConfig:
-    """Where to load the model to unlearn from; fine-tuned first where it is to be."""
+    """The place of the model to unlearn, which is fine-tuned first where `target` asks for it."""
     corpora: Mapping[str, Corpus] = flight.corpora
     if not finetunes_target(flight.config):
         return flight.config.model
@@ -145,7 +145,7 @@ def prepare_target(flight: Preflight[UnlearnRun]) -> ModelConfig:
 
 
 def prepare_gold(flight: Preflight[UnlearnRun]) -> ModelConfig | None:
-    """Where to load the model from that never saw the forget data, if there is to be one."""
+    """The place of the gold model, which never saw the forget data; None where the run has none."""
     choice = flight.config.gold
     if choice == "finetune" or (choice == "auto" and finetunes_target(flight.config)):
         return _fine_tune(flight, flight.corpora["retain"].items, "gold")
