@@ -64,7 +64,7 @@ def check(
     """Read what ``config`` names, and load the model that it names. Raises UserError for what cannot be used.
 
     ``gold_words``: values of `gold` that are not a path. Gold and reference are loaded here and dropped, so
-    that a model that cannot be loaded ends the run now and not after hours. """
+    that a model that cannot be loaded ends the run now and not after hours."""
     if (
         not options.resume and distributed.is_rank_zero()
     ):  # rank 0 may have made the directory when other ranks come here

@@ -1,8 +1,7 @@
-"""Tensors on disk, written and read by all processes at once: distributed checkpoints, in safetensors.
+"""Distributed checkpoints in safetensors: all processes write and read the tensors at once.
 
-Each process writes its shards of what is sharded and its part of what all have. They are read back into any
-number of processes, in shards or whole.
-"""
+Each process writes its shards of the sharded tensors, and its part of the tensors that all processes have.
+They are read back into any number of processes, in shards or whole. """
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -69,7 +68,7 @@ def read(directory: Path, room: Callable[[str, torch.Size, torch.dtype], Tensor]
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Torch warns of a single process even where it is told of it, and wraps what the disk said."""
+    """Silences torch's warning about a single process, and raises the disk's error that torch has wrapped."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         try:

@@ -1,8 +1,8 @@
-"""What is known of each step: its numbers once the device has them, and what the step took.
+"""The log of steps: the numbers of each step, which the device makes, and the time and memory of the step.
 
-A device works on a step long after the CPU has asked for it. Where the CPU waited for the step's numbers the
-device would then wait for the next step; so they are read when that one is under way. By then the update is
-made, or not: numbers that are not finite stop it on the device (`Optimizer.step`).
+A device works on a step long after the CPU has asked for it. If the CPU waited for the numbers of a step, the
+device would wait for the next step; so the numbers are read when the next step is under way. By then the
+update is made or skipped: numbers that are not finite stop it on the device (`Optimizer.step`).
 """
 
 import math
@@ -30,7 +30,7 @@ RecordWriter = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Launched:
-    """An optimiser step that the device was asked for."""
+    """An optimiser step that the CPU has sent to the device."""
 
     step: int
     """Counted from 1."""
@@ -40,16 +40,16 @@ class Launched:
     lr: float
     tokens: int
     started: float
-    """When the CPU began it, by `time.perf_counter`."""
+    """The time when the CPU began the step, by `time.perf_counter`."""
     peak_bytes: int | None
 
 
 SKIPPED_IN_A_ROW = 10
-"""Steps without an update, in float16: the scale of the loss has been halved as often."""
+"""Skipped steps in a row after which a float16 training ends; each has halved the scale of the loss."""
 
 
 class Journal:
-    """Logs each step, and says when to stop: at one whose numbers are not finite, the update not made."""
+    """Logs each step, and says to stop at a step whose numbers are not finite and whose update is skipped."""
 
     def __init__(
         self,
@@ -65,11 +65,11 @@ class Journal:
         self._log, self._behind, self._token_seconds = log, behind, token_seconds
         self._loss_scaling = loss_scaling
         self.failure: str | None = None
-        """Why no further step is to be taken."""
+        """The reason to stop, or None."""
         self.read = 0
-        """The last step that is known to be good, or skipped."""
+        """The last step whose numbers were read and are finite, or which was skipped."""
         self.skipped = 0
-        """Steps that were skipped, of those read."""
+        """The number of steps, of those read, that were skipped."""
         self._in_a_row = 0
         self._unread: deque[Launched] = deque()
         self._last_end = -math.inf
@@ -80,14 +80,14 @@ class Journal:
             self._read(self._unread.popleft())
 
     def settle(self) -> None:
-        """Read what is left: the device has nothing more to do."""
+        """Read the steps that are left, at the end of a training."""
         while self._unread and not self.failure:
             self._read(self._unread.popleft())
 
     def _read(self, done: Launched) -> None:
         values = dict(zip(done.names, done.values.read(), strict=True))
         now = time.perf_counter()
-        # the device begins a step when it is asked for, or when it is through with the one before
+        # the device begins a step when the CPU sends it, or when the step before has ended
         seconds = now - max(done.started, self._last_end)
         self._last_end = now
         bad = [name for name, value in values.items() if not math.isfinite(value)]
@@ -117,13 +117,12 @@ class Journal:
 def token_seconds(
     lm: LanguageModel, groups: Group, objective: Objective, config: OptimConfig
 ) -> float | None:
-    """Seconds that a token of a step like ``groups`` would take if all devices worked at their peak on what
-    the step needs, padding and what is computed twice to spare memory apart.
+    """Seconds per token of a step like ``groups`` if all devices worked at their peak on the operations that
+    the step needs, without padding and without what is computed twice to save memory.
 
-    Over the seconds that it takes this is the model FLOPs utilisation (A. Chowdhery et al. 2022, "PaLM",
-    https://arxiv.org/abs/2204.02311, appendix B). None where the peak is not known: it is for some GPUs, in
-    16 bits.
-    """
+    Divided by the measured seconds per token this is the model FLOPs utilisation (A. Chowdhery et al. 2022,
+    "PaLM", https://arxiv.org/abs/2204.02311, appendix B). None where the peak is not known; it is known for
+    some GPUs, in 16 bits. """
     if lm.device.type != "cuda" or lm.compute.dtype == torch.float32:
         return None
     peak = devices.this_gpu().flops * distributed.size()

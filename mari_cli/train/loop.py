@@ -28,21 +28,21 @@ from mari_cli.transfer import Fetched, sent
 
 @dataclass(frozen=True)
 class Job:
-    """What the loop is given. Steps are optimiser steps, counted from 0."""
+    """All that the loop needs to train. Steps are optimiser steps, counted from 0."""
 
     steps: int
     items_at: Callable[[int], Group]
-    """The step's items by role; a function of the step alone, so that a resumed run sees the same."""
+    """The items of a step by role. They depend on the step alone, so that a resumed run sees the same."""
     objective: Objective
     reference_at: Callable[[int], Reference | None]
-    """What the model before the first step said of the step's items, where the objective asks for it."""
+    """The reference for a step's items: what the model before step 0 predicts; None where no loss asks."""
     evaluate: Callable[[LanguageModel, int], dict[str, float]]
-    """Measure the model as it is after so many steps; in all processes at once."""
+    """Measure the model after the given number of steps. All processes call it at once."""
     judge: Callable[[list[dict[str, Any]]], Verdict]
-    """Read the evaluations so far; the first is of step 0."""
+    """Decides from the evaluations so far, of which the first is of step 0."""
     evaluate_every: int
     section: str = "train."
-    """Where the user set how to train, for hints."""
+    """The section of the configuration that hints name."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Outcome:
     skipped_steps: int = 0
     """Steps whose update was not made, because their gradient is not finite in float16."""
     failed: bool = False
-    """Whether it was stopped by a number that is not finite."""
+    """Whether a number that is not finite stopped the training."""
 
 
 def fit(
@@ -73,14 +73,13 @@ def fit(
 ) -> Outcome:
     """Train ``lm`` in place and leave in it the weights of the kept step.
 
-    A state is written to ``state_dir`` at every evaluation; where one is there already the loop goes on
-    from it, on a CPU to the same bits as if it had never stopped. ``weights`` is the hash of those that
-    ``lm`` comes with, adapters apart: a state that was trained from others is refused. A loss that is not
-    finite stops it, and its update is not made; raises UserError where nothing was evaluated since the first
-    step.
+    At every evaluation a state is written to ``state_dir``. Where a state is there already the loop goes on
+    from it, on a CPU to the same bits as if it had never stopped. ``weights`` is the hash of the weights that
+    ``lm`` begins with, without adapters: a state that began with other weights is refused. A loss that is not
+    finite stops the training before its update; UserError is raised where no update was evaluated before.
 
     Several processes take each step together (train/step.py). All see the same numbers, so all decide the
-    same; ``log`` is called in the first alone.
+    same; rank 0 alone calls ``log``.
     """
     if not distributed.is_rank_zero():
         log = _ignore
@@ -207,7 +206,7 @@ def _resume(
 
 
 def _refuse_empty(progress: state.Progress, failure: str, config: OptimConfig, section: str) -> None:
-    """A training that failed has something to keep if it was evaluated after an update."""
+    """Refuse a training that failed before any evaluation after an update: it has no weights to keep."""
     if progress.history[-1]["step"] > progress.skipped_steps:
         return
     hint = f"lower `{section}lr` (now {config.lr:g})"

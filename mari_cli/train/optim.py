@@ -1,6 +1,6 @@
-"""What steps the weights: AdamW, its learning rate, and the numbers it keeps.
+"""The optimiser: AdamW, its learning rate, and its state.
 
-The optimiser steps float32 whatever the model's weights are held in. A bfloat16 number has 8 significant
+The optimiser steps float32, whatever dtype the model's weights have. A bfloat16 number has 8 significant
 bits: an update of 1e-5 on a weight of size 1 would round to nothing, at every step. So with bfloat16 weights
 the optimiser owns float32 copies, the *masters*; the model computes with their rounding.
 """
@@ -54,7 +54,7 @@ def adamw(parameters: list[torch.nn.Parameter], config: OptimConfig) -> torch.op
 
 
 def check_optimizer(name: OptimizerName, *, section: str = "train.") -> None:
-    """Refuse what is not installed."""
+    """Refuse an optimiser whose package is not installed."""
     if name is OptimizerName.adamw_8bit and importlib.util.find_spec("torchao") is None:
         raise UserError(
             f"{section}optimizer=adamw_8bit needs torchao, which is not installed",
@@ -63,20 +63,20 @@ def check_optimizer(name: OptimizerName, *, section: str = "train.") -> None:
 
 
 class Optimizer:
-    """Steps what is trained in ``model``, and from now on holds ``model``'s weights as ``config`` says."""
+    """Steps the trained weights of ``model``. From now on ``model`` has its weights as ``config`` says."""
 
     def __init__(self, model: torch.nn.Module, config: OptimConfig) -> None:
         self.model = model
         self.weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        """What the model computes with, by name."""
+        """The weights that the model computes with, by name."""
         self.masters = self.weights
-        """What is stepped, by name."""
+        """The float32 tensors that are stepped, by name."""
         if config.weights is Weights.bfloat16:
             self.masters = {
                 name: torch.nn.Parameter(p.detach().to(torch.float32, copy=True))
                 for name, p in self.weights.items()
             }
-            for parameter in model.parameters():  # not buffers: positions need their precision
+            for parameter in model.parameters():  # not buffers: positional encodings need float32
                 parameter.data = parameter.data.to(torch.bfloat16)
         self.engine = adamw(list(self.masters.values()), config)
 
@@ -88,11 +88,11 @@ class Optimizer:
                 group["lr"] = lr
 
     def take_gradients(self) -> None:
-        """Bring what was accumulated on the weights to where it is clipped and stepped."""
+        """Move the accumulated gradients from the weights to the masters, which are clipped and stepped."""
         if self.masters is self.weights:
             return
         for name, weight in self.weights.items():
-            gradient, weight.grad = weight.grad, None  # one copy of each, in the one dtype or in the other
+            gradient, weight.grad = weight.grad, None  # so that a gradient exists in one dtype at a time
             self.masters[name].grad = None if gradient is None else gradient.float()
 
     def clip(self, max_norm: float | None) -> Tensor:
@@ -101,11 +101,10 @@ class Optimizer:
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def step(self, *, skip: Tensor) -> None:
-        """Step, unless ``skip``, one truth value, says not to.
+        """Step, unless ``skip``, a tensor of one truth value, is true.
 
-        AdamW on CUDA asks it on the device, and nobody waits: in the way in which torch's GradScaler tells
-        fused optimisers of gradients that are not finite.
-        """
+        On CUDA the fused AdamW reads ``skip`` on the device, and the CPU does not wait: torch's GradScaler
+        tells fused optimisers in this way that a gradient is not finite. """
         if self.engine.defaults.get("fused"):
             self.engine.grad_scale, self.engine.found_inf = None, skip.float()  # type: ignore[attr-defined]
             self.engine.step()
@@ -116,7 +115,7 @@ class Optimizer:
         self.publish()
 
     def _compiled_on_cuda(self) -> AbstractContextManager[object]:
-        """torchao compiles its step: half a minute on a CPU, for nothing."""
+        """Steps without torchao's compilation, which takes half a minute on a CPU and gains nothing there."""
         if any(master.is_cuda for master in self.masters.values()):
             return nullcontext()
         eager: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
@@ -127,16 +126,16 @@ class Optimizer:
 
     @torch.no_grad()
     def publish(self) -> None:
-        """Let the model compute with what was stepped."""
+        """Copy the stepped masters into the model's weights."""
         if self.masters is not self.weights:
             for name, weight in self.weights.items():
                 weight.copy_(self.masters[name])
 
     def release(self) -> None:
-        """Hold the model in float32 again, what was trained to the last bit as it was stepped.
+        """Give the model its float32 weights back: the trained ones are the masters, to the last bit.
 
-        This is what is measured and saved: the rounding of the masters, which the model was trained and
-        watched with, is what matrix products in bfloat16 make of them anyway.
+        These weights are measured and saved. Matrix products in bfloat16 round them to the weights with which
+        the model was trained and watched.
         """
         if self.masters is self.weights:
             return

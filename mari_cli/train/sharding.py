@@ -21,12 +21,11 @@ from mari_cli.models.load import LanguageModel
 
 @contextmanager
 def sharded(lm: LanguageModel, *, weights: Weights = Weights.float32) -> Iterator[LanguageModel]:
-    """``lm`` in shards, to train on; while it lasts ``lm`` itself has no weights, afterwards those that the
-    training left.
+    """A copy of ``lm`` in shards, to train on. During the block ``lm`` has no weights; afterwards it has
+    those that the training left.
 
-    The modules that are sharded are a copy: no hook of theirs stays behind. Shards are float32; what is
-    gathered of them, block by block, is what the model computes with in one process, ``weights``.
-    """
+    The sharded modules are a copy, so that none of their hooks stays in ``lm``. Shards are float32; blocks
+    are gathered in the dtype ``weights``, with which the model computes in one process too. """
     twin = copy.deepcopy(lm.model, {id(p): p for p in lm.model.parameters()})
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     if weights is Weights.bfloat16:
@@ -34,12 +33,12 @@ def sharded(lm: LanguageModel, *, weights: Weights = Weights.float32) -> Iterato
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
         for parameter in twin.parameters():
-            if not parameter.requires_grad:  # stays rounded, as in one process
+            if not parameter.requires_grad:  # frozen weights stay rounded, as in one process
                 parameter.data = parameter.data.to(torch.bfloat16).float()
     _apply_fsdp(twin, policy)
     head = lm.model.get_output_embeddings()
     assert isinstance(head, nn.Module)
-    # where no training moves the head it is the reference's too (`Head.frozen`), which wants it whole
+    # a head that is not trained serves the reference too (`Head.frozen`), which needs the whole head
     kept = {id(p) for p in head.parameters() if not p.requires_grad}
     for parameter in lm.model.parameters():
         if id(parameter) not in kept:
@@ -57,7 +56,7 @@ def sharded(lm: LanguageModel, *, weights: Weights = Weights.float32) -> Iterato
 
 
 def units_of(model: PreTrainedModel) -> list[nn.Module]:
-    """What is gathered at one time: a block, the rest of the backbone, and the head where it is another.
+    """The modules that are gathered one at a time: blocks, the rest of the backbone, and an untied head.
 
     The backbone is the root, because it is what a step calls; the head is a unit of its own, which is never
     called.
@@ -70,15 +69,15 @@ def units_of(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def _apply_fsdp(model: PreTrainedModel, policy: MixedPrecisionPolicy) -> None:
-    """In place."""
+    """Shard ``model`` in place."""
     mesh = init_device_mesh(next(model.parameters()).device.type, (distributed.size(),))
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = head.weight is embedding.weight
     for unit in units_of(model):
-        # the backbone too: after a forward without a backward its parameters would stay whole
+        # the backbone too, or its parameters would stay whole after a forward without a backward
         fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
         assert isinstance(unit, FSDPModule)
-        # a loss is a sum over the step, not a mean of the processes' means
+        # gradients are summed, not averaged: a loss is a sum over the step
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)
     if tied:

@@ -1,7 +1,7 @@
-"""What a killed run needs to go on as if nothing had happened: safetensors and JSON, replaced whole.
+"""The state from which a killed run goes on as if it had never stopped: safetensors and JSON, written whole.
 
-It goes on in any number of processes. With dropout another number draws other masks: each process has random
-numbers of its own.
+The run can go on in any number of processes. With dropout another number of processes draws other masks,
+because each process has its own random numbers.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ MODEL, OPTIMIZER, PROGRESS = "model", "optimizer", "progress.json"
 """A state: the directories of the weights and of what steps them; and all that is not tensors, with a
 checksum of each file."""
 BLOCK = 2**24
-"""Bytes of a file that are read at one time."""
+"""Bytes of a file that one read takes."""
 
 
 @dataclass
@@ -48,11 +48,11 @@ class Progress:
     loss_scaling: dict[str, Any] | None = None
     """The state of the scaler of a float16 training: the scale, and how many steps in a row it has held."""
     skipped_steps: int = 0
-    """Of the steps done, those whose update was not made, because their gradient is not finite in float16."""
+    """Steps so far whose update was skipped, because their gradient is not finite in float16."""
     weights: str = ""
-    """Hash of the weights before the first step, adapters apart."""
+    """Hash of the weights before the first step, without adapters."""
     retain_weight: float | None = None
-    """What the retain term weighs in the next step, where that changes as training goes on."""
+    """Weight of the retain term in the next step, where the weight changes during training."""
 
 
 def save(directory: Path, optimizer: Optimizer, progress: Progress) -> None:
@@ -85,8 +85,8 @@ def save(directory: Path, optimizer: Optimizer, progress: Progress) -> None:
 
 
 def find(directory: Path, weights: str) -> Path | None:
-    """The state under ``directory`` that a training of ``weights`` goes on from; None where none was written
-    yet. Raises UserError where it began with others, or where no state is whole."""
+    """The state under ``directory`` from which a training of ``weights`` goes on; None where there is none
+    yet. Raises UserError where the state began with other weights, or where no state is whole."""
     path = latest(directory)
     if path and load_progress(path).weights != weights:
         raise UserError(
@@ -112,7 +112,7 @@ def latest(directory: Path) -> Path | None:
 
 
 def drop_damaged(path: Path) -> None:
-    """Take away what is newer than the state in ``path`` that a training goes on from."""
+    """Remove all that is newer than the state in ``path``, from which a training goes on."""
     for other in path.parent.glob("step_*"):
         if other.name > path.name:
             say(f"the state in `{other}` is damaged: going on from the one before, `{path.name}`")
@@ -137,18 +137,18 @@ def _of_model(files: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _content(path: Path) -> dict[str, Any] | None:
-    """What is not tensors of a state; None where it is not as it was written."""
+    """The part of a state that is not tensors; None where the file has changed since it was written."""
     try:
         content = json.loads((path / PROGRESS).read_bytes())
         seal = content.pop("sha256")
-        Progress(**content["progress"])  # of this version
+        Progress(**content["progress"])  # raises where another version of mari wrote it
         return content if seal == _seal(content) else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 
 def _seal(content: dict[str, Any]) -> str:
-    """SHA-256; values that are not finite stay in it, as the history may hold some."""
+    """SHA-256 of ``content``, in which numbers may be NaN or infinite, as those of the history."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -178,7 +178,7 @@ def load_optimizer(path: Path, optimizer: Optimizer) -> None:
     """Restore the optimiser's moments and the random state."""
 
     def room(name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
-        """A moment of a weight in shards is in shards too."""
+        """An empty place for a moment: in shards where its weight is in shards."""
         master = optimizer.masters.get(name.rpartition("/")[0])
         if isinstance(master, DTensor) and master.shape == size:
             return torch.zeros_like(master, dtype=dtype)
@@ -190,7 +190,7 @@ def load_optimizer(path: Path, optimizer: Optimizer) -> None:
 
 
 def _random_state() -> dict[str, Tensor]:
-    """Of this process."""
+    """The random state of this process."""
     states = {f"random/{distributed.rank()}/cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states[f"random/{distributed.rank()}/cuda"] = torch.cuda.get_rng_state()
@@ -198,7 +198,7 @@ def _random_state() -> dict[str, Tensor]:
 
 
 def _set_random_state(tensors: Mapping[str, Tensor]) -> None:
-    """A process that was not there before keeps what it was seeded with."""
+    """Restore the random state of this process. A process that is new keeps the state of its seed."""
     if (cpu := tensors.get(f"random/{distributed.rank()}/cpu")) is not None:
         torch.set_rng_state(cpu)
     cuda = tensors.get(f"random/{distributed.rank()}/cuda")

@@ -1,4 +1,4 @@
-"""One optimiser step's gradients, exact however the step is cut.
+"""The gradients of one optimiser step, which are exact for every micro-batch, chunk and number of processes.
 
 Where a loss is a sum over sequences, each micro-batch is carried through backbone, head and back by itself. A
 loss that pools over the step is no such sum: with more than one micro-batch the step then runs twice over the
@@ -7,8 +7,8 @@ https://arxiv.org/abs/2101.06983): once without a graph to collect the hidden st
 then the loss over all of them gives its gradient there, and once more, micro-batch by micro-batch, to carry
 that gradient through the backbone.
 
-Several processes each take a stretch of every role's sequences; terms and gradients add up. What a loss pools
-over the step they exchange (losses/exchange.py).
+Several processes each take a part of every role's sequences; terms and gradients add up. Processes exchange
+what a loss pools over the step (losses/exchange.py).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,18 +35,18 @@ Group = Mapping[str, Sequence[Item]]
 """The items of a step by role: `forget`, `retain`, `alternative`."""
 
 CHUNK_BYTES = 128 * 2**20
-"""Of float32 logits, where `train.chunk` does not say."""
+"""Size of the float32 logits of one chunk, where `train.chunk` is null."""
 
 KEPT_BYTES = 2 * 2**30
-"""Of float32 logits that are held through a pooled step, where `train.keep_logits` does not say."""
+"""Most float32 logits that a pooled step holds, where `train.keep_logits` is null."""
 
 MORE_PADDING = 1.05
-"""How many times the tokens of separate forward passes a common one may have."""
+"""A forward pass of all roles together may have at most so many times the tokens of separate passes."""
 
 
 @dataclass(frozen=True)
 class Recalled:
-    """What the reference said of some items of a step."""
+    """The reference's predictions and states for some items of a step."""
 
     states_ND: Tensor | None = None
     log_p_S: Tensor | None = None
@@ -56,7 +56,7 @@ class Recalled:
     """Hidden states of the layer that the loss reads."""
 
     def nothing(self) -> "Recalled":
-        """The same of no item at all."""
+        """The same fields, for no item."""
         return Recalled(
             None if self.states_ND is None else self.states_ND[:0],
             None if self.log_p_S is None else self.log_p_S[:0],
@@ -67,10 +67,10 @@ class Recalled:
 
 @dataclass(frozen=True)
 class Reference:
-    """The model before the first step, as far as a step asks for it."""
+    """The model before the first step, as far as a loss reads it."""
 
     recall: Callable[[str, range], Recalled] = lambda role, at: Recalled()
-    """Of the items ``at`` in a role's part of the step."""
+    """Returns the reference for the items ``at`` of a role's part of the step."""
     head: Head | None = None
 
 
@@ -120,9 +120,9 @@ def backward(
 
     ``micro_batch`` is the number of sequences of each role in a forward pass, None for all at once; ``chunk``
     that of positions whose logits are made at one time, and ``keep_logits`` whether those of a pool are held
-    until it is averaged (None: where they are at most `KEPT_BYTES`). ``scale`` multiplies the loss before
-    its gradient is taken (loss scaling in float16). ``retain_weight`` as in `Step`. ``reduced_elsewhere``:
-    whoever calls takes each gradient away as it comes, in float32, as FSDP does.
+    until it is averaged (None: where they are at most `KEPT_BYTES`). ``scale`` multiplies the loss before its
+    gradient is taken (loss scaling in float16). ``retain_weight`` as in `Step`. ``reduced_elsewhere``: the
+    caller takes each gradient away as soon as it is made, in float32, as FSDP does.
     """
     reference = reference or Reference()
     cuts = {role: _cut(len(items), micro_batch) for role, items in groups.items()}
@@ -158,7 +158,7 @@ def backward(
     narrow = [] if passes == 1 or reduced_elsewhere else _trained_in_16_bits(lm.model)
     own = [] if reduced_elsewhere else [p for p in lm.model.parameters() if not isinstance(p, DTensor)]
     processes = distributed.GradientSum(own)
-    # what is added up in float32 is only there once that is rounded
+    # 16-bit gradients can be exchanged only after their float32 sums are rounded
     last_pass = nullcontext if narrow else processes.during
     with _summed_in_float32(narrow):
         if passes > 1 and objective.needs.couples:
@@ -181,13 +181,13 @@ def backward(
 
 
 def operand_head(lm: LanguageModel) -> Head:
-    """The head as a step computes with it: operands in the backbone's 16 bits where it has 16."""
+    """The head of a step: its operands have the dtype of the backbone where that has 16 bits."""
     sixteen = lm.compute.dtype != torch.float32
     return head_of(lm.model, lm.compute.dtype if sixteen else None, widens=lm.compute.widens)
 
 
 def logits_bytes(groups: Group, vocabulary: int) -> int:
-    """Of all float32 logits of this process's share of a step."""
+    """Size of all float32 logits of this process's share of a step."""
     positions = sum(items[i].num_targets for items in groups.values() for i in distributed.share(len(items)))
     return 4 * vocabulary * positions
 
@@ -202,8 +202,9 @@ def _trained_in_16_bits(model: nn.Module) -> list[Tensor]:
 
 @contextmanager
 def _summed_in_float32(weights: Iterable[Tensor]) -> Iterator[None]:
-    """Gradients of ``weights``, which are in 16 bits, of all backward passes within are added up in float32
-    and rounded once: added up in bfloat16 those of 16 micro-batches are 5e-3 from what they are in one."""
+    """Adds up the gradients of ``weights``, which have 16 bits, in float32 over all backward passes in the
+    block, and rounds them once at its end. Added up in bfloat16, the gradients of 16 micro-batches would be
+    5e-3 from those of one."""
     sums: dict[Tensor, Tensor] = {}
 
     def add(weight: Tensor) -> None:
@@ -269,7 +270,7 @@ def _in_two_phases(
 
 
 def _summed(terms: Terms, device: torch.device) -> Terms:
-    """Over all processes: each has a part of every sum."""
+    """The terms summed over all processes: each process has a part of every sum."""
     if distributed.size() == 1:
         return terms
     sums = distributed.all_reduce_sum(
@@ -286,8 +287,8 @@ def _assemble(
     reference: Reference,
     retain_weight: Tensor | None,
 ) -> tuple[dict[str, Rows], Step, Callable[[], dict[str, Positions]]]:
-    """What the engine reads and what the objective knows, of the items ``parts`` of the step; and what gives
-    the positions of the whole step."""
+    """For the items ``parts`` of the step: the rows that the engine reads, the step that the objective knows,
+    and a function that returns the positions of the whole step."""
     positions = {
         role: positions_of([groups[role][i] for i in part], groups[role]) for role, part in parts.items()
     }
@@ -331,7 +332,7 @@ Pairs = list[tuple[Tensor, Tensor]]
 
 
 def _pairs(states: States, gradients: Gradients, role: str, at: slice = slice(None)) -> Pairs:
-    """``states`` are those of the positions ``at`` of ``role``."""
+    """The rows of ``role`` at its positions ``at``, whose hidden states are ``states``."""
     pairs = [(states.last_ND, gradients.h[role][at])]
     if states.layer_ND is not None:
         pairs.append((states.layer_ND, gradients.layer[role][at]))
@@ -343,7 +344,7 @@ def _backward(pairs: Pairs) -> None:
 
 
 def _push(pairs: Pairs, gradients: Gradients, head: Head) -> None:
-    """One backward pass from the hidden states and the head, so that tied weights get both at once."""
+    """One backward pass from hidden states and head together, so that tied weights get one whole gradient."""
     at = head.weight_VD if head.gradient_at is None else head.gradient_at
     for parameter, gradient in (
         (at, gradients.head.weight_VD),
@@ -358,7 +359,7 @@ def _push(pairs: Pairs, gradients: Gradients, head: Head) -> None:
 
 
 def _cut(size: int, micro_batch: int | None) -> list[range]:
-    """This process's share of ``size`` sequences, in micro-batches: as many of them in every process."""
+    """The micro-batches of this process's share of ``size`` sequences; every process has equally many."""
     share = distributed.share(size)
     longest = -(-size // distributed.size())
     at_once = micro_batch or longest
@@ -366,7 +367,7 @@ def _cut(size: int, micro_batch: int | None) -> list[range]:
 
 
 def _forward(lm: LanguageModel, layer: int | None, items: Sequence[Item], part: range) -> States:
-    """Also where a process has nothing to do the backbone runs: sharded weights are gathered by all."""
+    """Runs the backbone even where a process has no items, because all processes gather sharded weights."""
     drawn = [items[i] for i in part] or items[:1]
     states = States(*hidden_states(lm.model, lm.compute, drawn, packed=lm.layout.packed, layer=layer))
     states = states if part else states.each(lambda x_ND: x_ND[:0])
@@ -385,7 +386,7 @@ def _forward_roles(
     """Hidden states by role. Where it costs little padding all roles go through the backbone at once: weights
     are cast to 16 bits once, and each weight gets its gradient in one piece.
 
-    Decided by the whole step: every process must call the backbone as often as the others.
+    The whole step decides about that, because every process must call the backbone equally often.
     """
     apart = sum(_rectangle(groups[role]) for role in parts)
     together = _rectangle([item for role in parts for item in groups[role]])
@@ -398,12 +399,12 @@ def _forward_roles(
         last = states.last_ND.split(counts)
         layers = [None] * len(counts) if states.layer_ND is None else states.layer_ND.split(counts)
         return {role: States(*pair) for role, *pair in zip(items, last, layers, strict=True)}
-    with lm.compute.autocast():  # the copies of the weights that it makes serve until its end
+    with lm.compute.autocast():  # its 16-bit copies of the weights last until the block ends
         return {role: forward(groups[role], part) for role, part in parts.items()}
 
 
 def _rectangle(items: Sequence[Item]) -> int:
-    """Tokens, padding included."""
+    """The number of tokens, padding included."""
     return len(items) * max(len(item.input_ids) for item in items)
 
 

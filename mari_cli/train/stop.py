@@ -1,4 +1,5 @@
-"""When unlearning should stop, and which of its checkpoints to keep: a function of the evaluations so far."""
+"""The stop rules of unlearning, and the rule which checkpoint to keep: functions of the evaluations so
+far."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from mari_cli.config import Keep, StopConfig
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One look during training. Losses in nats per token, accuracy as a fraction."""
+    """One evaluation during training. Losses in nats per token, accuracy as a fraction."""
 
     step: int
     forget_nll: float
@@ -25,7 +26,7 @@ class Verdict:
     kept_step: int
     """The checkpoint to keep, of those so far."""
     stop: str | None
-    """Why to stop now, or None."""
+    """The reason to stop now, or None."""
 
 
 def judge(history: Sequence[Evaluation], config: StopConfig, keep: Keep) -> Verdict:
@@ -35,11 +36,10 @@ def judge(history: Sequence[Evaluation], config: StopConfig, keep: Keep) -> Verd
     the forget loss has reached the holdout's. The gap rule, which needs no other data: the true tokens of the
     forget items stand out over their likeliest alternatives by no more than `true_token_gap`.
 
-    Kept is, of the checkpoints that the retain rule allows, the one whose forget loss is nearest the
-    holdout's: below it the data is still recognisable, above it the forgetting itself is. Without a
-    holdout it is the last one allowed. One whose forget loss is not finite is broken, and not allowed. The
-    start (step 0, the target itself) is always allowed, and kept only where nothing else is.
-    """
+    Of the checkpoints that the retain rule allows, the one is kept whose forget loss is nearest the
+    holdout's: with a lower loss the data is still recognisable, with a higher loss the forgetting is. Without
+    a holdout the last allowed one is kept. A checkpoint whose forget loss is not finite is broken and not
+    allowed. The start (step 0, the target itself) is always allowed, and kept only where no other is. """
     start, latest = history[0], history[-1]
     floor = start.retain_accuracy * (1 - config.retain_drop) if config.retain_drop is not None else 0.0
     stop = None
