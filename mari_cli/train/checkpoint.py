@@ -1,7 +1,8 @@
 """Distributed checkpoints in safetensors: all processes write and read the tensors at once.
 
 Each process writes its shards of the sharded tensors, and its part of the tensors that all processes have.
-They are read back into any number of processes, in shards or whole. """
+They are read back into any number of processes, in shards or whole.
+"""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping

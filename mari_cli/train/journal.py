@@ -122,7 +122,8 @@ def token_seconds(
 
     Divided by the measured seconds per token this is the model FLOPs utilisation (A. Chowdhery et al. 2022,
     "PaLM", https://arxiv.org/abs/2204.02311, appendix B). None where the peak is not known; it is known for
-    some GPUs, in 16 bits. """
+    some GPUs, in 16 bits.
+    """
     if lm.device.type != "cuda" or lm.compute.dtype == torch.float32:
         return None
     peak = devices.this_gpu().flops * distributed.size()

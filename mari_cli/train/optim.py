@@ -104,7 +104,8 @@ class Optimizer:
         """Step, unless ``skip``, a tensor of one truth value, is true.
 
         On CUDA the fused AdamW reads ``skip`` on the device, and the CPU does not wait: torch's GradScaler
-        tells fused optimisers in this way that a gradient is not finite. """
+        tells fused optimisers in this way that a gradient is not finite.
+        """
         if self.engine.defaults.get("fused"):
             self.engine.grad_scale, self.engine.found_inf = None, skip.float()  # type: ignore[attr-defined]
             self.engine.step()

@@ -25,7 +25,8 @@ def sharded(lm: LanguageModel, *, weights: Weights = Weights.float32) -> Iterato
     those that the training left.
 
     The sharded modules are a copy, so that none of their hooks stays in ``lm``. Shards are float32; blocks
-    are gathered in the dtype ``weights``, with which the model computes in one process too. """
+    are gathered in the dtype ``weights``, with which the model computes in one process too.
+    """
     twin = copy.deepcopy(lm.model, {id(p): p for p in lm.model.parameters()})
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     if weights is Weights.bfloat16:

@@ -39,7 +39,8 @@ def judge(history: Sequence[Evaluation], config: StopConfig, keep: Keep) -> Verd
     Of the checkpoints that the retain rule allows, the one is kept whose forget loss is nearest the
     holdout's: with a lower loss the data is still recognisable, with a higher loss the forgetting is. Without
     a holdout the last allowed one is kept. A checkpoint whose forget loss is not finite is broken and not
-    allowed. The start (step 0, the target itself) is always allowed, and kept only where no other is. """
+    allowed. The start (step 0, the target itself) is always allowed, and kept only where no other is.
+    """
     start, latest = history[0], history[-1]
     floor = start.retain_accuracy * (1 - config.retain_drop) if config.retain_drop is not None else 0.0
     stop = None
