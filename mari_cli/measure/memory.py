@@ -140,7 +140,7 @@ class MemoryTracker(TorchDispatchMode):
 
 def allocator_peak(work: Callable[[], object]) -> int:
     """The most that ``work`` has allocated on the CPU at one time, beyond what there is already: by the
-    account of torch's allocator, which knows nothing of a `Tracker` and misses no operator's temporaries."""
+    account of torch's allocator, which knows nothing of a `MemoryTracker` and misses no operator's temporaries."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         work()

@@ -1,7 +1,7 @@
-"""The files of a model: what may stand in them, and how it is told that they cannot be read.
+"""The files of a model: what they may contain, and the error where they cannot be read.
 
-They come from others, and may be cut short, of another format, or made to harm. The one place where what
-libraries raise at such files becomes two lines is `reading`.
+Other people made the files, so a file may be cut short, of another format, or made to harm. `explain_damage`
+alone turns what libraries raise at such files into an error of two lines.
 """
 
 import json
