@@ -139,8 +139,8 @@ class MemoryTracker(TorchDispatchMode):
 
 
 def allocator_peak(work: Callable[[], object]) -> int:
-    """The most that ``work`` has allocated on the CPU at one time, beyond what there is already: by the
-    account of torch's allocator, which knows nothing of a `MemoryTracker` and misses no operator's temporaries."""
+    """Peak of what ``work`` allocates on the CPU, in bytes, as torch's allocator counts it, which also sees the
+    temporaries inside operators. Tests hold a `MemoryTracker` against it."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         work()
