@@ -139,7 +139,7 @@ class MemoryTracker(TorchDispatchMode):
 
 
 def allocator_peak(work: Callable[[], object]) -> int:
-    """Peak of what ``work`` allocates on the CPU, in bytes, as torch's allocator counts it, which also sees the
+    """Peak of what ``work`` allocates on the CPU, in bytes, as torch's allocator counts it: with the
     temporaries inside operators. Tests hold a `MemoryTracker` against it."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
