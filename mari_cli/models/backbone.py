@@ -18,11 +18,11 @@ from mari_cli.models.device import Compute
 
 
 def backbone_of(model: PreTrainedModel) -> nn.Module:
-    """All of ``model`` before its head. Raises UserError where that is no module of its own."""
+    """The module of ``model`` before its head. Raises UserError where ``model`` has no such module."""
     if model.base_model is not model:
         return model.base_model
     embedding = model.get_input_embeddings()
-    # some name it otherwise than their `base_model_prefix` says
+    # some models give it another name than their `base_model_prefix` says
     parts = [part for part in model.children() if part is not embedding and embedding in part.modules()]
     if len(parts) != 1:
         raise UserError(
@@ -41,7 +41,7 @@ def run_backbone(
 ) -> tuple[Tensor, Tensor | None]:
     """Hidden states [B, T, D] after the final norm, and of ``layer`` if asked for (0: the embeddings).
 
-    ``documents`` of a packed row need a model with our attention installed.
+    A packed row has ``documents``, which needs a model with the attention of models/attention.py installed.
     """
     layout = {}
     if documents is not None:
@@ -61,8 +61,8 @@ def run_backbone(
 
 @contextmanager
 def _collect_inputs(model: PreTrainedModel, whole: nn.Module, layer: int) -> Iterator[list[Tensor]]:
-    """Collects what enters the block number ``layer``; nothing for the number after the last block.
-    transformers does not find the blocks of a model in shards, and returns no hidden states of layers."""
+    """Collects the input of block number ``layer``; nothing for the number after the last block. It stands in
+    for transformers, which does not find the blocks of a model in shards and returns no states of layers."""
     count = int(model.config.get_text_config().num_hidden_layers)
     lists = [m for m in whole.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
     if not lists:
@@ -85,7 +85,7 @@ def _collect_inputs(model: PreTrainedModel, whole: nn.Module, layer: int) -> Ite
 
 
 def choose_layer(model: PreTrainedModel, layer: int | None) -> int:
-    """``layer``, or the middle one. Raises UserError where ``model`` has not so many."""
+    """``layer``, or the middle layer for None. Raises UserError where ``model`` has fewer layers."""
     layers = int(model.config.get_text_config().num_hidden_layers)
     if layer is not None and layer > layers:
         raise UserError(f"layer {layer} is read, but the model has {layers}", f"choose 0 to {layers}")
@@ -108,7 +108,7 @@ def hidden_states(
     """Hidden states [N, D] at the supervised positions of ``items``, item by item, after the final norm; and
     of ``layer`` if asked for.
 
-    They are the same ``packed`` or padded, up to rounding. On a GPU nobody waits for them, packed.
+    They are the same ``packed`` or padded, up to rounding. With ``packed`` the CPU does not wait for a GPU.
     """
     batch = collate(items, packed=packed).to(compute.device)
     with compute.autocast():

@@ -1,4 +1,4 @@
-"""Models that are refused before hours are spent on them: those that cannot be built, saved or read again."""
+"""Refusals, before hours are spent, of models that cannot be built, saved or loaded again."""
 
 import math
 import re
@@ -36,7 +36,7 @@ def check_buildable(config: PreTrainedConfig, *, trust_remote_code: bool = False
 
 
 def check_fields(model_type: Any, values: dict[str, Any]) -> None:
-    """transformers takes any field and passes over what it does not know: a typo would go unnoticed."""
+    """Refuse unknown fields. transformers ignores them, so a typo would go unnoticed."""
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         near = nearest(str(model_type), CONFIG_MAPPING)
         raise UserError(
@@ -55,10 +55,12 @@ def check_fields(model_type: Any, values: dict[str, Any]) -> None:
 
 
 def check_finite(model: PreTrainedModel, where: str) -> None:
-    """Refuse weights with NaN or an infinity in them: nothing that is computed with them is a number."""
+    """Refuse weights with NaN or an infinity: everything computed with them would be NaN too."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and tensor.numel():
-            least, most = (float(end) for end in tensor.aminmax())  # of which NaN is both
+            least, most = (
+                float(end) for end in tensor.aminmax()
+            )  # both are NaN where the tensor holds a NaN
             if not (math.isfinite(least) and math.isfinite(most)):
                 count = int((~tensor.isfinite()).sum())
                 raise UserError(
@@ -71,9 +73,9 @@ def check_finite(model: PreTrainedModel, where: str) -> None:
 def check_saving(lm: "LanguageModel") -> None:
     """Refuse a model that could not be loaded again once it is saved, before hours are spent on it.
 
-    All that is saved beside the weights is saved for a try and loaded; of the weights, names, shapes and ties
-    are compared with those of a model made from the configuration that was saved, without content. ``lm`` has
-    no adapters.
+    Everything but the weights is saved and loaded on trial. Names, shapes and ties of the weights are
+    compared with those of a model that is made, without content, from the saved configuration. ``lm`` has no
+    adapters.
     """
     kind = type(lm.model)
     hint = "mend the files of the model, or load and save it with transformers first"
@@ -112,7 +114,7 @@ def check_saving(lm: "LanguageModel") -> None:
 
 
 def _shapes(model: PreTrainedModel) -> dict[str, str]:
-    """By name, the shape of each weight, and under which first name it is saved where it is tied."""
+    """By name, the shape of each weight, and the name under which a tied weight is saved."""
     first: dict[int, str] = {}
     shapes = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -122,7 +124,7 @@ def _shapes(model: PreTrainedModel) -> dict[str, str]:
 
 
 def refuse_other_formats(path: str, place: Path) -> None:
-    """Pickles above all: to load one is to run whatever is in it."""
+    """Refuse formats other than safetensors, pickles above all: loading a pickle runs the code in it."""
     if not place.is_dir() or is_adapter(place):
         return
     if not (place / "config.json").is_file():
@@ -141,7 +143,7 @@ def refuse_other_formats(path: str, place: Path) -> None:
 def misfit_of(model: PreTrainedModel, info: dict[str, Any]) -> str | None:
     """How weights and configuration contradict each other; None where they do not.
 
-    Weights that the model has no place for are none of its business, unless they are those of further layers.
+    Weights that the model has no place for are ignored, unless they are those of further layers.
     """
     if missing := sorted(info["missing_keys"]):
         weights = "1 weight is" if len(missing) == 1 else f"{len(missing)} weights are"

@@ -1,4 +1,4 @@
-"""Where a model runs, and in which numbers."""
+"""The device and the precision of a model."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ class Compute:
     device: torch.device
     dtype: torch.dtype
     reason: str
-    """Why this precision, for the log."""
+    """The reason for this precision, for the log."""
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
@@ -27,7 +27,7 @@ class Compute:
 
     @property
     def widens(self) -> bool:
-        """Whether products of 16-bit operands come out in float32 by themselves."""
+        """Whether a product of 16-bit operands can return float32 without a cast."""
         return self.device.type == "cuda"
 
     @property
@@ -42,7 +42,8 @@ class Compute:
 def choose_compute(
     device: Device, precision: Precision, weights: Weights = Weights.float32, *, section: str = "train."
 ) -> Compute:
-    """Settle ``auto``, and refuse what this machine cannot do. ``section`` is where the user set all this."""
+    """Resolve ``auto``, and refuse what this machine cannot do. ``section``: that of the keys, for
+    messages."""
     if device is Device.cuda and not torch.cuda.is_available():
         raise UserError("no CUDA device here", f"use `{section}device=auto` or `{section}device=cpu`")
     cuda = torch.cuda.is_available() and device is not Device.cpu

@@ -1,4 +1,4 @@
-"""Whether a model's sequences are packed into one row, or padded to one length: asked once, before step 1."""
+"""The choice whether sequences are packed into one row or padded to one length, made before step 1."""
 
 import inspect
 from collections.abc import Callable
@@ -20,25 +20,25 @@ from mari_cli.models.backbone import backbone_of, hidden_states
 from mari_cli.models.device import Compute
 
 PROBES = (12, 5, 2, 9, 5)
-"""Tokens in the sequences that are packed to try it: first the longest, which comes last in the row."""
+"""Tokens in the sequences of the trial row; the first and longest stands last in the row."""
 ROUNDING, LEAK = 5e-3, 1e-5
-"""Relative differences allowed: between products of other shapes, which may be in TF32; and of one shape."""
+"""Relative differences allowed: between products of different shapes, which may be in TF32; of one shape."""
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
-"""Kinds of layers, of transformers' names, that reach other tokens through our attention alone."""
+"""Types of layers, as transformers names them, that see other tokens through attention alone."""
 
 
 @dataclass(frozen=True)
 class Layout:
     packed: bool
     reason: str
-    """Why, for the log."""
+    """The reason, for the log."""
 
     def __str__(self) -> str:
         return f"{'packed' if self.packed else 'padded'} ({self.reason})"
 
 
 def settle(model: PreTrainedModel, compute: Compute, packing: Packing) -> Layout:
-    """Choose the layout; where it is to be packed, ``model`` gets the attention that this needs.
+    """Choose the layout. For a packed layout ``model`` gets the attention that packing needs.
 
     Packing is refused where a try shows that it would change what the model computes, or where the
     architecture asks for something that cannot be kept inside a document.
@@ -47,8 +47,8 @@ def settle(model: PreTrainedModel, compute: Compute, packing: Packing) -> Layout
 
 
 def foresee(model: PreTrainedModel, packing: Packing) -> Layout:
-    """As `settle` will choose for a model that has no content yet: whatever it lacks to be packed is found
-    out, and that its states would be the same is taken for granted."""
+    """The layout that `settle` will choose, for a model without weights: what prevents packing is found, but
+    the equality of hidden states is assumed."""
     return _chosen(model, packing, _failure, "no padding, if a try before step 1 gives the same states")
 
 
@@ -72,7 +72,7 @@ def _chosen(
 
 
 def _obstacle(model: PreTrainedModel, try_it: Callable[[PreTrainedModel], str | None]) -> str | None:
-    """Why ``model`` cannot be packed; None where it can, and then our attention is installed."""
+    """The reason why ``model`` cannot be packed. None: it can, and the attention for it is installed."""
     config = model.config.get_text_config()
     if unknown := sorted(set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYERS):
         return f"it has layers of `{unknown[0]}`"
@@ -87,7 +87,11 @@ def _obstacle(model: PreTrainedModel, try_it: Callable[[PreTrainedModel], str | 
         obstacle = try_it(model)
     except UnsupportedAttention as error:
         obstacle = str(error)
-    except (TypeError, ValueError, RuntimeError) as error:  # what code of others makes of unknown arguments
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # the model's code may raise any of these at arguments that it does not know
         obstacle = f"it fails at a packed row: {(str(error).splitlines() or [type(error).__name__])[0]}"
     if obstacle is not None:
         model.set_attn_implementation(attention.PLAIN)
@@ -96,7 +100,7 @@ def _obstacle(model: PreTrainedModel, try_it: Callable[[PreTrainedModel], str | 
 
 @torch.no_grad()
 def _failure(model: PreTrainedModel) -> None:
-    """Run a packed row through a twin without content, and let fail what fails."""
+    """Run a packed row through a copy of the model without weights; its errors are raised."""
     compute = Compute(torch.device("cpu"), torch.float32, "")
     world = fake.mode()
     with MemoryTracker(fake.Again(world)):
@@ -105,9 +109,10 @@ def _failure(model: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def _difference(model: PreTrainedModel, compute: Compute) -> str | None:
-    """How packed hidden states differ from those of each sequence alone; None where they do not.
+    """How packed hidden states differ from those of each sequence alone; None where they are the same.
 
-    First without autocast, where what should not be there stands out from rounding; then as training runs.
+    Compared first without autocast, where an error stands out from rounding, then with the autocast of
+    training.
     """
     exact = Compute(compute.device, torch.float32, "")
     for tried in (exact, compute) if compute.dtype != torch.float32 else (exact,):
@@ -116,7 +121,7 @@ def _difference(model: PreTrainedModel, compute: Compute) -> str | None:
         packed, _ = hidden_states(model, tried, items, packed=True)
         allowed, leak_allowed = ROUNDING, LEAK
         if (eps := max(torch.finfo(dtype).eps for dtype in (tried.dtype, alone.dtype))) > ROUNDING / 8:
-            # a router of experts may tip over by the rounding of 16 bits: then it does so padded as well
+            # rounding to 16 bits may change the choice of a router of experts, in padded sequences as well
             padded, _ = hidden_states(model, tried, items)
             allowed = max(8 * eps, 2 * _gap(padded, alone))
             leak_allowed = 8 * eps

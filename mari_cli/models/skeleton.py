@@ -52,8 +52,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 256, "tie_word_embeddings": True,
     },
 }  # fmt: skip
-"""Shapes of models by their names on the hub, as their makers publish them: what is behind a licence, or out
-of reach, can be planned nevertheless."""
+"""Published shapes of models by their names on the hub, so that a model behind a licence can be planned
+without a download."""
 
 
 def skeleton(

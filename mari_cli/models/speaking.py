@@ -1,7 +1,7 @@
-"""How a model is made to speak: greedily. Of its checkpoint's settings, those that end an answer are used.
+"""Greedy generation. Of the checkpoint's settings only the tokens that end an answer are used.
 
 A checkpoint may ship settings for generation (a penalty of repetitions, banned tokens, sampling, beams, a
-least length). They change what the model says from what it finds most probable, so none of them is used.
+least length). With them the model says other than its most probable tokens, so none of them is used.
 """
 
 from collections.abc import Iterator, Sequence
