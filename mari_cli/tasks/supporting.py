@@ -121,8 +121,7 @@ def _choose(
         return with_support(config, source=SupportSource.neighbours), None, [note]
     changes: dict[str, Any] = {"source": SupportSource.twins}
     notes = []
-    if asked.quantiles and "holdout" not in corpora:
-        changes["quantiles"] = False
+    _require_holdout(corpora, {"quantiles": False} if asked.quantiles else {})
     if None in (asked.generated, asked.contrast) and "holdout" not in corpora:
         ways = ways_of(asked, corpora["forget"].items)
         share = PLAIN_GENERATED if Way.generated in ways else 0.0
