@@ -383,6 +383,7 @@ def compare(
         "mari metrics truth_ratio",
         "mari metrics forget/extraction_strength",
         "mari metrics statistics              intervals, differences, seeds",
+        "mari metrics what_it_proves          for whoever answers for the data",
     )
 )
 def metrics(
@@ -411,6 +412,60 @@ def metrics(
         Console().print(Markdown(text))
     else:
         typer.echo(text, nl=False)
+
+
+@app.command(
+    epilog=_epilog(
+        "mari verify runs/npo",
+        "mari verify runs/npo --key keys/ours.pub",
+        "mari verify runs/npo --replay        do it again on this CPU, and compare bits",
+    )
+)
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.", show_default=False)],
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The public key that its manifest must be signed with."),
+    ] = None,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Do the run again with an empty cache, and compare bits.")
+    ] = False,
+) -> None:
+    """Check that a run is what its manifest says, to the last byte, and that its report shows its results.
+
+    Exit code 0: it holds; 1: it does not, and the table names what; 2: it cannot be checked.
+    """
+    from mari_cli import launch
+    from mari_cli.cli import tables
+    from mari_cli.tasks.verify import exit_code
+    from mari_cli.tasks.verify import verify as verify_run
+
+    checks = verify_run(run, key=key, read_config=launch.load_run_config if replay else None)
+    tables.print_grid(tables.of_checks(checks))
+    raise typer.Exit(exit_code(checks))
+
+
+@app.command(epilog=_epilog("mari requests", "mari requests sweeps/first"))
+def requests(
+    roots: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="FOLDER", help="Where the runs are; else runs/ and sweeps/.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """List what was asked to be forgotten (`request.id=`): by which run it was done, and which models made
+    of the same data still hold it."""
+    from mari_cli.cli import tables
+    from mari_cli.tasks.requests import requests as find_requests
+
+    lines, notes = find_requests(_folders(roots))
+    for told in notes:
+        note(f"note: {told}")
+    if not lines:
+        note("no requests: `mari unlearn request.id=ID` names one")
+        return
+    tables.print_grid(tables.of_requests(lines))
 
 
 @config_app.command(
@@ -463,17 +518,23 @@ def runs_list(
 ) -> None:
     """List runs, finished or not, oldest first."""
     from mari_cli.cli import tables
-    from mari_cli.errors import UserError
     from mari_cli.storage.run_list import list_runs
 
-    for root in roots or []:
-        if not root.is_dir():
-            raise UserError(f"no directory `{root}`", "give the directory that holds the runs")
-    found = [run for root in roots or [Path("runs"), Path("sweeps")] for run in list_runs(root)]
+    found = [run for root in _folders(roots) for run in list_runs(root)]
     if not found:
         note("no runs")
         return
     tables.print_grid(tables.of_runs(sorted(found, key=lambda run: run.created)))
+
+
+def _folders(roots: list[Path] | None) -> list[Path]:
+    """Where runs are looked for. Raises UserError for what is no directory."""
+    from mari_cli.errors import UserError
+
+    for root in roots or []:
+        if not root.is_dir():
+            raise UserError(f"no directory `{root}`", "give the directory that holds the runs")
+    return roots or [Path("runs"), Path("sweeps")]
 
 
 def main() -> None:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from mari_cli.launch import Option, SweepJob
     from mari_cli.metrics.metric import Metric
     from mari_cli.storage.run_list import RunSummary
+    from mari_cli.tasks.requests import Line
+    from mari_cli.tasks.verify import Check
 
 OURS = ("unlearned", "model")
 """Roles of the models that a run itself makes; target and gold stand beside them for comparison."""
@@ -321,6 +323,24 @@ def of_runs(runs: Sequence["RunSummary"]) -> Grid:
         for run in runs
     ]
     return Grid(["run", "task", "name", "status", "created", *metrics], rows, numbers=5)
+
+
+def of_checks(checks: Sequence["Check"]) -> Grid:
+    rows = [[check.what, str(check.verdict), check.why] for check in checks]
+    return Grid(["what", "verdict", "why"], rows, numbers=3)
+
+
+def of_requests(lines: Sequence["Line"]) -> Grid:
+    rows = [
+        [
+            line.request,
+            line.run,
+            line.state,
+            *(word or NOTHING for word in (line.when, line.weights, line.note)),
+        ]
+        for line in lines
+    ]
+    return Grid(["request", "run", "state", "when", "weights", "note"], rows, numbers=6, grouped=True)
 
 
 def _ours(result: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from mari_cli.config.corpora import (
 )
 from mari_cli.config.metrics import MetricsConfig
 from mari_cli.config.model import LEAST_VOCABULARY, TODAY, ChatTemplate, LoraConfig, ModelConfig
+from mari_cli.config.request import RequestConfig
 from mari_cli.config.runs import Corpora, EvaluateRun, FinetuneRun, RunConfig, TargetChoice, UnlearnRun
 from mari_cli.config.schemas import to_plain, to_yaml
 from mari_cli.config.suites import MuseSuite, OwnSuite, RwkuSuite, SuiteConfig, TofuSuite

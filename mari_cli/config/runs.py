@@ -10,6 +10,7 @@ from omegaconf import MISSING
 from mari_cli.config.corpora import CorpusConfig, ForgetFiles, RetainConfig, RetainFiles
 from mari_cli.config.metrics import MetricsConfig
 from mari_cli.config.model import ModelConfig
+from mari_cli.config.request import RequestConfig
 from mari_cli.config.suites import SuiteConfig, TofuSuite
 from mari_cli.config.tracker import TrackerConfig
 from mari_cli.config.train import Device, FinetuneConfig, OptimConfig, Parallel, Precision, UnlearnConfig
@@ -47,6 +48,8 @@ class RunConfig:
     """Data like the forget data that no model has seen: what membership inference compares with."""
     metrics: MetricsConfig = MISSING
     tracker: TrackerConfig = MISSING
+    request: RequestConfig = field(default_factory=RequestConfig)
+    """Whose wish the run serves, if anybody's, and the key that signs what it leaves."""
 
     def __post_init__(self) -> None:
         own = type(self).task

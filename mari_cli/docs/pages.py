@@ -15,6 +15,8 @@ from mari_cli.errors import UserError, nearest
 
 STATISTICS = "statistics"
 """The page that is about all metrics."""
+WHAT_IT_PROVES = "what_it_proves"
+"""The page on what a run shows to whoever answers for the data, and what not."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ def statistics_page() -> Page:
     return Page(STATISTICS, _text(f"{STATISTICS}.md"))
 
 
+def proof_page() -> Page:
+    return Page(WHAT_IT_PROVES, _text(f"{WHAT_IT_PROVES}.md"))
+
+
 def page_about(metric: str) -> Page | None:
     """The page of the metric with that full name."""
     fitting = [
@@ -60,6 +66,8 @@ def find(name: str) -> Page:
     """The page of that name, or of the metric with that full name."""
     if name == STATISTICS:
         return statistics_page()
+    if name == WHAT_IT_PROVES:
+        return proof_page()
     page = metric_pages().get(name) or page_about(name)
     if page is None:
         bare = {

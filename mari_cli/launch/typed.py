@@ -12,8 +12,11 @@ from mari_cli.places import is_there
 PATHS = (
     *("out", "cache", "path", "tokenizer", "code", "gold", "from_log", "gold_log", "target_log"),
     *("mia_reference", "benchmark_root", "keys", "retain_model", "both_model", "support.model"),
+    "request.key",
 )
 """Last parts of the keys that hold a path."""
+WORDS = ("request.id", "request.note")
+"""Keys whose value is text as it is typed: no list, no number, and no sweep."""
 LISTED = ("from_log",)
 """Of these the keys that take a list of paths, too."""
 FREE = ("model.chat_template_args",)
@@ -33,6 +36,8 @@ def as_meant(override: str) -> str:
         sign = sign or "++"
     if key in LISTED:
         value = _as_word(value) if is_there(value) else value
+    elif key in WORDS:
+        value = value if value in ("", "null") or _QUOTED.fullmatch(value) else _in_quotes(value)
     elif is_path(key):
         value = _path(value)
     elif not value.isascii() and not re.search(r"""['"\[\]{}(),$\\]""", value):

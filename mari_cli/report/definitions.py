@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from mari_cli.docs.pages import Page, page_about, statistics_page
+from mari_cli.docs.pages import Page, page_about, proof_page, statistics_page
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,14 @@ def anchor_of(metric: str) -> str | None:
 
 STATISTICS = "about-statistics"
 """Where a report explains intervals and differences."""
+WHAT_IT_PROVES = "about-what_it_proves"
+"""Where a report says what it shows, and what not."""
 
 
 def definitions(metrics: Iterable[str]) -> list[Definition]:
-    """Of these metrics by full name, each page once; last the one about all."""
+    """Of these metrics by full name, each page once; last those about all."""
     pages = {page.name: page for name in metrics if (page := page_about(name))}
-    return [_definition(page) for page in (*pages.values(), statistics_page())]
+    return [_definition(page) for page in (*pages.values(), statistics_page(), proof_page())]
 
 
 def _anchor(page: Page) -> str:

@@ -30,7 +30,7 @@ from mari_cli.report.comparison import (
     results,
     run_labels,
 )
-from mari_cli.report.definitions import STATISTICS, anchor_of, definitions
+from mari_cli.report.definitions import STATISTICS, WHAT_IT_PROVES, anchor_of, definitions
 from mari_cli.report.format import interval, listed, number, percent
 from mari_cli.report.items import item_tables
 from mari_cli.report.narrative import confidence, estimate_words, summarise
@@ -136,6 +136,7 @@ def render(runs: list[RunData], *, title: str) -> str:
         anchors={name: anchor_of(name) for name in names},
         definitions=definitions(names),
         statistics=STATISTICS,
+        proof=WHAT_IT_PROVES,
         counted=counted,
         arrows=ARROWS,
         arrow_words=ARROW_WORDS,

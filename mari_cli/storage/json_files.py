@@ -12,7 +12,12 @@ from mari_cli.storage.atomic import atomic_write_text
 
 def atomic_write_json(path: Path, value: Any) -> None:
     """``atomic_write_text`` of standard JSON; a number that is not finite becomes null."""
-    atomic_write_text(path, json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    atomic_write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """``value`` as a file of a run holds it."""
+    return json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def json_lines(rows: Sequence[Mapping[str, Any]]) -> str:

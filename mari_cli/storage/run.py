@@ -21,9 +21,10 @@ from typing import Any
 from mari_cli.errors import UserError
 from mari_cli.storage.atomic import atomic_directory, atomic_write_text, recover, retold_disk_errors
 from mari_cli.storage.hashing import content_hash, file_hash
-from mari_cli.storage.json_files import atomic_write_json, damaged, finite, read_object
+from mari_cli.storage.json_files import atomic_write_json, damaged, finite, json_text, read_object
 from mari_cli.storage.layout import CONFIG, INPUTS, METRICS, RESULT, RUN, STATE
 from mari_cli.storage.locks import hold
+from mari_cli.storage.manifest import write_manifest
 
 
 @dataclass(frozen=True)
@@ -214,11 +215,19 @@ class Run:
             lines.append((text, record))
         return lines
 
-    def finish(self, result: Mapping[str, Any]) -> None:
-        """Write result.json: from here on the run is finished, and the state to resume from is not needed."""
+    def finish(
+        self, result: Mapping[str, Any], about: Mapping[str, Any] | None = None, key: Path | None = None
+    ) -> None:
+        """Write result.json: from here on the run is finished, and the state to resume from is not needed.
+
+        ``about``: what its manifest says beside the hashes of its files; None: the run has no manifest.
+        ``key``: the private key that the manifest is signed with.
+        """
         if not self.writes:
             return
         self._must_be_open()
+        if about is not None:
+            write_manifest(self.path, about, {RESULT: json_text(result)}, key)
         atomic_write_json(self.path / RESULT, dict(result))
         shutil.rmtree(self.path / STATE, ignore_errors=True)
 

@@ -24,6 +24,7 @@ from mari_cli.report.read import read_runs
 from mari_cli.storage import hashing, json_files
 from mari_cli.storage.environment import describe_environment
 from mari_cli.storage.run import refuse_existing
+from mari_cli.storage.signature import check_key
 from mari_cli.suites.log_columns import Log
 from mari_cli.suites.measured import Measured
 from mari_cli.suites.open_unlearning_summary import (
@@ -62,6 +63,8 @@ def evaluate_log(config: EvaluateRun, options: RunOptions) -> dict[str, Any]:
     if not options.resume:
         refuse_existing(Path(config.out))
     check_tracker(config.tracker)
+    if config.request.key:
+        check_key(config.request.key)
     suite = _data(config)
     found = places([config.from_log] if isinstance(config.from_log, str) else config.from_log)
     others = {"gold": config.gold_log} if config.gold_log else {}

@@ -14,6 +14,7 @@ from mari_cli.config import RunConfig, to_plain, to_yaml
 from mari_cli.errors import UserError
 from mari_cli.metrics.metric import logged_as
 from mari_cli.options import RunOptions
+from mari_cli.places import place
 from mari_cli.progress import say
 from mari_cli.report.page import render, write_report
 from mari_cli.report.read import SCHEMA_VERSION, read_run
@@ -21,6 +22,7 @@ from mari_cli.storage import atomic, json_files
 from mari_cli.storage.layout import METRICS
 from mari_cli.storage.run import Run
 from mari_cli.tasks.examined import Examined, as_json
+from mari_cli.tasks.manifest import NOWHERE, Origin, describe_run
 from mari_cli.tracking import NoTracker, Tracker, open_tracker
 
 if TYPE_CHECKING:  # a log's numbers are recorded without torch
@@ -32,6 +34,8 @@ if TYPE_CHECKING:  # a log's numbers are recorded without torch
 @dataclass
 class RunRecord:
     run: Run
+    config: RunConfig
+    origin: Origin
     tracker: Tracker
     started: float
     quiet: bool = False
@@ -136,7 +140,9 @@ class RunRecord:
         ]
         self.tracker.table("results", ["metric", *models], table)
         self.tracker.artifact(report, name="report", kind="report")
-        self.run.finish(result)
+        key = self.config.request.key
+        about = describe_run(self.run.path, result, self.config, self.origin)
+        self.run.finish(result, about, place(key) if key else None)
         return result
 
 
@@ -178,11 +184,12 @@ def begin_record(
     *,
     environment: Mapping[str, Any],
     data: Mapping[str, Any],
+    origin: Origin = NOWHERE,
     said: Sequence[str] = (),
     quiet: bool = False,
 ) -> Iterator[RunRecord]:
-    """Record ``run``, from its first file to its tracker's exit code. ``said``: lines to print about the run,
-    unless ``quiet``."""
+    """Record ``run``, from its first file to its tracker's exit code. ``origin``: what it began with;
+    ``said``: lines to print about the run, unless ``quiet``."""
     started = time.monotonic()
     run.write_json("environment.json", {**environment, "seed": config.seed})
     run.write_json("data.json", data)
@@ -194,6 +201,6 @@ def begin_record(
     for line in () if quiet else (f"run: {run.path}", *said, tracker.note):
         say(line)
     try:
-        yield RunRecord(run, tracker, started, quiet)
+        yield RunRecord(run, config, origin, tracker, started, quiet)
     finally:
         tracker.finish(0 if sys.exc_info()[0] is None else 1)

@@ -12,6 +12,7 @@ from mari_cli.storage.environment import describe_environment
 from mari_cli.storage.run import Run
 from mari_cli.suites.benchmarks import describe_benchmarks
 from mari_cli.tasks import inputs
+from mari_cli.tasks.origin import origin_of
 from mari_cli.tasks.preflight import Preflight
 from mari_cli.tasks.record import RunRecord, begin_record, open_run
 from mari_cli.tasks.setting import describe_data, device_info
@@ -33,6 +34,9 @@ def record_run(flight: Preflight[Any]) -> Iterator[RunRecord]:
         said = [f"precision: {compute.precision} ({compute.reason})"]
         if compute.device.type == "cuda":
             said.append(f"kernels: {fused.described(compute.device.type)}")
-        with begin_record(run, config, environment=environment, data=data, said=said) as record:
+        origin = origin_of(flight)
+        with begin_record(
+            run, config, environment=environment, data=data, origin=origin, said=said
+        ) as record:
             record.tell(flight.notes)
             yield record

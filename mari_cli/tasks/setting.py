@@ -32,6 +32,7 @@ from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel, load_tokenizer, prompt_style
 from mari_cli.places import is_there, place
 from mari_cli.storage import hashing, room_on_disk
+from mari_cli.storage.signature import check_key
 from mari_cli.suites.benchmarks import check_benchmarks
 from mari_cli.suites.examiner import items_hash
 from mari_cli.suites.registry import METRICS
@@ -124,6 +125,8 @@ def prepare(config: RunConfig, compute: Compute) -> Setting:
     """Read the corpora and choose the tokenizer. Every refusal that needs no model happens here."""
     _check_places(config)
     check_tracker(config.tracker)
+    if config.request.key:
+        check_key(config.request.key)
     texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
     tokenizer = load_tokenizer(config.model, words_of(texts))
     style = prompt_style(config.model, tokenizer)

@@ -8,8 +8,8 @@ import pytest
 
 from mari_cli import __version__
 
-COMMANDS = ["", "finetune", "unlearn", "plan", "evaluate", "sweep", "compare", "metrics", "config",
-            "config show", "config list", "runs", "runs list"]  # fmt: skip
+COMMANDS = ["", "finetune", "unlearn", "plan", "evaluate", "sweep", "compare", "metrics", "verify",
+            "requests", "config", "config show", "config list", "runs", "runs list"]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -40,7 +40,11 @@ def examples() -> list[str]:
 @pytest.mark.parametrize("example", examples())
 def test_every_example_in_the_help_is_a_config_that_composes(example, mari, tmp_path):
     command, *words = shlex.split(example)[1:]
-    if "--resume" in words or "-c" in words or command in ("compare", "config", "metrics", "runs"):
+    if (
+        "--resume" in words
+        or "-c" in words
+        or command in ("compare", "config", "metrics", "requests", "runs", "verify")
+    ):
         pytest.skip("needs a run or an experiment file; those have tests of their own")
     if ">" in words or "hydra.launcher.partition=gpu" in words:
         pytest.skip("needs a shell, or a cluster")

@@ -1,0 +1,118 @@
+"""The manifest of a finished run: the hash of every file and what is said of them, so that a change is named.
+
+`manifest.json` is written just before `result.json`. It is JSON in one form, with its own hash in it: another
+byte anywhere in it is seen too. Who can write in the directory can make a manifest anew; a signature
+(storage/signature.py) is what nobody without the key can make.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mari_cli.errors import UserError
+from mari_cli.progress import track
+from mari_cli.storage import signature
+from mari_cli.storage.atomic import atomic_write_text
+from mari_cli.storage.hashing import bytes_hash, content_hash, file_hash
+from mari_cli.storage.json_files import damaged, finite, json_text, read_object
+from mari_cli.storage.layout import MANIFEST, SIGNATURE, STATE
+
+SCHEMA_VERSION = 1
+NOT_COVERED = ("wandb",)
+"""Folders of a run in which another program goes on writing after the run's end."""
+
+
+def write_manifest(
+    run: Path, about: Mapping[str, Any], pending: Mapping[str, str], key: Path | None = None
+) -> dict[str, Any]:
+    """Hash every file of ``run``, say ``about`` it, and sign that with ``key``; returns the manifest.
+
+    ``pending``: the text of files that are written next, by their names.
+    """
+    texts = {name: bytes_hash(text.encode()) for name, text in pending.items()}
+    left_out = {MANIFEST, SIGNATURE, *texts}
+    there = {name: file_hash(run / name) for name in tracked(files_of(run)) if name not in left_out}
+    content = finite(
+        {
+            "schema_version": SCHEMA_VERSION,
+            **about,
+            "files": dict(sorted((there | texts).items())),
+            "not_covered": [name for name in NOT_COVERED if (run / name).exists()],
+            "signature": SIGNATURE if key else None,
+        }
+    )
+    manifest = {"sha256": content_hash(content), **content}
+    atomic_write_text(run / MANIFEST, json_text(manifest))
+    if key:
+        signature.sign(run / MANIFEST, run / SIGNATURE, key)
+    return manifest
+
+
+def read_manifest(run: Path) -> dict[str, Any]:
+    """What the manifest of ``run`` says. Raises UserError where there is none, where another version of mari
+    wrote it, and where a byte of it is not as it was written."""
+    path = run / MANIFEST
+    if not os.path.lexists(path):
+        raise UserError(
+            f"`{run}` has no `{MANIFEST}`",
+            "only a finished run has one, and versions of mari before manifests wrote none",
+        )
+    manifest = read_object(path)
+    content = {name: value for name, value in manifest.items() if name != "sha256"}
+    if manifest.get("schema_version") != SCHEMA_VERSION and _sealed(manifest, content):
+        raise UserError(
+            f"`{path}` was written in format {manifest.get('schema_version')}, this mari reads format "
+            f"{SCHEMA_VERSION}",
+            "use the version of mari that wrote it",
+        )
+    if not _sealed(manifest, content) or path.read_bytes() != json_text(manifest).encode():
+        raise damaged(path, "it is not as it was written")
+    return manifest
+
+
+def changes(run: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """By name, what became of each file of ``run`` that is not as ``manifest`` says; empty where all are."""
+    signed = {SIGNATURE} if manifest["signature"] else set()
+    there = {name for name in files_of(run) if name not in {MANIFEST, *signed}}
+    found = {}
+    for name in tracked(sorted(there | set(manifest["files"]) | signed)):
+        expected = manifest["files"].get(name)
+        path = run / name
+        if path.is_symlink():
+            found[name] = "is a link, and a run leaves none"
+        elif not path.is_file():
+            found[name] = "is missing"
+        elif name in signed:
+            continue
+        elif expected is None:
+            found[name] = "was added after the end of the run"
+        elif file_hash(path) != expected:
+            found[name] = "has changed"
+    return found
+
+
+def files_of(run: Path) -> list[str]:
+    """Names of all files of a finished run, relative to it, as they are hashed."""
+    return sorted(_names(run, run))
+
+
+def tracked(names: Any) -> Iterator[str]:
+    """``names`` of files with a bar: those of a large model take their time."""
+    listed = list(names)
+    return track(listed, "hashing files", len(listed))
+
+
+def _names(run: Path, directory: Path) -> Iterator[str]:
+    for entry in os.scandir(directory):
+        name = Path(entry.path).relative_to(run).as_posix()
+        if name in (*NOT_COVERED, STATE):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _names(run, Path(entry.path))
+        else:
+            yield name
+
+
+def _sealed(manifest: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
+    return bool(manifest.get("sha256") == content_hash(finite(content)))

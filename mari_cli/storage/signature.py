@@ -1,0 +1,91 @@
+"""A file is signed with the user's key, and its signature is checked: the one door to `model-signing`.
+
+The signature is a Sigstore bundle over the SHA-256 of the file, made with an elliptic-curve key (P-256, P-384
+or P-521) in PEM. No cryptography is done here.
+"""
+
+import base64
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mari_cli.errors import UserError
+from mari_cli.places import place
+
+MAKE = "openssl ecparam -name prime256v1 -genkey -noout -out KEY; openssl ec -in KEY -pubout -out KEY.pub"
+
+
+class NotSigned(Exception):
+    """The signature is not one of this file with that key; the message says what is wrong."""
+
+
+def check_key(key: str | Path) -> Path:
+    """The private key at ``key``. Raises UserError where none can be read, or nothing can sign with it."""
+    path = _readable(key, "the signing key")
+    signing = _library().signing
+    with _of_key(path, "private"):
+        signing.Config().use_elliptic_key_signer(private_key=path)
+    return path
+
+
+def sign(file: Path, signature: Path, key: Path) -> None:
+    """Write the ``signature`` of ``file`` with the private ``key``."""
+    library = _library()
+    with _of_key(key, "private"):
+        signer = library.signing.Config().use_elliptic_key_signer(private_key=key)
+    scratch = signature.with_name(f".tmp-{signature.name}")
+    signer.sign(file, scratch)
+    os.replace(scratch, signature)
+
+
+def check(file: Path, signature: Path, key: str | Path) -> None:
+    """Raise NotSigned where ``signature`` is not that of ``file`` by the owner of the public ``key``."""
+    path = _readable(key, "the public key")
+    library = _library()
+    with _of_key(path, "public"):
+        verifier = library.verifying.Config().use_elliptic_key_verifier(public_key=path)
+    from cryptography.exceptions import InvalidSignature
+    from google.protobuf.json_format import ParseError
+
+    unsound = (InvalidSignature, ParseError, ValueError, LookupError, TypeError, AttributeError)
+    try:
+        with contextlib.redirect_stdout(None):  # it warns there of old formats
+            verifier.verify(file, signature)
+    except unsound as error:
+        raise NotSigned(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+    envelope = json.loads(signature.read_bytes())["dsseEnvelope"]
+    for text in (envelope["payload"], *(one["sig"] for one in envelope["signatures"])):
+        if base64.b64encode(base64.b64decode(text)).decode() != text:  # bits that no byte depends on
+            raise NotSigned("its base64 is not as it was written")
+
+
+def _library() -> Any:
+    if find_spec("model_signing") is None:
+        raise UserError(
+            "signatures need the package `model-signing`", "`pip install 'mari-cli[sign]'` installs it"
+        )
+    import model_signing
+
+    return model_signing
+
+
+def _readable(key: str | Path, what: str) -> Path:
+    path = place(key)
+    if not path.is_file():
+        raise UserError(f"{what} `{key}` is no file", f"a key pair is made by `{MAKE}`")
+    return path
+
+
+@contextlib.contextmanager
+def _of_key(path: Path, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError) as error:  # no PEM, another kind, or with a password
+        raise UserError(
+            f"`{path}` is no {kind} elliptic-curve key in PEM without a password",
+            f"a key pair is made by `{MAKE}`; `KEY` signs, and `KEY.pub` checks",
+        ) from error

@@ -1,0 +1,208 @@
+"""`mari requests`: what was asked to be forgotten, which runs did it, and which models still hold it.
+
+Manifests alone are read: a run leads to the one that it started from by the hash of its manifest, or by the
+weights that it began with.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mari_cli.errors import UserError
+from mari_cli.storage.layout import CONFIG, MANIFEST
+from mari_cli.storage.manifest import read_manifest
+from mari_cli.storage.run import Run
+from mari_cli.storage.run_list import Status, list_runs
+
+FINAL = ("unlearned", "model")
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one run is to one request."""
+
+    request: str
+    run: str
+    state: str
+    """`unlearned`, `still holds it`, … with the reason."""
+    when: str
+    weights: str
+    """First digits of the hash of the weights that the run left."""
+    note: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """A finished run and its manifest."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def task(self) -> str:
+        return str(self.manifest["task"])
+
+    @property
+    def ids(self) -> list[str]:
+        return list(self.manifest["request"]["ids"])
+
+    @cached_property
+    def records(self) -> frozenset[str]:
+        return frozenset(self.manifest["forget_records"])
+
+    @property
+    def start(self) -> str | None:
+        """Weights of the model that it was given."""
+        return self.manifest["start"]["weights"]  # type: ignore[no-any-return]
+
+    @property
+    def final(self) -> str | None:
+        """Weights of the model that it left; None where it trained none."""
+        if self.task == "evaluate":
+            return None
+        models = self.manifest["models"]
+        return next((models[role] for role in FINAL if role in models), None)
+
+    @property
+    def unlearns(self) -> bool:
+        training = self.manifest["training"]
+        return self.task == "unlearn" and bool(training) and training["kept_step"] != 0
+
+    @property
+    def taught(self) -> frozenset[str]:
+        """The forget records that it trained the model on."""
+        corpora = self.manifest["config"].get("corpora")
+        return self.records if self.task == "finetune" and corpora != "retain" else frozenset()
+
+    def is_child_of(self, other: "Known") -> bool:
+        named = self.manifest["lineage"].get("model", {}).get("manifest")
+        return named == other.manifest["sha256"] or (self.start is not None and self.start == other.final)
+
+
+def requests(roots: Sequence[Path]) -> tuple[list[Line], list[str]]:
+    """A line for each run that has to do with a request, request by request; and what could not be read."""
+    known, unfinished, notes = [], [], []
+    for root in roots:
+        for summary in list_runs(root):
+            if not (summary.path / MANIFEST).is_file():
+                if summary.status is Status.unfinished:
+                    unfinished += list(_asked_in(summary.path))
+                continue
+            try:
+                known.append(Known(summary.path, read_manifest(summary.path)))
+            except UserError as error:
+                notes.append(str(error))
+    ids = dict.fromkeys([*(id for run in known for id in run.ids), *(line.request for line in unfinished)])
+    lines = []
+    for id in ids:
+        lines += list(_of_request(id, known))
+        lines += [line for line in unfinished if line.request == id]
+    return lines, notes
+
+
+def _of_request(id: str, known: Sequence[Known]) -> Iterator[Line]:
+    """Its own runs first, then the models that came of them, then those that still hold what it is about."""
+    own = [run for run in known if id in run.ids]
+    for run in own:
+        yield _line(id, run, _done(run))
+    cleared = [run for run in own if run.unlearns]
+    told = {id_of(run) for run in own}
+    holding = _holders(cleared, known)
+    for run in known:
+        if id_of(run) not in told and id_of(run) not in holding and run.final:
+            ancestor = next((other for other in cleared if _descends(run, other, known)), None)
+            if ancestor:
+                yield _line(id, run, f"made from `{ancestor.path}`, where it was unlearned")
+    for run in known:
+        if id_of(run) in holding and not (id in run.ids and run.unlearns):
+            yield _line(id, run, f"still holds it: {holding[id_of(run)]}")
+    for run in cleared:
+        adapters = run.manifest["adapters"]
+        if adapters:
+            base = adapters["base"]
+            yield Line(id, str(base), f"still holds it: base of the adapters of `{run.path}`", "", "", "")
+        elif run.start and not any(other.final == run.start for other in known):
+            model = run.manifest["start"]["model"]
+            if model and run.manifest["models"].get("target") == run.start:
+                yield Line(
+                    id, str(model), f"still holds it: `{run.path}` began with it", "", run.start[:12], ""
+                )
+
+
+def id_of(run: Known) -> str:
+    return str(run.path)
+
+
+def _done(run: Known) -> str:
+    match run.task:
+        case "unlearn" if run.unlearns:
+            return f"unlearned ({run.manifest['loss']})"
+        case "unlearn":
+            return "not done: no step was kept, and the model is the one from before"
+        case "finetune" if run.taught:
+            return "taught: the model was trained on the data of the request"
+        case "finetune":
+            return "trained anew without it"
+        case _:
+            return "measured"
+
+
+def _holders(cleared: Sequence[Known], known: Sequence[Known]) -> dict[str, str]:
+    """By path, why a run's model holds what the runs ``cleared`` have unlearned."""
+    found: dict[str, str] = {}
+    for done in cleared:
+        queue = []
+        for run in known:
+            if run.taught & done.records:
+                queue.append((run, "it was trained on it"))
+            elif run.final and done.is_child_of(run):
+                queue.append((run, f"`{done.path}` began with it"))
+        while queue:
+            run, why = queue.pop(0)
+            if id_of(run) in found:
+                continue
+            found[id_of(run)] = why
+            for child in known:
+                clears = child.unlearns and child.records >= done.records
+                if child.final and child.is_child_of(run) and not clears:
+                    queue.append((child, f"made from `{run.path}`"))
+            if run.task == "unlearn":  # which adds nothing: what it began with holds it too
+                queue += [(other, f"`{run.path}` began with it") for other in known if run.is_child_of(other)]
+    return found
+
+
+def _descends(run: Known, ancestor: Known, known: Sequence[Known]) -> bool:
+    seen: set[str] = set()
+    queue = [run]
+    while queue:
+        here = queue.pop()
+        if id_of(here) in seen:
+            continue
+        seen.add(id_of(here))
+        if here is not run and here is ancestor:
+            return True
+        queue += [other for other in known if other.final and here.is_child_of(other)]
+    return False
+
+
+def _line(id: str, run: Known, state: str) -> Line:
+    note = run.manifest["request"]["note"] if id in run.ids else None
+    created = str(run.manifest["created"])
+    return Line(id, str(run.path), state, created, (run.final or "")[:12], note or "")
+
+
+def _asked_in(path: Path) -> Iterator[Line]:
+    """Of a run that is not finished."""
+    try:
+        config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
+        request = config.get("request") or {}
+        ids = [part.strip() for part in str(request.get("id") or "").split(",") if part.strip()]
+        created = str(Run(path).about().get("created", ""))
+    except (OSError, ValueError, AttributeError, yaml.YAMLError, UserError):
+        return
+    for id in ids:
+        yield Line(id, str(path), "asked, not finished", created, "", str(request.get("note") or ""))

@@ -1,0 +1,253 @@
+"""`mari verify`: whether a run is what its manifest says, and what of that cannot be checked."""
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mari_cli
+from mari_cli.errors import UserError, counted
+from mari_cli.places import place
+from mari_cli.storage.hashing import file_hash
+from mari_cli.storage.json_files import read_object
+from mari_cli.storage.layout import MANIFEST, RESULT, SIGNATURE, STATE
+from mari_cli.storage.manifest import changes, read_manifest
+from mari_cli.storage.run import Run
+
+if TYPE_CHECKING:
+    from mari_cli.config import RunConfig
+
+REPORT = "report.html"
+ReadConfig = Callable[[Path], "RunConfig"]
+"""The configuration of a run, from its directory."""
+
+
+class Verdict(StrEnum):
+    holds = "holds"
+    fails = "does not hold"
+    unknown = "cannot be checked"
+    left = "not checked"  # nobody asked for it, or there is nothing to check
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at, and why the verdict is what it is."""
+
+    what: str
+    verdict: Verdict
+    why: str
+
+
+def verify(run: Path, *, key: Path | None = None, read_config: ReadConfig | None = None) -> list[Check]:
+    """Check every file of ``run``, the manifest, its signature with the public ``key``, and the report.
+
+    ``read_config``: with it the configuration of the run is read, and the run is done again, bit by bit.
+
+    Raises UserError where there is nothing to check: no run, an unfinished one, one without a manifest.
+    """
+    run = place(run)
+    _require_finished(run)
+    try:
+        manifest = read_manifest(run)
+    except UserError as error:
+        if not (run / MANIFEST).is_file() or "format" in str(error):
+            raise
+        return [Check(MANIFEST, Verdict.fails, "it is not as it was written")]
+    changed = changes(run, manifest)
+    found = [Check(MANIFEST, Verdict.holds, f"every byte is as it was written; {manifest['sha256'][:16]}…")]
+    found += [Check(name, Verdict.fails, why) for name, why in changed.items()]
+    if not changed:
+        files = counted(len(manifest["files"]), "file")
+        found.append(Check("files", Verdict.holds, f"the SHA-256 of {files} is that of the manifest"))
+    found += [
+        Check(f"{folder}/", Verdict.left, "another program writes there after the end of a run")
+        for folder in manifest["not_covered"]
+    ]
+    found.append(_signature(run, manifest, key))
+    if not changed:
+        found += [_numbers(run, manifest), _report(run, manifest)]
+    found += _lineage(manifest)
+    if read_config:
+        found.append(
+            Check("replay", Verdict.unknown, "only a run whose files hold can be done again")
+            if changed
+            else _replay(run, read_config(run))
+        )
+    return found
+
+
+def exit_code(checks: list[Check]) -> int:
+    """0: all holds; 1: something does not; 2: something cannot be checked."""
+    verdicts = {check.verdict for check in checks}
+    return 1 if Verdict.fails in verdicts else 2 if Verdict.unknown in verdicts else 0
+
+
+def _require_finished(run: Path) -> None:
+    if not run.is_dir():
+        raise UserError(f"no run directory `{run}`", "`mari runs list` shows the runs there are")
+    if (run / MANIFEST).is_file():  # that of a finished run, unless a kill came just after it
+        finished = (run / RESULT).exists() or not (run / STATE).is_dir()
+    else:
+        finished = Run.open(run).finished
+    if not finished:
+        raise UserError(f"run `{run}` is not finished", f"finish it with `--resume {run}`")
+
+
+def _signature(run: Path, manifest: Mapping[str, Any], key: Path | None) -> Check:
+    from mari_cli.storage.signature import NotSigned, check
+
+    if manifest["signature"] is None:
+        if key:
+            return Check("signature", Verdict.fails, "the run is not signed, and a key was given")
+        return Check("signature", Verdict.left, "the run is not signed: whoever can write can make it anew")
+    if key is None:
+        return Check("signature", Verdict.unknown, f"`{SIGNATURE}` is there, but no `--key` was given")
+    if not (run / SIGNATURE).is_file():
+        return Check("signature", Verdict.fails, f"`{SIGNATURE}` is missing")
+    try:
+        check(run / MANIFEST, run / SIGNATURE, key)
+    except NotSigned as error:
+        return Check("signature", Verdict.fails, f"`{SIGNATURE}` is not by the owner of `{key}`: {error}")
+    return Check("signature", Verdict.holds, f"by the owner of `{key}`")
+
+
+def _numbers(run: Path, manifest: Mapping[str, Any]) -> Check:
+    """Whether the manifest says of the run what its files say."""
+    from mari_cli.tasks.manifest import described_by_files, same
+
+    said = described_by_files(run, read_object(run / RESULT))
+    other = [name for name, value in said.items() if not same(manifest.get(name), value)]
+    if other:
+        listed = ", ".join(f"`{name}`" for name in other)
+        return Check("numbers", Verdict.fails, f"the manifest says otherwise than the files of {listed}")
+    count = sum(len(of_role) for of_role in manifest["metrics"].values())
+    return Check("numbers", Verdict.holds, f"{counted(count, 'number')} of `{RESULT}` stand in the manifest")
+
+
+def _report(run: Path, manifest: Mapping[str, Any]) -> Check:
+    """Whether the report shows the numbers of result.json: it is made anew, and the tables are compared."""
+    from mari_cli.report.page import render
+    from mari_cli.report.read import read_run
+
+    if not (run / REPORT).is_file():
+        return Check("report", Verdict.left, "the run has none")
+    title = f"mari {manifest['task']}: {manifest['name']}"
+    made, there = render([read_run(run)], title=title), (run / REPORT).read_text(encoding="utf-8")
+    if list(_cells(made)) == list(_cells(there)):
+        return Check("report", Verdict.holds, f"its tables, made anew from `{RESULT}`, are the same")
+    if manifest["code"]["mari"] != mari_cli.__version__:
+        return Check(
+            "report",
+            Verdict.unknown,
+            f"mari {manifest['code']['mari']} wrote it, and this is {mari_cli.__version__}",
+        )
+    return Check("report", Verdict.fails, f"its numbers are not those of `{RESULT}`")
+
+
+def _cells(page: str) -> Iterator[str]:
+    """What stands in the tables and headlines of a report; figures depend on who draws them."""
+    for match in re.finditer(r"<(td|th|p|li|h1|h2|h3)\b[^>]*>(.*?)</\1>", page, re.DOTALL):
+        yield re.sub(r"<[^>]*>", "", match[2])
+
+
+def _lineage(manifest: Mapping[str, Any]) -> list[Check]:
+    found = []
+    for key, origin in manifest["lineage"].items():
+        what, run = f"lineage: {key}", Path(origin["run"])
+        if not (run / MANIFEST).is_file():
+            found.append(Check(what, Verdict.left, f"the run it is from is not at `{run}`"))
+            continue
+        try:
+            same = read_manifest(run)["sha256"] == origin["manifest"]
+        except UserError:
+            same = False
+        found.append(
+            Check(what, Verdict.holds, f"`{run}` has the manifest that is named")
+            if same
+            else Check(what, Verdict.fails, f"`{run}` has another manifest than the one that is named")
+        )
+    return found
+
+
+# -- doing it again ------------------------------------------------------------------------------------------
+
+
+def _replay(run: Path, config: "RunConfig") -> Check:
+    """Do the run again with an empty cache, in as many threads, and compare bits."""
+    from mari_cli.begun import versions
+    from mari_cli.options import RunOptions
+    from mari_cli.tasks.worker import load_task
+
+    environment, begun = read_object(run / "environment.json"), Run(run).inputs()
+    if why := _not_here(environment, begun, versions(config)):
+        return Check("replay", Verdict.unknown, why)
+    with tempfile.TemporaryDirectory(prefix="mari-replay-") as scratch:
+        out = Path(scratch) / "run"
+        again = replace(
+            config,
+            out=str(out),
+            cache=str(Path(scratch) / "cache"),
+            request=replace(config.request, key=None),
+            tracker=_no_tracker(),
+        )
+        _set_threads(environment)
+        try:
+            load_task(config.task)(again, RunOptions(["mari", "verify", "--replay"]))
+        except UserError as error:
+            return Check("replay", Verdict.unknown, f"it cannot be done again: {error}")
+        others = [
+            name
+            for name, sha256 in Run(out).inputs()["contents"].items()
+            if begun["contents"].get(name) != sha256
+        ]
+        if others:
+            return Check("replay", Verdict.unknown, f"other than at its begin: {', '.join(others)}")
+        differing = list(_differing(run, out))
+    if differing:
+        return Check("replay", Verdict.fails, f"other bits: {', '.join(differing)}")
+    return Check("replay", Verdict.holds, "done again, weights, items and results have the same bits")
+
+
+def _not_here(
+    environment: Mapping[str, Any], begun: Mapping[str, Any], versions: Mapping[str, str]
+) -> str | None:
+    """Why the run cannot be done again on this machine."""
+    device = (environment.get("device") or {}).get("device")
+    if device not in (None, "cpu"):
+        return f"it ran on {device}, which does not give the same bits twice"
+    if environment.get("processes", 1) != 1:
+        return f"it ran in {environment['processes']} processes"
+    values = begun["values"]
+    other = [
+        f"{name} was {values.get(name)}, is {now}"
+        for name, now in versions.items()
+        if values.get(name) != now
+    ]
+    return f"other versions: {', '.join(other)}" if other else None
+
+
+def _no_tracker() -> Any:
+    from mari_cli.config import TrackerConfig
+
+    return TrackerConfig(name="none")
+
+
+def _set_threads(environment: Mapping[str, Any]) -> None:
+    import torch
+
+    if threads := (environment.get("device") or {}).get("threads"):
+        torch.set_num_threads(threads)
+
+
+def _differing(run: Path, again: Path) -> Iterator[str]:
+    """Files of ``run`` whose content another time is another; of result.json what was measured."""
+    weights = sorted(path.name for path in (run / "checkpoint").glob("*.safetensors"))
+    for name in ("items.jsonl", "examples.json", "data.json", *(f"checkpoint/{name}" for name in weights)):
+        ours, theirs = run / name, again / name
+        if ours.is_file() and not (theirs.is_file() and file_hash(ours) == file_hash(theirs)):
+            yield f"`{name}`"
+    if read_object(run / RESULT)["models"] != read_object(again / RESULT)["models"]:
+        yield f"`{RESULT}`"

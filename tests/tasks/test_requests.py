@@ -1,0 +1,137 @@
+"""`mari requests`: what was asked and done, and which models still hold it, by manifests alone."""
+
+from pathlib import Path
+
+import pytest
+
+from mari_cli.storage.json_files import atomic_write_json
+from mari_cli.storage.manifest import read_manifest
+from mari_cli.storage.run import Run
+from mari_cli.tasks.requests import requests
+
+HELD = "still holds it"
+
+
+class Archive:
+    """Runs that are only their manifests, each made from another one."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def run(
+        self,
+        name: str,
+        task: str,
+        *,
+        start: str | None = None,
+        final: str | None = None,
+        records: tuple[str, ...] = (),
+        ids: tuple[str, ...] = (),
+        parent: str | None = None,
+        corpora: str = "both",
+        kept: int = 3,
+        adapters: str | None = None,
+        finished: bool = True,
+    ) -> None:
+        config = f"task: {task}\nrequest:\n  id: {','.join(ids) or 'null'}\n  note: by post\n"
+        run = Run.create(self.root / name, config, command=["mari", task], task=task)
+        if not finished:
+            return
+        role = "unlearned" if task == "unlearn" else "model"
+        lineage = {}
+        if parent:
+            sha256 = read_manifest(self.root / parent)["sha256"]
+            lineage = {"model": {"run": str(self.root / parent), "manifest": sha256}}
+        about = {
+            "request": {"ids": list(ids), "note": "by post" if ids else None},
+            "forget_records": list(records),
+            "start": {"model": parent or "somewhere", "revision": None, "weights": start},
+            "lineage": lineage,
+            "config": {"corpora": corpora} if task == "finetune" else {},
+            "task": task,
+            "loss": "npo" if task == "unlearn" else None,
+            "created": "2026-01-01T00:00:00+00:00",
+            "models": {role: final} | ({"target": start} if task == "unlearn" else {}),
+            "adapters": {"sha256": "0", "base": adapters} if adapters else None,
+            "training": None if task == "evaluate" else {"steps": 3, "kept_step": kept, "stopped_by": None},
+        }
+        run.finish({"task": task, "models": {}}, about)
+
+    def told(self, id: str) -> dict[str, str]:
+        lines, notes = requests([self.root])
+        assert notes == []
+        return {Path(line.run).name: line.state for line in lines if line.request == id}
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    found = Archive(tmp_path)
+    found.run("target", "finetune", start="base", final="t", records=("a", "b", "c"))
+    found.run("done", "unlearn", start="t", final="u", records=("a", "b"), ids=("R1",), parent="target")
+    return found
+
+
+def test_the_model_that_it_was_removed_from_still_holds_it(archive):
+    assert archive.told("R1") == {"done": "unlearned (npo)", "target": f"{HELD}: it was trained on it"}
+
+
+def test_models_made_from_one_that_holds_it_hold_it(archive):
+    archive.run("merge", "finetune", start="t", final="m", records=("x",), parent="target")
+    archive.run("other", "unlearn", start="m", final="o", records=("x",), ids=("R2",), parent="merge")
+    told = archive.told("R1")
+    assert told["merge"].startswith(f"{HELD}: made from")
+    assert told["other"].startswith(f"{HELD}: made from")
+
+
+def test_models_made_from_the_unlearned_one_are_told_as_such(archive):
+    archive.run("next", "finetune", start="u", final="n", records=("x",), parent="done")
+    archive.run("later", "unlearn", start="n", final="l", records=("y",), ids=("R2",))
+    told = archive.told("R1")
+    assert told["next"].startswith("made from")
+    assert told["later"].startswith("made from")
+
+
+def test_a_model_that_was_taught_it_again_holds_it(archive):
+    archive.run("again", "finetune", start="u", final="n", records=("b",), parent="done")
+    assert archive.told("R1")["again"].startswith(HELD)
+
+
+def test_gold_trained_on_the_rest_does_not_hold_it(archive):
+    archive.run("gold", "finetune", start="base", final="g", records=("a",), corpora="retain")
+    assert "gold" not in archive.told("R1")
+
+
+def test_weights_lead_from_run_to_run_where_no_manifest_does(archive):
+    archive.run("copy", "unlearn", start="t", final="c", records=("z",), ids=("R2",))
+    assert archive.told("R1")["copy"].startswith(HELD)
+
+
+def test_a_part_of_the_request_is_not_the_whole(archive):
+    archive.run("part", "unlearn", start="t", final="p", records=("a",), parent="target")
+    archive.run("more", "unlearn", start="t", final="q", records=("a", "b", "c"), parent="target")
+    told = archive.told("R1")
+    assert told["part"].startswith(HELD)
+    assert "more" not in told
+
+
+def test_a_run_that_kept_the_target_has_done_nothing(archive):
+    archive.run("nothing", "unlearn", start="t", final="t", records=("a",), ids=("R9",), kept=0)
+    assert archive.told("R9")["nothing"].startswith("not done")
+
+
+def test_the_base_of_adapters_holds_it(archive):
+    archive.run("lora", "unlearn", start="b", final="l", records=("a",), ids=("R3",), adapters="models/base")
+    assert archive.told("R3")["base"].startswith(HELD)
+
+
+def test_what_was_asked_and_is_not_finished_is_told(archive):
+    archive.run("begun", "unlearn", ids=("R5",), finished=False)
+    assert archive.told("R5") == {"begun": "asked, not finished"}
+
+
+def test_a_manifest_that_was_changed_is_told_and_not_read(archive):
+    manifest = read_manifest(archive.root / "done") | {"forget_records": []}
+    atomic_write_json(archive.root / "done" / "manifest.json", manifest)
+    lines, notes = requests([archive.root])
+    assert lines == []
+    assert "is damaged" in notes[0]
