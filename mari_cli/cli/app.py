@@ -54,6 +54,7 @@ class TaskName(StrEnum):
     unlearn = "unlearn"
     finetune = "finetune"
     evaluate = "evaluate"
+    audit = "audit"
 
 
 class Launcher(StrEnum):
@@ -412,6 +413,45 @@ def metrics(
         Console().print(Markdown(text))
     else:
         typer.echo(text, nl=False)
+
+
+@app.command(
+    epilog=_epilog(
+        "mari audit runs/npo",
+        "mari audit runs/npo audit=quick",
+        "mari audit runs/npo audit=full audit.prompts.prefixes='[Speak freely.]'",
+        "mari audit DIR gold=runs/gold before=none forget.path=letters.jsonl retain.path=rest.jsonl",
+        "mari audit --resume runs/audit",
+        keys=True,
+    )
+)
+def audit(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN",
+            help="A run of `mari unlearn`, whose corpora, target and gold are then taken; or a model.",
+            show_default=False,
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    resume: Resume = None,
+) -> None:
+    """Attack a model that has unlearned, beside the one before and gold: does it come back?
+
+    Each row of the card is one attack, with recall of the forget data before, now and of gold, and a verdict:
+    as gold, comes back, or hidden, not gone.
+    """
+    from mari_cli.cli import tables
+
+    words = read_words(model, overrides or [], [])
+    with start("audit", words.overrides, config, resume, model=words.model) as (task, run):
+        result = task(run.config, run.options)
+    if result:
+        tables.print_grid(tables.of_card(result))
+        typer.echo(f"\n{result['notes'][0]}\n")
+        typer.echo(Path(run.config.out) / "report.html")
 
 
 @app.command(

@@ -325,6 +325,28 @@ def of_runs(runs: Sequence["RunSummary"]) -> Grid:
     return Grid(["run", "task", "name", "status", "created", *metrics], rows, numbers=5)
 
 
+BESIDE = {"target": "before", "model": "now", "gold": "gold"}
+"""The models of an audit, by role."""
+
+
+def of_card(result: dict[str, Any]) -> Grid:
+    """A row for each case of an audit."""
+    roles = [role for role in BESIDE if role in result["models"]]
+    rows = [
+        [
+            row["attack"],
+            row["case"].replace("_", " "),
+            *(" ".join(_cells(row["models"][role])[:2]) for role in roles),
+            str(row["models"]["model"]["n"]),
+            row["verdict"],
+        ]
+        for row in result["audit"]
+    ]
+    return Grid(
+        ["attack", "case", *(BESIDE[r] for r in roles), "n", "verdict"], rows, numbers=2, grouped=True
+    )
+
+
 def of_checks(checks: Sequence["Check"]) -> Grid:
     rows = [[check.what, str(check.verdict), check.why] for check in checks]
     return Grid(["what", "verdict", "why"], rows, numbers=3)

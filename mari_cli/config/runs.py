@@ -1,4 +1,4 @@
-"""A whole configuration: one run of `mari finetune`, `mari unlearn` or `mari evaluate`."""
+"""A whole configuration: one run of `mari finetune`, `unlearn`, `evaluate` or `audit`."""
 
 import re
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from mari_cli.config.audit import AuditConfig
 from mari_cli.config.corpora import CorpusConfig, ForgetFiles, RetainConfig, RetainFiles
 from mari_cli.config.metrics import MetricsConfig
 from mari_cli.config.model import ModelConfig
@@ -172,4 +173,23 @@ class EvaluateRun(RunConfig):
             or self.metrics.seeds is None
             or self.metrics.max_items is not None,
             "metrics.seeds needs metrics.max_items: without it every question of the suite is asked",
+        )
+
+
+@dataclass(kw_only=True)
+class AuditRun(RunConfig):
+    task: str = "audit"
+    audit: AuditConfig = MISSING
+    gold: str = "auto"
+    """The model that never saw the forget data: a path, `none`, or `auto`: that of the run."""
+    before: str = "auto"
+    """The model before unlearning: a path, `none`, or `auto`: that of the run."""
+    device: Device = Device.auto
+    precision: Precision = Precision.auto
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            not isinstance(self.model, ModelConfig) or self.model.lora.rank is None,
+            "model.lora.rank must be null here: an audit trains nothing that is kept",
         )

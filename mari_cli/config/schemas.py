@@ -4,10 +4,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from mari_cli.config.audit import AuditConfig
 from mari_cli.config.corpora import FictionalCorpus, FileCorpus, ForgetFiles, RetainFictional, RetainFiles
 from mari_cli.config.metrics import MetricsConfig
 from mari_cli.config.model import ModelConfig
-from mari_cli.config.runs import EvaluateRun, FinetuneRun, UnlearnRun
+from mari_cli.config.runs import AuditRun, EvaluateRun, FinetuneRun, UnlearnRun
 from mari_cli.config.suites import MuseSuite, OwnSuite, RwkuSuite, SuiteConfig, TofuSuite
 from mari_cli.config.tracker import TrackerConfig, WandbConfig
 from mari_cli.config.train import FinetuneConfig, UnlearnConfig
@@ -16,6 +17,8 @@ from mari_cli.sections import SCHEMAS
 
 SCHEMAS.update(
     {
+        "audit": AuditRun,
+        "audit/base": AuditConfig,
         "finetune": FinetuneRun,
         "unlearn": UnlearnRun,
         "evaluate": EvaluateRun,

@@ -16,7 +16,7 @@ from mari_cli.launch.experiment import CORPORA, RUN_OPTION, is_run, label_of
 from mari_cli.launch.hydra_errors import explain
 from mari_cli.launch.parse import parse
 
-TASKS = ("unlearn", "finetune", "evaluate")
+TASKS = ("unlearn", "finetune", "evaluate", "audit")
 
 
 def load_run_config(run: Path) -> RunConfig:

@@ -10,7 +10,7 @@ import shlex
 from mari_cli.places import is_there
 
 PATHS = (
-    *("out", "cache", "path", "tokenizer", "code", "gold", "from_log", "gold_log", "target_log"),
+    *("out", "cache", "path", "tokenizer", "code", "gold", "before", "from_log", "gold_log", "target_log"),
     *("mia_reference", "benchmark_root", "keys", "retain_model", "both_model", "support.model"),
     "request.key",
 )

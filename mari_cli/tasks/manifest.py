@@ -33,8 +33,15 @@ NOWHERE = Origin()
 """Of a run that loads no model."""
 
 
-def describe_run(path: Path, result: Mapping[str, Any], config: RunConfig, origin: Origin) -> dict[str, Any]:
-    """All that the manifest of the run at ``path`` says of it."""
+def describe_run(
+    path: Path,
+    result: Mapping[str, Any],
+    config: RunConfig,
+    origin: Origin,
+    places: Mapping[str, str],
+) -> dict[str, Any]:
+    """All that the manifest of the run at ``path`` says of it. ``places``: by role, where models lie that it
+    was compared with."""
     request = config.request
     return {
         "request": {"ids": request.ids, "note": request.note},
@@ -47,6 +54,7 @@ def describe_run(path: Path, result: Mapping[str, Any], config: RunConfig, origi
             "weights": origin.start,
         },
         "lineage": dict(origin.lineage),
+        "places": dict(places),
         "config": to_plain(config),
         "seeds": seeds_of(to_plain(config)),
         **described_by_files(path, result),

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from mari_cli import distributed
-from mari_cli.config import EvaluateRun, FinetuneRun, ModelConfig, OptimConfig, RunConfig, UnlearnRun
+from mari_cli.config import (
+    AuditRun,
+    EvaluateRun,
+    FinetuneRun,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    UnlearnRun,
+)
 from mari_cli.models.checks import check_saving
 from mari_cli.models.device import Compute, choose_compute
 from mari_cli.models.load import LanguageModel, base_of, describe_architecture, load_model
@@ -76,6 +84,8 @@ def check(
     if isinstance(config, UnlearnRun | EvaluateRun):
         suite = suite_of(config.suite)
         gold = gold_at_path(config, setting, words=gold_words)
+    if isinstance(config, AuditRun):
+        gold = gold_at_path(config, setting, words=gold_words)
     instead = suite if isinstance(config, EvaluateRun) else None
     reference = reference_at_path(config, setting, instead)
     known: dict[str, str] = {}
@@ -86,7 +96,7 @@ def check(
     known |= inputs.of_model(lm, "the model")
     corpora = {} if instead else tokenize_corpora(config, setting, lm)
     description = [f"model: {config.model.name} ({describe_architecture(lm.model)})"]
-    if not isinstance(config, EvaluateRun):
+    if isinstance(config, UnlearnRun | FinetuneRun):
         description.append(f"layout: {lm.layout}")
     notes = setting.texts.notes
     return Preflight(config, options, setting, suite, gold, reference, corpora, known, description, notes), lm
@@ -108,7 +118,7 @@ def load_for(config: RunConfig, setting: Setting, model: ModelConfig) -> Languag
 
 def compute_of(config: RunConfig) -> Compute:
     """The device and the precision of a run; refused where one of its trainings does not go with them."""
-    if isinstance(config, EvaluateRun):
+    if isinstance(config, EvaluateRun | AuditRun):
         return choose_compute(config.device, config.precision, section="")
     assert isinstance(config, UnlearnRun | FinetuneRun)
     trainings: Mapping[str, OptimConfig] = {"train.": config.train}

@@ -38,6 +38,8 @@ class RunRecord:
     origin: Origin
     tracker: Tracker
     started: float
+    places: dict[str, str] = field(default_factory=dict)
+    """By role, where a model that it was compared with lies: for an audit."""
     quiet: bool = False
     """Whether the notes are not printed: the caller prints those of many runs together."""
     told: set[str] = field(default_factory=set)
@@ -76,10 +78,11 @@ class RunRecord:
         compute: "Compute | None",
         notes: Sequence[str],
         entered: "Entered | None" = None,
+        audit: Sequence[Mapping[str, Any]] | None = None,
     ) -> dict[str, Any]:
         """Write items and examples, the report and, last of all, the result; returns it. Notes are printed
         too, so that nobody must open a file to learn what a table lacks. ``entered``: the metrics that the
-        distance to gold is made of."""
+        distance to gold is made of. ``audit``: the rows of a robustness card."""
         if not self.run.writes:
             return {}
         self.tell(notes)
@@ -125,7 +128,7 @@ class RunRecord:
                 "left_out": entered.left_out,
             },
             "notes": list(notes),
-        }
+        } | ({} if audit is None else {"audit": list(audit)})
         report = self.run.path / "report.html"
         write_report(report, render([read_run(self.run.path, result=result)], title=f"mari {task}: {name}"))
         final = models.get("unlearned") or models.get("model")
@@ -141,7 +144,7 @@ class RunRecord:
         self.tracker.table("results", ["metric", *models], table)
         self.tracker.artifact(report, name="report", kind="report")
         key = self.config.request.key
-        about = describe_run(self.run.path, result, self.config, self.origin)
+        about = describe_run(self.run.path, result, self.config, self.origin, self.places)
         self.run.finish(result, about, place(key) if key else None)
         return result
 
@@ -201,6 +204,6 @@ def begin_record(
     for line in () if quiet else (f"run: {run.path}", *said, tracker.note):
         say(line)
     try:
-        yield RunRecord(run, config, origin, tracker, started, quiet)
+        yield RunRecord(run, config, origin, tracker, started, quiet=quiet)
     finally:
         tracker.finish(0 if sys.exc_info()[0] is None else 1)

@@ -62,7 +62,7 @@ class Known:
     @property
     def final(self) -> str | None:
         """Weights of the model that it left; None where it trained none."""
-        if self.task == "evaluate":
+        if self.task in ("evaluate", "audit"):
             return None
         models = self.manifest["models"]
         return next((models[role] for role in FINAL if role in models), None)

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mari_cli import distributed
 from mari_cli.config import (
+    AuditRun,
     CorpusConfig,
     EvaluateRun,
     FinetuneRun,
@@ -194,7 +195,7 @@ def disk_of_run(model: torch.nn.Module) -> int:
 
 
 def gold_at_path(
-    config: UnlearnRun | EvaluateRun, setting: Setting, *, words: Sequence[str]
+    config: UnlearnRun | EvaluateRun | AuditRun, setting: Setting, *, words: Sequence[str]
 ) -> ModelConfig | None:
     """The gold model that `gold` names by its path; None where it is one of ``words``. Refused where there is
     none, and where it reads text in other tokens."""
@@ -205,10 +206,10 @@ def gold_at_path(
         raise UserError(
             f"no gold model at `{config.gold}`", f"`gold` is a model or run directory, or one of {listed}"
         )
-    return _beside(config.gold, f"the gold model at `{config.gold}`", config, setting)
+    return model_beside(config.gold, f"the gold model at `{config.gold}`", config, setting)
 
 
-def _beside(path: str, what: str, config: RunConfig, setting: Setting) -> ModelConfig:
+def model_beside(path: str, what: str, config: RunConfig, setting: Setting) -> ModelConfig:
     """The model at ``path``, called ``what``, to be measured beside the run's; refused where its own
     tokenizer is another."""
     model = replace(config.model, path=path, architecture=None, revision=None, tokenizer=None)
@@ -242,7 +243,7 @@ def reference_at_path(config: RunConfig, setting: Setting, suite: Suite | None =
             "`metrics.mia_reference` needs a holdout",
             "set `holdout`, of a suite `suite.holdout`, to data like the forget data that no model has seen",
         )
-    return _beside(path, f"the model at `metrics.mia_reference={path}`", config, setting)
+    return model_beside(path, f"the model at `metrics.mia_reference={path}`", config, setting)
 
 
 def describe_data(corpora: Mapping[str, Corpus], suite: Suite | None = None) -> dict[str, Any]:

@@ -73,6 +73,11 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
 
     with record_run(flight) as record:
         target_from, gold_from = prepare_target(flight), prepare_gold(flight)
+        record.places |= {
+            role: model.path
+            for role, model in (("target", target_from), ("gold", gold_from))
+            if model and model.path
+        }
         assessment = Assessment.begin(flight)
         corpora, notes = assessment.corpora, [*flight.notes]
         targets = None

@@ -1,0 +1,124 @@
+"""What an attack is: cases, each of which gives every forget item a number, larger the more comes back.
+
+All models are asked the same cases of the same items, so that they are compared in pairs.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from mari_cli.config import AuditConfig
+from mari_cli.data.records import Fact, Record
+from mari_cli.data.tokenize import Item
+from mari_cli.models.load import LanguageModel
+from mari_cli.progress import silent
+from mari_cli.suites.scores import score
+from mari_cli.suites.standard import Corpus
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What every model is asked about."""
+
+    corpora: Mapping[str, Corpus]
+    chosen: Sequence[int]
+    """Places in the forget corpus of the items that are measured."""
+    seed: int
+    batch_size: int
+
+    @property
+    def items(self) -> list[Item]:
+        return [self.corpora["forget"].items[i] for i in self.chosen]
+
+    @property
+    def records(self) -> list[Record]:
+        return [self.corpora["forget"].record_of(i) for i in self.chosen]
+
+    @property
+    def has_prompts(self) -> bool:
+        return all(record.prompt is not None for record in self.records)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One setting of one attack."""
+
+    attack: str
+    name: str
+    """Unique within the attack: `16_items_lr_0.001`."""
+    says: str
+    """What is done, in words."""
+    settings: Mapping[str, Any]
+    """All that determines it beside model, items and seed."""
+    passes: float
+    """Its cost: forward passes for each measured item."""
+    group: str = ""
+    """Cases of one group are one row of the card: the worst of them is shown."""
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.attack}/{self.name}"
+
+    @property
+    def row(self) -> str:
+        return self.group or self.name
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a case has found in one model."""
+
+    values: list[float | None]
+    """For each measured item, in [0, 1]; None where the case does not ask about the item."""
+    detail: dict[str, Any] = field(default_factory=dict)
+    """What else was seen, as a curve over steps; no text."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    name: str
+    verdict: str
+    """What a model is called of which it brings back more than of gold."""
+    cases: Callable[[AuditConfig, Evidence], tuple[list[Case], list[str]]]
+    """Its cases, and what is left out and why."""
+    run: Callable[[LanguageModel, Case, Evidence], Found]
+    """Leaves the model as it was."""
+
+
+def chosen_items(corpus: Corpus, most: int | None) -> list[int]:
+    """Places of the items that are measured: those of unique facts where the corpus marks facts, else all; of
+    more than ``most`` every second, third, … one."""
+    facts = [corpus.record_of(i).fact for i in range(len(corpus.items))]
+    places = [i for i, fact in enumerate(facts) if fact in (Fact.unique, None)]
+    if most is None or len(places) <= most:
+        return places
+    return [places[i * len(places) // most] for i in range(most)]
+
+
+def recall(lm: LanguageModel, items: Sequence[Item], *, prompted: bool, batch_size: int) -> list[float]:
+    """Of pairs 1 where greedy decoding recites the whole answer, else 0; of running text the share that is
+    recited after what stands before it (extraction strength, Carlini et al. 2021)."""
+    scored = score(lm, items, batch_size=batch_size, min_k=0.4, track=silent, description="")
+    return scored.column("exact_match" if prompted else "extraction_strength")
+
+
+def mean(values: Sequence[float | None]) -> float:
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there)
+
+
+@contextmanager
+def restored(model: torch.nn.Module) -> Iterator[None]:
+    """Whatever becomes of the weights of ``model`` inside, they are as before after it."""
+    before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    needed = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    try:
+        yield
+    finally:
+        model.load_state_dict(before)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(needed[name])
+            parameter.grad = None

@@ -1,0 +1,119 @@
+"""The robustness card: for each case before, now and gold, and a verdict in words.
+
+Two models are told apart by a sign test over the items on which they differ: exact, one-sided, at `alpha`
+divided by the number of cases (Bonferroni), so that a gold model of another seed is not caught by one of many
+cases. A difference below `margin` is none, whatever its p-value: two golds differ by a little, too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from scipy.stats import binomtest
+
+from mari_cli.audit.attack import Attack, Case, Found, mean
+from mari_cli.errors import counted
+from mari_cli.metrics.estimate import Estimate
+from mari_cli.metrics.statistics import How, mean_estimate
+
+AS_GOLD, TOO_FEW = "as gold", "too few items"
+LESS, AS_BEFORE = "less than before", "as before"
+CAUGHT = ("not forgotten", "comes back", "hidden, not gone", "can be told from gold")
+"""Verdicts that say that something is left."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case, and what it found in each model."""
+
+    attack: str
+    case: str
+    says: str
+    models: dict[str, Estimate]
+    """By role: `target`, `model`, `gold`."""
+    verdict: str
+    p_value: float | None
+    """Of the sign test against gold, or against before where there is no gold; before Bonferroni."""
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def card_row(
+    attack: Attack,
+    case: Case,
+    found: Mapping[str, Found],
+    *,
+    tests: int,
+    alpha: float,
+    margin: float,
+    how: How,
+) -> Row:
+    """The row of ``case``, one of ``tests`` that are made."""
+    now = found["model"].values
+    level = alpha / tests
+    if "gold" in found:
+        p_value, apart = sign_test(now, found["gold"].values)
+        verdict = attack.verdict if p_value < level and apart >= margin else AS_GOLD
+        if verdict == AS_GOLD and 0.5 ** _pairs(now, found["gold"].values) >= level:
+            verdict = TOO_FEW
+    elif "target" in found:
+        p_value, apart = sign_test(found["target"].values, now)
+        verdict = LESS if p_value < level and apart >= margin else AS_BEFORE
+    else:
+        p_value, verdict = None, ""
+    models = {
+        role: mean_estimate([value for value in of_model.values if value is not None], how)
+        for role, of_model in found.items()
+    }
+    detail = {role: of_model.detail for role, of_model in found.items() if of_model.detail}
+    return Row(attack.name, case.row, case.says, models, verdict, p_value, detail)
+
+
+def sign_test(more: Sequence[float | None], less: Sequence[float | None]) -> tuple[float, float]:
+    """(p-value that ``more`` is not above ``less``, mean difference) over the items that both have."""
+    pairs = [(a, b) for a, b in zip(more, less, strict=True) if a is not None and b is not None]
+    above = sum(a > b for a, b in pairs)
+    below = sum(a < b for a, b in pairs)
+    apart = mean([a - b for a, b in pairs])
+    if above + below == 0:
+        return 1.0, apart
+    return float(binomtest(above, above + below, 0.5, alternative="greater").pvalue), apart
+
+
+def worst(rows: Sequence[Row]) -> list[Row]:
+    """Of the cases that are one row of the card, the one where most came back beside gold (or beside
+    nothing)."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.attack, row.case), []).append(row)
+    return [max(group, key=_above) for group in groups.values()]
+
+
+def conclusion(rows: Sequence[Row], *, gold: bool) -> str:
+    """The card in one sentence."""
+    if not gold:
+        return (
+            "there is no gold model, so nobody can say whether what comes back was taken from the forget "
+            "data or can be guessed: the card gives before and now"
+        )
+    caught = [row for row in rows if row.verdict in CAUGHT]
+    if any(row.attack == "plain" for row in caught):
+        return "not forgotten: without any attack more of the forget data is recalled than by gold"
+    if caught:
+        listed = ", ".join(f"{row.attack} ({row.case.replace('_', ' ')}): {row.verdict}" for row in caught)
+        return f"{len(caught)} of {counted(len(rows), 'case')} bring back more than from gold: {listed}"
+    few = [row for row in rows if row.verdict == TOO_FEW]
+    if few:
+        return f"{len(few)} of {counted(len(rows), 'case')} have too few items to tell anything from gold"
+    return f"none of {counted(len(rows), 'case')} brings back more than from gold"
+
+
+def _above(row: Row) -> tuple[bool, float]:
+    gold = row.models["gold"].value if "gold" in row.models else 0.0
+    return row.verdict in CAUGHT, row.models["model"].value - gold
+
+
+def _pairs(a: Sequence[float | None], b: Sequence[float | None]) -> int:
+    return sum(x is not None and y is not None for x, y in zip(a, b, strict=True))
