@@ -8,7 +8,7 @@ import pytest
 
 from mari_cli import __version__
 
-COMMANDS = ["", "finetune", "unlearn", "plan", "evaluate", "sweep", "compare", "metrics", "verify",
+COMMANDS = ["", "finetune", "unlearn", "plan", "evaluate", "sweep", "compare", "metrics", "audit", "verify",
             "requests", "config", "config show", "config list", "runs", "runs list"]  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def test_every_example_in_the_help_is_a_config_that_composes(example, mari, tmp_
             f"{option[2:].replace('-', '_')}={log}"
             for option, log in zip(words[::2], words[1::2], strict=True)
         ]
-    elif command == "evaluate":
+    elif command in ("audit", "evaluate"):
         words = words[1:]
     if "--nproc" in words:  # no part of the config
         words = words[: words.index("--nproc")] + words[words.index("--nproc") + 2 :]

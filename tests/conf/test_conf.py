@@ -17,6 +17,7 @@ GROUPS = {
     "unlearn": {"model", "forget", "retain", "holdout", "loss", "train", "metrics", "suite", "tracker"},
     "finetune": {"model", "forget", "retain", "holdout", "train", "metrics", "tracker"},
     "evaluate": {"model", "forget", "retain", "holdout", "metrics", "suite", "tracker"},
+    "audit": {"model", "forget", "retain", "holdout", "metrics", "audit", "tracker"},
 }
 
 
@@ -52,11 +53,11 @@ def test_what_a_command_does_when_nothing_is_said_composes(task):
 def test_there_is_no_yaml_that_no_test_composes():
     found = {file.relative_to(CONF).as_posix() for file in CONF.rglob("*.yaml")}
     tested = {f"{option.group}/{option.name}.yaml" for option in OPTIONS}
-    assert found == tested | {"_base.yaml", "unlearn.yaml", "finetune.yaml", "evaluate.yaml"}
+    assert found == tested | {"_base.yaml", "unlearn.yaml", "finetune.yaml", "evaluate.yaml", "audit.yaml"}
 
 
 def test_the_groups_of_the_readme_are_there():
-    assert {option.group for option in OPTIONS} == GROUPS["unlearn"]
+    assert {option.group for option in OPTIONS} == GROUPS["unlearn"] | GROUPS["audit"]
     models = {option.name for option in OPTIONS if option.group == "model"}
     assert models >= {"gpt2_tiny", "gpt2_large", "llama_3_2_1b", "llama_3_1_8b", "smollm2_135m", "stories15m"}
 
