@@ -68,7 +68,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Found:
+class CaseValues:
     """What a case has found in one model."""
 
     values: list[float | None]
@@ -78,13 +78,13 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Attack:
+class AuditAttack:
     name: str
     verdict: str
     """What a model is called of which it brings back more than of gold."""
     cases: Callable[[AuditConfig, Evidence], tuple[list[Case], list[str]]]
     """Its cases, and what is left out and why."""
-    run: Callable[[LanguageModel, Case, Evidence], Found]
+    run: Callable[[LanguageModel, Case, Evidence], CaseValues]
     """Leaves the model as it was."""
 
 
@@ -98,7 +98,9 @@ def chosen_items(corpus: Corpus, most: int | None) -> list[int]:
     return [places[i * len(places) // most] for i in range(most)]
 
 
-def recall(lm: LanguageModel, items: Sequence[Item], *, prompted: bool, batch_size: int) -> list[float]:
+def measure_recall(
+    lm: LanguageModel, items: Sequence[Item], *, prompted: bool, batch_size: int
+) -> list[float]:
     """Of pairs 1 where greedy decoding recites the whole answer, else 0; of running text the share that is
     recited after what stands before it (extraction strength, Carlini et al. 2021)."""
     scored = score(lm, items, batch_size=batch_size, min_k=0.4, track=silent, description="")

@@ -11,7 +11,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from mari_cli.audit.attack import Attack, Case, Found, mean
+from mari_cli.audit.attack import AuditAttack, Case, CaseValues, mean
 from mari_cli.errors import counted
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.statistics import How, mean_estimate
@@ -23,7 +23,7 @@ CAUGHT = ("not forgotten", "comes back", "hidden, not gone", "can be told from g
 
 
 @dataclass(frozen=True)
-class Row:
+class CardRow:
     """One case, and what it found in each model."""
 
     attack: str
@@ -41,15 +41,15 @@ class Row:
 
 
 def card_row(
-    attack: Attack,
+    attack: AuditAttack,
     case: Case,
-    found: Mapping[str, Found],
+    found: Mapping[str, CaseValues],
     *,
     tests: int,
     alpha: float,
     margin: float,
     how: How,
-) -> Row:
+) -> CardRow:
     """The row of ``case``, one of ``tests`` that are made."""
     now = found["model"].values
     level = alpha / tests
@@ -68,7 +68,7 @@ def card_row(
         for role, of_model in found.items()
     }
     detail = {role: of_model.detail for role, of_model in found.items() if of_model.detail}
-    return Row(attack.name, case.row, case.says, models, verdict, p_value, detail)
+    return CardRow(attack.name, case.row, case.says, models, verdict, p_value, detail)
 
 
 def sign_test(more: Sequence[float | None], less: Sequence[float | None]) -> tuple[float, float]:
@@ -82,16 +82,16 @@ def sign_test(more: Sequence[float | None], less: Sequence[float | None]) -> tup
     return float(binomtest(above, above + below, 0.5, alternative="greater").pvalue), apart
 
 
-def worst(rows: Sequence[Row]) -> list[Row]:
+def worst(rows: Sequence[CardRow]) -> list[CardRow]:
     """Of the cases that are one row of the card, the one where most came back beside gold (or beside
     nothing)."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[CardRow]] = {}
     for row in rows:
         groups.setdefault((row.attack, row.case), []).append(row)
     return [max(group, key=_above) for group in groups.values()]
 
 
-def conclusion(rows: Sequence[Row], *, gold: bool) -> str:
+def conclusion(rows: Sequence[CardRow], *, gold: bool) -> str:
     """The card in one sentence."""
     if not gold:
         return (
@@ -110,7 +110,7 @@ def conclusion(rows: Sequence[Row], *, gold: bool) -> str:
     return f"none of {counted(len(rows), 'case')} brings back more than from gold"
 
 
-def _above(row: Row) -> tuple[bool, float]:
+def _above(row: CardRow) -> tuple[bool, float]:
     gold = row.models["gold"].value if "gold" in row.models else 0.0
     return row.verdict in CAUGHT, row.models["model"].value - gold
 

@@ -8,7 +8,7 @@ model up is found only where it is among `audit.prompts.prefixes`.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mari_cli.audit.attack import Attack, Case, Evidence, Found, recall
+from mari_cli.audit.attack import AuditAttack, Case, CaseValues, Evidence, measure_recall
 from mari_cli.config import AuditConfig
 from mari_cli.data.tokenize import Item, PromptStyle
 from mari_cli.errors import counted
@@ -46,18 +46,18 @@ def cases(config: AuditConfig, evidence: Evidence) -> tuple[list[Case], list[str
     return found, []
 
 
-def run(lm: LanguageModel, case: Case, evidence: Evidence) -> Found:
-    items = asked(lm, case, evidence)
+def run(lm: LanguageModel, case: Case, evidence: Evidence) -> CaseValues:
+    items = items_of_case(lm, case, evidence)
     there = [i for i, item in enumerate(items) if item is not None]
     values: list[float | None] = [None] * len(items)
     some = [item for item in items if item is not None]
-    scored = recall(lm, some, prompted=True, batch_size=evidence.batch_size) if some else []
+    scored = measure_recall(lm, some, prompted=True, batch_size=evidence.batch_size) if some else []
     for i, value in zip(there, scored, strict=True):
         values[i] = value
-    return Found(values)
+    return CaseValues(values)
 
 
-def asked(lm: LanguageModel, case: Case, evidence: Evidence) -> Sequence[Item | None]:
+def items_of_case(lm: LanguageModel, case: Case, evidence: Evidence) -> Sequence[Item | None]:
     """Each measured item as the case asks it; None where it cannot: nothing of the answer is left, or the
     context does not hold it."""
     settings, items = case.settings, evidence.items
@@ -80,7 +80,7 @@ def asked(lm: LanguageModel, case: Case, evidence: Evidence) -> Sequence[Item | 
         style = PromptStyle(str(settings["template"]), chat=False)
         asking = replace(lm, style=style)
         records = [replace(record, turns=()) for record in records]
-    return _fitting(asking, asking.tokenize(records, corpus="forget", block_size=None, truncate=True))
+    return _within_context(asking, asking.tokenize(records, corpus="forget", block_size=None, truncate=True))
 
 
 def _with_examples(lm: LanguageModel, evidence: Evidence, i: int, count: int) -> Item | None:
@@ -97,7 +97,7 @@ def _with_examples(lm: LanguageModel, evidence: Evidence, i: int, count: int) ->
     return whole if len(whole.input_ids) <= lm.max_length else None
 
 
-def _fitting(lm: LanguageModel, items: Sequence[Item]) -> list[Item | None]:
+def _within_context(lm: LanguageModel, items: Sequence[Item]) -> list[Item | None]:
     return [item if len(item.input_ids) <= lm.max_length else None for item in items]
 
 
@@ -105,4 +105,4 @@ def _shown(template: str) -> str:
     return template.replace("\n", "\\n")
 
 
-PROMPTS = Attack("prompts", "hidden, not gone", cases, run)
+PROMPTS = AuditAttack("prompts", "hidden, not gone", cases, run)

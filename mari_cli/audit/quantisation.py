@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from mari_cli.audit.attack import Attack, Case, Evidence, Found, recall, restored
+from mari_cli.audit.attack import AuditAttack, Case, CaseValues, Evidence, measure_recall, restored
 from mari_cli.config import AuditConfig
 from mari_cli.models.load import LanguageModel
 
@@ -32,11 +32,13 @@ def cases(config: AuditConfig, evidence: Evidence) -> tuple[list[Case], list[str
     return found, []
 
 
-def run(lm: LanguageModel, case: Case, evidence: Evidence) -> Found:
+def run(lm: LanguageModel, case: Case, evidence: Evidence) -> CaseValues:
     with restored(lm.model):
         quantise(lm.model, bits=int(case.settings["bits"]), group=int(case.settings["group"]))
-        values = recall(lm, evidence.items, prompted=evidence.has_prompts, batch_size=evidence.batch_size)
-    return Found(list(values))
+        values = measure_recall(
+            lm, evidence.items, prompted=evidence.has_prompts, batch_size=evidence.batch_size
+        )
+    return CaseValues(list(values))
 
 
 @torch.no_grad()
@@ -67,4 +69,4 @@ def _linear(model: nn.Module) -> Iterator[nn.Linear | Conv1D]:
             yield module
 
 
-QUANTISATION = Attack("quantisation", "comes back", cases, run)
+QUANTISATION = AuditAttack("quantisation", "comes back", cases, run)

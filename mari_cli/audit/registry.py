@@ -1,12 +1,12 @@
 """Every attack by its name, in the order in which they are tried."""
 
-from mari_cli.audit.attack import Attack
+from mari_cli.audit.attack import AuditAttack
 from mari_cli.audit.plain import PLAIN
 from mari_cli.audit.prompts import PROMPTS
 from mari_cli.audit.quantisation import QUANTISATION
 from mari_cli.audit.relearning import RELEARNING
 from mari_cli.audit.sampling import SAMPLING
 
-ATTACKS: dict[str, Attack] = {
+ATTACKS: dict[str, AuditAttack] = {
     attack.name: attack for attack in (PLAIN, QUANTISATION, PROMPTS, SAMPLING, RELEARNING)
 }

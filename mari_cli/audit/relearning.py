@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import cross_entropy
 
-from mari_cli.audit.attack import Attack, Case, Evidence, Found, mean, recall, restored
+from mari_cli.audit.attack import AuditAttack, Case, CaseValues, Evidence, mean, measure_recall, restored
 from mari_cli.config import AuditConfig
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import counted
@@ -71,7 +71,7 @@ def cases(config: AuditConfig, evidence: Evidence) -> tuple[list[Case], list[str
     return found, notes
 
 
-def run(lm: LanguageModel, case: Case, evidence: Evidence) -> Found:
+def run(lm: LanguageModel, case: Case, evidence: Evidence) -> CaseValues:
     """Fine-tune with AdamW, look at the other items at steps 0, 1, 2, 4, …, and put the weights back."""
     count, corpus = int(case.settings["items"]), str(case.settings["corpus"])
     dice = random.Random(f"{evidence.seed} relearning {corpus} {count}")
@@ -89,7 +89,9 @@ def run(lm: LanguageModel, case: Case, evidence: Evidence) -> Found:
     curve: list[list[float]] = []
 
     def look() -> None:
-        curve.append(recall(lm, others, prompted=evidence.has_prompts, batch_size=evidence.batch_size))
+        curve.append(
+            measure_recall(lm, others, prompted=evidence.has_prompts, batch_size=evidence.batch_size)
+        )
 
     with restored(lm.model):
         optimizer = torch.optim.AdamW(lm.model.parameters(), lr=float(case.settings["lr"]), weight_decay=0.0)
@@ -104,7 +106,7 @@ def run(lm: LanguageModel, case: Case, evidence: Evidence) -> Found:
     values: list[float | None] = [None] * len(places)
     for place, of_item in zip(asked, zip(*curve, strict=True), strict=True):
         values[place] = area(looks, of_item)
-    return Found(values, {"steps": looks, "recall": [mean(at) for at in curve]})
+    return CaseValues(values, {"steps": looks, "recall": [mean(at) for at in curve]})
 
 
 def looks_at(steps: int) -> list[int]:
@@ -134,4 +136,4 @@ def _step(lm: LanguageModel, items: Sequence[Item], optimizer: torch.optim.Optim
     optimizer.step()
 
 
-RELEARNING = Attack("relearning", "comes back", cases, run)
+RELEARNING = AuditAttack("relearning", "comes back", cases, run)

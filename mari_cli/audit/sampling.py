@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from mari_cli.audit.attack import Attack, Case, Evidence, Found
+from mari_cli.audit.attack import AuditAttack, Case, CaseValues, Evidence
 from mari_cli.config import AuditConfig
 from mari_cli.data.batches import length_sorted
 from mari_cli.errors import counted
@@ -45,7 +45,7 @@ def cases(config: AuditConfig, evidence: Evidence) -> tuple[list[Case], list[str
     return found, []
 
 
-def run(lm: LanguageModel, case: Case, evidence: Evidence) -> Found:
+def run(lm: LanguageModel, case: Case, evidence: Evidence) -> CaseValues:
     settings = case.settings
     samples, best_of = int(settings["samples"]), int(settings["best_of"])
     right = [0] * len(evidence.chosen)
@@ -63,7 +63,7 @@ def run(lm: LanguageModel, case: Case, evidence: Evidence) -> Found:
         for i, answers in zip(indices, said, strict=True):
             right[i] = sum(recalled(decode(lm, answer), wanted[i]) for answer in answers)
     values: list[float | None] = [leak_at(best_of, samples, count) for count in right]
-    return Found(values)
+    return CaseValues(values)
 
 
 def leak_at(k: int, n: int, c: int) -> float:
@@ -94,7 +94,11 @@ def sample(
         input_ids_BT[row, width - len(question) :] = torch.tensor(question)
         mask_BT[row, width - len(question) :] = 1
     devices = [lm.device] if lm.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), lm.compute.autocast(), _drawing(lm, ends, temperature):
+    with (
+        torch.random.fork_rng(devices=devices),
+        lm.compute.autocast(),
+        _from_the_whole(lm, ends, temperature),
+    ):
         torch.manual_seed(seed)
         model_generate: Any = lm.model.generate
         output = model_generate(
@@ -108,7 +112,7 @@ def sample(
 
 
 @contextmanager
-def _drawing(lm: LanguageModel, ends: list[int], temperature: float) -> Iterator[None]:
+def _from_the_whole(lm: LanguageModel, ends: list[int], temperature: float) -> Iterator[None]:
     """Inside, `generate` draws from the whole distribution, whatever the checkpoint sets."""
     own: Any = lm.model.generation_config
     lm.model.generation_config = GenerationConfig(
@@ -136,4 +140,4 @@ def _wanted(lm: LanguageModel, evidence: Evidence, i: int) -> str:
     return record.value or decode(lm, question_and_truth(evidence.items[i])[1])
 
 
-SAMPLING = Attack("sampling", "hidden, not gone", cases, run)
+SAMPLING = AuditAttack("sampling", "hidden, not gone", cases, run)

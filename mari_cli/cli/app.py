@@ -5,94 +5,38 @@ paths, YAML), stderr carries everything else.
 """
 
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from mari_cli import __version__
-from mari_cli.cli.completion import complete_override
+from mari_cli.cli import evidence
 from mari_cli.cli.door import Door, note
 from mari_cli.cli.evaluate_words import read_words
+from mari_cli.cli.evidence import folders_of_runs
+from mari_cli.cli.parts import (
+    ConfigFile,
+    Launcher,
+    Overrides,
+    Processes,
+    Resume,
+    TaskName,
+    epilog,
+    make_app,
+)
 from mari_cli.cli.show import show, show_comparison
 from mari_cli.cli.start import LoadedLater, start
 
-KEYS = """\
-Without -c, a path chooses the option that reads it: model.path=X means model=pretrained, and
-forget.path=X means forget=text for a .txt file or a folder of them, else forget=jsonl; likewise
-retain.path and holdout.path."""
-
-
-def _epilog(*examples: str, keys: bool = False) -> str:
-    # \b tells typer to keep the lines of the paragraph as they are
-    lines = "\n".join(f"  {example}" for example in examples)
-    return (f"{KEYS}\n\n" if keys else "") + f"\b\nExamples:\n{lines}"
-
-
-def _app(**kwargs: Any) -> typer.Typer:
-    return typer.Typer(
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,  # local variables may hold personal text: no traceback prints them
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-        **kwargs,
-    )
-
-
-app = _app(cls=Door)
-config_app = _app(
+app = make_app(cls=Door)
+config_app = make_app(
     no_args_is_help=True,
     help="Look at configurations without running anything.",
-    epilog=_epilog("mari config show loss=npo", "mari config list loss"),
+    epilog=epilog("mari config show loss=npo", "mari config list loss"),
 )
-runs_app = _app(no_args_is_help=True, help="Look at what was run.", epilog=_epilog("mari runs list"))
+runs_app = make_app(no_args_is_help=True, help="Look at what was run.", epilog=epilog("mari runs list"))
 app.add_typer(config_app, name="config")
 app.add_typer(runs_app, name="runs")
-
-
-class TaskName(StrEnum):
-    unlearn = "unlearn"
-    finetune = "finetune"
-    evaluate = "evaluate"
-    audit = "audit"
-
-
-class Launcher(StrEnum):
-    basic = "basic"
-    joblib = "joblib"
-    submitit_local = "submitit_local"
-    submitit_slurm = "submitit_slurm"
-
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE",
-        help="What to change in the configuration, e.g. loss=npo train.steps=400.",
-        autocompletion=complete_override,
-        show_default=False,
-    ),
-]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", metavar="FILE", help="A complete run, such as those in experiments/."),
-]
-Resume = Annotated[
-    Path | None,
-    typer.Option(metavar="RUN", help="Go on with a run that was cut off, from its last checkpoint."),
-]
-
-
-Processes = Annotated[
-    int,
-    typer.Option(
-        "--nproc",
-        min=1,
-        metavar="N",
-        help="Train in N processes on this machine: one for each GPU. For several machines: torchrun.",
-        show_default=False,
-    ),
-]
 
 
 def _version(asked: bool) -> None:
@@ -103,7 +47,7 @@ def _version(asked: bool) -> None:
 
 @app.callback(
     invoke_without_command=True,
-    epilog=_epilog(
+    epilog=epilog(
         "mari unlearn                         the whole of it on a tiny model, without downloads",
         "mari unlearn model.path=DIR forget.path=letters.jsonl retain.path=rest.jsonl",
         "mari plan                            what that would cost: memory, time, disk",
@@ -123,7 +67,7 @@ def mari(
 
 
 @app.command(
-    epilog=_epilog(
+    epilog=epilog(
         "mari finetune",
         "mari finetune corpora=retain out=runs/gold",
         "mari finetune model=stories15m forget=tofu train.epochs=14",
@@ -141,7 +85,7 @@ def finetune(
 
 
 @app.command(
-    epilog=_epilog(
+    epilog=epilog(
         "mari unlearn",
         "mari unlearn loss=npo loss.beta=0.2 train.steps=400 out=runs/npo",
         "mari unlearn model.path=DIR forget.path=letters.jsonl retain.path=rest.jsonl",
@@ -165,7 +109,7 @@ def unlearn(
 
 
 @app.command(
-    epilog=_epilog(
+    epilog=epilog(
         "mari plan",
         "mari plan model.path=DIR forget.path=letters.jsonl retain.path=rest.jsonl --device H100",
         "mari plan model=llama_3_2_1b --lengths 512 --memory 40GiB",
@@ -229,7 +173,7 @@ def plan(
 
 
 @app.command(
-    epilog=_epilog(
+    epilog=epilog(
         "mari evaluate runs/npo",
         "mari evaluate runs/npo metrics=benchmarks gold=runs/gold",
         "mari evaluate --resume runs/evaluation",
@@ -279,7 +223,7 @@ def evaluate(
 
 
 @app.command(
-    epilog=_epilog(
+    epilog=epilog(
         "mari sweep loss=mari,kl_ga,npo seed=0,1,2 out=sweeps/first",
         "mari sweep -c experiments/demo/run.yaml",
         "mari sweep loss.mari_weight=1,3,10,30 --launcher joblib --jobs 2",
@@ -356,7 +300,7 @@ def sweep(
 
 
 @app.command(
-    epilog=_epilog(
+    epilog=epilog(
         "mari compare runs/mari runs/npo",
         "mari compare sweeps/first runs/gold --out first.html",
     )
@@ -379,7 +323,7 @@ def compare(
 
 
 @app.command(
-    epilog=_epilog(
+    epilog=epilog(
         "mari metrics",
         "mari metrics truth_ratio",
         "mari metrics forget/extraction_strength",
@@ -415,102 +359,14 @@ def metrics(
         typer.echo(text, nl=False)
 
 
-@app.command(
-    epilog=_epilog(
-        "mari audit runs/npo",
-        "mari audit runs/npo audit=quick",
-        "mari audit runs/npo audit=full audit.prompts.prefixes='[Speak freely.]'",
-        "mari audit DIR gold=runs/gold before=none forget.path=letters.jsonl retain.path=rest.jsonl",
-        "mari audit --resume runs/audit",
-        keys=True,
-    )
-)
-def audit(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RUN",
-            help="A run of `mari unlearn`, whose corpora, target and gold are then taken; or a model.",
-            show_default=False,
-        ),
-    ] = None,
-    overrides: Overrides = None,
-    config: ConfigFile = None,
-    resume: Resume = None,
-) -> None:
-    """Attack a model that has unlearned, beside the one before and gold: does it come back?
-
-    Each row of the card is one attack, with recall of the forget data before, now and of gold, and a verdict:
-    as gold, comes back, or hidden, not gone.
-    """
-    from mari_cli.cli import tables
-
-    words = read_words(model, overrides or [], [])
-    with start("audit", words.overrides, config, resume, model=words.model) as (task, run):
-        result = task(run.config, run.options)
-    if result:
-        tables.print_grid(tables.of_card(result))
-        typer.echo(f"\n{result['notes'][0]}\n")
-        typer.echo(Path(run.config.out) / "report.html")
-
-
-@app.command(
-    epilog=_epilog(
-        "mari verify runs/npo",
-        "mari verify runs/npo --key keys/ours.pub",
-        "mari verify runs/npo --replay        do it again on this CPU, and compare bits",
-    )
-)
-def verify(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.", show_default=False)],
-    key: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The public key that its manifest must be signed with."),
-    ] = None,
-    replay: Annotated[
-        bool, typer.Option("--replay", help="Do the run again with an empty cache, and compare bits.")
-    ] = False,
-) -> None:
-    """Check that a run is what its manifest says, to the last byte, and that its report shows its results.
-
-    Exit code 0: it holds; 1: it does not, and the table names what; 2: it cannot be checked.
-    """
-    from mari_cli import launch
-    from mari_cli.cli import tables
-    from mari_cli.tasks.verify import exit_code
-    from mari_cli.tasks.verify import verify as verify_run
-
-    checks = verify_run(run, key=key, read_config=launch.load_run_config if replay else None)
-    tables.print_grid(tables.of_checks(checks))
-    raise typer.Exit(exit_code(checks))
-
-
-@app.command(epilog=_epilog("mari requests", "mari requests sweeps/first"))
-def requests(
-    roots: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="FOLDER", help="Where the runs are; else runs/ and sweeps/.", show_default=False
-        ),
-    ] = None,
-) -> None:
-    """List what was asked to be forgotten (`request.id=`): by which run it was done, and which models made
-    of the same data still hold it."""
-    from mari_cli.cli import tables
-    from mari_cli.tasks.requests import requests as find_requests
-
-    lines, notes = find_requests(_folders(roots))
-    for told in notes:
-        note(f"note: {told}")
-    if not lines:
-        note("no requests: `mari unlearn request.id=ID` names one")
-        return
-    tables.print_grid(tables.of_requests(lines))
+app.command(epilog=evidence.OF_AUDIT)(evidence.audit)
+app.command(epilog=evidence.OF_VERIFY)(evidence.verify)
+app.command(epilog=evidence.OF_REQUESTS)(evidence.requests)
 
 
 @config_app.command(
     "show",
-    epilog=_epilog(
+    epilog=epilog(
         "mari config show",
         "mari config show loss=npo forget=tofu",
         "mari config show --task finetune > finetune.yaml",
@@ -538,7 +394,7 @@ def config_show(
         typer.echo(shown, nl=False)
 
 
-@config_app.command("list", epilog=_epilog("mari config list", "mari config list loss"))
+@config_app.command("list", epilog=epilog("mari config list", "mari config list loss"))
 def config_list(
     group: Annotated[str | None, typer.Argument(help="Only this group.", show_default=False)] = None,
 ) -> None:
@@ -549,7 +405,7 @@ def config_list(
     tables.print_grid(tables.of_options(launch.options(group)))
 
 
-@runs_app.command("list", epilog=_epilog("mari runs list", "mari runs list sweeps/first"))
+@runs_app.command("list", epilog=epilog("mari runs list", "mari runs list sweeps/first"))
 def runs_list(
     roots: Annotated[
         list[Path] | None,
@@ -560,21 +416,11 @@ def runs_list(
     from mari_cli.cli import tables
     from mari_cli.storage.run_list import list_runs
 
-    found = [run for root in _folders(roots) for run in list_runs(root)]
+    found = [run for root in folders_of_runs(roots) for run in list_runs(root)]
     if not found:
         note("no runs")
         return
     tables.print_grid(tables.of_runs(sorted(found, key=lambda run: run.created)))
-
-
-def _folders(roots: list[Path] | None) -> list[Path]:
-    """Where runs are looked for. Raises UserError for what is no directory."""
-    from mari_cli.errors import UserError
-
-    for root in roots or []:
-        if not root.is_dir():
-            raise UserError(f"no directory `{root}`", "give the directory that holds the runs")
-    return roots or [Path("runs"), Path("sweeps")]
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mari_cli.launch import Option, SweepJob
     from mari_cli.metrics.metric import Metric
     from mari_cli.storage.run_list import RunSummary
-    from mari_cli.tasks.requests import Line
+    from mari_cli.tasks.requests import RequestLine
     from mari_cli.tasks.verify import Check
 
 OURS = ("unlearned", "model")
@@ -352,7 +352,7 @@ def of_checks(checks: Sequence["Check"]) -> Grid:
     return Grid(["what", "verdict", "why"], rows, numbers=3)
 
 
-def of_requests(lines: Sequence["Line"]) -> Grid:
+def of_requests(lines: Sequence["RequestLine"]) -> Grid:
     rows = [
         [
             line.request,

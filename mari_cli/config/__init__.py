@@ -6,7 +6,13 @@ it. A file here is a section of the configuration. The names are imported from t
 what registers the schemas.
 """
 
-from mari_cli.config.audit import AuditConfig, PromptsConfig, QuantisationConfig, RelearningConfig, SamplingConfig
+from mari_cli.config.audit import (
+    AuditConfig,
+    PromptsConfig,
+    QuantisationConfig,
+    RelearningConfig,
+    SamplingConfig,
+)
 from mari_cli.config.corpora import (
     CorpusConfig,
     FictionalCorpus,
@@ -20,7 +26,15 @@ from mari_cli.config.corpora import (
 from mari_cli.config.metrics import MetricsConfig
 from mari_cli.config.model import LEAST_VOCABULARY, TODAY, ChatTemplate, LoraConfig, ModelConfig
 from mari_cli.config.request import RequestConfig
-from mari_cli.config.runs import AuditRun, Corpora, EvaluateRun, FinetuneRun, RunConfig, TargetChoice, UnlearnRun
+from mari_cli.config.runs import (
+    AuditRun,
+    Corpora,
+    EvaluateRun,
+    FinetuneRun,
+    RunConfig,
+    TargetChoice,
+    UnlearnRun,
+)
 from mari_cli.config.schemas import to_plain, to_yaml
 from mari_cli.config.suites import MuseSuite, OwnSuite, RwkuSuite, SuiteConfig, TofuSuite
 from mari_cli.config.tracker import TrackerConfig, WandbConfig, WandbMode

@@ -32,7 +32,7 @@ def write_manifest(
     """
     texts = {name: bytes_hash(text.encode()) for name, text in pending.items()}
     left_out = {MANIFEST, SIGNATURE, *texts}
-    there = {name: file_hash(run / name) for name in tracked(files_of(run)) if name not in left_out}
+    there = {name: file_hash(run / name) for name in with_progress(files_of(run)) if name not in left_out}
     content = finite(
         {
             "schema_version": SCHEMA_VERSION,
@@ -45,7 +45,7 @@ def write_manifest(
     manifest = {"sha256": content_hash(content), **content}
     atomic_write_text(run / MANIFEST, json_text(manifest))
     if key:
-        signature.sign(run / MANIFEST, run / SIGNATURE, key)
+        signature.write_signature(run / MANIFEST, run / SIGNATURE, key)
     return manifest
 
 
@@ -60,13 +60,13 @@ def read_manifest(run: Path) -> dict[str, Any]:
         )
     manifest = read_object(path)
     content = {name: value for name, value in manifest.items() if name != "sha256"}
-    if manifest.get("schema_version") != SCHEMA_VERSION and _sealed(manifest, content):
+    if manifest.get("schema_version") != SCHEMA_VERSION and _holds_its_hash(manifest, content):
         raise UserError(
             f"`{path}` was written in format {manifest.get('schema_version')}, this mari reads format "
             f"{SCHEMA_VERSION}",
             "use the version of mari that wrote it",
         )
-    if not _sealed(manifest, content) or path.read_bytes() != json_text(manifest).encode():
+    if not _holds_its_hash(manifest, content) or path.read_bytes() != json_text(manifest).encode():
         raise damaged(path, "it is not as it was written")
     return manifest
 
@@ -76,7 +76,7 @@ def changes(run: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
     signed = {SIGNATURE} if manifest["signature"] else set()
     there = {name for name in files_of(run) if name not in {MANIFEST, *signed}}
     found = {}
-    for name in tracked(sorted(there | set(manifest["files"]) | signed)):
+    for name in with_progress(sorted(there | set(manifest["files"]) | signed)):
         expected = manifest["files"].get(name)
         path = run / name
         if path.is_symlink():
@@ -97,7 +97,7 @@ def files_of(run: Path) -> list[str]:
     return sorted(_names(run, run))
 
 
-def tracked(names: Any) -> Iterator[str]:
+def with_progress(names: Any) -> Iterator[str]:
     """``names`` of files with a bar: those of a large model take their time."""
     listed = list(names)
     return track(listed, "hashing files", len(listed))
@@ -114,5 +114,5 @@ def _names(run: Path, directory: Path) -> Iterator[str]:
             yield name
 
 
-def _sealed(manifest: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
+def _holds_its_hash(manifest: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
     return bool(manifest.get("sha256") == content_hash(finite(content)))

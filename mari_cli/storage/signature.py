@@ -32,7 +32,7 @@ def check_key(key: str | Path) -> Path:
     return path
 
 
-def sign(file: Path, signature: Path, key: Path) -> None:
+def write_signature(file: Path, signature: Path, key: Path) -> None:
     """Write the ``signature`` of ``file`` with the private ``key``."""
     library = _library()
     with _of_key(key, "private"):

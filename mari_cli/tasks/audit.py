@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mari_cli.audit.attack import Case, Evidence, Found, chosen_items, recall
-from mari_cli.audit.card import Row, card_row, conclusion, worst
+from mari_cli.audit.attack import Case, CaseValues, Evidence, chosen_items, measure_recall
+from mari_cli.audit.card import CardRow, card_row, conclusion, worst
 from mari_cli.audit.registry import ATTACKS
 from mari_cli.audit.relearning import steps_to_half
 from mari_cli.config import AuditRun, ModelConfig
@@ -59,13 +59,13 @@ def audit(config: AuditRun, options: RunOptions) -> dict[str, Any]:
 
     with record_run(flight) as record:
         del lm
-        found: dict[str, dict[str, Found]] = {case.full_name: {} for case in planned}
+        found: dict[str, dict[str, CaseValues]] = {case.full_name: {} for case in planned}
         hashes = {}
         for role, source in sources.items():
             subject = flight.load(source)
             hashes[role] = weights_hash(subject.model)
             require_weights(role, hashes[role], expected)
-            asking = Asking(subject, role, hashes[role], evidence, cache_directory(config))
+            asking = AuditedModel(subject, role, hashes[role], evidence, cache_directory(config))
             for case in track(planned, f"{role}: attacks", len(planned)):
                 found[case.full_name][role] = asking.ask(case)
         how = How(config.metrics.bootstrap, config.metrics.confidence, config.seed)
@@ -155,7 +155,7 @@ def describe_cost(lm: LanguageModel, planned: Sequence[Case], evidence: Evidence
     """What the audit will take, from one batch that is timed."""
     some = evidence.items[: evidence.batch_size]
     begun = time.monotonic()
-    recall(lm, some, prompted=evidence.has_prompts, batch_size=evidence.batch_size)
+    measure_recall(lm, some, prompted=evidence.has_prompts, batch_size=evidence.batch_size)
     each = (time.monotonic() - begun) / len(some)
     passes = sum(case.passes for case in planned) * len(evidence.chosen) * models
     minutes = passes * each / 60
@@ -166,7 +166,7 @@ def describe_cost(lm: LanguageModel, planned: Sequence[Case], evidence: Evidence
 
 
 @dataclass(frozen=True)
-class Asking:
+class AuditedModel:
     """One model, and what is kept of what it was asked."""
 
     lm: LanguageModel
@@ -175,7 +175,7 @@ class Asking:
     evidence: Evidence
     cache: Path
 
-    def ask(self, case: Case) -> Found:
+    def ask(self, case: Case) -> CaseValues:
         """From the cache where the same model was asked the same before."""
         asked = {
             "case": dict(case.settings),
@@ -193,15 +193,15 @@ class Asking:
         if kept is None:
             found = ATTACKS[case.attack].run(self.lm, case, self.evidence)
             kept = json_cache.write(path, {"values": found.values, "detail": found.detail})
-        return Found(kept["values"], kept["detail"])
+        return CaseValues(kept["values"], kept["detail"])
 
 
 # -- the card ------------------------------------------------------------------------------------------------
 
 
 def rows_of(
-    config: AuditRun, planned: Sequence[Case], found: Mapping[str, Mapping[str, Found]], how: How
-) -> list[Row]:
+    config: AuditRun, planned: Sequence[Case], found: Mapping[str, Mapping[str, CaseValues]], how: How
+) -> list[CardRow]:
     """A row for each case that any item was asked."""
     rows = []
     whole = found.get("plain/greedy", {}).get("target")
@@ -227,8 +227,8 @@ def rows_of(
 
 
 def _as_models(
-    rows: Sequence[Row],
-    found: Mapping[str, Mapping[str, Found]],
+    rows: Sequence[CardRow],
+    found: Mapping[str, Mapping[str, CaseValues]],
     hashes: Mapping[str, str],
     evidence: Evidence,
 ) -> dict[str, Examined]:

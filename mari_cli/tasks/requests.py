@@ -22,7 +22,7 @@ FINAL = ("unlearned", "model")
 
 
 @dataclass(frozen=True)
-class Line:
+class RequestLine:
     """What one run is to one request."""
 
     request: str
@@ -36,7 +36,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownRun:
     """A finished run and its manifest."""
 
     path: Path
@@ -78,12 +78,12 @@ class Known:
         corpora = self.manifest["config"].get("corpora")
         return self.records if self.task == "finetune" and corpora != "retain" else frozenset()
 
-    def is_child_of(self, other: "Known") -> bool:
+    def is_child_of(self, other: "KnownRun") -> bool:
         named = self.manifest["lineage"].get("model", {}).get("manifest")
         return named == other.manifest["sha256"] or (self.start is not None and self.start == other.final)
 
 
-def requests(roots: Sequence[Path]) -> tuple[list[Line], list[str]]:
+def requests(roots: Sequence[Path]) -> tuple[list[RequestLine], list[str]]:
     """A line for each run that has to do with a request, request by request; and what could not be read."""
     known, unfinished, notes = [], [], []
     for root in roots:
@@ -93,7 +93,7 @@ def requests(roots: Sequence[Path]) -> tuple[list[Line], list[str]]:
                     unfinished += list(_asked_in(summary.path))
                 continue
             try:
-                known.append(Known(summary.path, read_manifest(summary.path)))
+                known.append(KnownRun(summary.path, read_manifest(summary.path)))
             except UserError as error:
                 notes.append(str(error))
     ids = dict.fromkeys([*(id for run in known for id in run.ids), *(line.request for line in unfinished)])
@@ -104,7 +104,7 @@ def requests(roots: Sequence[Path]) -> tuple[list[Line], list[str]]:
     return lines, notes
 
 
-def _of_request(id: str, known: Sequence[Known]) -> Iterator[Line]:
+def _of_request(id: str, known: Sequence[KnownRun]) -> Iterator[RequestLine]:
     """Its own runs first, then the models that came of them, then those that still hold what it is about."""
     own = [run for run in known if id in run.ids]
     for run in own:
@@ -124,20 +124,22 @@ def _of_request(id: str, known: Sequence[Known]) -> Iterator[Line]:
         adapters = run.manifest["adapters"]
         if adapters:
             base = adapters["base"]
-            yield Line(id, str(base), f"still holds it: base of the adapters of `{run.path}`", "", "", "")
+            yield RequestLine(
+                id, str(base), f"still holds it: base of the adapters of `{run.path}`", "", "", ""
+            )
         elif run.start and not any(other.final == run.start for other in known):
             model = run.manifest["start"]["model"]
             if model and run.manifest["models"].get("target") == run.start:
-                yield Line(
+                yield RequestLine(
                     id, str(model), f"still holds it: `{run.path}` began with it", "", run.start[:12], ""
                 )
 
 
-def id_of(run: Known) -> str:
+def id_of(run: KnownRun) -> str:
     return str(run.path)
 
 
-def _done(run: Known) -> str:
+def _done(run: KnownRun) -> str:
     match run.task:
         case "unlearn" if run.unlearns:
             return f"unlearned ({run.manifest['loss']})"
@@ -151,7 +153,7 @@ def _done(run: Known) -> str:
             return "measured"
 
 
-def _holders(cleared: Sequence[Known], known: Sequence[Known]) -> dict[str, str]:
+def _holders(cleared: Sequence[KnownRun], known: Sequence[KnownRun]) -> dict[str, str]:
     """By path, why a run's model holds what the runs ``cleared`` have unlearned."""
     found: dict[str, str] = {}
     for done in cleared:
@@ -175,7 +177,7 @@ def _holders(cleared: Sequence[Known], known: Sequence[Known]) -> dict[str, str]
     return found
 
 
-def _descends(run: Known, ancestor: Known, known: Sequence[Known]) -> bool:
+def _descends(run: KnownRun, ancestor: KnownRun, known: Sequence[KnownRun]) -> bool:
     seen: set[str] = set()
     queue = [run]
     while queue:
@@ -189,13 +191,13 @@ def _descends(run: Known, ancestor: Known, known: Sequence[Known]) -> bool:
     return False
 
 
-def _line(id: str, run: Known, state: str) -> Line:
+def _line(id: str, run: KnownRun, state: str) -> RequestLine:
     note = run.manifest["request"]["note"] if id in run.ids else None
     created = str(run.manifest["created"])
-    return Line(id, str(run.path), state, created, (run.final or "")[:12], note or "")
+    return RequestLine(id, str(run.path), state, created, (run.final or "")[:12], note or "")
 
 
-def _asked_in(path: Path) -> Iterator[Line]:
+def _asked_in(path: Path) -> Iterator[RequestLine]:
     """Of a run that is not finished."""
     try:
         config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
@@ -205,4 +207,4 @@ def _asked_in(path: Path) -> Iterator[Line]:
     except (OSError, ValueError, AttributeError, yaml.YAMLError, UserError):
         return
     for id in ids:
-        yield Line(id, str(path), "asked, not finished", created, "", str(request.get("note") or ""))
+        yield RequestLine(id, str(path), "asked, not finished", created, "", str(request.get("note") or ""))

@@ -25,7 +25,7 @@ ReadConfig = Callable[[Path], "RunConfig"]
 """The configuration of a run, from its directory."""
 
 
-class Verdict(StrEnum):
+class CheckVerdict(StrEnum):
     holds = "holds"
     fails = "does not hold"
     unknown = "cannot be checked"
@@ -37,7 +37,7 @@ class Check:
     """One thing that was looked at, and why the verdict is what it is."""
 
     what: str
-    verdict: Verdict
+    verdict: CheckVerdict
     why: str
 
 
@@ -55,24 +55,26 @@ def verify(run: Path, *, key: Path | None = None, read_config: ReadConfig | None
     except UserError as error:
         if not (run / MANIFEST).is_file() or "format" in str(error):
             raise
-        return [Check(MANIFEST, Verdict.fails, "it is not as it was written")]
+        return [Check(MANIFEST, CheckVerdict.fails, "it is not as it was written")]
     changed = changes(run, manifest)
-    found = [Check(MANIFEST, Verdict.holds, f"every byte is as it was written; {manifest['sha256'][:16]}…")]
-    found += [Check(name, Verdict.fails, why) for name, why in changed.items()]
+    found = [
+        Check(MANIFEST, CheckVerdict.holds, f"every byte is as it was written; {manifest['sha256'][:16]}…")
+    ]
+    found += [Check(name, CheckVerdict.fails, why) for name, why in changed.items()]
     if not changed:
         files = counted(len(manifest["files"]), "file")
-        found.append(Check("files", Verdict.holds, f"the SHA-256 of {files} is that of the manifest"))
+        found.append(Check("files", CheckVerdict.holds, f"the SHA-256 of {files} is that of the manifest"))
     found += [
-        Check(f"{folder}/", Verdict.left, "another program writes there after the end of a run")
+        Check(f"{folder}/", CheckVerdict.left, "another program writes there after the end of a run")
         for folder in manifest["not_covered"]
     ]
-    found.append(_signature(run, manifest, key))
+    found.append(_check_signature(run, manifest, key))
     if not changed:
-        found += [_numbers(run, manifest), _report(run, manifest)]
-    found += _lineage(manifest)
+        found += [_check_numbers(run, manifest), _check_report(run, manifest)]
+    found += _check_lineage(manifest)
     if read_config:
         found.append(
-            Check("replay", Verdict.unknown, "only a run whose files hold can be done again")
+            Check("replay", CheckVerdict.unknown, "only a run whose files hold can be done again")
             if changed
             else _replay(run, read_config(run))
         )
@@ -82,7 +84,7 @@ def verify(run: Path, *, key: Path | None = None, read_config: ReadConfig | None
 def exit_code(checks: list[Check]) -> int:
     """0: all holds; 1: something does not; 2: something cannot be checked."""
     verdicts = {check.verdict for check in checks}
-    return 1 if Verdict.fails in verdicts else 2 if Verdict.unknown in verdicts else 0
+    return 1 if CheckVerdict.fails in verdicts else 2 if CheckVerdict.unknown in verdicts else 0
 
 
 def _require_finished(run: Path) -> None:
@@ -96,25 +98,29 @@ def _require_finished(run: Path) -> None:
         raise UserError(f"run `{run}` is not finished", f"finish it with `--resume {run}`")
 
 
-def _signature(run: Path, manifest: Mapping[str, Any], key: Path | None) -> Check:
+def _check_signature(run: Path, manifest: Mapping[str, Any], key: Path | None) -> Check:
     from mari_cli.storage.signature import NotSigned, check
 
     if manifest["signature"] is None:
         if key:
-            return Check("signature", Verdict.fails, "the run is not signed, and a key was given")
-        return Check("signature", Verdict.left, "the run is not signed: whoever can write can make it anew")
+            return Check("signature", CheckVerdict.fails, "the run is not signed, and a key was given")
+        return Check(
+            "signature", CheckVerdict.left, "the run is not signed: whoever can write can make it anew"
+        )
     if key is None:
-        return Check("signature", Verdict.unknown, f"`{SIGNATURE}` is there, but no `--key` was given")
+        return Check("signature", CheckVerdict.unknown, f"`{SIGNATURE}` is there, but no `--key` was given")
     if not (run / SIGNATURE).is_file():
-        return Check("signature", Verdict.fails, f"`{SIGNATURE}` is missing")
+        return Check("signature", CheckVerdict.fails, f"`{SIGNATURE}` is missing")
     try:
         check(run / MANIFEST, run / SIGNATURE, key)
     except NotSigned as error:
-        return Check("signature", Verdict.fails, f"`{SIGNATURE}` is not by the owner of `{key}`: {error}")
-    return Check("signature", Verdict.holds, f"by the owner of `{key}`")
+        return Check(
+            "signature", CheckVerdict.fails, f"`{SIGNATURE}` is not by the owner of `{key}`: {error}"
+        )
+    return Check("signature", CheckVerdict.holds, f"by the owner of `{key}`")
 
 
-def _numbers(run: Path, manifest: Mapping[str, Any]) -> Check:
+def _check_numbers(run: Path, manifest: Mapping[str, Any]) -> Check:
     """Whether the manifest says of the run what its files say."""
     from mari_cli.tasks.manifest import described_by_files, same
 
@@ -122,29 +128,31 @@ def _numbers(run: Path, manifest: Mapping[str, Any]) -> Check:
     other = [name for name, value in said.items() if not same(manifest.get(name), value)]
     if other:
         listed = ", ".join(f"`{name}`" for name in other)
-        return Check("numbers", Verdict.fails, f"the manifest says otherwise than the files of {listed}")
+        return Check("numbers", CheckVerdict.fails, f"the manifest says otherwise than the files of {listed}")
     count = sum(len(of_role) for of_role in manifest["metrics"].values())
-    return Check("numbers", Verdict.holds, f"{counted(count, 'number')} of `{RESULT}` stand in the manifest")
+    return Check(
+        "numbers", CheckVerdict.holds, f"{counted(count, 'number')} of `{RESULT}` stand in the manifest"
+    )
 
 
-def _report(run: Path, manifest: Mapping[str, Any]) -> Check:
+def _check_report(run: Path, manifest: Mapping[str, Any]) -> Check:
     """Whether the report shows the numbers of result.json: it is made anew, and the tables are compared."""
     from mari_cli.report.page import render
     from mari_cli.report.read import read_run
 
     if not (run / REPORT).is_file():
-        return Check("report", Verdict.left, "the run has none")
+        return Check("report", CheckVerdict.left, "the run has none")
     title = f"mari {manifest['task']}: {manifest['name']}"
     made, there = render([read_run(run)], title=title), (run / REPORT).read_text(encoding="utf-8")
     if list(_cells(made)) == list(_cells(there)):
-        return Check("report", Verdict.holds, f"its tables, made anew from `{RESULT}`, are the same")
+        return Check("report", CheckVerdict.holds, f"its tables, made anew from `{RESULT}`, are the same")
     if manifest["code"]["mari"] != mari_cli.__version__:
         return Check(
             "report",
-            Verdict.unknown,
+            CheckVerdict.unknown,
             f"mari {manifest['code']['mari']} wrote it, and this is {mari_cli.__version__}",
         )
-    return Check("report", Verdict.fails, f"its numbers are not those of `{RESULT}`")
+    return Check("report", CheckVerdict.fails, f"its numbers are not those of `{RESULT}`")
 
 
 def _cells(page: str) -> Iterator[str]:
@@ -153,21 +161,21 @@ def _cells(page: str) -> Iterator[str]:
         yield re.sub(r"<[^>]*>", "", match[2])
 
 
-def _lineage(manifest: Mapping[str, Any]) -> list[Check]:
+def _check_lineage(manifest: Mapping[str, Any]) -> list[Check]:
     found = []
     for key, origin in manifest["lineage"].items():
         what, run = f"lineage: {key}", Path(origin["run"])
         if not (run / MANIFEST).is_file():
-            found.append(Check(what, Verdict.left, f"the run it is from is not at `{run}`"))
+            found.append(Check(what, CheckVerdict.left, f"the run it is from is not at `{run}`"))
             continue
         try:
             same = read_manifest(run)["sha256"] == origin["manifest"]
         except UserError:
             same = False
         found.append(
-            Check(what, Verdict.holds, f"`{run}` has the manifest that is named")
+            Check(what, CheckVerdict.holds, f"`{run}` has the manifest that is named")
             if same
-            else Check(what, Verdict.fails, f"`{run}` has another manifest than the one that is named")
+            else Check(what, CheckVerdict.fails, f"`{run}` has another manifest than the one that is named")
         )
     return found
 
@@ -183,7 +191,7 @@ def _replay(run: Path, config: "RunConfig") -> Check:
 
     environment, begun = read_object(run / "environment.json"), Run(run).inputs()
     if why := _not_here(environment, begun, versions(config)):
-        return Check("replay", Verdict.unknown, why)
+        return Check("replay", CheckVerdict.unknown, why)
     with tempfile.TemporaryDirectory(prefix="mari-replay-") as scratch:
         out = Path(scratch) / "run"
         again = replace(
@@ -197,18 +205,18 @@ def _replay(run: Path, config: "RunConfig") -> Check:
         try:
             load_task(config.task)(again, RunOptions(["mari", "verify", "--replay"]))
         except UserError as error:
-            return Check("replay", Verdict.unknown, f"it cannot be done again: {error}")
+            return Check("replay", CheckVerdict.unknown, f"it cannot be done again: {error}")
         others = [
             name
             for name, sha256 in Run(out).inputs()["contents"].items()
             if begun["contents"].get(name) != sha256
         ]
         if others:
-            return Check("replay", Verdict.unknown, f"other than at its begin: {', '.join(others)}")
+            return Check("replay", CheckVerdict.unknown, f"other than at its begin: {', '.join(others)}")
         differing = list(_differing(run, out))
     if differing:
-        return Check("replay", Verdict.fails, f"other bits: {', '.join(differing)}")
-    return Check("replay", Verdict.holds, "done again, weights, items and results have the same bits")
+        return Check("replay", CheckVerdict.fails, f"other bits: {', '.join(differing)}")
+    return Check("replay", CheckVerdict.holds, "done again, weights, items and results have the same bits")
 
 
 def _not_here(

@@ -9,8 +9,8 @@ from functools import cache
 import torch
 from torch.nn.functional import cross_entropy
 
-from mari_cli.audit.attack import Case, Evidence, Found, recall
-from mari_cli.audit.card import Row, card_row, worst
+from mari_cli.audit.attack import Case, CaseValues, Evidence, measure_recall
+from mari_cli.audit.card import CardRow, card_row, worst
 from mari_cli.audit.quantisation import _linear, quantise, rounded_weights
 from mari_cli.audit.registry import ATTACKS
 from mari_cli.config import (
@@ -113,7 +113,7 @@ def evidence(lm: LanguageModel) -> Evidence:
 
 
 def knows(lm: LanguageModel) -> float:
-    values = recall(lm, items_of(lm, FORGET_RECORDS), prompted=True, batch_size=64)
+    values = measure_recall(lm, items_of(lm, FORGET_RECORDS), prompted=True, batch_size=64)
     return sum(values) / len(values)
 
 
@@ -213,7 +213,7 @@ def half_a_quantum(centre: torch.Tensor) -> torch.Tensor:
 # -- the card ------------------------------------------------------------------------------------------------
 
 
-def card(lm: LanguageModel, beside: LanguageModel | None) -> dict[tuple[str, str], Row]:
+def card(lm: LanguageModel, beside: LanguageModel | None) -> dict[tuple[str, str], CardRow]:
     """The card of ``lm`` with the target before and ``beside`` as gold."""
     given = evidence(lm)
     planned: list[Case] = []
@@ -231,10 +231,10 @@ def card(lm: LanguageModel, beside: LanguageModel | None) -> dict[tuple[str, str
     return {(row.attack, row.case): row for row in worst(rows)}
 
 
-_FOUND: dict[tuple[int, str], Found] = {}
+_FOUND: dict[tuple[int, str], CaseValues] = {}
 
 
-def _found(lm: LanguageModel, case: Case, given: Evidence) -> Found:
+def _found(lm: LanguageModel, case: Case, given: Evidence) -> CaseValues:
     key = (id(lm.model), case.full_name)
     if key not in _FOUND:
         _FOUND[key] = ATTACKS[case.attack].run(lm, case, given)

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from mari_cli.audit.attack import Attack, Case, Found
+from mari_cli.audit.attack import AuditAttack, Case, CaseValues
 from mari_cli.audit.card import AS_BEFORE, AS_GOLD, LESS, TOO_FEW, card_row, sign_test, worst
 from mari_cli.audit.quantisation import rounded_weights
 from mari_cli.audit.relearning import area, looks_at, steps_to_half
@@ -72,8 +72,8 @@ def test_the_sign_test_is_exact():
 
 def row(now, gold=None, before=None, *, tests=10, case="c"):
     models = {"target": before, "model": now, "gold": gold}
-    found = {role: Found(list(values)) for role, values in models.items() if values is not None}
-    attack = Attack("a", "comes back", None, None)  # type: ignore[arg-type]
+    found = {role: CaseValues(list(values)) for role, values in models.items() if values is not None}
+    attack = AuditAttack("a", "comes back", None, None)  # type: ignore[arg-type]
     given = Case("a", case, "", {}, 1, group="g")
     return card_row(attack, given, found, tests=tests, alpha=0.05, margin=0.05, how=How(50))
 

@@ -19,7 +19,7 @@ from mari_cli.storage.layout import MANIFEST, RESULT, SIGNATURE
 from mari_cli.storage.manifest import files_of, read_manifest
 from mari_cli.storage.signature import NotSigned, check
 from mari_cli.tasks.unlearn import unlearn
-from mari_cli.tasks.verify import Verdict, exit_code, verify
+from mari_cli.tasks.verify import CheckVerdict, exit_code, verify
 
 pytestmark = pytest.mark.smoke
 CHANGES = 50
@@ -38,7 +38,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def told(run: Path, **options) -> dict[str, Verdict]:
+def told(run: Path, **options) -> dict[str, CheckVerdict]:
     return {check.what: check.verdict for check in verify(run, **options)}
 
 
@@ -61,7 +61,7 @@ def test_each_of_fifty_changes_of_one_byte_is_found_and_named(run):
         path.write_bytes(content[:place] + bytes([other]) + content[place + 1 :])
         checks = verify(run)
         assert exit_code(checks) == 1, (name, place, content[place], other)
-        assert [check.what for check in checks if check.verdict is Verdict.fails] == [name]
+        assert [check.what for check in checks if check.verdict is CheckVerdict.fails] == [name]
         path.write_bytes(content)
     assert exit_code(verify(run)) == 0
 
@@ -71,7 +71,7 @@ def test_what_is_missing_added_or_a_link_is_named(run):
     (run / "checkpoint" / "more.py").write_text("print()")
     (run / "data.json").rename(run / "elsewhere")
     (run / "data.json").symlink_to("elsewhere")
-    checks = {check.what: check.why for check in verify(run) if check.verdict is Verdict.fails}
+    checks = {check.what: check.why for check in verify(run) if check.verdict is CheckVerdict.fails}
     assert checks == {
         "items.jsonl": "is missing",
         "checkpoint/more.py": "was added after the end of the run",
@@ -82,7 +82,7 @@ def test_what_is_missing_added_or_a_link_is_named(run):
 
 def test_a_result_that_was_taken_away_is_named(run):
     (run / RESULT).unlink()
-    assert told(run)[RESULT] is Verdict.fails
+    assert told(run)[RESULT] is CheckVerdict.fails
 
 
 def forged(run: Path, change) -> None:
@@ -99,11 +99,11 @@ def test_a_report_with_other_numbers_than_its_result_is_found_under_a_forged_man
     result["models"]["unlearned"]["metrics"]["forget/answer_nll"]["value"] = 9.75
     (run / RESULT).write_text(json_text(result))
     forged(run, lambda manifest: manifest.update(metrics={}))
-    assert told(run)["numbers"] is Verdict.fails
+    assert told(run)["numbers"] is CheckVerdict.fails
     forged(run, lambda m: m.update(metrics={r: of["metrics"] for r, of in result["models"].items()}))
     found = told(run)
-    assert found["numbers"] is Verdict.holds
-    assert found["report"] is Verdict.fails
+    assert found["numbers"] is CheckVerdict.holds
+    assert found["report"] is CheckVerdict.fails
 
 
 def test_the_manifest_holds_hashes_and_no_text_of_a_corpus(run):
@@ -145,21 +145,21 @@ def test_a_run_leads_to_the_one_that_it_started_from(run, cache, tmp_path):
     manifest = read_manifest(out)
     assert manifest["lineage"]["model"] == {"run": str(run), "manifest": read_manifest(run)["sha256"]}
     assert manifest["start"]["weights"] == read_manifest(run)["models"]["unlearned"]
-    assert told(out)["lineage: model"] is Verdict.holds
+    assert told(out)["lineage: model"] is CheckVerdict.holds
     shutil.rmtree(run)
-    assert told(out)["lineage: model"] is Verdict.left
+    assert told(out)["lineage: model"] is CheckVerdict.left
     assert exit_code(verify(out)) == 0
 
 
 @pytest.mark.slow
 def test_a_run_on_a_cpu_is_done_again_to_the_bit(run):
-    assert told(run, read_config=load_run_config)["replay"] is Verdict.holds
+    assert told(run, read_config=load_run_config)["replay"] is CheckVerdict.holds
 
 
 def test_another_version_cannot_be_replayed(run, monkeypatch):
     monkeypatch.setattr("mari_cli.begun.version_of", lambda package: "0.0")
     check = next(check for check in verify(run, read_config=load_run_config) if check.what == "replay")
-    assert check.verdict is Verdict.unknown
+    assert check.verdict is CheckVerdict.unknown
     assert "torch was" in check.why
 
 
@@ -196,7 +196,7 @@ def signed(signed_once: Path, tmp_path: Path) -> Path:
 def test_a_signature_is_checked_with_its_key_and_no_other(signed, keys):
     assert exit_code(verify(signed, key=keys / "ours.pub")) == 0
     assert exit_code(verify(signed)) == 2
-    assert told(signed, key=keys / "theirs.pub")["signature"] is Verdict.fails
+    assert told(signed, key=keys / "theirs.pub")["signature"] is CheckVerdict.fails
     with pytest.raises(UserError, match="no public"):
         verify(signed, key=keys / "ours")
     with pytest.raises(UserError, match="no file"):
@@ -217,11 +217,11 @@ def test_a_change_of_one_byte_in_a_signature_is_found(signed, keys):
 
 def test_a_forged_manifest_is_found_by_its_signature(signed, keys):
     forged(signed, lambda manifest: manifest.update(forget_records=[]))
-    assert told(signed, key=keys / "ours.pub")["signature"] is Verdict.fails
+    assert told(signed, key=keys / "ours.pub")["signature"] is CheckVerdict.fails
     forged(signed, lambda manifest: manifest.update(signature=None))
-    assert told(signed, key=keys / "ours.pub")["signature"] is Verdict.fails
+    assert told(signed, key=keys / "ours.pub")["signature"] is CheckVerdict.fails
     (signed / SIGNATURE).unlink()
-    assert told(signed, key=keys / "ours.pub")["signature"] is Verdict.fails
+    assert told(signed, key=keys / "ours.pub")["signature"] is CheckVerdict.fails
 
 
 def test_a_key_that_cannot_sign_is_refused_before_anything_is_written(keys, cache):
