@@ -7,7 +7,7 @@ import re
 import shlex
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from mari_cli.errors import UserError, counted
 from mari_cli.metrics.corpora import GROUPS, suite_of
 from mari_cli.metrics.estimate import OverSeeds
 from mari_cli.metrics.metric import Metric
+from mari_cli.report.card import robustness_card
 from mari_cli.report.comparison import (
     Change,
     ComparisonRow,
@@ -102,13 +103,18 @@ def render(runs: list[RunData], *, title: str) -> str:
     figures = {name: figure for name, draw in FIGURES.items() if (figure := draw(runs))}
     level = confidence(runs)
     single = len(made) == 1
+    card = robustness_card(runs)
+    summary = summarise(runs)
+    if card:
+        summary = replace(summary, headline=runs[0].notes[0], claims=[])
     columns = _single_order(rows) if single else rows
     names = metric_names(rows)
     suites = list(dict.fromkeys(suite for name in names if (suite := suite_of(name))))
     page = environment.get_template("page.html.j2").render(
         title=title,
         facts=_facts(runs),
-        summary=summarise(runs),
+        summary=summary,
+        card=card,
         figures={name: (Markup(figure.svg), figure) for name, figure in figures.items()},
         single=single,
         confidence=level,
