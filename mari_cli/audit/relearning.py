@@ -18,8 +18,8 @@ from mari_cli.config import AuditConfig
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import counted
 from mari_cli.lm_head import head_of
+from mari_cli.models.backbone import hidden_states
 from mari_cli.models.load import LanguageModel
-from mari_cli.models.trunk import hidden_states
 
 LEAST_MEASURED = 8
 """Items that must be left to measure once some are taught."""
