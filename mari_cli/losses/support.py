@@ -71,10 +71,9 @@ class SupportConfig:
     that only the names explain are drawn anew; the rest is what it says after the true answer's tokens. Null:
     the share at which q has as many right tokens in the answers that it gets wrong as the model before has in
     those of the holdout; 0 for running text."""
-    quantiles: Flag | None = False
+    quantiles: Flag = False
     """Whether the losses of the answers that q gets wrong are moved, in their order, to the quantiles of the
-    losses that the model before has in the holdout answers that it gets wrong. Null: where there is a holdout
-    and a Kolmogorov-Smirnov test tells the two sets of losses apart at 1 %."""
+    losses that the model before has in the holdout answers that it gets wrong."""
     model: str | None = None
     """`base`, `assistant`, `reinforced`, `gold`: the path of that model; null: `base` is the run's own
     `model` before its target is fine-tuned, `assistant` is that one too, and `reinforced` is made of the
@@ -93,8 +92,7 @@ class SupportConfig:
     def __post_init__(self) -> None:
         positive("loss.support", self, "floor", "key_records", "twins", "sharpen", "share")
         non_negative("loss.support", self, "weight", "contrast")
-        if self.quantiles is not None:
-            flags("loss.support", self, "quantiles")
+        flags("loss.support", self, "quantiles")
         require(
             self.twins <= MOST_TWINS,
             f"loss.support.twins must be at most {MOST_TWINS}, got {self.twins}: more tell no more",

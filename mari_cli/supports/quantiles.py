@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import ks_2samp
 from torch import Tensor
 
 from mari_cli.models.reference import ItemRows
@@ -27,8 +26,6 @@ DEFINITION = 1
 MOST = 16.0
 """Nats by which a label is moved at most."""
 HALVINGS = 60
-LEVEL = 0.01
-"""Where a test tells the losses from those of the holdout."""
 BELOW = 1 - 1e-6
 """Of the probability of the token that q chooses: where a label stops that is moved up."""
 
@@ -42,12 +39,6 @@ class Moved:
     wanted_W: Tensor
     """The losses in nats that the answers were to have that q gets wrong."""
     reached_W: Tensor
-    p_value: float
-    """Of the Kolmogorov-Smirnov test of the losses before they are moved against those of the holdout."""
-
-    @property
-    def differs(self) -> bool:
-        return self.p_value < LEVEL
 
 
 def highest(log_label_m: Tensor, log_best_m: Tensor) -> Tensor:
@@ -86,7 +77,7 @@ def match_quantiles(
     wrong_S = torch.zeros_like(none_S).index_add(0, item_M, leads_M) < counts_S
     wrong_W = wrong_S.nonzero().squeeze(1)
     if not len(wrong_W) or not holdout_W:
-        return Moved(none_S[item_M], none_S[:0], none_S[:0], 1.0)
+        return Moved(none_S[item_M], none_S[:0], none_S[:0])
     place_W = torch.empty(len(wrong_W), dtype=torch.float64)
     before_W = losses(none_S)[wrong_W]
     place_W[before_W.argsort(stable=True)] = torch.arange(len(wrong_W)).double()
@@ -100,8 +91,7 @@ def match_quantiles(
         above_S = losses(middle_S) > wanted_S  # still too unlikely: move up
         low_S, high_S = torch.where(above_S, middle_S, low_S), torch.where(above_S, high_S, middle_S)
     shift_S = torch.where(wrong_S, (low_S + high_S) / 2, none_S)
-    p_value = float(ks_2samp(before_W.tolist(), list(holdout_W)).pvalue)
-    return Moved(shift_S[item_M], wanted_W, losses(shift_S)[wrong_W], p_value)
+    return Moved(shift_S[item_M], wanted_W, losses(shift_S)[wrong_W])
 
 
 def move(q_mK: Tensor, shift_m: Tensor, *, floor: float) -> Tensor:

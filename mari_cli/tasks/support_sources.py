@@ -415,14 +415,13 @@ def _make_targets(
     **settings: Any,
 ) -> tuple[Targets, list[str]]:
     config, shift_M = asking.prepared.config, None
-    wrong = [score.answer_nll for score in holdout if score.tokens_right < score.tokens]
-    if config.quantiles is not False and wrong:
+    if config.quantiles:
+        wrong = [score.answer_nll for score in holdout if score.tokens_right < score.tokens]
         log_q = label_and_best(said, supported, floor=config.floor)
         moved = match_quantiles(*log_q, said.rows, wrong, floor=config.floor)
-        if config.quantiles or moved.differs:
-            shift_M = moved.shift_M
-            settings |= {"quantiles": quantiles.DEFINITION, "holdout": hashing.content_hash(wrong)}
-        notes += _told([_of_quantiles(moved, moved_there=shift_M is not None)])
+        shift_M = moved.shift_M
+        settings |= {"quantiles": quantiles.DEFINITION, "holdout": hashing.content_hash(wrong)}
+        notes += _told([_of_quantiles(moved)])
     found = targets(
         said,
         supported,
@@ -436,17 +435,14 @@ def _make_targets(
     return found, [*notes, *_told(recitation(found, asking.corpora, holdout))]
 
 
-def _of_quantiles(moved: Moved, *, moved_there: bool) -> str:
+def _of_quantiles(moved: Moved) -> str:
     if not len(moved.wanted_W):
         return "support: no answer is moved to the losses of the holdout, for q gets none wrong"
-    answers = counted(len(moved.wanted_W), "answer")
-    test = f"Kolmogorov-Smirnov test, p = {moved.p_value:.2g}"
-    if not moved_there:
-        return f"support: the losses of the {answers} that q gets wrong are like the holdout's ({test})"
     off = (moved.reached_W - moved.wanted_W).abs().mean()
     return (
-        f"support: {answers} that q gets wrong moved to the losses that such answers of the holdout have, "
-        f"from {moved.wanted_W.min():.4g} to {moved.wanted_W.max():.4g} ({test}); {off:.2g} away in the mean"
+        f"support: {counted(len(moved.wanted_W), 'answer')} that q gets wrong moved to the losses that such "
+        f"answers of the holdout have, from {moved.wanted_W.min():.4g} to {moved.wanted_W.max():.4g}; "
+        f"{off:.2g} away in the mean"
     )
 
 

@@ -81,15 +81,6 @@ def test_an_answer_that_q_recites_is_left_alone_and_so_is_everything_without_mis
     assert torch.equal(move(q, moved.shift_M, floor=FLOOR), q)
 
 
-def test_losses_like_the_holdouts_are_told_from_others():
-    counts = [6] * 40
-    q = distributions(240, 6, seed=3)
-    alike = item_losses(distributions(240, 6, seed=4), counts).tolist()
-    spread = [loss + 4 * (-1) ** number for number, loss in enumerate(alike)]
-    assert not match_quantiles(*log_q(q), rows_of(*counts), alike, floor=FLOOR).differs
-    assert match_quantiles(*log_q(q), rows_of(*counts), spread, floor=FLOOR).differs
-
-
 def test_what_cannot_be_reached_is_told():
     """One position, moved up: it stops below the best token, and the loss stays above what was wanted."""
     q = torch.tensor([[0.05, 0.5]], dtype=torch.float64)

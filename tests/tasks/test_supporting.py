@@ -92,7 +92,7 @@ def holdouts(asked) -> float:
 
 @pytest.mark.parametrize("given", ["generated=null", "generated=0", "contrast=0.5"])
 def test_twins_are_set_so_that_the_forget_answers_are_as_unlikely_as_the_holdout(given, cache):
-    asked = asking(cache, "loss=mari_twins", "loss.support.quantiles=false", f"loss.support.{given}")
+    asked = asking(cache, "loss=mari_twins", f"loss.support.{given}")
     targets, notes = asked.made()
     calibrated = [note for note in notes if "generated" in note]
     if "as near as" in calibrated[0]:
