@@ -25,6 +25,7 @@ from mari_cli.progress import silent
 from mari_cli.storage.run import Run
 from mari_cli.tasks.alternatives import alternative_items
 from mari_cli.tasks.forgetting import context_layer, draws_of, forgetting_job
+from mari_cli.tasks.manifest import NOWHERE
 from mari_cli.tasks.record import RunRecord
 from mari_cli.tasks.setting import prepare, tokenize_corpora
 from mari_cli.tracking import NoTracker
@@ -60,7 +61,8 @@ def unlearned(loss: str, tmp_path, *overrides: str) -> tuple[list[tuple[int, boo
     needs = objective.needs
     alternatives = alternative_items(config, lm, corpora["forget"]) if "alternative" in needs.roles else []
     layer = context_layer(config, lm)
-    record = RunRecord(Run.create(tmp_path / "run", "seed: 0\n", command=[]), NoTracker(), 0.0)
+    run = Run.create(tmp_path / "run", "seed: 0\n", command=[])
+    record = RunRecord(run, config, NOWHERE, NoTracker(), 0.0)
 
     forwards: list[tuple[int, bool]] = []
     backbone_type = type(lm.model.base_model)

@@ -253,7 +253,9 @@ def test_every_metric_of_the_tables_is_a_link_to_its_definition_in_the_page(tmp_
     assert ("answer_nll", "forget answer NLL") in links
     assert ("truth_ratio", "TOFU forget truth ratio") in links
     defined = re.findall(r'<section class="definition" id="about-(\w+)">\s*<h3>([^<]+)</h3>', page)
-    assert {anchor for anchor, _ in links} | {"statistics", "what_it_proves"} == {anchor for anchor, _ in defined}
+    assert {anchor for anchor, _ in links} | {"statistics", "what_it_proves"} == {
+        anchor for anchor, _ in defined
+    }
     assert len(defined) == len(set(defined))
 
 
