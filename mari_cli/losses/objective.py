@@ -150,7 +150,7 @@ def with_retain(
     forget: Callable[[Step, Readings], tuple[Tensor, Terms]],
     readings: Sequence[Reading],
     *,
-    nonlinear: tuple[OfLogits, ...] = (),
+    nonlinear: tuple[OfLogits, ...],
     reference_log_p: tuple[str, ...] = (),
     layer: int | None = None,
 ) -> Objective:
@@ -196,10 +196,13 @@ def beside_retain(
     forget: Callable[[Step, Readings], tuple[Tensor, Terms]],
     readings: Sequence[Reading],
     *,
-    nonlinear: tuple[OfLogits, ...] = (),
+    nonlinear: tuple[OfLogits, ...],
     reference_log_p: tuple[str, ...] = (),
 ) -> Objective:
-    """As `with_retain`, with what ``config`` says holds the retain side."""
+    """As `with_retain`, with what ``config`` says holds the retain side.
+
+    ``nonlinear``: the readings in which ``forget`` is not linear; the gradient of the others is taken at 0.
+    """
     return with_retain(
         config,
         config.retain_loss,

@@ -59,7 +59,7 @@ class RMUConfig(ForgetLossConfig):
                 steered = step_distance(h_ND, target_D, step.positions["forget"])
             return steered, {"forget_steering": steered}
 
-        return with_retain(self, self.retain_loss, forget, [states], layer=self.layer)
+        return with_retain(self, self.retain_loss, forget, [states], nonlinear=(), layer=self.layer)
 
 
 def direction(size: int, *, seed: int) -> "Tensor":

@@ -44,4 +44,4 @@ class UndialConfig(HeldLossConfig):
             value = step_mean(distilled, step, readings)
             return value, {"distillation": value}
 
-        return beside_retain(self, forget, [distilled])
+        return beside_retain(self, forget, [distilled], nonlinear=())

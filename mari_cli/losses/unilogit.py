@@ -39,4 +39,4 @@ class UnilogitConfig(HeldLossConfig):
             value = step_mean(uniform, step, readings)
             return value, {"unilogit": value}
 
-        return beside_retain(self, forget, [uniform])
+        return beside_retain(self, forget, [uniform], nonlinear=())
