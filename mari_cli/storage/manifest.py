@@ -6,12 +6,12 @@ byte anywhere in it is seen too. Who can write in the directory can make a manif
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from mari_cli.errors import UserError
-from mari_cli.progress import track
 from mari_cli.storage import signature
 from mari_cli.storage.atomic import atomic_write_text
 from mari_cli.storage.hashing import bytes_hash, content_hash, file_hash
@@ -19,6 +19,7 @@ from mari_cli.storage.json_files import damaged, finite, json_text, read_object
 from mari_cli.storage.layout import MANIFEST, SIGNATURE, STATE
 
 SCHEMA_VERSION = 1
+Types = type | tuple[type, ...]
 NOT_COVERED = ("wandb",)
 """Folders of a run in which another program goes on writing after the run's end."""
 
@@ -32,7 +33,11 @@ def write_manifest(
     """
     texts = {name: bytes_hash(text.encode()) for name, text in pending.items()}
     left_out = {MANIFEST, SIGNATURE, *texts}
-    there = {name: file_hash(run / name) for name in with_progress(files_of(run)) if name not in left_out}
+    there = {
+        name: file_hash(run / name)
+        for name in with_progress(files_of(run, {STATE, *NOT_COVERED}))
+        if name not in left_out
+    }
     content = finite(
         {
             "schema_version": SCHEMA_VERSION,
@@ -68,13 +73,23 @@ def read_manifest(run: Path) -> dict[str, Any]:
         )
     if not _holds_its_hash(manifest, content) or path.read_bytes() != json_text(manifest).encode():
         raise damaged(path, "it is not as it was written")
+    require_types(path, manifest, {"files": dict, "not_covered": list, "signature": (str, NoneType)})
     return manifest
+
+
+def require_types(path: Path, manifest: Mapping[str, Any], types: Mapping[str, Types]) -> None:
+    """Raises UserError where the manifest at ``path`` lacks one of these keys, or has another type there:
+    its hash may be right all the same, for anybody can compute one."""
+    for key, wanted in types.items():
+        if key not in manifest or not isinstance(manifest[key], wanted):
+            raise damaged(path, f"its `{key}` is not what a run writes there")
 
 
 def changes(run: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
     """By name, what became of each file of ``run`` that is not as ``manifest`` says; empty where all are."""
     signed = {SIGNATURE} if manifest["signature"] else set()
-    there = {name for name in files_of(run) if name not in {MANIFEST, *signed}}
+    skipped = {STATE, *manifest["not_covered"]}
+    there = {name for name in files_of(run, skipped) if name not in {MANIFEST, *signed}}
     found = {}
     for name in with_progress(sorted(there | set(manifest["files"]) | signed)):
         expected = manifest["files"].get(name)
@@ -92,24 +107,26 @@ def changes(run: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def files_of(run: Path) -> list[str]:
-    """Names of all files of a finished run, relative to it, as they are hashed."""
-    return sorted(_names(run, run))
+def files_of(run: Path, skipped: Collection[str]) -> list[str]:
+    """Names of all files of ``run``, relative to it, but for those in the folders ``skipped``."""
+    return sorted(_names(run, run, skipped))
 
 
 def with_progress(names: Any) -> Iterator[str]:
     """``names`` of files with a bar: those of a large model take their time."""
+    from mari_cli.progress import track
+
     listed = list(names)
     return track(listed, "hashing files", len(listed))
 
 
-def _names(run: Path, directory: Path) -> Iterator[str]:
+def _names(run: Path, directory: Path, skipped: Collection[str]) -> Iterator[str]:
     for entry in os.scandir(directory):
         name = Path(entry.path).relative_to(run).as_posix()
-        if name in (*NOT_COVERED, STATE):
+        if name in skipped:
             continue
         if entry.is_dir(follow_symlinks=False):
-            yield from _names(run, Path(entry.path))
+            yield from _names(run, Path(entry.path), skipped)
         else:
             yield name
 

@@ -8,17 +8,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import yaml
 
 from mari_cli.errors import UserError
 from mari_cli.storage.layout import CONFIG, MANIFEST
-from mari_cli.storage.manifest import read_manifest
+from mari_cli.storage.manifest import Types, read_manifest, require_types
 from mari_cli.storage.run import Run
 from mari_cli.storage.run_list import Status, list_runs
 
 FINAL = ("unlearned", "model")
+TYPES: dict[str, Types] = {
+    "request": dict,
+    "task": str,
+    "created": str,
+    "forget_records": list,
+    "start": dict,
+    "lineage": dict,
+    "config": dict,
+    "models": dict,
+    "adapters": (dict, NoneType),
+    "training": (dict, NoneType),
+}
+"""What is read of a manifest here."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +105,13 @@ def requests(roots: Sequence[Path]) -> tuple[list[RequestLine], list[str]]:
             if not (summary.path / MANIFEST).is_file():
                 if summary.status is Status.unfinished:
                     unfinished += list(_asked_in(summary.path))
+                else:
+                    notes.append(f"`{summary.path}` has no `{MANIFEST}`: nobody can tell what it did")
                 continue
             try:
-                known.append(KnownRun(summary.path, read_manifest(summary.path)))
+                manifest = read_manifest(summary.path)
+                require_types(summary.path / MANIFEST, manifest, TYPES)
+                known.append(KnownRun(summary.path, manifest))
             except UserError as error:
                 notes.append(str(error))
     ids = dict.fromkeys([*(id for run in known for id in run.ids), *(line.request for line in unfinished)])

@@ -13,13 +13,15 @@ from mari_cli.places import place
 from mari_cli.storage.hashing import file_hash
 from mari_cli.storage.json_files import read_object
 from mari_cli.storage.layout import MANIFEST, RESULT, SIGNATURE, STATE
-from mari_cli.storage.manifest import changes, read_manifest
+from mari_cli.storage.manifest import changes, read_manifest, require_types
 from mari_cli.storage.run import Run
 
 if TYPE_CHECKING:
     from mari_cli.config import RunConfig
 
 REPORT = "report.html"
+TYPES = {"task": str, "name": str, "metrics": dict, "lineage": dict, "code": dict}
+"""What is read of a manifest here."""
 ReadConfig = Callable[[Path], "RunConfig"]
 """The configuration of a run, from its directory."""
 
@@ -48,9 +50,12 @@ def verify(run: Path, *, key: Path | None = None, read_config: ReadConfig | None
     Raises UserError where there is nothing to check: no run, an unfinished one, one without a manifest.
     """
     run = place(run)
+    if key and not key.is_file():
+        raise UserError(f"no key at `{key}`", "`--key` takes the file of the public key")
     _require_finished(run)
     try:
         manifest = read_manifest(run)
+        require_types(run / MANIFEST, manifest, TYPES)
     except UserError as error:
         if not (run / MANIFEST).is_file() or "format" in str(error):
             raise
@@ -67,6 +72,9 @@ def verify(run: Path, *, key: Path | None = None, read_config: ReadConfig | None
         Check(f"{folder}/", CheckVerdict.left, "another program writes there after the end of a run")
         for folder in manifest["not_covered"]
     ]
+    if (run / STATE).exists():
+        why = "a finished run has none, unless a kill came just after its end; no hash of it is known"
+        found.append(Check(f"{STATE}/", CheckVerdict.unknown, why))
     found.append(_check_signature(run, manifest, key))
     if not changed:
         found += [_check_numbers(run, manifest), _check_report(run, manifest)]

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mari_cli.storage.json_files import atomic_write_json
+from mari_cli.storage.hashing import content_hash
+from mari_cli.storage.json_files import atomic_write_json, json_text
 from mari_cli.storage.manifest import read_manifest
 from mari_cli.storage.run import Run
 from mari_cli.tasks.requests import requests
@@ -135,3 +136,19 @@ def test_a_manifest_that_was_changed_is_told_and_not_read(archive):
     lines, notes = requests([archive.root])
     assert lines == []
     assert "is damaged" in notes[0]
+
+
+def test_a_finished_run_without_its_manifest_is_told(archive):
+    (archive.root / "done" / "manifest.json").unlink()
+    lines, notes = requests([archive.root])
+    assert lines == []
+    assert len(notes) == 1
+    assert "nobody can tell what it did" in notes[0]
+
+
+def test_a_manifest_with_a_right_hash_and_no_request_is_told_and_not_read(archive):
+    run = archive.root / "done"
+    content = {k: v for k, v in read_manifest(run).items() if k not in ("sha256", "request")}
+    (run / "manifest.json").write_text(json_text({"sha256": content_hash(content), **content}))
+    _, notes = requests([archive.root])
+    assert ["`request` is not what a run writes there" in note for note in notes] == [True]

@@ -50,7 +50,7 @@ def test_a_run_as_it_was_written_holds(run):
 
 def test_each_of_fifty_changes_of_one_byte_is_found_and_named(run):
     dice = random.Random(7)
-    names = files_of(run)
+    names = files_of(run, ())
     assert {MANIFEST, RESULT, "report.html", "checkpoint/model.safetensors", "run.json"} <= set(names)
     for number in range(CHANGES):
         name = names[number] if number < len(names) else dice.choice(names)
@@ -136,6 +136,36 @@ def test_a_manifest_of_another_format_cannot_be_checked(run):
     forged(run, lambda manifest: manifest.update(schema_version=99))
     with pytest.raises(UserError, match="format 99"):
         verify(run)
+
+
+@pytest.mark.parametrize("key", ["files", "signature", "not_covered", "lineage", "metrics", "code"])
+@pytest.mark.parametrize("value", [None, 7, "absent"])
+def test_a_manifest_with_a_right_hash_and_other_content_does_not_hold(run, key, value):
+    if (key, value) == ("signature", None):
+        pytest.skip("so it is in a run that is not signed")
+
+    def change(manifest: dict) -> None:
+        manifest[key] = value
+        if value == "absent":
+            del manifest[key]
+
+    manifest = read_manifest(run)
+    change(manifest)
+    content = {name: value for name, value in manifest.items() if name != "sha256"}
+    (run / MANIFEST).write_text(json_text({"sha256": content_hash(content), **content}))
+    assert exit_code(verify(run)) == 1
+
+
+@pytest.mark.parametrize(("folder", "code"), [("wandb", 1), ("state", 2)])
+def test_a_folder_that_came_after_the_end_is_told(run, folder, code):
+    (run / folder).mkdir()
+    (run / folder / "x").write_text("x")
+    assert exit_code(verify(run)) == code
+
+
+def test_a_key_that_is_not_there_cannot_be_checked_with(run, tmp_path):
+    with pytest.raises(UserError, match="no key at"):
+        verify(run, key=tmp_path / "nowhere.pub")
 
 
 def test_a_run_leads_to_the_one_that_it_started_from(run, cache, tmp_path):
