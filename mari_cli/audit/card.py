@@ -98,6 +98,12 @@ def conclusion(rows: Sequence[CardRow], *, gold: bool) -> str:
             "there is no gold model, so nobody can say whether what comes back was taken from the forget "
             "data or can be guessed: the card gives before and now"
         )
+    before = [row.models["target"].value for row in rows if row.attack == "plain" and "target" in row.models]
+    if before and not any(before):
+        return (
+            "the model before recalls none of the measured items, so that there is nothing that an attack "
+            "could bring back"
+        )
     caught = [row for row in rows if row.verdict in CAUGHT]
     if any(row.attack == "plain" for row in caught):
         return "not forgotten: without any attack more of the forget data is recalled than by gold"

@@ -8,10 +8,21 @@ import pytest
 import torch
 
 from mari_cli.audit.attack import AuditAttack, Case, CaseValues
-from mari_cli.audit.card import AS_BEFORE, AS_GOLD, LESS, TOO_FEW, card_row, sign_test, worst
+from mari_cli.audit.card import (
+    AS_BEFORE,
+    AS_GOLD,
+    LESS,
+    TOO_FEW,
+    CardRow,
+    card_row,
+    conclusion,
+    sign_test,
+    worst,
+)
 from mari_cli.audit.quantisation import rounded_weights
 from mari_cli.audit.relearning import area, looks_at, steps_to_half
 from mari_cli.audit.sampling import leak_at
+from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.statistics import How
 
 
@@ -92,3 +103,11 @@ def test_verdicts():
 def test_the_worst_case_of_a_group_is_shown():
     mild, bad = row([0.0] * 20, gold=[0.0] * 20, case="mild"), row([1.0] * 20, gold=[0.0] * 20, case="bad")
     assert worst([mild, bad]) == [bad]
+
+
+def test_where_the_model_before_knew_nothing_no_attack_clears_the_model_now():
+    def row(before: float) -> CardRow:
+        return CardRow("plain", "plain", "asked", {"target": Estimate(value=before, n=8)}, AS_GOLD, 1.0)
+
+    assert "recalls none of the measured items" in conclusion([row(0.0)], gold=True)
+    assert conclusion([row(0.5)], gold=True) == "none of 1 case brings back more than from gold"

@@ -44,6 +44,7 @@ VALUES = st.recursive(
     PLAIN, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(WORDS, inner, max_size=3)),
     max_leaves=5,
 )  # fmt: skip
+AUDITS = ("quick", "standard", "full")
 KEYS = {task: keys(task) for task in launch.TASKS}
 
 
@@ -56,6 +57,7 @@ def composed() -> dict[str, list[Any]]:
         "unlearn": [launch.compose(Experiment("unlearn", words)) for words in [*losses, files]],
         "finetune": [launch.compose(Experiment("finetune"))],
         "evaluate": [launch.compose(Experiment("evaluate", words)) for words in suites],
+        "audit": [launch.compose(Experiment("audit", ["model.path=x", f"audit={name}"])) for name in AUDITS],
     }
 
 
