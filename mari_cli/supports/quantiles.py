@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mari_cli.models.reference import ItemRows
+from mari_cli.supports.sparse import item_means
 
 DEFINITION = 1
 """Part of every key: raise it when a change here changes what is computed."""
@@ -66,18 +67,16 @@ def match_quantiles(
     ``log_label_M`` and ``log_best_M``: log q of the label and of the most probable other token, float64.
     """
     counts_S = torch.tensor(list(rows.counts.values()))
-    item_M = torch.repeat_interleave(torch.arange(len(counts_S)), counts_S)
 
     def losses(shift_S: Tensor) -> Tensor:
-        log_q_M = moved_label(log_label_M, log_best_M, shift_S[item_M], floor=floor)
-        return -torch.zeros_like(shift_S).index_add(0, item_M, log_q_M) / counts_S
+        shift_M = shift_S.repeat_interleave(counts_S)
+        return -item_means(moved_label(log_label_M, log_best_M, shift_M, floor=floor), rows)
 
     none_S = torch.zeros(len(counts_S), dtype=torch.float64)
-    leads_M = (log_label_M > log_best_M).double()
-    wrong_S = torch.zeros_like(none_S).index_add(0, item_M, leads_M) < counts_S
+    wrong_S = item_means(log_label_M > log_best_M, rows) < 1
     wrong_W = wrong_S.nonzero().squeeze(1)
     if not len(wrong_W) or not holdout_W:
-        return Moved(none_S[item_M], none_S[:0], none_S[:0])
+        return Moved(none_S.repeat_interleave(counts_S), none_S[:0], none_S[:0])
     place_W = torch.empty(len(wrong_W), dtype=torch.float64)
     before_W = losses(none_S)[wrong_W]
     place_W[before_W.argsort(stable=True)] = torch.arange(len(wrong_W)).double()
@@ -91,7 +90,7 @@ def match_quantiles(
         above_S = losses(middle_S) > wanted_S  # still too unlikely: move up
         low_S, high_S = torch.where(above_S, middle_S, low_S), torch.where(above_S, high_S, middle_S)
     shift_S = torch.where(wrong_S, (low_S + high_S) / 2, none_S)
-    return Moved(shift_S[item_M], wanted_W, losses(shift_S)[wrong_W])
+    return Moved(shift_S.repeat_interleave(counts_S), wanted_W, losses(shift_S)[wrong_W])
 
 
 def move(q_mK: Tensor, shift_m: Tensor, *, floor: float) -> Tensor:

@@ -20,7 +20,6 @@ from mari_cli.models.context import Targets, largest
 from mari_cli.models.reference import ItemRows
 from mari_cli.storage import hashing
 from mari_cli.storage.tensor_cache import TensorSpec, cache_tensors
-from mari_cli.supports.quantiles import move
 
 DEFINITION = 1
 """Part of every key: raise it when a change here changes what is kept."""
@@ -123,17 +122,17 @@ def targets(
     directory: Path,
     device: torch.device,
     name: str,
-    shift_M: Tensor | None = None,
+    change: Callable[[Tensor, slice], Tensor] | None = None,
 ) -> Targets:
-    """What a step takes: ``supported`` makes log q [m, K+1] of the distributions of ``said``, and ``shift_M``
-    moves its labels (supports/quantiles.py); ``key`` is what determines both."""
+    """What a step takes: ``supported`` makes log q [m, K+1] of the distributions of ``said``, and ``change``
+    another q [m, K] of that at these positions; ``key`` is what determines both."""
     tokens = said.ids_MK.shape[1]
     assert floor * (tokens + 1) < 1
 
     def fill(tensors: Mapping[str, Tensor]) -> None:
         for here, log_p in said.blocks():
             q_mK = floored(supported(log_p), floor)[:, :-1]
-            tensors["q"][here] = (q_mK if shift_M is None else move(q_mK, shift_M[here], floor=floor)).float()
+            tensors["q"][here] = (q_mK if change is None else change(q_mK, here)).float()
 
     whole_key = {**key, "definition": DEFINITION, "said": said.key, "floor": floor}
     wanted = {"q": TensorSpec(tuple(said.ids_MK.shape), torch.float32)}

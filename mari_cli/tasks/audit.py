@@ -72,7 +72,6 @@ def audit(config: AuditRun, options: RunOptions) -> dict[str, Any]:
         rows = rows_of(config, planned, found, how)
         shown = worst(rows)
         said = conclusion(shown, gold="gold" in sources)
-        say(said)
         return record.finish(
             task=config.task,
             name=config.model.name,

@@ -30,7 +30,7 @@ from mari_cli.supports import assistant, base, quantiles, reinforced, siblings, 
 from mari_cli.supports.asked import Asked, write_combined
 from mari_cli.supports.calibrate import Calibrated, CalibratedTwice, calibrated, calibrated_twice
 from mari_cli.supports.gold import golden
-from mari_cli.supports.quantiles import Moved, match_quantiles
+from mari_cli.supports.quantiles import Moved, match_quantiles, move
 from mari_cli.supports.sparse import (
     Kept,
     Mistakes,
@@ -414,12 +414,15 @@ def _make_targets(
     supported: Callable[[Mapping[str, Tensor]], Tensor] = _plain,
     **settings: Any,
 ) -> tuple[Targets, list[str]]:
-    config, shift_M = asking.prepared.config, None
+    config, change = asking.prepared.config, None
     if config.quantiles:
         wrong = [score.answer_nll for score in holdout if score.tokens_right < score.tokens]
         log_q = label_and_best(said, supported, floor=config.floor)
         moved = match_quantiles(*log_q, said.rows, wrong, floor=config.floor)
-        shift_M = moved.shift_M
+
+        def change(q_mK: Tensor, here: slice) -> Tensor:
+            return move(q_mK, moved.shift_M[here], floor=config.floor)
+
         settings |= {"quantiles": quantiles.DEFINITION, "holdout": hashing.content_hash(wrong)}
         notes += _told([_of_quantiles(moved)])
     found = targets(
@@ -430,7 +433,7 @@ def _make_targets(
         directory=asking.cache,
         device=asking.setting.compute.device,
         name="support, as a step takes it",
-        shift_M=shift_M,
+        change=change,
     )
     return found, [*notes, *_told(recitation(found, asking.corpora, holdout))]
 
