@@ -1,8 +1,8 @@
-"""Causal attention inside each document of a packed row, and never from one document to another.
+"""Causal attention over a packed row: each token sees only the tokens before it in its own document.
 
-It stands in for transformers' `sdpa`, which it is wherever no documents are given: in padded batches, in
-generation, with a cache. Documents reach it as a keyword that transformers hands through to every attention
-layer, and that gradient checkpointing hands through once more.
+This attention replaces transformers' `sdpa`, and calls `sdpa` where no documents are given (padded batches,
+generation, a cache). transformers passes the keyword `documents` on to every attention layer, also when
+gradient checkpointing runs a layer again.
 
 Shapes: T tokens of all documents, S documents, H heads, D size of a head; the row is a batch of one.
 """
@@ -23,15 +23,15 @@ from mari_cli.data.batches import Documents
 
 NAME = "mari"
 PLANNED = "mari_as_on_cuda"
-"""The same, of tensors without content on a CPU that stand for some on a GPU."""
+"""The name of this attention for tensors without content on a CPU, which stand for tensors on a GPU."""
 PLAIN = "sdpa"
-"""What transformers calls the attention that this one stands in for."""
+"""transformers' name of the attention that this one replaces."""
 UNDERSTOOD = {"sliding_window", "is_causal", "position_ids", "use_cache", "output_hidden_states"}
-"""Keywords of an attention layer that ask for nothing, or for what is done here."""
+"""Keywords of an attention layer that need no work, or that `document_attention` follows."""
 
 
 class UnsupportedAttention(Exception):
-    """A layer asks for something in its attention that is not done over documents."""
+    """An attention layer asks for something that `document_attention` cannot do."""
 
 
 def install(model: PreTrainedModel) -> None:
@@ -41,17 +41,17 @@ def install(model: PreTrainedModel) -> None:
 
 
 def install_as_on_cuda(model: PreTrainedModel) -> None:
-    """In the place of what `install` has installed: with the kernel that a GPU would take."""
+    """Replace the attention that `install` installed by one with the kernel that a GPU would use."""
     AttentionInterface.register(PLANNED, partial(document_attention, as_on_cuda=True))
     AttentionMaskInterface.register(PLANNED, sdpa_mask)
     model.set_attn_implementation(PLANNED)
 
 
 def no_mask(input_ids_BT: Tensor) -> Tensor:
-    """Takes the place of the mask of T × T that transformers would make, and halt the GPU for.
+    """A mask [1, 1, 1, 1] in place of the [T, T] mask that transformers would make, for which the CPU waits.
 
-    transformers leaves a mask of four dimensions as it is. This one is of NaN: a layer that used it, instead
-    of the documents, could not go unnoticed.
+    transformers leaves a mask of four dimensions as it is. This mask holds NaN, so that a layer that uses the
+    mask instead of the documents gives NaN and is found.
     """
     return torch.full((1, 1, 1, 1), torch.nan, device=input_ids_BT.device)
 
@@ -69,7 +69,10 @@ def document_attention(
     as_on_cuda: bool = False,
     **keywords: Any,
 ) -> tuple[Tensor, None]:
-    """[1, H, T, D] -> [1, T, H, D], in the signature of transformers' attention functions."""
+    """[1, H, T, D] -> [1, T, H, D], in the signature of transformers' attention functions.
+
+    Raises UnsupportedAttention for a keyword that cannot be followed inside documents.
+    """
     if documents is None:
         if attention_mask is not None and attention_mask.numel() == 1 < query.shape[2]:  # that of `no_mask`
             raise UnsupportedAttention("it does not hand documents to its attention")
@@ -103,7 +106,7 @@ def document_attention(
 
 
 def _autocast(states: Tensor) -> Tensor:
-    """What autocast does for SDPA: a rotation or a norm before it may have left float32."""
+    """Cast as autocast does for SDPA, because a rotation or a norm before may have returned float32."""
     kind = states.device.type
     if states.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
         return states
@@ -111,17 +114,17 @@ def _autocast(states: Tensor) -> Tensor:
 
 
 def has_kernel(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether torch's attention over documents of many lengths in one kernel takes these."""
+    """Whether torch's kernel for documents of many lengths takes these tensors."""
     return (
         query.is_cuda
         and could_have_kernel(query, key, value)
-        # without a GPU these are only planned with, for one that has it
+        # without a GPU, tensors "on CUDA" have no content: they plan for a GPU that has the kernel
         and (not torch.cuda.is_available() or torch.cuda.get_device_capability(query.device) >= (8, 0))
     )
 
 
 def could_have_kernel(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether it would on a GPU that is new enough."""
+    """Whether the kernel would take these tensors on a GPU that is new enough."""
     size = query.shape[-1]
     return (
         query.dtype in (torch.bfloat16, torch.float16)
@@ -140,7 +143,7 @@ def _kernel(
     scaling: float | None,
     window: int | None,
 ) -> Tensor:
-    """[T, H, D] by torch's flash attention, in which every query sees itself and those before it."""
+    """[T, H, D] by torch's flash attention. Each query sees its own token and the tokens before."""
     longest = max(documents.lengths)
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
     output = varlen_attn(
@@ -162,7 +165,7 @@ def _kernel(
 def _documents(
     query: Tensor, key: Tensor, value: Tensor, documents: Documents
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Queries, keys and values [S', H, T', D] of the S' neighbours that have one length T'."""
+    """Queries, keys and values [S', H, T', D] of S' neighbouring documents that have the same length T'."""
     runs = [(length, len(list(run))) for length, run in groupby(documents.lengths)]
     sizes = [length * count for length, count in runs]
     split = (states[0].split(sizes, 1) for states in (query, key, value))  # one split: one `cat` backwards
@@ -172,7 +175,7 @@ def _documents(
 
 
 def _band(query: Tensor, window: int | None) -> Tensor | None:
-    """Mask of a sliding window that counts the token itself; None where it reaches back to the first."""
+    """Mask of a sliding window, whose length counts the token itself; None where all tokens are inside."""
     length = query.shape[2]
     if window is None or window >= length:
         return None

@@ -22,7 +22,7 @@ def backbone_of(model: PreTrainedModel) -> nn.Module:
     if model.base_model is not model:
         return model.base_model
     embedding = model.get_input_embeddings()
-    # some models give it another name than their `base_model_prefix` says
+    # in some models the backbone has another name than `base_model_prefix` says
     parts = [part for part in model.children() if part is not embedding and embedding in part.modules()]
     if len(parts) != 1:
         raise UserError(
@@ -39,9 +39,9 @@ def run_backbone(
     documents: Documents | None = None,
     layer: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Hidden states [B, T, D] after the final norm, and of ``layer`` if asked for (0: the embeddings).
+    """Hidden states [B, T, D] after the final norm, and those of ``layer`` if given (0: the embeddings).
 
-    A packed row has ``documents``, which needs a model with the attention of models/attention.py installed.
+    A packed row has ``documents``; ``model`` then needs the attention of models/attention.py.
     """
     layout = {}
     if documents is not None:
@@ -61,8 +61,8 @@ def run_backbone(
 
 @contextmanager
 def _collect_inputs(model: PreTrainedModel, whole: nn.Module, layer: int) -> Iterator[list[Tensor]]:
-    """Collects the input of block number ``layer``; nothing for the number after the last block. It stands in
-    for transformers, which does not find the blocks of a model in shards and returns no states of layers."""
+    """Collect the input of block number ``layer``; nothing for the number after the last block. transformers
+    does not find the blocks of a model in shards, and so returns no hidden states of layers."""
     count = int(model.config.get_text_config().num_hidden_layers)
     lists = [m for m in whole.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
     if not lists:
@@ -93,7 +93,7 @@ def choose_layer(model: PreTrainedModel, layer: int | None) -> int:
 
 
 def rows(batch: Batch, h_BTD: Tensor) -> Tensor:
-    """[N, D] at the positions that predict a target: the head never runs over prompts and padding."""
+    """[N, D] at the positions that predict a target, so that the head never runs over prompts and padding."""
     return h_BTD.flatten(0, 1).index_select(0, batch.rows_N)
 
 
@@ -105,10 +105,10 @@ def hidden_states(
     packed: bool = False,
     layer: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Hidden states [N, D] at the supervised positions of ``items``, item by item, after the final norm; and
-    of ``layer`` if asked for.
+    """Hidden states [N, D] at the supervised positions of ``items``, item by item, after the final norm, and
+    those of ``layer`` if given.
 
-    They are the same ``packed`` or padded, up to rounding. With ``packed`` the CPU does not wait for a GPU.
+    Packed and padded hidden states are equal up to rounding. With ``packed`` the CPU does not wait for a GPU.
     """
     batch = collate(items, packed=packed).to(compute.device)
     with compute.autocast():

@@ -1,4 +1,4 @@
-"""Refusals, before hours are spent, of models that cannot be built, saved or loaded again."""
+"""Checks that refuse a model before training, if the model cannot be built, saved or loaded again."""
 
 import math
 import re
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # which imports this file
 
 
 def check_buildable(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> None:
-    """Raise one of UNREADABLE where no model can be built of ``config`` on this machine."""
+    """Raise one of UNREADABLE where no model can be built from ``config`` on this machine."""
     check_sizes(config)
     with torch.device("meta"):
         shapes = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
@@ -71,11 +71,10 @@ def check_finite(model: PreTrainedModel, where: str) -> None:
 
 
 def check_saving(lm: "LanguageModel") -> None:
-    """Refuse a model that could not be loaded again once it is saved, before hours are spent on it.
+    """Raise UserError, before training, for a model that could not be loaded again after it is saved.
 
-    Everything but the weights is saved and loaded on trial. Names, shapes and ties of the weights are
-    compared with those of a model that is made, without content, from the saved configuration. ``lm`` has no
-    adapters.
+    The check saves and loads everything except the weights. It compares names, shapes and ties of the weights
+    with those of a model without content, made from the saved configuration. ``lm`` has no adapters.
     """
     kind = type(lm.model)
     hint = "mend the files of the model, or load and save it with transformers first"
@@ -124,7 +123,7 @@ def _shapes(model: PreTrainedModel) -> dict[str, str]:
 
 
 def refuse_other_formats(path: str, place: Path) -> None:
-    """Refuse formats other than safetensors, pickles above all: loading a pickle runs the code in it."""
+    """Refuse formats other than safetensors, above all pickles, because loading a pickle runs its code."""
     if not place.is_dir() or is_adapter(place):
         return
     if not (place / "config.json").is_file():
@@ -141,9 +140,9 @@ def refuse_other_formats(path: str, place: Path) -> None:
 
 
 def misfit_of(model: PreTrainedModel, info: dict[str, Any]) -> str | None:
-    """How weights and configuration contradict each other; None where they do not.
+    """The contradiction between weights and configuration, in words; None where there is none.
 
-    Weights that the model has no place for are ignored, unless they are those of further layers.
+    Weights that the model does not use are ignored, except the weights of further layers.
     """
     if missing := sorted(info["missing_keys"]):
         weights = "1 weight is" if len(missing) == 1 else f"{len(missing)} weights are"

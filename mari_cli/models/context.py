@@ -1,16 +1,16 @@
-"""What the retain data supports where the forget data speaks: a distribution over tokens for each forget
-position, from the whole retain corpus, computed once before the first step.
+"""Retain-supported targets: for each forget position a distribution over tokens that the retain corpus gives,
+computed once before the first step.
 
-For forget position t, q_t = Σ_s w_ts p_s over retain positions s: p_s is the model's prediction before
-unlearning, w_ts a softmax over the k nearest s of ⟨g_t, g_s⟩ / temperature, g the hidden states of one layer,
-centred by the retain mean and of unit length. (Ours, beyond the paper.) Being constants, the q_t need nothing
-of the step's other positions: the loss does not depend on the batch.
+For forget position t, q_t = Σ_s w_ts p_s over retain positions s. p_s is the model's prediction before
+unlearning. w_ts is a softmax of ⟨g_t, g_s⟩ / temperature over the k nearest s, where g are the hidden states
+of one layer, centred by the retain mean and of unit length. (This method is not in the paper.) The q_t are
+constants, so the loss at a position does not depend on the other items of the batch.
 
-Cost in floating-point operations: 2MND for the neighbours, exact because every pair is looked at; 4UVD for
-the predictions of the U <= min(N, Mk) positions that are somebody's neighbour, each through the head twice
-(for its normaliser, and for blocks of the vocabulary); 2MkV to weigh them.
-Shapes: N, M retain and forget positions, D hidden size, V vocabulary, k neighbours, K tokens kept; in lower
-case, some of them.
+Cost in floating-point operations: 2MND to find the neighbours exactly, by comparing every pair; 4UVD for the
+predictions at the U <= min(N, Mk) retain positions that are a neighbour, because the head computes each twice
+(for its normaliser, and for blocks of the vocabulary); 2MkV for the weighted sums.
+Shapes: N, M retain and forget positions, D hidden size, V vocabulary, k neighbours, K tokens kept; a
+lower-case letter is a part of that dimension.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,24 +28,24 @@ from mari_cli.progress import Track
 from mari_cli.storage.tensor_cache import TensorSpec, cache_tensors
 
 DEFINITION = 2
-"""Part of every key: raise it when a change here changes what is computed."""
+"""The version in every cache key. Raise DEFINITION when a change in this file changes the targets."""
 BLOCK = 2048
-"""Positions of either corpus that are compared at once."""
+"""The number of positions of each corpus that are compared at once."""
 NARROWEST = 512
-"""A block of the vocabulary is not narrower: for each block all neighbours' states are read."""
+"""The least width of a block of the vocabulary, because each block reads the states of all neighbours."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """The retain-supported distributions at the forget positions, as far as their largest entries go."""
+    """The largest entries of the retain-supported distributions at the forget positions."""
 
     rows: ItemRows
     device: torch.device
-    """Where they are gathered to."""
+    """The device on which `of` returns its tensors."""
     ids_MK: Tensor
-    """Tokens, int32: first the position's own label, then the others from the most probable on."""
+    """Tokens, int32: first the label of the position, then the most probable other tokens, in that order."""
     q_MK: Tensor
-    """Their probabilities, float32. What is missing to 1 is the tail (by rounding it may be just below 0)."""
+    """The probabilities of ``ids_MK``, float32. 1 minus their sum is the tail (rounding may make it < 0)."""
 
     def of(self, items: Sequence[int]) -> tuple[Tensor, Tensor]:
         """(ids, probabilities) at the positions of ``items`` [sum n_i, K], item by item in their order."""
@@ -67,12 +67,12 @@ def context_targets(
     track: Track,
     block: int = BLOCK,
 ) -> Targets:
-    """From the cache in ``directory``, or computed now.
+    """Read the targets from the cache in ``directory``, or compute and store them.
 
-    ``retain`` remembers the whole corpus, states and layer; of ``forget`` the layer is enough. ``head`` is
-    that of the model that both remember. ``stored_tokens`` are kept beside the label. Besides the M · k
-    neighbours and what is stored, no tensor has more than ``chunk`` · V or ``block`` · (``block`` + k)
-    entries.
+    ``retain`` holds the last states and the layer of the whole corpus; ``forget`` needs only the layer.
+    ``head`` belongs to the model that made both. ``stored_tokens`` tokens are kept beside the label. Except
+    for the M · k neighbours and the stored tensors, no tensor has more than ``chunk`` · V or
+    ``block`` · (``block`` + k) entries.
     """
     last_ND, retain_ND, forget_MD, device = retain.last_ND, retain.layer_ND, forget.layer_ND, retain.device
     assert last_ND is not None
@@ -113,7 +113,7 @@ def context_targets(
         "neighbours": neighbours,
         "stored_tokens": stored_tokens,
     }
-    key = cache_key("context", DEFINITION, {}, asked)  # what the model is, the keys of the two references say
+    key = cache_key("context", DEFINITION, {}, asked)  # the keys of the two references identify the model
     shape = (len(forget_MD), 1 + tokens)
     parts = {"ids": TensorSpec(shape, torch.int32), "q": TensorSpec(shape, torch.float32)}
     tensors = cache_tensors(directory / "context", key, parts, fill, name="context targets")
@@ -130,8 +130,8 @@ def nearest(
     device: torch.device,
     track: Track,
 ) -> tuple[Tensor, Tensor]:
-    """Of each forget position the nearest retain positions [M, k] and their weights, nearest first, on the
-    CPU. Computed in float32 at least; of retain positions that are equally near in it, the first ones."""
+    """The nearest retain positions of each forget position [M, k] and their weights, nearest first, on the
+    CPU. Computed in float32 or wider; of retain positions that are equally near, the first ones are taken."""
     dtype = torch.promote_types(retain_ND.dtype, torch.float32)
     blocks_nD = retain_ND.split(block)
     centre_D = sum((part_nD.double().sum(0) for part_nD in blocks_nD), torch.zeros(())) / len(retain_ND)
@@ -151,7 +151,7 @@ def nearest(
         start = 0
         for retain_nD in blocks_nD:
             here_n = torch.arange(start, start + len(retain_nD), device=device)
-            # earlier positions on the left, so that they win a tie
+            # earlier positions stand on the left, because `largest` takes the leftmost of equal values
             values = torch.cat([values_mk, g_mD @ unit(retain_nD).T], 1)
             index = torch.cat([index_mk, here_n.expand(len(g_mD), -1)], 1)
             values_mk, columns_mk = largest(values, neighbours)
@@ -162,8 +162,8 @@ def nearest(
 
 
 def largest(values_mn: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The ``k`` largest entries of each row (all, if it has fewer) and their columns, largest first, and of
-    equal ones the leftmost, which `topk` does not promise."""
+    """The ``k`` largest entries of each row (all, if the row has fewer) and their columns, largest first. Of
+    equal entries the leftmost are taken, which `topk` does not promise."""
     if values_mn.shape[1] <= k:
         every = values_mn.sort(dim=1, descending=True, stable=True)
         return every.values, every.indices
@@ -178,7 +178,7 @@ def largest(values_mn: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def rows_at_once(positions: int, vocabulary: int, *, tokens: int, chunk: int) -> int:
-    """How many forget positions can be worked on so that a block of the vocabulary is not too narrow."""
+    """The number of forget positions to mix at once, so that a block of the vocabulary is wide enough."""
     return max(1, min(positions, chunk * vocabulary // (min(vocabulary, NARROWEST) + tokens)))
 
 
@@ -193,11 +193,9 @@ def mix_neighbours(
     chunk: int,
     track: Track,
 ) -> tuple[Tensor, Tensor]:
-    """(ids, q) [m, 1 + tokens] of some forget positions: of the label, and of the most probable others (of
-    equal ones the lower token).
-
-    In blocks of the vocabulary, so that each neighbour's prediction is computed once for all who share it.
-    """
+    """(ids, q) [m, 1 + tokens] of m forget positions, for the label and the most probable other tokens (of
+    equally probable tokens, the lowest). The function works through the vocabulary in blocks, so that each
+    neighbour's prediction is computed once for all forget positions that share the neighbour."""
     device, vocabulary = nearest_mk.device, len(head.weight_VD)
     asked_U, column_mk = nearest_mk.unique(return_inverse=True)
     asked_U = asked_U.to(last_ND.device)
@@ -226,8 +224,8 @@ def mix_neighbours(
         at_m1 = at_m1.clamp(0, q_mv.shape[1] - 1)
         q_here_m1 = q_mv.gather(1, at_m1)
         q_label_m1 = torch.where(inside_m1, q_here_m1, q_label_m1)
-        q_mv.scatter_(1, at_m1, torch.where(inside_m1, -1.0, q_here_m1))  # the label competes with nobody
-        # the lower tokens on the left, so that they win a tie
+        q_mv.scatter_(1, at_m1, torch.where(inside_m1, -1.0, q_here_m1))  # -1: the label is kept already
+        # lower tokens stand on the left, because `largest` takes the leftmost of equal values
         ids_v = torch.arange(start, start + q_mv.shape[1], device=device)
         best_mk, columns_mk = largest(torch.cat([best_mk, q_mv], 1), tokens)
         ids_mk = torch.cat([ids_mk, ids_v.expand(len(labels_m), -1)], 1).gather(1, columns_mk)
@@ -235,13 +233,13 @@ def mix_neighbours(
 
 
 def columns(head: Head, start: int, stop: int) -> Head:
-    """The part of ``head`` that gives the logits of the tokens from ``start`` to before ``stop``."""
+    """The part of ``head`` that gives the logits of the tokens ``start`` <= token < ``stop``."""
     bias_V = None if head.bias_V is None else head.bias_V[start:stop]
     return replace(head, weight_VD=head.weight_VD[start:stop], bias_V=bias_V)
 
 
 def weighted_sum(p_uv: Tensor, row_mk: Tensor, weights_mk: Tensor) -> Tensor:
-    """Σ_k weights · p [m, v], over those rows that ``p_uv`` has."""
+    """Σ_k weights · p [m, v], over the rows that are in ``p_uv``."""
     there_mk = (row_mk >= 0) & (row_mk < len(p_uv))
     count_m = there_mk.sum(1)
     return embedding_bag(

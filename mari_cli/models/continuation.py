@@ -1,4 +1,4 @@
-"""Tokens that follow a start, one after another: the most probable ones, or what a caller chooses.
+"""Generation: the tokens that follow a start, either the most probable ones or those a caller chooses.
 
 Shapes: B starts, T tokens, V vocabulary.
 """
@@ -14,11 +14,11 @@ from mari_cli.models.load import LanguageModel
 from mari_cli.models.speaking import greedily
 
 Choose = Callable[[int, Tensor], Tensor]
-"""Takes the number of the next token and its logits [B, V]; returns the tokens [B] that follow."""
+"""A function of the next token's number (from 0) and its logits [B, V] that returns the next tokens [B]."""
 
 
 class _Chosen(LogitsProcessor):
-    """Leaves no token but the chosen one any probability."""
+    """Gives the chosen token probability 1, and all other tokens 0."""
 
     def __init__(self, choose: Choose, width: int) -> None:
         self.choose = choose
@@ -39,14 +39,14 @@ def continued(
     choose: Choose | None = None,
 ) -> Tensor:
     """At most ``new_tokens`` tokens that follow each of the B ``starts`` [B, T], on the CPU: the most
-    probable ones, or what ``choose`` takes. A row that has met one of ``ends`` is filled with padding.
+    probable tokens, or those that ``choose`` returns. After one of ``ends`` a row is filled with padding.
 
-    The keys and values of each layer are kept, so that a token costs a forward pass of one token.
+    The keys and values of each layer are cached, so that each token costs a forward pass of one token.
     """
     width = max(map(len, starts))
     input_ids_BT = torch.zeros(len(starts), width, dtype=torch.long)
     mask_BT = torch.zeros_like(input_ids_BT)
-    for row, start in enumerate(starts):  # generation continues at the right edge, so padding goes left
+    for row, start in enumerate(starts):  # generation continues at the right edge, so padding is on the left
         input_ids_BT[row, width - len(start) :] = torch.tensor(start)
         mask_BT[row, width - len(start) :] = 1
     processors = LogitsProcessorList([] if choose is None else [_Chosen(choose, width)])

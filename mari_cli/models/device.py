@@ -12,8 +12,8 @@ from mari_cli.errors import UserError
 
 @dataclass(frozen=True)
 class Compute:
-    """``dtype`` is that of the backbone's matrix products. The optimiser always steps float32, because small
-    updates would vanish otherwise; the model may compute in bfloat16 (train/optim.py)."""
+    """``dtype`` is the type of the backbone's matrix products. The optimiser always updates float32 weights,
+    because small updates would be rounded away in 16 bits (train/optim.py)."""
 
     device: torch.device
     dtype: torch.dtype
@@ -42,8 +42,8 @@ class Compute:
 def choose_compute(
     device: Device, precision: Precision, weights: Weights = Weights.float32, *, section: str = "train."
 ) -> Compute:
-    """Resolve ``auto``, and refuse what this machine cannot do. ``section``: that of the keys, for
-    messages."""
+    """Resolve ``auto``, and raise UserError for what this machine cannot do. ``section`` is the section of
+    the configuration that messages name."""
     if device is Device.cuda and not torch.cuda.is_available():
         raise UserError("no CUDA device here", f"use `{section}device=auto` or `{section}device=cpu`")
     cuda = torch.cuda.is_available() and device is not Device.cpu
@@ -60,7 +60,7 @@ def choose_compute(
         return Compute(torch.device("cpu"), getattr(torch, precision), reason)
     name = torch.cuda.get_device_name()
     major, minor = torch.cuda.get_device_capability()
-    has_bfloat16 = major >= 8  # earlier cards only emulate it
+    has_bfloat16 = major >= 8  # earlier GPUs only emulate bfloat16
     if precision is Precision.bfloat16 and not has_bfloat16:
         raise UserError(
             f"{name} has no bfloat16 arithmetic",

@@ -1,7 +1,7 @@
-"""The files of a model: what they may contain, and the error where they cannot be read.
+"""The files of a model: checks of their content, and the error for files that cannot be read.
 
 Other people made the files, so a file may be cut short, of another format, or made to harm. `explain_damage`
-alone turns what libraries raise at such files into an error of two lines.
+turns what libraries raise at such files into a UserError.
 """
 
 import json
@@ -24,7 +24,7 @@ UNREADABLE = (
     OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError,
     RuntimeError, ImportError, MemoryError, SafetensorError, StrictDataclassError, TemplateError,
 )  # fmt: skip
-"""What libraries raise at a model, a tokenizer or an adapter that they cannot make sense of."""
+"""The exceptions that libraries raise for a model, a tokenizer or an adapter that they cannot read."""
 OBJECTS = (
     "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "tokenizer.json", "model.safetensors.index.json",
@@ -35,19 +35,19 @@ LEAST = {
     "vocab_size": 1, "hidden_size": 1, "intermediate_size": 1, "num_hidden_layers": 1,
     "num_attention_heads": 1, "num_key_value_heads": 1, "max_position_embeddings": 2,
 }  # fmt: skip
-"""The least that each size of a model may be, by transformers' common names."""
+"""The least value of each size of a model, by transformers' common names."""
 LONGEST = 200
-"""Characters of what a library says that are told."""
+"""The number of characters of a library's message that are shown."""
 MOST_LAYERS = 1000
-"""The deepest language models that are known have some hundred layers."""
+"""The most layers that are accepted: the deepest known language models have some hundred layers."""
 
 
 @contextmanager
 def system_errors() -> Iterator[None]:
-    """Raise an OSError where safetensors or tokenizers met one: they tell of a full disk in words alone."""
+    """Raise an OSError where safetensors or tokenizers met one, but report a full disk only in a message."""
     try:
         yield
-    except Exception as error:  # of tokenizers it has no type of its own
+    except Exception as error:  # tokenizers raises a plain Exception
         if isinstance(error, OSError):
             raise
         if (match := re.search(r"\(os error (\d+)\)", str(error))) is None:
@@ -56,7 +56,7 @@ def system_errors() -> Iterator[None]:
 
 
 def retold(path: str, error: Exception, what: str) -> UserError:
-    """``what`` is `model` or `tokenizer`, and ``error`` was raised in reading it at ``path``."""
+    """The UserError for ``error``, which was raised in reading a ``what`` (`model` or `tokenizer`)."""
     if "trust_remote_code" in str(error):
         return UserError(
             f"the {what} at `{path}` runs Python code of its own",
@@ -74,7 +74,7 @@ def retold(path: str, error: Exception, what: str) -> UserError:
 
 
 def unbuildable(model_type: str, error: Exception) -> UserError:
-    """``error`` was raised in building a model of `model.architecture`."""
+    """The UserError for ``error``, which was raised in building a model from `model.architecture`."""
     return UserError(
         f"cannot build a `{model_type}`: {gist(error)}", "check the values in `model.architecture`"
     )
@@ -91,20 +91,19 @@ def gist(error: Exception) -> str:
 
 @contextmanager
 def explain_damage(path: str, what: str) -> Iterator[None]:
-    """Tell as the user's what libraries raise inside, at a ``what`` (`model` or `tokenizer`) at ``path``."""
+    """Raise as UserError what libraries raise in reading a ``what`` (`model` or `tokenizer`) at ``path``."""
     try:
         yield
     except UNREADABLE as error:
         raise retold(path, error, what) from error
 
 
-# -- what stands in a directory ------------------------------------------------------------------------------
+# -- files in a directory ------------------------------------------------------------------------------------
 
 
 def check_files(directory: Path, *, weights: bool) -> None:
-    """Raise ValueError at what no model's directory should hold: something that is no file, JSON of another
-    shape, and, where ``weights`` are to be read, an index that leads elsewhere, weights that are not there or
-    cut short."""
+    """Raise ValueError for an entry that is neither file nor directory and for JSON of another shape. If
+    ``weights``, also for an index of files outside ``directory``, and for missing or cut weights."""
     for entry in directory.iterdir():
         if entry.exists() and not (entry.is_file() or entry.is_dir()):
             raise ValueError(f"`{entry.name}` is no file (a pipe, a socket or a device)")
@@ -132,7 +131,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _shards(index: Path) -> list[str]:
-    """The files that an index names: all beside it."""
+    """The files that ``index`` names. All must be in its directory."""
     named = _object(index).get("weight_map")
     if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
         raise ValueError(f"`{index.name}` has no `weight_map` from weights to files")
@@ -153,11 +152,11 @@ def _check_whole(path: Path) -> None:
         raise ValueError(f"`{path.name}` is cut short or damaged: {gist(error)}") from error
 
 
-# -- what a configuration asks for ---------------------------------------------------------------------------
+# -- sizes in a configuration --------------------------------------------------------------------------------
 
 
 def check_sizes(config: PreTrainedConfig) -> None:
-    """Raise ValueError at sizes that no model has, before one is built of them."""
+    """Raise ValueError for sizes that no model has, before a model is built from ``config``."""
     text = config.get_text_config()
     called: Mapping[str, str] = getattr(text, "attribute_map", {})
     for name, least in LEAST.items():
@@ -171,14 +170,14 @@ def check_sizes(config: PreTrainedConfig) -> None:
 
 
 def check_shapes(model: PreTrainedModel) -> None:
-    """Raise ValueError at a weight without elements: some size is 0 that `LEAST` does not name."""
+    """Raise ValueError for a weight without elements: a size that `LEAST` does not name is 0."""
     for name, weight in model.named_parameters():
         if weight.numel() == 0:
             raise ValueError(f"its weight `{name}` has the shape {list(weight.shape)}, and holds nothing")
 
 
 def check_memory(parameters: int) -> None:
-    """Raise ValueError where this machine cannot hold so many weights, in float32 as they are loaded."""
+    """Raise ValueError where this machine cannot hold so many weights in float32, as they are loaded."""
     needed, there = 4 * parameters, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise ValueError(

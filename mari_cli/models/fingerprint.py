@@ -1,4 +1,4 @@
-"""What a model is, part by part, and the one key under which anything asked of it is kept."""
+"""The hashes that identify a model, and the key under which every cache keeps values computed with it."""
 
 import hashlib
 import inspect
@@ -20,15 +20,15 @@ if TYPE_CHECKING:  # which imports this file
     from mari_cli.models.load import LanguageModel
 
 UNIMPORTANT = ("_name_or_path", "_commit_hash", "transformers_version", "architectures", "auto_map", "dtype")
-"""Fields of a configuration that change no number: where it is from, and what is said of it elsewhere in a
-key (the class, its code, the types of the weights)."""
+"""Fields of a configuration that are not in a key: the origin of the model, which changes no number, and what
+the key names elsewhere (the class, its code, the types of the weights)."""
 
 
 # -- weights -------------------------------------------------------------------------------------------------
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
-    """Content hash of ``tensors``: names, shapes, types and bytes, whatever file they came from."""
+    """Content hash of ``tensors``: of their names, shapes, types and bytes, whatever file they came from."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -47,10 +47,10 @@ def weights_hash(model: torch.nn.Module) -> str:
 def cache_key(
     kind: str, definition: int | str, model: Mapping[str, Any], asked: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Everything that determines a value that a model was asked for: every cache finds its values by this.
+    """The key of a cached value: everything that determines a value computed with a model.
 
-    ``kind`` names what is kept, ``definition`` is the version of the code that makes it, ``model`` is what
-    `described` says of the model, ``asked`` the question: items, settings, seed.
+    ``kind`` names the value, ``definition`` is the version of the code that computes the value, ``model``
+    comes from `described`, and ``asked`` holds the inputs: items, settings, seed.
     """
     return {
         "kind": kind,
@@ -62,13 +62,13 @@ def cache_key(
 
 
 def described(lm: "LanguageModel", weights: str) -> dict[str, Any]:
-    """All of ``lm`` that can change a number or a word, part by part; ``weights`` is the hash of its weights.
+    """Every part of ``lm`` that can change a number or a generated word; ``weights`` is the weights' hash.
 
-    Where the model was loaded from is no part of it: the same model is the same at every place.
+    The path of the model is left out, because a model gives the same values wherever it is stored.
     """
     return {
         "weights": weights,
-        "class": type(lm.model).__name__.removeprefix("FSDP"),  # of weights in shards
+        "class": type(lm.model).__name__.removeprefix("FSDP"),  # torch adds "FSDP" to a model in shards
         "code": code_hash(lm.model),
         "architecture": architecture(lm.model.config),
         "tokenizer": tokenizer_hash(lm.tokenizer),
@@ -83,25 +83,26 @@ def described(lm: "LanguageModel", weights: str) -> dict[str, Any]:
 
 
 def libraries() -> dict[str, str]:
-    """Versions of what computes."""
+    """Versions of the libraries that compute."""
     return {library.__name__: library.__version__ for library in (torch, transformers, tokenizers)}
 
 
 def architecture(config: Any) -> dict[str, Any]:
-    """What the weights leave open: activations, heads, positions, scales."""
+    """The settings that the weights do not show: activations, heads, positions, scales."""
     important: dict[str, Any] = _canonical(_without(config.to_dict()))
     return important
 
 
 def _without(value: Any) -> Any:
-    """``value`` without the unimportant fields, at any depth: a configuration may hold others."""
+    """``value`` without the unimportant fields, at any depth, because a configuration may hold others."""
     if not isinstance(value, dict):
         return value
     return {str(name): _without(inner) for name, inner in value.items() if name not in UNIMPORTANT}
 
 
 def _canonical(value: Any) -> Any:
-    """As JSON holds it, in one order: equal content is equal text. JSON has no infinity."""
+    """``value`` as JSON holds it, with sorted names, so that equal content gives equal text. NaN and infinity
+    become text, because JSON has neither."""
     match value:
         case dict():
             named = {str(name): _canonical(inner) for name, inner in value.items()}
@@ -117,8 +118,8 @@ def _canonical(value: Any) -> Any:
 
 
 def code_hash(model: torch.nn.Module) -> str | None:
-    """Content hash of the code that a checkpoint brings and ``model`` runs (`model.trust_remote_code`); None
-    where all of it is transformers' own."""
+    """Content hash of the checkpoint's own code that ``model`` runs (`model.trust_remote_code`); None where
+    all code is transformers' own."""
     directories = {
         Path(inspect.getfile(type(module))).parent
         for module in model.modules()
@@ -129,9 +130,9 @@ def code_hash(model: torch.nn.Module) -> str | None:
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Content hash of all that turns text into tokens and back, the chat template apart."""
+    """Content hash of everything that turns text into tokens and back, without the chat template."""
     content = json.loads(tokenizer.backend_tokenizer.to_str())
-    changeable = {"padding": None, "truncation": None}  # by every call
+    changeable = {"padding": None, "truncation": None}  # every call may change these two
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     settings = [tokenizer.model_max_length, getattr(tokenizer, "clean_up_tokenization_spaces", None)]
     return hashing.content_hash([content | changeable, special, settings])

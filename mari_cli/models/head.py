@@ -1,4 +1,4 @@
-"""Whether the logits of a model are its head applied to its last hidden state."""
+"""The check that the logits of a model are its head applied to its last hidden state."""
 
 import torch
 from transformers import PreTrainedModel
@@ -10,7 +10,7 @@ from mari_cli.models.backbone import run_backbone
 
 @torch.no_grad()
 def check_parity(model: PreTrainedModel) -> None:
-    """Refuse a model whose logits are not head(backbone(tokens)): every loss and metric relies on that."""
+    """Raise UserError where logits are not head(backbone(tokens)): every loss and metric needs that."""
     config, device = model.config.get_text_config(), next(model.parameters()).device
     length = min(8, getattr(config, "max_position_embeddings", None) or 8)
     input_ids_BT = torch.arange(length, device=device).remainder(config.vocab_size).unsqueeze(0)

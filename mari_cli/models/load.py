@@ -64,7 +64,7 @@ class LanguageModel:
     style: PromptStyle
     compute: Compute
     layout: Layout
-    """Whether its sequences are packed."""
+    """Whether the sequences of a batch are packed."""
 
     @property
     def device(self) -> torch.device:
@@ -72,13 +72,14 @@ class LanguageModel:
 
     @property
     def in_shards(self) -> bool:
-        """Whether each process has a part of the weights: then all must call the model equally often."""
+        """Whether each process has a part of the weights. Then all processes must call the model equally
+        often."""
         return any(isinstance(parameter, DTensor) for parameter in self.model.parameters())
 
     @property
     def stop_token_ids(self) -> list[int]:
         """Tokens that end an answer, in rising order: the tokenizer's EOS, the end of turn of the chat
-        template that is used, and the EOS, one or several, of the checkpoint's generation settings."""
+        template in use, and each EOS of the checkpoint's generation settings."""
         end = end_of_answer(self.tokenizer, self.style)
         return sorted({*stops(self.model, self.tokenizer), *([] if end is None else [end])})
 
@@ -96,10 +97,8 @@ class LanguageModel:
         )
 
     def save(self, path: Path) -> None:
-        """Weights (safetensors, float32) and tokenizer, as `from_pretrained` reads them: all or nothing.
-
-        Of a model with adapters, what they amount to; the model itself stays as it is.
-        """
+        """Write weights (safetensors, float32) and tokenizer as `from_pretrained` reads them, all or nothing.
+        Adapters are merged into the saved weights; the model itself does not change."""
         bytes_needed = sum(p.numel() * p.element_size() for p in self.model.parameters())
         room_on_disk.check_disk(path.parent, bytes_needed)
         state = merged_state(self.model) if has_adapters(self.model) else None
@@ -108,7 +107,7 @@ class LanguageModel:
             self.tokenizer.save_pretrained(directory)
 
     def save_adapter(self, path: Path, base: Base) -> None:
-        """The adapters alone, with the tokenizer and a note of ``base``: all or nothing."""
+        """Write only the adapters, with the tokenizer and a note of ``base``, all or nothing."""
         bytes_needed = sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
         room_on_disk.check_disk(path.parent, bytes_needed)
         with atomic.atomic_directory(path) as directory, system_errors():
@@ -117,7 +116,8 @@ class LanguageModel:
 
 
 def _local_or_hub(path: str) -> str:
-    """A run stands for its checkpoint; what looks like a path must exist; the rest are names of the hub."""
+    """The directory or file at ``path`` (of a run: its checkpoint), or ``path`` as a name on the hub. Raises
+    UserError for a path that does not exist."""
     local = place(path)
     if (local / "checkpoint").is_dir():
         return str(local / "checkpoint")
@@ -140,7 +140,7 @@ def _local_or_hub(path: str) -> str:
 
 
 def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedTokenizerBase:
-    """The tokenizer that ``config`` asks for; ``corpus`` is read only where one is trained."""
+    """The tokenizer that ``config`` names; ``corpus`` is read only where a tokenizer is trained."""
     hush()
     if config.tokenizer == "train":
         if config.path is not None:
@@ -171,13 +171,13 @@ def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedToke
 
 
 def hush() -> None:
-    """Loading a shard is no news to a user; what matters is said by us."""
+    """Silence transformers' progress bars and warnings, because mari reports what matters itself."""
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()
 
 
 def base_of(config: ModelConfig, *, weights: str, sha256: str) -> Base:
-    """``config``'s model as an adapter's note of its base: by its absolute path, where it is a directory."""
+    """The note of ``config``'s model in an adapter; a local model is noted by its absolute path."""
     if config.path is None:
         raise UserError(
             "an adapter needs a base that stays on disk, but this model is made from its architecture",
@@ -208,7 +208,7 @@ def _with_adapter(config: ModelConfig, directory: Path) -> PreTrainedModel:
 
 
 def place_of(path: str) -> tuple[str, dict[str, Any]]:
-    """Directory or hub name, and the further arguments of `from_pretrained`."""
+    """The directory or hub name, and the further arguments of `from_pretrained`."""
     place = _local_or_hub(path)
     if place.endswith(".gguf"):
         return str(Path(place).parent), {"gguf_file": Path(place).name}
@@ -251,12 +251,12 @@ def _pretrained(config: ModelConfig) -> PreTrainedModel:
             place,
             dtype=torch.float32,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported below, in our words
+            ignore_mismatched_sizes=True,  # `misfit_of` reports them below
             **options,
             **arguments,
         )
     model: PreTrainedModel = loaded[0]
-    if has_adapters(model):  # transformers looks for an adapter's base by itself
+    if has_adapters(model):  # transformers has loaded the base of an adapter by itself
         raise UserError(
             f"`{config.path}` is an adapter in a hub",
             "download it: `model.path=` takes the directory of an adapter, and loads its base",
@@ -271,7 +271,8 @@ def _pretrained(config: ModelConfig) -> PreTrainedModel:
 
 
 def _dequantised(model: Any) -> PreTrainedModel:
-    """A model out of a GGUF file remembers that it was quantised and cannot be saved: a plain twin can."""
+    """A copy of ``model``, from a GGUF file, whose configuration no longer says that it was quantised.
+    transformers refuses to save a quantised model."""
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -291,7 +292,8 @@ def load_model(
     gradient_checkpointing: bool = False,
     packing: Packing = Packing.auto,
 ) -> LanguageModel:
-    """Load or initialise, on ``compute``'s device, weights in float32; ``seed`` is for an initialisation."""
+    """Load or initialise the model on ``compute``'s device, with float32 weights; ``seed`` is for the
+    initialisation. Raises UserError for a model that is unreadable, does not fit or is not supported."""
     hush()
     if config.path is None and config.architecture is None:
         raise UserError("no model given", "set `model.path=DIR_OR_HUB_ID`, or choose one: `model=gpt2_tiny`")
@@ -330,7 +332,7 @@ def load_model(
 
 
 def prompt_style(config: ModelConfig, tokenizer: PreTrainedTokenizerBase | None) -> PromptStyle:
-    """How ``config`` asks for prompts to be written; refused where the chat template does not go with it."""
+    """The style of prompts that ``config`` sets. Raises UserError where the chat template contradicts it."""
     chat = (
         config.chat_template is ChatTemplate.auto
         and tokenizer is not None
@@ -355,18 +357,16 @@ def prompt_style(config: ModelConfig, tokenizer: PreTrainedTokenizerBase | None)
 
 
 def checkpoint_activations(model: PreTrainedModel, wanted: bool = True) -> None:
-    """Make activations again on the way back rather than keep them; not ``wanted``: keep them."""
+    """Compute activations again in the backward pass instead of keeping them; not ``wanted``: keep them."""
     name = "enable" if wanted else "disable"
-    call = getattr(model, f"activation_checkpointing_{name}", None)  # as transformers calls it from 5.23 on
+    call = getattr(model, f"activation_checkpointing_{name}", None)  # the name since transformers 5.23
     call = call or getattr(model, f"gradient_checkpointing_{name}")
     call(*([{"use_reentrant": False}] if wanted else []))
 
 
 def switch_off_dropout(model: PreTrainedModel) -> None:
-    """In every mode: gradient checkpointing needs the training mode, and a loss must not depend on chance.
-
-    On the modules alone: the configuration, which is saved with the weights, keeps what the architecture has.
-    """
+    """Set every dropout rate to 0, because gradient checkpointing needs the training mode and a loss must not
+    depend on chance. Only the modules change; the configuration, which is saved, keeps its rates."""
     for module in model.modules():
         for name, value in list(vars(module).items()):
             is_rate = "drop" in name or (name == "p" and isinstance(module, _DropoutNd))
@@ -375,6 +375,6 @@ def switch_off_dropout(model: PreTrainedModel) -> None:
 
 
 def describe_architecture(model: PreTrainedModel) -> str:
-    """One line for the log: type, parameters."""
+    """One line for the log: the type and the number of parameters."""
     parameters = sum(p.numel() for p in model.parameters())
     return f"{model.config.model_type}, {parameters / 1e6:.1f} M parameters"

@@ -1,7 +1,7 @@
-"""Low-rank adapters, put into a model in place: it stays the same class, with the same backbone and head.
+"""Low-rank adapters, added to a model in place: the model keeps its class, its backbone and its head.
 
-peft makes the layers and merges them. It is imported where it is used: that takes a second, and most runs
-have no adapters.
+peft makes the layers and merges them. Functions import peft where they use it, because the import takes a
+second and most runs have no adapters.
 """
 
 import copy
@@ -26,16 +26,16 @@ from mari_cli.models.files import UNREADABLE, gist
 from mari_cli.places import place
 
 ADAPTER = "default"
-"""peft's name for the one adapter that a model of ours has."""
+"""peft's name for the only adapter of a model."""
 PREFIX = "base_model.model."
-"""What peft's files put before a parameter's name."""
+"""The prefix of a parameter's name in peft's files."""
 CONFIG, TENSORS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
 
 
 def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> None:
-    """Freeze ``model`` and put adapters into it that do nothing yet: one factor of each is zero.
+    """Freeze ``model`` and add adapters whose product is zero at first, because one of their factors is zero.
 
-    Leaves the model alone where ``config`` asks for none.
+    Without a rank in ``config`` the model is unchanged. Raises UserError where adapters do not fit the model.
     """
     if config.rank is None:
         return
@@ -61,7 +61,7 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> No
             "name the layers, as `model.lora.targets=[q_proj,v_proj]`, or train all weights",
         ) from error
     _check_linear(model)
-    model.train(model.training)  # the new layers too
+    model.train(model.training)  # sets the mode of the new layers too
 
 
 def _check_targets(model: PreTrainedModel, targets: list[str]) -> None:
@@ -84,7 +84,7 @@ def _check_targets(model: PreTrainedModel, targets: list[str]) -> None:
 
 
 def _check_rank(model: PreTrainedModel, rank: int) -> None:
-    """Refuse a rank that no layer can have: beyond its smaller side it adds weights and nothing else."""
+    """Refuse a rank above the smaller side of every layer: such a rank adds weights without any effect."""
     kinds = torch.nn.Linear | Conv1D
     sides = [min(module.weight.shape) for module in model.modules() if isinstance(module, kinds)]
     if sides and rank > max(sides):
@@ -103,8 +103,8 @@ def _inject(settings: Any, model: PreTrainedModel) -> None:
 
 
 def _check_linear(model: PreTrainedModel) -> None:
-    """Refuse adapters to be trained that are not plain linear ones: a mixture's experts can neither be merged
-    nor compared with certainty."""
+    """Refuse to train adapters of layers other than plain linear ones: for the experts of a mixture, merging
+    and equality with the base are not certain."""
     from peft.tuners.lora import Linear
 
     if not (adapted := list(_adapter_layers(model))):
@@ -114,7 +114,7 @@ def _check_linear(model: PreTrainedModel) -> None:
         )
     for name, layer in adapted:
         plain = isinstance(layer, Linear) and type(layer.get_base_layer()) in (torch.nn.Linear, Conv1D)
-        if not plain:  # a mixture's experts or router: neither merging nor parity is sure
+        if not plain:
             raise UserError(
                 f"the adapter of `{name}` would be no plain linear one",
                 "name linear layers, as `model.lora.targets=[q_proj,v_proj]`",
@@ -123,7 +123,7 @@ def _check_linear(model: PreTrainedModel) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what peft says of layouts that it corrects, and of ties that are settled here."""
+    """Silence peft's warnings about layouts, which peft corrects, and ties, which `settle_ties` sets."""
     with warnings.catch_warnings():
         for settled in (
             "fan_in_fan_out is set to",
@@ -136,8 +136,8 @@ def _quiet() -> Iterator[None]:
 
 
 def _adapter_layers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
-    """The layers that adapters sit in, by name."""
-    if not hasattr(model, "peft_config"):  # which peft leaves where it was
+    """The layers that have adapters, by name."""
+    if not hasattr(model, "peft_config"):  # peft sets this attribute on every model that it changes
         return
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -151,7 +151,7 @@ def has_adapters(model: torch.nn.Module) -> bool:
 
 
 def describe_adapters(model: torch.nn.Module) -> str:
-    """One line for the log: where they are, and how much of the model they train."""
+    """One line for the log: the layers with adapters, and the share of parameters that they train."""
     layers = [name for name, _ in _adapter_layers(model)]
     kinds = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in layers))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -162,11 +162,11 @@ def describe_adapters(model: torch.nn.Module) -> str:
 
 @contextmanager
 def adapters_off(model: torch.nn.Module) -> Iterator[None]:
-    """The base model inside of ``model``; the model itself where it has no adapters."""
+    """Inside, ``model`` computes as its base; a model without adapters computes as always."""
     layers = [layer for _, layer in _adapter_layers(model)]
     trained = [(p, p.requires_grad) for p in model.parameters()]
     for layer in layers:
-        layer.enable_adapters(False)  # which freezes them, too
+        layer.enable_adapters(False)  # this also freezes the adapters
     try:
         yield
     finally:
@@ -180,8 +180,8 @@ def adapters_off(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _merged(layer: Any) -> torch.nn.Module:
-    """The plain layer that does what ``layer`` does. In float32 and on the CPU, so that a model merged after
-    its training and one merged after its loading are the same to the last bit, wherever that was."""
+    """The plain layer that computes the same as ``layer``. Merging is in float32 on the CPU, so that merging
+    after training and merging after loading give the same bits, whatever the device."""
     twin = copy.deepcopy(layer).to("cpu", torch.float32)
     twin.merge()
     plain: torch.nn.Module = twin.get_base_layer()
@@ -189,7 +189,7 @@ def _merged(layer: Any) -> torch.nn.Module:
 
 
 def merge_adapters(model: PreTrainedModel) -> None:
-    """Turn ``model`` into the plain one that it amounts to, all of it trainable again."""
+    """Merge all adapters into ``model``, and make all its weights trainable again."""
     for name, layer in list(_adapter_layers(model)):
         device = layer.get_base_layer().weight.device
         model.set_submodule(name, _merged(layer).to(device))
@@ -199,10 +199,9 @@ def merge_adapters(model: PreTrainedModel) -> None:
 
 
 def settle_ties(model: PreTrainedModel) -> None:
-    """Let configuration and weights of ``model`` say the same of its head: tied to the embeddings, or not.
+    """Make the configuration and the weights of ``model`` agree whether the head is tied to the embeddings.
 
-    A configuration that ties a head that has other weights would lose them when the model is saved, or where
-    somebody else loads it.
+    If the configuration tied a head with weights of its own, these would be lost in saving or loading.
     """
     embeddings: Any = model.get_input_embeddings()
     head: Any = model.get_output_embeddings()
@@ -219,7 +218,7 @@ def settle_ties(model: PreTrainedModel) -> None:
 
 
 def merged_state(model: torch.nn.Module) -> dict[str, Tensor]:
-    """The weights of the plain model that ``model`` amounts to, under its names; ``model`` stays as it is."""
+    """The weights of ``model`` with merged adapters, under the base's names. ``model`` does not change."""
     adapted = dict(_adapter_layers(model))
     inside = tuple(f"{name}." for name in adapted)
     state = {
@@ -243,19 +242,19 @@ class Base:
     """A hub id, a directory or a .gguf file."""
     revision: str | None = None
     weights: str = Weights.float32.value
-    """What they were rounded to while the adapter was trained."""
+    """The type to which the base's weights were rounded while the adapter was trained."""
     sha256: str | None = None
-    """Hash of its weights in float32 before that; None for an adapter that mari did not write."""
+    """Hash of the base's float32 weights before rounding; None for an adapter that mari did not write."""
 
 
 def write_adapter(model: PreTrainedModel, directory: Path, base: Base) -> None:
-    """Adapters as peft reads them, and beside them what must be known of their base."""
+    """Write the adapters as peft reads them, and a file that names their base."""
     from peft.utils import get_peft_model_state_dict
 
     tensors = get_peft_model_state_dict(model, adapter_name=ADAPTER)
     content = {f"{PREFIX}{name}": tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(content, directory / TENSORS, {"format": "pt"})
-    settings: Any = copy.copy(model.peft_config[ADAPTER])  # where peft leaves it
+    settings: Any = copy.copy(model.peft_config[ADAPTER])
     settings.base_model_name_or_path, settings.revision = base.path, base.revision
     settings.save_pretrained(str(directory))
     (directory / BASE).write_text(json.dumps(asdict(base), indent=2) + "\n")
@@ -266,7 +265,7 @@ def is_adapter(directory: Path) -> bool:
 
 
 def read_base(directory: Path) -> Base:
-    """The base of the adapter in ``directory``, one of ours or any of peft's."""
+    """The base of the adapter in ``directory``, which mari or peft wrote. Raises UserError without a base."""
     base = _named_base(directory)
     seen, there = {directory.resolve()}, _place(base)
     while is_adapter(there):  # an adapter on top of another one
@@ -278,7 +277,7 @@ def read_base(directory: Path) -> Base:
 
 
 def _place(base: Base) -> Path:
-    """Where it is, if it is a directory: a run stands for its checkpoint."""
+    """The directory of ``base``, if it is one; of a run, its checkpoint."""
     there = place(base.path).resolve()
     return there / "checkpoint" if (there / "checkpoint").is_dir() else there
 
@@ -294,7 +293,7 @@ def _named_base(directory: Path) -> Base:
         )
         if not all(isinstance(value, str | None) for value in asdict(base).values()):
             raise ValueError("its base is no text")
-        _place(base)  # raises where no path can be so
+        _place(base)  # raises where the text is no possible path
     except UNREADABLE as error:
         raise UserError(
             f"cannot read the adapter at `{directory}`: {gist(error)}",
@@ -307,10 +306,11 @@ def _named_base(directory: Path) -> Base:
 
 @torch.no_grad()
 def apply_adapter(model: PreTrainedModel, directory: Path, base: Base) -> None:
-    """Merge the adapter in ``directory`` into ``model``, its base: low-rank layers, whole modules that were
-    trained with them (`modules_to_save`), and single tokens (`trainable_token_indices`).
+    """Merge the adapter in ``directory`` into ``model``, its base: low-rank layers, modules that were trained
+    whole (`modules_to_save`), and single tokens (`trainable_token_indices`).
 
-    A head that it makes another than the embeddings is no longer tied to them.
+    A head that differs from the embeddings after merging is no longer tied to them. Raises UserError for an
+    adapter that is unreadable or does not fit ``model``.
     """
     from peft.utils import set_peft_model_state_dict
 
@@ -337,7 +337,7 @@ def apply_adapter(model: PreTrainedModel, directory: Path, base: Base) -> None:
 
 
 def shape_adapter(model: PreTrainedModel, directory: Path, base: Base) -> None:
-    """What `apply_adapter` makes of a ``model`` without content: its head may be untied."""
+    """Do to a ``model`` without content what `apply_adapter` does to its shapes: untie the head if needed."""
     try:
         with torch.device("meta"):
             _inject_saved(model, directory, base)
@@ -360,7 +360,7 @@ def _unreadable(directory: Path, base: Base, error: Exception) -> UserError:
 
 
 def _inject_saved(model: PreTrainedModel, directory: Path, base: Base) -> None:
-    """Put the layers of the adapter in ``directory`` into ``model``, still without their content."""
+    """Add the layers of the adapter in ``directory`` to ``model``, without their saved weights."""
     import peft
 
     settings = peft.PeftConfig.from_pretrained(str(directory))
@@ -374,7 +374,7 @@ def _inject_saved(model: PreTrainedModel, directory: Path, base: Base) -> None:
 def _check_vocabulary(
     model: PreTrainedModel, shapes: Mapping[str, Sequence[int]], directory: Path, base: Base
 ) -> None:
-    """Refuse an adapter of a base whose vocabulary was another when it was trained."""
+    """Refuse an adapter that was trained with another size of the base's vocabulary."""
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
     for name, module in model.named_modules():
         if not any(module is end for end in ends):
@@ -411,7 +411,7 @@ def _check_mergeable(model: PreTrainedModel, directory: Path) -> None:
 
 
 def _wrappers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
-    """Modules that peft wraps to train them whole, or some of their rows, by name."""
+    """By name, the modules that peft wraps to train all of a module or some of its rows."""
     from peft.utils.other import AuxiliaryTrainingWrapper
 
     for name, module in model.named_modules():
@@ -420,8 +420,8 @@ def _wrappers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _absent(model: torch.nn.Module, missing: list[str]) -> list[str]:
-    """Of the names that the adapter's file does not have those that it should: a tensor of the adapter that
-    is not another's by a tie."""
+    """The names in ``missing`` that the adapter's file should have: tensors of the adapter that are not tied
+    to a tensor in the file."""
     own = (".lora_", ".modules_to_save.", ".trainable_tokens_delta.")
     everything = model.state_dict()
     given = {
@@ -435,8 +435,8 @@ def _absent(model: torch.nn.Module, missing: list[str]) -> list[str]:
 
 
 def _unwrap(model: PreTrainedModel) -> None:
-    """Put what was trained whole, or token by token, in the place of what it was made from. In place, so that
-    what is tied stays tied."""
+    """Replace each wrapped module by its trained module, or by its base with the trained rows. The weights
+    change in place, so that tied weights stay tied."""
     from peft.utils.other import ModulesToSaveWrapper
 
     for name, wrapper in list(_wrappers(model)):

@@ -1,4 +1,4 @@
-"""The choice whether sequences are packed into one row or padded to one length, made before step 1."""
+"""The choice, before step 1, between packing sequences into one row and padding them to one length."""
 
 import inspect
 from collections.abc import Callable
@@ -20,11 +20,13 @@ from mari_cli.models.backbone import backbone_of, hidden_states
 from mari_cli.models.device import Compute
 
 PROBES = (12, 5, 2, 9, 5)
-"""Tokens in the sequences of the trial row; the first and longest stands last in the row."""
+"""Lengths, in tokens, of the trial sequences. A row is sorted by length, so the first sequence, the longest,
+stands last: there a wrong mask would show it all other sequences."""
 ROUNDING, LEAK = 5e-3, 1e-5
-"""Relative differences allowed: between products of different shapes, which may be in TF32; of one shape."""
+"""The largest relative differences allowed: ROUNDING between products of different shapes, which may be in
+TF32, and LEAK between products of the same shape."""
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
-"""Types of layers, as transformers names them, that see other tokens through attention alone."""
+"""transformers' names of the types of layers that read other tokens only in their attention."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,16 @@ class Layout:
 
 
 def settle(model: PreTrainedModel, compute: Compute, packing: Packing) -> Layout:
-    """Choose the layout. For a packed layout ``model`` gets the attention that packing needs.
+    """Choose the layout, and install the attention that a packed layout needs into ``model``.
 
-    Packing is refused where a try shows that it would change what the model computes, or where the
-    architecture asks for something that cannot be kept inside a document.
-    """
+    Sequences are not packed where a trial shows other hidden states, or where the architecture reads across
+    documents. In these cases UserError is raised if ``packing`` is `always`."""
     return _chosen(model, packing, partial(_difference, compute=compute), "no padding, same states")
 
 
 def foresee(model: PreTrainedModel, packing: Packing) -> Layout:
-    """The layout that `settle` will choose, for a model without weights: what prevents packing is found, but
-    the equality of hidden states is assumed."""
+    """The layout that `settle` will choose, for a model without weights. The function finds what prevents
+    packing, but assumes that the hidden states are equal."""
     return _chosen(model, packing, _failure, "no padding, if a try before step 1 gives the same states")
 
 
@@ -72,7 +73,7 @@ def _chosen(
 
 
 def _obstacle(model: PreTrainedModel, try_it: Callable[[PreTrainedModel], str | None]) -> str | None:
-    """The reason why ``model`` cannot be packed. None: it can, and the attention for it is installed."""
+    """The reason why ``model`` cannot be packed; None if it can, and then the attention is installed."""
     config = model.config.get_text_config()
     if unknown := sorted(set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYERS):
         return f"it has layers of `{unknown[0]}`"
@@ -87,11 +88,7 @@ def _obstacle(model: PreTrainedModel, try_it: Callable[[PreTrainedModel], str | 
         obstacle = try_it(model)
     except UnsupportedAttention as error:
         obstacle = str(error)
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # the model's code may raise any of these at arguments that it does not know
+    except (TypeError, ValueError, RuntimeError) as error:  # raised by models at arguments they do not know
         obstacle = f"it fails at a packed row: {(str(error).splitlines() or [type(error).__name__])[0]}"
     if obstacle is not None:
         model.set_attn_implementation(attention.PLAIN)
@@ -100,7 +97,7 @@ def _obstacle(model: PreTrainedModel, try_it: Callable[[PreTrainedModel], str | 
 
 @torch.no_grad()
 def _failure(model: PreTrainedModel) -> None:
-    """Run a packed row through a copy of the model without weights; its errors are raised."""
+    """Run a packed row through a copy of the model without weights, and raise its errors."""
     compute = Compute(torch.device("cpu"), torch.float32, "")
     world = fake.mode()
     with MemoryTracker(fake.Again(world)):
@@ -109,10 +106,10 @@ def _failure(model: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def _difference(model: PreTrainedModel, compute: Compute) -> str | None:
-    """How packed hidden states differ from those of each sequence alone; None where they are the same.
+    """How packed hidden states differ from those of each sequence alone, in words; None where they are equal.
 
-    Compared first without autocast, where an error stands out from rounding, then with the autocast of
-    training.
+    The first comparison is without autocast, so that rounding does not hide an error; the second is with the
+    autocast of training.
     """
     exact = Compute(compute.device, torch.float32, "")
     for tried in (exact, compute) if compute.dtype != torch.float32 else (exact,):

@@ -1,7 +1,7 @@
-"""What the loss asks of the model before its first step: computed once by the model itself, kept on disk.
+"""The reference: what a loss needs of the model before step 1, computed once and kept on disk.
 
-One forward pass over each item that will be drawn replaces a second model in memory and a second forward in
-every step. N supervised positions, D hidden size, S items.
+One forward pass over each item that will be drawn replaces a second model in memory and a second forward pass
+in every step. Shapes: N supervised positions, D hidden size, S items.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,15 +25,15 @@ from mari_cli.storage.tensor_cache import TensorSpec, cache_tensors
 from mari_cli.transfer import sent
 
 DEFINITION = 2
-"""Part of every key: raise it when a change here or in the backbone changes what is remembered."""
+"""The version in every cache key. Raise DEFINITION when a change here or in the backbone changes a value."""
 
 
 @dataclass(frozen=True)
 class ItemRows:
-    """Which rows belong to which item: item by item in the order of their indices, a row for each target."""
+    """The rows of each item in a tensor: items in the order of their indices, one row for each target."""
 
     counts: Mapping[int, int]
-    """Index of an item: the number of its rows."""
+    """The number of rows by the index of the item."""
 
     @cached_property
     def slices(self) -> dict[int, slice]:
@@ -49,26 +49,26 @@ class ItemRows:
         return sent(torch.cat([tensor[self.slices[i]] for i in items]), device)
 
     def gather_items(self, tensor_S: Tensor, items: Sequence[int], device: torch.device) -> Tensor:
-        """The entries of ``items`` of a tensor with one for each item."""
+        """The entries of ``items`` from a tensor with one entry for each item."""
         return sent(tensor_S[[self.places[i] for i in items]], device)
 
 
 @dataclass(frozen=True)
 class StoredReference:
-    """What was remembered of the items of one corpus. Memory-mapped, on the CPU; None where not asked for."""
+    """The reference of one corpus, memory-mapped on the CPU. A tensor that no loss needs is None."""
 
     key: str
-    """Content hash of all that determines it."""
+    """Content hash of everything that determines the tensors."""
     rows: ItemRows
     device: torch.device
-    """Where it is gathered to."""
+    """The device on which the methods return tensors."""
     labels_N: Tensor
     last_ND: Tensor | None
-    """Hidden states after the final norm, in 16 bits where the backbone computes in 16: the head would round
-    them to that."""
+    """Hidden states after the final norm, in 16 bits where the backbone computes in 16 bits, because the head
+    would round the states to 16 bits."""
     layer_ND: Tensor | None
-    """Hidden states of the layer that defines contexts; bfloat16 where the backbone computes in 16 bits, for
-    there are layers whose largest states float16 cannot hold."""
+    """Hidden states of the layer that defines contexts; bfloat16 where the backbone computes in 16 bits,
+    because the largest states of some layers exceed float16."""
     log_p_S: Tensor | None
     """log p(completion | prompt) of each item, in nats, float64."""
 
@@ -89,7 +89,7 @@ class StoredReference:
 
     @property
     def bytes(self) -> int:
-        """On disk."""
+        """The size on disk."""
         return sum(t.nbytes for t in (self.last_ND, self.layer_ND, self.log_p_S) if t is not None)
 
 
@@ -107,11 +107,11 @@ def remember(
     track: Track,
     name: str,
 ) -> StoredReference:
-    """Ask ``lm`` as it is now, or the cache in ``directory``, about the items with indices ``wanted`` (None:
-    all): ``states`` after the final norm, those of ``layer`` (0 = the embeddings), and, where
-    ``log_probability`` of (states [N, D], labels [N]) -> [N] is given, its sum over each item.
+    """Read the reference from the cache in ``directory``, or compute it with ``lm`` as it is now.
 
-    ``weights`` is the hash of the weights that ``lm`` has now; ``name`` is the corpus, for messages.
+    It covers the items with indices ``wanted`` (None: all): ``states`` after the final norm, those of
+    ``layer`` (0: the embeddings), and the sum over each item of ``log_probability``, a function of states
+    [N, D] and labels [N]. ``weights`` is the hash of ``lm``'s weights; ``name`` is the corpus, for messages.
     """
     indices = sorted(range(len(items)) if wanted is None else set(wanted))
     rows = ItemRows({i: items[i].num_targets for i in indices})
@@ -170,7 +170,7 @@ def remember(
 
 
 def _dtypes(lm: LanguageModel) -> tuple[torch.dtype, torch.dtype]:
-    """Of states after the final norm, and of those of a layer."""
+    """The types in which states after the final norm and states of a layer are kept."""
     if lm.compute.dtype.itemsize == 2:
         return lm.compute.dtype, torch.bfloat16
     full = torch.promote_types(next(lm.model.parameters()).dtype, torch.float32)
@@ -178,6 +178,6 @@ def _dtypes(lm: LanguageModel) -> tuple[torch.dtype, torch.dtype]:
 
 
 def _words(item: Item) -> list[object]:
-    """All of ``item`` that decides on what a model says of it."""
+    """Every part of ``item`` that changes what a model computes for it."""
     tokens: list[object] = [item.input_ids, item.supervised_from]
     return tokens if item.wanted is None else [*tokens, item.wanted]

@@ -59,9 +59,10 @@ without a download."""
 def skeleton(
     config: ModelConfig, *, vocabulary: int | None, dropout: bool = False, dtype: torch.dtype = torch.float32
 ) -> tuple[PreTrainedModel, str]:
-    """The model of ``config`` without weights, and where its shapes are from.
+    """The model of ``config`` without weights, and the source of its shapes, in words.
 
-    ``vocabulary``: tokens of its tokenizer, where a model from an architecture follows it.
+    ``vocabulary`` is the number of tokens of the tokenizer, for a model from an architecture. UserError is
+    raised where no shapes are found.
     """
     hush()
     architecture, source = _shapes(config, vocabulary)
@@ -99,7 +100,7 @@ def _shapes(config: ModelConfig, vocabulary: int | None) -> tuple[PreTrainedConf
     if Path(place).is_dir() and not arguments:
         with explain_damage(config.path, "model"):
             check_files(Path(place), weights=False)
-    try:  # a directory, or what was downloaded before
+    try:  # a directory, or a model that was downloaded before
         return AutoConfig.from_pretrained(place, local_files_only=True, **options), place
     except UNREADABLE as error:
         if config.path in PUBLISHED:

@@ -1,7 +1,7 @@
-"""Greedy generation. Of the checkpoint's settings only the tokens that end an answer are used.
+"""Greedy generation. Of the checkpoint's generation settings only the tokens that end an answer are used.
 
-A checkpoint may ship settings for generation (a penalty of repetitions, banned tokens, sampling, beams, a
-least length). With them the model says other than its most probable tokens, so none of them is used.
+The other settings (a penalty of repetitions, banned tokens, sampling, beams, a least length) would replace
+the most probable token by another one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,8 +12,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 
 def stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids that end an answer, in rising order: the tokenizer's EOS, and the EOS, one or several, of the
-    checkpoint's generation settings or, where these name none, of its configuration."""
+    """Token ids that end an answer, in rising order: the tokenizer's EOS, and each EOS of the checkpoint's
+    generation settings or, where these name none, of its configuration."""
     named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     if named is None:
         named = getattr(model.config.get_text_config(), "eos_token_id", None)
@@ -26,11 +26,11 @@ def stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[in
 def greedily(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]
 ) -> Iterator[None]:
-    """Inside, `model.generate` takes the most probable token at each position, up to one of ``ends``; where
-    there are none, to the length asked for.
+    """Inside, `model.generate` takes the most probable token at each position, up to one of ``ends``. Without
+    ``ends`` it generates the length that the caller gives.
 
-    transformers fills what a caller leaves open from `model.generation_config`: for as long as this lasts,
-    that is a neutral one. The model's own, which is saved with its weights, stays as it is.
+    transformers reads settings that a caller does not give from `model.generation_config`, so the model has a
+    neutral `generation_config` inside. Its own one, which is saved with the weights, comes back afterwards.
     """
     own: Any = model.generation_config
     model.generation_config = GenerationConfig(

@@ -1,4 +1,4 @@
-"""Tokenizers: loaded with their model, or trained on the spot for a model that starts from nothing."""
+"""Checks of a loaded tokenizer, and the training of a tokenizer for a model without weights."""
 
 import json
 import signal
@@ -15,12 +15,12 @@ from mari_cli.errors import UserError
 from mari_cli.models.files import UNREADABLE, gist
 
 TEMPLATE_SECONDS = 5.0
-"""What a chat template may take for one question: a thousand times what it needs."""
+"""The longest time of a chat template for one question, about a thousand times the usual time."""
 BOS, EOS = "<|bos|>", "<|eos|>"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
-    """Byte-level BPE of at most ``vocab_size`` tokens: no text is out of its vocabulary."""
+    """Train a byte-level BPE of at most ``vocab_size`` tokens; it can encode every text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -36,9 +36,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def only_own_tokens(tokenizer: Any) -> PreTrainedTokenizerBase:
-    """Without the tokens that transformers appends to the byte-level vocabulary of a GGUF file.
+    """Remove the tokens that transformers appends to the byte-level vocabulary of a GGUF file.
 
-    GPT-2's `<|endoftext|>` is added to every one of them, also where the model has no row for it.
+    transformers adds GPT-2's `<|endoftext|>` also where the model has no row for this token.
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     size = len(content["model"]["vocab"])
@@ -73,8 +73,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
 
 
 def check_chat_template(tokenizer: Any) -> None:
-    """Raise ValueError where the chat template cannot write a question with its answer: it overflows, runs on
-    for ever, or writes nothing. What a template refuses by itself is told where the corpora are read."""
+    """Raise ValueError where the chat template cannot write a question with its answer: it fails, does not
+    end, or writes nothing. A template's own refusal is reported by the reader of the corpora."""
     turns = [{"role": "user", "content": "word"}, {"role": "assistant", "content": "word"}]
     try:
         with _at_most(TEMPLATE_SECONDS):
@@ -89,7 +89,7 @@ def check_chat_template(tokenizer: Any) -> None:
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError inside after so long, where that can be done: in the main thread of a process."""
+    """Raise TimeoutError inside after ``seconds``. Only the main thread of a process has this limit."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
