@@ -103,12 +103,14 @@ class UnlearnRun(RunConfig):
 
 
 def _require_whole_weights(loss: object, model: object, train: object) -> None:
-    """Weights that go the other way are all the model's, and whole in each process."""
-    if not isinstance(loss, LossConfig) or loss.negation is None:  # may be MISSING
+    """A loss that works on weights or their gradients needs the model's own, and whole in each process."""
+    if not isinstance(loss, LossConfig):  # may be MISSING
+        return
+    if loss.negation is None and loss.gradient_filter is None:
         return
     require(
         not isinstance(model, ModelConfig) or model.lora.rank is None,
-        f"model.lora.rank must be null for loss={loss.kind}, which moves all weights",
+        f"model.lora.rank must be null for loss={loss.kind}, which works on the model's own weights",
     )
     require(
         not isinstance(train, OptimConfig) or train.parallel is not Parallel.fsdp,

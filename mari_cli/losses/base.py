@@ -4,7 +4,7 @@ A loss is one file: its configuration, its formula and what it reads of the mode
 before torch is loaded, so such a file imports torch inside functions, and outside for annotations alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
@@ -13,6 +13,8 @@ from mari_cli.losses.support import SupportRequest
 from mari_cli.sections import Section, display_name, non_negative, require
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mari_cli.losses.objective import Objective
 
 
@@ -44,6 +46,17 @@ class Alternates:
     temperature: float
     max_new_tokens: int
     seed: int
+
+
+@dataclass(frozen=True)
+class GradientFilter:
+    """What every step's gradient loses, which trains the MLPs' matrices alone."""
+
+    components: int
+    """How many singular vectors of the gradient of the forget data, at most."""
+    apply: "Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]"
+    """The filtered gradient [A, B]. It takes the gradient, left vectors [A, K], strengths [K], right ones
+    [B, K]."""
 
 
 @dataclass(kw_only=True)
@@ -85,6 +98,11 @@ class LossConfig(Section):
     def negation(self) -> float | None:
         """How far from where they began the weights go the other way, in lengths of the way that training
         took; None: they stay where training led."""
+        return None
+
+    @property
+    def gradient_filter(self) -> "GradientFilter | None":
+        """What is taken off each step's gradient; None: nothing."""
         return None
 
     @property

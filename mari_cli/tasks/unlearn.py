@@ -1,16 +1,19 @@
 """`mari unlearn`: from a model that knows something to one that does not, and a report of the difference."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.nn import Parameter
 
 from mari_cli.config import ModelConfig, UnlearnRun
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import objective as losses
+from mari_cli.losses.objective import Objective
 from mari_cli.models.backbone import choose_layer
 from mari_cli.models.device import choose_compute
+from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.options import RunOptions
 from mari_cli.progress import say, track
@@ -39,6 +42,7 @@ from mari_cli.tasks.run_record import record_run
 from mari_cli.tasks.setting import cache_directory, dropout_seed, finetunes_target, in_shards
 from mari_cli.tasks.support_sources import support
 from mari_cli.tasks.training import adapt, fine_tuned_model, keep, take_up
+from mari_cli.train.gradient_filter import filter_with, mlp_matrices, read_components
 from mari_cli.train.loop import fit
 
 GOLD_WORDS = ("finetune", "none", "auto")
@@ -60,6 +64,8 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
     layer = context_layer(config, base)
     if objective.needs.states is not None:
         choose_layer(base.model, objective.needs.states.layer)  # raises now where the model has no such layer
+    if config.loss.gradient_filter is not None:
+        mlp_matrices(base.model)  # raises now where the model has none
     if prepared:
         flight.models.update(supporting.load_given(prepared, flight.load))
     make_trainable(config, base)
@@ -106,6 +112,8 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
         negation = None if config.loss.negation is None else Negation.of(lm.model, config.loss.negation)
         if negation:
             job = replace(job, evaluate=negation.around(job.evaluate))
+        if config.loss.gradient_filter is not None:
+            job = replace(job, filter_gradients=_gradient_filter(config, lm, corpora["forget"], objective))
         notes += take_up(record.run, target_hash)
         torch.manual_seed(dropout_seed(config.seed))
         outcome = fit(
@@ -136,6 +144,23 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
             notes=notes,
             outcome=outcome,
         )
+
+
+def _gradient_filter(
+    config: UnlearnRun, lm: LanguageModel, forget: Corpus, objective: Objective
+) -> Callable[[Mapping[str, Parameter]], None]:
+    chosen = config.loss.gradient_filter
+    assert chosen is not None
+    components = read_components(
+        lm,
+        forget.items,
+        objective,
+        config.train,
+        count=chosen.components,
+        batch=config.train.forget_batch,
+        track=track,
+    )
+    return filter_with(chosen, components)
 
 
 # -- target and gold -----------------------------------------------------------------------------------------

@@ -1,13 +1,14 @@
 """The training loop of fine-tuning and of unlearning, read from top to bottom."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import Parameter
 
 from mari_cli import distributed
 from mari_cli.config import OptimConfig, Parallel, Weights
@@ -43,6 +44,8 @@ class Job:
     evaluate_every: int
     section: str = "train."
     """The section of the configuration that hints name."""
+    filter_gradients: Callable[[Mapping[str, Parameter]], None] = lambda weights: None
+    """Changes the gradients of a step, by the names of their weights, before they are clipped."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ def fit(
             )
             optimizer.take_gradients()
             scaler.unscale_(optimizer.engine)
+            job.filter_gradients(optimizer.masters)
             norm = optimizer.clip(config.max_grad_norm)
             numbers = {**terms, "grad_norm": norm}
             if retain_weight is not None:
