@@ -1,8 +1,8 @@
 """AltPO: direct preference optimisation that prefers other plausible answers to those of the forget data.
 
 A. Mekala et al. 2024, "Alternate Preference Optimization for Unlearning Factual Knowledge in Large Language
-Models", https://arxiv.org/abs/2409.13474. The loss is that of DPO (losses/preference.py) and agrees with
-OpenUnlearning's in value and gradient. The alternates are the model's own before step 1, or a file's.
+Models", https://arxiv.org/abs/2409.13474. The loss is DPO's (losses/preference.py), and agrees with
+OpenUnlearning's. The alternates come from a file, or the model before step 1 writes them.
 """
 
 from dataclasses import dataclass
@@ -25,21 +25,21 @@ INSTRUCTION = (
 class AltPOConfig(HeldLossConfig):
     kind: str = "altpo"
     beta: float = 0.1
-    """Inverse temperature, as NPO's."""
+    """Inverse temperature, as in NPO."""
     path: str | None = None
-    """A file with pairs of a prompt of the forget data and another answer to it, in any form of a corpus;
-    null: the model before writes them."""
+    """A file with pairs of a forget prompt and another answer to it, in any format of a corpus. Null: the
+    model before step 1 writes the answers."""
     prompt_field: str | None = None
     completion_field: str | None = None
-    """Names of its fields, as those of a corpus."""
+    """Names of the fields of `path`, as those of a corpus."""
     instruction: str = INSTRUCTION
-    """What the model before is asked, with {prompt} and {answer}."""
+    """The prompt by which the model before step 1 is asked, with {prompt} and {answer}."""
     alternates: int = 5
-    """How many answers it writes to each prompt; they are taken in turn, step by step."""
+    """Answers that the model writes to each prompt; each step takes the next one."""
     temperature: float = 1.0
     max_new_tokens: int = 200
     seed: int = 0
-    """Of its answers."""
+    """Seed of the answers that the model writes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Ascent on the forget data; the kinds differ in what holds the retain side."""
+"""Gradient ascent on the forget data; the kinds differ in their retain loss."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def ascent(config: ForgetLossConfig, retain: RetainLoss) -> "Objective":
-    """-forget_weight · NLL(forget) + retain_weight · what holds the retain side."""
+    """-forget_weight · NLL(forget) + retain_weight · the retain loss."""
     from mari_cli.losses.objective import mean_nll, with_retain
     from mari_cli.losses.readings import LogP
 
@@ -28,7 +28,7 @@ def ascent(config: ForgetLossConfig, retain: RetainLoss) -> "Objective":
 @register
 @dataclass(kw_only=True)
 class GradAscent(ForgetLossConfig):
-    """Nothing holds the retain side."""
+    """Gradient ascent without a retain loss."""
 
     kind: str = "grad_ascent"
 

@@ -1,7 +1,7 @@
-"""What every loss has: its section of a configuration, and its place among the losses.
+"""The configuration that every loss has, and the register of losses.
 
-A loss is one file: its configuration, its formula and what it reads of the model. A configuration is read
-before torch is loaded, so such a file imports torch inside functions, and outside for annotations alone.
+A loss is one file with its configuration, its formula and its readings of the model. Configurations are read
+before torch is loaded, so such a file imports torch inside functions, or for annotations alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class RetainLoss(StrEnum):
-    """What holds the retain side: a mean over the targets of the retain items (of pairs the answers, of
-    running text all tokens), never over prompts or padding. `kl` is KL(model before ‖ model now) there; TOFU
-    and OpenUnlearning average theirs over prompts and padding too. `jensen_shannon` is the Jensen-Shannon
-    divergence between the two. `states` is the squared distance between the hidden states of both in one
-    layer (RMU's), averaged over the targets of each item and then over items."""
+    """The term that keeps the model as it is on the retain data: a mean over the targets of the retain items
+    (the answers of pairs, all tokens of running text), never over prompts or padding. `kl` is KL(model before
+    step 1 ‖ model now); TOFU and OpenUnlearning average over prompts and padding too. `jensen_shannon` is the
+    Jensen-Shannon divergence of these two models. `states` is the squared distance of their hidden states in
+    one layer (as in RMU), averaged over the targets of each item and then over items."""
 
     none = "none"
     nll = "nll"
@@ -34,7 +34,7 @@ class RetainLoss(StrEnum):
 
 @dataclass(frozen=True)
 class Alternates:
-    """Other answers to the forget prompts: those of a file, or what the model before writes."""
+    """Other answers to the forget prompts, from a file or written by the model before step 1."""
 
     path: str | None
     prompt_field: str | None
@@ -42,7 +42,7 @@ class Alternates:
     instruction: str
     """With {prompt} and {answer}."""
     each: int
-    """Answers to each prompt that the model writes."""
+    """The answers that the model writes to each prompt."""
     temperature: float
     max_new_tokens: int
     seed: int
@@ -68,36 +68,36 @@ class LossConfig(Section):
         non_negative("loss", self, "retain_weight")
 
     def objective(self) -> "Objective":
-        """The function to minimise, and what it reads of the model."""
+        """The function to minimise and the readings that it needs. Raises ValueError for an unknown kind."""
         raise ValueError(f"no loss of kind `{self.kind}`")
 
     @property
     def title(self) -> str:
-        """What the method is called in tables."""
+        """The name of the method in tables."""
         return display_name(self)
 
     @property
     def alternative_answers(self) -> Sequence[str]:
-        """What the model should rather answer to the forget prompts; nothing where the loss asks for none."""
+        """Answers that the model should prefer at the forget prompts; empty where the loss needs none."""
         return ()
 
     @property
     def wanted_tokens(self) -> str | None:
-        """A text whose tokens, over and over, the loss wants at the targets of the forget items, after the
-        true tokens before; None: it wants none. The role `alternative` then has the forget items, so
-        labelled."""
+        """A text whose tokens, repeated, are the labels that the loss wants at the targets of the forget
+        items, while the inputs stay the true tokens; None: the loss wants none. The role `alternative` then
+        holds the forget items with these labels."""
         return None
 
     @property
     def alternates_request(self) -> "Alternates | None":
-        """Where the answers come from that the loss prefers, each forget prompt with its own; None: it asks
-        for none."""
+        """The source of the answers that the loss prefers, one for each forget prompt; None: it needs
+        none."""
         return None
 
     @property
     def negation(self) -> float | None:
-        """How far from where they began the weights go the other way, in lengths of the way that training
-        took; None: they stay where training led."""
+        """The factor α of a task vector: training moves the weights by Δ, then they are set to start - α · Δ.
+        None: the weights stay where training led."""
         return None
 
     @property
@@ -107,14 +107,14 @@ class LossConfig(Section):
 
     @property
     def support_request(self) -> SupportRequest | None:
-        """The distribution that the loss wants at each forget position, made before step 1; None: it wants
+        """The distribution that the loss wants at each forget position, made before step 1; None: it needs
         none."""
         return None
 
 
 @dataclass(kw_only=True)
 class ForgetLossConfig(LossConfig):
-    """A term of the forget data, and what holds the retain side."""
+    """A term on the forget data; the loss itself fixes the retain loss."""
 
     forget_weight: float = 1.0
 
@@ -125,11 +125,11 @@ class ForgetLossConfig(LossConfig):
 
 @dataclass(kw_only=True)
 class HeldLossConfig(ForgetLossConfig):
-    """A term of the forget data, beside any of the terms that hold the retain side."""
+    """A term on the forget data, beside any retain loss."""
 
     retain_loss: RetainLoss = RetainLoss.nll
     retain_layer: int | None = None
-    """`retain_loss=states`: the hidden layer that is held, 0 the embeddings; null: the middle one."""
+    """The hidden layer that `retain_loss=states` compares; 0: the embeddings, null: the middle layer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -147,6 +147,6 @@ L = TypeVar("L", bound=LossConfig)
 
 
 def register(loss: type[L]) -> type[L]:
-    """Make ``loss`` known as `loss=KIND`."""
+    """Register ``loss`` as `loss=KIND`."""
     LOSSES[loss.kind] = loss
     return loss

@@ -1,4 +1,4 @@
-"""A loss for anybody's training loop: a model, a forget batch, a retain batch and a loss's configuration.
+"""A loss for any training loop: it takes a model, a forget batch, a retain batch and a loss's configuration.
 
 Shapes: B sequences, T tokens, N supervised positions, S sequences, D hidden size.
 """
@@ -17,7 +17,7 @@ from mari_cli.losses.step import Positions, Rows, Step
 
 CollatedBatch = Mapping[str, Tensor]
 """`input_ids` and `labels` [B, T], and `attention_mask` where sequences are padded, as the collators of
-transformers make them: a label is -100 where nothing is supervised, and is not shifted."""
+transformers make them: labels are not shifted, and a label is -100 where nothing is supervised."""
 
 
 def unlearning_loss(
@@ -30,15 +30,15 @@ def unlearning_loss(
     alternative: CollatedBatch | None = None,
     chunk: int = 512,
 ) -> Tensor:
-    """The loss of one step, a scalar in nats to call `.backward()` on.
+    """The loss of one step: a scalar in nats, ready for `.backward()`.
 
     ``model`` is a causal language model of transformers. ``reference`` is a frozen copy of the model before
-    the first step; a loss that compares with it needs one. ``alternative``: the forget prompts with the
-    answers that the loss prefers, sequence by sequence (DPO). At most ``chunk`` positions have logits at one
-    time. The batches are the whole step: a loss that pools over a step pools over them.
+    step 1, for losses that compare with it. ``alternative``: the forget prompts with the answers that the
+    loss prefers, sequence by sequence (DPO). At most ``chunk`` positions have logits at one time. A loss that
+    pools over a step pools over these batches.
 
-    Raises ValueError where the loss needs a batch or a reference that is not given, or a distribution that
-    only `mari unlearn` makes.
+    Raises ValueError where the loss needs a batch or a reference that is missing, or a distribution that only
+    `mari unlearn` makes.
     """
     objective = config.objective()
     needs = objective.needs
@@ -95,7 +95,7 @@ def unlearning_loss(
 
 
 class _Carry(torch.autograd.Function):
-    """A loss whose gradient at some tensors is known already."""
+    """A loss whose gradient at some tensors has been computed before the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, count: int, *tensors_and_gradients: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class _Carry(torch.autograd.Function):
 
 
 def _states(model: nn.Module, batch: CollatedBatch, layer: int | None) -> tuple[Tensor, Tensor | None]:
-    """Hidden states [N, D] that predict a label, after the final norm and of ``layer``."""
+    """Hidden states [N, D] that predict a label: after the final norm, and in ``layer``."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
     output = _attribute(model, "base_model")(
         **inputs, use_cache=False, output_hidden_states=layer is not None
@@ -121,7 +121,7 @@ def _states(model: nn.Module, batch: CollatedBatch, layer: int | None) -> tuple[
 
 
 def _attribute(model: nn.Module, name: str) -> Any:
-    """Of a model of transformers, which this room does not import."""
+    """An attribute of a model of transformers, whose types this package does not import."""
     return getattr(model, name)
 
 

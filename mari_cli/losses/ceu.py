@@ -1,11 +1,11 @@
 """CE-U: cross-entropy to the model's own prediction without the true token.
 
-B. Yang 2025, "CE-U: Cross Entropy Unlearning", https://arxiv.org/abs/2503.01224. The target is
-q = softmax(z with the true token's logit at -∞), without a gradient. With p the model's prediction,
--Σ q log p = H(q) - log(1 - p(true token)), and only the second part has a gradient. It is the loss here, at
-least 0: the unlikelihood of S. Welleck et al. 2019, https://arxiv.org/abs/1908.04319. OpenUnlearning's code
-has the same gradient, and a number that is larger by H(q). The mean is over the tokens of the step.
-Shapes: N positions.
+B. Yang 2025, "CE-U: Cross Entropy Unlearning", https://arxiv.org/abs/2503.01224. The target is q = softmax(z
+with the true token's logit at -∞), without a gradient. With p the model's prediction, -Σ q log p = H(q) -
+log(1 - p(true token)), and only the second part has a gradient. This second part, at least 0, is the loss
+here: the unlikelihood of S. Welleck et al. 2019, https://arxiv.org/abs/1908.04319. OpenUnlearning's code has
+the same gradient, and a value that is larger by H(q). The mean is over the tokens of the step. Shapes: N
+positions.
 """
 
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class CEUConfig(HeldLossConfig):
     kind: str = "ceu"
     skip_first: Flag = True
-    """Leave the first token of each answer as it is (of running text that of each block), as a footnote of
-    the paper has it."""
+    """Leave out the first token of each answer (of each block of running text), after a footnote of the
+    paper."""
     retain_loss: RetainLoss = RetainLoss.none
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class CEUConfig(HeldLossConfig):
 
 
 def ceu(log_odds_N: "Tensor") -> "Tensor":
-    """[N], unreduced: -log(1 - p) of each true token, in nats."""
+    """-log(1 - p) of each true token [N], unreduced, in nats."""
     from torch.nn.functional import logsigmoid
 
     return -logsigmoid(-log_odds_N)

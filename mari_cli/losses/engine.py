@@ -1,12 +1,12 @@
-"""The head pass: readings of the head over a whole step, and their gradient, without ever holding the logits
-of the step.
+"""The head pass: readings of the head over a whole step and their gradient, without the logits of all
+positions in memory at once.
 
 An objective is a function of its readings (losses/readings/). Given the objective's gradient at the readings,
-one pass over chunks of positions computes the readings and carries the gradient through the head; where a
-pool does not fit a chunk it is averaged in a pass of its own before. Gradients are closed forms: with
-p = softmax(z), at the logits z of one position, every reading's is a factor of p, something that is added,
-and a distribution that p is pulled towards; the mean prediction P of a pool has p ∘ (γ - ⟨γ, p⟩) / count with
-γ the gradient at P.
+one pass over chunks of positions computes the readings and carries the gradient through the head; a pool that
+does not fit a chunk is averaged in a pass before. Gradients are closed forms. With p = softmax(z), the
+gradient of a reading at the logits z of one position is a factor times p, plus an added part, minus a
+distribution that p is pulled towards. The mean prediction P of a pool has p ∘ (γ - ⟨γ, p⟩) / count, with γ
+the gradient at P.
 
 Shapes: N, M positions, c positions of a chunk, D hidden size, V vocabulary, C pools, K stored tokens.
 """
@@ -26,22 +26,21 @@ from mari_cli.losses.step import Rows, Step
 from mari_cli.transfer import sent
 
 Readings = Mapping[Reading, Tensor]
-"""The value of each reading: a number for each position of its role, or as the reading says. One that has
-nothing to read in a part of a step is missing. The gradient of an objective at its readings has the same
-form."""
+"""The value of each reading, in the shape that the reading gives. A reading without positions in a part of a
+step is missing. The gradient of an objective at its readings has the same form."""
 
 
 @dataclass(frozen=True)
 class Gradients:
     h: dict[str, Tensor]
-    """By role, [N, D] in the dtype of its hidden states."""
+    """Gradient at the hidden states of each role [N, D], in their dtype."""
     head: HeadGradient
     layer: dict[str, Tensor] = field(default_factory=dict)
-    """By role, at the hidden states of the layer that the loss reads."""
+    """Gradient at the hidden states of the layer that the loss reads, by role."""
 
 
 Index = slice | Tensor
-"""Some positions of a role: a stretch of them, or their numbers."""
+"""Some positions of a role: a slice, or their indices."""
 
 
 @torch.no_grad()
@@ -58,7 +57,7 @@ def log_probabilities(head: Head, h_ND: Tensor, labels_N: Tensor, *, chunk: int)
 def survey(
     head: Head, rows: Rows, readings: Sequence[OfLogits], *, chunk: int, reference: Head | None
 ) -> list[Tensor]:
-    """The values of some readings of one role [N], without a gradient."""
+    """The values of ``readings`` of one role, each [N], without a gradient."""
     operand = HeadGradient(head)
     beside = reference if any(reading.beside_reference for reading in readings) else None
     on_reference = None if beside is None else HeadGradient(beside)
@@ -85,12 +84,12 @@ def head_pass(
     reduce: Callable[[Tensor], Tensor] | None = None,
     keep_logits: bool = False,
 ) -> tuple[Readings, Gradients]:
-    """The readings that ``weights`` has weights for, and the gradients of Σ weight · reading.
+    """The readings that have a weight in ``weights``, and the gradients of Σ weight · reading.
 
     ``chunk``: positions whose logits exist at one time. ``reference``: the head of `Rows.reference_ND`.
-    ``reduce`` sums a tensor over the processes that share the pools of ``step``. ``keep_logits``: those of a
-    pool that does not fit a chunk are held, chunk by chunk, from the pass that averages it to the one that
-    carries its gradient, instead of being made twice.
+    ``reduce`` sums a tensor over the processes that share the pools of ``step``. ``keep_logits``: keep the
+    logits of a pool that does not fit a chunk from the pass that averages it to the pass that carries its
+    gradient, instead of computing them twice.
     """
     on_reference = None if reference is None else HeadGradient(reference)
     sweeper = _HeadPass(HeadGradient(head), on_reference, rows, step, weights)
@@ -111,7 +110,7 @@ def head_pass(
 
 
 def _slices(index: Tensor, chunk: int, device: torch.device) -> Iterator[Index]:
-    """``index``, sorted within what belongs together, in pieces of at most ``chunk``."""
+    """``index``, sorted within each pool, in pieces of at most ``chunk``."""
     for index_c in index.split(chunk):
         if len(index_c) == 0:
             continue
@@ -124,7 +123,7 @@ def _slices(index: Tensor, chunk: int, device: torch.device) -> Iterator[Index]:
 
 @dataclass(frozen=True)
 class _Block:
-    """The pools ``first`` to ``last`` (not included), and by role the positions in them, ordered by pool."""
+    """The pools ``first`` to ``last`` (excluded), and the positions in them by role, ordered by pool."""
 
     first: int
     last: int
@@ -135,7 +134,7 @@ class _Block:
 
 
 def _blocks(pools: Pools, chunk: int) -> Iterator[_Block]:
-    """As many whole pools as fit a chunk; a pool that is larger by itself."""
+    """Blocks of whole pools: as many as fit a chunk, or one pool that is larger than a chunk."""
     names = pools.names()
     order = {role: name_N.argsort(stable=True)[int((name_N < 0).sum()) :] for role, name_N in names.items()}
     counts = {
@@ -152,7 +151,7 @@ def _blocks(pools: Pools, chunk: int) -> Iterator[_Block]:
 
 
 class _HeadPass:
-    """What a pass accumulates. A chunk is opened, which reads it, and closed, which pushes its gradient."""
+    """The state of a pass. `open` reads a chunk; `close` carries its gradient through the head."""
 
     def __init__(
         self,
@@ -185,14 +184,14 @@ class _HeadPass:
 
     @property
     def roles(self) -> list[str]:
-        """Those whose logits are read."""
+        """The roles whose logits are read."""
         pooled = () if self.pooled is None else self.pooled.roles
         return [
             role for role in self.rows if self.of_logits[role] or self.of_predictions[role] or role in pooled
         ]
 
     def open(self, role: str, index: Index, made: Tensor | None = None) -> Chunk:
-        """``made``: the logits [c, V], where they are there already; used up."""
+        """Read a chunk. ``made``: its logits [c, V] if they exist already; they are overwritten."""
         rows, readings = self.rows[role], self.of_logits[role]
         h_cD, labels_c = rows.h_ND[index], rows.labels_N[index]
         z_cV = self.head.logits(h_cD) if made is None else made
@@ -211,11 +210,11 @@ class _HeadPass:
         )
 
     def close(self, part: Chunk, gamma_cV: Tensor | None = None) -> None:
-        """Push the gradient of a chunk; ``gamma_cV`` [c, V] or [1, V] is that of the loss at its p, used
-        up."""
+        """Carry the gradient of a chunk through the head. ``gamma_cV`` [c, V] or [1, V]: the gradient of the
+        loss at p; it is overwritten."""
         role, index, p_cV = part.role, part.index, part.p_cV
-        factor_c = p_cV.new_zeros(len(p_cV))  # what multiplies p, apart from γ
-        sparse: list[tuple[Tensor, Tensor]] = []  # tokens [c, K] and what is added at them
+        factor_c = p_cV.new_zeros(len(p_cV))  # the factor of p, apart from γ
+        sparse: list[tuple[Tensor, Tensor]] = []  # tokens [c, K] and the gradient to add there
         weights_and_values: list[Tensor] = []
         for reading, value_c in zip(self.of_logits[role], part.values, strict=True):
             weight_c = self.weights[reading][index]
@@ -238,13 +237,13 @@ class _HeadPass:
             part.q_normaliser_c,
             *weights_and_values,
         )
-        part.reference_cV = None  # not held while the head's gradient is made
+        part.reference_cV = None  # frees memory before the head's gradient is made
         for ids_cK, added_cK in sparse:
             p_cV.scatter_add_(-1, ids_cK, added_cK.to(p_cV.dtype))
         self.gradient[role][index] = self.head.push(p_cV, part.h_cD, part.slope_cV)
 
     def pool_at_once(self, pooled: OfPools, block: _Block, pools: Pools) -> None:
-        """Pools whose probabilities fit in memory together: opened once, averaged, closed."""
+        """Pools whose probabilities fit in memory together are opened once, averaged and closed."""
         parts: dict[str, Chunk] = {}
         mean: dict[str, Tensor] = {}
         share: dict[str, Tensor] = {}
@@ -274,8 +273,8 @@ class _HeadPass:
         reduce: Callable[[Tensor], Tensor] | None,
         keep: bool,
     ) -> None:
-        """One pool that does not fit: averaged in a first pass, its gradient carried back in a second, from
-        logits that are kept or made again."""
+        """One pool that does not fit a chunk: the first pass averages it, the second carries its gradient,
+        from logits that were kept or are computed again."""
         assert block.last == block.first + 1
         sums: list[Tensor] = []
         kept: list[Tensor] = []
@@ -288,7 +287,7 @@ class _HeadPass:
                 sum_V += some_V.sum(0, dtype=torch.float64)
                 if keep:
                     kept.append(z_cV)
-                del z_cV  # or it would still be there when the next one is made
+                del z_cV  # frees memory before the next logits are made
             sums.append(sum_V)
         sum_2V = torch.stack(sums)
         if reduce is not None:
@@ -306,7 +305,7 @@ class _HeadPass:
     def _read_pools(
         self, pooled: OfPools, block: _Block, pools: Pools, mean: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Read the block's pools; the gradient of the loss at both sides' mean predictions [C, V]."""
+        """Read the block's pools; returns the gradient of the loss at both sides' mean predictions [C, V]."""
         at = slice(block.first, block.last)
         device = mean["retain"].device
         prior_C, share_C = (sent(x_C[at], device) for x_C in (pools.prior_C, pools.share_C))

@@ -1,8 +1,8 @@
-"""What processes exchange, so that a loss that pools over the step is exact however the step is shared.
+"""The exchange between processes. It makes a loss that pools over the step exact, however the step is shared.
 
-Each process has a stretch of every role's sequences; terms and gradients of all processes add up. A loss that
-is a sum over sequences exchanges nothing here. The collectives of mari_cli/distributed.py are needed inside a
-loss because the gradient of a pool is not known before all processes have read their part of the pool.
+Each process has a range of every role's sequences; terms and gradients of all processes add up. A loss that
+is a sum over sequences exchanges nothing here. The exchange is part of the loss because the gradient of a
+pool is known only after all processes have read their part of the pool.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,21 +20,21 @@ from mari_cli.losses.step import Positions, Rows, Step
 from mari_cli.transfer import sent
 
 Differentiate = Callable[..., tuple[Terms, Gradients]]
-"""`objective.differentiate` of (step, rows), and what else it may take by name."""
+"""`objective.differentiate` as a function of (step, rows) and its further arguments by name."""
 
 
 def exchange(
     objective: Objective, rows: Mapping[str, Rows], step: Step, whole: Whole, differentiate: Differentiate
 ) -> tuple[Terms, Gradients]:
-    """This process's share of terms and gradients. ``whole``: the positions of the whole step."""
+    """This process's part of terms and gradients. ``whole``: the positions of the whole step."""
     pooled = objective.needs.pooled
     if pooled is not None and objective.needs.couples and distributed.size() > 1:
-        if pooled.one_pool:  # processes add up its two sums of predictions, 2V numbers
+        if pooled.one_pool:  # processes sum its two vectors of predictions, 2V numbers
             return differentiate(
                 step, rows, reduce=distributed.all_reduce_sum, counts_pools=distributed.is_rank_zero()
             )
         return _by_pools(rows, step, whole(), differentiate)
-    # no other process has a part in what follows
+    # no other process takes part in the lines below
     there = {role for role in rows if step.positions[role].sequences}
     terms, gradients = differentiate(
         replace(step, positions={role: step.positions[role] for role in there}),
@@ -52,8 +52,8 @@ def exchange(
 def _by_pools(
     rows: Mapping[str, Rows], step: Step, whole: Mapping[str, Positions], differentiate: Differentiate
 ) -> tuple[Terms, Gradients]:
-    """Many pools over all processes: these exchange hidden states, far fewer numbers than predictions, and
-    each takes some pools whole."""
+    """Many pools over all processes: each process takes whole pools. The processes exchange hidden states,
+    which are far fewer numbers than predictions."""
     processes = distributed.size()
     assert step.pools is not None
     pools, owned = own_pools(step.pools, processes=processes, process=distributed.rank())
@@ -82,6 +82,6 @@ def _by_pools(
 
 
 def _lengths(at: Positions, processes: int) -> list[int]:
-    """How many positions of a role each process has."""
+    """The number of positions of a role in each process."""
     counts = torch.bincount(at.sequence_N, minlength=at.sequences).tolist()
     return [sum(counts[i] for i in distributed.share(at.sequences, of=k)) for k in range(processes)]

@@ -1,8 +1,9 @@
-"""What is done to every logit of a chunk: on CUDA one compiled kernel for each function, elsewhere strips.
+"""The functions of every logit of a chunk. On CUDA each one is a compiled kernel, elsewhere it runs by
+strips.
 
-Each function is written once, for any number of rows. Compiled it takes the whole chunk, and keeps what lies
-between reading and writing in registers; eagerly every operation makes a temporary, so it gets a few rows at
-a time. A trailing underscore: the first argument is overwritten, and nothing else as large as it is made.
+Each function takes any number of rows. Compiled, it takes the whole chunk and keeps intermediate values in
+registers. Eagerly, every operation makes a temporary tensor, so a function gets a few rows at a time. A
+trailing underscore: the function overwrites its first argument and allocates nothing else of that size.
 
 Shapes: c positions of a chunk, V vocabulary.
 """
@@ -16,22 +17,22 @@ import torch
 from torch import Tensor
 
 STRIP = 16
-"""Rows at a time where temporaries are to be spared."""
+"""Rows at a time in eager mode, which bounds the memory of temporary tensors."""
 MOST_VARIANTS = 64
-"""Of one function, which is compiled anew for other types, vocabularies and missing arguments."""
+"""Most variants of one function: another dtype, vocabulary or absent argument compiles a new one."""
 
 Body = Callable[..., tuple[Tensor, ...]]
-"""Of tensors that all have the rows of a chunk, or are None; its results have rows too."""
+"""A function of tensors that all have the rows of a chunk, or are None; its results have these rows too."""
 
 
 def over_chunk(body: Body, rows: Tensor, *more: Tensor | None) -> tuple[Tensor, ...]:
-    """``body`` for all rows: compiled if the device has what that takes, by strips if not."""
+    """``body`` for all rows: compiled if the device and its software allow it, by strips if not."""
     kernel = by_strips if obstacle(rows.device.type) else compiled
     return kernel(body)(rows, *more)
 
 
 def by_strips(body: Body) -> Body:
-    """``body`` for a few rows after another, its results concatenated."""
+    """``body`` for `STRIP` rows at a time, its results concatenated."""
 
     def in_strips(rows: Tensor, *more: Tensor | None) -> tuple[Tensor, ...]:
         parts = [
@@ -45,14 +46,14 @@ def by_strips(body: Body) -> Body:
 
 @cache
 def compiled(body: Body) -> Body:
-    """``body`` for all rows in one piece."""
-    from torch import _dynamo  # takes a second to load, and on a CPU nobody asks for it
+    """``body`` compiled, for all rows in one call."""
+    from torch import _dynamo  # takes a second to load, and a CPU does not need it
 
     kernel: Body = torch.compile(body, fullgraph=True, recompile_limit=MOST_VARIANTS)  # type: ignore[call-overload]
 
     def whole(rows: Tensor, *more: Tensor | None) -> tuple[Tensor, ...]:
         for x in (rows, *more):
-            if x is not None:  # of any number of rows, but of one V: what is known of it makes loads wide
+            if x is not None:  # rows vary, V is fixed: a known V makes the kernel's loads wide
                 _dynamo.maybe_mark_dynamic(x, 0)
         return kernel(rows, *more)
 
@@ -61,14 +62,14 @@ def compiled(body: Body) -> Body:
 
 @cache
 def obstacle(kind: str) -> str | None:
-    """Why nothing is compiled for this ``kind`` of device; None: it is."""
+    """The reason why nothing is compiled for this ``kind`` of device, or None."""
     if kind != "cuda" or not torch.cuda.is_available():
         return "only compiled on CUDA"
     from torch._dynamo import config
 
     if config.disable:
         return "`TORCH_COMPILE_DISABLE` is set"
-    try:  # tried, because it takes a C compiler and Python's headers, which many an image is without
+    try:  # compiling needs a C compiler and Python's headers, which many images lack
         compiled(lambda x: (x + 1,))(torch.zeros(2, device=kind))
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         return (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -76,7 +77,7 @@ def obstacle(kind: str) -> str | None:
 
 
 def described(kind: str) -> str:
-    """For the log."""
+    """How the functions run, for the log."""
     without = obstacle(kind)
     return "compiled" if without is None else f"eager ({without})"
 
@@ -85,7 +86,7 @@ def described(kind: str) -> str:
 
 
 class Logits(NamedTuple):
-    """Of a chunk, each row with its log Σ exp; and the reference's, where a reading compares with them."""
+    """The logits of a chunk and the log Σ exp of each row; the reference's too where a reading needs them."""
 
     z_cV: Tensor
     normaliser_c: Tensor
@@ -95,7 +96,7 @@ class Logits(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """The probabilities of a chunk; and the reference's logits, each row with its log Σ exp."""
+    """The probabilities of a chunk; and the reference's logits with the log Σ exp of each row."""
 
     p_cV: Tensor
     labels_c: Tensor
@@ -104,7 +105,7 @@ class Predictions(NamedTuple):
 
 
 class Slope(NamedTuple):
-    """A gradient at the logits of a chunk: factor · p + added - weight · towards. None: nothing of it."""
+    """A gradient at the logits of a chunk: factor · p + added - weight · towards. None: that part is 0."""
 
     factor_c: Tensor | None = None
     added_cV: Tensor | None = None
@@ -113,7 +114,7 @@ class Slope(NamedTuple):
 
 
 class LogitReading(Protocol):
-    """What a kernel asks of a reading (losses/readings/)."""
+    """The functions of a reading (losses/readings/) that a kernel calls."""
 
     def value(self, at: Logits) -> Tensor: ...
 
@@ -133,8 +134,8 @@ def read(readings: tuple[LogitReading, ...]) -> Body:
 
 @cache
 def predict_(readings: tuple[LogitReading, ...]) -> Body:
-    """A kernel: logits become probabilities. log p(label), the value of each reading and, beside a reference,
-    its log Σ exp [c]."""
+    """A kernel that overwrites logits with probabilities. Returns log p(label), the value of each reading
+    and, where there is a reference, its log Σ exp, each [c]."""
 
     def kernel(z_cV: Tensor, labels_c: Tensor, reference_cV: Tensor | None) -> tuple[Tensor, ...]:
         at = _logits(z_cV, labels_c, reference_cV)
@@ -148,7 +149,7 @@ def predict_(readings: tuple[LogitReading, ...]) -> Body:
 
 @cache
 def gradient_(readings: tuple[LogitReading, ...]) -> Body:
-    """A kernel: p becomes p ∘ (factor + γ - ⟨γ, p⟩) and what the slope of each reading adds."""
+    """A kernel that overwrites p with p ∘ (factor + γ - ⟨γ, p⟩) plus the slope of each reading."""
 
     def kernel(
         p_cV: Tensor,
@@ -186,12 +187,12 @@ def gradient_(readings: tuple[LogitReading, ...]) -> Body:
 
 
 def label_log_p(z_cV: Tensor, labels_c: Tensor) -> tuple[Tensor]:
-    """log p(label) [c]."""
+    """log p(label) of each row [c]."""
     return (at_label(z_cV, labels_c) - z_cV.logsumexp(-1),)
 
 
 def summed_predictions(z_cV: Tensor) -> tuple[Tensor]:
-    """Probabilities summed over all rows that it gets, as one row [1, V]."""
+    """The sum of the probabilities over all rows, as one row [1, V]."""
     return (z_cV.softmax(-1).sum(0, keepdim=True),)
 
 

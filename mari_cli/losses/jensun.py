@@ -1,13 +1,13 @@
-"""JensUn: the Jensen-Shannon divergence to a refusal on forget data, and to the model before on retain data.
+"""JensUn: Jensen-Shannon divergence to a refusal on forget data, to the model before step 1 on retain data.
 
 N. D. Singh et al. 2025, "Unlearning That Lasts: Utility-Preserving, Robust, and Almost Irreversible
-Forgetting in LLMs", https://arxiv.org/abs/2509.02820. The target at each token of a forget
-answer is one token of the refusal, over and over. Of p the probability of that token, the divergence is
+Forgetting in LLMs", https://arxiv.org/abs/2509.02820. The target at each token of a forget answer is one
+token of the refusal, whose tokens are repeated. With p the probability of that token, the divergence is
 
     log 2 + (p log p - (1 + p) log(1 + p)) / 2,    at most log 2.
 
-The authors' code clamps probabilities at 1e-9 before it takes logarithms, the loss here does not; it averages
-over the tokens of a micro-batch, the loss here over those of the step. Shapes: N positions.
+The authors' code clamps probabilities at 1e-9 before it takes logarithms, the loss here does not; their code
+averages over the tokens of a micro-batch, the loss here over the tokens of the step. Shapes: N positions.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class JensUnConfig(HeldLossConfig):
     kind: str = "jensun"
     refusal: str = " No idea"
-    """Its tokens are wanted instead of those of each forget answer."""
+    """The text whose tokens replace the tokens of each forget answer as targets."""
     retain_loss: RetainLoss = RetainLoss.jensen_shannon
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class JensUnConfig(HeldLossConfig):
 
 
 def jensen_shannon_to_token(log_p_N: "Tensor") -> "Tensor":
-    """[N], unreduced, in nats: between the prediction and the certainty of a token with ``log_p_N``."""
+    """[N], unreduced, in nats: divergence of the prediction from certainty of a token with ``log_p_N``."""
     import math
 
     p_N = log_p_N.exp()

@@ -1,16 +1,16 @@
-"""Marginal information: what the forget data adds to what the retain data supports.
+"""Marginal information: the information that the forget data adds to the support of the retain data.
 
 S. Xu, Y. Ni, S. Broecker, T. Strohmer, "Forgetting-MarI: LLM Unlearning via Marginal Information
-Regularization", 2025, https://arxiv.org/abs/2511.11914. Z is a coin: 0 "this position comes from retain data
-alone", 1 "from retain and forget data together", P(Z=1) = ``prior``; X is a token the model draws at such a
-position. The term to minimise is the mutual information I(X;Z), a generalised Jensen-Shannon divergence in
-nats, 0 <= I <= H(Z) <= log 2.
+Regularization", 2025, https://arxiv.org/abs/2511.11914. Z is binary: 0 "this position comes from retain data
+alone", 1 "from retain and forget data together", P(Z=1) = ``prior``; X is a token that the model draws at
+such a position. The term to minimise is the mutual information I(X;Z), a generalised Jensen-Shannon
+divergence in nats, 0 <= I <= H(Z) <= log 2.
 
-The paper names the *pooled* and the *token-wise* estimator; how it weights positions is not public, so the
-weights here are ours (`pools_by_index` says which).
+The paper names the *pooled* and the *token-wise* estimator. Its weights of positions are not public, so the
+weights here are this project's (`pools_by_index` states them).
 
-Shapes: N, M = supervised positions of retain and forget data in one optimiser step, V = vocabulary,
-C = positions in a completion, D = hidden size of the reference.
+Shapes: N, M = supervised positions of retain and forget data in one optimiser step, V = vocabulary, C =
+positions in a completion, D = hidden size of the reference.
 """
 
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ from torch import Tensor
 
 
 def prior_of(prior: float | None, *, retain: int, forget: int) -> float:
-    """P(Z=1) as configured, or by counts, of so many positions in a step."""
+    """P(Z=1): ``prior``, or for None by the counts of ``retain`` and ``forget`` positions in a step."""
     return prior if prior is not None else (retain + forget) / (2 * retain + forget)
 
 
 def generalised_jsd(p_r: Tensor, p_ru: Tensor, prior: Tensor | float) -> Tensor:
     """I(X;Z) of ``p_r`` [..., V] (Z=0) and ``p_ru`` [..., V] (Z=1), in nats, over the last dimension.
 
-    Near I = 0 the textbook form subtracts almost equal logarithms; log1p of the difference does not cancel.
-    The logarithms carry no gradient because their part of it vanishes identically:
-    (1-π) p_r d log(p_r/m) + π p_ru d log(p_ru/m) = (1-π) dp_r + π dp_ru - dm = 0.
+    Near I = 0 the textbook form subtracts almost equal logarithms; log1p of the difference keeps its digits.
+    The logarithms carry no gradient because their part of the gradient is 0: (1-π) p_r d log(p_r/m) + π p_ru
+    d log(p_ru/m) = (1-π) dp_r + π dp_ru - dm = 0.
     """
     prior = torch.as_tensor(prior, dtype=p_r.dtype, device=p_r.device)
     if prior.dim():
@@ -45,7 +45,7 @@ def generalised_jsd(p_r: Tensor, p_ru: Tensor, prior: Tensor | float) -> Tensor:
 
 
 def with_rest(supported_MK: Tensor) -> Tensor:
-    """[M, K+1]: the probabilities, and what they leave of 1."""
+    """The probabilities and, last, 1 minus their sum [M, K+1]."""
     rest_M1 = (1 - supported_MK.sum(-1, keepdim=True)).clamp_min(0)
     return torch.cat([supported_MK, rest_M1], -1)
 
@@ -53,11 +53,11 @@ def with_rest(supported_MK: Tensor) -> Tensor:
 def information_and_gradient(
     p_r: Tensor, p_u: Tensor, prior: Tensor, share: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """I(X;Z) of the sides' mean predictions [..., V], and its gradients there, without a graph.
+    """I(X;Z) of the two sides' mean predictions [..., V], and its gradients there, without an autograd graph.
 
-    ``prior`` and ``share`` [...]: P(Z=1) and the forget side's weight in the joint distribution. As
-    `generalised_jsd`: ∂I/∂p_ru = π log(p_ru/m), of which the forget side gets ``share`` and the retain side
-    the rest, and ∂I/∂p_r = (1-π) log(p_r/m) besides.
+    ``prior`` and ``share`` [...]: P(Z=1) and the forget side's weight in the joint distribution. As in
+    `generalised_jsd`, ∂I/∂p_ru = π log(p_ru/m), of which the forget side gets ``share`` and the retain side
+    the rest; the retain side also gets ∂I/∂p_r = (1-π) log(p_r/m).
     """
     prior, share = prior.to(p_r).unsqueeze(-1), share.to(p_r).unsqueeze(-1)
     tiny = torch.finfo(p_r.dtype).tiny
@@ -75,17 +75,17 @@ def information_and_gradient(
 
 @dataclass(frozen=True)
 class Pools:
-    """Which positions' predictions are averaged together, and how the pools add up to one information.
+    """The pools of positions whose predictions are averaged, and the weights by which pools add up.
 
-    C pools; I = sum over pools of ``weight`` · I(X;Z | pool). Plain tensors on the CPU: what is pooled is
-    known from the tokens alone, before any forward pass.
+    C pools; I = sum over pools of ``weight`` · I(X;Z | pool). All are tensors on the CPU, because the tokens
+    alone determine the pools, before any forward pass.
     """
 
     retain_N: Tensor
-    """Pool of each retain position; -1: of none."""
+    """The pool of each retain position; -1: no pool."""
     forget_M: Tensor
     retain_count_C: Tensor
-    """Positions of the whole step in each pool, other processes' among them."""
+    """Retain positions of the whole step in each pool, other processes' included."""
     forget_count_C: Tensor
     weight_C: Tensor
     prior_C: Tensor
@@ -102,8 +102,8 @@ class Pools:
 
 
 def one_pool(retain: int, forget: int, *, totals: tuple[int, int], prior: float, share: float) -> Pools:
-    """The pool of the pooled estimator: all ``retain`` and ``forget`` positions, of the step's ``totals``.
-    I(X;Z) is of two vectors, the mean prediction over retain, and over retain and forget together."""
+    """The pool of the pooled estimator: all ``retain`` and ``forget`` positions; ``totals`` are the step's.
+    I(X;Z) compares two vectors: the mean prediction over retain, and over retain and forget together."""
 
     def one(value: float) -> Tensor:
         return torch.tensor([value], dtype=torch.float64)
@@ -120,13 +120,13 @@ def one_pool(retain: int, forget: int, *, totals: tuple[int, int], prior: float,
 
 
 def pools_by_index(index_r_N: Tensor, index_u_M: Tensor, *, prior: float, share: float) -> Pools:
-    """The pools of the token-wise estimator, I(X;Z|C) with C the index of a token in its completion (or
-    block): one for each index that both corpora reach.
+    """The pools of the token-wise estimator, I(X;Z|C) with C the index of a token in its completion or block:
+    one pool for each index that both corpora have.
 
     With a_c and u_c the shares of retain and forget tokens at index c, the joint distribution fixes
     everything else: b_c = (1-ρ) a_c + ρ u_c, P(c) = (1-π) a_c + π b_c, P(Z=1|c) = π b_c / P(c), forget share
-    at c = ρ u_c / b_c. An index that only one corpus reaches adds nothing: there C tells Z, and X cannot add
-    to it. Where all completions are of one length this is the plain mean over indices.
+    at c = ρ u_c / b_c. An index that only one corpus has adds nothing: there C determines Z, so X cannot add
+    information. If all completions have one length, I(X;Z|C) is the plain mean over indices.
     """
     length = int(torch.cat([index_r_N, index_u_M]).max()) + 1
     count_r_C = torch.bincount(index_r_N, minlength=length).double()
@@ -143,10 +143,10 @@ def pools_by_index(index_r_N: Tensor, index_u_M: Tensor, *, prior: float, share:
 
 
 def own_pools(pools: Pools, *, processes: int, process: int) -> tuple[Pools, dict[str, Tensor]]:
-    """The pools that fall to one of several processes, and by role the positions that it works on.
+    """The pools of ``process``, one of several, and by role the positions that it works on.
 
-    Whole pools, so that nothing of them has to be summed; the positions of none fill up what is uneven. A
-    function of the pools alone: every process knows the parts of all.
+    A process has whole pools, so that no pool has to be summed over processes; positions without a pool even
+    out the loads. The result depends on the pools alone, so every process knows the parts of all.
     """
     loads = [0.0] * processes
     owner_C = torch.empty(len(pools), dtype=torch.long)

@@ -1,4 +1,4 @@
-"""Forgetting-MarI: marginal information plus a divergence from the model before on retain data.
+"""Forgetting-MarI: marginal information plus a divergence from the model before step 1 on retain data.
 
 S. Xu, Y. Ni, S. Broecker, T. Strohmer, "Forgetting-MarI: LLM Unlearning via Marginal Information
 Regularization", 2025, https://arxiv.org/abs/2511.11914 (losses/marginal.py has the formulas).
@@ -54,29 +54,29 @@ class MariConfig(LossConfig):
     kind: str = "mari"
     estimator: Estimator = Estimator.token
     prior: float | None = 0.5
-    """P(Z=1), the chance that a position comes from retain and forget together; null: by counts, of R retain
-    and U forget positions (R + U) / (2 R + U)."""
+    """P(Z=1), the probability that a position comes from retain and forget together; null: by counts, with R
+    retain and U forget positions (R + U) / (2 R + U)."""
     forget_share: float | None = None
     """Weight of the forget side in the joint distribution; null: its share of the step's tokens."""
     gradient_through: GradientThrough = GradientThrough.forget
-    """`forget`: the retain side is a target; `both`: the information moves both sides (not with `context`,
-    whose target is fixed)."""
+    """`forget`: the retain side is a fixed target. `both`: the gradient also runs through the retain side;
+    `context` refuses this, because its target is fixed."""
     pooling_scope: PoolingScope = PoolingScope.step
-    """What is averaged together: the whole optimiser step, however it is cut; or each micro-batch by itself,
-    which is another loss, cheaper and not what the paper minimises."""
+    """The positions that are averaged together: `step`, those of the whole optimiser step, or `micro`, those
+    of each micro-batch. `micro` is cheaper, but another loss than the paper's."""
     mari_weight: float = 10.0
     retain_divergence: RetainDivergence = RetainDivergence.forward
-    """What holds the retain side. `forward`: KL(before ‖ model); `reverse`: KL(model ‖ before)."""
+    """The retain loss. `forward`: KL(before ‖ model); `reverse`: KL(model ‖ before)."""
     divergence: Divergence = Divergence.jensen_shannon
-    """How far a prediction p is from what is supported, q (`context`). `jensen_shannon`: I(X;Z), as in the
-    paper. `forward`: KL(q ‖ p), the limit of I/(1-prior) at prior 1. `reverse`: KL(p ‖ q), that of I/prior at
-    prior 0. `jeffreys`: the sum of these two."""
+    """Distance of a prediction p from the supported distribution q (`context`). `jensen_shannon`: I(X;Z), as
+    in the paper. `forward`: KL(q ‖ p), the limit of I/(1-prior) at prior 1. `reverse`: KL(p ‖ q), the limit
+    of I/prior at prior 0. `jeffreys`: the sum of these two."""
     pointwise_weight: float = 0.0
-    """Of the pointwise marginal information of the token that was observed, log p(y)/q(y), as a Huber loss
-    (`context`): what the divergence hardly sees once p(y) is small."""
+    """Weight of the pointwise marginal information of the observed token, log p(y)/q(y), as a Huber loss
+    (`context`). The divergence hardly depends on p(y) once p(y) is small; this term does."""
     anchor_weight: float = 0.0
-    """Of the Huber distance of log p to the model before's, averaged over the whole vocabulary, at retain
-    positions: holds also what is improbable there, which KL does not see."""
+    """Weight of the Huber distance of log p from log p of the model before step 1, averaged over the whole
+    vocabulary, at retain positions. It also keeps improbable tokens as they were, which KL hardly sees."""
     context: ContextConfig = field(default_factory=ContextConfig)
     support: SupportConfig = field(default_factory=SupportConfig)
 
@@ -108,7 +108,7 @@ class MariConfig(LossConfig):
             self.estimator is Estimator.context or self.support.source is SupportSource.neighbours,
             f"loss.support.source={self.support.source} needs loss.estimator=context",
         )
-        outcomes = self.context.stored_tokens + 2  # the label, and the tail
+        outcomes = self.context.stored_tokens + 2  # the stored tokens, the label and the tail
         require(
             self.support.source is SupportSource.neighbours or self.support.floor * outcomes < 1,
             f"loss.support.floor={self.support.floor} is too much for each of {outcomes} outcomes "
@@ -127,8 +127,8 @@ class MariConfig(LossConfig):
         return SupportRequest(self.support, self.context) if asked else None
 
     def objective(self) -> "Objective":
-        """mari_weight · I(X;Z|C) + retain_weight · KL on retain data, between reference and model, and where
-        they have a weight the pointwise information of the observed tokens and the anchor on retain data."""
+        """mari_weight · I(X;Z|C) + retain_weight · KL between reference and model on retain data, and the
+        pointwise information of the observed tokens and the anchor where their weights are not 0."""
         import torch
 
         from mari_cli.losses.objective import Needs, Objective, like, step_mean

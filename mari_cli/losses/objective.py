@@ -1,8 +1,9 @@
-"""From a loss's configuration to a number per optimiser step, and its gradient at the hidden states.
+"""Objectives: from a loss's configuration to its value for an optimiser step and its gradient at hidden
+states.
 
-An objective is a function of readings (losses/readings/) over the step's global counts: it never averages
-what it happens to see, so how a step was cut into micro-batches or over processes cannot change it. Its terms
-are sums over positions and sequences; those of the parts of a step add up.
+An objective is a function of readings (losses/readings/), divided by the counts of the whole step. So the
+split of a step into micro-batches or over processes does not change it: its terms are sums over positions and
+sequences, and those of the parts of a step add up.
 
 Shapes: N positions, S sequences, C pools.
 """
@@ -22,21 +23,21 @@ from mari_cli.losses.step import Positions, Rows, Step
 from mari_cli.transfer import sent
 
 Terms = dict[str, Tensor]
-"""Named scalars; `loss` is the one to minimise, the others are what it is made of, unweighted."""
+"""Named scalars; `loss` is the one to minimise, the others are its parts without their weights."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a loss wants computed for it, and so how a step may be cut and what it costs."""
+    """The readings and references that a loss needs. They determine how a step may be split and its cost."""
 
     readings: tuple[Reading, ...]
     nonlinear: tuple[OfLogits, ...] = ()
-    """Readings that the loss is not linear in: they are read before its gradient is taken. The hidden states
-    of a layer need not be named: they are always there before."""
+    """Readings in which the loss is not linear: they are read before its gradient is taken. Hidden states of
+    a layer are always read before, so they need not be listed."""
     reference_log_p: tuple[str, ...] = ()
-    """Roles of whose sequences the reference's log-probability is wanted."""
+    """Roles that need the reference's log-probability of each sequence."""
     reference_layer: tuple[str, ...] = ()
-    """Roles of which the reference's hidden states are wanted, at the layer that is read."""
+    """Roles that need the reference's hidden states at the layer that the loss reads."""
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -51,23 +52,23 @@ class Needs:
 
     @property
     def stored_tokens(self) -> int | None:
-        """How many tokens of a distribution are stored for each forget position; None: it wants none."""
+        """Tokens stored for each forget position's distribution; None: the loss needs no distribution."""
         return next((r.stored_tokens for r in self.readings if isinstance(r, OfPredictions)), None)
 
     @property
     def states(self) -> OfStates | None:
-        """A reading of the hidden states of a layer; a loss reads one layer, of any roles."""
+        """A reading of the hidden states of a layer, or None. A loss reads one layer, of any roles."""
         return next((reading for reading in self.readings if isinstance(reading, OfStates)), None)
 
     @property
     def pooled(self) -> OfPools | None:
-        """The reading that makes the loss more than a sum over sequences."""
+        """The reading because of which the loss is not a sum over sequences, or None."""
         return next((reading for reading in self.readings if isinstance(reading, OfPools)), None)
 
     @property
     def coupling(self) -> str | None:
-        """What the loss pools over: the `step`; each `micro`-batch, which is then a part of the loss; None:
-        the loss is a sum over sequences."""
+        """The scope over which the loss pools: the `step`, or each `micro`-batch, whose loss is a part of the
+        step's. None: the loss is a sum over sequences."""
         return None if self.pooled is None else self.pooled.scope
 
     @property
@@ -77,17 +78,17 @@ class Needs:
 
     @property
     def holds_logits(self) -> bool:
-        """Whether a step has logits that are worth holding."""
+        """Whether it can save time to keep the logits of a step in memory."""
         return self.pooled is not None and self.pooled.one_pool
 
 
 @dataclass(frozen=True)
 class RetainWeight:
-    """What the retain term weighs, where that depends on how training went so far."""
+    """The weight of the retain term, for a loss whose steps change this weight."""
 
     first: float
     after: Callable[[Tensor, Terms, int], Tensor]
-    """The weight after a step: of the weight in it, its terms, and how many steps were done before."""
+    """The weight after a step, from the weight in it, its terms, and the number of steps before it."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Objective:
 
 
 def build(config: LossConfig) -> Objective:
-    """The objective of ``config``. Raises ValueError where its kind is no loss."""
+    """The objective of ``config``. Raises ValueError for an unknown kind."""
     return config.objective()
 
 
@@ -106,19 +107,19 @@ def build(config: LossConfig) -> Objective:
 
 
 def step_mean(reading: Reading, step: Step, readings: Readings) -> Tensor:
-    """This part's share of the mean of a reading over the step's positions."""
+    """This part's contribution to the mean of a reading over the step's positions."""
     read_N = readings.get(reading)
     return torch.zeros(()) if read_N is None else read_N.sum() / step.positions[reading.role].step_positions
 
 
 def mean_nll(role: str, step: Step, readings: Readings) -> Tensor:
-    """This part's share of the mean negative log-likelihood over the step's positions, in nats."""
+    """This part's contribution to the mean negative log-likelihood over the step's positions, in nats."""
     log_p_N = readings.get(LogP(role))
     return torch.zeros(()) if log_p_N is None else -log_p_N.sum() / step.positions[role].step_positions
 
 
 def sequence_log_p(role: str, step: Step, readings: Readings, *, length_normalised: bool = False) -> Tensor:
-    """log p(completion | prompt) [S], in nats: of each token on average, if ``length_normalised``."""
+    """log p(completion | prompt) [S], in nats; ``length_normalised``: divided by the number of tokens."""
     positions, log_p_N = step.positions[role], readings[LogP(role)]
     sequence_N = sent(positions.sequence_N, log_p_N.device)
     log_p_S = log_p_N.new_zeros(positions.sequences).index_add(0, sequence_N, log_p_N)
@@ -126,8 +127,8 @@ def sequence_log_p(role: str, step: Step, readings: Readings, *, length_normalis
 
 
 def step_distance(h_ND: Tensor, target: Tensor, positions: Positions) -> Tensor:
-    """This part's share of the mean over the step's sequences of (1/T) Σ_t ‖h_t - target_t‖², T the number of
-    supervised tokens of a sequence. ``target`` [N, D] or [D]."""
+    """This part's contribution to the mean over the step's sequences of (1/T) Σ_t ‖h_t - target_t‖², T the
+    number of supervised tokens of a sequence. ``target`` [N, D] or [D]."""
     square_N = (h_ND - like(h_ND, target)).pow(2).sum(-1)
     sequence_N = sent(positions.sequence_N, h_ND.device)
     square_S = square_N.new_zeros(positions.sequences).index_add(0, sequence_N, square_N)
@@ -140,7 +141,7 @@ def like(other: Tensor, tensor: Tensor) -> Tensor:
 
 
 def lengths(positions: Positions) -> Tensor:
-    """Positions of each sequence [S]."""
+    """The number of positions of each sequence [S]."""
     return torch.bincount(positions.sequence_N, minlength=positions.sequences)
 
 
@@ -154,9 +155,9 @@ def with_retain(
     reference_log_p: tuple[str, ...] = (),
     layer: int | None = None,
 ) -> Objective:
-    """forget_weight · ``forget`` + retain_weight · what holds the retain side. ``forget`` returns what to
-    minimise and its terms; ``readings`` are those that it needs. ``layer``: whose hidden states
-    ``retain=states`` holds; None: the middle one's."""
+    """forget_weight · ``forget`` + retain_weight · ``retain``. ``forget`` returns the value to minimise and
+    its terms; ``readings`` are those that it needs, and it is not linear in ``nonlinear``. ``layer``: whose
+    hidden states ``retain=states`` compares; None: the middle layer."""
     held: dict[RetainLoss, tuple[str, Reading]] = {
         RetainLoss.nll: ("retain_nll", LogP("retain")),
         RetainLoss.kl: ("retain_kl", KL("retain")),
@@ -199,7 +200,7 @@ def beside_retain(
     nonlinear: tuple[OfLogits, ...],
     reference_log_p: tuple[str, ...] = (),
 ) -> Objective:
-    """As `with_retain`, with what ``config`` says holds the retain side.
+    """`with_retain` with the retain loss and the layer of ``config``.
 
     ``nonlinear``: the readings in which ``forget`` is not linear; the gradient of the others is taken at 0.
     """
@@ -217,7 +218,7 @@ def beside_retain(
 FINE_TUNING = Objective(
     lambda step, readings: {"loss": mean_nll("retain", step, readings)}, Needs((LogP("retain"),))
 )
-"""Plain fine-tuning on whatever the step calls retain."""
+"""Plain fine-tuning on the items of the role `retain`."""
 
 
 # -- their gradient ------------------------------------------------------------------------------------------
@@ -238,10 +239,10 @@ def differentiate(
 ) -> tuple[Terms, Gradients]:
     """The terms of ``objective`` over ``rows`` and the gradient of its `loss`, times ``scale``.
 
-    The objective is linear in all readings but those that it names as nonlinear and hidden states, so its
-    gradient at the others does not wait for them. ``chunk``, ``reference``, ``reduce`` and ``keep_logits`` as
-    in `engine.head_pass`. Of the processes that share pools each has their whole information; the terms of
-    all add up if only one of them ``counts_pools``.
+    The objective is linear in all readings except hidden states and those in `Needs.nonlinear`, so its
+    gradient at the linear ones does not depend on their values. ``chunk``, ``reference``, ``reduce`` and
+    ``keep_logits`` as in `engine.head_pass`. Each process that shares pools has the whole information of
+    these pools; the terms of all processes add up if only one of them ``counts_pools``.
     """
     point = _point(objective.needs, step, rows, head, chunk=chunk, reference=reference)
     if not point:  # none of the step's items are in this part
@@ -278,8 +279,8 @@ def _point(
     chunk: int,
     reference: Head | None,
 ) -> dict[Reading, Tensor]:
-    """Where the objective's gradient is taken: zeros for readings that it is linear in, the values of the
-    others."""
+    """The point where the objective's gradient is taken: 0 for readings in which the objective is linear,
+    their values for the others."""
     point: dict[Reading, Tensor] = {}
     for reading in needs.readings:
         shape = reading.shape(rows, step)

@@ -1,11 +1,11 @@
-"""PDU: flat logits on forget data, under a limit on the retain loss.
+"""PDU: flat logits on forget data, under an upper bound on the retain loss.
 
 T. Entesari et al. 2025, "Constrained Entropic Unlearning: A Primal-Dual Framework for Large Language Models",
 https://arxiv.org/abs/2506.05314: minimise the mean of (max z - mean z)² over the forget positions, z the
-logits, where the retain loss is at most ε. The weight λ of the retain loss is the dual variable: after each
-step λ <- max(0, λ + η (retain loss - ε)), with the retain loss of the whole step, so λ does not depend on how
-the step is cut. OpenUnlearning changes λ after each micro-batch, adds -λε to the number, which has no
-gradient, and reads the logits at the targets, the loss here those that predict the targets.
+logits, subject to retain loss <= ε. The weight λ of the retain loss is the dual variable: after each step λ
+<- max(0, λ + η (retain loss - ε)). The retain loss is that of the whole step, so λ does not depend on how the
+step is split. OpenUnlearning changes λ after each micro-batch, adds -λε to the value, which has no gradient,
+and reads the logits at the targets; the loss here reads the logits that predict the targets.
 """
 
 from dataclasses import dataclass
@@ -29,11 +29,11 @@ class PDUConfig(HeldLossConfig):
     retain_weight: float = 100.0
     """λ before the first step."""
     retain_limit: float = 0.3
-    """ε, in the unit of the retain loss: somewhat above that of the model before. The paper's for TOFU."""
+    """ε, in the unit of the retain loss, somewhat above that before step 1; the paper's for TOFU."""
     dual_rate: float = 5.0
-    """η, by which λ follows the retain loss."""
+    """η, the rate at which λ follows the retain loss."""
     warmup_steps: int = 0
-    """Steps in which λ stays as it is; in the paper half of all."""
+    """Steps in which λ does not change; half of all steps in the paper."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

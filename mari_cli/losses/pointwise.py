@@ -1,7 +1,7 @@
 """Pointwise marginal information of the observed token, log p(y) - log q(y), driven to 0 by a Huber loss.
 
-The divergences fade where p and q are both small, and there a forgotten token has to end: with q of a model
-that never saw the data they come to rest short of it. This term sees the token itself, at any probability.
+The gradients of the divergences vanish where p and q are both small, but a forgotten token has to end there,
+so they stop too early with q of a model that never saw the data. This term's gradient does not vanish.
 
 Huber(x) = x²/2 where |x| < 1, else |x| - 1/2 (P. Huber 1964), x in nats.
 """

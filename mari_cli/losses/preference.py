@@ -60,9 +60,9 @@ class NPOConfig(HeldLossConfig):
 class DPOConfig(HeldLossConfig):
     kind: str = "dpo"
     beta: float = 0.1
-    """Inverse temperature, as NPO's; the loss has the same factor 2/β."""
+    """Inverse temperature, as in NPO; the loss has the same factor 2/β."""
     answers: list[str] = field(default_factory=lambda: ["I don't know.", "I have no information about that."])
-    """What the model should rather say; drawn in turn by item."""
+    """Answers that the model should prefer; items take them in turn."""
     retain_loss: RetainLoss = RetainLoss.kl
 
     def __post_init__(self) -> None:
@@ -80,8 +80,8 @@ class DPOConfig(HeldLossConfig):
 
 
 def preferring_alternatives(config: HeldLossConfig, *, beta: float) -> "Objective":
-    """`dpo` of the answers in the role `alternative` to those of the forget data, a mean over the step's
-    sequences, beside what ``config`` says holds the retain side."""
+    """`dpo` of the answers in the role `alternative` over the forget answers, as a mean over the step's
+    sequences, plus the retain loss of ``config``."""
     import torch
 
     from mari_cli.losses.objective import beside_retain, like, sequence_log_p
@@ -105,8 +105,8 @@ def preferring_alternatives(config: HeldLossConfig, *, beta: float) -> "Objectiv
 def npo(log_p_S: "Tensor", reference_S: "Tensor", *, beta: float) -> "Tensor":
     """Negative preference optimization, R. Zhang et al. 2024, https://arxiv.org/abs/2404.05868, eq. 3.
 
-    [S], unreduced: -(2/β) log σ(-β log(p/p_ref)), gradient ascent with a brake, weaker the further an answer
-    is below the reference. At the reference it is 2 log 2 / β.
+    [S], unreduced: -(2/β) log σ(-β log(p/p_ref)). It is gradient ascent whose gradient decreases as an answer
+    falls below the reference. At the reference the loss is 2 log 2 / β.
     """
     from torch.nn.functional import logsigmoid
 
@@ -123,9 +123,9 @@ def dpo(
 ) -> "Tensor":
     """Direct preference optimization, R. Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, eq. 7.
 
-    [S], unreduced: -(2/β) log σ(β · margin), with the factor 2/β of `npo`, as TOFU and OpenUnlearning have
-    it. Prefers an "I don't know" answer to the forget answer. At the reference it is 2 log 2 / β, and its
-    gradient at either log-probability is of size 1, that of gradient ascent.
+    [S], unreduced: -(2/β) log σ(β · margin), with the factor 2/β of `npo`, as in TOFU and OpenUnlearning. The
+    preferred answer is one like "I don't know". At the reference the loss is 2 log 2 / β, and its gradient at
+    either log-probability has the size 1, as in gradient ascent.
     """
     from torch.nn.functional import logsigmoid
 

@@ -2,11 +2,10 @@
 
 N. Li et al. 2024, "The WMDP Benchmark: Measuring and Reducing Malicious Use With Unlearning",
 https://arxiv.org/abs/2403.03218, section 4. The authors and OpenUnlearning average over the D entries of a
-state, where the formula sums: the ratio of both terms is the same. They train a few layers; here every weight
-that the layer depends on is trained. OpenUnlearning reads the states at the targets, and divides what it sums
-over one sequence by the length of each of the micro-batch; the loss here reads the states that predict the
-targets, and divides by the length of their own sequence.
-Shapes: N positions, S sequences, D hidden size.
+state, where the formula sums; the ratio of both terms is the same. They train a few layers; here all weights
+up to the layer are trained. OpenUnlearning reads the states at the targets, and divides the sum over one
+sequence by the length of every sequence of the micro-batch. The loss here reads the states that predict the
+targets, and divides by the length of their sequence. Shapes: N positions, S sequences, D hidden size.
 """
 
 from dataclasses import dataclass
@@ -28,14 +27,14 @@ if TYPE_CHECKING:
 class RMUConfig(ForgetLossConfig):
     kind: str = "rmu"
     layer: int | None = None
-    """Hidden layer that is steered, 0 the embeddings; null: the middle one. Layers above it stay as they
-    are."""
+    """Hidden layer that is steered, 0: the embeddings, null: the middle one. Layers above it do not
+    change."""
     steering: float = 6.5
-    """Length c of the vector c·u that the forget states are steered to."""
+    """Length c of the vector c·u that the forget states are moved to."""
     seed: int = 0
-    """Of the direction u."""
+    """Seed of the direction u."""
     retain_loss: RetainLoss = RetainLoss.states
-    """`states` are those of the layer that is steered."""
+    """`states` are the hidden states of the layer that is steered."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,7 +62,7 @@ class RMUConfig(ForgetLossConfig):
 
 
 def direction(size: int, *, seed: int) -> "Tensor":
-    """u [D]: entries drawn evenly from [0, 1), scaled to the length 1."""
+    """u [D]: entries drawn uniformly from [0, 1), then scaled to length 1."""
     import torch
 
     u_D = torch.rand(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -1,9 +1,9 @@
-"""SatImp: gradient ascent on tokens that are neither forgotten yet nor the model's for certain.
+"""SatImp: gradient ascent on tokens that are not yet forgotten, and of which the model is not certain.
 
 P. Yang et al. 2025, "Exploring Criteria of Loss Reweighting to Enhance LLM Unlearning",
 https://arxiv.org/abs/2505.11953: a weight for saturation, p^β1, times a weight for importance, (1 - p)^β2.
-The mean is over the tokens of the step, where OpenUnlearning's code has it over those of each micro-batch and
-keeps a copy of the model before, which the loss does not read. Shapes: N positions.
+The mean is over the tokens of the step; OpenUnlearning's code averages over those of each micro-batch, and
+keeps a copy of the model before step 1 that the loss does not read. Shapes: N positions.
 """
 
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 class SatImpConfig(HeldLossConfig):
     kind: str = "satimp"
     beta1: float = 5.0
-    """Saturation: the larger it is, the sooner an improbable token is left alone."""
+    """Saturation: the larger β1, the less an improbable token counts."""
     beta2: float = 1.0
-    """Importance: the larger it is, the less a token counts of which the model is certain."""
+    """Importance: the larger β2, the less a token counts of which the model is certain."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

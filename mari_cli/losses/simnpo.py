@@ -1,9 +1,9 @@
 """SimNPO: negative preference optimisation without a reference.
 
 C. Fan et al. 2024, "Simplicity Prevails: Rethinking Negative Preference Optimization for LLM Unlearning",
-https://arxiv.org/abs/2410.07163. The code of the authors and of OpenUnlearning multiplies the margin by β,
-too: its margin is γ/β. It averages over the sequences of a micro-batch, the loss here over those of the step.
-Shapes: S = sequences of the step.
+https://arxiv.org/abs/2410.07163. The code of the authors and of OpenUnlearning also multiplies the margin by
+β, so its margin is γ/β. Their code averages over the sequences of a micro-batch, the loss here over those of
+the step. Shapes: S = sequences of the step.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class SimNPOConfig(HeldLossConfig):
     beta: float = 2.5
     """Inverse temperature: small is close to gradient ascent, large stops early."""
     gamma: float = 0.0
-    """Margin of the reward, in nats: the larger it is, the longer an answer is pushed down."""
+    """Margin of the reward, in nats: the larger γ, the longer an answer's probability is pushed down."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,7 +54,7 @@ class SimNPOConfig(HeldLossConfig):
 
 
 def simnpo(log_p_S: "Tensor", *, beta: float, gamma: float) -> "Tensor":
-    """The paper's loss, [S], unreduced: -(2/β) log σ(-β log p / |y| - γ). ``log_p_S``: log p / |y|, of each
+    """The paper's loss, [S], unreduced: -(2/β) log σ(-β log p / |y| - γ). ``log_p_S``: log p / |y| of each
     answer y with |y| tokens, in nats."""
     from torch.nn.functional import logsigmoid
 

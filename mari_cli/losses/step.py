@@ -1,4 +1,4 @@
-"""What a loss is given of one optimiser step, or of a part of it.
+"""The data of one optimiser step, or of a part of it, that a loss gets.
 
 Shapes: N positions, S sequences, M forget positions, D hidden size, K stored tokens.
 """
@@ -13,21 +13,21 @@ from mari_cli.losses.marginal import Pools
 
 @dataclass(frozen=True)
 class Positions:
-    """Where one role is supervised in a part of a step: known from the tokens alone, on the CPU."""
+    """The supervised positions of one role in a part of a step, derived from the tokens alone, on the CPU."""
 
     labels_N: Tensor
     sequence_N: Tensor
-    """Which sequence of the part a position belongs to."""
+    """The sequence of the part that a position belongs to."""
     index_N: Tensor
     """Index of the token in its completion or block."""
     sequences: int
-    """Sequences of the part."""
+    """The number of sequences of the part."""
     step_positions: int
-    """Positions of this role in the whole step."""
+    """The number of positions of this role in the whole step."""
     step_sequences: int
 
     def at(self, index_N: Tensor) -> "Positions":
-        """Only those positions."""
+        """The positions ``index_N`` alone."""
         return replace(
             self,
             labels_N=self.labels_N[index_N],
@@ -38,26 +38,25 @@ class Positions:
 
 @dataclass(frozen=True)
 class Step:
-    """What an objective knows of a step, or of a part of it, besides its readings, by role: `forget`,
-    `retain`, and `alternative`, the forget prompts with the answers that the loss prefers."""
+    """The data of a step, or of a part of it, besides its readings, by role: `forget`, `retain`, and
+    `alternative`, the forget prompts with the answers that the loss prefers."""
 
     positions: Mapping[str, Positions]
     reference_log_p: Mapping[str, Tensor] = field(default_factory=dict)
     """The reference's log p(completion | prompt) of each sequence [S], in nats."""
     pools: Pools | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Positions of each role in the whole step, also of a role that this part has nothing of."""
+    """The number of positions of each role in the whole step, also of roles absent from this part."""
     reference_layer: Mapping[str, Tensor] = field(default_factory=dict)
     """The reference's hidden states [N, D] at the layer that the loss reads."""
     retain_weight: Tensor | None = None
-    """What the retain term weighs in this step, where that changes as training goes on; None: what the
-    configuration says."""
+    """The weight of the retain term in this step, if the loss changes it; None: the configuration's."""
 
 
 @dataclass(frozen=True)
 class Supported:
-    """A distribution q over tokens for each position, made before step 1: q of some tokens, the position's
-    own label first and none twice. What is missing to 1 lies on all other tokens, which are one outcome."""
+    """A distribution q over tokens for each position, made before step 1: the probabilities of some different
+    tokens, the position's label first. All other tokens are one outcome with the rest of the probability."""
 
     ids_MK: Tensor
     probability_MK: Tensor
@@ -65,12 +64,12 @@ class Supported:
 
 @dataclass(frozen=True)
 class Rows:
-    """The supervised positions of one role, as the backbone and the reference give them."""
+    """The supervised positions of one role, as the backbone and the reference compute them."""
 
     h_ND: Tensor
     labels_N: Tensor
     reference_ND: Tensor | None = None
-    """The reference's hidden states, where its predictions are asked for."""
+    """The reference's hidden states, where a loss needs its predictions."""
     supported: Supported | None = None
     layer_ND: Tensor | None = None
     """The model's hidden states at the layer that the loss reads."""

@@ -1,9 +1,9 @@
-"""Task vector: learn the forget data further, then go the other way.
+"""Task vector: fine-tune further on the forget data, then move the weights in the opposite direction.
 
-G. Ilharco et al. 2022, "Editing Models with Task Arithmetic", https://arxiv.org/abs/2212.04089, section 3:
-θ = θ_before - α (θ_tuned - θ_before), θ_tuned fine-tuned on the forget data. The steps of a run are those of
-that fine-tuning; what is evaluated, kept and saved is θ. No step looks at the retain data.
-MUSE's code has the same formula.
+G. Ilharco et al. 2022, "Editing Models with Task Arithmetic", https://arxiv.org/abs/2212.04089, section 3: θ
+= θ_before - α (θ_tuned - θ_before), θ_tuned fine-tuned on the forget data. The steps of a run are those of
+the fine-tuning; the model that is evaluated and saved has θ. No step reads the retain data. MUSE's code has
+the same formula.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class TaskVectorConfig(LossConfig):
     kind: str = "task_vector"
     retain_weight: float = 0.0
     alpha: float = 1.0
-    """How far the weights go the other way, in lengths of the way that fine-tuning took."""
+    """α: how far the weights move in the opposite direction, as a multiple of the change by fine-tuning."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,8 +1,8 @@
-"""UNDIAL: self-distillation from the model's own logits, that of the true token lowered.
+"""UNDIAL: self-distillation from the model's own logits, of which the true token's logit is lowered.
 
 Y. Dong et al. 2024, "UNDIAL: Self-Distillation with Adjusted Logits for Robust Unlearning in Large Language
-Models", https://arxiv.org/abs/2402.10052. The code of the authors and of OpenUnlearning averages over prompts
-and padding, too, where OpenUnlearning lowers the logit of another token. Here the mean is over the targets.
+Models", https://arxiv.org/abs/2402.10052. Here the mean is over the targets. The authors and OpenUnlearning
+also average over prompts and padding, where OpenUnlearning lowers the logit of another token.
 """
 
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 @register
 @dataclass(kw_only=True)
 class UndialConfig(HeldLossConfig):
-    """The mean over the forget positions of the cross-entropy of the model's predictions to
-    softmax(z - strength · onehot(true token)), z the logits of the model before."""
+    """The mean over the forget positions of the cross-entropy of the model's predictions to softmax(z -
+    strength · onehot(true token)), with z the logits of the model before step 1."""
 
     kind: str = "undial"
     strength: float = 10.0
-    """How much the true token's logit is lowered."""
+    """The amount by which the true token's logit is lowered."""
     retain_loss: RetainLoss = RetainLoss.none
 
     def __post_init__(self) -> None:

@@ -1,8 +1,8 @@
-"""WGA: gradient ascent weighted by the model's own confidence in each token.
+"""WGA: gradient ascent weighted by the model's own probability of each token.
 
 Q. Wang et al. 2025, "Rethinking LLM Unlearning Objectives: A Gradient Perspective and Go Beyond",
-https://arxiv.org/abs/2502.19301. The mean is over the tokens of the step, where the code of the authors
-and of OpenUnlearning has it over those of each micro-batch. Shapes: N positions.
+https://arxiv.org/abs/2502.19301. The mean is over the tokens of the step; the code of the authors and of
+OpenUnlearning averages over the tokens of each micro-batch. Shapes: N positions.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class WGAConfig(HeldLossConfig):
     kind: str = "wga"
     beta: float = 1.0
-    """Power of the weight p^β: 0 is gradient ascent; the larger it is, the sooner a token is left alone."""
+    """Power of the weight p^β. 0 is gradient ascent; the larger β, the less an improbable token counts."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,10 +1,10 @@
-"""How far a prediction p is from the distribution q that the retain data supports: a file each.
+"""Divergences of a prediction p from the distribution q that the retain data supports, one file each.
 
-Every divergence is a function of (log q, log p), both [c, L] over L outcomes that add up to 1. It returns its
-value [c] in nats and the score p ∘ ∂D/∂p [c, L], from which follows the gradient at the logits,
-score - p · Σ score. A score stays finite where p vanishes; ∂D/∂p does not.
+Every divergence is a function of (log q, log p), both [c, L] over L outcomes whose probabilities sum to 1. It
+returns its value [c] in nats and the score p ∘ ∂D/∂p [c, L]. The gradient at the logits is score - p · Σ
+score. A score stays finite where p is 0; ∂D/∂p does not.
 
-Shapes: c positions, L outcomes: the tokens that q names, and all others as one.
+Shapes: c positions, L outcomes: the stored tokens of q, and all others as one.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from mari_cli.losses.divergences.reverse import reverse
 from mari_cli.losses.mari import Divergence
 
 FromSupport = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(log q, log p) to (value, score)."""
+"""The type of a divergence: (log q, log p) to (value, score)."""
 
 FREE_OF_PRIOR: dict[Divergence, FromSupport] = {
     Divergence.forward: forward,
@@ -29,8 +29,8 @@ FREE_OF_PRIOR: dict[Divergence, FromSupport] = {
 
 
 def divergence_of(divergence: Divergence, *, prior: float, share: float) -> FromSupport:
-    """The function that ``divergence`` names. ``prior``: P(Z=1); ``share``: the forget side's weight in the
-    joint distribution. Only Jensen-Shannon reads them."""
+    """The function named ``divergence``. ``prior``: P(Z=1); ``share``: the forget side's weight in the joint
+    distribution. Only Jensen-Shannon uses these two."""
     if divergence is Divergence.jensen_shannon:
         return partial(jensen_shannon, prior=prior, share=share)
     return FREE_OF_PRIOR[divergence]

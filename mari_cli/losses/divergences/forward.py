@@ -1,6 +1,6 @@
 """Forward divergence KL(q ‖ p) = Σ q log(q/p): the limit of I(X;Z)/(1-π) at prior π = 1 and share 1.
 
-Gradient at the logits p - q: what is supported is pulled up at full strength, however small p is.
+Its gradient at the logits is p - q: a supported token is pulled up at full strength, however small p is.
 """
 
 import torch

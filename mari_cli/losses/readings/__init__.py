@@ -1,4 +1,4 @@
-"""What a loss may read of the model: a file for each reading, or for a few that belong together."""
+"""The readings: quantities of the model that a loss may use. Each file has one, or a few related ones."""
 
 from mari_cli.losses.readings.hidden_states import HiddenStates
 from mari_cli.losses.readings.log_odds import LogOdds, UniformTarget

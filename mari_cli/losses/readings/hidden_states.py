@@ -1,4 +1,4 @@
-"""The hidden states of a layer: what a loss may compare with the reference's, or steer somewhere."""
+"""The hidden states of a layer, which a loss may compare with the reference's or steer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from mari_cli.losses.step import Rows, Step
 
 @dataclass(frozen=True)
 class HiddenStates(OfStates):
-    """[N, D], in float32 or better. ``layer``: 0 is the embeddings; None: the middle one."""
+    """Hidden states [N, D], in float32 or better. ``layer``: 0 is the embeddings, None the middle layer."""
 
     layer: int | None = None
 

@@ -1,8 +1,8 @@
 """The log-odds of the label, and a divergence that is a function of them.
 
-q is the prediction among the other tokens.
-What a loss makes of p(label) and 1 - p(label) is smooth in the log-odds x: p = σ(x), 1 - p = σ(-x). Of a
-token that the model is certain of, 1 - p from log p has no digits left; from x it has all.
+Functions of p(label) and 1 - p(label) are smooth in the log-odds x: p = σ(x), 1 - p = σ(-x). For a token of
+which the model is certain, 1 - p computed from log p has no correct digits; computed from x it has all of
+them. Below, q is the prediction among the other tokens.
 
 reading           gradient at the logits
 log-odds x        onehot(label) - q
@@ -37,7 +37,7 @@ class LogOdds(OfLogits):
 
 @dataclass(frozen=True)
 class UniformTarget(OfLogits):
-    """KL(p ‖ t) of each position [N], in nats: t has 1/V at the label and p's proportions elsewhere."""
+    """KL(p ‖ t) of each position [N], in nats: t has 1/V at the label and the proportions of p elsewhere."""
 
     def value(self, at: Logits) -> Tensor:
         x_c, most = _log_odds(at), at.z_cV.shape[-1]
@@ -49,7 +49,7 @@ class UniformTarget(OfLogits):
         label_c = at_label(at.p_cV, at.labels_c)
         smallest = torch.finfo(label_c.dtype).tiny
         x_c = label_c.clamp_min(smallest).log() - all_c.log()
-        pull_c = weight_c * label_c * (x_c + math.log(others_cV.shape[-1] - 1))  # times 1 - p below
+        pull_c = weight_c * label_c * (x_c + math.log(others_cV.shape[-1] - 1))  # 1 - p follows below
         is_label_cV = _is_label(at.p_cV, at.labels_c)
         added_cV = torch.where(is_label_cV, (pull_c * all_c).unsqueeze(-1), -pull_c.unsqueeze(-1) * others_cV)
         return Slope(added_cV=added_cV)
@@ -61,7 +61,7 @@ def _log_odds(at: Logits) -> Tensor:
 
 
 def _others(at: Predictions) -> tuple[Tensor, Tensor]:
-    """The predictions of all tokens but the label [c, V], and their sum 1 - p(label) [c]."""
+    """The probabilities with 0 at the label [c, V], and their sum 1 - p(label) [c]."""
     others_cV = at.p_cV.masked_fill(_is_label(at.p_cV, at.labels_c), 0)
     return others_cV, others_cV.sum(-1).clamp_min(torch.finfo(others_cV.dtype).tiny)
 

@@ -1,4 +1,4 @@
-"""log p(label): gradient at the logits onehot(label) - p."""
+"""log p(label), whose gradient at the logits is onehot(label) - p."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""How far the largest logit is above the mean logit: gradient at the logits onehot(largest) - 1/V."""
+"""The largest logit minus the mean logit, whose gradient at the logits is onehot(largest) - 1/V."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from mari_cli.losses.readings.reading import OfLogits
 
 @dataclass(frozen=True)
 class LogitMargin(OfLogits):
-    """max z - mean z of each position [N]: 0 where the prediction is uniform."""
+    """max z - mean z of each position [N]; 0 for a uniform prediction."""
 
     def value(self, at: Logits) -> Tensor:
         return at.z_cV.amax(-1) - at.z_cV.mean(-1)

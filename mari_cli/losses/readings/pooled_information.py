@@ -20,24 +20,24 @@ class PooledInformation(OfPools):
     """I(X;Z) of each pool [C], in nats."""
 
     one_pool: bool
-    """False: a pool for each index of a token in its completion."""
+    """False: one pool for each index of a token in its completion."""
     scope: str
     through_retain: bool
     prior: float | None
-    """P(Z=1); None: by the step's counts."""
+    """P(Z=1); None: from the step's counts."""
     share: float | None
     """The forget side's weight in the joint distribution; None: its share of the step's positions."""
 
     def pools(self, positions: Mapping[str, Positions], whole: Whole) -> Pools | None:
-        """One pool across the step counts the step's positions, not only this part's; pools by index across
-        the step are those of the whole step."""
+        """The pools of a part of the step. One pool across the step is divided by the step's counts, not this
+        part's; pools by index across the step are those of the whole step."""
         everyone = self.scope == "step"
         pooled = whole() if everyone and not self.one_pool else positions
         there = {role for role, at in pooled.items() if everyone or len(at.labels_N)}
         return self.pools_of(pooled) if {"retain", "forget"} <= there else None
 
     def pools_of(self, positions: Mapping[str, Positions]) -> Pools:
-        """With the scope `micro` the part is pooled as if it were a step, and weighs what it has of the
+        """With the scope `micro` the part is pooled as if it were a step, and weighted by its share of the
         step's positions."""
         retain, forget = positions["retain"], positions["forget"]
         here, there = len(forget.labels_N), len(retain.labels_N)

@@ -1,15 +1,15 @@
-"""What a reading is: it brings its value, and how a gradient at its value is carried to the logits.
+"""The base classes of readings. A reading computes its value, and carries a gradient there to the logits.
 
-The head pass (losses/engine.py) makes the logits of one chunk of positions at a time and shows the chunk to
-every reading of its role, so a reading never sees the logits of a whole step. A reading is one of four
-families, by what it needs:
+The head pass (losses/engine.py) computes the logits of one chunk of positions at a time and gives the chunk
+to every reading of its role, so a reading never sees the logits of a whole step. Readings are of four
+families, which differ in their input:
 
     OfLogits       a number for each position, from the logits of that position
     OfPredictions  the same, in closed form at a few tokens of that position
     OfPools        a number for each pool of positions, from the mean predictions of the pool
     OfStates       the hidden states of a layer themselves; no logits
 
-A reading is a frozen dataclass, so that it is a key of `Readings` and of the compiled kernels.
+A reading is a frozen dataclass, so that it can be a key of `Readings` and of the cache of compiled kernels.
 Shapes: c positions of a chunk, V vocabulary, D hidden size, K tokens, C pools.
 """
 
@@ -26,24 +26,24 @@ from mari_cli.losses.step import Positions, Rows, Step
 
 @dataclass(frozen=True)
 class Reading:
-    """What is read of the positions of ``role``."""
+    """A quantity that is read at the positions of ``role``."""
 
     role: str
     beside_reference: ClassVar[bool] = False
-    """Whether it compares with the predictions of the reference, the model before step 1."""
+    """Whether the reading needs the predictions of the reference, the model before step 1."""
 
     @property
     def roles(self) -> tuple[str, ...]:
         return (self.role,)
 
     def shape(self, rows: Mapping[str, Rows], step: Step) -> tuple[int, ...] | None:
-        """Of its value; None where this part of the step has nothing to read."""
+        """The shape of the value; None where this part of the step has no positions to read."""
         return (len(rows[self.role].h_ND),) if self.role in rows else None
 
 
 class OfLogits(Reading):
     def value(self, at: Logits) -> Tensor:
-        """[c]. Runs inside a kernel: elementwise and by rows."""
+        """The value [c]. It runs inside a kernel, so it is elementwise or by rows."""
         raise NotImplementedError
 
     def slope(self, at: Predictions, weight_c: Tensor, value_c: Tensor) -> Slope:
@@ -51,7 +51,7 @@ class OfLogits(Reading):
         raise NotImplementedError
 
     def at_tokens(self, labels_c: Tensor, weight_c: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Tokens [c, K] and what is added to the gradient there [c, K], besides `slope`."""
+        """Tokens [c, K] and the gradient to add there [c, K], besides `slope`."""
         return None
 
 
@@ -65,18 +65,18 @@ class Chunk:
     labels_c: Tensor
     p_cV: Tensor
     log_p_c: Tensor
-    """Of the labels."""
+    """log p of the labels."""
     values: list[Tensor]
-    """Of the role's readings of logits, in their order."""
+    """Values of the role's readings of logits, in their order."""
     slope_cV: Tensor | None
     """Derivative of the head's soft-capping."""
     reference_cV: Tensor | None
-    """The reference's logits, and of each row log Σ exp."""
+    """The reference's logits; the next field is the log Σ exp of each row."""
     q_normaliser_c: Tensor | None
 
 
 class Push(NamedTuple):
-    """A value, and its gradient at the logits: factor · p, and what is added at some tokens."""
+    """A value and its gradient at the logits: a factor of p, and what is added at some tokens."""
 
     value: Tensor
     factor_c: Tensor
@@ -85,29 +85,29 @@ class Push(NamedTuple):
 
 
 class OfPredictions(Reading):
-    """Against a distribution that was made before step 1 (`Supported`)."""
+    """A reading against a distribution that was made before step 1 (`Supported`)."""
 
     stored_tokens: int
-    """How many of its tokens are stored for each position, beside the label."""
+    """The number of its tokens stored for each position, beside the label."""
 
     def push(self, part: Chunk, rows: Rows, step: Step, weight: Tensor) -> Push:
-        """Of one chunk, whose ``p_cV`` is left as it is. The last dimension of value and weight is c."""
+        """Value and gradient of one chunk; ``part.p_cV`` is not changed. Value and weight are [..., c]."""
         raise NotImplementedError
 
 
 Whole = Callable[[], Mapping[str, Positions]]
-"""The positions of the whole step, those of other micro-batches and processes among them."""
+"""A function that returns the positions of the whole step, other micro-batches and processes included."""
 
 
 class OfPools(Reading):
-    """A loss with such a reading is no sum over sequences: the pools lie across them."""
+    """A reading of pools, which hold positions of several sequences: its loss is no sum over sequences."""
 
     scope: str
-    """`step`: the pools lie across the whole step. `micro`: across a micro-batch, which is then a part of the
+    """`step`: pools extend over the whole step. `micro`: over a micro-batch, which is then a part of the
     loss."""
     one_pool: bool
-    """Whether all positions are one pool: its logits are worth holding until the pool is averaged, and
-    processes exchange its sums of predictions, not hidden states."""
+    """Whether all positions are one pool. Its logits can then be kept until the pool is averaged, and
+    processes exchange sums of predictions instead of hidden states."""
     through_retain: bool
     """Whether the gradient runs through the retain side too."""
 
@@ -119,7 +119,7 @@ class OfPools(Reading):
         return None if step.pools is None else (len(step.pools),)
 
     def pools(self, positions: Mapping[str, Positions], whole: Whole) -> Pools | None:
-        """Those of a part of the step; None where it has none."""
+        """The pools of a part of the step; None where it has none."""
         raise NotImplementedError
 
     def of_means(
@@ -133,5 +133,5 @@ class OfStates(Reading):
     layer: int | None
 
     def value(self, rows: Rows) -> Tensor:
-        """[N, D]; the gradient at it is that at the hidden states."""
+        """The hidden states [N, D]; the gradient at this value is the gradient at the hidden states."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""How far the predictions p are from q, those of the model before step 1.
+"""Divergences of the predictions p from q, those of the model before step 1.
 
 reading        gradient at the logits
 KL(q ‖ p)      p - q
@@ -25,7 +25,7 @@ class KL(OfLogits):
     beside_reference = True
 
     def value(self, at: Logits) -> Tensor:
-        """Of the difference of the logits, for the sake of digits: at the reference it is 0."""
+        """Computed from the difference of the logits, which keeps digits: at the reference the value is 0."""
         assert at.reference_cV is not None
         assert at.q_normaliser_c is not None
         difference_cV = (at.reference_cV - at.z_cV).mul_(
@@ -63,7 +63,7 @@ class JensenShannon(OfLogits):
     beside_reference = True
 
     def value(self, at: Logits) -> Tensor:
-        """Of x = log q - log p: log p - log m is log 2 - log(1 + e^x), which is 0 at the reference."""
+        """From x = log q - log p: log p - log m = log 2 - log(1 + e^x), which is 0 at the reference."""
         assert at.reference_cV is not None
         assert at.q_normaliser_c is not None
         log_p_cV = at.z_cV - at.normaliser_c.unsqueeze(-1)
@@ -80,8 +80,8 @@ class JensenShannon(OfLogits):
 
 @dataclass(frozen=True)
 class Anchor(OfLogits):
-    """Huber(log p - log q) of each position [N], averaged over the vocabulary: it holds what is improbable
-    too, which KL does not see."""
+    """Huber(log p - log q) of each position [N], averaged over the vocabulary: it also depends on improbable
+    tokens, on which KL hardly depends."""
 
     beside_reference = True
 
@@ -99,7 +99,7 @@ class Anchor(OfLogits):
 
 
 def _log_ratio(at: Predictions) -> Tensor:
-    """log p - log q [c, V]. Where p has vanished it counts as the smallest number there is."""
+    """log p - log q [c, V]. A p of 0 counts as the smallest positive number."""
     assert at.reference_cV is not None
     assert at.q_normaliser_c is not None
     log_p_cV = at.p_cV.clamp_min(torch.finfo(at.p_cV.dtype).tiny).log()

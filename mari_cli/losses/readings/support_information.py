@@ -1,8 +1,8 @@
-"""The marginal information of each forget position against what the retain data supports there.
+"""The divergence of each forget position's prediction from the distribution q that the retain data supports.
 
-The supported distribution q is known at K tokens and for all others together (`Supported`), so the gradient
-needs p at the K tokens alone: with D(q, p) in nats and the score s = p ∘ ∂D/∂p (losses/divergences/) it is
-s - p Σ s, and Huber(log p(y)/q(y)) of the observed token y has clip(log p(y)/q(y), -1, 1) (onehot(y) - p).
+q is stored as K tokens and one tail (`Supported`), so the gradient needs p at the K tokens alone. With D(q,
+p) in nats and the score s = p ∘ ∂D/∂p (losses/divergences/), the gradient of D is s - p Σ s, and that of
+Huber(log p(y)/q(y)) at the observed token y is clip(log p(y)/q(y), -1, 1) (onehot(y) - p).
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ from mari_cli.losses.step import Rows, Step
 
 @dataclass(frozen=True)
 class SupportInformation(OfPredictions):
-    """[1 or 2, M]: D(q, p) of each position, and with ``pointwise`` the Huber loss of the observed token."""
+    """[1 or 2, M]: D(q, p) of each position; with ``pointwise`` also the Huber loss of the observed token."""
 
     divergence: Divergence
     prior: float | None
-    """P(Z=1); None: by the step's counts."""
+    """P(Z=1); None: from the step's counts."""
     share: float | None
     """The forget side's weight in the joint distribution; None: its share of the step's positions."""
     floor: float
@@ -35,8 +35,8 @@ class SupportInformation(OfPredictions):
         return (1 + self.pointwise, len(rows[self.role].h_ND)) if self.role in rows else None
 
     def push(self, part: Chunk, rows: Rows, step: Step, weight: torch.Tensor) -> Push:
-        """With the score s of the K tokens and the rest of them as one outcome the gradient is
-        p (s_rest/p_rest - Σ s), and s - p s_rest/p_rest more at the K."""
+        """With the score s of the K tokens and of the rest as one outcome, the gradient is p (s_rest/p_rest -
+        Σ s) at all tokens, plus s - p s_rest/p_rest at the K tokens."""
         supported = rows.supported
         assert supported is not None
         p_cV, ids_cK = part.p_cV, supported.ids_MK[part.index].long()
@@ -46,10 +46,10 @@ class SupportInformation(OfPredictions):
         p_cV.scatter_(-1, ids_cK, p_cK)
         tiny = torch.finfo(p_cK.dtype).tiny
         rest_c1 = rest_c1.clamp_min(tiny)
-        label_c1 = part.log_p_c.to(p_cK).unsqueeze(-1)  # also where p has vanished
+        label_c1 = part.log_p_c.to(p_cK).unsqueeze(-1)  # log p is finite even where p is 0
         log_p_cL = torch.cat([label_c1, p_cK[:, 1:].clamp_min(tiny).log(), rest_c1.log()], -1)
         q_cK = supported.probability_MK[part.index]
-        if self.divergence is not Divergence.jensen_shannon:  # the only one that allows for a q of 0
+        if self.divergence is not Divergence.jensen_shannon:  # only Jensen-Shannon allows a q of 0
             q_cK = q_cK.clamp_min(self.floor)
         log_q_cL = marginal.with_rest(q_cK.to(p_cK)).clamp_min(tiny).log()
         retain, forget = step.counts["retain"], step.counts["forget"]

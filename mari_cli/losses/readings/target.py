@@ -1,7 +1,7 @@
-"""How badly the predictions p match a target distribution q of each position: gradient p - q at the logits.
+"""Cross-entropy of the predictions p to a target distribution q; its gradient at the logits is p - q.
 
-The target is made chunk by chunk from the logits of the reference, the model before step 1. A target that
-another model gives before step 1 is read by `SupportInformation`.
+The target is computed chunk by chunk from the logits of the reference, the model before step 1.
+`SupportInformation` reads targets that another model gives before step 1.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from mari_cli.losses.readings.reading import OfLogits
 
 @dataclass(frozen=True)
 class TargetCrossEntropy(OfLogits):
-    """-Σ q log p of each position [N], in nats. q = softmax(the reference's logits, that of the label less
+    """-Σ q log p of each position [N], in nats. q = softmax(the reference's logits, the label's lowered by
     ``lowered``)."""
 
     lowered: float = 0.0
