@@ -1,1 +1,1 @@
-"""What the retain data supports at each forget position, by whom it is said: one file for each source."""
+"""Sources of the distribution that the retain data supports at each forget position, one file each."""

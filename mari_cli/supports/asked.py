@@ -1,4 +1,4 @@
-"""One model's predictions at the supervised positions of a corpus, out of the states that it was asked for.
+"""One model's predictions at the supervised positions of a corpus, computed from stored hidden states.
 
 Shapes: N positions, c of a chunk, D hidden size, V vocabulary.
 """
@@ -21,20 +21,20 @@ from mari_cli.transfer import sent
 class Asked:
     head: Head
     remembered: StoredReference
-    """With its states after the final norm."""
+    """The reference, stored with its states after the final norm."""
 
     def logits(self, at: slice) -> Tensor:
-        """[c, V]."""
+        """The logits [c, V]."""
         last_ND = self.remembered.last_ND
         assert last_ND is not None
         return self.head(sent(last_ND[at], self.remembered.device))
 
     def log_p(self, at: slice) -> Tensor:
-        """[c, V], in nats."""
+        """Log-probabilities [c, V], in nats."""
         return self.logits(at).log_softmax(-1)
 
     def cut(self, vocabulary: int) -> "Asked":
-        """Over the first so many tokens: what more rows a head has pad it to a round number."""
+        """The same model over the first ``vocabulary`` tokens: further rows of a head only pad the head."""
         return Asked(columns(self.head, 0, vocabulary), self.remembered)
 
 
@@ -48,8 +48,8 @@ def write_combined(
     track: Track,
     said: Callable[[Asked, slice], Tensor] = Asked.log_p,
 ) -> None:
-    """Hand ``write`` what ``combine`` makes of what the models ``said`` at all positions, of each its log p
-    [c, V] (in the order of ``models``), as `q`."""
+    """Give ``write`` the distribution `q` at all positions: ``combine`` of the output of ``said`` for each of
+    ``models``, by default log p [c, V], in the order of ``models``."""
     positions = len(models[0].remembered.labels_N)
     starts = range(0, positions, chunk)
     for start in track(starts, "support", len(starts)):

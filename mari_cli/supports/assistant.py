@@ -1,10 +1,10 @@
-"""Assistant: q is the model before, less one that was tuned on the forget data alone.
+"""Assistant: q is the model before step 1, minus a model that was tuned on the forget data alone.
 
     q ∝ p_target / p_assistant^w
 
-(J. Ji et al. 2024, "Reversing the Forget-Retain Objectives: An Efficient LLM Unlearning Framework from Logit
-Difference", https://arxiv.org/abs/2406.08607: the difference of logits. Their assistant is also kept from
-knowing the retain data; this one is not, so it takes what both say, too.)
+J. Ji et al. 2024, "Reversing the Forget-Retain Objectives: An Efficient LLM Unlearning Framework from Logit
+Difference", https://arxiv.org/abs/2406.08607: the difference of logits. The authors also train their
+assistant not to know the retain data. The assistant here is not, so q also loses what both models predict.
 """
 
 from torch import Tensor

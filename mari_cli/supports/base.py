@@ -1,9 +1,9 @@
-"""Base: q is what the model before fine-tuning predicts after a little tuning on the retain data alone,
-sharpened.
+"""Base: q is the sharpened prediction of the model before fine-tuning, tuned a little on the retain data
+alone.
 
-The tuning is a part of what a retraining would take; too little of it leaves predictions too flat. So q is
-p^β, normalised, with the β at which that model finds the holdout data as unlikely as the model before does.
-(Ours, beyond the paper.) Reads nothing that the model before has memorised.
+The tuning is a part of a retraining, and with too little tuning the predictions are too flat. So q is p^β,
+normalised, with the β at which that model's loss on the holdout data equals that of the model before step 1.
+(This method is not from the paper.) q depends on nothing that the model before step 1 has memorised.
 """
 
 import torch
@@ -14,13 +14,13 @@ from mari_cli.supports.sparse import Mistakes, item_means, mistakes
 
 
 def sharpened(log_p: Tensor, power: float) -> Tensor:
-    """log q [c, V]: of p to that power."""
+    """log q [c, V], of p to ``power``."""
     return (power * log_p).log_softmax(-1)
 
 
 @torch.no_grad()
 def sharpened_mistakes(model: Asked, power: float, *, chunk: int) -> Mistakes:
-    """Of the model with predictions to that power."""
+    """The mistakes of the model whose predictions are raised to ``power``."""
     labels_N = model.remembered.labels_N
     nll, right = [], []
     for start in range(0, len(labels_N), chunk):

@@ -1,4 +1,4 @@
-"""One number or two, so that what is supported is as unsure as it should be: without a look at gold."""
+"""Calibration of one or two parameters, so that q is as uncertain as wanted; gold is not used."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +14,7 @@ TOLERANCE = 1e-6
 class Calibrated:
     value: float
     reached: float
-    """The negative log-likelihood with it, in nats."""
+    """The negative log-likelihood at `value`, in nats."""
     wanted: float
 
     @property
@@ -23,14 +23,14 @@ class Calibrated:
 
 
 def calibrated(nll: Callable[[float], float], wanted: float, *, least: float, most: float) -> Calibrated:
-    """Where ``nll``, which falls and then rises (it is convex in every use here), rises through ``wanted``.
+    """The x where ``nll`` rises through ``wanted``; ``nll`` falls first (in every use here it is convex).
 
-    Beyond ``least`` and ``most`` nobody looks: where ``wanted`` is not met between the bottom and ``most``,
-    the nearer end is taken, and `exact` is False.
+    Only [``least``, ``most``] is searched. Where ``wanted`` is not met between the minimum and ``most``, the
+    nearer end is taken, and `exact` is False.
     """
     low, high = nll(least), nll(most)
     bottom, at_bottom = least, low
-    if low >= wanted and nll(least + TOLERANCE * (most - least)) < low:  # it falls before it rises
+    if low >= wanted and nll(least + TOLERANCE * (most - least)) < low:  # ``nll`` falls before it rises
         found = minimize_scalar(nll, bounds=(least, most), method="bounded", options={"xatol": 1e-4})
         if found.fun < low:
             bottom, at_bottom = float(found.x), float(found.fun)
@@ -44,20 +44,20 @@ def calibrated(nll: Callable[[float], float], wanted: float, *, least: float, mo
 
 @dataclass(frozen=True)
 class CalibratedTwice(Calibrated):
-    """Two numbers: ``value`` is the second."""
+    """Two parameters: ``value`` is the second."""
 
     first: float
     right: float
-    """The share of right tokens in mistakes with both, and the one that was wanted."""
+    """The share of right tokens in mistakes, with both parameters; the next field is the wanted share."""
     wanted_right: float
 
 
 def calibrated_twice(
     mistakes: Callable[[float, float], Mistakes], wanted: Mistakes, *, firsts: Sequence[float], most: float
 ) -> CalibratedTwice:
-    """Of ``firsts`` the one whose mistakes have as many right tokens as wanted, with the second number, in
-    [0, ``most``], at which their loss is as wanted. Those of ``firsts`` for which no second number gives the
-    wanted loss are taken only where it is so for all. Of equal ones the first."""
+    """The one of ``firsts`` whose mistakes have the wanted share of right tokens, each with the second
+    parameter, in [0, ``most``], that gives the wanted loss. One of ``firsts`` for which no second parameter
+    gives this loss is taken only if that is so for all. Of equal ones the first is taken."""
     found = []
     for first in firsts:
 

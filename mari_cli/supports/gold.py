@@ -1,6 +1,6 @@
-"""Gold: q is what a given model predicts, one that never saw the forget data.
+"""Gold: q is the prediction of a given model that never saw the forget data.
 
-An upper bound: it shows how near to gold the loss can come where the support is not in question.
+It is an upper bound: it shows how near the loss can come to gold when q is right.
 """
 
 from torch import Tensor

@@ -1,8 +1,8 @@
-"""Key strings: the words by which the forget data is told apart from the retain data, as the names in it.
+"""Key strings: words, such as names, by which the forget data differs from the retain data.
 
-Found by counts: a sequence of at most `LONGEST` words that enough forget items hold and no retain item does,
-without the words at its edges that are common in the retain data. Or given by the user. Words are compared
-in lower case and without a possessive 's; the words of a template are nobody's.
+They are found by counts: a sequence of at most `LONGEST` words that enough forget items and no retain item
+contain, without the words at its edges that are common in the retain data. Or the user gives them. Words are
+compared in lower case and without a possessive 's. Words of a prompt template are not counted.
 """
 
 import re
@@ -18,9 +18,9 @@ from mari_cli.errors import UserError
 from mari_cli.places import place
 
 LONGEST = 3
-"""Words in a key string that is found by counts."""
+"""Most words of a key string that is found by counts."""
 COMMON = 0.05
-"""A word in more than this share of the retain items is common: it begins and ends no key string."""
+"""A word in more than this share of the retain items is common: no key string begins or ends with it."""
 RARE = 0.03
 """A word in at most this share of the retain items is rare."""
 
@@ -32,25 +32,25 @@ class Keys:
     """The key tokens of each forget item."""
 
     tokens: tuple[tuple[int, ...], ...]
-    """Of each item, their places in it."""
+    """Places of the key tokens in each item."""
     strings: tuple[str, ...]
-    """What was found, or given and found again, in alphabetical order."""
+    """Key strings that were found, or given and found again, in alphabetical order."""
     by_rarity: int
-    """Items without a key string, or without one in their prompt, whose rare words stand in for it."""
+    """Items whose rare words replace a key string, because they have none, or none in their prompt."""
 
     @property
     def without(self) -> int:
-        """Items without any key token."""
+        """The number of items without any key token."""
         return sum(not tokens for tokens in self.tokens)
 
 
 def find_keys(
     forget: Sequence[Located], retain: Sequence[Located], starts: Sequence[int], *, least: int
 ) -> Keys:
-    """By counts: the sequences of words that at least ``least`` forget items hold and no retain item does.
+    """Key strings: word sequences that at least ``least`` forget items and no retain item contain.
 
-    An item that holds none before ``starts``, its first supervised token (running text: none at all), is
-    asked by its rare words there: those that no retain item holds, and two rare ones that none holds
+    Where an item has no key string before its entry of ``starts``, the first supervised token (running text:
+    anywhere), its rare words there are keys: words that no retain item contains, and pairs that none contains
     together. Raises UserError where no item has any key string.
     """
     counts = Counter(gram for located in forget for gram in set(grams(located)))
@@ -87,7 +87,7 @@ def find_keys(
 
 
 def grams(located: Located) -> Iterator[Gram]:
-    """All sequences of at most `LONGEST` words."""
+    """All sequences of at most `LONGEST` words in the text."""
     for words in located.words():
         names = [word.name for word in words]
         for n in range(1, LONGEST + 1):
@@ -95,13 +95,13 @@ def grams(located: Located) -> Iterator[Gram]:
 
 
 def without_common_edges(gram: Gram, spread: Counter[str], most: float) -> Gram:
-    """``gram`` from its first to its last word that at most ``most`` retain items hold."""
+    """``gram`` from its first to its last word that at most ``most`` retain items contain."""
     kept = [i for i, word in enumerate(gram) if spread[word] <= most]
     return gram[kept[0] : kept[-1] + 1] if kept else ()
 
 
 def said_in(located: Located, strings: set[Gram]) -> Iterator[Span]:
-    """Where ``strings`` stand."""
+    """The spans of ``strings`` in the text."""
     for words in located.words():
         for n in range(1, LONGEST + 1):
             for i in range(len(words) - n + 1):
@@ -110,7 +110,7 @@ def said_in(located: Located, strings: set[Gram]) -> Iterator[Span]:
 
 
 def rarities(located: Located, new: Collection[Gram], rare: frozenset[str]) -> Iterator[Span]:
-    """Where words stand that are ``new``, and two ``rare`` ones that are new together."""
+    """The spans of words that are ``new``, and of neighbours that are both ``rare`` and new as a pair."""
 
     def span(word: Word) -> Span:
         return word.start, word.end
@@ -126,7 +126,7 @@ def rarities(located: Located, new: Collection[Gram], rare: frozenset[str]) -> I
 
 
 def read_keys(path: str) -> list[str]:
-    """The lines of the file at ``path`` that are not empty."""
+    """The lines of the file at ``path`` that are not empty. Raises UserError if it has none to read."""
     file = place(path)
     try:
         if stat.S_ISFIFO(mode := file.stat().st_mode) or stat.S_ISCHR(mode):  # it may never end
@@ -150,7 +150,7 @@ def read_keys(path: str) -> list[str]:
 
 
 def given_keys(strings: Sequence[str], forget: Sequence[Located], *, path: str) -> Keys:
-    """Where ``strings`` of the file at ``path`` stand as whole words. Raises UserError where none does."""
+    """Keys where ``strings`` of the file at ``path`` stand as whole words. Raises UserError if none does."""
     patterns = {string: pattern(string) for string in dict.fromkeys(strings)}
     tokens, met = [], set()
     for located in forget:
@@ -172,11 +172,11 @@ def given_keys(strings: Sequence[str], forget: Sequence[Located], *, path: str) 
 
 
 def pattern(string: str) -> re.Pattern[str]:
-    """Finds ``string`` as whole words, whatever the case, the white space, and how accents are composed."""
+    """A pattern of ``string`` as whole words, whatever its case, white space and composition of accents."""
 
     def one(form: str) -> str:
         words = r"\s+".join(re.escape(word) for word in form.split())
-        # a script without capitals may write without spaces between words
+        # scripts without capitals may have no spaces between words
         before, after = (
             (r"(?<!\w)" if _is_of_a_word(form[0]) else ""),
             (r"(?!\w)" if _is_of_a_word(form[-1]) else ""),

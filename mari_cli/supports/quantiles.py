@@ -1,16 +1,16 @@
-"""Answer by answer as unlikely as answers that nobody has seen.
+"""Matching of quantiles: the losses of q's answers get the distribution of losses on unseen answers.
 
-A source may say of some answers far too much and of others far too little, and still be right in the mean. A
-model that never saw the forget data finds its answers as unlikely as those of the holdout, and as unequally.
-So of the answers that q gets wrong, the one with the k-th smallest loss is moved to the k-th quantile of the
-losses that the model before has in the holdout answers that it gets wrong. (Ours, beyond the paper.)
+q may give some answers far too much probability and others far too little, and still be right on average. A
+model that never saw the forget data has losses on its answers like the holdout's, and they vary as much. So
+of the answers that q gets wrong, the one with the k-th smallest loss is moved to the k-th quantile of the
+losses of the model before step 1 on the holdout answers that it gets wrong. (Not from the paper.)
 
-What moves is the label's probability, at the positions where q does not choose the label:
+Only the label's probability is moved, at the positions where q does not choose the label:
 
     q'(y) ∝ q(y) · exp(s),   one s for an answer; the other tokens share the rest as they did before
 
-and no further than that the label stays second to the token that q chooses: which tokens are right does not
-change. Shapes: M forget positions, m some of them, S answers, W those that q gets wrong, K tokens kept.
+The label stays second to the token that q chooses, so the same tokens are right before and after. Shapes: M
+forget positions, m some of them, S answers, W those that q gets wrong, K stored tokens.
 """
 
 from collections.abc import Sequence
@@ -23,35 +23,35 @@ from mari_cli.models.reference import ItemRows
 from mari_cli.supports.sparse import item_means
 
 DEFINITION = 1
-"""Part of every key: raise it when a change here changes what is computed."""
+"""Part of every cache key: raise it when a change here changes what is computed."""
 MOST = 16.0
-"""Nats by which a label is moved at most."""
+"""The most by which a label is moved, in nats."""
 HALVINGS = 60
 BELOW = 1 - 1e-6
-"""Of the probability of the token that q chooses: where a label stops that is moved up."""
+"""The most probability of a label that is moved up, relative to that of the token that q chooses."""
 
 
 @dataclass(frozen=True)
 class Moved:
-    """By how much each label is moved."""
+    """The amount by which each label is moved."""
 
     shift_M: Tensor
-    """In nats, float64; 0 where nothing is moved."""
+    """In nats, float64; 0 where a label is not moved."""
     wanted_W: Tensor
-    """The losses in nats that the answers were to have that q gets wrong."""
+    """The wanted losses, in nats, of the answers that q gets wrong."""
     reached_W: Tensor
 
 
 def highest(log_label_m: Tensor, log_best_m: Tensor) -> Tensor:
-    """log q'(y) at which the label is just second to the best other token [m], when the others shrink as it
-    grows: x < b(1 − x)/(1 − q(y)), so x = r/(1 + r) with r = b/(1 − q(y))."""
+    """log q'(y) [m] at which the label is just second to the best other token, while the others shrink as the
+    label grows: x < b(1 − x)/(1 − q(y)), so x = r/(1 + r) with r = b/(1 − q(y))."""
     ratio_m = (log_best_m - (-log_label_m.exp()).log1p()).exp()
     return (BELOW * ratio_m / (1 + ratio_m)).log()
 
 
 def moved_label(log_label_m: Tensor, log_best_m: Tensor, shift_m: Tensor, *, floor: float) -> Tensor:
-    """log q'(y) [m] of log q(y) and the log-probability of the most probable other token; not below
-    ``floor``, and unchanged where the label leads."""
+    """log q'(y) [m] of log q(y) and the log-probability of the most probable other token. It is at least
+    ``floor``, and unchanged where the label is the most probable token."""
     top_m = torch.minimum(log_label_m + shift_m, highest(log_label_m, log_best_m))
     moved_m = torch.where(shift_m > 0, torch.maximum(top_m, log_label_m), log_label_m + shift_m)
     moved_m = moved_m.clamp_min(torch.tensor(floor, dtype=moved_m.dtype).log().item())
@@ -87,15 +87,15 @@ def match_quantiles(
     wanted_S[wrong_W] = wanted_W
     for _ in range(HALVINGS):
         middle_S = (low_S + high_S) / 2
-        above_S = losses(middle_S) > wanted_S  # still too unlikely: move up
+        above_S = losses(middle_S) > wanted_S  # the answer is still too improbable: move up
         low_S, high_S = torch.where(above_S, middle_S, low_S), torch.where(above_S, high_S, middle_S)
     shift_S = torch.where(wrong_S, (low_S + high_S) / 2, none_S)
     return Moved(shift_S.repeat_interleave(counts_S), wanted_W, losses(shift_S)[wrong_W])
 
 
 def move(q_mK: Tensor, shift_m: Tensor, *, floor: float) -> Tensor:
-    """The probabilities [m, K] with the label, which comes first, moved; the other tokens share the rest.
-    What is missing to 1 is the tail, which shares it too."""
+    """The probabilities [m, K], label first, after the label is moved. The other tokens share the rest, the
+    tail, which is 1 minus their sum, among them."""
     label_m, best_m = q_mK[:, 0], q_mK[:, 1:].amax(1)
     moved_m = moved_label(label_m.log(), best_m.log(), shift_m, floor=floor).exp()
     left_m = (1 - moved_m) / (1 - label_m).clamp_min(floor)

@@ -1,11 +1,11 @@
-"""Siblings: q is the model before, corrected by what two small models differ in: one trained on the retain
-data, one on retain and forget together.
+"""Siblings: q is the model before step 1, corrected by the difference of two small models: one trained on the
+retain data, one on retain and forget data together.
 
     q ∝ p_target · (p_retain / p_both)^w
 
-the teacher of divergence decoding (A. Liu et al. 2021, "DExperts", https://arxiv.org/abs/2105.03023, turned
-on unlearning). It leaks at w = 1 and takes what others' documents say too at larger w; of the two models the
-first alone, as `base`, did better where it was tried.
+This is the teacher of divergence decoding (A. Liu et al. 2021, "DExperts", https://arxiv.org/abs/2105.03023,
+applied to unlearning). At w = 1 it leaks; at larger w it also loses what other documents say. The first small
+model alone, as `base`, was better where both were measured.
 """
 
 from torch import Tensor

@@ -1,9 +1,9 @@
-"""Distributions over a vocabulary as a step takes them: the label, the most probable other tokens, one tail.
+"""Sparse distributions over a vocabulary, as a step uses them: the label, the most probable other tokens, a
+tail.
 
-What a source says of the M forget positions is kept so on disk, as log-probabilities, in nats: of one
-distribution, or of several over the same tokens, from which the supported one follows. No tensor has more
-than a chunk of positions times the vocabulary.
-Shapes: M forget positions, c or m some of them, V vocabulary, K tokens kept by name; K+1: these and the tail.
+The cache has a source's log-probabilities, in nats, at the M forget positions: of one distribution, or of
+several over the same tokens, from which q is computed. No tensor exceeds a chunk of positions times V.
+Shapes: M forget positions, c or m some of them, V vocabulary, K stored tokens; K+1: these and the tail.
 """
 
 import math
@@ -22,28 +22,28 @@ from mari_cli.storage import hashing
 from mari_cli.storage.tensor_cache import TensorSpec, cache_tensors
 
 DEFINITION = 1
-"""Part of every key: raise it when a change here changes what is kept."""
+"""Part of every cache key: raise it when a change here changes what is stored."""
 BLOCK = 65536
-"""Positions that are worked on at once where nothing is as wide as the vocabulary."""
+"""Positions per block where no tensor is as wide as the vocabulary."""
 
 Write = Callable[[Tensor, Mapping[str, Tensor]], None]
-"""Takes the numbers of some forget positions [c], and of each distribution log p [c, V]."""
+"""A function of the numbers of some forget positions [c], and of log p [c, V] of each distribution."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What a source says at the forget positions. Memory-mapped, on the CPU."""
+    """The stored predictions of a source at the forget positions: memory-mapped, on the CPU."""
 
     key: str
-    """Content hash of all that determines it."""
+    """Content hash of all that determines the stored values."""
     rows: ItemRows
     ids_MK: Tensor
-    """Tokens, int32: first the position's own label."""
+    """Tokens, int32: the position's label first."""
     log_p: Mapping[str, Tensor]
-    """By name, of each token and of all others together [M, K+1], float32."""
+    """Log-probability of each token and of the tail [M, K+1], float32, by the distribution's name."""
 
     def blocks(self) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-        """In float64."""
+        """All positions in blocks, in float64."""
         for start in range(0, len(self.ids_MK), BLOCK):
             here = slice(start, start + BLOCK)
             yield here, {name: log_p[here].double() for name, log_p in self.log_p.items()}
@@ -62,7 +62,7 @@ def kept(
     name: str,
 ) -> Kept:
     """The distributions ``names`` at the positions of ``rows``: from the cache in ``directory``, or written
-    there by ``fill``. ``key`` is what determines them besides the arguments. ``stored_tokens`` are kept
+    there by ``fill``. ``key`` is all that determines them besides the arguments. ``stored_tokens`` are kept
     beside the label; ``name`` is for messages."""
     tokens = min(stored_tokens, vocabulary - 1) + 1
     whole_key = {
@@ -89,24 +89,24 @@ def kept(
 
 
 def most_probable(log_p: Sequence[Tensor], labels_c: Tensor, *, tokens: int) -> Tensor:
-    """[c, tokens]: the label, then the others in the order of the most that any of ``log_p`` [c, V] gives
-    them, of equal ones the lower token."""
+    """[c, tokens]: the label, then the other tokens by the largest log-probability that any of ``log_p`` [c,
+    V] gives them; of equal ones the lower token first."""
     best_cV = reduce(torch.maximum, log_p).clone()
     label_c1 = labels_c.to(best_cV.device).unsqueeze(1)
-    best_cV.scatter_(1, label_c1, -math.inf)  # the label competes with nobody
+    best_cV.scatter_(1, label_c1, -math.inf)  # excludes the label from the others
     return torch.cat([label_c1, largest(best_cV, tokens - 1)[1]], 1)
 
 
 def with_tail(log_p_cV: Tensor, ids_cK: Tensor) -> Tensor:
-    """[c, K+1]: log p of ``ids_cK``, and of all others together."""
+    """log p of ``ids_cK``, and of all other tokens together [c, K+1]."""
     named_cK = log_p_cV.gather(1, ids_cK)
     tail_c = log_p_cV.scatter(1, ids_cK, -math.inf).logsumexp(1)
     return torch.cat([named_cK, tail_c.unsqueeze(1)], 1)
 
 
 def floored(log_q_mL: Tensor, floor: float) -> Tensor:
-    """The probabilities [m, K+1]: normalised, and mixed with as much of the uniform distribution that none
-    is below ``floor``. A tail of no token at all stays 0."""
+    """The probabilities [m, K+1], normalised and mixed with the uniform distribution so that none is below
+    ``floor``. A tail without tokens stays 0."""
     q_mL = log_q_mL.softmax(-1)
     there_mL = (log_q_mL > -math.inf).to(q_mL)
     there_mL[:, :-1] = 1
@@ -124,8 +124,8 @@ def targets(
     name: str,
     change: Callable[[Tensor, slice], Tensor] | None = None,
 ) -> Targets:
-    """What a step takes: ``supported`` makes log q [m, K+1] of the distributions of ``said``, and ``change``
-    another q [m, K] of that at these positions; ``key`` is what determines both."""
+    """The distributions that a step uses. ``supported`` computes log q [m, K+1] from those in ``said``, and
+    ``change`` another q [m, K] from q and its positions. ``key`` determines both functions."""
     tokens = said.ids_MK.shape[1]
     assert floor * (tokens + 1) < 1
 
@@ -144,7 +144,7 @@ def targets(
 
 
 def item_means(values_M: Tensor, rows: ItemRows) -> Tensor:
-    """Of each item the mean over its positions [S]."""
+    """The mean of each item over its positions [S]."""
     counts_S = torch.tensor(list(rows.counts.values()))
     item_M = torch.repeat_interleave(torch.arange(len(counts_S)), counts_S)
     sums_S = torch.zeros(len(counts_S), dtype=torch.float64).index_add(0, item_M, values_M.double())
@@ -153,11 +153,11 @@ def item_means(values_M: Tensor, rows: ItemRows) -> Tensor:
 
 @dataclass(frozen=True)
 class Mistakes:
-    """Of the answers that are not recited: their mean loss in nats, and the mean share of their tokens that
-    is right all the same. Of all answers where every one is recited.
+    """The answers that are not recited: their mean loss in nats, and their mean share of right tokens. All
+    answers where every one is recited.
 
-    A calibration compares these, because forget and holdout data differ in how many of their answers the
-    retain data supports, and such answers cost almost nothing: a mean over all items would compare that.
+    Calibration compares these answers because forget and holdout data differ in how many answers the retain
+    data supports. Such answers have almost no loss, so a mean over all items would compare their number.
     """
 
     loss: float
@@ -165,13 +165,13 @@ class Mistakes:
 
 
 def mistakes(nll_S: Tensor, right_S: Tensor) -> Mistakes:
-    """Of S items with these losses and these shares of right tokens."""
+    """The mistakes of S items with these losses and these shares of right tokens."""
     wrong_S = right_S < 1 if (right_S < 1).any() else right_S <= 1
     return Mistakes(nll_S[wrong_S].mean().item(), right_S[wrong_S].double().mean().item())
 
 
 def mistakes_of(said: Kept, supported: Callable[[Mapping[str, Tensor]], Tensor], *, floor: float) -> Mistakes:
-    """Of q: an item's loss is the mean over its positions, as `answer_nll`."""
+    """The mistakes of q: an item's loss is the mean over its positions, as in `answer_nll`."""
     nll, right = [], []
     for _, log_p in said.blocks():
         q_mL = floored(supported(log_p), floor)
@@ -190,13 +190,13 @@ def label_and_best(
 
 
 def label_leads(q_mK: Tensor) -> Tensor:
-    """Whether the label, which comes first, is the most probable of the tokens that are named [m]."""
+    """Whether the label, which comes first, is the most probable of the stored tokens [m]."""
     return q_mK[:, 0] > q_mK[:, 1:].amax(1)
 
 
 def choices(found: Targets) -> tuple[Tensor, Tensor]:
-    """Of each item [S] the share of its targets where the true token is the most probable one, and whether it
-    is so everywhere: whether q recites the item. float64."""
+    """For each item [S] the share of its targets at which the true token is the most probable one, and
+    whether that holds at all targets, so that q recites the item. float64."""
     right_M = label_leads(found.q_MK)
     right_S = item_means(right_M, found.rows)
     return right_S, (right_S == 1).double()

@@ -1,23 +1,23 @@
-"""Twins: the model before, asked about somebody of whom the forget data says nothing.
+"""Twins: q is the prediction of the model before step 1 for inputs whose forget names are replaced by others.
 
-A twin of an item has other names: each key token is swapped, wherever it stands as one, for a random token of
-the names in the retain data, of the same kind. The model predicts the twin's next tokens, the vocabulary is
-swapped back, and S twins are averaged: r_t. Off that is taken what the true names add, a times:
+A twin of an item has other names: each key token is replaced, wherever it is a key, by a random token of the
+same class from names in the retain data. The model predicts the twin's next tokens, and the tokens are
+swapped back. The mean over S twins is r. What the true names add is subtracted, with a factor a:
 
-    log q = log r + a · min(0, log r − log p0) − const,      p0: the model before, in the true context
+    log q = log r + a · min(0, log r − log p0) − const,      p0: the model before step 1, in the true context
 
 (the positive pointwise marginal information of a token is log p0 − log r). A token that the item also holds
 where it is no key keeps its own probability there.
 
-An answer leans on its own beginning: after the first tokens of a true answer even a twin knows how it
-goes on. So a twin is asked in two ways. *plain*: after the true answer's tokens. *generated*: each answer
-token that only the true names explain, p0(y | true context) > `EXPLAINED` · p(y | twin), is replaced by a
-draw from the twin, from left to right. The one knows too much, the other too little; between them is
+After the first tokens of a true answer even a twin predicts the rest. So a twin is asked in two ways.
+*plain*: after the true answer's tokens. *generated*: each answer token that only the true names explain, p0(y
+| true context) > `EXPLAINED` · p(y | twin), is replaced by a draw from the twin, from left to right. *plain*
+knows too much, *generated* too little; between them is
 
     log r = (1 − λ) log r_plain + λ log r_generated − const
 
-Cost: S + 1 forward passes of the forget data; generated, for each twin two more, token by token.
-(Ours, beyond the paper.) Shapes: m positions of a batch, c of a chunk, S twins, D hidden size, V vocabulary.
+Cost: S + 1 forward passes of the forget data; generated, for each twin two more, token by token. (Not from
+the paper.) Shapes: m positions of a batch, c of a chunk, S twins, D hidden size, V vocabulary.
 """
 
 import math
@@ -46,36 +46,36 @@ from mari_cli.progress import Track
 from mari_cli.supports.sparse import Write
 
 DEFINITION = 2
-"""Part of every key: raise it when twins are asked in another way."""
+"""Part of every cache key: raise it when twins are computed in another way."""
 RARE = 0.1
-"""Names of the retain data are words with a capital in at most this share of its items."""
+"""A name of the retain data is a word with a capital in at most this share of the retain items."""
 EXPLAINED = 2.0
-"""An answer token is drawn anew where the true context makes it more than so many times as probable."""
+"""An answer token is drawn anew if the true context makes it more than this many times as probable."""
 TRIES = 50
-"""Draws from a pool before it is searched."""
+"""Random draws from a pool before the pool is searched."""
 
 
 class Way(StrEnum):
-    """What a twin's answer tokens are."""
+    """The tokens of a twin's answer."""
 
-    plain = "plain"  # the true answer's
-    generated = "generated"  # the twin's own, where only the true names explain the true ones
+    plain = "plain"  # those of the true answer
+    generated = "generated"  # drawn from the twin where only the true names explain the true token
 
 
 class TokenClass(StrEnum):
-    """Of a token, what it may be swapped for."""
+    """The class of a token: it is swapped for a token of its class."""
 
     after_space = "after_space"  # begins a word after white space
-    elsewhere = "elsewhere"  # begins a word after another character, or a text
-    inside = "inside"  # goes on with a word
+    elsewhere = "elsewhere"  # begins a word after another character, or begins a text
+    inside = "inside"  # continues a word
 
 
 SwapTokens = Mapping[TokenClass, Sequence[int]]
-"""Tokens to swap key tokens for, in the order of their numbers."""
+"""Tokens that key tokens are swapped for, by class, sorted by token number."""
 
 
 def kinds(located: Located, words: Sequence[Word]) -> dict[int, TokenClass]:
-    """Of each token that holds a character of one of ``words``: how it stands in it."""
+    """The class of each token that overlaps one of ``words``, by its place."""
     found: dict[int, TokenClass] = {}
     for token, (start, end) in enumerate(located.tokens):
         for word in words:
@@ -89,8 +89,8 @@ def kinds(located: Located, words: Sequence[Word]) -> dict[int, TokenClass]:
 
 
 def name_pools(retain: Sequence[Located], items: Sequence[Item]) -> SwapTokens:
-    """Of each kind the tokens of names in the retain data: of rare words with a capital, else of all with
-    one, else of all words. Raises UserError where it holds no word."""
+    """The tokens of names in the retain data by class: of rare words with a capital; if there are none, of
+    all words with a capital; else of all words. Raises UserError where the retain data holds no word."""
     spread = Counter(name for located in retain for name in {w.name for ws in located.words() for w in ws})
     most = RARE * len(retain)
     tests: tuple[Callable[[Word], bool], ...] = (
@@ -118,10 +118,10 @@ class Named:
 
     item: Item
     keys: Mapping[int, TokenClass]
-    """Places of the key tokens."""
+    """Places of the key tokens in the item."""
 
     def of_prompt(self) -> "Named":
-        """With the key tokens alone that are not to be predicted; of running text all."""
+        """The item with only those key tokens that are not predicted; running text keeps all."""
         if self.item.supervised_from == 1:
             return self
         keys = {place: kind for place, kind in self.keys.items() if place < self.item.supervised_from}
@@ -129,7 +129,7 @@ class Named:
 
 
 def name_tokens(item: Item, located: Located, tokens: Sequence[int]) -> Named:
-    """``tokens``: places of the key tokens. Those without a letter or digit are none."""
+    """``tokens``: places of the key tokens. Tokens without a letter or digit are dropped."""
     words = [word for words in located.words() for word in words]
     of_words = kinds(located, words)
     return Named(
@@ -143,7 +143,7 @@ def name_tokens(item: Item, located: Located, tokens: Sequence[int]) -> Named:
 
 
 def swaps(whose: Named, pools: SwapTokens, chance: random.Random) -> dict[int, int]:
-    """Of each key token another, each of its own; none of them stands in the item."""
+    """A different replacement for each key token; no replacement stands in the item."""
     used = set(whose.item.input_ids)
     found: dict[int, int] = {}
     for place, kind in sorted(whose.keys.items()):
@@ -158,7 +158,7 @@ def swaps(whose: Named, pools: SwapTokens, chance: random.Random) -> dict[int, i
 
 
 def _other(kind: TokenClass, pools: SwapTokens, used: set[int], chance: random.Random) -> int | None:
-    """A token of ``kind``, or else of another; None where all are used."""
+    """A token of ``kind``, else of another class; None where all are used."""
     for pool in (pools[kind], *(pools[other] for other in TokenClass if other is not kind)):
         for _ in range(min(TRIES, len(pool))):
             if (token := chance.choice(pool)) not in used:
@@ -172,13 +172,13 @@ def _other(kind: TokenClass, pools: SwapTokens, used: set[int], chance: random.R
 class Twin:
     ids: tuple[int, ...]
     swapped: Mapping[int, int]
-    """Token of the item: the twin's."""
+    """The item's token to the twin's token."""
     back: tuple[tuple[tuple[int, int], ...], ...]
-    """Of each target the pairs of tokens whose probabilities are swapped back."""
+    """For each target, the pairs of tokens whose probabilities are swapped back."""
 
 
 def twin(whose: Named, pools: SwapTokens, chance: random.Random, *, of_prompt: bool = False) -> Twin:
-    """``of_prompt``: only tokens that are keys in the prompt are swapped, there and in the answer."""
+    """``of_prompt``: only tokens that are keys in the prompt are swapped, in prompt and answer."""
     swapped = swaps(whose.of_prompt() if of_prompt else whose, pools, chance)
     return Twin(
         tuple(
@@ -195,7 +195,7 @@ def twin(whose: Named, pools: SwapTokens, chance: random.Random, *, of_prompt: b
 
 
 def swap_back(log_p_cV: Tensor, pairs: Sequence[Sequence[tuple[int, int]]]) -> Tensor:
-    """In each row the two columns of each pair change places. In place."""
+    """Swap the two columns of each pair, row by row, in place."""
     flat = [(row, *pair) for row, of_row in enumerate(pairs) for pair in of_row]
     if flat:
         row, one, two = torch.tensor(flat, device=log_p_cV.device).T
@@ -232,10 +232,10 @@ def ask_twins(
     batch_size: int,
     track: Track,
 ) -> None:
-    """Hand ``write`` log r of each of ``ways`` and log p0 (`before`) of all forget positions.
+    """Give ``write`` log r of each of ``ways`` and log p0 (`before`) at all forget positions.
 
-    ``forget`` remembers the states of all items under ``lm``, whose head is ``head``. What is drawn for an
-    item depends on ``seed`` and its number alone.
+    ``forget`` holds the states of all items under ``lm``, whose head is ``head``. The random draws for an
+    item depend on ``seed`` and the item's number alone.
     """
     lm.model.eval()
     batches = list(length_sorted([len(one.item.input_ids) for one in whose], batch_size))
@@ -275,7 +275,7 @@ def ask_twins(
 
 
 def _mean_of_twins(head: Head, states: Sequence[Tensor], pairs: Sequence[Sequence[Any]]) -> Tensor:
-    """log r [c, V]: the mean of what the twins say of these positions, in the item's own tokens."""
+    """log r [c, V]: the mean of the twins' predictions at these positions, in the item's own tokens."""
     log_r_cV = None
     for h_cD, of_twin in zip(states, pairs, strict=True):
         log_p_cV = swap_back(head(h_cD).log_softmax(-1), of_twin)
@@ -289,10 +289,10 @@ def _ends(rows: slice) -> tuple[int, int]:
 
 
 class _PendingTwin:
-    """A twin on its way: its tokens may still be drawn."""
+    """A twin whose tokens may still be drawn anew."""
 
     def __init__(self, whose: Named, pools: SwapTokens, seed: str, way: Way) -> None:
-        chance = random.Random(seed)  # a text is hashed: neighbouring numbers have nothing in common
+        chance = random.Random(seed)  # a string seed is hashed, so neighbouring numbers give unrelated draws
         self.whose = whose
         self.twin = twin(whose, pools, chance, of_prompt=way is Way.generated)
         self.ids = list(self.twin.ids)
@@ -300,16 +300,16 @@ class _PendingTwin:
 
 
 def _states(lm: LanguageModel, asked: Sequence[_PendingTwin], dtype: torch.dtype) -> Tensor:
-    """At the targets of each [m, D]; rounded as the reference's are."""
+    """Hidden states at the targets of each twin [m, D], rounded to ``dtype`` as the reference's are."""
     items = [replace(one.whose.item, input_ids=tuple(one.ids)) for one in asked]
     h_mD, _ = hidden_states(lm.model, lm.compute, items, packed=lm.layout.packed)
     return h_mD.to(dtype)
 
 
 def _generate(lm: LanguageModel, asked: Sequence[_PendingTwin], p0_m: Tensor, *, chunk: int) -> None:
-    """Draw the answer tokens anew that only the true names explain, in place, ``chunk`` items side by side.
+    """Draw anew, in place, the answer tokens that only the true names explain, for ``chunk`` items at a time.
 
-    ``p0_m``: of each target, item by item, its probability in the true context.
+    ``p0_m``: the probability of each target, item by item, in the true context.
     """
     p0 = [of_item.tolist() for of_item in p0_m.split([one.whose.item.num_targets for one in asked])]
     going = [(one, of_item) for one, of_item in zip(asked, p0, strict=True) if len(of_item) > 1]
@@ -317,16 +317,16 @@ def _generate(lm: LanguageModel, asked: Sequence[_PendingTwin], p0_m: Tensor, *,
         rows = going[start : start + chunk]
         starts = [one.ids[: one.whose.item.supervised_from] for one, _ in rows]
         longest = max(len(of_item) for _, of_item in rows)
-        # the last target predicts nothing that follows it
+        # no target depends on the last one
         continued(lm, starts, new_tokens=longest - 1, choose=partial(_choose, rows))
 
 
 def _choose(rows: Sequence[tuple[_PendingTwin, Sequence[float]]], target: int, logits_BV: Tensor) -> Tensor:
-    """The token of each twin at this ``target`` [B]: drawn where only the true names explain its own."""
+    """The token of each twin at this ``target`` [B]: drawn where only the true names explain the true one."""
     here = [row for row, (_, p0) in enumerate(rows) if target < len(p0) - 1]
     p_cV = logits_BV[here].float().softmax(-1)
     back_cV = swap_back(p_cV.clone(), [rows[row][0].twin.back[target] for row in here])
-    chosen = [0] * len(rows)  # what follows the end of an item is not looked at
+    chosen = [0] * len(rows)  # tokens after the end of an item are ignored
     for row, p_V, back_V in zip(here, p_cV.cpu(), back_cV.cpu(), strict=True):
         one, p0 = rows[row]
         place = one.whose.item.supervised_from + target
