@@ -1,5 +1,4 @@
-"""Sparse distributions over a vocabulary, as a step uses them: the label, the most probable other tokens, a
-tail.
+"""Sparse distributions over a vocabulary, as a step uses them: label, most probable other tokens, tail.
 
 The cache has a source's log-probabilities, in nats, at the M forget positions: of one distribution, or of
 several over the same tokens, from which q is computed. No tensor exceeds a chunk of positions times V.
@@ -89,8 +88,8 @@ def kept(
 
 
 def most_probable(log_p: Sequence[Tensor], labels_c: Tensor, *, tokens: int) -> Tensor:
-    """[c, tokens]: the label, then the other tokens by the largest log-probability that any of ``log_p`` [c,
-    V] gives them; of equal ones the lower token first."""
+    """[c, tokens]: the label, then the other tokens by the largest log-probability that any of ``log_p``
+    [c, V] gives them; of equal ones the lower token first."""
     best_cV = reduce(torch.maximum, log_p).clone()
     label_c1 = labels_c.to(best_cV.device).unsqueeze(1)
     best_cV.scatter_(1, label_c1, -math.inf)  # excludes the label from the others

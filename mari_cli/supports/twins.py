@@ -10,9 +10,9 @@ swapped back. The mean over S twins is r. What the true names add is subtracted,
 where it is no key keeps its own probability there.
 
 After the first tokens of a true answer even a twin predicts the rest. So a twin is asked in two ways.
-*plain*: after the true answer's tokens. *generated*: each answer token that only the true names explain, p0(y
-| true context) > `EXPLAINED` · p(y | twin), is replaced by a draw from the twin, from left to right. *plain*
-knows too much, *generated* too little; between them is
+*plain*: after the true answer's tokens. *generated*: each answer token that only the true names explain,
+p0(y | true context) > `EXPLAINED` · p(y | twin), is replaced by a draw from the twin, from left to right.
+*plain* knows too much, *generated* too little; between them is
 
     log r = (1 − λ) log r_plain + λ log r_generated − const
 
