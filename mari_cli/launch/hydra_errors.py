@@ -266,6 +266,13 @@ def _no_such_option(missing: str, options: Sequence[str] | None) -> UserError:
         extra := [LAUNCHERS[name] for name in LAUNCHERS if option.startswith(name)]
     ):
         return UserError(f"launcher `{option}` is not installed", f"pip install '{extra[0]}'")
+    if group.startswith("schema/"):
+        section = group.removeprefix("schema/")
+        return UserError(
+            f"no {section} of kind `{option}` is known",
+            "the file that registers it must be imported (a loss's by `mari_cli/losses/__init__.py`); "
+            "known are " + ", ".join(f"`{kind}`" for kind in config.kinds_of(section)),
+        )
     listed = [name for name in options or [] if not name.startswith("_")]
     near = nearest(option, listed)
     hint = f"did you mean `{near}`? " if near else ""

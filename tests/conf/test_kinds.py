@@ -29,6 +29,13 @@ def test_every_schema_that_can_be_chosen_has_its_own_kind(section):
         assert schema.kind == kind
 
 
+def test_a_kind_that_nothing_registers_is_refused_with_those_that_are_known(tmp_path):
+    (tmp_path / "run.yaml").write_text("defaults: [unlearn, schema/loss/toy@loss, _self_]\n")
+    with pytest.raises(UserError, match="no loss of kind `toy` is known") as refused:
+        launch.prepare(Experiment("unlearn", file=tmp_path / "run.yaml"))
+    assert all(f"`{loss}`" in str(refused.value.hint) for loss in LOSSES)
+
+
 @pytest.mark.parametrize("loss", ["mari", "kl_ga", "npo"])
 def test_a_label_changes_neither_the_schema_nor_the_loss(loss):
     plain, labelled = parsed(f"loss={loss}").loss, parsed(f"loss={loss}", "loss.name=mine").loss
