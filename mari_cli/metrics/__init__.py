@@ -1,1 +1,1 @@
-"""What is measured: functions of tensors or strings, each with unit, direction and degenerate value."""
+"""Metrics: functions of tensors or strings, each with its unit, direction and degenerate value."""

@@ -1,5 +1,5 @@
-"""How a metric is made of the values of items, as part of its entry: from which sets, which values, by which
-function. The same function makes it of other draws of the items, so that it can be resampled.
+"""The part of a metric's entry that computes the metric from values of items: from which sets, which values,
+by which function. The same function takes other draws of the items, so the metric can be resampled.
 
 Shapes: values [items, columns] and draws [..., items] of each set, to the metric of each draw [...].
 """
@@ -23,16 +23,16 @@ class Column:
     name: str
     """Its name in items.jsonl."""
     label: str = ""
-    """Its name in a report's table of items; the table leaves out a column without a label."""
+    """Its heading in a report's table of items; the table leaves out a column without a label."""
     leads: bool = False
-    """Whether that table sets the value of every model side by side."""
+    """Whether that table shows the values of all models side by side."""
     score: "Callable[[AnswerTokens], float] | None" = None
-    """How the tokens of the item's answer give the value; None: something else gives it."""
+    """Computes the value from the tokens of the item's answer; None: the value has another source."""
     made_of: "Callable[[ItemValues], float] | None" = None
-    """How other values of the item give it; it raises KeyError without them. None: the value is stored."""
+    """Computes the value from other values of the item, or raises KeyError; None: the value is stored."""
 
     def of(self, item: "ItemValues") -> float:
-        """Raises KeyError for an item without that value."""
+        """The value of ``item``. Raises KeyError for an item without it."""
         return item.values[self.name] if self.made_of is None else self.made_of(item)
 
 
@@ -43,31 +43,31 @@ class Aggregation:
     combine: Combine
     columns: tuple[Column, ...]
     sets: tuple[str, ...] = ()
-    """Each a sample of its own; `mmlu|mmlu_*` stands for every set that fits one of the patterns."""
+    """Each is a sample of its own; `mmlu|mmlu_*` stands for every set that fits one of the patterns."""
     suite: str | None = None
     fact: str | None = None
-    """Only items about a fact of that kind."""
+    """Count only items about a fact of this kind."""
     beside_gold: bool = False
-    """Whether the gold model's columns of the same items stand after the model's own."""
+    """Whether the gold model's columns of the same items follow the model's own."""
 
     def on(self, *sets: str, suite: str | None = None) -> "Aggregation":
         return replace(self, sets=sets, suite=suite)
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Whose code defines the metric."""
+        """Modules whose code defines the metric."""
         functions = [self.combine, *(f for column in self.columns for f in (column.score, column.made_of))]
         return tuple(sorted({function.__module__ for function in functions if function}))
 
 
 @dataclass(frozen=True)
 class ByIntervals:
-    """The values of items do not give the metric: two models are told apart by their two intervals."""
+    """Values of items do not give the metric, so two models are compared by their two intervals."""
 
     reason: str
-    """Why items do not give the metric."""
+    """The reason why items do not give the metric."""
     modules: tuple[str, ...] = ()
-    """Whose code defines the metric."""
+    """Modules whose code defines the metric."""
 
 
 def mean(values: "tuple[Floats, ...]", draws: "tuple[Indices, ...]") -> Any:
@@ -87,7 +87,7 @@ def exp_ratio(values: "tuple[Floats, ...]", draws: "tuple[Indices, ...]") -> Any
 
 
 def harmonic_mean(values: "tuple[Floats, ...]", draws: "tuple[Indices, ...]") -> Any:
-    """Of the means of all columns of all sets; 0 where one of them is 0."""
+    """The harmonic mean of the means of all columns of all sets; 0 where one mean is 0."""
     import numpy as np
     from scipy import stats
 
@@ -96,8 +96,8 @@ def harmonic_mean(values: "tuple[Floats, ...]", draws: "tuple[Indices, ...]") ->
 
 
 def auc(values: "tuple[Floats, ...]", draws: "tuple[Indices, ...]") -> Any:
-    """Share of the second set's drawn items below each drawn item of the first, ties by half. The values are
-    sorted once and not for each draw."""
+    """Mean share of the second set's drawn items below each drawn item of the first, ties counted by half.
+    The values are sorted once for all draws."""
     import numpy as np
 
     (forget, holdout), (of_forget, of_holdout) = (values[0][:, 0], values[1][:, 0]), draws
@@ -115,12 +115,12 @@ def auc(values: "tuple[Floats, ...]", draws: "tuple[Indices, ...]") -> Any:
 
 
 def ks_distance(values: "tuple[Floats, ...]", draws: "tuple[Indices, ...]") -> Any:
-    """Largest distance between the distributions of the first column and of the second, gold's."""
+    """The largest distance of the distribution functions of the first column and the second, gold's."""
     import numpy as np
 
     (own, gold), drawn = values[0].T, draws[0]
     at_M = np.unique(values[0])
-    # what item i adds to the difference at each place: -1, 0 or 1
+    # the amount that item i adds to the difference at each place: -1, 0 or 1
     steps_NM = (own[:, None] <= at_M).astype(np.float32) - (gold[:, None] <= at_M).astype(np.float32)
     n = drawn.shape[-1]
     flat = drawn.reshape(-1, n)

@@ -1,4 +1,4 @@
-"""What one forward pass says of the tokens of one answer: all that a metric of answers may read.
+"""The values of one answer's tokens that one forward pass gives. Metrics of answers read nothing else.
 
 Shapes: N supervised positions of any items, T = tokens of one answer, V = vocabulary.
 """
@@ -16,14 +16,14 @@ if TYPE_CHECKING:  # a table of metrics needs no torch
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerTokens:
-    """Of one answer, by token; log-probabilities in nats, given the true tokens before each."""
+    """Values of one answer by token; log-probabilities in nats, given the true tokens before each token."""
 
     labels_T: "Tensor"
     log_p_T: "Tensor"
-    """Of the true token."""
+    """Log-probability of the true token."""
     standardised_T: "Tensor"
     predicted_T: "Tensor"
-    """The likeliest token."""
+    """The most probable token."""
     gap_T: "Tensor"
     min_k: float
     """`metrics.min_k`."""

@@ -1,6 +1,5 @@
-"""Every metric of a run's own corpora. The entries of metrics whose functions load torch or scipy stand here,
-those of the others beside their function.
-"""
+"""Every metric of a run's own corpora. Entries of metrics whose functions load torch or scipy are in this
+file, other entries are beside their functions."""
 
 from dataclasses import replace
 from math import inf, log
@@ -11,9 +10,9 @@ from mari_cli.metrics.metric import Metric
 from mari_cli.metrics.sets import SETS
 
 DISTANCE = "distance_to_gold"
-"""It has no group: it is of all of them."""
+"""This metric has no group, because it combines several groups."""
 FORGET_SIDE, KEPT_SIDE = f"{DISTANCE}/forget_side", f"{DISTANCE}/kept_side"
-"""What it is the sum of."""
+"""The two terms of the distance."""
 GROUPS = {
     DISTANCE: "Distance to gold, in one figure",
     "forget": "Forget data",
@@ -24,11 +23,11 @@ GROUPS = {
     "marginal": "Marginal information",
     "benchmark": "Benchmarks",
 }
-"""What is measured without a suite, by the beginning of its name: a heading."""
+"""Headings of the metrics that belong to no suite, by the first part of their name."""
 
 
 def suite_of(name: str) -> str | None:
-    """The suite that a metric belongs to, by its full name."""
+    """The suite of the metric with this full name; None for a metric of the corpora."""
     beginning = name.split("/")[0]
     return None if beginning in GROUPS else beginning
 
@@ -185,4 +184,4 @@ SCORED: dict[str, Column] = {
     for column in metric.aggregate.columns
     if column.score is not None
 }
-"""By name, what the tokens of one answer give."""
+"""Columns by name that are computed from the tokens of one answer."""

@@ -1,9 +1,9 @@
-"""Whether two models can be told apart by a metric: the difference, one less the other, with its interval.
+"""The difference of two models in a metric, with its interval, and whether the metric separates them.
 
-Two intervals that overlap are no test: on the same items both models stumble over the same hard ones, which
-widens either interval and says nothing of their difference. So items are resampled once, for both models.
-Where no items are at hand, the interval of the difference comes from the two intervals. Over seeds, runs are
-what is drawn, and Student's t judges them.
+Overlap of two intervals is no test: on the same items both models fail at the same hard ones, which widens
+either interval but not that of the difference. So items are resampled once, for both models. Without values
+of items, the interval of the difference is computed from the two intervals. Over seeds, the runs are the
+sample, and Student's t gives the interval.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ By = Literal["items", "intervals", "seeds"]
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """``n``: items, or seeds of the side that has fewer. ``low`` and ``high`` are None where there is no
+    """``n``: items, or seeds of the side that has fewer. ``low`` and ``high`` are None if there is no
     interval."""
 
     value: float
@@ -36,18 +36,18 @@ class Difference:
 
     @property
     def separable(self) -> bool | None:
-        """Whether the interval excludes 0; None where there is none to ask."""
+        """Whether the interval excludes 0; None if there is no interval."""
         if self.low is None or self.high is None:
             return None
         return not self.low <= 0 <= self.high
 
 
 def paired_difference(a: Resamplable, b: Resamplable, how: How = HOW) -> Difference:
-    """Of two models on the same items: a paired bootstrap, percentile interval.
+    """The difference of two models on the same items: a paired bootstrap with a percentile interval.
 
-    Every set is resampled on its own, and one draw serves both models. Means of yes and no have Newcombe's
-    interval instead, which is honest where the models never or hardly ever disagree. A mean that fewer items
-    tell apart than a sign test needs is not separable, whatever the resamples say.
+    Every set is resampled on its own, and one draw serves both models. Means of yes and no get Newcombe's
+    interval instead, which holds even where the models hardly ever differ. A mean is not separable if fewer
+    items differ than a sign test needs, whatever the resamples give. Raises UserError where the items differ.
     """
     if differs := what_differs(a, b):
         raise UserError(
@@ -74,7 +74,7 @@ def paired_difference(a: Resamplable, b: Resamplable, how: How = HOW) -> Differe
         n_resamples=how.resamples,
         batch=max(1, ROWS_AT_ONCE // width),
         vectorized=True,
-        paired=False,  # the sets are not; the models are, by the indices that are drawn
+        paired=False,  # the sets are not paired; the models are, by the drawn indices
         confidence_level=how.confidence,
         method="percentile",
         rng=np.random.default_rng(how.seed),
@@ -86,22 +86,22 @@ def paired_difference(a: Resamplable, b: Resamplable, how: How = HOW) -> Differe
 
 
 def _differing(a: Resamplable, b: Resamplable) -> int:
-    """Items on which two models differ: a sign test of k of them has no p-value below 2^(1-k)."""
+    """The number of items on which two models differ: a sign test of k items has no p-value below 2^(1-k)."""
     return int((a.values[0] != b.values[0]).any(axis=-1).sum())
 
 
 def newcombe(a: Floats, b: Floats, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of the difference of two shares on the same items, from Wilson's intervals of either.
+    """The interval of the difference of two shares on the same items, from the Wilson interval of each.
 
     Newcombe 1998, Improved confidence intervals for the difference between binomial proportions based on
-    paired data, Statistics in Medicine 17, method 10: square and add, less what the correlation takes away.
+    paired data, Statistics in Medicine 17, method 10: square-and-add, corrected for the correlation.
     """
     n = a.size
     both, only_a, only_b = ((a * b).sum(), (a * (1 - b)).sum(), ((1 - a) * b).sum())
     neither = n - both - only_a - only_b
     margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
     excess = both * neither - only_a * only_b
-    if excess > 0:  # with his correction for continuity
+    if excess > 0:  # with Newcombe's correction for continuity
         excess = max(0.0, excess - n / 2)
     correlation = excess / sqrt(margins) if margins > 0 else 0.0
     (p, p_low, p_high), (q, q_low, q_high) = (_wilson(int(x.sum()), n, confidence) for x in (a, b))
@@ -116,11 +116,11 @@ def _wilson(successes: int, n: int, confidence: float) -> tuple[float, float, fl
 
 
 def difference_of_estimates(a: Estimate, b: Estimate) -> Difference | None:
-    """From two intervals alone, as if of independent samples; None where one of them has none.
+    """The difference from two intervals alone, as if of independent samples; None if one interval is missing.
 
     Zou and Donner 2008, Construction of confidence limits about effect measures, Statistics in Medicine 27:
-    the distances to the far ends add in squares. Narrower than asking whether the intervals overlap, and
-    still too wide where the items are the same.
+    the distances to the outer ends add in squares. The interval is narrower than a test by overlap, and still
+    too wide where the items are the same.
     """
     if a.low is None or a.high is None or b.low is None or b.high is None:
         return None
@@ -135,9 +135,9 @@ def difference_of_estimates(a: Estimate, b: Estimate) -> Difference | None:
 def difference_over_seeds(
     a: Mapping[int, float], b: Mapping[int, float], *, confidence: float = 0.95
 ) -> Difference | None:
-    """Of two methods by the value of each seed: paired by seed where both have the same, else Welch's t.
+    """The difference of two methods from values by seed: paired if the seeds are the same, else Welch's t.
 
-    None where a side has one seed only, or a value that is not finite.
+    None where a side has only one seed, or a value that is not finite.
     """
     paired = a.keys() == b.keys()
     n = min(len(a), len(b))
@@ -146,7 +146,7 @@ def difference_over_seeds(
     x, y = np.array(list(a.values())), np.array([b[seed] for seed in (a if paired else b)])
     value = float(x.mean() - y.mean())
     rounding = ROUNDING * float(np.abs([*x, *y]).max())
-    if (np.ptp(x - y) if paired else max(np.ptp(x), np.ptp(y))) <= rounding:  # no spread, no claim
+    if (np.ptp(x - y) if paired else max(np.ptp(x), np.ptp(y))) <= rounding:  # no spread, no interval
         ends = (0.0, 0.0) if abs(value) <= rounding else (None, None)
         return Difference(value=value, n=n, by="seeds", low=ends[0], high=ends[1])
     test = stats.ttest_rel(x, y) if paired else stats.ttest_ind(x, y, equal_var=False)

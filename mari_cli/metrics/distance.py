@@ -1,19 +1,18 @@
-"""How far from gold, in one figure: what is left to forget, and what was lost that should be kept.
+"""The distance to gold in one number: what is left to forget, and what was lost that should be kept.
 
     forget side = mean over metrics m of |x - gold| / |target - gold|          0: as gold, 1: as the target
     kept side   = mean over metrics m of max(0, target - x) / target           0: nothing lost
     distance    = forget side + kept side
 
-x, target and gold are the values of m for the model, for the model before unlearning and for the one that
-never saw the forget data. Which metrics enter is decided by what was measured of target and gold alone, so
-that it is the same for every model unlearned from that target. A metric by which the paired test
-(`difference`) does not tell target and gold apart has nothing to forget by, and its ratio would be noise over
-noise: it is left out of the forget side.
+x, target and gold are the values of m for the model, for the model before unlearning and for the model that
+never saw the forget data. The values of target and gold alone decide which metrics enter, so the same metrics
+enter for every model unlearned from that target. If the paired test (`difference`) does not separate target
+and gold by a metric, its ratio would be noise over noise, and it is left out of the forget side.
 
-The interval is a bootstrap over items, drawn once for all three models and all metrics. A mean of absolute
-values is larger under resampling than it is, and near gold its percentiles do not even hold the value. So
-what is resampled is how far the signed ratios stray from those found: a distance is never further from its
-own value than they are on average, and the quantile of that, to both sides of the value, covers it (as in
+The interval is a bootstrap over items, with one draw for all three models and all metrics. A mean of absolute
+values is biased upwards under resampling, and near gold its percentile interval may exclude the value. So the
+deviations of the signed ratios from their measured values are resampled. A distance deviates from its value
+at most by their mean deviation, and the quantile of this, on both sides of the value, covers it (as in
 `forget_quality`).
 """
 
@@ -36,12 +35,12 @@ from mari_cli.metrics.statistics import How
 NOT_MEASURED = "not measured"
 
 Models = Mapping[str, Sequence[ItemValues]]
-"""Items by role; `target` and `gold` among them."""
+"""Items by role; the roles include `target` and `gold`."""
 
 
 @dataclass(frozen=True)
 class Entered:
-    """Which metrics a distance is of; ``left_out``: of those that might be, why not, in a few words."""
+    """The metrics of a distance; ``left_out``: the reason why a metric is no part of it, in a few words."""
 
     forget: tuple[str, ...]
     kept: tuple[str, ...]
@@ -49,25 +48,25 @@ class Entered:
 
     @property
     def metrics(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Distances over the same metrics are one figure."""
+        """The key by which two distances are comparable: they need the same metrics."""
         return self.forget, self.kept
 
 
 def to_gold(value: Any, gold: Any, target: Any) -> Any:
-    """(x - gold) / |target - gold|, with its sign: beyond 0 on the target's side, or past gold."""
+    """(x - gold) / |target - gold|, signed. The sign says on which side of gold the value lies."""
     return (value - gold) / np.abs(target - gold)
 
 
 def lost(value: Any, target: Any) -> Any:
-    """(target - x) / target: the share of the target's value that is gone, negative where there is more."""
+    """(target - x) / target: the lost share of the target's value, negative where the value rose."""
     return (target - value) / target
 
 
 def choose_metrics(
     target: Sequence[ItemValues], gold: Sequence[ItemValues], how: How, metrics: Metrics
 ) -> Entered:
-    """Which of ``metrics`` enter a distance to ``gold`` from a model unlearned from ``target``: on the forget
-    side those that should be as gold's, on the kept side those that should not fall below the target's."""
+    """Those of ``metrics`` that enter a distance to ``gold`` from a model unlearned from ``target``. Forget
+    side: metrics that should equal gold's. Kept side: metrics that should not fall below the target's."""
     left_out: dict[str, str] = {}
     forget, kept = [], []
     terms = [metric for metric in metrics.values() if metric.distance_term is not None]
@@ -91,10 +90,10 @@ def choose_metrics(
 def distances_to_gold(
     models: Models, entered: Entered, how: How, metrics: Metrics
 ) -> dict[str, dict[str, Estimate]]:
-    """By role, the distance and its two sides by full name: those whose metrics there are.
+    """By role, the distance and its two sides by full name; a side without metrics is missing.
 
-    The target is at 1 and gold at 0 of the forget side, whatever is drawn. A model that lacks a value of one
-    of the metrics, or has one that is not finite, is at no finite distance: NaN, never a mean of the rest.
+    On the forget side the target is at 1 and gold at 0 in every draw. A model with a missing or not finite
+    value of a metric has the distance NaN, not a mean of the other metrics.
     """
     parts = {
         (role, name): part
@@ -113,8 +112,8 @@ def distances_to_gold(
 def difference_of_distances(
     ours: tuple[str, Models], theirs: tuple[str, Models], entered: Entered, how: How, metrics: Metrics
 ) -> dict[str, Difference]:
-    """The distance and its sides of one model less those of another, by full name; each model is given as its
-    role among the models of its run. Items are drawn once for both runs, percentile interval.
+    """The distance and its sides of one model minus those of another, by full name; a model is given as its
+    role among the models of its run. One draw of items serves both runs; percentile interval.
 
     Empty where the two runs did not measure the same items, or a value is not finite.
     """
@@ -153,7 +152,7 @@ def difference_of_distances(
 
 
 def _with_yardsticks(role: str) -> list[str]:
-    """Roles that a distance of the model of that role is made of, each once."""
+    """The roles from which the distance of the model with ``role`` is computed, each once."""
     return list(dict.fromkeys((role, "target", "gold")))
 
 
@@ -181,13 +180,13 @@ def _of_model(
 
 
 def _names(entered: Entered) -> dict[str, tuple[str, ...]]:
-    """By side, what entered it; without a side that nothing entered."""
+    """The metrics of each side; a side without metrics is missing."""
     sets = ((FORGET_SIDE, entered.forget), (KEPT_SIDE, entered.kept))
     return {side: of_side for side, of_side in sets if of_side}
 
 
 def _distances(role: str, entered: Entered, values: Mapping[tuple[str, str], Any]) -> dict[str, Any]:
-    """The distance and its sides: from values, or from those of each draw."""
+    """The distance and its sides, from values or from the values of each draw."""
     sides = {}
     for side, names in _names(entered).items():
         signed = _signed(role, side, names, values)
@@ -196,12 +195,12 @@ def _distances(role: str, entered: Entered, values: Mapping[tuple[str, str], Any
 
 
 def _whole(sides: Mapping[str, Any]) -> dict[str, Any]:
-    """With their sum, where there are both."""
+    """``sides`` and their sum, if both sides are there."""
     return ({DISTANCE: sides[FORGET_SIDE] + sides[KEPT_SIDE]} if len(sides) == 2 else {}) | dict(sides)
 
 
 def _signed(role: str, side: str, names: Sequence[str], values: Mapping[tuple[str, str], Any]) -> Floats:
-    """The ratio of each metric [..., metrics]; not finite in a draw in which target and gold meet."""
+    """The ratio of each metric [..., metrics]; not finite in a draw in which target and gold are equal."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = [
             to_gold(values[role, name], values["gold", name], values["target", name])

@@ -1,8 +1,8 @@
-"""What forgetting does to data that nobody has seen: it should stay where it was, and where gold has it.
+"""The drift of unlearning on unseen data, which should stay as it was, and as gold has it.
 
-Forgetting that drags the unseen data along is no forgetting: the forget loss arrives at gold's while the loss
-detector, which compares the two, does not. So the loss of the holdout is followed against the target's and
-gold's, and the AUC against gold's, each as a paired difference on the same items.
+If the forget loss rises to gold's only because all losses rise, that is no forgetting: the loss detector,
+which compares forget and holdout, still finds the forget data. So the holdout loss is compared with the
+target's and gold's, and the AUC with gold's, each as a paired difference on the same items.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,11 @@ DRIFTS = {
     FROM_GOLD: (_UNSEEN_LOSS, "gold"),
     AUC_FROM_GOLD: (_LOSS_AUC, "gold"),
 }
-"""By full name: the metric, and the role of the model whose value is taken off."""
+"""By full name: the metric, and the role of the model whose value is subtracted."""
 
 
 def drifts(models: Mapping[str, Sequence[ItemValues]], how: How) -> dict[str, dict[str, Estimate]]:
-    """By role, every drift that its items and those of the other model tell."""
+    """By role, every drift that the items of the model and of the other model allow."""
     found: dict[str, dict[str, Estimate]] = {role: {} for role in models}
     for name, (metric, other) in DRIFTS.items():
         theirs = take_apart(metric, models.get(other, ()))

@@ -1,11 +1,11 @@
-"""A measured number is never alone: value, interval, n."""
+"""A measured number with its interval and its number of items n."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """``low`` and ``high`` are None where no interval is defined (a single item, say)."""
+    """``low`` and ``high`` are None where no interval is defined, as for a single item."""
 
     value: float
     n: int
@@ -15,7 +15,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class OverSeeds(Estimate):
-    """A mean over runs that differ in nothing but their seed; ``n``: items of one run."""
+    """A mean over runs that differ in their seed alone; ``n``: items of one run."""
 
     values: dict[int, float]
-    """By seed."""
+    """The value of each seed."""

@@ -1,15 +1,15 @@
-"""Forget quality: do the truth ratios of the forget items look as the retain model's do (TOFU, Maini et al.
-2024, https://arxiv.org/abs/2401.06121)?
+"""Forget quality: whether the truth ratios of the forget items are distributed as the retain model's (TOFU,
+Maini et al. 2024, https://arxiv.org/abs/2401.06121).
 
-The p-value of the two-sample Kolmogorov-Smirnov test between the two models' truth ratios on the same items,
-and the test's statistic D, their distributions' largest distance. Only the order of the ratios matters, so
-their logarithms do as well. Without the retain model's there is no such number.
+It is the p-value of the two-sample Kolmogorov-Smirnov test between both models' truth ratios on the same
+items. The test's statistic D is the largest distance of their distribution functions. Only the order of the
+ratios matters, so their logarithms give the same. Without the retain model there is no forget quality.
 
-The interval is a bootstrap over items, each drawn with its values under both models. D of a resample is no
-guide to D (the more alike the distributions, the more of it is noise), so what is resampled is the distance
-between the resampled and the found difference of the distribution functions: its quantile around D covers D
+The interval is a bootstrap over items, each drawn with its values under both models. D of a resample is
+biased (the more similar the distributions, the more of D is noise). So the deviation of the resampled
+difference of the distribution functions from the measured one is resampled. Its quantile around D covers D
 (Bickel and Freedman 1981, "Some Asymptotic Theory for the Bootstrap"), and the p-values at the ends of D's
-interval are forget quality's.
+interval are the ends of forget quality's.
 """
 
 import warnings
@@ -25,14 +25,14 @@ from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.statistics import HOW, How
 
 _VALUES_AT_ONCE = 4_000_000
-"""Of resamples in memory at any time."""
+"""Values of resamples in memory at one time."""
 
 
 def forget_quality_estimates(
     log_ratios_N: Sequence[float], gold_log_ratios_N: Sequence[float], how: How = HOW
 ) -> tuple[Estimate, Estimate]:
-    """(p-value, D), both in [0, 1]. Item i of one sequence is item i of the other; one alone has no interval,
-    and where no resample differs there is none either."""
+    """(p-value, D), both in [0, 1]. Item i of one sequence is item i of the other. There is no interval for a
+    single item, or if no resample differs. Raises ValueError for other shapes and for values not finite."""
     own, gold = (np.asarray(values, dtype=np.float64) for values in (log_ratios_N, gold_log_ratios_N))
     if own.shape != gold.shape or own.ndim != 1 or own.size == 0:
         raise ValueError(f"expected truth ratios of the same items, got shapes {own.shape} and {gold.shape}")
@@ -52,11 +52,11 @@ def forget_quality_estimates(
 
 
 def _reach(own: Floats, gold: Floats, how: How) -> int:
-    """How far a resampled difference of the distribution functions lies from the one found, in steps of 1/N,
-    in all but ``1 - confidence`` of the resamples."""
+    """The quantile ``confidence`` of the deviations of resampled differences of the distribution functions
+    from the measured one, in steps of 1/N."""
     n = own.size
     at_M = np.unique(np.concatenate([own, gold]))
-    # what item i adds to the difference at each place: -1, 0 or 1
+    # the amount that item i adds to the difference at each place: -1, 0 or 1
     steps_NM = (own[:, None] <= at_M).astype(np.float32) - (gold[:, None] <= at_M).astype(np.float32)
     generator = np.random.default_rng(how.seed)
     found: list[NDArray[np.float32]] = []
@@ -67,7 +67,7 @@ def _reach(own: Floats, gold: Floats, how: How) -> int:
 
 
 def _p_value(steps: int, n: int) -> float:
-    """Of D = ``steps`` / N between two samples of ``n``: it depends on these numbers alone."""
+    """The p-value of D = ``steps`` / N between two samples of ``n``; D and n alone determine it."""
     first = np.arange(n)
     return float(ks_test(first, first + steps).pvalue)
 
@@ -75,6 +75,6 @@ def _p_value(steps: int, n: int) -> float:
 def ks_test(first: ArrayLike, second: ArrayLike) -> Any:
     """scipy's two-sample Kolmogorov-Smirnov test, two-sided."""
     with warnings.catch_warnings():
-        # where rounding takes the exact p-value a hair past 1, scipy says that the asymptotic one stands in
+        # scipy warns where rounding takes the exact p-value just above 1, and then uses the asymptotic one
         warnings.filterwarnings("ignore", "ks_2samp: Exact calculation unsuccessful", RuntimeWarning)
         return stats.ks_2samp(first, second)

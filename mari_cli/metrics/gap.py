@@ -1,8 +1,8 @@
-"""Does the true token still stand out? Its logit against those of the likeliest other tokens.
+"""The true-token gap: the true token's logit minus the logits of the most probable other tokens.
 
-What a model has learned by heart it predicts with a logit far above every alternative; as it forgets, the gap
-closes. It needs no other model and no other data, so it can say when to stop (MASC, https://arxiv.org/abs/2606.02920,
-shrinks this gap and stops where it is small).
+A model gives a memorised token a logit far above every alternative; as the model forgets, the gap closes. The
+gap needs no other model and no other data, so it can decide when to stop (MASC,
+https://arxiv.org/abs/2606.02920, shrinks this gap and stops where it is small).
 
 Shapes: N = positions, V = vocabulary, K = alternatives.
 """
@@ -18,20 +18,20 @@ if TYPE_CHECKING:  # a table of metrics needs no torch
     from torch import Tensor
 
 ALTERNATIVES = 5
-"""How many of the likeliest other tokens the true one is compared with."""
+"""The number of most probable other tokens that the true token is compared with."""
 
 
 def true_token_gap(logits_NV: "Tensor", labels_N: "Tensor", *, alternatives: int = ALTERNATIVES) -> "Tensor":
-    """logit(true token) - mean logit of the ``alternatives`` likeliest other tokens, at each position [N], in
-    nats: the logarithm of the odds between them.
+    """logit(true token) - mean logit of the ``alternatives`` most probable other tokens, at each position
+    [N], in nats: the logarithm of their odds.
 
-    Above 0 the true token stands out; of a vocabulary with fewer other tokens all are taken.
+    Above 0 the true token leads. A smaller vocabulary counts whole. Raises ValueError for one token.
     """
     if logits_NV.shape[-1] < 2:
         raise ValueError("a vocabulary of one token has no alternatives")
     k = min(alternatives, logits_NV.shape[-1] - 1)
     top_NK, tokens_NK = logits_NV.topk(k + 1)
-    # of k + 1 the true token goes if it is among them, else the least likely one
+    # of k + 1 tokens the true one is dropped if it is among them, else the least probable one
     others_NK = top_NK.masked_fill(tokens_NK == labels_N.unsqueeze(-1), -inf).topk(k).values
     true_N = logits_NV.gather(-1, labels_N.unsqueeze(-1)).squeeze(-1)
     return true_N.double() - others_NK.double().mean(-1)

@@ -1,4 +1,4 @@
-"""What the model says in its own words, against what it should (or should no longer) say."""
+"""Generated text compared with the text that the model should, or should no longer, generate."""
 
 import re
 import unicodedata
@@ -19,22 +19,22 @@ def _rouge(kind: str, *, stemmer: bool) -> Any:
 
 
 def verbatim_rouge_l(generated: str, truth: str) -> float:
-    """ROUGE-L recall with stemmer, as TOFU: longest common subsequence over the truth's length, in words.
+    """ROUGE-L recall with stemmer, as in TOFU: longest common subsequence over the truth's length, in words.
 
-    In [0, 1], 0 for an empty generation. rouge-score reads a-z and 0-9 only, so text in another script scores
+    In [0, 1], 0 for an empty generation. rouge-score reads only a-z and 0-9, so text in other scripts scores
     0 too.
     """
     return float(_rouge("rougeL", stemmer=True).score(truth, generated)["rougeL"].recall)
 
 
 def verbatim_rouge_1(generated: str, truth: str) -> float:
-    """ROUGE-1 recall with stemmer, as TOFU: the share of the truth's words that are said, in any order. Never
-    below ROUGE-L's."""
+    """ROUGE-1 recall with stemmer, as in TOFU: the share of the truth's words in the generation, in any
+    order. It is never below ROUGE-L's."""
     return float(_rouge("rouge1", stemmer=True).score(truth, generated)["rouge1"].recall)
 
 
 def rouge_l_f1(generated: str, truth: str) -> float:
-    """ROUGE-L F1 without stemmer, as MUSE: the harmonic mean of the longest common subsequence over the
+    """ROUGE-L F1 without stemmer, as in MUSE: the harmonic mean of the longest common subsequence over the
     truth's length and over the generation's, in words. In [0, 1]; words as in `verbatim_rouge_l`."""
     return float(_rouge("rougeL", stemmer=False).score(truth, generated)["rougeL"].fmeasure)
 
@@ -49,7 +49,7 @@ def _words(text: str) -> str:
 
 
 def recalled(generated: str, value: str) -> bool:
-    """Whether the value stands in the text as whole words, whatever the case and the white space."""
+    """Whether ``generated`` has ``value`` as whole words, in any case. Raises ValueError if it is empty."""
     wanted = _words(value)
     if not wanted:
         raise ValueError("an empty value is in every text")

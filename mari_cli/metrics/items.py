@@ -1,4 +1,4 @@
-"""The items of a run under its models, and a metric taken apart into them: `Resamplable`."""
+"""The values of a run's items under its models, and a metric as a function of items: `Resamplable`."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -14,12 +14,12 @@ from mari_cli.metrics.arrays import Floats, Indices
 from mari_cli.metrics.metric import Metric
 
 Identity = tuple[str, int, str | None]
-"""Set, number and hash."""
+"""Set, number and content hash of an item."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ItemValues:
-    """One item under one model: values by metric name without the set (``answer_nll``), never its text."""
+    """One item under one model: values by metric name without the set (``answer_nll``), without its text."""
 
     model: str
     set: str
@@ -27,7 +27,7 @@ class ItemValues:
     values: dict[str, float]
     suite: str | None = None
     key: str | None = None
-    """Hash of its content."""
+    """Hash of the item's content."""
     fact: str | None = None
 
     @property
@@ -39,7 +39,7 @@ _IDENTITY = frozenset({"model", "suite", "set", "item", "key", "fact"})
 
 
 def item_values(row: Mapping[str, Any]) -> ItemValues:
-    """A row of items.jsonl. JSON has no NaN: null stands for whatever is not finite."""
+    """The values of a row of items.jsonl. JSON has no NaN, so null stands for a value that is not finite."""
     return ItemValues(
         model=row["model"],
         suite=row.get("suite"),
@@ -57,9 +57,9 @@ def item_values(row: Mapping[str, Any]) -> ItemValues:
 
 @dataclass(frozen=True)
 class Resamplable:
-    """A metric of one model, taken apart: for each set the items in order, and their values [items, columns].
+    """A metric of one model as a function of items: each set's ordered items and values [items, columns].
 
-    ``yes_no``: a mean of values that are all 0 or 1.
+    ``yes_no``: the metric is a mean of values that are all 0 or 1.
     """
 
     items: tuple[tuple[Identity, ...], ...]
@@ -69,19 +69,19 @@ class Resamplable:
 
     @property
     def value(self) -> float:
-        """As it was measured: every item once."""
+        """The measured value: every item once."""
         return float(self.of(tuple(np.arange(len(of_set)) for of_set in self.items)))
 
     def of(self, draws: tuple[Indices, ...]) -> Any:
-        """The metric of other draws [..., items] of the items of each set."""
+        """The metric of other draws [..., items] of each set's items."""
         return self.combine(self.values, draws)
 
 
 def take_apart(
     metric: Metric, items: Iterable[ItemValues], gold: Iterable[ItemValues] = ()
 ) -> Resamplable | None:
-    """The metric of one model from its items, and from gold's where it is one beside gold; None where they do
-    not tell it."""
+    """The metric of one model as a function of its items, and of gold's if it compares with gold. None where
+    these items do not give the metric."""
     how = metric.aggregate
     if not isinstance(how, Aggregation):
         return None
@@ -98,7 +98,7 @@ def take_apart(
 def _take_apart(how: Aggregation, items: Iterable[ItemValues]) -> Resamplable | None:
     found: dict[str, list[tuple[Identity, tuple[float, ...]]]] = {name: [] for name in how.sets}
     samples: dict[str, str | None] = {}
-    """By set, the sample it is part of."""
+    """The sample that each set belongs to."""
     for item in items:
         if item.set not in samples:
             samples[item.set] = next((name for name in how.sets if _fits(item.set, name)), None)
@@ -132,7 +132,7 @@ def _by_item(entry: tuple[Identity, tuple[float, ...]]) -> tuple[str, int, str]:
 
 
 def what_differs(a: Resamplable, b: Resamplable) -> str | None:
-    """In words, where two models were not measured on the same items; None where they were."""
+    """A text on how the items of two models differ; None where both have the same items."""
     for ours, theirs in zip(a.items, b.items, strict=True):
         if ours != theirs:
             common = len(set(ours) & set(theirs))

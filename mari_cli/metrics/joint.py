@@ -1,10 +1,9 @@
-"""Several metrics of several models, made again of the same draws of their items: what is computed from all
-of them has one interval.
+"""Joint resampling: several metrics of several models from the same draws of items, so that a value computed
+from all of them gets one interval.
 
-An item stands in several samples: a forget item in that of the forget loss, in that of the AUC, and, if its
-fact is unique, in that of the recall of unique facts. Items that stand in the same samples are a stratum.
-Each stratum is resampled on its own and keeps its size; its draw serves every sample, metric and model it
-stands in.
+An item is in several samples: a forget item is in that of the forget loss, in that of the AUC, and, if its
+fact is unique, in that of the recall of unique facts. Items that are in the same samples are a stratum. Each
+stratum is resampled on its own and keeps its size; its draw serves all its samples, metrics and models.
 """
 
 from collections.abc import Iterable, Mapping
@@ -47,7 +46,7 @@ def resampled(parts: Mapping[K, Resamplable], *, resamples: int, seed: int) -> d
 
 
 def _strata(samples: list[tuple[Identity, ...]]) -> dict[tuple[int, ...], list[Identity]]:
-    """By the numbers of the samples that they stand in, the items."""
+    """The items by the numbers of their samples."""
     held: dict[Identity, list[int]] = {}
     for number, items in enumerate(samples):
         for identity in items:
@@ -59,5 +58,5 @@ def _strata(samples: list[tuple[Identity, ...]]) -> dict[tuple[int, ...], list[I
 
 
 def distinct_items(parts: Iterable[Resamplable]) -> int:
-    """How many items are behind them, each counted once."""
+    """The number of items in all ``parts``, each item counted once."""
     return len({identity for part in parts for items in part.items for identity in items})

@@ -1,4 +1,4 @@
-"""How likely an answer is to the model.
+"""The likelihood of an answer under the model.
 
 Shapes: T = tokens of one answer, N = answers. Losses are -log p of the true token given the true tokens
 before it, in nats.
@@ -15,11 +15,11 @@ if TYPE_CHECKING:  # a table of metrics needs no torch
     from torch import Tensor
 
 LARGEST_EXPONENT = 709.0
-"""exp of more is not a float64."""
+"""exp of a larger number overflows float64."""
 
 
 def exp_or_inf(mean_loss: float) -> float:
-    """exp(mean loss), infinite where that is beyond a float."""
+    """exp(mean loss), or infinity where float64 overflows."""
     return exp(mean_loss) if mean_loss < LARGEST_EXPONENT else inf
 
 

@@ -1,7 +1,7 @@
-"""How much of an answer the model still holds, from greedy predictions under teacher forcing.
+"""The share of an answer that the model still predicts greedily under teacher forcing.
 
-Shapes: T = tokens of one answer, at least one. Every score is a fraction: 1 is verbatim recall, 0 the most
-forgotten.
+Shapes: T = tokens of one answer, at least one. Every score is a fraction: 1 is verbatim recall, 0 means that
+nothing is recalled. Raises ValueError for an answer without tokens.
 """
 
 from typing import TYPE_CHECKING
@@ -28,21 +28,21 @@ def _is_right(predicted_T: "Tensor", answer_T: "Tensor") -> "Tensor":
 
 
 def exact_match(predicted_T: "Tensor", answer_T: "Tensor") -> float:
-    """1 where every token is predicted, each from the true tokens before it, else 0."""
+    """1 if every token is predicted, each from the true tokens before it, else 0."""
     return float(_is_right(predicted_T, answer_T).all().item())
 
 
 def exact_memorization(predicted_T: "Tensor", answer_T: "Tensor") -> float:
-    """Share of the tokens predicted, each from the true tokens before it."""
+    """The share of the tokens that are predicted, each from the true tokens before it."""
     return _is_right(predicted_T, answer_T).double().mean().item()
 
 
 def extraction_strength(predicted_T: "Tensor", answer_T: "Tensor") -> float:
-    """1 - k/T, k the length of the shortest prefix after which every token is predicted.
+    """1 - k/T, with k the length of the shortest prefix after which every token is predicted.
 
-    Carlini et al. 2021. That is the longest correct suffix over the answer's length, hence 0 when the last
-    token is wrong (k = T), and exact match for an answer of one token. Implementations that let k stop at T -
-    1 return 1/T there.
+    Carlini et al. 2021. This is the longest correct suffix over the answer's length: 0 when the last token is
+    wrong (k = T), and the exact match for an answer of one token. Implementations in which k is at most T - 1
+    return 1/T instead of 0.
     """
     correct_T = _is_right(predicted_T, answer_T)
     return correct_T.long().flip(0).cumprod(0).sum().item() / len(correct_T)
@@ -51,7 +51,7 @@ def extraction_strength(predicted_T: "Tensor", answer_T: "Tensor") -> float:
 def longest_run(predicted_T: "Tensor", answer_T: "Tensor") -> float:
     """Length of the longest run of neighbouring tokens that are all predicted, over the answer's length.
 
-    Never below `extraction_strength`, never above `exact_memorization`.
+    It is at least `extraction_strength` and at most `exact_memorization`.
     """
     longest = run = 0
     for right in _is_right(predicted_T, answer_T).tolist():
@@ -61,7 +61,7 @@ def longest_run(predicted_T: "Tensor", answer_T: "Tensor") -> float:
 
 
 def _mean_of(of_item: "Callable[[Tensor, Tensor], float]", label: str = "") -> Aggregation:
-    """The mean over items of a function of what is predicted and of the answer."""
+    """The mean over items of a function of the predicted tokens and the answer's tokens."""
 
     def score(answer: "AnswerTokens") -> float:
         return of_item(answer.predicted_T, answer.labels_T)

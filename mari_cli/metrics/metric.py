@@ -1,6 +1,6 @@
-"""The entry of a metric: everything that a table, a report, a test or a cache has to know of it.
+"""The entry of a metric: all that tables, reports, tests and caches need to know of it.
 
-No other place lists names of metrics. A metric is added by its function and its entry, side by side.
+No other place lists names of metrics. To add a metric, write its function and its entry, side by side.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,41 +24,41 @@ class Metric:
     description: str
     source: str
     degenerate: str
-    """The value where there is nothing to measure, or what happens there."""
+    """The value where there is nothing to measure, or what happens then."""
     aggregate: Aggregation | ByIntervals
-    """How the metric is made of items, and so how it is resampled."""
+    """How the metric is computed from items, and therefore how it is resampled."""
     unit: str = "fraction"
-    """Values in a `fraction…` or an `accuracy` are printed as percent in a sentence."""
+    """Sentences show values in a `fraction…` or an `accuracy` as percent."""
     direction: Direction = "up"
-    """`gold`: the best value is that of the gold model."""
+    """`gold`: the best value is the gold model's."""
     low: float = 0.0
     high: float = 1.0
     """``low`` and ``high`` bound every possible value."""
     role: Role | None = None
-    """Whether a verdict counts the metric: `forgotten` is read against gold, `kept` against before."""
+    """Whether the verdict uses the metric: `forgotten` is compared with gold, `kept` with the target."""
     distance_term: int | None = None
-    """Its place among the terms of the distance to gold: on the forget side where the best value is gold's,
-    else on the kept side. None: no term."""
+    """Its rank among the terms of the distance to gold: on the forget side if the best value is gold's, else
+    on the kept side. None: no term."""
     headline: int | None = None
-    """Its place among the figures that a terminal has room for; None: full tables alone show the metric."""
+    """Its rank among the metrics of a narrow terminal's table; None: only full tables show the metric."""
     views: frozenset[View] = HEADLINE
-    """Where a headline stands: `runs` is the list of runs, `followed` what is said and drawn of the training.
-    A glance takes shares of the corpora alone."""
+    """The places of a headline: `runs` is the list of runs, `followed` the log and plots of training. A
+    glance shows only shares, of the corpora."""
     says: str = ""
-    """The line of a report about the metric; else its label."""
+    """The text of a report about the metric; empty: its label."""
     short: str = ""
-    """The metric's name inside a sentence, after "on the forget data"; else its label."""
+    """The metric's name inside a sentence, after "on the forget data"; empty: its label."""
     above_gold: str = ""
     below_gold: str = ""
-    """What a report says beside a value that lies past gold's, on that side of it."""
+    """The text that a report adds to a value above or below gold's."""
     chance: float | None = None
-    """What guessing gives."""
+    """The value of random guessing."""
     elsewhere: tuple[str, ...] = ()
     """Names of the same mean in OpenUnlearning's logs."""
 
     @property
     def version(self) -> str:
-        """A part of every cache key under which values of the metric are kept."""
+        """A part of every cache key under which values of the metric are stored."""
         return version_of(*self.aggregate.modules)
 
     @property
@@ -67,19 +67,19 @@ class Metric:
 
     @property
     def is_test(self) -> bool:
-        """Whether the metric is the p-value of a test against gold, which is read without any difference."""
+        """Whether the metric is the p-value of a test against gold, which is read without a difference."""
         return self.unit == "p-value"
 
 
 Metrics = Mapping[str, Metric]
-"""By full name."""
+"""Metrics by full name."""
 
 
 def register(entries: Iterable[Metric]) -> Metrics:
     """The entries by full name.
 
-    Raises ValueError for a name that is there twice, and for an entry that does not say how the metric is
-    resampled: two models would be compared by a weaker test than their items allow, and nobody would know.
+    Raises ValueError for a name that occurs twice, and for an entry that does not say how the metric is
+    resampled: two models would silently be compared by a weaker test than their items allow.
     """
     metrics: dict[str, Metric] = {}
     for entry in entries:
@@ -102,16 +102,16 @@ _LOGGED = {"forget": "memorization", "facts": "memorization", "retain": "utility
 
 
 def logged_as(full_name: str) -> str:
-    """The name under which a metric is followed in metrics.jsonl and by a tracker: grouped by what it says.
+    """The name of a metric in metrics.jsonl and in a tracker, grouped by topic.
 
-    `forget/answer_nll` is `memorization/forget/answer_nll`, `retain/…` is `utility/retain/…`; the rest, as
-    `privacy/loss_auc` and `benchmark/mmlu`, say so themselves.
+    `forget/answer_nll` is `memorization/forget/answer_nll`, `retain/…` is `utility/retain/…`; other names, as
+    `privacy/loss_auc` and `benchmark/mmlu`, begin with their topic.
     """
     group = _LOGGED.get(full_name.partition("/")[0])
     return f"{group}/{full_name}" if group else full_name
 
 
 def as_logged(name: str) -> str:
-    """The metric's full name, from `logged_as`."""
+    """The full name of the metric with the name ``name`` of `logged_as`."""
     group, _, rest = name.partition("/")
     return rest if group in _LOGGED.values() else name

@@ -1,8 +1,8 @@
-"""Model utility: what a model still knows and says, in one number (TOFU, Maini et al. 2024,
+"""Model utility: how well a model still answers, in one number (TOFU, Maini et al. 2024,
 https://arxiv.org/abs/2401.06121).
 
-The harmonic mean of the mean probability, ROUGE-L recall and truth ratio on several sets of questions:
-whoever fails in one of them fails.
+It is the harmonic mean of the mean probability, ROUGE-L recall and truth ratio on several sets of questions,
+so it is near 0 if one of them is.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from mari_cli.metrics.statistics import HOW, How, mean_estimate
 
 
 def model_utility(components: Sequence[float]) -> float:
-    """Harmonic mean, in [0, 1]; 0 where any component is 0. Components below 0 or not finite are refused."""
+    """Harmonic mean, in [0, 1]; 0 if a component is 0. Raises ValueError if one is below 0 or not finite."""
     values = np.asarray(components, dtype=np.float64)
     if values.size == 0 or not np.isfinite(values).all() or (values < 0).any():
         raise ValueError(f"expected components of at least 0, got {list(components)}")
@@ -24,11 +24,11 @@ def model_utility(components: Sequence[float]) -> float:
 
 
 def model_utility_estimate(sets: Sequence[Floats], how: How = HOW) -> Estimate:
-    """Of ``sets`` of values_NC: N items of one set with the same C components each; n is the sum of all N.
+    """The utility of ``sets`` of values_NC: N items of one set with the same C components; n is the sum of N.
 
     Bootstrap: each set's items are resampled within the set, an item with all of its components. Where every
-    resample is 0 the interval reaches up to the utility of the components' own upper ends, of which Wilson's
-    stands for one that is 0 on every item.
+    resample is 0, the upper end is the utility of the upper ends of all components, with Wilson's interval
+    for a component that is 0 on every item.
     """
     value = model_utility([mean for values_NC in sets for mean in values_NC.mean(axis=0)])
     n = sum(len(values_NC) for values_NC in sets)
@@ -50,5 +50,5 @@ def model_utility_estimate(sets: Sequence[Floats], how: How = HOW) -> Estimate:
 
 
 def harmonic_mean(values: Floats) -> Floats:
-    """Over the last axis; 0 where one is 0."""
+    """The harmonic mean over the last axis; 0 where a value is 0."""
     return np.asarray(stats.hmean(values, axis=-1))

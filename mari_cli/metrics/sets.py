@@ -1,7 +1,6 @@
-"""The sets of items of the corpora. A metric of answers exists for each of them, and what counts as better
-depends on the set: retained answers should stay known, forgotten ones should look as they do to the gold
-model (the one trained without them), unseen ones should be left alone.
-"""
+"""The sets of items of the corpora. A metric of answers exists for each set, and the set decides which value
+is better: retained answers should stay known, forgotten and unseen answers should be as for the gold model,
+which was trained without the forget data."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,8 +13,8 @@ NO_TOKENS = "an answer without tokens is refused"
 
 
 def on_sets(metric: Metric, **of_set: dict[str, Any]) -> list[Metric]:
-    """The entries of a metric of answers, one for each set; ``of_set``: fields that the entry of one set has
-    and the others lack. The direction of ``metric`` is that of data which should stay known."""
+    """The entries of a metric of answers, one for each set; ``of_set``: fields that only the entry of one set
+    has. The direction of ``metric`` is that of data which should stay known."""
     assert isinstance(metric.aggregate, Aggregation)
     aggregate = metric.aggregate
     return [

@@ -1,13 +1,13 @@
-"""Numbers with their intervals: from per-item values to an Estimate.
+"""Estimates with intervals from values of items.
 
 Every bootstrap resamples items, never tokens: tokens of one answer are not independent. The interval is
-scipy's percentile interval, for all statistics alike: it never leaves the statistic's range, and it carries
-over to any monotone function of it (perplexity = exp of the mean loss). BCa would be second-order better for
-skewed losses, but its jackknife costs n² values for an AUC and it is undefined as soon as all resamples
-agree, which happens in every run: a target that has memorised its data scores exactly 1.
+scipy's percentile interval, for all statistics alike. It stays within the statistic's range, and holds for
+any monotone function of the statistic (perplexity = exp of the mean loss). BCa would be second-order better
+for skewed losses, but its jackknife needs n² values for an AUC, and BCa is undefined if all resamples are
+equal. That happens in every run: a target that has memorised its data scores exactly 1.
 
-Where all resamples agree on 0 or 1 of a fraction, the interval is Wilson's: a bootstrap would claim
-certainty.
+Where all resamples of a fraction are 0, or all are 1, the interval is Wilson's: a bootstrap interval would
+have no width.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ from mari_cli.metrics.membership import (
 
 @dataclass(frozen=True)
 class How:
-    """How intervals are made."""
+    """Settings of the intervals."""
 
     resamples: int = 1000
     confidence: float = 0.95
@@ -77,7 +77,7 @@ def _percentiles(
 def _of_fraction(
     value: float, n: int, low: float, high: float, independent: int, confidence: float
 ) -> Estimate:
-    """Wilson's interval where every resample agreed on 0 or 1; none where they agreed on anything else."""
+    """Wilson's interval if every resample is 0 or every one is 1; no interval if all have another value."""
     if low < high:
         return Estimate(value=value, n=n, low=low, high=high)
     if value in (0.0, 1.0):
@@ -87,7 +87,7 @@ def _of_fraction(
 
 
 def proportion_estimate(successes: int, n: int, *, confidence: float = 0.95) -> Estimate:
-    """A share of independent yes/no items with Wilson's interval, which is honest at 0 and at 1."""
+    """A share of independent yes/no items with Wilson's interval, which is valid at 0 and at 1."""
     if n <= 0:
         raise ValueError("a proportion needs at least one item")
     if n == 1:
@@ -97,9 +97,9 @@ def proportion_estimate(successes: int, n: int, *, confidence: float = 0.95) -> 
 
 
 def mean_estimate(values: ArrayLike, how: How = HOW, **changes: Any) -> Estimate:
-    """Mean over items. Values that are all 0 or 1 are a proportion; a single item has no interval.
+    """The mean over items. Values that are all 0 or 1 are a proportion; a single item has no interval.
 
-    ``changes``: fields of ``how`` by name, as suites that users wrote give them: `resamples=200`.
+    ``changes``: fields of ``how`` by name, as users' suites give them: `resamples=200`.
     """
     how = replace(how, **changes)
     array = _values("mean", values)
@@ -130,13 +130,13 @@ def _ratio_parts(numerators: ArrayLike, denominators: ArrayLike, how: How) -> tu
 
 
 def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike, how: How = HOW) -> Estimate:
-    """Sum over sum, items resampled in pairs: a fraction weighted by tokens, as right tokens over all."""
+    """Sum over sum, items resampled in pairs: a fraction weighted by tokens, as right over all tokens."""
     value, n, low, high = _ratio_parts(numerators, denominators, how)
     return Estimate(value=value, n=1) if n == 1 else _of_fraction(value, n, low, high, n, how.confidence)
 
 
 def perplexity_estimate(loss_sums: ArrayLike, tokens: ArrayLike, how: How = HOW) -> Estimate:
-    """exp of the loss over all tokens, each item given as the sum of its losses in nats and its tokens."""
+    """exp of the mean loss over all tokens, from each item's sum of losses in nats and number of tokens."""
     value, n, low, high = _ratio_parts(loss_sums, tokens, how)
     if low == high:
         return Estimate(value=exp_or_inf(value), n=n)
@@ -158,7 +158,7 @@ def _of_two_sets(
     independent: int,
     how: How,
 ) -> Estimate:
-    """Either set is resampled on its own, so that no resample lacks a side."""
+    """An estimate whose two sets are resampled separately, so that no resample lacks one of them."""
     n = sets[0].size + sets[1].size
     if min(sets[0].size, sets[1].size) == 1:
         return Estimate(value=value, n=n)
@@ -169,9 +169,9 @@ def _of_two_sets(
 def auc_estimate(forget_scores: Scores, holdout_scores: Scores, how: How = HOW) -> Estimate:
     """Membership AUC.
 
-    For sets that separate completely the interval is Wilson's for as many items as the smaller set has: an
-    AUC averages over ways to pair each of these with another of the larger set, and each way is a share of so
-    many independent pairs.
+    For sets that separate completely the interval is Wilson's for the number n of items of the smaller set.
+    An AUC averages over the ways to pair these items with items of the larger set, and each way is a share of
+    n independent pairs.
     """
     value = auc(forget_scores, holdout_scores)
     sets = _values("forget scores", forget_scores), _values("holdout scores", holdout_scores)
@@ -195,9 +195,9 @@ def tpr_at_fpr_estimate(
 def advantage_estimate(
     forget_scores: Scores, holdout_scores: Scores, *, confidence: float = 0.95
 ) -> Estimate:
-    """The worst threshold's advantage; its interval is `dkw_radius` to either side and needs no resamples.
+    """The worst threshold's advantage ± `dkw_radius`, without resamples.
 
-    It holds at least as often as it says, for every number of items, and so is wide.
+    The interval holds at least with its confidence for every number of items, and so is wide.
     """
     value = worst_threshold_advantage(forget_scores, holdout_scores)
     forget, holdout = _values("forget scores", forget_scores), _values("holdout scores", holdout_scores)
@@ -215,14 +215,14 @@ def privleak_estimate(
 ) -> Estimate:
     """Privleak of a model against gold, whose scores are of the same items in the same order.
 
-    An item is resampled with both models' scores of it. No interval where it would reach resamples in which
-    gold's AUC is 1.
+    An item is resampled with its scores under both models. There is no interval if its ends would be
+    resamples in which gold's AUC is 1. Raises ValueError where the numbers of items differ.
     """
     forget, gold_forget = _values("forget scores", forget_scores), _values("gold", gold_forget_scores)
     holdout, gold_holdout = _values("holdout scores", holdout_scores), _values("gold", gold_holdout_scores)
     if (forget.size, holdout.size) != (gold_forget.size, gold_holdout.size):
         raise ValueError("both models must have scored the same items")
-    # by ranks two equal AUCs are equal to the last bit, and their privleak is 0
+    # by ranks, equal AUCs are equal to the last bit, and their privleak is 0
     value = privleak(float(_auc_by_ranks(forget, holdout)), float(_auc_by_ranks(gold_forget, gold_holdout)))
     n = forget.size + holdout.size
     if min(forget.size, holdout.size) == 1:
@@ -234,7 +234,7 @@ def privleak_estimate(
         defined = gold < 1
         return np.where(defined, 100 * (gold - here) / np.where(defined, 1 - gold, 1), np.inf)
 
-    with np.errstate(invalid="ignore"):  # scipy takes a standard error of infinities, too
+    with np.errstate(invalid="ignore"):  # scipy also computes a standard error, here of infinities
         low, high = _percentiles(
             (np.arange(forget.size), np.arange(holdout.size)),
             statistic,
@@ -247,7 +247,7 @@ def privleak_estimate(
 
 
 ROUNDING = 1e-9
-"""Values that differ by no more than this share of themselves are one value, computed in two ways."""
+"""Values that differ relatively by no more than this are one value, computed in two ways."""
 
 
 def over_seeds(
@@ -257,10 +257,10 @@ def over_seeds(
     low: float = -np.inf,
     high: float = np.inf,
 ) -> OverSeeds:
-    """Mean over seeds with Student's t interval, cut to the metric's range ``low`` to ``high``.
+    """The mean over seeds with Student's t interval, cut to the metric's range ``low`` to ``high``.
 
-    It covers what another training seed would change, on the same items; what other items would change is the
-    interval of each seed. One seed, or seeds that agree up to rounding, have none.
+    The interval covers other training seeds on the same items; other items are covered by each seed's own
+    interval. One seed, or seeds that agree up to rounding, have no interval.
     """
     values = np.array([estimate.value for estimate in estimates.values()])
     n = min(estimate.n for estimate in estimates.values())

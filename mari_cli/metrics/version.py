@@ -1,4 +1,4 @@
-"""The version of a definition: a hash of the code that gives it, so that nobody raises a number by hand."""
+"""The version of a definition: a hash of its code, so that nobody has to raise a number by hand."""
 
 import ast
 import hashlib
@@ -9,9 +9,9 @@ from pathlib import Path
 
 @cache
 def version_of(*modules: str) -> str:
-    """Of what the code of ``modules`` (dotted names) does; none of them is imported.
+    """A hash of the code of ``modules`` (dotted names), which are not imported.
 
-    Docstrings, comments and layout do not enter: a cache is kept where words alone have changed.
+    Docstrings, comments and layout are left out, so that a change of words alone keeps the caches.
     """
     digest = hashlib.sha256()
     for module in sorted(set(modules)):
