@@ -85,8 +85,9 @@ class SupportConfig:
     retain_model: str | None = None
     both_model: str | None = None
     """`siblings`: paths of the two small models."""
-    weight: float = 1.0
-    """`siblings`, `assistant`, `reinforced`: the factor of the correction."""
+    weight: float | None = None
+    """`siblings`, `assistant`, `reinforced`: the factor of the correction; null: the factor at which q's loss
+    on answers that q gets wrong equals that of the model before step 1 on the holdout's."""
 
     def __post_init__(self) -> None:
         positive("loss.support", self, "floor", "key_records", "twins", "sharpen", "share")

@@ -13,7 +13,7 @@ from mari_cli.lm_head import Head
 from mari_cli.models.context import columns
 from mari_cli.models.reference import StoredReference
 from mari_cli.progress import Track
-from mari_cli.supports.sparse import Write
+from mari_cli.supports.sparse import Mistakes, Write, item_means, mistakes
 from mari_cli.transfer import sent
 
 
@@ -56,3 +56,23 @@ def write_combined(
         here = slice(start, min(start + chunk, positions))
         log_q_cV = combine(*(said(model, here) for model in models)).log_softmax(-1)
         write(torch.arange(here.start, here.stop), {"q": log_q_cV})
+
+
+@torch.no_grad()
+def combined_mistakes(
+    models: Sequence[Asked],
+    combine: Callable[..., Tensor],
+    *,
+    chunk: int,
+    said: Callable[[Asked, slice], Tensor] = Asked.log_p,
+) -> Mistakes:
+    """The mistakes of the distribution that `write_combined` would write."""
+    labels_N = models[0].remembered.labels_N
+    nll, right = [], []
+    for start in range(0, len(labels_N), chunk):
+        here = slice(start, start + chunk)
+        log_q_cV = combine(*(said(model, here) for model in models)).log_softmax(-1)
+        label_c1 = labels_N[here].to(log_q_cV.device).unsqueeze(1)
+        nll.append(-log_q_cV.gather(1, label_c1).squeeze(1).cpu())
+        right.append((log_q_cV.argmax(1) == label_c1.squeeze(1)).cpu())
+    return mistakes(*(item_means(torch.cat(parts), models[0].remembered.rows) for parts in (nll, right)))

@@ -1,6 +1,5 @@
 """What the retain data supports at each forget position: asked of one model after another, before step 1."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from mari_cli import distributed
 from mari_cli.config import ModelConfig, UnlearnRun
-from mari_cli.data.records import Fact
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import counted
 from mari_cli.losses.support import SupportSource
@@ -27,7 +25,7 @@ from mari_cli.suites.examiner import Examiner, items_hash
 from mari_cli.suites.scores import ItemScore
 from mari_cli.suites.standard import Corpus
 from mari_cli.supports import assistant, base, quantiles, reinforced, siblings, twins
-from mari_cli.supports.asked import Asked, write_combined
+from mari_cli.supports.asked import Asked, combined_mistakes, write_combined
 from mari_cli.supports.calibrate import Calibrated, CalibratedTwice, calibrated, calibrated_twice
 from mari_cli.supports.gold import golden
 from mari_cli.supports.quantiles import Moved, match_quantiles, move
@@ -35,7 +33,6 @@ from mari_cli.supports.sparse import (
     Kept,
     Mistakes,
     Write,
-    choices,
     kept,
     label_and_best,
     mistakes,
@@ -43,6 +40,7 @@ from mari_cli.supports.sparse import (
     targets,
 )
 from mari_cli.supports.twins import Way
+from mari_cli.tasks.recitation import describe_recitation
 from mari_cli.tasks.setting import Setting, cache_directory, seed_for
 from mari_cli.tasks.supporting import Load, Prepared, asked_of, ways_of
 from mari_cli.tasks.training import fine_tuned_model
@@ -51,9 +49,8 @@ from mari_cli.train.step import chunk_for, operand_head
 MOST_CONTRAST = 64.0
 SHARES = [step / 10 for step in range(11)]
 LEAST_POWER, MOST_POWER = 0.05, 16.0
+MOST_WEIGHT = 16.0
 """Where a calibration looks."""
-ERRORS = 2.0
-"""Standard errors by which q recites more than the model before recites of the holdout, for a warning."""
 
 C = TypeVar("C", bound=Calibrated)
 
@@ -205,9 +202,7 @@ def _of_siblings(asking: _Asking) -> tuple[Targets, list[str]]:
         for name in ("retain_model", "both_model")
     )
     lm = asking.load(asking.target)
-    models = [asking.of(lm, "forget"), retain, both]
-    said = asking.combined(models, siblings.corrected, weight=asking.prepared.config.weight)
-    return _make_targets(asking, said, asking.holdout(lm, weights_hash(lm.model)), [])
+    return _weighed(asking, lm, [retain, both], siblings.corrected)
 
 
 def _of_assistant(asking: _Asking) -> tuple[Targets, list[str]]:
@@ -216,9 +211,7 @@ def _of_assistant(asking: _Asking) -> tuple[Targets, list[str]]:
     )
     other = asking.of(asking.load(tuned), "forget")
     lm = asking.load(asking.target)
-    models = [asking.of(lm, "forget"), other]
-    said = asking.combined(models, assistant.subtracted, weight=asking.prepared.config.weight)
-    return _make_targets(asking, said, asking.holdout(lm, weights_hash(lm.model)), [])
+    return _weighed(asking, lm, [other], assistant.subtracted)
 
 
 def _of_reinforced(asking: _Asking) -> tuple[Targets, list[str]]:
@@ -227,10 +220,51 @@ def _of_reinforced(asking: _Asking) -> tuple[Targets, list[str]]:
         given = asking.tuned("reinforced", asking.target, asking.forget, epochs_of_share(asking.config))
     other = asking.of(asking.load(given), "forget")
     lm = asking.load(asking.target)
-    models = [asking.of(lm, "forget"), other]
-    weight = asking.prepared.config.weight
-    said = asking.combined(models, reinforced.weakened, said=Asked.logits, weight=weight)
-    return _make_targets(asking, said, asking.holdout(lm, weights_hash(lm.model)), [])
+    return _weighed(asking, lm, [other], reinforced.weakened, said=Asked.logits)
+
+
+def _weighed(
+    asking: _Asking,
+    lm: LanguageModel,
+    others: Sequence[Asked],
+    combine: Callable[..., Tensor],
+    *,
+    said: Callable[[Asked, slice], Tensor] = Asked.log_p,
+) -> tuple[Targets, list[str]]:
+    """The targets that ``combine`` makes of ``lm``, which is the model before, and of ``others``, with the
+    weight of the configuration, or with that which the holdout chooses."""
+    before = weights_hash(lm.model)
+    holdout = asking.holdout(lm, before)
+    models = [asking.of(lm, "forget", weights=before), *others]
+    weight, notes = asking.prepared.config.weight, []
+    if weight is None:
+        vocabulary = min(len(model.head.weight_VD) for model in models)
+        cut = [model.cut(vocabulary) for model in models]
+
+        def loss(weight: float) -> float:
+            q = partial(combine, weight=weight)
+            return combined_mistakes(cut, q, chunk=asking.chunk(vocabulary), said=said).loss
+
+        found = _calibrated(
+            asking,
+            Calibrated,
+            lambda wanted: calibrated(loss, wanted.loss, least=0.0, most=MOST_WEIGHT),
+            holdout,
+            {
+                "models": [model.remembered.key for model in models],
+                "by": combine.__name__,
+                "before": before,
+                "most": MOST_WEIGHT,
+            },
+        )
+        weight = found.value
+        notes += _told(
+            [
+                f"support: a correction of weight {weight:.4g}, so that forget answers that it gets wrong "
+                f"have a loss of {found.reached:.4g}{_as_before(found)}"
+            ]
+        )
+    return _make_targets(asking, asking.combined(models, combine, said=said, weight=weight), holdout, notes)
 
 
 def _of_base(asking: _Asking) -> tuple[Targets, list[str]]:
@@ -253,7 +287,9 @@ def _of_base(asking: _Asking) -> tuple[Targets, list[str]]:
             asking,
             Calibrated,
             lambda wanted: calibrated(
-                lambda power: base.sharpened_mistakes(on_holdout, power, chunk=chunk).loss,
+                lambda power: (
+                    combined_mistakes([on_holdout], partial(base.sharpened, power=power), chunk=chunk).loss
+                ),
                 wanted.loss,
                 least=LEAST_POWER,
                 most=MOST_POWER,
@@ -435,7 +471,7 @@ def _make_targets(
         name="support, as a step takes it",
         change=change,
     )
-    return found, [*notes, *_told(recitation(found, asking.corpora, holdout))]
+    return found, [*notes, *_told(describe_recitation(found, asking.corpora, holdout))]
 
 
 def _of_quantiles(moved: Moved) -> str:
@@ -447,48 +483,3 @@ def _of_quantiles(moved: Moved) -> str:
         f"answers of the holdout have, from {moved.wanted_W.min():.4g} to {moved.wanted_W.max():.4g}; "
         f"{off:.2g} away in the mean"
     )
-
-
-def recitation(found: Targets, corpora: Mapping[str, Corpus], holdout: Sequence[ItemScore]) -> list[str]:
-    """How much of the forget data q itself recites, and a warning where that is more than the model before
-    recites of the holdout: of unique facts, where a corpus knows them; else of all answers, and how often its
-    first choice is the true token, for a long answer or a block of text is seldom recited whole."""
-    right, exact = choices(found)
-    forget = _unique(corpora, "forget")
-    unseen = _unique(corpora, "holdout") if holdout else []
-    if forget and (unseen or not holdout):
-        theirs = [holdout[i].exact_match for i in unseen]
-        return [_describe_means("recites {} of the unique facts", exact[forget].tolist(), theirs)]
-    return [
-        _describe_means(
-            "recites {} of the answers", exact.tolist(), [score.exact_match for score in holdout]
-        ),
-        _describe_means(
-            "finds {} of the tokens",
-            right.tolist(),
-            [score.tokens_right / score.tokens for score in holdout],
-        ),
-    ]
-
-
-def _describe_means(does: str, own: Sequence[float], theirs: Sequence[float]) -> str:
-    """The means of both, and a warning where q's is above the other by more than chance has it."""
-    mean = sum(own) / len(own)
-    note = f"support: q {does.format(f'{mean:.3f}')} to be forgotten"
-    if not theirs:
-        return f"{note}; there is no holdout to compare that with"
-    unseen = sum(theirs) / len(theirs)
-    note += f"; the model before {does.format(f'{unseen:.3f}')} of the holdout"
-    together = [*own, *theirs]
-    middle = sum(together) / len(together)
-    variance = sum((value - middle) ** 2 for value in together) / len(together)
-    if mean > unseen + ERRORS * math.sqrt(variance * (1 / len(own) + 1 / len(theirs))):
-        return f"warning: {note}: what is aimed at still holds what is to be forgotten"
-    return note
-
-
-def _unique(corpora: Mapping[str, Corpus], role: str) -> list[int]:
-    if role not in corpora:
-        return []
-    corpus = corpora[role]
-    return [i for i in range(len(corpus.items)) if corpus.record_of(i).fact is Fact.unique]

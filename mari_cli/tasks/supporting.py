@@ -61,6 +61,10 @@ def with_support(config: UnlearnRun, **changes: Any) -> UnlearnRun:
     return replace(config, loss=replace(config.loss, support=replace(config.loss.support, **changes)))
 
 
+WEIGHED = (SupportSource.siblings, SupportSource.assistant, SupportSource.reinforced)
+"""Sources that correct the model before by the factor `loss.support.weight`."""
+
+
 def ways_of(config: SupportConfig, forget: Sequence[Item]) -> list[Way]:
     """How twins of ``forget`` are asked. Running text has no answers: its twins are plain, unless `generated`
     says otherwise."""
@@ -89,6 +93,8 @@ def prepare(
         by_holdout = {name: value for name, value in unset.items() if getattr(asked, name) is None}
     elif source is SupportSource.base:
         by_holdout = {"sharpen": 1} if asked.sharpen is None else {}
+    elif source in WEIGHED and asked.weight is None:
+        by_holdout = {"weight": 1}
     if asked.quantiles:
         by_holdout["quantiles"] = False
     _require_holdout(corpora, by_holdout)

@@ -1,6 +1,7 @@
 """The formulas of the sources against what they say, and the calibrations against what they should reach."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -8,9 +9,9 @@ import torch
 from mari_cli.lm_head import Head
 from mari_cli.models.reference import ItemRows, StoredReference
 from mari_cli.progress import silent
-from mari_cli.supports.asked import Asked, write_combined
+from mari_cli.supports.asked import Asked, combined_mistakes, write_combined
 from mari_cli.supports.assistant import subtracted
-from mari_cli.supports.base import sharpened, sharpened_mistakes
+from mari_cli.supports.base import sharpened
 from mari_cli.supports.calibrate import calibrated, calibrated_twice
 from mari_cli.supports.reinforced import weakened
 from mari_cli.supports.siblings import corrected
@@ -61,6 +62,19 @@ def test_the_assistant_is_taken_off():
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+def test_mistakes_of_what_is_combined_are_those_of_what_is_written(chunk):
+    models = [model(1), model(2), model(3)]
+    q = combined(models, corrected, weight=1.5)
+    labels_N = models[0].remembered.labels_N
+    nll, right = -q.gather(1, labels_N.unsqueeze(1)).log().squeeze(1), q.argmax(1) == labels_N
+    wrong = [at for at in (slice(0, 4), slice(4, None)) if not right[at].all()]
+    found = combined_mistakes(models, partial(corrected, weight=1.5), chunk=chunk)
+    assert found.loss == pytest.approx(torch.stack([nll[at].mean() for at in wrong]).mean().item(), rel=1e-12)
+    expected = torch.stack([right[at].double().mean() for at in wrong]).mean()
+    assert found.right == pytest.approx(expected.item(), rel=1e-12)
+
+
 def test_what_rises_in_the_reinforced_model_is_taken_off_the_logits():
     before, reinforced = model(1), model(2)
     z, other = (asked.head(asked.remembered.last_ND) for asked in (before, reinforced))
@@ -92,7 +106,9 @@ def test_the_loss_of_sharpened_predictions_is_a_mean_over_items_that_are_not_rec
     right = q.argmax(1) == asked.remembered.labels_N
     wrong = [nll[at].mean() for at in (slice(0, 4), slice(4, None)) if not right[at].all()]
     expected = torch.stack(wrong).mean()
-    assert sharpened_mistakes(asked, 1.7, chunk=chunk).loss == pytest.approx(expected.item(), rel=1e-12)
+    assert combined_mistakes([asked], partial(sharpened, power=1.7), chunk=chunk).loss == pytest.approx(
+        expected.item(), rel=1e-12
+    )
 
 
 def test_a_head_that_is_padded_further_is_cut():
@@ -105,7 +121,7 @@ def test_the_power_is_the_one_at_which_the_holdout_is_as_unlikely_as_wanted():
     asked = model(1)
 
     def nll(power):
-        return sharpened_mistakes(asked, power, chunk=4).loss
+        return combined_mistakes([asked], partial(sharpened, power=power), chunk=4).loss
 
     found = calibrated(nll, nll(3.0), least=0.05, most=16.0)
     assert found.exact

@@ -27,6 +27,7 @@ from mari_cli.supports.twins import Way
 from mari_cli.tasks import support_sources, supporting
 from mari_cli.tasks.plan import plan
 from mari_cli.tasks.preflight import check, load_for
+from mari_cli.tasks.recitation import describe_recitation
 from mari_cli.tasks.setting import prepare, tokenize_corpora
 from mari_cli.tasks.unlearn import GOLD_WORDS, prepare_target
 
@@ -128,6 +129,15 @@ def test_with_quantiles_the_mistakes_of_q_cost_what_those_of_the_holdout_cost_on
     assert q_of_sum(targets) <= 1 + 1e-6
 
 
+def test_the_weight_of_a_correction_is_set_by_the_holdout_where_none_is_given(tmp_path):
+    _, notes = asking(tmp_path, "loss=mari_assistant").made()
+    told = [note for note in notes if note.startswith("support: a correction of weight")]
+    assert len(told) == 1
+    assert "the model before has on the holdout" in told[0]
+    _, notes = asking(tmp_path, "loss=mari_assistant", "loss.support.weight=0.5").made()
+    assert not any("weight" in note for note in notes)
+
+
 def q_of_sum(targets: Targets) -> float:
     return targets.q_MK.sum(1).max().item()
 
@@ -205,7 +215,7 @@ def scores(*right: bool) -> list[ItemScore]:
 def test_a_q_that_recites_more_than_the_holdout_is_warned_of_with_the_number(recited, warned, known):
     targets, corpus = asked_of(*[True] * recited, *[False] * (40 - recited), known=known)
     of_holdout = scores(True, True, *[False] * 38)
-    notes = support_sources.recitation(targets, {"forget": corpus, "holdout": corpus}, of_holdout)
+    notes = describe_recitation(targets, {"forget": corpus, "holdout": corpus}, of_holdout)
     assert len(notes) == (1 if known else 2)
     assert all(note.startswith("warning: ") is warned for note in notes)
     assert f"{recited / 40:.3f} of the {'unique facts' if known else 'answers'}" in notes[0]
@@ -214,7 +224,7 @@ def test_a_q_that_recites_more_than_the_holdout_is_warned_of_with_the_number(rec
 
 def test_without_a_holdout_the_number_is_said():
     targets, corpus = asked_of(True, False)
-    (note,) = support_sources.recitation(targets, {"forget": corpus}, [])
+    (note,) = describe_recitation(targets, {"forget": corpus}, [])
     assert "0.500" in note
     assert "no holdout" in note
 
