@@ -1,1 +1,1 @@
-"""Benchmark protocols over the metrics: a data set in, named results out."""
+"""Benchmark protocols: a data set in, named results of metrics out."""

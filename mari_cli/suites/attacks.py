@@ -1,6 +1,6 @@
-"""Membership inference: every attack's score of every item, and what the scores of all items give away.
+"""Membership inference: the score of every attack for every item, and the metrics of these scores.
 
-A score is higher where an item looks more trained on (`metrics.membership`), whatever the attack.
+For every attack a higher score means that an item looks more trained on (`metrics.membership`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,11 +26,11 @@ if TYPE_CHECKING:  # the numbers of a log need no torch
     from mari_cli.suites.scores import ItemScore
 
 Attacks = Mapping[str, Sequence[float]]
-"""By attack, its score of each item."""
+"""The scores of all items by attack."""
 
 
 def membership(forget: Attacks, holdout: Attacks, how: How, *, group: str = "privacy") -> dict[str, Estimate]:
-    """The metrics of one model, as `privacy/loss_auc`: three for each attack that both sides know."""
+    """The metrics of one model, as `privacy/loss_auc`: three for each attack with scores on both sides."""
     metrics = {}
     for attack in [attack for attack in forget if attack in holdout]:
         sides = forget[attack], holdout[attack]
@@ -41,7 +41,7 @@ def membership(forget: Attacks, holdout: Attacks, how: How, *, group: str = "pri
 
 
 def attacks_in(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """The attacks that all ``rows``, one for each item, have a score of."""
+    """Scores of the attacks for which all ``rows``, one for each item, have a value."""
     items = [item_values({"model": "", **row}) for row in rows]
     found = {}
     for name, attack in ATTACKS.items():
@@ -56,7 +56,7 @@ def privleak(
     name: str, sets: Sequence[Sequence[float]], gold: Sequence[Sequence[float]], how: How
 ) -> Summary:
     """Privleak under its full ``name``, from the scores of forget and holdout items under a model and under
-    gold; a note instead where it is undefined."""
+    gold; a note instead where privleak is undefined."""
     if auc(*gold) == 1:
         return Summary(
             {},
@@ -77,9 +77,9 @@ def score_attacks(
     *,
     reference_nll: Sequence[float] | None = None,
 ) -> dict[str, list[float]]:
-    """All attacks that cost nothing beyond ``scores``; by the gradient norm where the config asks for it, and
-    against a reference where its mean token losses are given. ``texts``: of each item, the text that it is
-    of, or a part of."""
+    """Scores of all attacks that need nothing beyond ``scores``, of the gradient norm if the config asks for
+    it, and of the reference attack if ``reference_nll``, mean token losses, is given. ``texts``: for each
+    item the text that contains it."""
     packed = [scored_text(examiner.lm, *pair) for pair in zip(items, texts, strict=True)]
     losses = [score.answer_nll for score in scores]
     found = {
@@ -98,10 +98,10 @@ def score_attacks(
 
 
 def scored_text(lm: "LanguageModel", item: "Item", text: str) -> str:
-    """What of ``text`` the item's targets are, as it is written, the white space at its edges too: all of it,
-    or where the item is a block of it, or was cut, what the targets say.
+    """The part of ``text`` that the item's targets are, exactly as written: all of ``text``, or the decoded
+    targets where the item is a block of the text or was cut.
 
-    A tokenizer's words for its tokens are not always the text: some drop the first space.
+    Decoded tokens may differ from the text: some tokenizers drop the first space.
     """
     targets = list(item.input_ids[item.supervised_from :])
     told = str(lm.tokenizer.decode(targets, skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -109,8 +109,8 @@ def scored_text(lm: "LanguageModel", item: "Item", text: str) -> str:
 
 
 def with_reference(rows: Sequence[Row], reference: Sequence[Row]) -> list[Row]:
-    """Rows of a suite under a model, with the reference attack's score where others have been made and both
-    they and ``reference``, the rows of the same items under another model, have a mean token loss."""
+    """``rows`` of a suite under a model, with the reference attack's score if other attacks have scores and
+    both models have a mean token loss. ``reference``: rows of the same items under the other model."""
     theirs = {(row["set"], row["item"]): row["answer_nll"] for row in reference if "answer_nll" in row}
     return [
         row | {"reference": attack_scores.reference(row["answer_nll"], theirs[place])}

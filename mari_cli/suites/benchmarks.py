@@ -1,7 +1,7 @@
 """Benchmarks of lm_eval on a model in memory: MMLU, ARC, HellaSwag, WikiText, WMDP, or any other by name.
 
-What is asked, in which words, and how an answer is judged is lm_eval's; the figures are those of its own
-command. Answers are kept task by task, by the content of everything that determines them.
+lm_eval chooses the questions, their wording and how an answer is scored, so the metrics are those of its own
+command. Answers are cached task by task, under a hash of everything that determines them.
 """
 
 import math
@@ -29,23 +29,23 @@ from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.lm_metrics import benchmark_name, range_of
 from mari_cli.suites.suite import Row
 
-if TYPE_CHECKING:  # lm_eval takes seconds to import, for which a run without benchmarks need not wait
+if TYPE_CHECKING:  # lm_eval takes seconds to import, which a run without benchmarks saves
     from lm_eval.api.group import Group
 
     from mari_cli.suites.lm_tasks import Benchmark, Benchmarks, Questions
 
 CODE = tuple(f"mari_cli.suites.{module}" for module in ("benchmarks", "lm_tasks", "lm_model", "mmlu_sample"))
-"""The modules whose code makes an answer, a row or a standard error: a part of every key."""
+"""The modules whose code determines an answer, a row or a standard error: a part of every cache key."""
 OF_BENCHMARKS = ("benchmarks", "benchmark_limit", "benchmark_root", "benchmark_chat_template", "fewshot")
-"""The settings that only benchmarks have."""
+"""Settings that apply to benchmarks alone."""
 RESAMPLES = 200
-"""Behind the standard error of a figure that is no mean of its items (F1, BLEU): enough for two digits."""
+"""Resamples for the standard error of a metric that is no mean of items (F1, BLEU): enough for two digits."""
 ROLLING = {"word_perplexity": "words", "byte_perplexity": "bytes", "bits_per_byte": "bytes"}
-"""Figures of running text, and what they are per."""
+"""Metrics of running text, and the unit that each is divided by."""
 
 
 def check_benchmarks(config: MetricsConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Read every question, so that what cannot be asked is refused before a model is."""
+    """Read every question, so that an unusable benchmark is refused before a model runs. Raises UserError."""
     if not config.benchmarks:
         return
     if config.benchmark_chat_template and tokenizer.chat_template is None:
@@ -53,13 +53,13 @@ def check_benchmarks(config: MetricsConfig, tokenizer: PreTrainedTokenizerBase) 
             "`metrics.benchmark_chat_template=true`, and the tokenizer has no chat template",
             "leave it out: the questions are then asked as they are",
         )
-    if set(config.benchmarks) != {mmlu_sample.NAME}:  # lm_eval looks for its tasks, which takes seconds
+    if set(config.benchmarks) != {mmlu_sample.NAME}:  # lm_eval lists its tasks first, which takes seconds
         say(f"benchmarks: {', '.join(config.benchmarks)}")
     _read(config)
 
 
 def check_without_generation(config: MetricsConfig) -> None:
-    """Refuse benchmarks that want the model to speak, which weights in shards are not asked to."""
+    """Refuse benchmarks that need generated answers, because weights in shards do not generate."""
     if not config.benchmarks:
         return
     for questions in _read(config).questions.values():
@@ -71,7 +71,7 @@ def check_without_generation(config: MetricsConfig) -> None:
 
 
 def describe_benchmarks(config: MetricsConfig) -> dict[str, dict[str, Any]]:
-    """What was asked, for data.json: by benchmark its questions in number and by hash, and how."""
+    """The questions, for data.json: by benchmark their number and hash, and how they are asked."""
     if not config.benchmarks:
         return {}
     from mari_cli.suites.lm_tasks import VERSION
@@ -110,9 +110,9 @@ def _read(config: MetricsConfig) -> "Benchmarks":
 
 
 def benchmarks(examiner: Examiner) -> tuple[dict[str, Estimate], list[Row]]:
-    """Every benchmark that the examiner's config names: figures by full name, and a row for each question.
+    """Every benchmark that the examiner's config names: metrics by full name, and a row for each question.
 
-    Several processes share the tasks; all get everything.
+    Several processes share the tasks; all processes get all results.
     """
     if not examiner.config.benchmarks:
         return {}, []
@@ -133,37 +133,37 @@ def benchmarks(examiner: Examiner) -> tuple[dict[str, Estimate], list[Row]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """One figure of a task over all its questions."""
+    """One metric of a task over all its questions."""
 
     value: float | None
-    """None: not finite."""
+    """None: the value is not finite."""
     stderr: float | None
     items: int
     proportion: bool
-    """Whether each answer is right or wrong, and the figure the share of right ones."""
+    """Whether each answer is right or wrong, so that the metric is the share of right ones."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What one model's answers to one task amount to."""
+    """The scores and rows of one model's answers to one task."""
 
     name: str
     items: int
     judged: dict[str, Judged]
-    """By lm_eval's name, `acc,none`: metric and filter."""
+    """By lm_eval's name, as `acc,none`: metric and filter."""
     rows: list[Row]
 
 
 def _answered(examiner: Examiner, questions: Sequence["Questions"]) -> dict[str, Answered]:
-    """By task, from the cache where they are in it."""
+    """Results by task, read from the cache if they are there."""
     paths = {task.name: _path(examiner, task) for task in questions}
     found: dict[str, Any] = {name: json_cache.read(path) if path else None for name, path in paths.items()}
-    # the longest first, so that processes that share them wait little for each other
+    # the longest first, so that processes wait little for each other
     open_ones = sorted((task for task in questions if found[task.name] is None), key=lambda task: -task.count)
     if open_ones:
         title = f"{examiner.name}: benchmarks"
         with _open_evaluator(examiner) as ask, _Bar(examiner.track, title, open_ones) as bar:
-            shared = examiner.lm.in_shards  # which are gathered by all at once: all ask the same
+            shared = examiner.lm.in_shards  # all processes gather shards together
             contents = (
                 (ask(task, bar) for task in open_ones)
                 if shared
@@ -201,7 +201,7 @@ def _path(examiner: Examiner, task: "Questions") -> Path | None:
 
 @contextmanager
 def _open_evaluator(examiner: Examiner) -> Iterator[Callable[["Questions", "_Bar"], dict[str, Any]]]:
-    """A function that puts one task to the model; the model itself stays as it is."""
+    """A function that asks the model the questions of one task; the model's mode is restored afterwards."""
     from lm_eval import evaluator
 
     from mari_cli.suites import lm_tasks
@@ -216,7 +216,7 @@ def _open_evaluator(examiner: Examiner) -> Iterator[Callable[["Questions", "_Bar
         task = lm_tasks.fresh(questions.task)
         model.progress = lambda share: bar.share(questions, share)
         with lm_tasks.lm_evals_own():
-            # not `simple_evaluate`: that reseeds every global generator for good
+            # `simple_evaluate` would reseed every global generator for good
             results = evaluator.evaluate(
                 lm=model,
                 task_dict={"tasks": {questions.name: task}, "groups": {}},
@@ -235,7 +235,7 @@ def _open_evaluator(examiner: Examiner) -> Iterator[Callable[["Questions", "_Bar
 
 
 def _content(name: str, task: Any, results: Mapping[str, Any]) -> dict[str, Any]:
-    """`Answered` as JSON has it."""
+    """`Answered` as JSON."""
     from lm_eval.api.metrics import mean, mean_stderr
 
     from mari_cli.suites.lm_tasks import order_metrics
@@ -275,7 +275,7 @@ def _content(name: str, task: Any, results: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _numbers(metric: str, value: Any) -> Row:
-    """What a row may hold of a judgement: numbers. Generated text and its like stay out."""
+    """The numbers of a score, for a row. Generated text and the like are left out."""
     if metric in ROLLING:
         return {"loglikelihood": float(value[0]), ROLLING[metric]: int(value[1])}
     try:
@@ -289,7 +289,7 @@ def _finite(value: Any) -> float | None:
 
 
 def _resampled(aggregate: Callable[[Sequence[Any]], float], values: Sequence[Any]) -> float:
-    """Standard error of ``aggregate`` over resamples of the items."""
+    """The standard error of ``aggregate`` over resamples of the items."""
     import numpy as np
 
     generator, n = np.random.default_rng(0), len(values)
@@ -298,7 +298,7 @@ def _resampled(aggregate: Callable[[Sequence[Any]], float], values: Sequence[Any
 
 
 class _Bar:
-    """One bar over the questions of all tasks."""
+    """One progress bar over the questions of all tasks."""
 
     def __init__(self, track: Track, title: str, tasks: Sequence["Questions"]) -> None:
         total = sum(task.count for task in tasks)
@@ -314,7 +314,7 @@ class _Bar:
         close()
 
     def share(self, task: "Questions", share: float) -> None:
-        """Of ``task``, the one at work."""
+        """Show the answered share of ``task``, which is now running."""
         self._reach(self.before + int(share * task.count))
 
     def count_task(self, task: "Questions") -> None:
@@ -333,7 +333,7 @@ class _Bar:
 def _figures(
     name: str, benchmark: "Benchmark", answered: Mapping[str, Answered], examiner: Examiner
 ) -> dict[str, Estimate]:
-    """Of one task or group, under full names."""
+    """The metrics of one task or group, under full names."""
     confidence = examiner.config.confidence
     if name in benchmark.groups:
         of_group = _together(benchmark.groups[name], answered)
@@ -350,7 +350,7 @@ def _figures(
 
 
 def _together(group: "Group", answered: Mapping[str, Answered]) -> dict[str, Judged]:
-    """As lm_eval puts a group together from its tasks."""
+    """The metrics of a group, which lm_eval computes from its tasks."""
     members = [answered[task.task_name] for task in group.get_all_tasks()]
     of_tasks: dict[str, dict[str, Any]] = {}
     for member in members:
@@ -374,13 +374,13 @@ def _together(group: "Group", answered: Mapping[str, Answered]) -> dict[str, Jud
 
 
 def _stderr(key: str) -> str:
-    """lm_eval's name for the standard error of `acc,none`."""
+    """lm_eval's name for the standard error of a key like `acc,none`."""
     metric, _, way = key.partition(",")
     return f"{metric}_stderr,{way}"
 
 
 def _full_names(name: str, keys: Sequence[str]) -> dict[str, str]:
-    """By lm_eval's key, of a task or group: the first filter goes without saying."""
+    """Full names by lm_eval's keys of a task or group; a full name omits the first filter."""
     parts = [key.partition(",") for key in keys]
     of_first = [metric for metric, _, way in parts if way == parts[0][2]]
     return {
@@ -392,15 +392,15 @@ def _full_names(name: str, keys: Sequence[str]) -> dict[str, str]:
 
 
 def _metric(key: str) -> str:
-    """lm_eval's metric of `acc,none`."""
+    """lm_eval's metric in a key like `acc,none`."""
     return key.partition(",")[0]
 
 
 def estimate(metric: str, judged: Judged, confidence: float) -> Estimate:
-    """A figure of lm_eval's ``metric``, with an interval that never leaves the metric's range.
+    """An estimate of lm_eval's ``metric`` whose interval stays within the metric's range.
 
-    Of a share of right answers it is Wilson's; of any other figure with a range that of lm_eval's standard
-    error on the scale of log-odds within the range; of one without a range the normal one.
+    A share of right answers gets Wilson's interval. For others lm_eval's standard error gives it: on the
+    scale of log-odds within the range, or the normal interval where there is no range.
     """
     value, n = judged.value, judged.items
     if value is None:
@@ -425,7 +425,7 @@ def estimate(metric: str, judged: Judged, confidence: float) -> Estimate:
 
 
 def _of_text(key: str, judged: Judged, rows: Sequence[Row], examiner: Examiner) -> Estimate:
-    """lm_eval gives a figure of running text no standard error: a bootstrap over documents."""
+    """A metric of running text, with a bootstrap over documents: lm_eval gives it no standard error."""
     metric, config = _metric(key), examiner.config
     assert judged.value is not None
     losses = [-row["loglikelihood"] for row in rows]

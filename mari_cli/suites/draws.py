@@ -1,12 +1,11 @@
-"""What chance decides in measuring: which items are measured, which questions are asked.
+"""Random draws in measuring: the choice of items and of questions.
 
-Nothing else does: scores and greedy answers have no chance in them. So several draws (`metrics.seeds`) are
-taken together, and an item that two of them have counts once. The mean of the draws' results would weigh it
-twice for nothing. Given the items of all draws, every item is as likely as any other to have been drawn
-twice, so the mean over the items is what the mean over the draws is on average: by Rao and Blackwell it is
-never further from the truth. And the items of all draws are themselves a simple random sample, so that the
-bootstrap over them covers both what the draws and what the items leave to chance; the spread between draws
-that share items would not.
+Nothing else is random: scores and greedy answers are deterministic. So the items of several draws
+(`metrics.seeds`) are taken together, and an item in two draws counts once. The mean of the draws' results
+would count it twice without reason. Given the items of all draws, every item is equally likely to be drawn
+twice, so the mean over these items is the expectation of the mean over draws, and by Rao and Blackwell its
+error is never larger. The items of all draws are a simple random sample too, so the bootstrap over them
+covers the randomness of draws and of items; the spread between draws that share items would not.
 """
 
 import random
@@ -16,12 +15,12 @@ from mari_cli.config import MetricsConfig
 
 
 def seeds_of(config: MetricsConfig, seed: int) -> list[int]:
-    """The seeds that draw what is measured: those asked for, else the run's."""
+    """The seeds of the draws: `metrics.seeds` if set, else the run's seed."""
     return [seed] if config.seeds is None else config.seeds
 
 
 def drawn(count: int, limit: int | None, seeds: Sequence[int]) -> list[int]:
-    """Places of at most ``limit`` of ``count`` things for each seed, all draws together, in order."""
+    """Sorted places of the union of draws, one per seed, of at most ``limit`` of ``count`` things."""
     if limit is None or limit >= count:
         return list(range(count))
     return sorted({place for seed in seeds for place in random.Random(seed).sample(range(count), limit)})

@@ -1,6 +1,5 @@
-"""One model under examination. What it scores and says is kept, piece by piece, by the content of everything
-that determines it: an examination that was cut off goes on where it was, and nobody asks twice.
-"""
+"""The examination of one model. Scores and answers are cached, piece by piece, under a hash of everything
+that determines them, so an interrupted examination continues, and no question is asked twice."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,9 +30,9 @@ CODE = {
     "answers": ("mari_cli.suites.generate",),
     "gradnorms": ("mari_cli.suites.gradients", "mari_cli.metrics.membership"),
 }
-"""By what is kept, the modules whose code makes it: a part of every key."""
+"""The modules whose code computes each kind of result: a part of every cache key."""
 PIECE = 64
-"""Items that are kept together: what is lost when an examination is cut off."""
+"""Items per cache file: an interruption loses at most these."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +45,14 @@ class Examiner:
     cache: Path | None
     track: Track
     name: str
-    """The model's, for progress bars."""
+    """The model's name, for progress bars."""
 
     def tokenize(self, records: Sequence[Record], *, corpus: str) -> list[Item]:
         """An item for each pair, in the prompt style of the model."""
         return self.lm.tokenize(list(records), corpus=corpus, block_size=None, truncate=False)
 
     def score(self, items: Sequence[Item], what: str) -> list[ItemScore]:
-        """One forward pass for each item."""
+        """The scores of all items, from one forward pass for each item."""
 
         def ask(some: list[Item]) -> list[dict[str, Any]]:
             scored = score(
@@ -73,8 +72,7 @@ class Examiner:
     def answers(
         self, items: Sequence[Item], what: str, *, max_new_tokens: int | None = None, strip: bool = True
     ) -> list[str]:
-        """What the model says to the prompt of each item, greedily; without the white space around it, or
-        with."""
+        """The greedy answer to each item's prompt; ``strip`` removes the white space around it."""
         most = max_new_tokens or self.config.max_new_tokens
 
         def ask(some: list[Item]) -> list[list[int]]:
@@ -93,7 +91,7 @@ class Examiner:
         return [decode(self.lm, ids, strip=strip) for ids in said]
 
     def gradnorms(self, items: Sequence[Item], what: str) -> list[float]:
-        """A backward pass for each item."""
+        """The gradient norm of each item, from one backward pass for each item."""
 
         def ask(some: list[Item]) -> list[float]:
             return gradnorms(self.lm, some, track=silent, description="")
@@ -135,7 +133,7 @@ class Examiner:
         return found
 
     def key(self, kind: str, definition: str, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """`cache_key` of what the model is asked."""
+        """`cache_key` of this model for ``asked``."""
         return cache_key(kind, definition, self._described, asked)
 
     @cached_property
@@ -144,10 +142,10 @@ class Examiner:
 
 
 def _score_of(row: dict[str, Any]) -> ItemScore:
-    """JSON has no NaN."""
+    """The score of a JSON row, in which null stands for NaN."""
     return ItemScore({name: math.nan if value is None else value for name, value in row.items()})
 
 
 def items_hash(items: Sequence[Item]) -> str:
-    """Content hash of token sequences and what is supervised in them."""
+    """Content hash of token sequences and their supervised parts."""
     return hashing.content_hash([[list(item.input_ids), item.supervised_from] for item in items])

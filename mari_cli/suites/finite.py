@@ -1,6 +1,6 @@
-"""Items with a number that is NaN or infinite: they are left out of every figure, counted and named.
+"""Items with a NaN or infinite number: they are left out of every metric, counted and named.
 
-A model may overflow on some texts alone. What is finite is measured; its n says of how many items.
+A model may overflow on a few texts. The other items are measured, and n is their number.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Any
 from mari_cli.errors import UserError, counted
 
 NAMED = 5
-"""Items that a note names; of more it gives the number."""
+"""Items that a note names; of further items it gives the number."""
 
 
 def is_finite(value: Any) -> bool:
@@ -27,7 +27,7 @@ def is_finite(value: Any) -> bool:
 
 
 def leave_out(bad: Sequence[int], count: int, *, model: str, what: str) -> list[str]:
-    """A note on the items ``bad`` of the ``count`` items of ``what``; none where all are good.
+    """A note on the items ``bad`` of the ``count`` items of ``what``; none if all are finite.
 
     Raises UserError where no item is left.
     """
@@ -48,7 +48,7 @@ def leave_out(bad: Sequence[int], count: int, *, model: str, what: str) -> list[
 
 
 def finite_rows(rows: Iterable[Mapping[str, Any]], *, model: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """The rows of a suite without those that hold a number that is not finite, and notes on these."""
+    """The rows of a suite in which all numbers are finite, and notes on the other rows."""
     kept: list[dict[str, Any]] = []
     notes: list[str] = []
     by_set: dict[str, list[Mapping[str, Any]]] = {}

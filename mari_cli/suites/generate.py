@@ -1,4 +1,4 @@
-"""What the model says when asked: greedy answers to prompts, and continuations of running text."""
+"""Text that the model generates: greedy or sampled answers to prompts, and continuations of running text."""
 
 import hashlib
 from collections.abc import Collection, Sequence
@@ -17,22 +17,22 @@ from mari_cli.progress import Track
 
 
 def question_and_truth(item: Item) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Token ids to start from, and those that should follow: prompt and completion, or halves of a block."""
+    """Token ids of a prompt, and those that should follow: prompt and completion, or halves of a block."""
     start = item.supervised_from if item.supervised_from > 1 else max(1, len(item.input_ids) // 2)
     return item.input_ids[:start], item.input_ids[start:]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Draws from softmax(logits / temperature): the largest logit after Gumbel noise was added, which is a
-    draw (E. J. Gumbel 1954). The noise depends on the seed, the question's number and the token's place
-    alone, so batches and processes change no answer."""
+    """Samples from softmax(logits / temperature): the largest logit after Gumbel noise is added (E. J. Gumbel
+    1954). The noise depends only on the seed, the question's number and the token's place, so batches and
+    processes change no answer."""
 
     temperature: float
     seed: int
 
     def of(self, questions: Sequence[int]) -> Choose:
-        """What takes the next token of these questions."""
+        """A function that chooses the next token of ``questions``."""
 
         def choose(place: int, logits_BV: Tensor) -> Tensor:
             size = logits_BV.shape[1]
@@ -58,16 +58,15 @@ def generate(
     description: str,
     sampling: "Sampling | None" = None,
 ) -> list[list[int]]:
-    """The token ids that follow each of ``questions``: greedy, or drawn as ``sampling`` says, up to one of
-    the stop tokens, at most ``max_new_tokens`` and what the context holds. Whatever else a checkpoint sets
-    for generation is not used.
-    """
+    """The token ids that follow each of ``questions``: greedy, or sampled by ``sampling``, up to a stop
+    token, at most ``max_new_tokens`` and as many as the context holds. Other generation settings of a
+    checkpoint are not used."""
     lm.model.eval()
     ends = lm.stop_token_ids
     answers: list[list[int]] = [[] for _ in questions]
 
     def of_batch(indices: list[int]) -> list[list[int]]:
-        width = max(len(questions[i]) for i in indices)  # with which every question has as much room as alone
+        width = max(len(questions[i]) for i in indices)  # shortens no answer (`_batches`)
         room = min(max_new_tokens, lm.max_length - width)
         if room <= 0:
             return [[] for _ in indices]
@@ -85,8 +84,8 @@ def generate(
 
 
 def _batches(lengths: Sequence[int], batch_size: int, roomy: int) -> list[list[int]]:
-    """Batches in which no question takes room from another: those of at most ``roomy`` tokens together, of
-    longer ones only those of one length."""
+    """Batches in which no question shortens the answer to another: questions of at most ``roomy`` tokens
+    share batches, longer ones only with others of their length."""
     groups: dict[int, list[int]] = {}
     for i, length in enumerate(lengths):
         groups.setdefault(max(length, roomy), []).append(i)

@@ -1,4 +1,4 @@
-"""The gradient norm of every item by itself, for membership inference: a backward pass each.
+"""The gradient norm of every single item, for membership inference: one backward pass each.
 
 Shapes: N supervised positions, D hidden size, V vocabulary.
 """
@@ -19,14 +19,14 @@ from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track
 
 ROWS = 512
-"""Positions whose logits exist at one time: backward makes them anew."""
+"""Positions whose logits exist at one time: the backward pass computes them again."""
 
 
 def gradnorms(lm: LanguageModel, items: Sequence[Item], *, track: Track, description: str) -> list[float]:
     """`membership.gradnorm` of each item, in order: of its mean token loss, over all weights of the model.
 
-    Takes memory for one gradient of all weights. Several processes take the items in turn; their weights must
-    be whole. No gradient is left behind.
+    It needs memory for one gradient of all weights. Several processes share the items; their weights must not
+    be sharded. No gradient is kept.
     """
     lm.model.eval()
     with _all_trained(lm) as parameters, torch.enable_grad():
@@ -40,7 +40,7 @@ def gradnorms(lm: LanguageModel, items: Sequence[Item], *, track: Track, descrip
 
 @contextmanager
 def _all_trained(lm: LanguageModel) -> Iterator[list[torch.nn.Parameter]]:
-    """All of the model's parameters, each with a gradient, whichever a run trains."""
+    """All parameters of the model with `requires_grad`, whichever a run trains."""
     parameters = list(lm.model.parameters())
     before = [parameter.requires_grad for parameter in parameters]
     for parameter in parameters:

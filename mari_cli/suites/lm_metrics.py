@@ -1,4 +1,4 @@
-"""Metrics of lm_eval's tasks and groups: those that are known by name, and what can be said of any other."""
+"""Metrics of lm_eval's tasks and groups: entries of the known ones, and a general entry for all others."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from mari_cli.metrics.metric import Direction, Metric, View
 
 @dataclass(frozen=True)
 class Known:
-    """A task or group of lm_eval, as far as it is known here. Its name stands for its metric ``main``."""
+    """What this project knows of a task or group of lm_eval. Its bare name stands for its metric ``main``."""
 
     label: str
     main: str
@@ -19,7 +19,7 @@ class Known:
     asks: str
     source: str
     direction: Direction | None = None
-    """None: that of the metric."""
+    """None: the direction of the metric."""
 
 
 def _mmlu(part: str, subjects: str) -> Known:
@@ -69,7 +69,7 @@ BENCHMARKS: dict[str, Known] = {
     "wmdp_cyber": _wmdp(" cybersecurity", "help to break into computers"),
     "wmdp_chem": _wmdp(" chemistry", "help to do harm with chemistry"),
 }
-"""The benchmarks of which more is known than lm_eval says, by task or group."""
+"""Benchmarks of which more is known than lm_eval tells, by task or group."""
 _PARTS = {"mmlu_stem", "mmlu_humanities", "mmlu_social_sciences", "mmlu_other"}
 _IN_A_LIST_OF_RUNS = {"mmlu", "mmlu_sample"}
 
@@ -94,7 +94,7 @@ _JUDGED: dict[str, tuple[str, str, float, float]] = {
     "likelihood_diff": ("nats", "how much likelier one of two sentences is", 0.0, inf),
     "pct_stereotype": ("fraction", "share of pairs whose stereotype is the likelier sentence", 0.0, 1.0),
 }
-"""Unit, words, least and most of lm_eval's metrics."""
+"""Unit, words, minimum and maximum of lm_eval's metrics."""
 LOWER_IS_BETTER = frozenset(_JUDGED) - {
     "acc",
     "acc_norm",
@@ -109,7 +109,7 @@ LOWER_IS_BETTER = frozenset(_JUDGED) - {
 
 
 def range_of(metric: str) -> tuple[float, float]:
-    """Least and most of lm_eval's ``metric``; infinite where none is known."""
+    """Minimum and maximum of lm_eval's ``metric``; infinite if unknown."""
     *_, low, high = _JUDGED.get(metric, ("", "", -inf, inf))
     return low, high
 
@@ -118,7 +118,7 @@ SUFFIX = "|".join(sorted(_JUDGED, key=len, reverse=True))
 
 
 def of_benchmark(task: str, metric: str | None) -> Metric:
-    """``metric`` None: the main one of a task of which no more is known than its name."""
+    """The entry of ``metric``; None: the main metric of a task of which only the name is known."""
     unknown = Known(task, metric or "", None, f"what lm_eval's `{task}` asks", "lm_eval")
     known = BENCHMARKS.get(task, unknown)
     is_main = metric is None or (task in BENCHMARKS and metric == known.main)
@@ -154,7 +154,7 @@ def of_benchmark(task: str, metric: str | None) -> Metric:
 
 
 def _aggregation(task: str, metric: str) -> Aggregation | ByIntervals:
-    """Of a task, or of a group of tasks whose names begin with its own."""
+    """The aggregation of a task, or of a group whose tasks' names begin with the group's."""
     if task == "wikitext" and metric == "word_perplexity":
         return Aggregation(exp_ratio, (_LOSS, _WORDS)).on(task)
     if metric in ("", "acc", "acc_norm"):
@@ -167,10 +167,10 @@ _WORDS = Column("words")
 
 
 def benchmark_name(task: str, metric: str, metrics: Sequence[str]) -> str:
-    """Full name of one of the ``metrics`` that lm_eval has of a task or group.
+    """The full name of one of the ``metrics`` that lm_eval computes for a task or group.
 
-    The task's name alone stands for its main metric: for those listed here the one that is usually published,
-    for any other the first of which more is better.
+    The task's name alone stands for its main metric: for benchmarks of this file the usually published one,
+    for others the first metric of which higher is better.
     """
     if task in BENCHMARKS:
         main: str | None = BENCHMARKS[task].main
@@ -183,6 +183,6 @@ METRICS = [of_benchmark(task, known.main) for task, known in BENCHMARKS.items()]
 
 
 def describe_benchmark(full_name: str) -> Metric | None:
-    """The entry of a task or group of lm_eval, be it known here or not; None for what is no benchmark."""
+    """The entry of a task or group of lm_eval, known or not; None if ``full_name`` is no benchmark."""
     found = re.fullmatch(rf"benchmark/(.+?)(?:_({SUFFIX}))?", full_name)
     return of_benchmark(found[1], found[2]) if found else None

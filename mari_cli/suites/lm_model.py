@@ -1,4 +1,4 @@
-"""A language model in memory as lm_eval sees one.
+"""A language model in memory with lm_eval's interface.
 
 Shapes: B sequences, T tokens, V vocabulary.
 """
@@ -19,20 +19,20 @@ from mari_cli.models.load import LanguageModel
 from mari_cli.models.speaking import greedily, stops
 
 CPU_BYTES = 2**30
-"""For the logits of one forward pass."""
+"""Memory for the logits of one forward pass on a CPU."""
 CUDA_SHARE = 4
-"""One part in so many of the device's memory, for the same."""
+"""The divisor of the device's memory that gives the same on CUDA."""
 
 T = TypeVar("T")
 
 
 class InMemory(HFLM):  # type: ignore[misc]
-    """In float32 it computes what lm_eval's own `hf` model does. In 16 bits the head stays in float32: with
-    logits of 8 bits, answers are often tied, and the first of them would win.
+    """In float32 it computes what lm_eval's own `hf` model does. In 16 bits the head stays in float32,
+    because rounded logits would often tie answers, and lm_eval would choose the first of them.
 
-    As in lm_eval a context may be as long as the model's own, whatever `model.max_length` says of training.
-    lm_eval holds the logits of whole contexts, and their logarithms. A forward pass takes as many sequences
-    as memory holds these for, ``batch_size`` at most, and half as many after every one that was too large.
+    As in lm_eval a context may be as long as the model allows; `model.max_length` is for training. lm_eval
+    holds the logits of whole contexts and their logarithms. A forward pass takes as many sequences as memory
+    allows, at most ``batch_size``, and half as many after each out-of-memory error.
     """
 
     def __init__(self, lm: LanguageModel, *, batch_size: int) -> None:
@@ -47,15 +47,15 @@ class InMemory(HFLM):  # type: ignore[misc]
         )
         self.most = batch_size
         self.progress: Callable[[float], None] = lambda done: None
-        """Called with the share of the requests that are answered."""
+        """Called with the answered share of the requests."""
         self.windows: _Counter | None = None
-        """Of running text, while it is read: lm_eval tells of documents only when all are read."""
+        """Counts windows of running text, because lm_eval reports documents only at the end."""
 
     @torch.no_grad()
     def _model_call(
         self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
-        """[B, T, V]"""
+        """Logits [B, T, V]."""
         if not (self.narrow or self.lm.in_shards):
             logits_BTV: Tensor = super()._model_call(inps, attn_mask, labels)
             return logits_BTV
@@ -85,7 +85,7 @@ class InMemory(HFLM):  # type: ignore[misc]
         self.batch_size_per_gpu = self.most
         ask = super().generate_until
         model, tokenizer = self.lm.model, self.lm.tokenizer
-        with greedily(model, tokenizer, stops(model, tokenizer)):  # but for what a task itself asks for
+        with greedily(model, tokenizer, stops(model, tokenizer)):  # a task's own settings take precedence
             answers: list[str] = self._halving(lambda: ask(requests, disable_tqdm=True))
         return answers
 
@@ -108,7 +108,7 @@ class InMemory(HFLM):  # type: ignore[misc]
     # -- memory ----------------------------------------------------------------------------------------------
 
     def _largest_batch(self, tokens: int) -> int:
-        """How many sequences of that length one forward pass takes."""
+        """Sequences of ``tokens`` tokens per forward pass."""
         vocabulary: int = self.model.config.get_text_config().vocab_size
         room = CPU_BYTES
         if self.device.type == "cuda":
@@ -131,8 +131,8 @@ class InMemory(HFLM):  # type: ignore[misc]
 
 
 def _chatting_alike(lm: LanguageModel) -> Any:
-    """A copy of the tokenizer: one that lacks a padding token is given one, and a chat template the date
-    that it is told everywhere."""
+    """A copy of the tokenizer: lm_eval adds a missing padding token to it, and its chat template has the
+    fixed date that this project uses everywhere."""
     tokenizer = copy.deepcopy(lm.tokenizer)
     if tokenizer.chat_template is not None:
         tokenizer.chat_template = lm.style.chat_of(tokenizer).template
@@ -140,7 +140,7 @@ def _chatting_alike(lm: LanguageModel) -> Any:
 
 
 class _Counter(CacheHook):  # type: ignore[misc]
-    """Told of each answer, for lm_eval's own cache: it counts them."""
+    """lm_eval's cache hook, called for each answer; here it counts the answers."""
 
     def __init__(self, total: int, progress: Callable[[float], None]) -> None:
         super().__init__(None)

@@ -1,6 +1,6 @@
-"""Tasks of lm_eval by name, with their questions: read and checked before a model is asked.
+"""Tasks of lm_eval by name, with their questions, read and checked before a model is asked.
 
-A task reads its data from the hub, or from a folder whose subfolders bear the names of the hub's data sets
+A task reads its data from the hub, or from a folder whose subfolders are named as the hub's data sets
 (`metrics.benchmark_root`).
 """
 
@@ -43,7 +43,7 @@ from mari_cli.suites.lm_metrics import LOWER_IS_BETTER
 
 VERSION = importlib.metadata.version("lm_eval")
 UNREADABLE = (OSError, ValueError, LookupError, httpx.HTTPError, jinja2.TemplateError)
-"""What lm_eval and datasets raise at data that is not there, or is not what a task expects."""
+"""Errors that lm_eval and datasets raise at data that is missing or not as a task expects."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Questions:
     limit: int | None
     count: int
     sha256: str
-    """Of the questions that are asked, and of those that its examples are drawn from."""
+    """Hash of the questions that are asked, and of those from which examples are drawn."""
     config_hash: str
 
     @property
@@ -68,28 +68,28 @@ class Questions:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What one name stands for."""
+    """The tasks and groups that one name stands for."""
 
     name: str
     parts: tuple[str, ...]
     """The tasks that are asked."""
     groups: Mapping[str, Group]
     reported: tuple[str, ...]
-    """Tasks and groups that have figures of their own: itself and its direct members."""
+    """Tasks and groups with metrics of their own: this one and its direct members."""
 
 
 @dataclass(frozen=True)
 class Benchmarks:
     wanted: tuple[Benchmark, ...]
     questions: Mapping[str, Questions]
-    """Of every task that is asked, by its name."""
+    """The questions of every task that is asked, by its name."""
 
 
 @lru_cache(maxsize=1)
 def read(names: tuple[str, ...], *, root: str | None, limit: int | None, fewshot: int | None) -> Benchmarks:
     """The tasks that ``names`` stand for, each once; ``fewshot`` None: each task's own number of examples.
 
-    ``limit``: the first so many questions of each task, in MMLU of each subject.
+    ``limit``: the number of first questions taken of each task, in MMLU of each subject. Raises UserError.
     """
     folder = None if root is None else _folder(root)
     wanted: list[Benchmark] = []
@@ -120,7 +120,7 @@ def _index() -> TaskManager:
 
 
 class _FromFolder(TaskFactory):  # type: ignore[misc]
-    """Builds tasks as lm_eval does, but for the place of their data."""
+    """Builds tasks as lm_eval does, but reads their data from a folder."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -144,8 +144,8 @@ class _FromFolder(TaskFactory):  # type: ignore[misc]
 
 
 def _cache_of(folder: Path) -> str:
-    """Where datasets keeps what it has read of ``folder``. Its own choice knows a folder by name and layout
-    alone, and would give back what another one, or this one before a change, had held."""
+    """The place where datasets caches ``folder``. The default cache identifies a folder by its name and
+    layout alone, and would return the data of another folder, or of this one before a change."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     states = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
     return str(Path(datasets.config.HF_DATASETS_CACHE) / f"mari-{hashing.content_hash(states)[:24]}")
@@ -176,14 +176,14 @@ def _find_tasks(name: str, folder: Path | None, limit: int | None) -> tuple[list
     loaded = _load_task(index, name, folder)
     tasks, groups = list(loaded["tasks"].values()), loaded["groups"]
     parts = tuple(loaded["tasks"])
-    reported = _reported(name, groups) if name in groups else list(parts)  # itself, or all that bear a tag
+    reported = _reported(name, groups) if name in groups else list(parts)  # one task, or all with a tag
     for task in tasks:
         _refuse_what_cannot_be_asked(task)
     return tasks, Benchmark(name, parts, groups, tuple(reported))
 
 
 def _reported(name: str, groups: Mapping[str, Group]) -> list[str]:
-    """A task; a group that says how its tasks are put together, and its members; of any other group those."""
+    """A task: ``name``. A group with an aggregation: the group and its members. Other groups: the members."""
     if name not in groups:
         return [name]
     members = groups[name].child_names
@@ -227,7 +227,7 @@ def _refuse_what_cannot_be_asked(task: Task) -> None:
 
 
 def order_metrics(task: Task) -> list[str]:
-    """Its metrics of which it is known whether more is better or less: lm_eval says so, and the registry."""
+    """The metrics of ``task`` for which lm_eval or the registry says whether higher is better."""
     return [metric for metric, up in task.higher_is_better().items() if up or metric in LOWER_IS_BETTER]
 
 
@@ -235,7 +235,7 @@ def order_metrics(task: Task) -> list[str]:
 
 
 def _settle(task: Task, fewshot: int | None, *, root: str | None) -> None:
-    """How many examples come before a question: lm_eval's own rules, where 0 in a task's file is final."""
+    """Set the number of examples before a question by lm_eval's rules: 0 in a task's file is final."""
     own = task.get_config("num_fewshot")
     number = own if fewshot is None or own == 0 else fewshot
     if task.OUTPUT_TYPE == "loglikelihood_rolling":  # running text
@@ -249,7 +249,7 @@ def _settle(task: Task, fewshot: int | None, *, root: str | None) -> None:
 
 
 def _or_infinite(aggregate: Callable[[Sequence[Any]], float]) -> Callable[[Sequence[Any]], float]:
-    """lm_eval's perplexities raise where exp overflows: for a model that was unlearned without measure."""
+    """``aggregate``, but infinite where exp overflows (a collapsed model); lm_eval's perplexities raise."""
 
     def guarded(values: Sequence[Any]) -> float:
         try:
@@ -261,7 +261,7 @@ def _or_infinite(aggregate: Callable[[Sequence[Any]], float]) -> Callable[[Seque
 
 
 def _refuse_borrowed_examples(task: Task, root: str | None) -> None:
-    """Examples must not come from a split that is another one under its name: from the questions, say."""
+    """Refuse examples from a split that equals another split, for instance the questions."""
     config, data = task.config, getattr(task, "dataset", {})
     split = config.fewshot_config.split or config.training_split or config.validation_split
     if config.fewshot_config.samples is not None or split not in data:
@@ -286,8 +286,7 @@ def _questions(task: Task, limit: int | None) -> Questions:
 
 
 def settings_of(task: Task) -> str:
-    """Of a task, in words that are the same in every process: how it asks and judges, and not where its
-    questions lie."""
+    """How a task asks and scores, as text that is equal in every process, without where its questions lie."""
     settings = task.dump_config()
     for elsewhere in ("dataset_path", "dataset_kwargs", "metadata"):
         settings.pop(elsewhere, None)
@@ -299,7 +298,7 @@ def _named_function(value: object) -> str:
 
 
 def fresh(task: Task) -> Task:
-    """``task`` as it was before it was asked: without requests, its examples still to be drawn."""
+    """A copy of ``task`` as before it was asked: without requests, its examples still to be drawn."""
     again = copy.copy(task)
     again.set_fewshot_seed(DEFAULT_OTHER_SEED)
     return again
@@ -310,15 +309,15 @@ def fresh(task: Task) -> Task:
 
 @contextmanager
 def lm_evals_own() -> Iterator[None]:
-    """While its code runs: in silence, with the seeds of its command."""
+    """A block for lm_eval's code: silent, with the seeds of lm_eval's command."""
     with _silence(), _seeds():
         yield
 
 
 @contextmanager
 def _seeds() -> Iterator[None]:
-    """Some tasks shuffle, some sample, and a task that is asked its name draws a random one in case it has
-    none. The generators are left as they were."""
+    """Seeds for tasks that shuffle or sample; even a query of a task's name may draw a random name. The
+    generators' states are restored."""
     python, numpy = random.getstate(), np.random.get_state()
     cuda = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(cuda):
@@ -336,7 +335,7 @@ def _seeds() -> Iterator[None]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """lm_eval and datasets warn, print, and show a bar for each task; the caller has its own."""
+    """Silences warnings, prints and bars of lm_eval and datasets; the caller shows its own bar."""
     names = ("lm_eval", "datasets", "transformers.tokenization_utils_base")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]

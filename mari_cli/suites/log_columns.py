@@ -1,7 +1,7 @@
-"""Columns of a log, each with values by item, to rows of `tofu_numbers`.
+"""Columns of a log, each with values by item, as rows of `tofu_numbers`.
 
-Every column of a set must hold the same items, each once, and numbers that can be what the column says. The
-values of a column stand under the numbers of their items, or are a list, whose first value is item 0's.
+Every column of a set must have the same items, each once, and numbers that the column allows. A column's
+values are indexed by their items' numbers, or are a list whose first value is item 0's.
 """
 
 import json
@@ -22,15 +22,15 @@ from mari_cli.suites.tofu_numbers import SETS, of_losses
 LOSSES = ("answer_nll", "paraphrase_nll", "wrong_nlls")
 """Columns of losses."""
 SAME = 1e-6
-"""Two figures closer than this are one figure, rounded."""
+"""Two values closer than this are one value, rounded."""
 SAME_PRIVLEAK = 1e-3
-"""Percent."""
+"""The same for privleak, in percent."""
 SAME_P = 0.01
 """Two p-values whose logarithms are closer than this are one."""
 WHOLE = "give the log as the evaluation wrote it, or evaluate the model again"
 
 Found = Mapping[str, tuple[str, Any]]
-"""Of one set, our name of a column to its name in the log and its values there, None where there are none."""
+"""Of one set: our name of a column to its name in the log and its values there, or None without values."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Log:
     said: dict[str, float] = field(default_factory=dict)
     """Means that the log itself gives, under our names."""
     asked: dict[str, list[str]] = field(default_factory=dict)
-    """By set, what was asked, in the order of the items, where the log has texts. It goes nowhere."""
+    """By set, the questions in the order of the items, if the log has texts. They are not stored."""
 
     def disagreements(self, metrics: Mapping[str, Estimate]) -> list[str]:
-        """A sentence for each of the log's own means that its items do not bear out: neither by our
-        definition nor, where that has a name of its own, by OpenUnlearning's."""
+        """A sentence for each mean of the log that its items do not give, neither by our definition nor,
+        where OpenUnlearning's has a name of its own, by OpenUnlearning's."""
         told = []
         for name, said in self.said.items():
             forms = [form for form in (name, f"{name}_open_unlearning") if form in metrics]
@@ -54,7 +54,7 @@ class Log:
 
 
 def _disagreement(name: str, said: float, metrics: Mapping[str, Estimate]) -> str:
-    """In words; of a privleak that took no gold model at all, why it is another."""
+    """The sentence for one mean. It explains a privleak that was computed without a gold model."""
     found = metrics[name].value
     auc = metrics.get("tofu/min_k_auc")
     if name == "tofu/privleak" and auc is not None and abs(said - privleak(auc.value, 0.5)) <= SAME_PRIVLEAK:
@@ -85,8 +85,8 @@ def require(name: str, where: str, found: Found, wanted: Sequence[str]) -> None:
 
 
 def add(log: Log, name: str, where: str, found: Found) -> list[Row]:
-    """Check the columns of one set that are there against each other, and add their rows and what is to be
-    said of them; returns the rows."""
+    """Check the columns of one set against each other, and add their rows and notes to ``log``; returns the
+    rows. Raises UserError."""
     columns = {
         ours: column_of(values, KINDS[ours], f"{where}: `{theirs}`")
         for ours, (theirs, values) in found.items()
@@ -119,7 +119,7 @@ def add(log: Log, name: str, where: str, found: Found) -> list[Row]:
 
 
 def _keys(name: str, where: str, texts: Mapping[int, list[str]]) -> dict[int, str]:
-    """A hash of question and true answer of each item; refused where two items have the same."""
+    """A hash of question and true answer for each item. Raises UserError where two items have the same."""
     found: dict[int, str] = {}
     first: dict[str, int] = {}
     for item in sorted(texts):
@@ -145,7 +145,7 @@ def _check_rouge(name: str, logged: Mapping[int, float], texts: Mapping[int, lis
 
 
 def column_of(values: Any, kind: "ColumnType", where: str) -> dict[int, Any]:
-    """Values by item; a list of answers' losses may hold another number for each item."""
+    """Values by item. A list of losses may have another length for each item. Raises UserError."""
     if not isinstance(values, dict | list) or not values:
         raise UserError(f"{where} holds no values by item", WHOLE)
     column: dict[int, Any] = {}
@@ -169,18 +169,18 @@ def column_of(values: Any, kind: "ColumnType", where: str) -> dict[int, Any]:
 
 
 def by_item(values: dict[str, Any] | list[Any]) -> dict[str, Any]:
-    """A list as what it stands for: its first value is item 0's."""
+    """``values`` by item number as text: the first value of a list is item 0's."""
     return {str(place): value for place, value in enumerate(values)} if isinstance(values, list) else values
 
 
 def item_number(key: str) -> int | None:
-    """`7`, or `7.0` as some write it."""
+    """The number of an item from `7`, or from `7.0` as some logs have it."""
     return int(key.partition(".")[0]) if re.fullmatch(r"\d{1,18}(\.0*)?", key) else None
 
 
 @dataclass(frozen=True)
 class ColumnType:
-    """What a value of a column must be."""
+    """The values that a column allows."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -188,7 +188,7 @@ class ColumnType:
 
 
 def _number(value: Any) -> bool:
-    """JSON's integers have no end, a float has."""
+    """Whether ``value`` is a finite number; JSON's integers may be too large for a float."""
     return (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53) or (
         isinstance(value, float) and isfinite(value)
     )

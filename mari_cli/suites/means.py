@@ -1,4 +1,4 @@
-"""Metrics of a suite that are means over the items of one set, each as its entry says."""
+"""Metrics of a suite that are means over the items of one set, as their entries define."""
 
 from collections.abc import Iterable, Sequence
 
@@ -11,7 +11,7 @@ from mari_cli.suites.suite import Row
 
 
 def means(metrics: Iterable[Metric], rows: Sequence[Row], how: How) -> dict[str, Estimate]:
-    """By full name, those of ``metrics`` that are means over one set whose rows all have the value."""
+    """By full name, those of ``metrics`` that are means over one set in which all rows have the value."""
     sets: dict[str, list[Row]] = {}
     for row in rows:
         sets.setdefault(row["set"], []).append(row)

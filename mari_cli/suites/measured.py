@@ -1,4 +1,4 @@
-"""What was measured of one model on its corpora, or computed from a log."""
+"""The results of one model on its corpora, measured or computed from a log."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +10,8 @@ from mari_cli.metrics.estimate import Estimate
 class Measured:
     metrics: dict[str, Estimate]
     items: list[dict[str, Any]]
-    """Per-item values, without any text."""
+    """Values by item, without any text."""
     answers: list[str]
-    """What the model said to the first forget questions, as many as `metrics.examples`."""
+    """Answers of the model to the first forget questions, as many as `metrics.examples`."""
     notes: list[str] = field(default_factory=list)
-    """What a reader must know of the numbers, a sentence each."""
+    """Sentences that a reader needs to interpret the numbers."""

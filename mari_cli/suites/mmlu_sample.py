@@ -1,9 +1,9 @@
-"""MMLU's development questions out of lm_eval's wheel: a benchmark that needs no data and no network.
+"""MMLU's development questions from lm_eval's wheel: a benchmark that needs no data and no network.
 
-The wheel carries worked examples for each of the 57 subjects of MMLU (Hendrycks et al. 2021,
-https://arxiv.org/abs/2009.03300) as few-shot samples of its chain-of-thought variant. These questions,
-without the working, are asked here in the stock task's own zero-shot words. A figure from them is no MMLU
-score: it says whether general ability has moved. Chance is 0.25.
+The wheel has worked examples for each of the 57 subjects of MMLU (Hendrycks et al. 2021,
+https://arxiv.org/abs/2009.03300) as few-shot samples of its chain-of-thought variant. These questions are
+asked here without the working, in the zero-shot words of the stock task. The result is no MMLU score; it
+shows whether general ability has changed. Chance is 0.25.
 """
 
 import re
@@ -17,7 +17,7 @@ from lm_eval.api.task import ConfigurableTask
 
 NAME = "mmlu_sample"
 VERSION = 1
-"""Another version asks other questions, or in other words."""
+"""Raise it when the questions or their words change."""
 
 _QUESTION = re.compile(r"(?P<question>.*)\(A\)(?P<A>.*)\(B\)(?P<B>.*)\(C\)(?P<C>.*)\(D\)(?P<D>.*)", re.DOTALL)
 _ANSWER = re.compile(r"The answer is \((?P<letter>[A-Z])\)\.\s*$")
@@ -33,7 +33,7 @@ class ChoiceQuestion:
 
 
 def parse(subject: str, question: str, target: str) -> ChoiceQuestion | None:
-    """One sample of the wheel; None where the right answer is a fifth choice."""
+    """One sample of the wheel; None if the answer is a fifth choice. Raises ValueError for other text."""
     parts, answer = _QUESTION.fullmatch(question), _ANSWER.search(target)
     if parts is None or answer is None:
         raise ValueError(f"not a question with choices (A) to (D) and an answer: {question!r}, {target!r}")
@@ -49,10 +49,10 @@ def parse(subject: str, question: str, target: str) -> ChoiceQuestion | None:
 
 
 def sample_questions(limit: int | None = None) -> list[ChoiceQuestion]:
-    """The questions inside lm_eval's wheel by subject, in alphabetical order; ``limit``: so many of each.
+    """The questions inside lm_eval's wheel by subject, in alphabetical order; ``limit``: the first of each.
 
-    lm_eval 0.4 carries five for each of 54 subjects and four for three (282); one of college chemistry has
-    its right answer under (E) and is left out: 281.
+    lm_eval 0.4 has five for each of 54 subjects and four for three (282). One question of college chemistry
+    has its right answer under (E) and is left out: 281.
     """
     folder = Path(lm_eval.__file__).parent / "tasks" / "mmlu" / "flan_cot_fewshot"
     questions = []
@@ -68,7 +68,7 @@ def sample_questions(limit: int | None = None) -> list[ChoiceQuestion]:
 
 def sample_task(limit: int | None = None) -> ConfigurableTask:
     """The wheel's questions as an lm_eval task in memory, in the words of `mmlu_*` (tasks/mmlu/default);
-    ``limit``: so many of each subject."""
+    ``limit``: the first questions of each subject."""
     rows = [
         {
             "subject": question.subject.replace("_", " "),

@@ -1,16 +1,16 @@
 """MUSE, Machine Unlearning Six-way Evaluation (Shi et al. 2024, https://arxiv.org/abs/2407.06460), on news or
 on books.
 
-* Verbatim memorisation: ROUGE-L F1, without stemmer, of the greedy continuation of a passage to be forgotten
-  against its true one, as many tokens of either.
+* Verbatim memorisation: ROUGE-L F1, without stemmer, of the greedy continuation of a forget passage against
+  the true continuation; both have the same number of tokens.
 * Knowledge, of the forget and of the retain set: ROUGE-L F1 of the answer to a question after ten others with
-  their answers. It ends before the first blank line, and before the next question that a model makes up.
-* Privacy leakage: `privleak` of min-k (40 %) between passages to be forgotten and unseen ones, against the
-  model that was trained without the forget data, which therefore must be given (`gold`). In MUSE's own code
-  that model's AUC is a constant.
+  their answers. The answer ends before the first blank line or the next question that the model generates.
+* Privacy leakage: `privleak` of min-k (40 %) between forget and unseen passages, against the model that was
+  trained without the forget data (`gold`), which is required. In MUSE's own code that model's AUC is a
+  constant.
 
 Prompts are MUSE's own, without a chat template. ROUGE is from 0 to 1 here, in percent in MUSE's tables. Of
-the six ways, scalability and sustainability are other forget sets, larger ones or one after another:
+the six ways, scalability and sustainability need other forget sets, larger ones or a sequence of sets:
 conf/forget/muse_news.yaml.
 """
 
@@ -42,7 +42,7 @@ from mari_cli.suites.suite import Row, Summary
 
 MIN_K = 0.4
 _ENDS = ("\n\n", "\nQuestion", "Question:")
-"""Where an answer ends and the model goes on by itself."""
+"""Texts that end an answer: after them the model continues on its own."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Muse:
     config: MuseSuite
     sets: Mapping[str, Sequence[Record]]
     shots: Mapping[str, str]
-    """What stands before each question of a knowledge set."""
+    """The examples before each question of a knowledge set."""
     name: str = "muse"
 
     def describe(self) -> Mapping[str, Any]:
@@ -128,7 +128,7 @@ def _first_line_of(text: str) -> str:
 
 
 def load(config: SuiteConfig) -> Muse:
-    """Read everything that will be asked."""
+    """Read and check all data. Raises UserError."""
     assert isinstance(config, MuseSuite)
     questions = {name: f"{name.removeprefix('knowledge_')}_qa" for name in KNOWLEDGE}
     sets = {"verbatim_forget": _read(config, "verbmem", "forget", "prompt", "gt")}

@@ -1,4 +1,4 @@
-"""The metrics of MUSE (Shi et al. 2024) as they stand in results."""
+"""The metrics of MUSE (Shi et al. 2024), as results name them."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +10,7 @@ from mari_cli.metrics.metric import Direction, Metric, Role
 
 SUITE = "muse"
 PRIVACY = ("privacy_forget", "privacy_holdout")
-"""Whom membership inference tells apart."""
+"""The two sets that membership inference separates."""
 _SOURCE = "Shi et al. 2024 (MUSE)"
 _ROUGE: tuple[tuple[str, str, Direction, str, str, str], ...] = (
     ("verbatim_forget", "verbatim memorization", "gold", "the continuation of passages to be forgotten",

@@ -1,12 +1,12 @@
-"""OpenUnlearning's log of a TOFU evaluation (`TOFU_EVAL.json`, locuslab/open-unlearning), to rows of
-`tofu_numbers`: for each of its metrics the `value_by_index`.
+"""OpenUnlearning's log of a TOFU evaluation (`TOFU_EVAL.json`, locuslab/open-unlearning), as rows of
+`tofu_numbers`: the `value_by_index` of each of its metrics.
 
-A log holds what was asked for: most in the wild have the losses of paraphrases and of wrong answers, which
-is all that a truth ratio needs, and none of the answers themselves; retain models' often hold
-`forget_truth_ratio` alone. What OpenUnlearning defines in another way has a name of its own here: truth
-ratio, forget quality and model utility with 1e-10 beside p(paraphrase), extraction strength and exact
-memorization without the EOS. Membership scores it gives the other way round, higher where an item looks less
-trained on.
+A log has only the metrics that its evaluation asked for. Most published logs have the losses of paraphrases
+and of wrong answers, which is all that a truth ratio needs, and no losses of answers; logs of retain models
+often have `forget_truth_ratio` alone. Metrics that OpenUnlearning defines differently have their own names
+here: truth ratio, forget quality and model utility with 1e-10 added to p(paraphrase), extraction strength and
+exact memorization without the EOS. OpenUnlearning's membership scores have the opposite sign: higher where an
+item looks less trained on.
 """
 
 import math
@@ -32,14 +32,14 @@ from mari_cli.suites.tofu_metrics import HOLDOUT, MEMBERSHIP, METRICS, OF_TOKENS
 from mari_cli.suites.tofu_numbers import SETS, THEIRS, with_their_ratio
 
 TRUTH = ("paraphrase_nll", "wrong_nlls")
-"""Columns that a truth ratio takes."""
+"""Columns that a truth ratio needs."""
 TOKENS = [metric.name for metric in OF_TOKENS]
-"""Of the forget items' answers."""
+"""Metrics of the tokens of forget answers."""
 ATTACKS = {attack: f"mia_{attack}" for attack in membership.ATTACKS}
 PRIVLEAK = "privleak"
-"""Our names of attacks to its metrics."""
+"""Our names of attacks to OpenUnlearning's metrics."""
 OF_MUSE = ("knowmem", "verbmem")
-"""What only the names of its metrics of MUSE hold."""
+"""Parts of names that only MUSE's metrics have."""
 
 
 def is_open_unlearning(content: Mapping[str, Any]) -> bool:
@@ -47,10 +47,10 @@ def is_open_unlearning(content: Mapping[str, Any]) -> bool:
 
 
 def read_open_unlearning(content: Mapping[str, Any], where: str) -> Log:
-    """Every row of the log, which is called ``where`` in what is refused."""
+    """Every row of the log, which error messages call ``where``. Raises UserError."""
     log = Log()
     means = {theirs: metric.name for metric in METRICS for theirs in metric.elsewhere}
-    read = means.keys() - {*TOKENS, *ATTACKS.values(), PRIVLEAK}  # which count only where items have them
+    read = means.keys() - {*TOKENS, *ATTACKS.values(), PRIVLEAK}  # these count only if items have them
     for name, prefix in PREFIXES.items():
         answer, rouge = f"{prefix}_Q_A_Prob", f"{prefix}_Q_A_ROUGE"
         paraphrase = answer if name in OFFERED else f"{prefix}_Q_A_PARA_Prob"
@@ -79,10 +79,10 @@ def read_open_unlearning(content: Mapping[str, Any], where: str) -> Log:
 
 
 def _add_set(log: Log, name: str, where: str, found: Found, ratios: tuple[str, Any]) -> None:
-    """What the log tells of one set: what was not asked for was not measured, and is left out and said.
+    """Add one set of the log. A note says which metrics are missing, because they were not asked for.
 
-    Truth ratios are made of the losses. Those that the log gives hold 1e-10 beside p(paraphrase): where there
-    is nothing else they are taken, under their own name.
+    Truth ratios are computed from losses. The log's own ratios have 1e-10 added to p(paraphrase); they are
+    used only where there are no losses, under their own name.
     """
     there = {ours for ours, (_, values) in found.items() if values is not None}
     lacking = [ours for ours in TRUTH if ours not in there]
@@ -90,11 +90,11 @@ def _add_set(log: Log, name: str, where: str, found: Found, ratios: tuple[str, A
     if not there & {"answer_nll", *TRUTH, "rouge_l_recall"} and not alone:
         log.notes.append(f"the {SETS[name]} are left out: the log has no `{_metric(found['answer_nll'])}`")
         return
-    if len(lacking) == 1 and name == "forget" and not alone:  # half of a ratio: the log is broken
+    if len(lacking) == 1 and name == "forget" and not alone:  # half a ratio: the log is broken
         require(name, where, found, TRUTH)
     rows = add(log, name, where, {**found, "ratio": ratios} if alone else found)
     for row in rows:
-        # of a model that collapsed a ratio may be below the smallest float: below all others, then
+        # a collapsed model's ratio may be below the smallest float; the smallest float keeps the order
         row |= {THEIRS: math.log(max(row.pop("ratio"), float_info.min))} if alone else {}
         row |= with_their_ratio(row)
     if alone:
@@ -112,7 +112,7 @@ def _add_set(log: Log, name: str, where: str, found: Found, ratios: tuple[str, A
 
 
 def _beside_losses(name: str, rows: Sequence[Row], ratios: tuple[str, Any]) -> list[str]:
-    """A note where the ratios that a log gives are not those of its losses, which are the ones used."""
+    """A note where the log's ratios are not those of its losses; the latter are used."""
     logged = {item_number(key): value for key, value in ratios[1].items()}
     if logged.keys() != {row["item"] for row in rows}:
         return [
@@ -138,12 +138,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _metric(column: tuple[str, Any]) -> str:
-    """The log's metric that a column is from."""
+    """The log's metric that ``column`` comes from."""
     return column[0].split()[0]
 
 
 def of_muse(content: Mapping[str, Any], where: str) -> UserError | None:
-    """What to say of a log or summary of MUSE; None where it is none."""
+    """The error for a log or summary of MUSE; None for other logs."""
     found = [metric for metric in content if any(word in metric for word in OF_MUSE)]
     if not found:
         return None
@@ -163,12 +163,12 @@ def _no_metric_of_tofu(content: Mapping[str, Any], where: str) -> UserError:
 
 
 def _add_tokens(log: Log, content: Mapping[str, Any], where: str) -> set[str]:
-    """Scores of the forget answers' tokens; returns what was taken."""
+    """Add scores of the forget answers' tokens; returns the metrics that were used."""
     taken = set()
     rows = {row["item"]: row for row in log.rows if row["set"] == "forget"}
     for metric in TOKENS:
         theirs, values = _field(content, metric, "score")
-        if values is None or None in values.values():  # an answer of which nothing but the EOS is left
+        if values is None or None in values.values():  # without the EOS such an answer is empty
             continue
         column = column_of(values, SHARE, f"{where}: `{theirs}`")
         if column.keys() == rows.keys():
@@ -179,8 +179,8 @@ def _add_tokens(log: Log, content: Mapping[str, Any], where: str) -> set[str]:
 
 
 def _add_membership(log: Log, content: Mapping[str, Any], where: str) -> set[str]:
-    """Every attack's scores of the forget items and of a holdout, which is a set of its own; returns what was
-    taken."""
+    """Add every attack's scores of the forget items and of a holdout, which is a set of its own; returns the
+    metrics that were used."""
     taken = set()
     rows: dict[str, dict[int, Row]] = {
         "forget": {row["item"]: row for row in log.rows if row["set"] == "forget"},
@@ -220,14 +220,14 @@ def _by_index(content: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
 
 
 def _field(content: Mapping[str, Any], metric: str, name: str) -> tuple[str, Any]:
-    """Its name in the log and its values by item; None where no item has it."""
+    """The field's name in the log, and its values by item; None where no item has the field."""
     values = _by_index(content, metric) or {}
     found = {i: value.get(name) if isinstance(value, dict) else None for i, value in values.items()}
     return f"{metric} {name}", found if any(value is not None for value in found.values()) else None
 
 
 def _losses_of_wrong(content: Mapping[str, Any], metric: str) -> tuple[str, Any]:
-    """Of each item those of its wrong answers, which may stand together or each by itself."""
+    """The losses of each item's wrong answers, which a log has as one list or answer by answer."""
     name, values = _field(content, metric, "avg_loss")
     if values is not None:
         return name, values
@@ -250,7 +250,7 @@ def _ratios(content: Mapping[str, Any], prefix: str) -> tuple[str, Any]:
 
 
 def _texts(content: Mapping[str, Any], metric: str) -> tuple[str, Any]:
-    """As TOFU has them: [question, what was said, true answer]; None where there are none."""
+    """[question, generated answer, true answer] by item, as in TOFU; None without texts."""
     names = ("input", "generation", "ground_truth")
     values = _by_index(content, metric) or {}
     texts = {i: [v.get(name) for name in names] for i, v in values.items() if isinstance(v, dict)}

@@ -1,7 +1,7 @@
 """OpenUnlearning's summary of a TOFU evaluation (`TOFU_SUMMARY.json`): one number for each metric, no items.
 
-It holds all that the community's overall score is made of, so published rows can be placed on one scale.
-Means alone have no interval, and how many items they are of is not said.
+A summary has every input of the community's overall score, so published rows can be compared on one scale. It
+has neither intervals nor the number of items.
 """
 
 import json
@@ -22,14 +22,14 @@ INGREDIENTS = {
     "fluency": "forget_Q_A_gibberish",
     **{name: f"mia_{name.removesuffix('_auc')}" for name in ATTACKED},
 }
-"""What the overall score is made of, to OpenUnlearning's names."""
+"""Inputs of the overall score to OpenUnlearning's names."""
 
 OpenUnlearningSummary = dict[str, float | None]
-"""By its own names."""
+"""Values by OpenUnlearning's names."""
 
 
 def read_summary(path: Path) -> OpenUnlearningSummary | None:
-    """None where the file is no summary: `tofu_logs` says what else it may be, and what is wrong with it."""
+    """The summary; None if the file is none, and then `tofu_logs` reads it or explains what is wrong."""
     file = path / "TOFU_SUMMARY.json" if path.is_dir() and not (path / "TOFU_EVAL.json").exists() else path
     try:
         content = json.loads(file.read_bytes())
@@ -48,9 +48,9 @@ def summary_scores(
     gold: OpenUnlearningSummary | None,
     target: OpenUnlearningSummary | None,
 ) -> dict[str, Estimate]:
-    """Every score that the summaries suffice for, by full name; n is 0, as it is not known.
+    """Every score that the summaries allow, by full name; n is 0, because it is unknown.
 
-    A number that cannot be what it is called is refused, in the words of ``where`` it stands.
+    Raises UserError, which names ``where``, for a number outside its metric's range.
     """
     own, golds, targets = (of and _ingredients(of) for of in (summary, gold, target))
     assert own is not None
@@ -66,7 +66,7 @@ def summary_scores(
 
 
 def lacking(summaries: Mapping[str, OpenUnlearningSummary]) -> list[str]:
-    """A note for each summary, by role, that lacks a part of the overall score."""
+    """A note for each summary, by role, that lacks an input of the overall score."""
     return [
         f"{role}: the summary has no `{'`, `'.join(missing)}`"
         for role, summary in summaries.items()

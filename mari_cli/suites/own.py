@@ -1,8 +1,8 @@
-"""A suite of your own: one Python file, and a few lines of YAML to choose it.
+"""A suite of your own: one Python file, and a few lines of YAML that name the file.
 
-The file has a function ``load(config)``, which reads and checks the data and gives an object with the members
-of `mari_cli.suites.suite.Suite`. ``config`` has `path` and `settings` from the command line or the YAML.
-Which capitals does a model know? `capitals.py`:
+The file has a function ``load(config)``, which reads and checks the data and returns an object with the
+members of `mari_cli.suites.suite.Suite`. ``config`` has `path` and `settings` from the command line or the
+YAML. This example, `capitals.py`, measures which capitals a model knows:
 
     from mari_cli.data.records import Record
     from mari_cli.metrics.generation import recalled
@@ -43,7 +43,7 @@ Which capitals does a model know? `capitals.py`:
         records = [Record(prompt=f"What is the capital of {c}?", text=city) for c, city in pairs]
         return Capitals(records, config.settings["max_new_tokens"])
 
-and `capitals.yaml`, for `mari evaluate` (for `mari unlearn`, write that in its first line):
+and `capitals.yaml` chooses it for `mari evaluate` (for `mari unlearn`, write `unlearn` in its first line):
 
     defaults: [evaluate, override suite: own, _self_]
     suite:
@@ -52,12 +52,12 @@ and `capitals.yaml`, for `mari evaluate` (for `mari unlearn`, write that in its 
       path: capitals.tsv
       settings: {max_new_tokens: 8}
 
-Then `mari evaluate -c capitals.yaml model.path=DIR gold=GOLD`. The same without YAML: `suite=own
+`mari evaluate -c capitals.yaml model.path=DIR gold=GOLD` measures it. The same without YAML: `suite=own
 suite.code=capitals.py suite.path=capitals.tsv +suite.settings.max_new_tokens=8`.
 
-What the examiner is asked is kept: a second evaluation asks only what is new. Rows go to items.jsonl and hold
-no word of the data; a metric that needs `gold` and has none is left out, with a note. The file is run as it
-is: choose one that you would run yourself.
+The examiner caches answers and scores, so a second evaluation asks only new questions. Rows go to items.jsonl
+and must have no text of the data. A metric that needs a missing `gold` is left out, with a note. The file is
+run as it is, so choose only files that you trust.
 """
 
 import json
@@ -86,7 +86,7 @@ _MEND = "mend the suite: its file is run as it is"
 
 
 def load(config: SuiteConfig) -> Suite:
-    """What the `load` of the user's file gives for ``config``."""
+    """The object that `load` of the user's file returns for ``config``, checked. Raises UserError."""
     assert isinstance(config, OwnSuite)
     if config.code is None:
         raise UserError("there is no suite: `suite.code` is not set", "set `suite.code` to a Python file")
@@ -104,7 +104,7 @@ def load(config: SuiteConfig) -> Suite:
     if spec is None or spec.loader is None:
         raise UserError(f"`suite.code={config.code}` is no Python file", _HINT)
     module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look up their module there
     loader = spec.loader
     _run(config.code, path, lambda: loader.exec_module(module))
     if not callable(getattr(module, "load", None)):
@@ -123,7 +123,7 @@ def load(config: SuiteConfig) -> Suite:
 
 @dataclass
 class _Guarded:
-    """A user's suite, whose errors are told as the user's, and what it gives is looked at."""
+    """A user's suite: its errors are reported as the user's, and its return values are checked."""
 
     name: str
     suite: Suite
@@ -165,7 +165,7 @@ class _Guarded:
 
 
 def _wrong(row: Any) -> str | None:
-    """What is wrong with a row, in words; it may hold numbers, and as text only `set`, `key` and `fact`."""
+    """What is wrong with a row, as text; None if nothing is. Only `set`, `key` and `fact` may be text."""
     if not isinstance(row, dict):
         return "that is no dictionary"
     if not isinstance(row.get("set"), str) or type(row.get("item")) is not int:
@@ -180,12 +180,12 @@ def _wrong(row: Any) -> str | None:
 
 
 def _run(code: str, path: Path, call: Callable[[], R]) -> R:
-    """``call``, which runs the user's file: whatever it raises is told with its line."""
+    """The result of ``call``, which runs the user's file. Raises UserError with the line of any exception."""
     try:
         return call()
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # it is not our code: any error is the file's own
+    except (Exception, SystemExit) as error:  # the code is the user's, so any exception is the file's fault
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
         line = (

@@ -1,4 +1,4 @@
-"""What suites share that ask in a benchmark's own words: no chat template, no prompt style of the model."""
+"""Functions of suites with a benchmark's own prompts, without chat template or the model's prompt style."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -18,8 +18,8 @@ from mari_cli.suites.suite import Row
 def prompt_items(
     lm: LanguageModel, prompts: Sequence[str], *, max_new_tokens: int, special_tokens: bool = True
 ) -> tuple[list[Item], list[bool]]:
-    """An item to be answered for each prompt, and whether it lost its beginning: what a context cannot hold
-    before ``max_new_tokens``."""
+    """An item for each prompt, and whether its beginning was cut to fit the context before
+    ``max_new_tokens``. Raises UserError where a context has no space for a prompt."""
     room = lm.max_length - max_new_tokens
     if room < 1:
         raise UserError(
@@ -37,8 +37,8 @@ def prompt_items(
 
 
 def text_items(lm: LanguageModel, texts: Sequence[str]) -> tuple[list[Item], list[bool]]:
-    """An item for each text, every token of it a target (but the first, where there is no BOS to predict it
-    from); and whether it lost its end, which the context does not hold."""
+    """An item for each text, and whether its end was cut to fit the context. Every token is a target, except
+    the first where no BOS precedes it. Raises UserError for a text without targets."""
     blocks = [encode_text(text, lm.tokenizer, lm.max_length) for text in texts]
     if not all(blocks):
         raise UserError(
@@ -50,13 +50,13 @@ def text_items(lm: LanguageModel, texts: Sequence[str]) -> tuple[list[Item], lis
 
 
 def first_tokens(lm: LanguageModel, text: str, count: int) -> str:
-    """The words of a text's first tokens, special ones counted."""
+    """The text of the first ``count`` tokens of ``text``, special tokens counted."""
     encoded: Any = lm.tokenizer(text)
     return str(lm.tokenizer.decode(encoded["input_ids"][:count], skip_special_tokens=True))
 
 
 def require_words(rows: Sequence[Mapping[str, object]], fields: Sequence[str], *, where: str) -> None:
-    """Refuse a set, named by ``where`` it is from, without rows or with one that lacks its words."""
+    """Refuse a set without rows, or with a row that lacks text; ``where`` names the set's source."""
     hint = "`suite.path` is the benchmark's data as it is on the hub"
     if not rows:
         raise UserError(f"{where} is empty", hint)
@@ -68,7 +68,7 @@ def require_words(rows: Sequence[Mapping[str, object]], fields: Sequence[str], *
 
 
 def describe_records(sets: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
-    """Per set, how many records and a hash of them."""
+    """By set, the number of records and their hash."""
     return {
         name: {"records": len(records), "sha256": content_hash([record.key for record in records])}
         for name, records in sets.items()
@@ -80,7 +80,7 @@ def rows_of_records(
     examiner: Examiner,
     ask: Callable[[str, Sequence[Record]], list[Row] | None],
 ) -> list[Row]:
-    """A row for each record that is drawn, with what ``ask`` returns of it; None: the set is left out."""
+    """A row for each drawn record, with the values that ``ask`` returns for it; None: the set is left out."""
     limit, seeds = examiner.config.max_items, seeds_of(examiner.config, examiner.seed)
     rows = []
     for name, records in sets.items():
@@ -101,7 +101,7 @@ def not_generated(metrics: Iterable[Metric], found: Mapping[str, Estimate]) -> l
 
 
 def cut_note(benchmark: str, rows: Sequence[Mapping[str, int]]) -> list[str]:
-    """A note where rows tell of texts that were `cut`."""
+    """A note where rows have `cut` texts."""
     cut = sum(row["cut"] for row in rows)
     return [f"{cut} of {benchmark}'s {len(rows)} texts do not fit the model's context and were cut"] * bool(
         cut

@@ -1,4 +1,4 @@
-"""Every metric by full name, which is `group/metric`: those of the corpora and those of the suites."""
+"""Every metric by its full name `group/metric`: those of the corpora and those of the suites."""
 
 from mari_cli.errors import UserError, nearest
 from mari_cli.metrics import corpora
@@ -14,11 +14,11 @@ METRICS: Metrics = register(
         *lm_metrics.METRICS,
     ]
 )
-"""Of benchmarks there are more than anybody lists: `describe` knows them too."""
+"""Benchmarks of lm_eval are too many to list; `describe` knows them too."""
 
 
 def describe(full_name: str) -> Metric:
-    """The metric of that full name, as in `forget/answer_nll`."""
+    """The metric with this full name, as `forget/answer_nll`. Raises UserError for an unknown name."""
     if full_name in METRICS:
         return METRICS[full_name]
     if benchmark := lm_metrics.describe_benchmark(full_name):
@@ -28,14 +28,14 @@ def describe(full_name: str) -> Metric:
 
 
 def headlines(view: View) -> list[str]:
-    """Full names of what a short table or figure shows, in its order."""
+    """Full names of the metrics that a short table or figure shows, in its order."""
     shown = [entry for entry in METRICS.values() if entry.headline is not None and view in entry.views]
     return [entry.name for entry in sorted(shown, key=lambda entry: entry.headline or 0)]
 
 
 def judged_metrics(role: Role, *, suites: bool = False) -> list[str]:
-    """Full names of what decides whether data is forgotten, or kept: what the corpora say of it, or what the
-    suites do."""
+    """Full names of the metrics that decide whether data is forgotten, or kept: those of the corpora, or with
+    ``suites`` those of the suites."""
     return [
         entry.name
         for entry in METRICS.values()

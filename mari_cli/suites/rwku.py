@@ -2,15 +2,15 @@
 whom a model knows from its pre-training.
 
 * Three levels of probes about the person to be forgotten (blanks to fill in, questions, adversarial ones) and
-  two about their neighbours, who should stay known: ROUGE-L recall of what the model says in 30 tokens, up to
-  the first line break. RWKU compares words with another package, which sees case and punctuation, so digits
-  differ a little from its tables.
-* Mean token loss on passages about the person (`mia_forget`) and about others (`mia_retain`). Both were read
-  in pre-training, so these are no members and non-members, and no attack is scored.
+  two about their neighbours, who should stay known: ROUGE-L recall of the 30 tokens that the model generates,
+  up to the first line break. RWKU compares words with another package, which respects case and punctuation,
+  so values differ a little from its tables.
+* Mean token loss on passages about the person (`mia_forget`) and about others (`mia_retain`). Pre-training
+  had both, so they are not members and non-members, and no attack is scored.
 
-Left out: RWKU's utility sets (general ability is `metrics.benchmarks`; reasoning, truthfulness, factuality
-and fluency are not measured), forgetting by an instruction in the prompt, and its other means over passages
-(zlib, min-k++).
+Not included are RWKU's utility sets (general ability is `metrics.benchmarks`; reasoning, truthfulness,
+factuality and fluency are not measured), forgetting by an instruction in the prompt, and its other means over
+passages (zlib, min-k++).
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,11 +39,11 @@ from mari_cli.suites.rwku_metrics import METRICS, PROBES
 from mari_cli.suites.suite import Row, Summary
 
 PASSAGES = {"mia_forget": "forget_mia", "mia_retain": "retain_mia"}
-"""And what their files are called."""
+"""Sets of passages, and the names of their files."""
 _BLANK = "Please complete the blank in the following question.\nQuestion: {query}\n"
 _QUESTION = "Please briefly answer the following question.\nQuestion: {query}\n"
 _EXAMPLES = "Please briefly answer the following question.\n{query}\n"
-"""The probe is itself a list of questions and answers that lacks the last."""
+"""The probe itself is a list of questions and answers without the last answer."""
 _ANSWER = "Answer:"
 
 
@@ -51,7 +51,7 @@ _ANSWER = "Answer:"
 class Rwku:
     config: RwkuSuite
     sets: Mapping[str, Sequence[Record]]
-    """Of a probe, the prompt is what the user says and the text its answer."""
+    """For a probe, the prompt is the user's text and the text is the answer."""
     name: str = "rwku"
 
     def describe(self) -> Mapping[str, Any]:
@@ -85,14 +85,14 @@ class Rwku:
 
 
 def _turn(lm: LanguageModel, words: str) -> str:
-    """What the user says, and the answer begun; as in RWKU not where a probe has begun one of its own."""
+    """The user's text and `Answer:`, which is left out, as in RWKU, if the probe itself begins the answer."""
     begun = _ANSWER if words.endswith("\n") else ""
     before = lm.style.written(lm.tokenizer, Record(prompt=words, text="…")).prompt if lm.style.chat else words
     return before + begun
 
 
 def load(config: SuiteConfig) -> Rwku:
-    """Read everything that will be asked."""
+    """Read and check all data. Raises UserError."""
     assert isinstance(config, RwkuSuite)
     sets = {name: [_probe(name, row) for row in _read(config, name)] for name in PROBES}
     sets |= {name: [Record(text=str(row["text"])) for row in _read(config, name)] for name in PASSAGES}

@@ -1,4 +1,4 @@
-"""The metrics of RWKU (Jin et al. 2024) as they stand in results."""
+"""The metrics of RWKU (Jin et al. 2024), as results name them."""
 
 from math import inf
 

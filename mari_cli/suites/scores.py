@@ -1,4 +1,4 @@
-"""One forward pass per item serves every teacher-forced metric.
+"""Scores of items: one forward pass per item serves every teacher-forced metric.
 
 Shapes: N supervised positions, T targets of one item, D hidden size, V vocabulary.
 """
@@ -20,11 +20,11 @@ from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track
 
 CHUNK_BYTES = 128 * 2**20
-"""Of float32 logits that exist at one time."""
+"""Bytes of float32 logits that exist at one time."""
 
 
 class ItemScore(dict[str, float]):
-    """Of one item every value in `SCORED`, by name; ``score.answer_nll`` is ``score["answer_nll"]``."""
+    """Every value of one item in `SCORED`, by name; ``score.answer_nll`` is ``score["answer_nll"]``."""
 
     def __getattr__(self, name: str) -> float:
         if name not in self:
@@ -33,13 +33,13 @@ class ItemScore(dict[str, float]):
 
     @property
     def stored(self) -> dict[str, float]:
-        """What items.jsonl holds; the rest is made of it."""
+        """The values in items.jsonl, from which the others are computed."""
         return {name: value for name, value in self.items() if SCORED[name].made_of is None}
 
 
 @dataclass(frozen=True)
 class CorpusScores:
-    """Of one corpus, in the order of its items."""
+    """The scores of one corpus, in the order of its items."""
 
     items: list[ItemScore]
 
@@ -59,10 +59,10 @@ def score(
     description: str,
     keep: Callable[[int, Tensor], None] | None = None,
 ) -> CorpusScores:
-    """Score every item under ``lm``; ``min_k`` is the share of tokens of min-k and min-k++. ``keep`` is given
-    the number of each item and its hidden states [n, D] on the CPU, as they come.
+    """Score every item under ``lm``; ``min_k`` is the share of tokens of min-k and min-k++. ``keep`` receives
+    each item's number and its hidden states [n, D] on the CPU.
 
-    Several processes take the batches in turn, and all get all scores: those of one process, to the bit.
+    Several processes share the batches, and all get all scores, bit for bit those of a single process.
     """
     lm.model.eval()
     head = head_of(lm.model)

@@ -1,4 +1,4 @@
-"""What a run measures of a model: memorisation, likelihood, membership, marginal information, facts."""
+"""The standard measurements of a run: memorisation, likelihood, membership, marginal information, facts."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -33,9 +33,9 @@ from mari_cli.suites.suite import Summary
 
 EstimateFunction = Callable[..., Estimate]
 MEMBERSHIP = ("forget", "holdout")
-"""Whom membership inference tells apart."""
+"""The two roles that membership inference separates."""
 MARGINAL_RESAMPLES = 200
-"""At most so many for marginal information: each costs a vocabulary vector for every position."""
+"""Most resamples of marginal information: each needs a vocabulary vector for every position."""
 
 _ESTIMATES: dict[Combine, EstimateFunction] = {
     mean: statistics.mean_estimate,
@@ -46,29 +46,29 @@ _ESTIMATES: dict[Combine, EstimateFunction] = {
 
 @dataclass(frozen=True)
 class Corpus:
-    """Records of one role, and the items they became."""
+    """Records of one role, and the items made from them."""
 
     records: Sequence[Record]
     items: Sequence[Item]
     reference_nll: Sequence[float] | None = None
-    """Of each item, the mean token loss of the model at `metrics.mia_reference`, where there is one."""
+    """The mean token loss of each item under the model at `metrics.mia_reference`, if there is one."""
 
     def record_of(self, index: int) -> Record:
         return self.records[self.items[index].record]
 
     def subset(self, limit: int | None, *seeds: int) -> "Corpus":
-        """At most ``limit`` items for each seed that draws them, all together in their old order."""
+        """At most ``limit`` items for each of ``seeds``, which draw them; the union in its old order."""
         chosen = drawn(len(self.items), limit, seeds)
         nll = self.reference_nll
         return Corpus(self.records, [self.items[i] for i in chosen], nll and [nll[i] for i in chosen])
 
 
 CorporaByRole = Mapping[str, Corpus]
-"""By role: `forget`, `retain` and, where there is one, `holdout`."""
+"""Corpora by role: `forget`, `retain` and, if there is one, `holdout`."""
 
 
 def _of_answers(role: str) -> dict[str, Aggregation]:
-    """By full name, the metrics of a corpus that the tokens of its answers give."""
+    """Metrics of a corpus that are computed from the tokens of its answers, by full name."""
     return {
         metric.name: how
         for metric in entries.METRICS
@@ -81,7 +81,7 @@ def _of_answers(role: str) -> dict[str, Aggregation]:
 def quick(
     lm: LanguageModel, corpora: CorporaByRole, *, batch_size: int, min_k: float, track: Track
 ) -> dict[str, float]:
-    """The few numbers that are followed during training: no intervals, no generation."""
+    """The few metrics that are followed during training, without intervals and generation."""
     values: dict[str, float] = {}
     scores = {}
     for role, corpus in corpora.items():
@@ -107,8 +107,8 @@ def _auc(forget: Sequence[float], holdout: Sequence[float]) -> float:
 
 
 def measure(examiner: Examiner, corpora: CorporaByRole) -> Measured:
-    """Everything the examiner's config asks for, with intervals over items. Of several processes the first
-    has all of it, the others lack marginal information."""
+    """Everything that the examiner's config asks for, with intervals over items. Of several processes rank 0
+    has all results; the others lack marginal information."""
     config, seed = examiner.config, examiner.seed
     how = _how(config, seed)
     corpora = {
@@ -137,7 +137,7 @@ def measure(examiner: Examiner, corpora: CorporaByRole) -> Measured:
         scored_by = {role: _attacked(examiner, role, corpora[role], scores[role]) for role in MEMBERSHIP}
         for role, of_role in scored_by.items():
             for attack, values in of_role.items():
-                if attack != "loss":  # a row has it as `answer_nll`
+                if attack != "loss":  # a row has the loss as `answer_nll`
                     for i, value in enumerate(values):
                         by_key[role, i][attack] = value
             bad = [i for i, values in enumerate(zip(*of_role.values(), strict=True)) if not is_finite(values)]
@@ -149,7 +149,7 @@ def measure(examiner: Examiner, corpora: CorporaByRole) -> Measured:
     if states:
         if distributed.is_rank_zero():
             metrics |= _marginal(examiner.lm, states, places, config, seed)
-        states.clear()  # their files are not needed while answers are generated
+        states.clear()  # frees their files before answers are generated
     answers: list[str] = []
     if config.generate:
         said = dict(zip(places["forget"], _generate(examiner, corpora, metrics, by_key, how), strict=False))
@@ -160,7 +160,7 @@ def measure(examiner: Examiner, corpora: CorporaByRole) -> Measured:
 def _finite(
     examiner: Examiner, corpora: CorporaByRole, scores: Mapping[str, CorpusScores]
 ) -> tuple[dict[str, Corpus], dict[str, CorpusScores], dict[str, list[int]], list[str]]:
-    """Corpora and scores without the items whose scores are not finite, the places of the others, notes."""
+    """Corpora and scores of the items whose scores are finite, the places of these items, and notes."""
     found, kept, places, notes = {}, {}, {}, []
     for role, scored in scores.items():
         bad = {i for i, item in enumerate(scored.items) if not is_finite(item)}
@@ -175,7 +175,7 @@ def _finite(
 
 
 def against_gold(measured: Measured, gold: Measured, how: How) -> Summary:
-    """What takes a gold model, measured on the same items."""
+    """The metrics that compare with a gold model, which was measured on the same items."""
     own, golds = (
         [[row[MIN_K] for row in found.items if row["set"] == role] for role in MEMBERSHIP]
         for found in (measured, gold)
@@ -189,7 +189,7 @@ def _score_corpus(
     config = examiner.config
     if states is None:
         return CorpusScores(examiner.score(items, role))
-    return score(  # its hidden states are asked for, which are too many to be kept
+    return score(  # the cached scores have no hidden states, which are too large to cache
         examiner.lm,
         items,
         batch_size=config.batch_size,
@@ -242,10 +242,10 @@ def _generate(
     rows: Mapping[tuple[str, int], dict[str, Any]],
     how: How,
 ) -> list[str]:
-    """ROUGE-L and recall of facts from generated answers; returns those to the forget questions."""
+    """ROUGE-L and recall of facts from generated answers; returns the answers to the forget questions."""
     answers: dict[str, list[str]] = {}
     for role, corpus in corpora.items():
-        # as many of the others as of the forget items, so that generating does not outlast unlearning
+        # at most as many items per role as forget items, so that generation does not outlast unlearning
         count = min(len(corpus.items), len(corpora["forget"].items))
         chosen = drawn(len(corpus.items), count, seeds_of(examiner.config, examiner.seed))
         asked = [corpus.items[i] for i in chosen]

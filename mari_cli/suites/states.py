@@ -1,7 +1,7 @@
-"""Hidden states of a corpus, in a file for as long as its marginal information is measured.
+"""Hidden states of a corpus, in a file while its marginal information is measured.
 
-That needs them position by position, where a model gives them item by item; all of them are more than the
-memory of a computer holds.
+Marginal information needs the states position by position, but a model computes them item by item; all of
+them may exceed the memory of a computer.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from mari_cli.metrics.marginal import Supervised
 from mari_cli.storage.tensor_cache import TensorSpec, temporary_tensor
 
 BYTES = 4
-"""Of a number: states after the final norm are float32, also where matrix products are in 16 bits."""
+"""Bytes per number: states after the final norm are float32, even where matrix products use 16 bits."""
 
 
 class StoredStates:
-    """Rows [N, D] on the CPU, one for each target of ``items``, in the dtype in which they come. The file is
-    in ``directory`` (None: where the system keeps temporary files) and is gone with this object, or with
-    the process. Of several processes the first alone keeps them."""
+    """Rows [N, D] on the CPU, one for each target of ``items``, in the dtype of the given states. The file is
+    in ``directory`` (None: the system's temporary directory) and is deleted with this object or with the
+    process. Of several processes only rank 0 keeps states."""
 
     def __init__(self, items: Sequence[Item], directory: Path | None) -> None:
         self.counts = [item.num_targets for item in items]
@@ -32,7 +32,7 @@ class StoredStates:
         self.h_ND = torch.empty(0)
 
     def put(self, item: int, h_nD: Tensor) -> None:
-        """The states of one item. Raises UserError where the disk has no room for those of all."""
+        """Store the states of one item. Raises UserError where the disk has no space for all states."""
         if not distributed.is_rank_zero():
             return
         if len(self.h_ND) == 0:
@@ -41,7 +41,7 @@ class StoredStates:
         self.h_ND[self.starts[item] : self.starts[item + 1]] = h_nD
 
     def supervised(self, kept: Sequence[int]) -> Supervised:
-        """The rows of the items at ``kept``, in order; only where some are left out, as a copy in memory."""
+        """The rows of the items at ``kept``, in order; a copy in memory only if some items are left out."""
         counts = [self.counts[i] for i in kept]
         h_ND = self.h_ND
         if len(kept) < len(self.counts):

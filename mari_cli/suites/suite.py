@@ -1,6 +1,6 @@
-"""A suite: data, what a model is asked about it, and what its answers amount to.
+"""A suite: data, the questions that a model is asked about it, and the metrics of the answers.
 
-A suite is one module here, with a function ``load(config) -> Suite``, its schema in config/suites.py, whose
+A suite is one module here with a function ``load(config) -> Suite``, its schema in config/suites.py, whose
 ``kind`` is the module's name, and one file in conf/suite/.
 """
 
@@ -17,38 +17,38 @@ if TYPE_CHECKING:  # the numbers of a log need no torch
     from mari_cli.suites.examiner import Examiner
 
 Row = dict[str, Any]
-"""One item under one model: `set`, `item` (its number), `key` (a hash of its words), and numbers by metric.
-Never a word of it."""
+"""One item under one model: `set`, `item` (its number), `key` (a hash of its text), and numbers by metric. A
+row holds no other text."""
 
 
 @dataclass(frozen=True)
 class Summary:
     metrics: dict[str, Estimate]
-    """By full name, as in `tofu/forget_quality`."""
+    """Estimates by full name, as `tofu/forget_quality`."""
     notes: list[str] = field(default_factory=list)
-    """What is left out, and what it would take: a sentence each."""
+    """A sentence for each metric that is left out, with what it needs."""
 
 
 class Suite(Protocol):
     name: str
-    """The group of its metrics' names."""
+    """The group in the names of its metrics."""
 
     def describe(self) -> Mapping[str, Any]:
-        """What was asked, for data.json: per set how many items and a hash of them. Without a word of it."""
+        """The number and the hash of each set's items, for data.json, without any of their text."""
         ...
 
     def examine(self, examiner: "Examiner") -> list[Row]:
-        """Ask one model."""
+        """Ask one model; returns a row for each item."""
         ...
 
     def summarise(self, rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summary:
-        """The metrics of one model. ``gold``: what the model said that never saw the forget data, if there is
-        one; a metric that needs it and has none is left out, never defaulted."""
+        """The metrics of one model. ``gold``: the rows of the model that never saw the forget data, if there
+        is one. A metric that needs a missing gold model is left out; it gets no default."""
         ...
 
 
 def suite_of(config: SuiteConfig) -> Suite | None:
-    """Read its data; None for the corpora's own questions. Every refusal that needs no model happens here."""
+    """The suite of ``config`` with its data; None for the corpora's own questions. Raises UserError."""
     if config.kind == "corpora":
         return None
     suite: Suite = import_module(f"mari_cli.suites.{config.kind}").load(config)

@@ -1,16 +1,16 @@
 """TOFU, a Task of Fictitious Unlearning (Maini et al. 2024, https://arxiv.org/abs/2401.06121).
 
-Questions about fictitious authors to forget and to retain, about real authors and about the world. Each has a
-true answer, a paraphrase of it (for the last two sets: the answer itself) and wrong answers. From the mean
-token losses of all of these under teacher forcing, and from what the model says when it is asked, come per
-set a probability, a truth ratio and ROUGE recalls; from these model utility and, against the model that was
-trained on the retain data alone, forget quality (`tofu_numbers`).
+The questions are about fictitious authors to forget and to retain, about real authors and about the world.
+Each has a true answer, a paraphrase of it (in the last two sets the answer itself) and wrong answers. The
+mean token losses of all answers under teacher forcing, and the generated answers, give for each set a
+probability, a truth ratio and ROUGE recalls. These give model utility and, against the model that was trained
+on the retain data alone, forget quality (`tofu_numbers`).
 
-What a loss is the mean of: every token of the answer and its closing EOS, as in TOFU's code, in float32 from
-the logits on (TOFU's logs come from a model in bfloat16). With TOFU's prompt, which for Llama 2 is
+A loss is the mean over every token of the answer and its closing EOS, as in TOFU's code, in float32 from the
+logits on (TOFU's logs come from a model in bfloat16). With TOFU's prompt, which for Llama 2 is
 `model.chat_template=off model.prompt_template='[INST] {prompt} [/INST]'`, every answer has as many tokens as
-in TOFU's logs, but for those whose opening quotation mark the tokenizer joins to the prompt: it counts here.
-Extraction strength and exact memorization count the EOS too, which OpenUnlearning leaves out of them.
+in TOFU's logs, except answers whose opening quotation mark the tokenizer joins to the prompt: that token
+counts here. Extraction strength and exact memorization count the EOS too, which OpenUnlearning leaves out.
 
 Generated answers are greedy and have at most 200 new tokens (`suite.max_new_tokens`), as in OpenUnlearning;
 in TOFU's code question and answer together have 200.
@@ -40,11 +40,11 @@ SETS = tofu_numbers.SETS | {HOLDOUT: "holdout items"}
 class Tofu:
     config: TofuSuite
     questions: Mapping[str, Sequence[Question]]
-    """By set; `holdout` is among them where there is one."""
+    """Questions by set; `holdout` is one of the sets if there is a holdout."""
     name: str = "tofu"
 
     def describe(self) -> Mapping[str, Any]:
-        """Per set, how many questions and a hash of all their words."""
+        """By set, the number of questions and a hash of all their text."""
         return {
             name: {
                 "records": len(asked),
@@ -89,7 +89,7 @@ class Tofu:
         return rows
 
     def summarise(self, rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summary:
-        """TOFU's numbers, and membership inference where a holdout is asked."""
+        """TOFU's metrics, and membership inference if there is a holdout."""
         summary = tofu_numbers.summarise(rows, gold, how)
         missing = [] if HOLDOUT in self.questions else [_NO_HOLDOUT]
         return Summary(summary.metrics, summary.notes + missing)
@@ -99,6 +99,6 @@ _NO_HOLDOUT = "membership inference and privleak are left out: no holdout is ask
 
 
 def load(config: SuiteConfig) -> Tofu:
-    """Read everything that will be asked."""
+    """Read and check all data. Raises UserError."""
     assert isinstance(config, TofuSuite)
     return Tofu(config, read_questions(config))

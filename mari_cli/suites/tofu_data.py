@@ -1,4 +1,4 @@
-"""TOFU's questions, from the hub or a folder (locuslab/TOFU): checked, each asked once, nothing missing."""
+"""TOFU's questions, from the hub or a folder (locuslab/TOFU); each occurs once, and none is missing."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class Question:
     words: str
     answer: str
     paraphrase: str | None
-    """None where the answer stands for it."""
+    """None: the answer itself is the paraphrase."""
     wrong: tuple[str, ...]
     """Empty in the holdout."""
 
@@ -38,7 +38,7 @@ class Question:
 
 
 def read_questions(config: TofuSuite) -> dict[str, list[Question]]:
-    """Everything that will be asked, by set; `holdout` is among them unless the config goes without."""
+    """The questions by set; the sets include `holdout` unless `suite.holdout=null`. Raises UserError."""
     subsets = {
         "forget": f"{config.split}_perturbed",
         "retain": "retain_perturbed",
@@ -61,7 +61,7 @@ def read_questions(config: TofuSuite) -> dict[str, list[Question]]:
 
 
 def _holdout(config: TofuSuite, holdout: str) -> str:
-    """The name of the holdout's subset; refused where a folder does not hold it."""
+    """The name of the holdout's subset. Raises UserError where a folder lacks it."""
     subset = config.split.replace("forget", "holdout") if holdout == "auto" else holdout
     folder = place(config.path)
     if folder.is_dir() and subset_file(folder, subset) is None:

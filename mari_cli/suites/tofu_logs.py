@@ -1,10 +1,10 @@
-"""TOFU's numbers from an evaluation that others have run: their log in, the rows of `tofu_numbers` out.
+"""TOFU's metrics from the log of an evaluation that others have run, read as rows of `tofu_numbers`.
 
-Two kinds are read. TOFU's own (locuslab/tofu): `eval_log_aggregated.json`, or the four files that it joins,
-each of which may also stand alone. OpenUnlearning's `TOFU_EVAL.json` (`open_unlearning_logs`). What is taken
-are losses, ROUGE recalls and other scores by item, and every mean over items is taken here. Items are numbers
-that need no order, start or end. Where a log holds texts, its ROUGE-L recalls are computed again, and where
-it holds means of its own, they are compared; what differs becomes a note.
+Two formats are read. TOFU's own (locuslab/tofu) is `eval_log_aggregated.json`, or one or more of the four
+files that it joins. OpenUnlearning's is `TOFU_EVAL.json` (`open_unlearning_logs`). Losses, ROUGE recalls and
+other scores are read by item, and all means over items are computed here. Items are numbers in any order,
+with any start and end. If a log has texts, its ROUGE-L recalls are computed again; if it has its own means,
+they are compared. Differences become notes.
 """
 
 import json
@@ -24,7 +24,7 @@ from mari_cli.suites.tofu_numbers import PUBLISHED, SETS, SPLITS, split_of
 
 AGGREGATED, OPEN_UNLEARNING = "eval_log_aggregated.json", "TOFU_EVAL.json"
 OF_MUSE = "MUSE_EVAL.json"
-"""Which is refused, by what it holds."""
+"""MUSE's log, which is refused; the names of its metrics show what it is."""
 FILES = {
     "forget": "eval_log_forget.json",
     "retain": "eval_log.json",
@@ -40,26 +40,26 @@ TOFU_NAMES = {
     "rouge_1_recall": "rouge1_recall",
     "texts": "generated_text",
 }
-"""What TOFU calls the columns that are read."""
+"""TOFU's names of the columns that are read."""
 _LOGS = f"`{AGGREGATED}` or `{OPEN_UNLEARNING}`"
 
 
 class NoLog(UserError):
-    """What is no log of a TOFU evaluation, as against one that is broken."""
+    """The error for a file that is no log of a TOFU evaluation; a broken log raises UserError itself."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a log is, or may be."""
+    """The place of a log, or of a file that may be one."""
 
     path: Path
     named: bool
-    """Whether a user has named this very path; else it was found in a folder."""
+    """Whether the user named this very path; else it was found in a folder."""
 
 
 def places(paths: Sequence[str]) -> list[Place]:
-    """Every log that ``paths`` stand for, each once: a file or a folder with one log stands for itself, any
-    other folder for the logs in it and below. Of folders, each JSON file may be one until it is read."""
+    """Every log that ``paths`` stand for, each once: a file, or a folder with one log, stands for itself, any
+    other folder for the logs in and below it. There, each JSON file may be a log until it is read."""
     found: dict[Path, Place] = {}
     for name in paths:
         path = on_disk(name)
@@ -74,7 +74,7 @@ def places(paths: Sequence[str]) -> list[Place]:
 
 
 def _usual(folder: Path) -> bool:
-    """Whether a log lies directly in ``folder``, under one of the names that evaluations give it."""
+    """Whether ``folder`` directly contains a log under one of the names that evaluations use."""
     return any((folder / name).is_file() for name in (AGGREGATED, OPEN_UNLEARNING, OF_MUSE, *FILES.values()))
 
 
@@ -88,8 +88,8 @@ def _below(folder: Path) -> list[Path]:
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """What to call the logs in a table: their paths, without the names that all logs have, without what all
-    of these begin with, and never two alike."""
+    """Unique names of the logs for a table: their paths without usual file names and without the common
+    beginning."""
     usual = {AGGREGATED, OPEN_UNLEARNING, *FILES.values()}
     parts = [(path.parent if path.name in usual else path.with_suffix("")).parts for path in paths]
     shared = 0
@@ -103,7 +103,7 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 
 
 def read_log(path: Path) -> Log:
-    """Every row of the log at ``path``, a file or a folder with it; a UserError says what is wrong."""
+    """Every row of the log at ``path``, a file or a folder with it. Raises UserError."""
     if path.is_dir():
         return _read_folder(path)
     content = _json(path)
@@ -140,7 +140,7 @@ def _read_folder(path: Path) -> Log:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        if path.exists() and not path.is_file():  # reading a pipe may never end
             raise UserError(f"cannot read `{path}`: it is no file but a pipe or a device", f"give {_LOGS}")
         content = json.loads(path.read_bytes(), object_pairs_hook=_each_once)
     except OSError as error:
@@ -181,14 +181,14 @@ LENGTHS = {
     "authors": (100,),
     "facts": (117,),
 }
-"""How many questions TOFU has in each set, or its published logs hold (the first 300)."""
+"""The numbers of questions that TOFU has in each set, or that its published logs hold (the first 300)."""
 
 QuestionSets = Mapping[str, Sequence[Question]]
-"""By set."""
+"""Questions by set."""
 
 
 def unlike_tofu(log: Log) -> list[str]:
-    """A note for each set of as many items as TOFU has nowhere, for who does not name the log's data."""
+    """A note for each set whose number of items TOFU has nowhere; for logs whose data is not given."""
     found = {name: sum(row["set"] == name for row in log.rows) for name in SETS}
     return [
         f"there {'is' if count == 1 else 'are'} {counted(count, SETS[name][:-1])}, where TOFU has "
@@ -200,8 +200,8 @@ def unlike_tofu(log: Log) -> list[str]:
 
 
 def require_same_items(log: Log, path: str, questions: QuestionSets, data: str) -> None:
-    """Refuse a log, at ``path``, of other items than ``questions``, which are from ``data``: of another
-    number, or, where it has texts, in another order or about something else."""
+    """Refuse a log, at ``path``, whose items are not ``questions``, which are from ``data``: another number,
+    or, if the log has texts, another order or other questions."""
     for name, words in SETS.items():
         asked = questions[name]
         count = sum(row["set"] == name for row in log.rows)
@@ -222,7 +222,7 @@ def require_same_items(log: Log, path: str, questions: QuestionSets, data: str) 
 
 
 def _settings_for(name: str, count: int, there: int) -> str:
-    """Which settings of the data give ``count`` items of set ``name`` where these give ``there``."""
+    """A hint: the settings with ``count`` items of set ``name``, where the current ones give ``there``."""
     its, given = split_of(count), split_of(there)
     if name == "forget" and its and given and its != given:
         return f"{count} forget items are those of {its[0]}: `suite.split={its[0]}`"
@@ -235,5 +235,5 @@ def _settings_for(name: str, count: int, there: int) -> str:
 
 
 def _letters(text: str) -> str:
-    """Without what a tokenizer may have changed: white space, and where punctuation stands."""
+    """``text`` without what a tokenizer may change: white space and punctuation."""
     return re.sub(r"\W+", "", text).lower()

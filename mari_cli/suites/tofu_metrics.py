@@ -1,4 +1,4 @@
-"""The metrics of TOFU (Maini et al. 2024) as they stand in results, and what their items must hold."""
+"""The metrics of TOFU (Maini et al. 2024), as results name them, and the columns that they need."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,24 +28,24 @@ _SETS = {
     "authors": "TOFU real authors'",
     "facts": "TOFU world facts'",
 }
-"""TOFU's sets of questions and the words before a label."""
+"""TOFU's sets of questions, and the words before a label."""
 PREFIXES = {"forget": "forget", "retain": "retain", "authors": "ra", "facts": "wf"}
-"""What OpenUnlearning's metrics of a set begin with."""
+"""The prefix of OpenUnlearning's metrics of each set."""
 UTILITY = ("retain", "authors", "facts")
-"""Model utility is of these."""
+"""Sets of model utility."""
 OFFERED = ("authors", "facts")
-"""Their probability is that of the true answer among the answers offered."""
+"""Sets whose probability is that of the true answer among all offered answers."""
 HOLDOUT = "holdout"
-"""Authors that no model has seen; of logs only OpenUnlearning's have some."""
+"""Authors that no model has seen; of all logs only OpenUnlearning's have them."""
 MEMBERSHIP = ("forget", HOLDOUT)
-"""Whom membership inference tells apart."""
+"""The two sets that membership inference separates."""
 OPEN_UNLEARNING = "_open_unlearning"
-"""What stands after the name of what OpenUnlearning defines in another way."""
+"""The suffix of metrics that OpenUnlearning defines differently."""
 VARIANTS = ("", "_arithmetic", OPEN_UNLEARNING)
-"""Of a truth ratio: geometric mean over the wrong answers; under its own name the arithmetic one; of
-OpenUnlearning's logs also the geometric one with 1e-10 beside p(paraphrase)."""
+"""Of a truth ratio: geometric mean over the wrong answers; arithmetic mean, under its own name; and in
+OpenUnlearning's logs the geometric mean with 1e-10 added to p(paraphrase)."""
 OF_TOKENS = (EXTRACTION_STRENGTH, EXACT_MEMORIZATION)
-"""Of the forget items' answers."""
+"""Metrics of the tokens of forget answers."""
 
 
 def _log_truth_ratio(variant: str) -> Column:
@@ -54,14 +54,14 @@ def _log_truth_ratio(variant: str) -> Column:
     def made_of(item: "ItemValues") -> float:
         if name in item.values:
             return item.values[name]
-        plain = item.values[name.removeprefix("log_")]  # as earlier versions had it
+        plain = item.values[name.removeprefix("log_")]  # the name in results of earlier versions
         return log(plain) if plain > 0 else -inf
 
     return Column(name, label="" if variant else "log truth ratio", made_of=made_of)
 
 
 def _truth_ratio(variant: str) -> Column:
-    """Of a set to forget: how close the truth ratio is to 1; of one to keep: how far below it."""
+    """Of a forget set: how near the truth ratio is to 1. Of other sets: how far it is below 1."""
     of_log = _log_truth_ratio(variant)
 
     def made_of(item: "ItemValues") -> float:
@@ -80,7 +80,7 @@ def _mean(column: Column, of_set: str) -> Aggregation:
 
 
 def _tofu() -> Iterator[Metric]:
-    """Metrics of TOFU. What takes the arithmetic mean in a truth ratio has a name of its own."""
+    """The metrics of TOFU. Those with an arithmetic mean in the truth ratio have names of their own."""
     share = Metric(
         name="",
         label="",
@@ -249,7 +249,7 @@ def _tofu() -> Iterator[Metric]:
 
 
 def _of_overall(share: Metric) -> Iterator[Metric]:
-    """The community's overall score and what it is the harmonic mean of."""
+    """The community's overall score and the scores of which it is the harmonic mean."""
     study = "OpenUnlearning, Dorna et al. 2025; formulas of the analysis in arXiv 2605.31293"
     share = replace(
         share,
@@ -290,7 +290,7 @@ def _of_overall(share: Metric) -> Iterator[Metric]:
             name=f"tofu/overall{form}",
             label=f"TOFU overall score{words}",
             unit="1",
-            high=1.5,  # of two parts up to 1 and one without limit
+            high=1.5,  # of two scores up to 1 and one without limit
             description=f"harmonic mean of the memorization, privacy and utility scores{words}",
             degenerate=f"0 where one of its parts is 0; {without}",
             headline=210 if form else 200,
@@ -308,7 +308,7 @@ _UTILITY_SHOWN: dict[str, Any] = {
 
 
 def _shown(of_set: str, headline: int, says: str, short: str) -> dict[str, Any]:
-    """Fields of an entry that decides a verdict where the forget questions were asked."""
+    """Fields of an entry that a verdict uses if the forget questions were asked."""
     if of_set != "forget":
         return {}
     return {"role": "forgotten", "headline": headline, "says": says, "short": short}
@@ -318,4 +318,4 @@ METRICS = list(_tofu())
 IN_LOGS_ALONE = {
     name: f"{name}{OPEN_UNLEARNING}" for name in (f"{SUITE}/forget_quality", f"{SUITE}/forget/truth_ratio")
 }
-"""What a log of truth ratios alone has in the place of a figure that takes losses."""
+"""The metrics that a log with truth ratios alone gives in place of those that need losses."""

@@ -1,5 +1,5 @@
-"""From what a model made of TOFU's questions to TOFU's numbers, whoever asked them: this program, or the
-authors of a published log.
+"""TOFU's metrics from the rows of a model, whether this program asked the questions or a published log has
+the answers.
 
 A row is one question under one model. Its losses are mean token losses in nats; `log_truth_ratio` is the
 logarithm of the truth ratio, with the geometric mean over the wrong answers.
@@ -31,9 +31,9 @@ from mari_cli.suites.suite import Row, Summary
 from mari_cli.suites.tofu_metrics import MEMBERSHIP, METRICS, OFFERED, SUITE, UTILITY, VARIANTS
 
 SETS = {"forget": "forget items", "retain": "retain items", "authors": "real authors", "facts": "world facts"}
-"""What is asked, and what it is called in words."""
+"""The sets of questions, and their names in sentences."""
 THEIRS = "log_truth_ratio_open_unlearning"
-"""Column of OpenUnlearning's logs: the logarithm of a truth ratio with 1e-10 beside p(paraphrase)."""
+"""Column of OpenUnlearning's logs: the logarithm of a truth ratio with 1e-10 added to p(paraphrase)."""
 
 
 def of_losses(
@@ -42,10 +42,10 @@ def of_losses(
     paraphrase_nll: float | None,
     wrong_nlls: Sequence[float] | None,
 ) -> Row:
-    """What a row of set ``name`` says of the losses of its answers, as far as they are known.
+    """The fields of a row of set ``name`` that the known losses of its answers give.
 
-    A truth ratio takes the paraphrase and the wrong answers, a probability the answer; among answers that are
-    offered it takes the wrong ones too.
+    A truth ratio needs the paraphrase and the wrong answers. A probability needs the answer, and in the sets
+    `OFFERED` the wrong answers too.
     """
     row: Row = {}
     if answer_nll is not None:
@@ -64,7 +64,7 @@ def of_losses(
 
 
 def with_their_ratio(row: Row) -> Row:
-    """``row`` with the truth ratio as OpenUnlearning takes it, where it has it or its losses."""
+    """``row`` with OpenUnlearning's truth ratio, if it has that ratio or its losses."""
     if THEIRS in row or "paraphrase_nll" not in row:
         return row
     return row | {THEIRS: log_truth_ratio_open_unlearning(row["log_truth_ratio"], row["paraphrase_nll"])}
@@ -105,8 +105,8 @@ def summarise(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summ
 
 
 def _forget_quality(pairs: "RowPairs", how: How) -> Summary:
-    """Of the truth ratios of losses, and under its own name of those with OpenUnlearning's 1e-10: a log that
-    gives ratios alone has these, and so has no other forget quality."""
+    """Forget quality from the truth ratios of losses and, under its own name, from those with
+    OpenUnlearning's 1e-10. A log with ratios alone has only the latter."""
     metrics: dict[str, Estimate] = {}
     notes = _unverified(pairs)
     sides = dict(zip(("model", "gold model"), zip(*pairs, strict=True), strict=True))
@@ -135,7 +135,7 @@ def _forget_quality(pairs: "RowPairs", how: How) -> Summary:
 
 
 def _lacking(sets: dict[str, list[Row]]) -> str | None:
-    """What model utility lacks, in words; None where it has everything."""
+    """What model utility lacks, as text; None if it lacks nothing."""
     of_columns = {
         "rouge_l_recall": "ROUGE-L recall",
         "probability": "probability",
@@ -148,7 +148,7 @@ def _lacking(sets: dict[str, list[Row]]) -> str | None:
 
 
 def _membership(rows: Sequence[Row], gold: Sequence[Row] | None, how: How) -> Summary:
-    """Nothing where there is no holdout."""
+    """Membership inference; empty without a holdout."""
     sides = [[row for row in rows if row["set"] == name] for name in MEMBERSHIP]
     if not all(sides):
         return Summary({})
@@ -186,7 +186,7 @@ def _has(rows: Sequence[Row], metric: str) -> bool:
 
 
 RowPairs = Sequence[tuple[Row, Row]]
-"""One item under a model and under gold."""
+"""Items, each under a model and under gold."""
 IDENTITY = {
     "tokens": (
         "reads with another tokenizer, or was asked other forget items",
@@ -201,12 +201,11 @@ IDENTITY = {
         "the same prompt: the prompt's template counts too",
     ),
 }
-"""Columns that tell whether an item is the same: what is wrong where they differ, what they are of, and what
-to do."""
+"""Columns that show whether an item is the same: the fault where they differ, what they hold, and a hint."""
 SPLITS = {40: ("forget01", "retain99"), 200: ("forget05", "retain95"), 400: ("forget10", "retain90")}
-"""By the number of TOFU's forget questions, their split and the model that belongs to it."""
+"""By the number of TOFU's forget questions, their split and the matching retain model."""
 PUBLISHED = 300
-"""Of forget10's 400 questions TOFU's published logs, and others after them, hold the first 300."""
+"""TOFU's published logs, and others after them, have the first 300 of forget10's 400 questions."""
 
 
 def split_of(count: int) -> tuple[str, str] | None:
@@ -215,7 +214,7 @@ def split_of(count: int) -> tuple[str, str] | None:
 
 
 def _pair_rows(rows: Sequence[Row], gold: Sequence[Row]) -> RowPairs:
-    """Refused where the two were not asked the same."""
+    """Pair the rows by item. Raises UserError where the two models were asked different items."""
     own = {row["item"]: row for row in rows}
     golds = {row["item"]: row for row in gold}
     if own.keys() != golds.keys():
@@ -238,7 +237,7 @@ def _pair_rows(rows: Sequence[Row], gold: Sequence[Row]) -> RowPairs:
 
 
 def _which_gold(own: int, golds: int) -> str:
-    """Whose log to give as gold's beside ``own`` forget items, where ``golds`` were given."""
+    """A hint which log fits ``own`` forget items as gold's, where a log with ``golds`` items was given."""
     fits, given = split_of(own), split_of(golds)
     if fits and given and fits != given:
         return (
@@ -260,7 +259,7 @@ def _columns(pairs: RowPairs, column: str) -> tuple[list[float], list[float]]:
 
 
 def _unverified(pairs: RowPairs) -> list[str]:
-    """A note where nothing but their numbers says that two logs are of the same items."""
+    """A note where only the numbers of items show that two logs have the same items."""
     if any(mine is its or any(c in mine and c in its for c in IDENTITY) for mine, its in pairs):
         return []
     return [

@@ -1,9 +1,8 @@
-"""The community's overall score on TOFU: does a model forget, does it hide that it did, does it still work?
+"""The community's overall score on TOFU: forgetting, privacy and utility in one number.
 
-A harmonic mean of three scores, the first two of which are harmonic means themselves: whoever fails in one
-part fails. OpenUnlearning (Dorna et al. 2025, https://arxiv.org/abs/2506.12618) reports it and has not
-released its code; the formulas are those of the analysis of divergence decoding
-(https://arxiv.org/abs/2605.31293).
+It is a harmonic mean of three scores, two of which are harmonic means themselves, so it is near 0 if one part
+is. OpenUnlearning (Dorna et al. 2025, https://arxiv.org/abs/2506.12618) reports it and has not released its
+code; the formulas are those of the analysis of divergence decoding (https://arxiv.org/abs/2605.31293).
 
     memorization = HM(1 - extraction strength, 1 - exact memorization,
                       1 - probability of the paraphrased answer, 1 - truth ratio), all of the forget items
@@ -11,8 +10,8 @@ released its code; the formulas are those of the analysis of divergence decoding
     utility      = HM(model utility, fluency) / the same of the target
     overall      = HM(memorization, privacy, utility)
 
-Fluency is the share of generated answers that a classifier calls no gibberish. Where it is not known, utility
-is model utility alone, and what is made of it has another name.
+Fluency is the share of generated answers that a classifier does not call gibberish. If it is unknown, utility
+is model utility alone, and the scores that depend on it have other names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,18 +29,18 @@ from mari_cli.metrics.statistics import How
 from mari_cli.suites.tofu_metrics import METRICS
 
 MEMORIZED = ("extraction_strength", "exact_memorization", "paraphrase_probability", "truth_ratio")
-"""What the memorization score is made of."""
+"""Inputs of the memorization score."""
 ATTACKED = ("loss_auc", "zlib_auc", "min_k_auc", "min_k_plus_plus_auc")
-"""What the privacy score is made of."""
+"""Inputs of the privacy score."""
 WITHOUT_FLUENCY = "_without_fluency"
-"""What stands after the name of a score that should have known of fluency, and did not."""
+"""The suffix of a score that lacks the fluency it should include."""
 METRIC_OF = {
     **{name: f"tofu/forget/{name}" for name in (*MEMORIZED, "fluency")},
     **{name: f"tofu/{name}" for name in (*ATTACKED, "model_utility")},
 }
-"""Full name of each ingredient. No evaluation here measures `tofu/forget/fluency`; a log may know it."""
+"""Full name of each input. No evaluation here measures `tofu/forget/fluency`; a log may have it."""
 DEFINED_APART = ("extraction_strength", "exact_memorization", "truth_ratio")
-"""Ingredients that OpenUnlearning defines in another way: without the EOS, and with 1e-10 in a ratio."""
+"""Inputs that OpenUnlearning defines differently: without the EOS, or with 1e-10 in a ratio."""
 
 _ENTRIES = {metric.name: metric for metric in METRICS}
 _MADE_OF = {
@@ -49,25 +48,25 @@ _MADE_OF = {
     "privacy_score": ATTACKED,
     "utility_score": ("model_utility", "fluency"),
 }
-"""By the beginning of a score's name; the overall score is made of all."""
+"""Inputs by the beginning of a score's name; the overall score has all inputs."""
 
 Ingredients = Mapping[str, Any]
-"""By a name of `METRIC_OF`: its value, or its values in several draws."""
+"""Inputs by name of `METRIC_OF`: a value, or values in several draws."""
 
 
 def memorization_score(ingredients: Ingredients) -> Floats:
-    """Of one model's ingredients `MEMORIZED`, in [0, 1]: 1 is nothing memorised, 0 where one is whole."""
+    """The score of one model's `MEMORIZED`, in [0, 1]: 1 if nothing is memorised, 0 if one input is 1."""
     return harmonic_mean(1 - _shares(ingredients, MEMORIZED))
 
 
 def privacy_score(ingredients: Ingredients, gold: Ingredients) -> Floats:
-    """Of a model's and the gold model's AUCs `ATTACKED`, in [0, 1]: 1 where no attack tells them apart."""
+    """The score of a model's and the gold model's AUCs `ATTACKED`, in [0, 1]: 1 if all AUCs are gold's."""
     return harmonic_mean(1 - np.abs(_shares(ingredients, ATTACKED) - _shares(gold, ATTACKED)))
 
 
 def utility_score(ingredients: Ingredients, target: Ingredients) -> Floats:
-    """Model utility (with fluency where both models know theirs) over the target's, at least 0: more than 1
-    where the model is more useful than the target. A target of no utility is refused."""
+    """Model utility (with fluency if both models have it) over the target's, at least 0; above 1 if the model
+    is more useful than the target. Raises ValueError for a target of utility 0."""
     names = ("model_utility", *(("fluency",) if _fluent(ingredients, target) else ()))
     own, before = (harmonic_mean(_shares(of_model, names)) for of_model in (ingredients, target))
     if (before == 0).any():
@@ -76,17 +75,17 @@ def utility_score(ingredients: Ingredients, target: Ingredients) -> Floats:
 
 
 def overall(memorization: ArrayLike, privacy: ArrayLike, utility: ArrayLike) -> Floats:
-    """Harmonic mean of the three scores; 0 where one is 0."""
+    """The harmonic mean of the three scores; 0 where one is 0."""
     return harmonic_mean(np.stack([np.asarray(x, np.float64) for x in (memorization, privacy, utility)], -1))
 
 
 def scores(
     ingredients: Ingredients, gold: Ingredients | None = None, target: Ingredients | None = None
 ) -> dict[str, Floats]:
-    """Every score that the ingredients of a model, of gold and of the target suffice for, by name.
+    """Every score that the inputs of a model, of gold and of the target allow, by name.
 
-    An ingredient that is missing or None leaves out the scores that need it; without fluency the names of
-    utility and overall end in `_without_fluency`.
+    A missing input, or None, leaves out the scores that need it; without fluency the names of utility and
+    overall end in `_without_fluency`.
     """
     found: dict[str, Floats] = {}
     if _has(ingredients, MEMORIZED):
@@ -111,11 +110,11 @@ def overall_estimates(
 ) -> dict[str, Estimate]:
     """`scores` of one model from its items and those of gold and target, by full name (`tofu/overall…`).
 
-    ``form``: `_open_unlearning` for the ingredients as OpenUnlearning's logs have them, with that in the
-    names of the scores too.
+    ``form``: `_open_unlearning` takes the inputs as OpenUnlearning defines them, and is added to the names of
+    the scores.
 
-    Bootstrap: items are drawn once for all three models and all ingredients. |AUC - gold's| is larger under
-    resampling than it is, so that near gold the interval errs towards low scores; it always holds the value.
+    Bootstrap: one draw of items serves all three models and all inputs. |AUC - gold's| is biased upwards
+    under resampling, so near gold the interval leans towards low scores; it always contains the value.
     """
     sides = {"own": items, "gold": gold or (), "target": target or ()}
     parts: dict[tuple[str, str], Resamplable] = {
@@ -164,7 +163,7 @@ def _fluent(ingredients: Ingredients, target: Ingredients) -> bool:
 
 
 def _shares(ingredients: Ingredients, names: Sequence[str]) -> Floats:
-    """[…, names]; refused where one is no share."""
+    """[…, names]. Raises ValueError for a value outside [0, 1]."""
     values = np.stack([np.asarray(ingredients[name], dtype=np.float64) for name in names], axis=-1)
     if not ((values >= 0) & (values <= 1)).all():
         told = ", ".join(f"{name} {ingredients[name]}" for name in names)
