@@ -1,1 +1,1 @@
-"""Result files in, tables, plots and HTML out: no model, no torch."""
+"""Reports: result files in, tables, plots and HTML out, without a model and without torch."""

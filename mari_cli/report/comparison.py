@@ -1,9 +1,9 @@
-"""How results are read: which models stand side by side, how far each is from gold, what can be told apart.
+"""Comparison of results: which models stand side by side, how far each is from gold, which are separable.
 
-The gold model (trained without the forget data) is the yardstick of every metric whose direction is `gold`:
-a higher forget loss than gold's is over-forgetting, never a better result. Two models are told apart where
-the interval of their difference excludes 0: on the same items, over seeds where there are several, and from
-their two intervals where there is neither.
+The gold model (trained without the forget data) is the reference of every metric whose direction is `gold`: a
+higher forget loss than gold's is over-forgetting, never a better result. Two models are separable if the
+interval of their difference excludes 0. The difference is taken on the same items, over seeds if there are
+several, and from the two intervals if neither is possible.
 """
 
 import json
@@ -38,17 +38,17 @@ ModelRole = Literal["target", "gold", "unlearned", "model"]
 
 
 class Standing(StrEnum):
-    """Where a value stands on the way from before to gold."""
+    """The position of a value between the target's value (before) and gold's."""
 
-    at = "as gold"  # not separable from it
-    short = "short of gold"  # still on the side of before
-    past = "past gold"  # further than gold: over-forgetting
-    away = "away from gold"  # further from gold than before, on the side of before
-    off = "off gold"  # differs, where before was as gold or is not known
+    at = "as gold"  # not separable from gold
+    short = "short of gold"  # between before and gold
+    past = "past gold"  # on the other side of gold: over-forgetting
+    away = "away from gold"  # on the side of before, but further from gold than before
+    off = "off gold"  # differs from gold, and before was as gold or is unknown
 
 
 class Change(StrEnum):
-    """Where a value stands against before, for what should be kept."""
+    """A value compared with the value before, for data that should be kept."""
 
     kept = "as before"
     better = "better"
@@ -67,7 +67,7 @@ class Side:
 
     @property
     def model(self) -> ModelResult:
-        """Its metrics: over the seeds where there are several."""
+        """The model's metrics; the mean over seeds if there are several runs."""
         models = [run.models[self.role] for run in self.runs]
         if len(models) == 1:
             return models[0]
@@ -75,7 +75,7 @@ class Side:
         return ModelResult(metrics=metrics_over_seeds(by_seed, confidence=confidence_of(self.runs)))
 
     def by_seed(self, metric: str) -> dict[int, float]:
-        """The value of each seed that has one."""
+        """The value of each seed that has the metric."""
         found = {run.seed or 0: run.models[self.role].metrics.get(metric) for run in self.runs}
         return {seed: estimate.value for seed, estimate in found.items() if estimate is not None}
 
@@ -83,7 +83,7 @@ class Side:
 def metrics_over_seeds(
     by_seed: Mapping[int, Mapping[str, Estimate]], *, confidence: float
 ) -> dict[str, Estimate]:
-    """What every seed has, over all of them."""
+    """The metrics that every seed has, as means over seeds."""
     first, *others = by_seed.values()
     return {
         name: over_seeds(
@@ -98,19 +98,19 @@ def metrics_over_seeds(
 
 
 def confidence_of(runs: Iterable[RunData]) -> float:
-    """What the intervals of the runs cover, as they say; 0.95 where they do not."""
+    """The confidence level of the runs' intervals from their configs, else 0.95."""
     return float(next((level for run in runs if (level := run.setting("metrics.confidence"))), 0.95))
 
 
 def side_of(role: ModelRole, runs: tuple[RunData, ...]) -> Side:
-    """The model of that role; one that serves all the runs, as a shared gold model, is one model."""
+    """The model with ``role``; a model that all runs share, as a shared gold model, counts once."""
     one = role in ("target", "gold") and len({_identity(run, role) for run in runs}) == 1
     return Side(role=role, runs=runs[:1] if one else runs)
 
 
 def difference(metric: str, a: Side, b: Side) -> Difference | None:
-    """Of ``a`` less ``b``; None where nothing judges it. Seeds without any spread leave it to the items."""
-    if metric_of(metric).is_test:  # p-values do not subtract; the statistic behind them does
+    """``a`` minus ``b``; None if no interval exists. Seeds without spread are compared by items instead."""
+    if metric_of(metric).is_test:  # p-values do not subtract; their test statistic does
         return None
     if len(a.runs) > 1 or len(b.runs) > 1:
         over = difference_over_seeds(
@@ -126,7 +126,7 @@ def difference(metric: str, a: Side, b: Side) -> Difference | None:
 
 
 def _beside(side: Side, other: Side, metric: str) -> dict[int, float]:
-    """Values by seed; a target or gold model that serves every seed of ``other`` has its value at each."""
+    """Values by seed; the value of a shared target or gold model is repeated for each seed of ``other``."""
     values = side.by_seed(metric)
     if len(side.runs) == 1 and len(other.runs) > 1 and side.role in ("target", "gold"):
         return {seed: value for value in values.values() for seed in other.by_seed(metric)}
@@ -151,7 +151,8 @@ def _of_models(metric: str, a: Side, b: Side) -> Difference | None:
         assert whole
         assert estimate
         if not math.isclose(whole.value, estimate.value, rel_tol=1e-6, abs_tol=1e-9):
-            return difference_of_estimates(estimates[0], estimates[1])  # not made of these items as we think
+            # the run computed the metric in another way than from these items
+            return difference_of_estimates(estimates[0], estimates[1])
     return paired_difference(taken_apart[0], taken_apart[1], _how(ours, theirs))
 
 
@@ -160,7 +161,7 @@ def _how(ours: RunData, theirs: RunData) -> How:
 
 
 def _of_distances(metric: str, a: Side, b: Side) -> Difference | None:
-    """Of distances over the same metrics: from the items of both runs' models, target and gold among them."""
+    """The difference of two distances with the same metrics, from the items of all models of both runs."""
     ours, theirs = a.runs[0], b.runs[0]
     if ours.entered is None or theirs.entered is None or ours.entered.metrics != theirs.entered.metrics:
         return None
@@ -178,8 +179,8 @@ def _of_distances(metric: str, a: Side, b: Side) -> Difference | None:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonRow:
-    """One model in a comparison, or one method over its seeds; ``target`` and ``gold`` are what to read it
-    against. ``run`` is the first of its ``runs``, which differ in their seed alone."""
+    """One model in a comparison, or one method over its seeds, with ``target`` and ``gold`` for reference.
+    ``run`` is the first of ``runs``, which differ in their seed alone."""
 
     label: str
     role: ModelRole
@@ -194,7 +195,7 @@ class ComparisonRow:
 
     @property
     def seeds(self) -> list[int]:
-        """Of several runs; empty for one."""
+        """Seeds of several runs; empty for one run."""
         return [run.seed or 0 for run in self.runs] if len(self.runs) > 1 else []
 
     @property
@@ -205,7 +206,7 @@ class ComparisonRow:
         return self.model.metrics.get(metric)
 
     def distance(self, metric: str) -> float | None:
-        """Signed distance to gold."""
+        """The value minus gold's value."""
         here, gold = self.estimate(metric), self.gold.metrics.get(metric) if self.gold else None
         return None if here is None or gold is None or self.role == "gold" else here.value - gold.value
 
@@ -213,7 +214,7 @@ class ComparisonRow:
         if self.gold is None or self.role == "gold" or self.estimate(metric) is None:
             return None
         if metric_of(metric).is_test:
-            if len(self.runs) > 1:  # a mean of p-values is none
+            if len(self.runs) > 1:  # a mean of p-values is no p-value
                 return None
             at = self.model.metrics[metric].value >= 1 - confidence_of(self.runs)
             return Standing.at if at else Standing.off
@@ -233,7 +234,7 @@ class ComparisonRow:
 
 
 def metric_of(name: str) -> Metric:
-    """The registered metric, or a bare description of one that a later version wrote."""
+    """The registered metric, or a bare entry for a metric of a later version."""
     try:
         return describe(name)
     except UserError:
@@ -252,7 +253,7 @@ def metric_of(name: str) -> Metric:
 
 
 def standing(from_gold: Difference | None, before_from_gold: Difference | None) -> Standing | None:
-    """By the differences to gold, now and before; None where nothing judges the one now."""
+    """The standing from the differences to gold, now and before; None if there is no interval now."""
     if from_gold is None or from_gold.separable is None:
         return None
     if not from_gold.separable:
@@ -276,7 +277,7 @@ def change(from_before: Difference | None, *, direction: str) -> Change | None:
 
 
 def by_seed(runs: Iterable[RunData]) -> list[tuple[RunData, ...]]:
-    """The runs, those that differ in nothing but their seed together, in the order of their seeds."""
+    """The runs in groups that differ in their seed alone, each in the order of seeds."""
     groups: list[tuple[str, list[RunData]]] = []
     for run in runs:
         alike = _but_for_the_seed(run)
@@ -290,7 +291,7 @@ def by_seed(runs: Iterable[RunData]) -> list[tuple[RunData, ...]]:
 
 
 _PLACES = frozenset({"seed", "out", "cache", "tracker"})
-"""Top-level keys that may differ between runs of one method: the seed, and what no number depends on."""
+"""Top-level keys that may differ between runs of one method: the seed, and keys that change no number."""
 
 
 def _but_for_the_seed(run: RunData) -> str:
@@ -299,7 +300,7 @@ def _but_for_the_seed(run: RunData) -> str:
 
 
 def run_labels(runs: list[RunData]) -> list[str]:
-    """The runs' names, with the directory's where a name says too little."""
+    """The runs' names, with the directory's name added where names are equal."""
     names = [run.name for run in runs]
     return [
         run.name if names.count(run.name) == 1 else f"{run.name} ({run.path.resolve().name})" for run in runs
@@ -321,14 +322,14 @@ def _group_labels(groups: list[tuple[RunData, ...]]) -> list[str]:
 
 
 def _place(run: RunData) -> str:
-    """The run's directory, without what it says of the seed."""
+    """The name of the run's directory without its seed."""
     return re.sub(r"_?seed=-?\d+", "", run.path.resolve().name)
 
 
 def comparison_rows(runs: list[RunData]) -> list[ComparisonRow]:
-    """Targets, then gold models, then what the runs made of them; runs of several seeds as one.
+    """Rows of targets, then gold models, then results; runs that differ in their seed alone are one row.
 
-    A target or gold shared by several runs (same weights, measured on the same data) stands there once.
+    A target or gold that several runs share (same weights, measured on the same data) has one row.
     """
     groups = by_seed(runs)
     labels = _group_labels(groups)
@@ -365,18 +366,18 @@ def _row(label: str, role: ModelRole, group: tuple[RunData, ...]) -> ComparisonR
 
 
 def results(rows: list[ComparisonRow]) -> list[ComparisonRow]:
-    """The rows that a run is about: neither before nor gold."""
+    """The rows of the models that runs made or measured, without target and gold."""
     return [row for row in rows if row.role in ("unlearned", "model")]
 
 
 def metric_names(rows: Iterable[ComparisonRow]) -> list[str]:
-    """Every metric any row has, in the registry's order, unknown ones last."""
+    """Every metric that any row has, in the registry's order, unknown ones last."""
     there = {name for row in rows for name in row.model.metrics}
     return [name for name in METRICS if name in there] + sorted(there - METRICS.keys())
 
 
 def data_hashes(run: RunData) -> tuple[tuple[str, str], ...]:
-    """What identifies the data of a run, corpus by corpus; nothing for logs, whose hash is a model's."""
+    """The hash of each corpus of a run; empty for logs, whose hash is a model's."""
     if run.setting("from_log"):
         return ()
     return tuple(
@@ -386,7 +387,7 @@ def data_hashes(run: RunData) -> tuple[tuple[str, str], ...]:
 
 
 def differing_corpora(runs: list[RunData]) -> list[str]:
-    """Corpora that are not the same in all runs: their numbers must not be compared."""
+    """Corpora that differ between the runs, so that their numbers must not be compared."""
     found: dict[str, set[str]] = {}
     for run in runs:
         for corpus, digest in data_hashes(run):
@@ -395,12 +396,12 @@ def differing_corpora(runs: list[RunData]) -> list[str]:
 
 
 def unshared(rows: list[ComparisonRow]) -> list[str]:
-    """What was asked of some of the results and not of all, each with who was asked it, in words."""
+    """Corpora and suites that only some of the results have, each as text with the models that have it."""
     shown = results(rows)
     asked: dict[str, list[str]] = {}
     for row in shown:
         for what in dict.fromkeys(suite_of(name) or name.split("/")[0] for name in row.model.metrics):
-            if what in ("benchmark", "marginal", "privacy", "facts", "holdout"):  # of what there is anyway
+            if what in ("benchmark", "marginal", "privacy", "facts", "holdout"):  # not worth a warning
                 continue
             told = f"the {what} corpus" if what in GROUPS else what.upper()
             asked.setdefault(told, []).append(row.label)
@@ -412,7 +413,7 @@ def unshared(rows: list[ComparisonRow]) -> list[str]:
 
 
 def differing_items(rows: list[ComparisonRow]) -> list[str]:
-    """Sets of which not all runs were asked the same items, in words; each set once."""
+    """Sets in which the runs were asked different items, as text; each set once."""
     single = [row for row in results(rows) if not row.seeds]
     found: dict[str, str] = {}
     for row in single[1:]:
@@ -426,7 +427,7 @@ def differing_items(rows: list[ComparisonRow]) -> list[str]:
 
 
 def _items_by_set(row: ComparisonRow) -> dict[str, set[Identity]]:
-    """By set, the items."""
+    """The items of each set."""
     found: dict[str, set[Identity]] = {}
     for item in row.run.items_of(row.role):
         found.setdefault("/".join(filter(None, [item.suite, item.set])), set()).add(item.identity)
@@ -441,7 +442,7 @@ _JUDGED: dict[By, str] = {
 
 
 def not_separable(rows: list[ComparisonRow], *, confidence: str) -> str | None:
-    """What of the runs the data cannot tell apart, a sentence for each way to judge; None: nothing."""
+    """For each kind of test a sentence with the metrics that do not separate the runs; None: all do."""
     shown = results(rows)
     found: dict[By, list[str]] = {}
     of_suites = [name for name in metric_names(shown) if suite_of(name)]

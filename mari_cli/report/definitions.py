@@ -1,4 +1,4 @@
-"""The definitions of the metrics that a report shows, as HTML to stand at its end."""
+"""The definitions of the metrics of a report, as HTML for its end."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ class Definition:
 
 
 def anchor_of(metric: str) -> str | None:
-    """Where a report explains the metric of that full name; None where nobody does."""
+    """The anchor of a metric's definition in a report; None if no page defines the metric."""
     page = page_about(metric)
     return _anchor(page) if page else None
 
 
 STATISTICS = "about-statistics"
-"""Where a report explains intervals and differences."""
+"""The anchor of the page about intervals and differences."""
 WHAT_IT_PROVES = "about-what_it_proves"
-"""Where a report says what it shows, and what not."""
+"""The anchor of the page about what a report shows, and what it does not."""
 
 
 def definitions(metrics: Iterable[str]) -> list[Definition]:
-    """Of these metrics by full name, each page once; last those about all."""
+    """The pages of ``metrics``, given by full name, each once; the general pages come last."""
     pages = {page.name: page for name in metrics if (page := page_about(name))}
     return [_definition(page) for page in (*pages.values(), statistics_page(), proof_page())]
 
@@ -41,7 +41,7 @@ def _anchor(page: Page) -> str:
 
 
 def _definition(page: Page) -> Definition:
-    """Tags in a page's text are escaped; a report has its own headings above these."""
+    """A page as HTML. Tags in its text are escaped, and its headings are two levels lower in a report."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = reader.parse(page.text)
     end_of_title = next(i for i, token in enumerate(tokens) if token.type == "heading_close") + 1

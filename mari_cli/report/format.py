@@ -1,13 +1,12 @@
-"""Numbers as people read them: aligned, with a real minus sign, and never hiding what is not finite."""
+"""Numbers formatted for people: few digits, a real minus sign, and a word for values that are not finite."""
 
 import math
 
 
 def number(value: float, *, signed: bool = False) -> str:
-    """Three decimals where that says something, a fourth below a hundredth, fewer for large values, powers of
-    ten at the extremes."""
+    """Three decimals, a fourth below a hundredth, fewer for large values, powers of ten at the extremes."""
     if math.isnan(value):
-        return "not finite"  # NaN, or an infinity that JSON had no word for
+        return "not finite"  # NaN, or an infinity, which JSON cannot hold
     size = abs(value)
     sign = "−" if value < 0 else "+" if signed and value > 0 else ""
     if math.isinf(value):
@@ -25,7 +24,7 @@ def interval(low: float | None, high: float | None) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in words that never round to `0 %` or `100 %` what is neither."""
+    """A share in percent. No other share than 0 and 1 is rounded to `0 %` or `100 %`."""
     if not math.isfinite(share):
         return number(share)
     if 0 < share < 0.005:

@@ -1,5 +1,4 @@
-"""In plain words: how far a model is from gold in one figure, what that figure is made of, and what the data
-that no model has seen did meanwhile."""
+"""Sentences about the distance to gold, its terms, and the drift of data that no model has seen."""
 
 from mari_cli.metrics.corpora import (
     AUC_FROM_GOLD,
@@ -16,11 +15,11 @@ from mari_cli.report.format import interval, listed, number, percent
 from mari_cli.report.read import RunData
 
 Points = list[tuple[str, str]]
-"""A lead word, and what it leads to."""
+"""A lead word and its text."""
 
 
 def distance(row: ComparisonRow) -> tuple[list[str], Points]:
-    """The figure in a sentence; its sides with their terms, and what is left out. Nothing without one."""
+    """The distance in a sentence; its sides, their terms and what is left out as points. May be empty."""
     entered = row.run.entered
     whole, forget, kept = (row.estimate(name) for name in (DISTANCE, FORGET_SIDE, KEPT_SIDE))
     items = next((side.n for side in (forget, kept) if side), None)
@@ -52,7 +51,7 @@ def distance(row: ComparisonRow) -> tuple[list[str], Points]:
 
 
 def in_short(row: ComparisonRow) -> str:
-    """The figure for a headline; empty without one."""
+    """The distance for a headline; empty without it."""
     whole = row.estimate(DISTANCE)
     if whole is None or row.role == "gold":
         return ""
@@ -74,7 +73,7 @@ def distances(rows: list[ComparisonRow]) -> Points:
 
 
 def drift(row: ComparisonRow) -> list[str]:
-    """What was never seen: its loss against before and gold, and what the loss detector makes of it."""
+    """Unseen data: its loss against before and gold, and the AUC of the loss detector against gold's."""
     before, gold = row.estimate(FROM_TARGET), row.estimate(FROM_GOLD)
     apart = row.estimate(AUC_FROM_GOLD)
     sentences = []
@@ -99,7 +98,7 @@ def drift(row: ComparisonRow) -> list[str]:
 
 
 def differing_distances(runs: list[RunData]) -> str | None:
-    """A warning where distances to gold are means over different metrics, and no one figure."""
+    """A warning if distances to gold are means over different metrics, which must not be compared."""
     sets = {run.entered.metrics for run in runs if run.entered}
     if len(sets) < 2:
         return None
@@ -151,7 +150,7 @@ def _signed(estimate: Estimate) -> str:
 
 
 def _same(estimate: Estimate) -> str:
-    """What the interval of a difference says, where it holds 0."""
+    """A sentence that a difference is not separable from 0; empty if the interval excludes 0."""
     if estimate.low is None or estimate.high is None or not estimate.low <= 0 <= estimate.high:
         return ""
     return " That is not separable from no difference." if estimate.value else ""

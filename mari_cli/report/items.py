@@ -1,4 +1,4 @@
-"""The items of one run one by one, set by set, those that call for a look first. No word of them."""
+"""The items of one run by set, those first that need attention; their text is never shown."""
 
 import math
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from mari_cli.report.format import number
 from mari_cli.suites.registry import METRICS
 
 MOST = 200
-"""Items shown of a set to be forgotten."""
+"""Items shown of a forget set."""
 MOST_OF_OTHERS = 50
 
 _BESIDE = {"truth_ratio": "truth ratio", "tokens": "tokens", "cut": "cut"}
-"""What a row holds beside the columns of metrics, and its name here; the first is of earlier versions."""
+"""Values of a row that are no columns of metrics, and their headings; earlier versions wrote the first."""
 _COLUMNS = {
     column.name: column
     for metric in METRICS.values()
@@ -29,23 +29,23 @@ _COLUMNS = {
 class ItemCell:
     text: str
     order: float | str
-    """What a column is sorted by."""
+    """The value by which a column is sorted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ItemTable:
     name: str
-    """Of the set, after its suite's."""
+    """Name of the set, after its suite's name."""
     columns: list[str]
     rows: list[list[ItemCell]]
     total: int
-    """Items there are."""
+    """The number of items of the set."""
     order: str
-    """Which items come first, in words."""
+    """A sentence about which items come first."""
 
 
 def item_tables(row: ComparisonRow) -> list[ItemTable]:
-    """Of each set of the corpora and of a suite; the answers to benchmarks are right or wrong and no more."""
+    """Tables of the sets of corpora and suites. Benchmarks have none: answers are only right or wrong."""
     asked = dict.fromkeys((item.suite, item.set) for item in row.run.items_of(row.role))
     own = {"forget", "retain", "holdout"}
     return [_table(row, suite, set) for suite, set in asked if suite is not None or set in own]
@@ -72,7 +72,7 @@ def _table(row: ComparisonRow, suite: str | None, set: str) -> ItemTable:
         *([f"{word} of gold"] if gold else []),
         *([f"now − {versus}"] if beside else []),
     ]
-    sign = 1 if main == ANSWER_NLL.name else -1  # a loss is low where an item is known
+    sign = 1 if main == ANSWER_NLL.name else -1  # a low loss means that an item is known
     first = sign if forget else -sign
     rows = []
     for place, item in now.items():
@@ -110,7 +110,7 @@ def _apart(item: ItemValues, other: ItemValues | None, name: str) -> float | Non
 
 
 def _place(value: float | None, sign: int) -> float:
-    """Small for what comes first; what is not finite comes last."""
+    """The sort key: small for items that come first, infinite for values that are not finite."""
     return sign * value if value is not None and math.isfinite(value) else math.inf
 
 
@@ -125,7 +125,7 @@ def _cell(value: float | None, *, signed: bool = False) -> ItemCell:
 
 
 def _short(value: float, signed: bool) -> str:
-    """Whole numbers as such."""
+    """``value`` as text; whole numbers have no decimals."""
     whole = value.is_integer() and abs(value) < 1e5
     return f"{value:.0f}" if whole else number(value, signed=signed)
 

@@ -1,7 +1,7 @@
-"""The result in plain words, for someone who answers for the data and does not read tables.
+"""The result in plain sentences, for a reader who is responsible for the data and does not read tables.
 
-Every sentence is computed from the numbers and claims no more than they carry: no gold model, no verdict; a
-loss above gold's is over-forgetting; a bound for one token says nothing of a whole answer.
+Every sentence is computed from the numbers and claims no more than they show: without a gold model there is
+no verdict; a loss above gold's is over-forgetting; a bound for one token is no bound for a whole answer.
 """
 
 import math
@@ -45,7 +45,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One metric in plain words; ``reading`` judges it in a word or two, ``note`` says what to know of it."""
+    """One metric in plain words; ``reading`` is its verdict in a few words, ``note`` a further remark."""
 
     says: str
     n: int
@@ -59,7 +59,7 @@ class Measure:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A heading and what stands under it: sentences, points with a lead word, figures."""
+    """A heading with its sentences, its points (each with a lead word) and its measures."""
 
     heading: str
     sentences: list[str] = field(default_factory=list)
@@ -95,7 +95,7 @@ def summarise(runs: list[RunData]) -> Narrative:
 
 
 def confidence(runs: list[RunData]) -> str:
-    """What the intervals cover, as `95 %`."""
+    """The confidence level of the intervals, as `95 %`."""
     levels = {run.setting("metrics.confidence") for run in runs} - {None}
     return f"{100 * float(levels.pop()):g} %" if len(levels) == 1 else "95 %" if not levels else "stated"
 
@@ -211,7 +211,7 @@ def _without_gold(row: ComparisonRow) -> list[str]:
         "How such a model would answer is unknown, so the figures can be read against before only."
     ]
     forget, unseen = row.estimate("forget/answer_nll"), row.estimate("holdout/answer_nll")
-    if forget and unseen and (apart := difference_of_estimates(forget, unseen)):  # of different items
+    if forget and unseen and (apart := difference_of_estimates(forget, unseen)):  # items differ
         if not apart.separable:
             level = "is at the level of data that no model saw"
         elif forget.value < unseen.value:
@@ -226,7 +226,7 @@ def _without_gold(row: ComparisonRow) -> list[str]:
 
 
 def _beside(row: ComparisonRow) -> list[Claim]:
-    """How far from gold in one figure, and what was never seen; nothing where neither is known."""
+    """Claims about the distance to gold and about unseen data; empty if both are unknown."""
     sentences, points = distance(row)
     claims = (
         Claim(heading="How far from gold, in one figure", sentences=sentences, points=points),
@@ -242,11 +242,11 @@ def _kept(row: ComparisonRow) -> Claim:
 
 
 def _bound(made: list[ComparisonRow], rows: list[ComparisonRow]) -> Claim:
-    """What the Fano bound says, beside what it does not: always both."""
+    """The Fano bound with its limits: always both."""
     heading = "What the bound says, and what it does not"
     told = [row for row in made if row.estimate("marginal/fano_accuracy_bound")]
     if not any(row.estimate("forget/answer_nll") for row in made):
-        return Claim(heading=heading)  # only a suite or benchmarks were asked: nobody looks for it there
+        return Claim(heading=heading)  # a report of a suite or of benchmarks alone needs no bound
     if not told:
         return Claim(
             heading=heading,
@@ -306,7 +306,7 @@ def _claims_of_model(row: ComparisonRow) -> list[Claim]:
 
 
 def _by_suite(row: ComparisonRow) -> list[Claim]:
-    """Of each suite what should be as gold's, then what should be as before."""
+    """A claim for each suite: first metrics that should be as gold's, then those that should be as before."""
     every = [*judged_metrics("forgotten", suites=True), *judged_metrics("kept", suites=True)]
     names = [name for name in every if row.estimate(name)]
     return [
@@ -387,7 +387,7 @@ def _bound_of(row: ComparisonRow) -> float:
 
 
 def _fine(share: float) -> str:
-    """Accuracies near one half need a decimal."""
+    """A percentage with a decimal, because accuracies near one half need it."""
     return f"{100 * share:.1f} %" if math.isfinite(share) else number(share)
 
 

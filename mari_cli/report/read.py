@@ -1,4 +1,4 @@
-"""A finished run directory as typed values, which is all that the rest of the report sees of it."""
+"""A finished run directory as typed values; the rest of the report reads nothing else."""
 
 import json
 import math
@@ -37,10 +37,10 @@ from mari_cli.storage.run import Run
 SCHEMA_VERSION = 1
 MOST_ALIASES = 50
 _NO_CONFIG = (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError, AssertionError)
-"""What OmegaConf raises of what is no mapping."""
+"""Errors that OmegaConf raises for text that is no mapping."""
 _BY_HAND = "was it edited by hand? bring it back as it was, or leave the run out"
 MODEL_ROLES = ("target", "model", "unlearned", "gold")
-"""Every model a result may hold, in the order in which a reader meets them."""
+"""All models that a result may have, in the order of a report."""
 
 _TOOK = frozenset({"tokens", "seconds", "tokens_per_second", "mfu", "peak_bytes"})
 _HOUSEKEEPING = _TOOK | {"step", "kind", "loss", "lr", "grad_norm"}
@@ -48,7 +48,7 @@ _HOUSEKEEPING = _TOOK | {"step", "kind", "loss", "lr", "grad_norm"}
 
 @dataclass(frozen=True, kw_only=True)
 class ModelResult:
-    """One model's metrics by full name (``forget/answer_nll``), and the hash of its weights, if taken."""
+    """One model's metrics by full name (``forget/answer_nll``), and the hash of its weights, if known."""
 
     metrics: dict[str, Estimate]
     hash: str | None = None
@@ -56,7 +56,7 @@ class ModelResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How the unlearning went and ended. ``stopped_by`` is None where all steps were run."""
+    """The course and end of unlearning. ``stopped_by`` is None if all steps were run."""
 
     steps: int
     kept_step: int | None = None
@@ -66,23 +66,23 @@ class Training:
     device: str | None = None
     tokens: int | None = None
     layout: str | None = None
-    """Padded or packed, and why."""
+    """Padded or packed, and the reason."""
     pooling_scope: str | None = None
-    """Of a loss that pools positions: those of the `step`, or of each `micro` batch."""
+    """For a loss that pools positions: those of the `step`, or of each `micro` batch."""
     micro_batch: int | None = None
-    """Sequences of each corpus in a forward pass; None: all of the step."""
+    """Sequences of each corpus in a forward pass; None: all sequences of the step."""
     chunk: int | None = None
-    """Positions whose logits were made at one time."""
+    """Positions whose logits exist at one time."""
     keep_logits: bool | None = None
-    """Whether those of a pool were held until it was averaged; None: where they take little."""
+    """Whether a pool's logits were kept until the pool was averaged; None: they need little memory."""
     gradient_checkpointing: bool | None = None
     kernels: str | None = None
-    """Whether what is done to logits was compiled, or why not."""
+    """Whether the functions of logits were compiled, or why not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A forget question with what each model said, by role. Untrusted text: whoever shows it escapes it."""
+    """A forget question with each model's answer, by role. The text is untrusted: escape it for display."""
 
     prompt: str | None
     answer: str
@@ -91,13 +91,13 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class RunData:
-    """All that a report needs of one run."""
+    """All data of one run that a report needs."""
 
     path: Path
     name: str
     task: str
     result: dict[str, Any]
-    """The result as it was written, for whoever passes it on."""
+    """The result as it was written."""
     models: dict[str, ModelResult]
     loss: str | None = None
     command: list[str] = field(default_factory=list)
@@ -106,27 +106,27 @@ class RunData:
     training: Training | None = None
     notes: list[str] = field(default_factory=list)
     train_rows: list[dict[str, float]] = field(default_factory=list)
-    """One a training step: ``step``, ``loss``, every term of the loss, ``lr``, …"""
+    """One row per training step: ``step``, ``loss``, every term of the loss, ``lr``, …"""
     eval_rows: list[dict[str, float]] = field(default_factory=list)
-    """One an evaluation during training: ``step`` and metrics by full name."""
+    """One row per evaluation during training: ``step`` and metrics by full name."""
     items: list[ItemValues] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     config_yaml: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
     data: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Per corpus, or set of a suite: records, tokens, hash."""
+    """Records, tokens and hash of each corpus, or of each set of a suite."""
     entered: Entered | None = None
-    """What its distances to gold are of."""
+    """The metrics of the run's distances to gold."""
 
     @cached_property
     def differences(self) -> dict[Any, Difference | None]:
-        """From models of this run to others, by metric: a bootstrap is done once for all who ask."""
+        """Cache of differences from this run's models to others, by metric: each bootstrap runs once."""
         return {}
 
     @cached_property
     def distances(self) -> dict[Any, dict[str, Difference]]:
-        """The same of distances to gold, which come three at a time."""
+        """Cache of differences of distances to gold, which are computed three at a time."""
         return {}
 
     @property
@@ -145,7 +145,7 @@ class RunData:
         return found
 
     def setting(self, key: str) -> Any:
-        """A value of the resolved config by dotted key, None where it is not there."""
+        """A value of the resolved config by dotted key; None if the config lacks the key."""
         value: Any = self.config
         for part in key.split("."):
             if not isinstance(value, Mapping) or part not in value:
@@ -155,11 +155,11 @@ class RunData:
 
     @property
     def terms(self) -> list[str]:
-        """Names of the loss terms that were logged, in the order in which they appear."""
+        """Names of the logged loss terms, in the order in which they appear."""
         return list(dict.fromkeys(key for row in self.train_rows for key in row if key not in _HOUSEKEEPING))
 
     def values(self, *, model: str, set: str, metric: str, suite: str | None = None) -> dict[int, float]:
-        """Per-item values by item number; without a suite, those of the run's own corpora."""
+        """Values of items by item number; without a suite, those of the run's own corpora."""
         return {
             entry.item: entry.values[metric]
             for entry in self.items_of(model)
@@ -168,12 +168,12 @@ class RunData:
 
 
 def is_finished(path: Path) -> bool:
-    """A run writes its result last, so the file says that everything else is there."""
+    """Whether the run is finished: it has a result, which is written after all other files."""
     return Run(path).finished
 
 
 def run_directories(path: Path) -> list[Path]:
-    """The finished runs that ``path`` stands for: itself, or the finished jobs of a sweep."""
+    """Finished runs that ``path`` stands for: itself, or the finished jobs of a sweep. Raises UserError."""
     if not path.exists():
         raise UserError(f"run directory `{path}` does not exist", "`mari runs list` shows the finished runs")
     if not path.is_dir():
@@ -196,12 +196,12 @@ def run_directories(path: Path) -> list[Path]:
 
 
 def read_run(path: Path, *, result: dict[str, Any] | None = None) -> RunData:
-    """Read a run directory.
+    """Read a run directory. Raises UserError for a directory without a valid result.
 
     ``result`` replaces ``result.json``, for a run that writes its report just before it is finished.
     """
     if result is None:
-        if run_directories(path) != [path]:  # refuses what is no run
+        if run_directories(path) != [path]:  # raises where `path` is no run
             raise UserError(f"`{path}` holds runs, it is none itself", f"try `mari compare {path}`")
         result = _of(path / RESULT, {"type": "object"})
     assert result is not None
@@ -252,7 +252,7 @@ def read_run(path: Path, *, result: dict[str, Any] | None = None) -> RunData:
 
 
 def read_runs(paths: list[Path]) -> list[RunData]:
-    """Every finished run among ``paths`` and in the sweeps among them, each once."""
+    """Every finished run among ``paths`` and in the sweeps among them, each once. Raises UserError."""
     directories = {run.resolve(): run for path in paths for run in run_directories(path)}
     return [read_run(run) for run in directories.values()]
 
@@ -264,7 +264,7 @@ def _natural(path: Path) -> list[tuple[bool, int, str]]:
 
 
 def _text(path: Path) -> str:
-    """Of a file of a run, which is one in UTF-8."""
+    """The text of a run's file in UTF-8. Raises UserError."""
     if not path.is_file():
         raise UserError(f"`{path}` is no file", _BY_HAND)
     try:
@@ -298,7 +298,7 @@ def _json(text: str, schema: dict[str, Any] | None, path: Path, *, line: int | N
         raise UserError(
             f"`{path}` is not JSON: line {line or error.lineno}: {error.msg}", _BY_HAND
         ) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+    except (ValueError, RecursionError) as error:  # thousands of digits or of brackets
         raise UserError(f"`{path}` is not JSON: {error}", _BY_HAND) from error
     if too_deep(value):
         raise UserError(f"`{path}` is nested deeper than a run writes", _BY_HAND)
@@ -316,7 +316,7 @@ def _require_shape(value: Any, schema: dict[str, Any], path: Path, *, line: int 
 
 
 def _number(value: object) -> float:
-    """Standard JSON has no NaN: a run writes null for whatever is not finite."""
+    """``value`` as float. Standard JSON has no NaN, so a run writes null for values that are not finite."""
     return math.nan if value is None else float(str(value))
 
 
@@ -333,7 +333,7 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def estimates_of(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Estimate]:
-    """Metrics as a result holds them."""
+    """Estimates from the metrics of a result."""
     return {name: _estimate(value) for name, value in metrics.items()}
 
 
@@ -368,7 +368,7 @@ def _example(entry: Mapping[str, Any]) -> Example:
 
 
 def _brackets(text: str) -> int:
-    """How many are open at one time, at most."""
+    """The largest number of brackets that are open at one time."""
     deepest = depth = 0
     for sign in re.findall(r"[\[\]{}]", text):
         depth = depth + 1 if sign in "[{" else max(0, depth - 1)
@@ -379,11 +379,11 @@ def _brackets(text: str) -> int:
 def _config(text: str, path: Path) -> dict[str, Any]:
     if not text.strip():
         return {}
-    if _brackets(text) > MOST_ALIASES:  # over which a parser of YAML takes minutes
+    if _brackets(text) > MOST_ALIASES:  # would take a YAML parser minutes
         raise UserError(f"`{path}` is nested deeper than a run writes", _BY_HAND)
     try:
         aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
-        if aliases > MOST_ALIASES:  # each may stand for any number of others
+        if aliases > MOST_ALIASES:  # an alias may stand for any number of others
             raise UserError(f"`{path}` has {aliases} aliases, and a run writes none", _BY_HAND)
         value = OmegaConf.to_container(OmegaConf.create(text))
     except _NO_CONFIG as error:
@@ -397,8 +397,8 @@ def _config(text: str, path: Path) -> dict[str, Any]:
 
 
 def _corpora(value: object) -> dict[str, dict[str, Any]]:
-    """``data.json`` as corpus -> fields, be it a mapping or a list of named corpora; a suite's sets each as
-    one, `tofu/forget`."""
+    """``data.json`` as corpus -> fields, from a mapping or a list of named corpora; each set of a suite
+    counts as a corpus, `tofu/forget`."""
     if isinstance(value, list):
         return {str(entry.get("name", number)): dict(entry) for number, entry in enumerate(value)}
     assert isinstance(value, dict)

@@ -1,7 +1,7 @@
-"""Whether what a file of a run holds has the shape that a run gives it, so that who reads it need not ask.
+"""Checks that values from files of a run have the shape that a run writes, so that readers need no checks.
 
-Shapes are written as JSON Schema, of which only a few words are used; a reader looks away from fields that it
-does not know, so only what is there is looked at, and what must be.
+Shapes are written as JSON Schema, of which only a few keywords are used. Readers ignore unknown fields, so
+only known and required fields are checked.
 """
 
 import json
@@ -11,7 +11,7 @@ from importlib import resources
 from typing import Any
 
 DEEPEST = 40
-"""Nested values; a run's own have fewer than ten."""
+"""Deepest nesting of values; a run's own values have fewer than ten levels."""
 
 _IS: dict[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
@@ -73,11 +73,11 @@ CONFIG = _shape(
         },
     },
 )
-"""What a report asks of a config."""
+"""The parts of a config that a report reads."""
 
 
 def result_schema() -> dict[str, Any]:
-    """Of result.json: result.schema.json, which is documented."""
+    """The schema of result.json: result.schema.json, which is documented, and stricter."""
     text = resources.files("mari_cli.docs").joinpath("result.schema.json").read_text(encoding="utf-8")
     schema: dict[str, Any] = json.loads(text)
     schema["required"] = ["models", "task", "schema_version"]
@@ -98,7 +98,7 @@ def result_schema() -> dict[str, Any]:
 
 
 def wrong(value: Any, schema: dict[str, Any], root: dict[str, Any] | None = None, at: str = "") -> str | None:
-    """The first thing in ``value`` that is not as ``schema`` says, with its place; None: nothing."""
+    """The first fault of ``value`` under ``schema``, with its place; None if there is none."""
     root = root or schema
     if "$ref" in schema:
         return wrong(value, root["$defs"][schema["$ref"].removeprefix("#/$defs/")], root, at)
@@ -140,7 +140,7 @@ def _said(value: Any) -> str:
 
 
 def too_deep(value: Any) -> bool:
-    """Whether values are nested further than any run's."""
+    """Whether values are nested deeper than any run's."""
     level = [value]
     for _ in range(DEEPEST):
         level = [
@@ -155,7 +155,7 @@ def too_deep(value: Any) -> bool:
 
 
 def has_lone_surrogate(text: str) -> bool:
-    """Whether JSON's ``text`` spells half of a character, which no file can hold."""
+    """Whether JSON's ``text`` has half of a surrogate pair, which no file in UTF-8 can hold."""
     if not re.search(r"\\u[dD][89a-fA-F]", text):
         return False
     try:

@@ -1,7 +1,7 @@
-"""The first sentences of a report: whether the data was forgotten, and at what price.
+"""The first sentences of a report: whether the data was forgotten, and what unlearning cost.
 
-Every sentence is computed from the numbers and claims no more than they carry: no gold model, no verdict; a
-loss above gold's is over-forgetting.
+Every sentence is computed from the numbers and claims no more than they show: without a gold model there is
+no verdict; a loss above gold's is over-forgetting.
 """
 
 import math
@@ -20,15 +20,15 @@ from mari_cli.suites.registry import judged_metrics
 
 
 def headline(row: ComparisonRow) -> str:
-    """The short of it where all is well; one sentence on forgetting, one on what was kept, and the distance
-    to gold where it is known."""
+    """A summary if the run succeeded; one sentence on forgetting, one on what was kept, and the distance to
+    gold if it is known."""
     lead = "Forgotten as gold, kept as before." if _arrived(row) else ""
     return " ".join(filter(None, [lead, verdict(row), _verdict_kept(row), in_short(row)]))
 
 
 def _arrived(row: ComparisonRow) -> bool:
-    """Whether no measure of the forget data tells the model from gold, though some told the model before from
-    gold, and none of what was to be kept got worse."""
+    """Whether no metric of the forget data separates the model from gold, while some metric separated the
+    model before from gold, and no metric of data to be kept got worse."""
     names = decisive(row)
     kept = [name for name in judged_metrics("kept") if row.estimate(name) and not guesses(row, name)]
     return (
@@ -45,7 +45,7 @@ def _kept_the_start(row: ComparisonRow) -> bool:
 
 
 def verdict(row: ComparisonRow) -> str:
-    """Forgotten or not, measured against gold; no verdict without one."""
+    """Whether the data is forgotten, measured against gold; without gold there is no verdict."""
     if _kept_the_start(row):
         return "Nothing was forgotten: no later step was fit to keep, so the model is the one from before."
     if row.gold is None:
@@ -111,7 +111,7 @@ FEW = 30
 
 
 def _too_few(row: ComparisonRow, names: list[str]) -> str:
-    """How little it means that nothing was found."""
+    """A note that few items show only large differences; empty for enough items."""
     fewest = min(found.n for name in names if (found := row.estimate(name)))
     return (
         f" With as few as {counted(fewest, 'item')} only a large difference could show."
@@ -124,7 +124,7 @@ _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nin
 
 
 def decisive(row: ComparisonRow) -> list[str]:
-    """What decides whether the data is forgotten: the corpora's own measures, else the suites'."""
+    """The metrics that decide whether the data is forgotten: the corpora's, else the suites'."""
     own = [name for name in judged_metrics("forgotten") if row.estimate(name)]
     return own or [name for name in judged_metrics("forgotten", suites=True) if row.estimate(name)]
 
@@ -170,12 +170,12 @@ def headline_of_several(made: list[ComparisonRow]) -> str:
 
 
 def _several(made: list[ComparisonRow]) -> str:
-    """A method of several seeds is several runs."""
+    """The number of methods (with several seeds each) or runs."""
     return f"{len(made)} {'methods' if any(row.seeds for row in made) else 'runs'}"
 
 
 def guesses(row: ComparisonRow, name: str) -> bool:
-    """Whether the model was at chance before: then the metric cannot show a loss."""
+    """Whether the model was at chance before, so that the metric cannot show a loss."""
     before = row.target.metrics.get(name) if row.target else None
     guess = metric_of(name).chance
     return guess is not None and before is not None and _contains(before, guess)

@@ -1,4 +1,4 @@
-"""The report's figures: each a pure function of runs to one inline SVG."""
+"""The report's figures: each is a pure function of runs that returns one inline SVG."""
 
 from collections.abc import Callable
 
@@ -20,4 +20,4 @@ FIGURES: dict[str, Callable[[list[RunData]], Plot | None]] = {
     "truth_ratios": truth_ratios,
     "roc": roc,
 }
-"""Every figure by the name under which the page places it; None where a run has nothing to draw."""
+"""Every figure by the name under which the page places it; a figure is None if a run has nothing to draw."""

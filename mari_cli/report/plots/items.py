@@ -1,4 +1,4 @@
-"""Item by item: the loss of every record, before and after."""
+"""Figures of single items: the loss of every record before and after."""
 
 import math
 
@@ -109,7 +109,7 @@ def scatter(runs: list[RunData]) -> Plot | None:
 
 
 def _curve(row: ComparisonRow, colour: str) -> list[float]:
-    """Losses of the records that a curve of that colour shows."""
+    """Sorted losses of the records that the curve with ``colour`` shows."""
     model, set = {
         "before": ("target", "forget"),
         "run0": ("unlearned", "forget"),
@@ -120,7 +120,7 @@ def _curve(row: ComparisonRow, colour: str) -> list[float]:
 
 
 def _cumulative(axis: Axes, row: ComparisonRow) -> None:
-    """Share of records with at most so much loss: before, after, gold, unseen."""
+    """Cumulative share of records by loss: before, after, gold, unseen."""
     axis.set_visible(True)
     for colour, width in (("before", 1.4), ("unseen", 1.2), ("gold", 1.8), ("run0", 2.0)):
         if values := _curve(row, colour):
@@ -130,7 +130,7 @@ def _cumulative(axis: Axes, row: ComparisonRow) -> None:
 
 
 def strips(runs: list[RunData]) -> Plot | None:
-    """How the losses are distributed: forget records under each model, and unseen records beside them."""
+    """Distribution of losses: forget records under each model, and unseen records."""
     rows = style.limit_runs(comparison_rows(runs))
     bands: list[tuple[str, str, list[float]]] = []
     for row in rows:
@@ -146,7 +146,7 @@ def strips(runs: list[RunData]) -> Plot | None:
         for line, (_, colour, values) in enumerate(bands):
             ordered = sorted(values)
             thin = style.thin_out(ordered)
-            # the golden ratio fills a strip evenly without chance
+            # multiples of the golden ratio fill a strip evenly and are reproducible
             offsets = [0.56 * ((i * 0.6180339887498949) % 1 - 0.5) for i in range(len(thin))]
             axis.plot(
                 thin,

@@ -1,4 +1,4 @@
-"""Before, after and gold side by side: key metrics, facts, and what one token gives away."""
+"""Figures of before, after and gold side by side: key metrics, facts, and marginal information."""
 
 from typing import Any
 
@@ -69,7 +69,7 @@ def _band(axis: Axes, estimate: Estimate, line: float) -> None:
 
 
 def marginal(runs: list[RunData]) -> Plot | None:
-    """Marginal information of every model, and what a one-token detector can make of it."""
+    """Marginal information of every model, and the accuracy of a detector that sees one token."""
     rows = style.limit_runs(comparison_rows(runs))
     informed = [
         row
@@ -130,7 +130,7 @@ def marginal(runs: list[RunData]) -> Plot | None:
 
 
 def facts(runs: list[RunData]) -> Plot | None:
-    """Share of facts told when asked: those stated nowhere else, and those retained documents state too."""
+    """Recall of facts: those stated nowhere else, and those that retained documents state too."""
     rows = style.limit_runs(comparison_rows(runs))
     made = results(rows)
     names = [fact.name for fact in FACTS if any(style.finite(row.estimate(fact.name)) for row in made)]

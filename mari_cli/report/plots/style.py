@@ -1,7 +1,7 @@
-"""What all figures share: one look, colours that follow the page, one way to inline SVG.
+"""The common style of all figures: their look, colours that follow the page, and conversion to inline SVG.
 
 Text stays text and colours become CSS variables, so a figure takes the page's fonts and follows its light or
-dark scheme. The same input gives the same bytes: no dates, no random ids, no random jitter.
+dark scheme. The same input gives the same bytes: there are no dates, random ids or random positions.
 """
 
 import io
@@ -23,10 +23,10 @@ from mari_cli.report.comparison import ComparisonRow, comparison_rows, results
 from mari_cli.report.read import RunData
 
 RUN_COLOURS = 8
-"""Colours before they repeat."""
+"""Run colours before they repeat."""
 MOST_PANELS = 6
 MOST_POINTS = 400
-"""Per-item marks of one kind in one panel; what is left out is said in the caption."""
+"""Most item marks of one kind in one panel; the caption states how many are left out."""
 
 COLOURS = {
     "ink": "#010201",
@@ -38,13 +38,13 @@ COLOURS = {
     "unseen": "#010207",
     **{f"run{i}": f"#0102{0x10 + i:02x}" for i in range(RUN_COLOURS)},
 }
-"""CSS variable of the page -> the stand-in for it while matplotlib draws, a colour for nothing else."""
+"""CSS variables of the page to unique colours that replace them while matplotlib draws."""
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mari",
-    "text.parse_math": False,  # names are the user's: `$` is a dollar
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same layout on every machine
+    "text.parse_math": False,  # names come from users: `$` is a dollar sign
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so the layout is the same on every machine
     "font.size": 9.0,
     "axes.titlesize": 9.0,
     "axes.titleweight": "bold",
@@ -108,7 +108,7 @@ def colour_of(row: ComparisonRow, rows: Sequence[ComparisonRow]) -> str:
 def draw_on(
     height: float, *, columns: int = 1, rows: int = 1, used: int | None = None
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure and its panels, row by row; those after the first ``used`` are hidden."""
+    """A figure and its panels, row by row; panels after the first ``used`` are hidden."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         figure.patch.set_alpha(0)
@@ -132,7 +132,7 @@ def to_svg(figure: Figure, label: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<!--.*?-->\s*|<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r' (?:xmlns(?::\w+)?|version)="[^"]*"', "", text)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # the same in every figure of the page, and used by nothing
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # ids repeat between figures of a page, and nothing uses them
     text = text.replace("xlink:href", "href")
     text = re.sub(r' (?:d|x|y|width|height|transform)="[^"]*"', _rounded, text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text))
@@ -142,12 +142,12 @@ def to_svg(figure: Figure, label: str) -> str:
 
 
 def _rounded(attribute: re.Match[str]) -> str:
-    """Coordinates to a hundredth of a point: half the size, the same picture."""
+    """Coordinates rounded to a hundredth of a point: half the size, the same picture."""
     return re.sub(r"-?\d+\.\d{3,}", lambda match: f"{float(match[0]):.2f}", attribute[0])
 
 
 def plain_numbers(axis: Axes, which: str, *, ticks: int | None = None, whole: bool = False) -> None:
-    """On the ``x`` or the ``y`` axis numbers as people write them, and at most so many."""
+    """Format the numbers of the ``x`` or the ``y`` axis for people, with at most ``ticks`` ticks."""
     of_axis = axis.xaxis if which == "x" else axis.yaxis
     of_axis.set_major_formatter(FuncFormatter(_plain))
     if ticks is not None:
@@ -159,7 +159,7 @@ def _plain(value: float, _: object = None) -> str:
 
 
 def name_lines(axis: Axes, names: Sequence[str], *, margin: float = 0.5) -> None:
-    """A line for each name, from the top down, in the place of a y axis."""
+    """A named line for each of ``names``, from the top down, instead of a y axis."""
     axis.set_ylim(len(names) - 1 + margin, -margin)
     axis.set_yticks(range(len(names)), names)
     axis.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"], labelsize=9)
@@ -177,7 +177,7 @@ def legend_of(rows: Sequence[ComparisonRow]) -> list[Key]:
 def mark(
     axis: Axes, x: float, y: float, row: ComparisonRow, rows: Sequence[ComparisonRow], *, size: float = 7
 ) -> None:
-    """Before is a ring, gold a diamond, what a run made a dot."""
+    """Draw a mark: a ring for before, a diamond for gold, a dot for other models."""
     colour = COLOURS[colour_of(row, rows)]
     hollow = row.role == "target"
     axis.plot(
@@ -195,7 +195,7 @@ def mark(
 
 
 def ends_of(estimate: Estimate) -> tuple[float, float] | None:
-    """Of its interval, where there is a finite one."""
+    """The ends of the estimate's interval; None if it has no finite interval."""
     if estimate.low is None or estimate.high is None or not math.isfinite(estimate.low + estimate.high):
         return None
     return estimate.low, estimate.high
@@ -211,7 +211,7 @@ def finite(estimate: Estimate | None) -> Estimate | None:
 
 
 def limit_runs(rows: list[ComparisonRow]) -> list[ComparisonRow]:
-    """As many runs as there are colours, so that no two look alike."""
+    """As many runs as there are colours, so that no two runs look the same."""
     kept = {id(row) for row in results(rows)[:RUN_COLOURS]}
     return [row for row in rows if row.role in ("target", "gold") or id(row) in kept]
 
@@ -227,12 +227,12 @@ def every_seed(rows: list[ComparisonRow]) -> list[tuple[ComparisonRow, RunData]]
 
 
 def first_seed(row: ComparisonRow) -> str:
-    """Which run is drawn, where items of one run only can be."""
+    """The seed of the drawn run, for figures that can show the items of one run only."""
     return f": seed {row.run.seed}" if row.seeds else ""
 
 
 def shares_up_to(axis: Axes, ordered: Sequence[float], colour: str, width: float) -> None:
-    """Share of the values with at most that value."""
+    """Draw the cumulative share of ``ordered`` values."""
     kept = thin_out(range(len(ordered)), 200)
     shares = [(i + 1) / len(ordered) for i in kept]
     axis.step([ordered[i] for i in kept], shares, where="post", color=COLOURS[colour], linewidth=width)
@@ -242,12 +242,12 @@ def shares_up_to(axis: Axes, ordered: Sequence[float], colour: str, width: float
 
 
 def thin_out(values: Sequence[_Value], most: int = MOST_POINTS) -> list[_Value]:
-    """At most so many, evenly spaced: the same ones every time."""
+    """At most ``most`` values, evenly spaced and the same every time."""
     return list(values) if len(values) <= most else [values[i * len(values) // most] for i in range(most)]
 
 
 def log_scale(axis: Axes, which: str) -> None:
-    """A logarithmic axis, with plain numbers as ticks, thin enough to read."""
+    """A logarithmic axis with plain numbers as ticks, few enough to read."""
     (axis.set_xscale if which == "x" else axis.set_yscale)("log")
     ticks = axis.xaxis if which == "x" else axis.yaxis
     low, high = axis.get_xlim() if which == "x" else axis.get_ylim()

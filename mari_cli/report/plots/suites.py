@@ -1,4 +1,4 @@
-"""What suites and membership attacks make of single items: truth ratios and ROC curves."""
+"""Figures of single items from suites and membership attacks: truth ratios and ROC curves."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from mari_cli.report.read import RunData
 
 
 def truth_ratios(runs: list[RunData]) -> Plot | None:
-    """How the forget items' truth ratios are distributed, and how far from gold's: the KS distance D."""
+    """Distribution of the forget items' truth ratios, and its distance from gold's, the KS distance D."""
     rows = style.limit_runs(comparison_rows(runs))
     suites = sorted({item.suite for row in rows for item in row.run.items if item.suite and _ratio(item)})
     shown = [(suite, row, values) for suite in suites for row in rows if (values := _ratios(row, suite))]
@@ -50,7 +50,7 @@ def truth_ratios(runs: list[RunData]) -> Plot | None:
 
 
 def _ratio(item: ItemValues) -> float | None:
-    """Above 0; None where there is none, or none that can be drawn."""
+    """The item's truth ratio, above 0; None if it is missing or cannot be drawn."""
     ratio = item.values.get("truth_ratio")
     if ratio is None and "log_truth_ratio" in item.values:
         ratio = math.exp(min(_LARGEST_LOG, max(-_LARGEST_LOG, item.values["log_truth_ratio"])))
@@ -58,7 +58,7 @@ def _ratio(item: ItemValues) -> float | None:
 
 
 _LARGEST_LOG = 50.0
-"""A truth ratio beyond e^±50 is drawn there."""
+"""A truth ratio beyond e^±50 is drawn at e^±50."""
 
 
 def _ratios(row: ComparisonRow, suite: str) -> list[float]:
@@ -71,7 +71,7 @@ def _ratios(row: ComparisonRow, suite: str) -> list[float]:
 def _distance(
     axis: Axes, values: Sequence[float], gold: Sequence[float], label: str, colour: str, line: int
 ) -> None:
-    """D between two samples: a stroke where they are furthest apart, the number in a corner."""
+    """D between two samples: a line where they differ most, and the number in a corner."""
     test = ks_test(values, gold)
     at, d = float(test.statistic_location), float(test.statistic)
     ends = [sum(value <= at for value in sample) / len(sample) for sample in (values, gold)]
@@ -89,7 +89,7 @@ def _distance(
 
 
 def roc(runs: list[RunData]) -> Plot | None:
-    """What each membership attack makes of each model: forget items found against unseen ones accused."""
+    """ROC curves of each attack on each model: found forget items against falsely accused unseen items."""
     rows = style.limit_runs(comparison_rows(runs))
     asked = list(dict.fromkeys((item.suite, item.set) for row in rows for item in row.run.items))
     panels: dict[str | None, dict[str, list[tuple[ComparisonRow, list[float], list[float]]]]] = {}
@@ -108,7 +108,7 @@ def roc(runs: list[RunData]) -> Plot | None:
     lines = sum(math.ceil(len(of_suite) / columns) for of_suite in panels.values())
     with style.draw_on((11.2 / columns) * lines, columns=columns, rows=lines, used=0) as (figure, axes):
         first, drawn_on = 0, []
-        for suite, of_suite in panels.items():  # each begins a line of its own
+        for suite, of_suite in panels.items():  # each suite begins a new line of panels
             places = axes[first : first + len(of_suite)]
             first += columns * math.ceil(len(of_suite) / columns)
             drawn_on += [(a, suite, score, c) for a, (score, c) in zip(places, of_suite.items(), strict=True)]
@@ -145,7 +145,7 @@ def roc(runs: list[RunData]) -> Plot | None:
 
 
 def _scores(row: ComparisonRow, suite: str | None, set: str, attack: str) -> list[float]:
-    """Of each item, higher where it looks more trained on."""
+    """Scores of the items of a set, higher for items that look more trained on."""
     found = []
     for item in row.run.items_of(row.role):
         if (item.suite, item.set) == (suite, set):

@@ -1,4 +1,4 @@
-"""The way there: loss terms by step, and forgetting against retaining."""
+"""Figures of training: loss terms by step, and forgetting against retaining."""
 
 import math
 from itertools import pairwise
@@ -18,7 +18,7 @@ _TERM_WORDS = {
 
 
 def loss_curves(runs: list[RunData]) -> Plot | None:
-    """Every term of the loss by step; the total too, where the runs minimise the same one."""
+    """Every term of the loss by step; also the total, if all runs minimise the same loss."""
     rows = style.limit_runs(comparison_rows(runs))
     drawn = [row for row in results(rows) if any(run.train_rows for run in row.runs)]
     if not drawn:
@@ -61,7 +61,7 @@ def loss_curves(runs: list[RunData]) -> Plot | None:
 
 
 def trajectory(runs: list[RunData]) -> Plot | None:
-    """What was forgotten against what was retained, on the way: one line a run."""
+    """Forgetting against retaining during training: one line per run."""
     rows = style.limit_runs(comparison_rows(runs))
     y_name = next(name for name in judged_metrics("kept") if "followed" in metric_of(name).views)
     forgotten = (name for name in judged_metrics("forgotten") if "followed" in metric_of(name).views)
@@ -116,7 +116,7 @@ def trajectory(runs: list[RunData]) -> Plot | None:
 
 
 def _path(run: RunData, x_name: str, y_name: str) -> list[tuple[float, float, float]]:
-    """(step, x, y) of every evaluation that has both."""
+    """(step, x, y) of every evaluation with both values."""
     return [
         (row["step"], row[x_name], row[y_name])
         for row in run.eval_rows
