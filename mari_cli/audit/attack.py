@@ -3,7 +3,7 @@
 All models are asked the same cases of the same items, so that they are compared in pairs.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,10 @@ from mari_cli.suites.scores import score
 from mari_cli.suites.standard import Corpus
 
 
+def _nobody(role: str) -> LanguageModel:
+    raise KeyError(role)
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What every model is asked about."""
@@ -28,6 +32,10 @@ class Evidence:
     """Places in the forget corpus of the items that are measured."""
     seed: int
     batch_size: int
+    roles: Collection[str] = ()
+    """The models of the audit: `target`, `model`, `gold`, `second_gold`."""
+    beside: Callable[[str], LanguageModel] = _nobody
+    """Loads the model of a role, for the cases that compare the attacked model with it."""
 
     @property
     def items(self) -> list[Item]:
@@ -36,6 +44,12 @@ class Evidence:
     @property
     def records(self) -> list[Record]:
         return [self.corpora["forget"].record_of(i) for i in self.chosen]
+
+    def places(self, corpus: str) -> Sequence[int]:
+        """Places of the items that are measured: of other corpora as many as of the forget corpus."""
+        if corpus == "forget":
+            return self.chosen
+        return evenly(range(len(self.corpora[corpus].items)), len(self.chosen))
 
     @property
     def has_prompts(self) -> bool:
@@ -57,6 +71,10 @@ class Case:
     """Its cost: forward passes for each measured item."""
     group: str = ""
     """Cases of one group are one row of the card: the worst of them is shown."""
+    beside: tuple[str, ...] = ()
+    """Roles of the models, `target` or `gold`, that it sets the attacked one beside."""
+    corpus: str = "forget"
+    """The role of the corpus that its values are about."""
 
     @property
     def full_name(self) -> str:
@@ -86,6 +104,9 @@ class AuditAttack:
     """Its cases, and what is left out and why."""
     run: Callable[[LanguageModel, Case, Evidence], CaseValues]
     """Leaves the model as it was."""
+    floor: bool = False
+    """Whether its values are of the attacked model beside gold, so that gold has none: a second gold of
+    another seed stands in its place where there is one."""
 
 
 def chosen_items(corpus: Corpus, most: int | None) -> list[int]:
@@ -93,8 +114,13 @@ def chosen_items(corpus: Corpus, most: int | None) -> list[int]:
     more than ``most`` every second, third, … one."""
     facts = [corpus.record_of(i).fact for i in range(len(corpus.items))]
     places = [i for i, fact in enumerate(facts) if fact in (Fact.unique, None)]
+    return evenly(places, most)
+
+
+def evenly(places: Sequence[int], most: int | None) -> list[int]:
+    """At most so many of ``places``, with equal gaps between them."""
     if most is None or len(places) <= most:
-        return places
+        return list(places)
     return [places[i * len(places) // most] for i in range(most)]
 
 

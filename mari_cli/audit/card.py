@@ -17,6 +17,8 @@ from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.statistics import How, mean_estimate
 
 AS_GOLD, TOO_FEW = "as gold", "too few items"
+NO_POWER = "no power here"
+"""Of an attack that does not tell the model before from gold: it clears nobody."""
 LESS, AS_BEFORE = "less than before", "as before"
 CAUGHT = ("not forgotten", "comes back", "hidden, not gone", "can be told from gold")
 """Verdicts that say that something is left."""
@@ -51,18 +53,25 @@ def card_row(
     how: How,
 ) -> CardRow:
     """The row of ``case``, one of ``tests`` that are made."""
-    now = found["model"].values
-    level = alpha / tests
-    if "gold" in found:
-        p_value, apart = sign_test(now, found["gold"].values)
-        verdict = attack.verdict if p_value < level and apart >= margin else AS_GOLD
-        if verdict == AS_GOLD and 0.5 ** _pairs(now, found["gold"].values) >= level:
+    values = {role: of_model.values for role, of_model in found.items()}
+
+    def above(more: Sequence[float | None], less: Sequence[float | None]) -> tuple[bool, float]:
+        p_value, apart = sign_test(more, less)
+        return p_value < alpha / tests and apart >= margin, p_value
+
+    p_value, verdict = None, ""
+    if "gold" in values:
+        more, p_value = above(values["model"], values["gold"])
+        if more:
+            verdict = attack.verdict
+        elif 0.5 ** _pairs(values["model"], values["gold"]) >= alpha / tests:
             verdict = TOO_FEW
-    elif "target" in found:
-        p_value, apart = sign_test(found["target"].values, now)
-        verdict = LESS if p_value < level and apart >= margin else AS_BEFORE
-    else:
-        p_value, verdict = None, ""
+        else:
+            powerless = "target" in values and not above(values["target"], values["gold"])[0]
+            verdict = NO_POWER if powerless else AS_GOLD
+    elif "target" in values:
+        less, p_value = above(values["target"], values["model"])
+        verdict = LESS if less else NO_POWER if mean(values["target"]) < margin else AS_BEFORE
     models = {
         role: mean_estimate([value for value in of_model.values if value is not None], how)
         for role, of_model in found.items()
@@ -107,13 +116,18 @@ def conclusion(rows: Sequence[CardRow], *, gold: bool) -> str:
     caught = [row for row in rows if row.verdict in CAUGHT]
     if any(row.attack == "plain" for row in caught):
         return "not forgotten: without any attack more of the forget data is recalled than by gold"
+    cases = counted(len(rows), "case")
     if caught:
         listed = ", ".join(f"{row.attack} ({row.case.replace('_', ' ')}): {row.verdict}" for row in caught)
-        return f"{len(caught)} of {counted(len(rows), 'case')} bring back more than from gold: {listed}"
-    few = [row for row in rows if row.verdict == TOO_FEW]
-    if few:
-        return f"{len(few)} of {counted(len(rows), 'case')} have too few items to tell anything from gold"
-    return f"none of {counted(len(rows), 'case')} brings back more than from gold"
+        return f"{len(caught)} of {cases} bring back more than from gold: {listed}"
+    said = [f"none of {cases} brings back more than from gold"]
+    if few := [row for row in rows if row.verdict == TOO_FEW]:
+        said.append(f"{len(few)} of {cases} have too few items to tell anything from gold")
+    if weak := [row for row in rows if row.verdict == NO_POWER]:
+        said.append(f"{len(weak)} of {cases} say nothing here: they bring no more out of the model before")
+    if not any("target" in row.models for row in rows):
+        said.append("there is no model before, so nobody can say which of them could bring anything back")
+    return "; ".join(said)
 
 
 def _above(row: CardRow) -> tuple[bool, float]:

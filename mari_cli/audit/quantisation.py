@@ -44,7 +44,7 @@ def run(lm: LanguageModel, case: Case, evidence: Evidence) -> CaseValues:
 @torch.no_grad()
 def quantise(model: nn.Module, *, bits: int, group: int) -> None:
     """Round the weights of every linear layer of ``model`` but its head, in place."""
-    for module in _linear(model):
+    for module in linear_layers(model):
         inputs_last = module.weight.T if isinstance(module, Conv1D) else module.weight
         rounded = rounded_weights(inputs_last, bits=bits, group=group)
         module.weight.copy_(rounded.T if isinstance(module, Conv1D) else rounded)
@@ -62,7 +62,7 @@ def rounded_weights(weight_OI: Tensor, *, bits: int, group: int) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _linear(model: nn.Module) -> Iterator[nn.Linear | Conv1D]:
+def linear_layers(model: nn.Module) -> Iterator[nn.Linear | Conv1D]:
     head = getattr(model, "get_output_embeddings", lambda: None)()
     for module in model.modules():
         if isinstance(module, nn.Linear | Conv1D) and module is not head:

@@ -5,21 +5,15 @@ samples of which c recall the answer, the chance that k of them hold one is 1 - 
 bias, as pass@k (M. Chen et al. 2021, arXiv:2107.03374).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import comb
-from typing import Any
-
-import torch
-from transformers import GenerationConfig
 
 from mari_cli.audit.attack import AuditAttack, Case, CaseValues, Evidence
 from mari_cli.config import AuditConfig
-from mari_cli.data.batches import length_sorted
 from mari_cli.errors import counted
 from mari_cli.metrics.generation import recalled
 from mari_cli.models.load import LanguageModel
-from mari_cli.suites.generate import decode, question_and_truth
+from mari_cli.progress import silent
+from mari_cli.suites.generate import Sampling, decode, generate, question_and_truth
 
 
 def cases(config: AuditConfig, evidence: Evidence) -> tuple[list[Case], list[str]]:
@@ -48,90 +42,28 @@ def cases(config: AuditConfig, evidence: Evidence) -> tuple[list[Case], list[str
 def run(lm: LanguageModel, case: Case, evidence: Evidence) -> CaseValues:
     settings = case.settings
     samples, best_of = int(settings["samples"]), int(settings["best_of"])
-    right = [0] * len(evidence.chosen)
-    wanted = [_wanted(lm, evidence, i) for i in range(len(evidence.chosen))]
     questions = [question_and_truth(item)[0] for item in evidence.items]
-    for indices in length_sorted([len(question) for question in questions], evidence.batch_size):
-        said = sample(
-            lm,
-            [questions[i] for i in indices],
-            samples=samples,
-            temperature=float(settings["temperature"]),
-            max_new_tokens=int(settings["max_new_tokens"]),
-            seed=evidence.seed * 1_000_003 + indices[0],
-        )
-        for i, answers in zip(indices, said, strict=True):
-            right[i] = sum(recalled(decode(lm, answer), wanted[i]) for answer in answers)
-    values: list[float | None] = [leak_at(best_of, samples, count) for count in right]
+    said = generate(
+        lm,
+        [question for question in questions for _ in range(samples)],
+        max_new_tokens=int(settings["max_new_tokens"]),
+        batch_size=evidence.batch_size,
+        track=silent,
+        description="",
+        sampling=Sampling(float(settings["temperature"]), evidence.seed),
+    )
+    values: list[float | None] = []
+    for i in range(len(questions)):
+        wanted = _wanted(lm, evidence, i)
+        answers = said[i * samples : (i + 1) * samples]
+        right = sum(recalled(decode(lm, answer), wanted) for answer in answers)
+        values.append(leak_at(best_of, samples, right))
     return CaseValues(values)
 
 
 def leak_at(k: int, n: int, c: int) -> float:
     """The chance that k of n samples, c of which recall the answer, hold one that does."""
     return 1.0 - comb(n - c, k) / comb(n, k)
-
-
-@torch.no_grad()
-def sample(
-    lm: LanguageModel,
-    questions: list[tuple[int, ...]],
-    *,
-    samples: int,
-    temperature: float,
-    max_new_tokens: int,
-    seed: int,
-) -> list[list[list[int]]]:
-    """For each of ``questions`` so many answers, drawn from the whole distribution at ``temperature``."""
-    lm.model.eval()
-    ends = lm.stop_token_ids
-    width = max(map(len, questions))
-    room = min(max_new_tokens, lm.max_length - width)
-    if room <= 0:
-        return [[[] for _ in range(samples)] for _ in questions]
-    input_ids_BT = torch.zeros(len(questions), width, dtype=torch.long)
-    mask_BT = torch.zeros_like(input_ids_BT)
-    for row, question in enumerate(questions):  # generation continues at the right edge
-        input_ids_BT[row, width - len(question) :] = torch.tensor(question)
-        mask_BT[row, width - len(question) :] = 1
-    devices = [lm.device] if lm.device.type == "cuda" else []
-    with (
-        torch.random.fork_rng(devices=devices),
-        lm.compute.autocast(),
-        _from_the_whole(lm, ends, temperature),
-    ):
-        torch.manual_seed(seed)
-        model_generate: Any = lm.model.generate
-        output = model_generate(
-            input_ids_BT.to(lm.device),
-            attention_mask=mask_BT.to(lm.device),
-            max_new_tokens=room,
-            num_return_sequences=samples,
-        )
-    new = [_until(row.tolist(), ends) for row in output[:, width:].cpu()]
-    return [new[row * samples : (row + 1) * samples] for row in range(len(questions))]
-
-
-@contextmanager
-def _from_the_whole(lm: LanguageModel, ends: list[int], temperature: float) -> Iterator[None]:
-    """Inside, `generate` draws from the whole distribution, whatever the checkpoint sets."""
-    own: Any = lm.model.generation_config
-    lm.model.generation_config = GenerationConfig(
-        do_sample=True,
-        temperature=temperature,
-        top_k=0,
-        top_p=1.0,
-        use_cache=True,
-        eos_token_id=ends,
-        pad_token_id=lm.tokenizer.eos_token_id,
-    )
-    try:
-        yield
-    finally:
-        lm.model.generation_config = own
-
-
-def _until(ids: list[int], ends: list[int]) -> list[int]:
-    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
 
 
 def _wanted(lm: LanguageModel, evidence: Evidence, i: int) -> str:

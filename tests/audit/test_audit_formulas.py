@@ -12,6 +12,7 @@ from mari_cli.audit.card import (
     AS_BEFORE,
     AS_GOLD,
     LESS,
+    NO_POWER,
     TOO_FEW,
     CardRow,
     card_row,
@@ -95,9 +96,22 @@ def test_verdicts():
     assert row([0.0] * 20, gold=[1.0] * 20).verdict == AS_GOLD
     assert row([1.0] * 3, gold=[0.0] * 3).verdict == TOO_FEW
     assert row([0.02] * 30, gold=[0.0] * 30).verdict == AS_GOLD  # below the margin
+    assert row([0.0] * 20, gold=[0.0] * 20, before=[1.0] * 20).verdict == AS_GOLD
+    assert row([1.0] * 20, gold=[0.0] * 20, before=[0.0] * 20).verdict == "comes back"
     assert row([0.0] * 20, before=[1.0] * 20).verdict == LESS
     assert row([1.0] * 20, before=[1.0] * 20).verdict == AS_BEFORE
     assert row([1.0] * 20).verdict == ""
+
+
+def test_an_attack_that_does_not_tell_before_from_gold_has_no_power():
+    assert row([0.0] * 20, gold=[0.0] * 20, before=[0.0] * 20).verdict == NO_POWER
+    assert row([0.9] * 20, gold=[0.9] * 20, before=[0.9] * 20).verdict == NO_POWER  # all guess it
+    assert row([0.0] * 20, gold=[0.0] * 20, before=[0.0] * 19 + [1.0]).verdict == NO_POWER
+    assert row([0.0] * 20, before=[0.0] * 20).verdict == NO_POWER
+    assert row([0.0] * 3, gold=[0.0] * 3, before=[0.0] * 3).verdict == TOO_FEW
+    weak = [row([0.0] * 20, gold=[0.0] * 20, before=[0.0] * 20)]
+    assert "1 of 1 case say nothing here" in conclusion(weak, gold=True)
+    assert "no model before" in conclusion([row([0.0] * 20, gold=[0.0] * 20)], gold=True)
 
 
 def test_the_worst_case_of_a_group_is_shown():

@@ -1,0 +1,171 @@
+"""The attacks of an audit on each of its models, one model after another, and the card that comes of them."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mari_cli.audit.attack import Case, CaseValues, Evidence, chosen_items, measure_recall
+from mari_cli.audit.card import CardRow, card_row, conclusion, worst
+from mari_cli.audit.registry import ATTACKS
+from mari_cli.audit.relearning import steps_to_half
+from mari_cli.config import AuditConfig
+from mari_cli.errors import UserError, counted
+from mari_cli.metrics.statistics import How
+from mari_cli.metrics.version import version_of
+from mari_cli.models.fingerprint import cache_key, described, weights_hash
+from mari_cli.models.load import LanguageModel
+from mari_cli.progress import Track
+from mari_cli.storage import json_cache
+from mari_cli.storage.hashing import key_hash
+from mari_cli.suites.examiner import items_hash
+from mari_cli.suites.measured import Measured
+from mari_cli.suites.standard import Corpus
+from mari_cli.tasks.examined import Examined
+
+CODE = ("mari_cli.audit.attack", "mari_cli.suites.generate", *(f"mari_cli.audit.{name}" for name in ATTACKS))
+"""The modules whose code makes what is kept."""
+ROLES = ("target", "model", "gold")
+"""The models of an audit, in the order in which they are attacked: before, now, gold."""
+
+
+# -- what is asked -------------------------------------------------------------------------------------------
+
+
+def evidence_of(
+    corpora: Mapping[str, Corpus], config: AuditConfig, *, seed: int, batch_size: int
+) -> Evidence:
+    return Evidence(corpora, chosen_items(corpora["forget"], config.items), seed, batch_size)
+
+
+def plan(config: AuditConfig, evidence: Evidence) -> tuple[list[Case], list[str]]:
+    """Every case, in the order in which they are tried, and what is left out."""
+    found, left_out = [], []
+    for name, attack in ATTACKS.items():
+        if name in config.attacks:
+            cases, notes = attack.cases(config, evidence)
+            found += cases
+            left_out += notes
+    if not found:
+        raise UserError(f"no attack is left: {'; '.join(left_out)}", "choose others: `audit.attacks=[plain]`")
+    return found, left_out
+
+
+def describe_cost(lm: LanguageModel, planned: Sequence[Case], evidence: Evidence, models: int) -> str:
+    """What the audit will take, from one batch that is timed."""
+    some = evidence.items[: evidence.batch_size]
+    begun = time.monotonic()
+    measure_recall(lm, some, prompted=evidence.has_prompts, batch_size=evidence.batch_size)
+    each = (time.monotonic() - begun) / len(some)
+    passes = sum(case.passes for case in planned) * len(evidence.chosen) * models
+    minutes = passes * each / 60
+    return (
+        f"audit: {counted(len(planned), 'case')} on {counted(len(evidence.chosen), 'item')} of "
+        f"{counted(models, 'model')}: about {passes:,.0f} forward passes, {minutes:.1f} min"
+    )
+
+
+# -- the attacks ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Audit:
+    """The cases of an audit, and what each has found in each model so far."""
+
+    config: AuditConfig
+    evidence: Evidence
+    planned: Sequence[Case]
+    cache: Path
+    load: Mapping[str, Callable[[], LanguageModel]]
+    """By role, how the model is loaded."""
+    track: Track
+    check: Callable[[str, str], None] = lambda role, weights: None
+    """Called with role and weights of each model before it is attacked; may raise UserError."""
+    found: dict[str, dict[str, CaseValues]] = field(default_factory=dict)
+    """By the full name of the case and by role."""
+    weights: dict[str, str] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Attack every model with every case."""
+        for role in [role for role in ROLES if role in self.load]:
+            lm = self.load[role]()
+            self.weights[role] = weights_hash(lm.model)
+            self.check(role, self.weights[role])
+            for case in self.track(self.planned, f"{role}: attacks", len(self.planned)):
+                self.found.setdefault(case.full_name, {})[role] = self._ask(lm, self.weights[role], case)
+
+    def _ask(self, lm: LanguageModel, weights: str, case: Case) -> CaseValues:
+        """From the cache where the same model was asked the same before."""
+        evidence = replace(self.evidence, beside=lambda role: self.load[role]())
+        asked = {
+            "case": dict(case.settings),
+            "attack": case.attack,
+            "items": items_hash(evidence.items),
+            "values": [record.value for record in evidence.records],
+            "others": {role: items_hash(corpus.items) for role, corpus in evidence.corpora.items()},
+            "chosen": list(evidence.chosen),
+            "seed": evidence.seed,
+            "batch_size": evidence.batch_size,
+        }
+        key = key_hash(cache_key("audit", version_of(*CODE), described(lm, weights), asked))
+        path = self.cache / "audit" / key[:2] / f"{key}.json"
+        kept = json_cache.read(path)
+        if kept is None:
+            found = ATTACKS[case.attack].run(lm, case, evidence)
+            kept = json_cache.write(path, {"values": found.values, "detail": found.detail})
+        return CaseValues(kept["values"], kept["detail"])
+
+    # -- the card --------------------------------------------------------------------------------------------
+
+    def card(self, how: How) -> tuple[list[CardRow], str]:
+        """The worst row of each group, and what they say together."""
+        rows = worst(self._rows(how))
+        return rows, conclusion(rows, gold="gold" in self.load)
+
+    def _rows(self, how: How) -> list[CardRow]:
+        """A row for each case that any item was asked."""
+        rows = []
+        whole = self.found.get("plain/greedy", {}).get("target")
+        for case in self.planned:
+            of_case = self.found[case.full_name]
+            if not all(any(value is not None for value in of_model.values) for of_model in of_case.values()):
+                continue
+            row = card_row(
+                ATTACKS[case.attack],
+                case,
+                of_case,
+                tests=len(self.planned),
+                alpha=self.config.alpha,
+                margin=self.config.margin,
+                how=how,
+            )
+            if case.attack == "relearning" and whole:
+                half = sum(value or 0.0 for value in whole.values) / len(whole.values)
+                for detail in row.detail.values():
+                    detail["steps_to_half"] = steps_to_half(detail, half)
+            rows.append(row)
+        return rows
+
+    def models(self, rows: Sequence[CardRow]) -> dict[str, Examined]:
+        """Each model with its numbers under `audit/ATTACK/CASE`, and the values of single items."""
+        result = {}
+        for role, weights in self.weights.items():
+            metrics = {f"audit/{row.attack}/{row.case}": row.models[role] for row in rows}
+            result[role] = Examined(Measured(metrics, self._items(role), []), [], weights)
+        return result
+
+    def _items(self, role: str) -> list[dict[str, Any]]:
+        """A line for each measured item with its value in every case that asks about it."""
+        lines: dict[tuple[str, int], dict[str, Any]] = {}
+        for case in self.planned:
+            corpus = self.evidence.corpora[case.corpus]
+            values = self.found[case.full_name][role].values
+            for place, value in zip(self.evidence.places(case.corpus), values, strict=True):
+                record = {"item": place, "key": corpus.record_of(place).key[:16]}
+                line = lines.setdefault(
+                    (case.corpus, place), {"suite": "audit", "set": case.corpus, **record}
+                )
+                if value is not None:
+                    line[case.full_name.replace("/", "_")] = value
+        return list(lines.values())
