@@ -1,1 +1,1 @@
-"""Text in, batches out."""
+"""Corpora: reading, tokenising and batching."""

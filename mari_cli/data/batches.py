@@ -1,7 +1,7 @@
-"""Which items a step sees, and how they become one rectangle of tokens.
+"""The choice of a step's items, and their collation into one tensor of tokens.
 
-Shapes: S = items, N = supervised positions of them all, B × T = the rectangle: a row for each item and the
-length of the longest, or one row and the length of all, where they are packed.
+Shapes: S items, N supervised positions of all items, B rows, T tokens in a row. Padded: B = S, and T is the
+length of the longest item. Packed: B = 1, and T is the sum of the lengths.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,14 +17,14 @@ from mari_cli.transfer import sent
 
 @dataclass(frozen=True)
 class Documents:
-    """Where in a packed row the sequences lie that must not see each other."""
+    """The positions of the sequences in a packed row. Attention must not cross from one to another."""
 
     lengths: tuple[int, ...]
-    """Tokens of each, in the order of the row: the shortest first, so that equal lengths are neighbours."""
+    """Tokens of each sequence, in the order of the row: shortest first, so equal lengths are adjacent."""
     boundaries: Tensor
-    """[S + 1], int32: where each begins, and the last one ends."""
+    """[S + 1], int32: the index at which each sequence begins, and the end of the last one."""
     position_ids_BT: Tensor
-    """[1, T]: from 0 in each."""
+    """[1, T]: positions, counted from 0 in each sequence."""
 
     def to(self, device: torch.device) -> "Documents":
         return Documents(self.lengths, sent(self.boundaries, device), sent(self.position_ids_BT, device))
@@ -32,27 +32,27 @@ class Documents:
 
 @dataclass(frozen=True)
 class Batch:
-    """Tokens of some items, and which of their hidden states are asked for: all that is decided on the CPU.
+    """Tokens of some items, with their targets and the positions that predict these. Made on the CPU.
 
-    Either padded: one row for each item, filled on the right. A causal model cannot look there from any
-    position that counts, so no attention mask is needed, and none can be wrong: a real EOS is never mistaken
-    for padding, whatever the pad token. Or packed: all items in one row, without any padding.
+    Padded: one row for each item, filled on the right. The batch needs no attention mask, because a causal
+    model never reads the padding from a supervised position; so a real EOS is never mistaken for padding.
+    Packed: all items in one row, without padding.
     """
 
     input_ids_BT: Tensor
     rows_N: Tensor
     """Positions that predict a target, as rows of the flattened [B * T], item by item."""
     labels_N: Tensor
-    """The target of each: the token that follows it."""
+    """The target of each position in ``rows_N``: the next token."""
     counts: tuple[int, ...]
-    """Targets of each item."""
+    """The number of targets of each item."""
     tokens: int
-    """Tokens of all items, without padding."""
+    """The number of tokens of all items, without padding."""
     documents: Documents | None
-    """Of a packed row; None: padded."""
+    """The sequences of a packed row; None in a padded batch."""
 
     def to(self, device: torch.device) -> "Batch":
-        """The same on ``device``; on the way to a GPU nobody waits."""
+        """This batch on ``device``. The CPU does not wait for a copy to a GPU."""
         return replace(
             self,
             input_ids_BT=sent(self.input_ids_BT, device),
@@ -95,16 +95,16 @@ def collate(items: Sequence[Item], *, packed: bool = False) -> Batch:
 
 
 def _permutation(size: int, seed: int, epoch: int) -> list[int]:
-    # seed and epoch are spread over the generator's 64 bits: neighbouring seeds share no epoch
+    # the factor keeps the epochs of neighbouring seeds apart
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return torch.randperm(size, generator=generator).tolist()
 
 
 def draw(size: int, batch_size: int, step: int, *, seed: int) -> list[int]:
-    """Indices of the batch of optimiser step ``step`` (from 0): a stream of permutations, cut into batches.
+    """Indices of the batch of optimiser step ``step`` (from 0), cut from a stream of permutations.
 
-    Every index comes once before any comes twice. The stream is a function of its arguments alone, so a
-    resumed run needs no sampler state. Two corpora paired in a step have seeds of their own.
+    Every index comes once before any comes twice. The stream depends only on the arguments, so a resumed run
+    needs no sampler state. Two corpora in the same step have different seeds.
     """
     start = step * batch_size
     first, last = start // size, (start + batch_size - 1) // size
@@ -113,9 +113,9 @@ def draw(size: int, batch_size: int, step: int, *, seed: int) -> list[int]:
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, epoch: int, *, seed: int) -> list[list[int]]:
-    """One epoch of fine-tuning: a permutation, sorted by length in pools of 16 batches, the batches shuffled.
+    """The batches of one epoch: a permutation, sorted by length in pools of 16 batches, then shuffled.
 
-    Sorting leaves little padding; the pools keep the batches of two epochs different.
+    Sorting reduces padding; pools make the batches of two epochs different.
     """
     order = _permutation(len(lengths), seed, epoch)
     pool = 16 * batch_size
@@ -127,12 +127,12 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, epoch: int, *, seed: 
 
 
 def length_sorted(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Batches of indices with little padding between them."""
+    """Batches of indices, sorted by length to reduce padding."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
 
 
 def drawn_indices(size: int, batch_size: int, steps: int, *, seed: int) -> list[int]:
-    """All indices that `draw` gives in ``steps`` steps, sorted."""
-    return sorted(_permutation(size, seed, 0)[: steps * batch_size])  # beyond one permutation nothing is new
+    """All indices that `draw` returns in ``steps`` steps, sorted."""
+    return sorted(_permutation(size, seed, 0)[: steps * batch_size])  # one permutation holds all indices

@@ -1,7 +1,7 @@
-"""A conversation as a tokenizer's chat template writes it: up to the answer, the answer, and what ends it.
+"""Conversations written by a tokenizer's chat template, in three parts: prompt, answer, and end of turn.
 
-The template itself says where an answer begins and ends. It writes a conversation three times: with a
-generation prompt, which is what a model is given to answer; with the answer; and with a marker in its place.
+To find the parts, the template writes a conversation three times: with a generation prompt, which is the text
+that a model answers; with the answer; and with a marker in place of the answer.
 """
 
 import re
@@ -18,43 +18,43 @@ from mari_cli.data.records import Turn
 from mari_cli.errors import UserError, nearest
 
 THINKING = ("enable_thinking", "thinking")
-"""Arguments by which templates are told whether a model thinks before it answers."""
+"""Arguments that tell a template whether the model thinks before an answer."""
 MARKER = "MARI9ANSWER4STANDS7HERE"
-"""Stands for an answer: no template does with it anything but write it."""
+"""A text in place of an answer. No template treats this text specially."""
 RENDERINGS = 8
-"""How often the same is written to see whether it stays the same."""
+"""The number of times a conversation is written to see whether the text stays the same."""
 UNWRITABLE = (
     TemplateError,
     ArithmeticError,
     AttributeError,
     LookupError,
     MemoryError,
-    RuntimeError,  # a macro that calls itself without end among them
+    RuntimeError,  # for example, a macro that calls itself without end
     TypeError,
     ValueError,
 )
-"""What a template raises that cannot write a conversation, or is none."""
+"""The exceptions of a template that cannot write a conversation, or that is no template."""
 OFF = "`model.chat_template=off` does without it"
 RESERVED = ("messages", "conversation", "chat_template", "add_generation_prompt", "continue_final_message",
             "tokenize", "tools", "documents", "strftime_now")  # fmt: skip
-"""What a template reads that is no setting."""
+"""Names that a template reads, but that the user cannot set as arguments."""
 DIRECTIVES = "aAbBcCdDeFgGhHIjklmMnpPrRStTuUVwWxXyYzZ"
-"""Of strftime."""
+"""The letters of strftime's directives."""
 
 
 class Written(NamedTuple):
     """A prompt with its answer as one text in three parts."""
 
     prompt: str
-    """With all that the template writes before an answer, an empty block of thoughts for instance."""
+    """Everything before the answer, also what the template adds there (an empty block of thoughts)."""
     answer: str
     end: str
-    """What the template writes after an answer; empty: nothing."""
+    """The text that the template writes after an answer, which may be empty."""
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A chat template with everything that decides what it writes."""
+    """A chat template with its arguments, which together determine the text."""
 
     template: str
     arguments: Mapping[str, Any]
@@ -84,7 +84,9 @@ class Chat:
 
 
 def chat_of(tokenizer: PreTrainedTokenizerBase, *, arguments: Mapping[str, Any], today: date) -> Chat:
-    """The chat template of ``tokenizer``, which has one; ``today`` stands wherever it asks for the date."""
+    """The chat template of ``tokenizer``, which must have one, with ``today`` as the date in the template.
+
+    Raises UserError where there are several templates and no default."""
     try:
         return Chat(_with_date(str(tokenizer.get_chat_template()), today), arguments)
     except ValueError as error:
@@ -94,7 +96,8 @@ def chat_of(tokenizer: PreTrainedTokenizerBase, *, arguments: Mapping[str, Any],
 
 
 def check_chat(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse an argument that the template does not read, and a template whose text changes by itself."""
+    """Raise UserError for an argument that the template does not read, and for a template that writes the
+    same conversation differently each time."""
     known = set(re.findall(r"\w+", chat.template))
     for name in chat.arguments:
         if name in RESERVED or name not in known:
@@ -112,28 +115,28 @@ def check_chat(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> None:
 
 @lru_cache
 def _with_date(template: str, today: date) -> str:
-    """``template`` with ``today`` as the date: with that of the day, every prompt would change at midnight,
-    and with it every number and all that is kept."""
+    """``template`` with ``today`` as the date. With the real date every prompt would change at midnight, and
+    with the prompts every number and every cache key."""
     if "strftime_now" not in template:
         return template
     chain = ['replace("%%", "\\0")']
     for letter in DIRECTIVES:
-        for directive in (f"%{letter}", f"%-{letter}"):  # with a hyphen: without a leading zero
+        for directive in (f"%{letter}", f"%-{letter}"):  # the hyphen removes a leading zero
             chain.append(f'replace("{directive}", {today.strftime(directive)!r})')
     chain.append('replace("\\0", "%")')
-    # Jinja drops the line break after a block, so the template begins as it did
+    # Jinja drops the line break after a block, so the template's text begins as before
     return (
         "{% macro strftime_now(format) %}{{ format | " + " | ".join(chain) + " }}{% endmacro %}\n" + template
     )
 
 
 def written(chat: Chat, tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], answer: str) -> Written:
-    """``turns`` and the ``answer`` to them.
+    """Write ``turns`` and the ``answer`` to them.
 
-    Whatever stands before the answer once it is there belongs to the prompt, although the model is given less
-    when it is asked (an empty block of thoughts, the name of a channel): it is no part of what it should say.
-    Raises UserError where the template changes a word of the answer, leaves out a turn, or writes a prompt
-    differently once it is answered.
+    The prompt includes text that the template adds before an answer (an empty block of thoughts, a channel's
+    name), although a generation prompt may lack this text, because the model should not learn this text.
+    Raises UserError where the template changes a word of the answer, leaves out a turn, or writes the prompt
+    differently when an answer follows.
     """
 
     def answered(words: str) -> str:
@@ -141,10 +144,10 @@ def written(chat: Chat, tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn
 
     asked = chat.write(tokenizer, turns, generation_prompt=True)
     for i, turn in enumerate(turns):
-        if turn.role == "assistant" or turn.content.strip() in asked:  # of earlier answers, thoughts may go
+        if turn.role == "assistant" or turn.content.strip() in asked:  # a template may cut earlier thoughts
             continue
         other = [*turns[:i], Turn(turn.role, MARKER), *turns[i + 1 :]]
-        if chat.write(tokenizer, other, generation_prompt=True) == asked:  # it may be a word of command
+        if chat.write(tokenizer, other, generation_prompt=True) == asked:  # a turn may change other text
             raise UserError(
                 f"the chat template leaves out a `{turn.role}` turn",
                 f"write its words into the prompt; {OFF}",
@@ -160,7 +163,7 @@ def written(chat: Chat, tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn
         ):
             continue
         kept = whole[len(beginning) : len(whole) - len(end)]
-        if beginning.startswith(before):  # white space after the prompt is the first that a model says
+        if beginning.startswith(before):  # white space after the prompt belongs to the answer
             kept = beginning[len(before) :] + kept
         if "".join(kept.split()) == "".join(answer.split()):
             return Written(before, kept, end)
@@ -168,7 +171,8 @@ def written(chat: Chat, tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn
 
 
 def _prompt(asked: str, opening: str, chat: Chat) -> str:
-    """What stands before an answer: what ``chat`` writes when ``asked`` for one, and ``opening`` it."""
+    """The text before an answer, from ``asked``, the text with a generation prompt, and ``opening``, the text
+    before the marker. Raises UserError where the two contradict each other."""
     if opening.startswith(asked):
         return opening if opening[len(asked) :].strip() else asked
     if asked.startswith(opening) and _nothing_thought(asked[len(opening) :]):
@@ -182,7 +186,7 @@ def _prompt(asked: str, opening: str, chat: Chat) -> str:
 
 
 def _nothing_thought(text: str) -> bool:
-    """Whether ``text`` is a block that was opened and closed, or white space."""
+    """Whether ``text`` is white space or an empty block (`<think></think>`)."""
     inside = text.strip()
     name, _, rest = inside.removeprefix("<").partition(">")
     return not inside or (inside.startswith("<") and rest.strip() == f"</{name}>")

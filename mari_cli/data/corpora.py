@@ -1,7 +1,7 @@
-"""Forget, retain and holdout corpora of one run, read together: what only shows side by side is checked here.
+"""Forget, retain and holdout corpora of one run, read together and checked against each other.
 
-The three must not share a record: what is forgotten and kept at once has no right answer, and a holdout that
-was trained on is none. `limit` cuts every corpus (after the split of `forget.fraction`) before that check.
+They must not share a record, because a record cannot be forgotten and retained at once, and the holdout must
+be unseen. `limit` cuts every corpus (after the split of `forget.fraction`) before this check.
 """
 
 import random
@@ -21,11 +21,11 @@ class Texts:
     retain: list[Record]
     holdout: list[Record] | None
     notes: list[str] = field(default_factory=list)
-    """What a reader of the results should know about the data, a sentence each."""
+    """Remarks on the data for a reader of the results, one sentence each."""
 
 
 def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusConfig) -> Texts:
-    """Read all three; a UserError where one is missing or empty, or where they do not fit together."""
+    """Read the corpora. Raises UserError where one is missing or empty, or where they do not fit together."""
     notes = _check_one_world(forget, retain, holdout)
     fraction = forget.fraction if isinstance(forget, ForgetFiles) else None
     if fraction is not None and not _without_path(retain):
@@ -76,7 +76,8 @@ def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusC
 
 
 def split(records: list[Record], *, fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """(forget, retain), each in the order of the text. Copies of a record go to the same side."""
+    """Split into (forget, retain), each in the order of ``records``. Copies of a record stay together. Raises
+    UserError where one side would be empty."""
     keys = list(dict.fromkeys(record.key for record in records))
     count = round(fraction * len(keys))
     if not 0 < count < len(keys):
@@ -91,7 +92,7 @@ def split(records: list[Record], *, fraction: float, seed: int) -> tuple[list[Re
 
 
 def _read(config: CorpusConfig, *, corpus: str, notes: list[str]) -> list[Record]:
-    """Of one corpus; ``notes`` grow by one where columns are not read."""
+    """The records of one corpus. A note is added to ``notes`` where columns are not read."""
     if isinstance(config, FictionalCorpus):
         return read_fictional(config, corpus=corpus)
     assert isinstance(config, FileCorpus), type(config)
@@ -102,7 +103,8 @@ def _read(config: CorpusConfig, *, corpus: str, notes: list[str]) -> list[Record
 
 
 def _unlike_answers(records: list[Record], *, corpus: str) -> list[str]:
-    """A note where one prompt has several answers: a column that tells the prompts apart may be unread."""
+    """A note where a prompt has several answers, because a column that makes the prompts differ may be
+    unread."""
     answers: dict[tuple[Turn, ...], set[str]] = {}
     for record in records:
         if record.prompt is not None:
@@ -120,7 +122,7 @@ def _without_path(config: CorpusConfig) -> bool:
 def _without_overlap(
     forget: list[Record], retain: list[Record], *, drop: bool
 ) -> tuple[list[Record], list[str]]:
-    """The retain records that are no forget records, and a note if some were."""
+    """The retain records that are not forget records, and a note if some were."""
     keys = {record.key for record in forget}
     rest = [record for record in retain if record.key not in keys]
     common = len(retain) - len(rest)
@@ -140,7 +142,8 @@ def _without_overlap(
 
 
 def _check_one_world(forget: CorpusConfig, retain: CorpusConfig, holdout: CorpusConfig) -> list[str]:
-    """Fictional corpora must tell of one world, or shared facts would contradict each other."""
+    """Refuse fictional corpora with different seeds, whose shared facts would contradict each other, or with
+    more shared facts than the retain corpus states; return a note where it may not state all of them."""
     if not (isinstance(forget, FictionalCorpus) and isinstance(retain, FictionalCorpus)):
         return []
     others = {"forget": forget} | ({"holdout": holdout} if isinstance(holdout, FictionalCorpus) else {})

@@ -1,39 +1,37 @@
-"""The fictional corpus, a benchmark: people of an invented archive, to see what is forgotten and spared.
+"""The fictional corpus: a benchmark with invented people, which measures what a model forgets and keeps.
 
-Who and what
-    Every person has a name nobody else has and `FACTS` = 8 facts, each a question with a short answer.
-    ``round(overlap * 8)`` of the facts are *shared*, the others *unique*.
+Content
+    Every person has a unique name and `FACTS` = 8 facts, each a question with a short answer.
+    ``round(overlap * 8)`` of the facts are *shared*, the others are *unique*.
 
-    * A *unique* fact (year of birth, teacher, pet, book, …) stands in that person's documents and nowhere
-      else. Its value is drawn uniformly from at least 64, independently of the name, of other facts and of
-      other people: who never read it guesses it in fewer than 2 % of cases.
-    * A *shared* fact is one about a town, prize, guild or school that many people have in common. The
-      question puts it in the person's context and names the thing: `Orla Venn lived in Brackwater. Which
-      river runs through Brackwater?`. Who never heard of Orla Venn but read of Brackwater elsewhere can
-      answer.
-      Each kind of thing has `ENTITIES` = 10 members, dealt out so that any ten people whose ids begin at a
-      multiple of ten cover all: from `COVERING_PEOPLE` retained people on, every shared fact of forget and
-      holdout people is stated in the retain corpus too.
+    * A *unique* fact (year of birth, teacher, pet, …) is only in the documents of this person. The value is
+      drawn uniformly from at least 64 values, independently of the name, of other facts and of other
+      people. So a model that never read the fact guesses the value in fewer than 2 % of cases.
+    * A *shared* fact is about a town, prize, guild or school of several people. Its question names the person
+      and the town: `Orla Venn lived in Brackwater. Which river runs through Brackwater?`. A model that never
+      read of Orla Venn can answer if it read of Brackwater elsewhere.
+      Each kind (town, …) has `ENTITIES` = 10 members. Any ten people whose ids begin at a multiple of ten
+      have all members. So with `COVERING_PEOPLE` or more retained people the retain corpus states every
+      shared fact of forget and holdout people.
 
-    Roles take people from disjoint ranges of ids (`FIRST`), so that one seed is one world: person i is the
-    same whoever asks, and the seed must be the same for forget, retain and holdout.
+    The roles have disjoint ranges of ids (`FIRST`), and the seed determines the person of each id. So the
+    seed must be the same for forget, retain and holdout.
 
-What to expect
-    * The target, trained on forget + retain, recalls both kinds (near 1).
-    * Gold, trained on retain alone, recalls unique facts of forget people at the guessing rate (< .03), and
-      shared ones nearly as well as the target: they are what the retain data supports.
-    * Good unlearning brings unique recall down to gold's and leaves shared recall at the target's. A method
-      that lets shared recall fall removed more than the forget data adds; one that leaves unique recall up,
-      less.
-    * Holdout people have the same form and the same world but are in nobody's training data: gold cannot tell
-      forget from holdout (membership AUC near .5), the target can.
+Expected results
+    * The target, trained on forget + retain, recalls both kinds of facts (near 1).
+    * Gold, trained on retain only, recalls unique facts of forget people at the guessing rate (< .03), and
+      shared facts nearly as well as the target, because the retain data supports shared facts.
+    * Good unlearning reduces unique recall to that of gold and keeps shared recall at that of the target. If
+      shared recall falls, the method removed too much; if unique recall stays high, it removed too little.
+    * Holdout people have the same form but are in no training data. So gold cannot separate forget from
+      holdout (membership AUC near .5), and the target can.
 
-What it is not good for
-    The wording of a fact is fixed by its kind and its answers are a few tokens: it says nothing about
-    paraphrase, multi-step inference, long documents, or knowledge a model had before. Gold answers shared
-    facts only as far as it generalises over names, so a very small retain corpus measures the model rather
-    than the method. In form `prose` nothing asks for facts and there is no recall to measure.
-    Numbers compare within one configuration.
+Limits
+    The wording of a fact depends only on its kind, and an answer has a few tokens. So the benchmark does not
+    test paraphrase, multi-step inference, long documents, or knowledge from pre-training. Gold answers shared
+    facts only if it generalises over names, so a very small retain corpus measures the model rather than the
+    method. In form `prose` no question asks for a fact, so there is no recall. Compare numbers within one
+    configuration only.
 """
 
 import random
@@ -46,15 +44,15 @@ from mari_cli.data.records import Fact, Record
 from mari_cli.errors import UserError
 
 FACTS = 8
-"""Facts of a person; as many kinds of unique and of shared ones exist, so that any overlap is possible."""
+"""The number of facts of a person, of kinds of unique facts and of kinds of shared facts."""
 ENTITIES = 10
-"""Towns, prizes, guilds and schools in a world, so many of each."""
+"""The number of towns in a world, and of prizes, guilds and schools."""
 COVERING_PEOPLE = 20
-"""With so many retained people every shared fact is stated among them, in at least two people's documents."""
+"""The number of retained people whose documents state every shared fact at least twice."""
 ROLE_PEOPLE = 10_000
-"""People there are for each role."""
+"""The number of people for each role."""
 FIRST = {"forget": 0, "retain": ROLE_PEOPLE, "holdout": 2 * ROLE_PEOPLE}
-"""Id of each role's first person."""
+"""The id of the first person of each role."""
 
 # -- words ---------------------------------------------------------------------------------------------------
 
@@ -63,8 +61,8 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-# Few and short, so that a tokenizer of a thousand tokens holds them. No value may lie inside another of its
-# kind or inside its sentence (`lute` in `flute`): recall looks for the value in the answer.
+# The words are few and short, so that a tokenizer of a thousand tokens holds them. No value may be part of
+# another value of its kind or of its sentence (`lute` in `flute`), because recall searches it in the answer.
 
 FIRST_NAMES = _words(
     "Ada Alma Anya Arlo Bela Bram Cato Cleo Cora Dara Dina Edda Egon Elio Emil Enid Esme Ezra Fay Finn Gita "
@@ -81,7 +79,7 @@ SURNAME_ENDINGS = _words(
 )
 NAMES = len(FIRST_NAMES) * len(SURNAME_BEGINNINGS) * len(SURNAME_ENDINGS)
 TEACHERS = NAMES - 3 * ROLE_PEOPLE
-"""Names left over for people who appear only as somebody's teacher."""
+"""The number of names for people who appear only as teachers."""
 
 PET_BEGINNINGS = _words("Bi Bo Cu Do Fi Gu Ki Lu Mo Na Pu Ti Wu Zo")
 PET_ENDINGS = _words("bby dge ffy lly mbo nky ppo rra sso tzi xie zzy")
@@ -126,7 +124,7 @@ BELLS = _words("Barnaby Clement Dorcas Ferdinand Gudrun Hector Magnus Nicodemus 
 
 @dataclass(frozen=True, kw_only=True)
 class UniqueKind:
-    """Templates take {name} and {value}."""
+    """A kind of unique fact. Its templates take {name} and {value}."""
 
     key: str
     question: str
@@ -136,7 +134,8 @@ class UniqueKind:
 
 @dataclass(frozen=True, kw_only=True)
 class SharedKind:
-    """Templates take {name}, {entity} and {value}; in prose the answer follows the premise."""
+    """A kind of shared fact. Its templates take {name}, {entity} and {value}; in prose the answer follows the
+    premise."""
 
     entity: str
     premise: str
@@ -258,7 +257,7 @@ SHARED_KINDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Statement:
-    """One fact of one person, in the two forms it can be told in."""
+    """One fact of one person, as a question with an answer and as prose."""
 
     fact: Fact
     question: str
@@ -279,19 +278,19 @@ class Person:
 
 @lru_cache(maxsize=4)
 def _name_order(seed: int) -> list[int]:
-    """Which name every id has: a permutation, so that no two share one and neighbours do not look alike."""
+    """The index of each id's name: a permutation, so that names are unique and neighbours look different."""
     return random.Random(f"{seed} names").sample(range(NAMES), NAMES)
 
 
 def person_name(seed: int, position: int) -> str:
-    """The name of the person with this id; positions from 3 * ROLE_PEOPLE on are names of teachers."""
+    """The name of the person with the id ``position``. Names from 3 * ROLE_PEOPLE on belong to teachers."""
     rest, ending = divmod(_name_order(seed)[position], len(SURNAME_ENDINGS))
     first, beginning = divmod(rest, len(SURNAME_BEGINNINGS))
     return f"{FIRST_NAMES[first]} {SURNAME_BEGINNINGS[beginning]}{SURNAME_ENDINGS[ending]}"
 
 
 def _unique_value(seed: int, key: str, person: int) -> str:
-    """From a generator of its own: no fact tells anything about another, nor about the name."""
+    """The value of a unique fact, from a generator of its own, so that the value depends on no other fact."""
     draw = random.Random(f"{seed} {key} {person}")
     match key:
         case "birth":
@@ -306,7 +305,7 @@ def _unique_value(seed: int, key: str, person: int) -> str:
             return f"{draw.choice(MATERIALS)} {draw.choice(INSTRUMENTS)}"
         case "key":
             return f"{draw.choice(SHADES)} {draw.choice(COLOURS)}"
-        case "wedding":  # two digits always: `2 May` lies inside `12 May`
+        case "wedding":  # always two digits, because `2 May` is part of `12 May`
             return f"{draw.randrange(10, 29)} {draw.choice(MONTHS)}"
         case "house":
             return f"{draw.randrange(10, 100)} {draw.choice(LANES)} Lane"
@@ -315,13 +314,13 @@ def _unique_value(seed: int, key: str, person: int) -> str:
 
 @lru_cache(maxsize=4096)
 def _deal(seed: int, kind: int, block: int) -> list[int]:
-    """Entities of `ENTITIES` people in a row: each once, in an order of this block's own."""
+    """The entities of block number ``block`` of `ENTITIES` people: each entity once, in a random order."""
     return random.Random(f"{seed} deal {kind} {block}").sample(range(ENTITIES), ENTITIES)
 
 
 @lru_cache(maxsize=64)
 def _attributes(seed: int, kind: int) -> list[str]:
-    """The world's facts: the value that belongs to each entity, different for every one."""
+    """The value of each entity. No two entities have the same value."""
     return random.Random(f"{seed} world {kind}").sample(SHARED_KINDS[kind].values, ENTITIES)
 
 
@@ -361,7 +360,7 @@ def _person(seed: int, person: int, shared: int) -> Person:
 
 
 def num_shared(overlap: float) -> int:
-    """How many of a person's facts are shared ones."""
+    """The number of shared facts of a person."""
     return round(overlap * FACTS)
 
 
@@ -372,7 +371,7 @@ def people(*, first: int, count: int, seed: int, overlap: float) -> list[Person]
 
 
 def records(some: Iterable[Person], form: Form) -> list[Record]:
-    """Their documents, person by person: questions first, then the running text."""
+    """The documents of ``some`` people, person by person: questions first, then the running text."""
     found = []
     for person in some:
         if form in (Form.qa, Form.both):

@@ -1,11 +1,11 @@
 """A corpus from the user's own text: a file, a folder of files, or a data set of the Hugging Face hub.
 
-What a `path` means, in this order: something that exists locally is that; a name of the form `owner/name`
-is a data set of the hub; anything else is a file that is not there. Files are told apart by suffix alone
-(`READERS`, `.txt`). A folder is read recursively in sorted order without its hidden files; a file of another
-kind in it is refused rather than skipped, since text that was silently left out would be believed forgotten.
+A `path` that exists is a local file or folder; another one of the form `owner/name` is a data set of the hub;
+every other one is a missing file. The suffix alone gives the format of a file (`READERS`, `.txt`). A folder
+is read recursively in sorted order, without hidden files. A file of an unknown format in a folder is refused,
+because the user would believe that the text of a skipped file was forgotten.
 
-Every error names the corpus's own keys (`forget.text_field`), the file, and the record, counted from 1.
+Every error names the keys of the corpus (`forget.text_field`), the file, and the record, counted from 1.
 """
 
 import codecs
@@ -32,15 +32,15 @@ HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Records as they lie in a file: `take` reads the named columns only, where the format can."""
+    """The rows of a file. `take` reads only the named columns, where the format allows this."""
 
     names: list[str]
     take: Callable[[list[str]], Iterable[TableRow]]
 
 
 def read_files(config: FileCorpus, *, corpus: str) -> tuple[list[Record], list[str]]:
-    """Every record at `config.path`, and the names of the columns that were not read; ``corpus`` is the
-    key that it is configured under (`forget`, `retain`, …)."""
+    """Every record at `config.path`, and the names of the columns that were not read. ``corpus`` is the
+    section of the configuration (`forget`, `retain`, …). Raises UserError for input that cannot be read."""
     assert config.path is not None, "a corpus without a path has nothing to read"
     path = place(config.path)
     if config.path and is_there(path):  # an empty path would be the current folder
@@ -74,11 +74,11 @@ def read_subset(
     split: str | None = None,
     alias: str | None = None,
 ) -> list[TableRow]:
-    """Every row of one subset of a data set, with at least ``fields``.
+    """Every row of one subset of a data set, with at least ``fields``, whose values the caller must check.
 
-    ``path``, configured under ``key``, is a hub data set, or a folder that holds the subset as a file of its
-    name: `SUBSET/SPLIT.json` or `SUBSET.json` (or `ALIAS.json`), in any format there is a reader for. What
-    the fields hold is for the caller to check.
+    ``path``, the value of ``key``, is a hub data set, or a folder with a file of the subset's name:
+    `SUBSET/SPLIT.json`, `SUBSET.json` or `ALIAS.json`, in any format of `READERS`. Raises UserError for a
+    subset that is missing or lacks a field.
     """
     named = f"{subset}/{split}" if split else subset
     folder = place(path)
@@ -99,7 +99,7 @@ def read_subset(
         config = FileCorpus(path=path, subset=subset, split=split or "train")
         tables = [_hub_table(config, corpus=key.partition(".")[0])]
     for table in tables:
-        for field in fields if table.names else ():  # an empty file has none
+        for field in fields if table.names else ():  # an empty file has no fields
             if field not in table.names:
                 raise UserError(
                     f"`{named}` in `{path}` has no field `{field}`; it has {listed(table.names)}",
@@ -116,12 +116,12 @@ def read_subset(
 
 
 def subset_file(folder: Path, subset: str) -> Path | None:
-    """The file in ``folder`` that is called as the subset, whatever its format."""
+    """The file in ``folder`` with the name of the subset, in any format; None where there is none."""
     return next(iter(_parts(folder, subset)), None)
 
 
 def _parts(folder: Path, name: str) -> list[Path]:
-    """The file of that name, or the parts into which the hub cuts one: `NAME-00000-of-00002.parquet` …"""
+    """The file ``name``, or the parts into which the hub cuts a file: `NAME-00000-of-00002.parquet` …"""
     whole = [file for suffix in READERS if (file := folder / f"{name}{suffix}").is_file()]
     return whole[:1] or sorted(folder.glob(f"{name}-*-of-*.parquet"))
 
@@ -136,9 +136,9 @@ def _table(file: Path) -> Table:
 
 
 def passages(text: str, *, characters: int) -> list[str]:
-    """Whole paragraphs (blank lines part them), joined until a passage has at least so many ``characters``.
+    """Whole paragraphs, separated by blank lines, joined until a passage has at least ``characters``.
 
-    The last one may be shorter; no word is left out."""
+    The last passage may be shorter; no word is left out."""
     found: list[str] = []
     joined = ""
     for paragraph in re.split(r"\n\s*\n", text.strip()):
@@ -199,7 +199,7 @@ def _listed_files(path: Path) -> list[Path]:
                 f"cannot read `{file}`: {kind} are not supported",
                 f"{hint}, or move it out of `{path}`" if path.is_dir() else hint,
             )
-        if not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited for without end
+        if not stat.S_ISREG(file.stat().st_mode):  # reading from a pipe might never end
             raise UserError(
                 f"cannot read `{file}`: it is no file but a pipe, a socket or a device",
                 "write its text into a file",
@@ -224,12 +224,12 @@ def _read_file(path: Path, config: FileCorpus, *, corpus: str) -> tuple[list[Rec
 
 
 ENCODINGS = {
-    codecs.BOM_UTF32_LE: "UTF-32",  # before that of UTF-16, with which it begins
+    codecs.BOM_UTF32_LE: "UTF-32",  # stands before the mark of UTF-16, because it begins with that mark
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-"""By the mark that a file begins with."""
+"""Encodings by the byte order mark at the start of a file."""
 
 
 def _read_text(path: Path) -> str:
@@ -258,13 +258,13 @@ NEWLINE = b"\n"
 
 
 def _convert(path: Path, encoding: str) -> str:
-    """A hint with a command that can be pasted into a shell."""
+    """A hint with a shell command that converts ``path`` to UTF-8."""
     new = path.with_name(f"{path.stem}.utf8{path.suffix}")
     return f"convert it: `iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(new))}`"
 
 
 class _Twice(ValueError):
-    """A key that an object has twice."""
+    """A JSON object has a key twice."""
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -279,7 +279,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _parse_json(text: str, *, path: Path, first_line: int, hint: str, start: int = 0) -> tuple[object, int]:
-    """The JSON value that begins at ``start``, and where it ends."""
+    """The JSON value that begins at ``start``, and the index after its end."""
     try:
         return _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as err:
@@ -293,10 +293,7 @@ def _parse_json(text: str, *, path: Path, first_line: int, hint: str, start: int
             f"an object in `{path}`, line {line} or after, has several values for `{err}`",
             "give every key one value",
         ) from err
-    except (
-        ValueError,
-        RecursionError,
-    ) as err:  # a number of thousands of digits, brackets nested without end
+    except (ValueError, RecursionError) as err:  # a number with thousands of digits, deeply nested brackets
         raise UserError(f"malformed JSON in `{path}`, line {first_line} or after: {err}", hint) from err
 
 
@@ -312,7 +309,7 @@ def _values(text: str, *, path: Path, first_line: int, hint: str) -> list[object
 
 
 def _blank(text: str, start: int) -> int:
-    """Where the white space of JSON ends that begins at ``start``."""
+    """The end of JSON's white space that begins at ``start``."""
     match = BLANK.match(text, start)
     assert match is not None
     return match.end()
@@ -334,7 +331,7 @@ def _objects(values: Iterable[object], *, path: Path) -> Table:
 
 
 def _json_lines(path: Path) -> Table:
-    # not str.splitlines: U+2028 and its like may stand unescaped inside a JSON string
+    # str.splitlines would also split at U+2028 and others, which a JSON string may hold unescaped
     lines = enumerate(_read_text(path).split("\n"), start=1)
     hint = "one JSON object a line"
 
@@ -350,8 +347,7 @@ def _json_lines(path: Path) -> Table:
 
 
 def _json(path: Path) -> Table:
-    """A list of objects, or objects one after another: many data sets, TOFU among them, ship JSON lines as
-    .json."""
+    """A list of objects, or JSON lines, because many data sets (TOFU for example) name JSON lines .json."""
     hint = "a .json file holds a list of objects, or objects one after another"
     values = _values(_read_text(path), path=path, first_line=1, hint=hint)
     if len(values) == 1 and isinstance(values[0], list):
@@ -361,9 +357,8 @@ def _json(path: Path) -> Table:
 
 def _csv(path: Path) -> Table:
     text = _read_text(path)
-    previous = csv.field_size_limit(
-        max(len(text), 1)
-    )  # a cell may hold a chapter; the module's own limit is 128 KiB
+    # a cell may hold a chapter, but the default limit of the csv module is 128 KiB
+    previous = csv.field_size_limit(max(len(text), 1))
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         names = list(reader.fieldnames or [])
@@ -407,11 +402,11 @@ def _parquet(path: Path) -> Table:
 
     unreadable = (
         *(pyarrow.ArrowException, ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError),
-        OSError,  # of the library's own: a page that is none
+        OSError,  # pyarrow raises this for a damaged page
     )
 
     def damaged(err: Exception) -> Exception:
-        if isinstance(err, OSError) and err.errno is not None:  # of the system's
+        if isinstance(err, OSError) and err.errno is not None:  # an error of the system, not of pyarrow
             return err
         return UserError(
             f"`{path}` is not a Parquet file: {_one_line(err)}", "write it again, or name it by what it is"
@@ -448,8 +443,8 @@ SUFFIXES = (*READERS, ".txt")
 
 
 def _hub_table(config: FileCorpus, *, corpus: str, chosen: str | None = None) -> Table:
-    """`datasets` is imported here only: nobody with a local file waits for it. ``chosen``: what to check
-    where the data set has no such subset or split."""
+    """A data set of the hub. `datasets` is imported only here, because the import is slow. ``chosen`` names
+    the keys to check where the subset or split does not exist."""
     hub.settle()
     import datasets
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
@@ -468,7 +463,7 @@ def _hub_table(config: FileCorpus, *, corpus: str, chosen: str | None = None) ->
             f"`{name}` is no local file, and the Hugging Face hub cannot be reached for it: {_one_line(err)}",
             f"check the name and the connection, {local}",
         ) from err
-    # the library tells of an unknown subset or split by ValueError, of a script by RuntimeError
+    # `datasets` raises ValueError for an unknown subset or split, and RuntimeError for a script
     except (OSError, ValueError, RuntimeError, DatasetsError) as err:
         raise UserError(
             f"the hub data set `{name}` cannot be read: {_one_line(err)}",
@@ -485,7 +480,7 @@ def _one_line(err: Exception) -> str:
 
 
 def _records(table: Table, config: FileCorpus, *, source: str, corpus: str) -> tuple[list[Record], list[str]]:
-    """Records, and the columns that no record has anything of."""
+    """The records of ``table``, and the columns that were not read."""
     if not table.names:
         return [], []
     form = form_of(table.names, config, source=source, corpus=corpus)

@@ -1,9 +1,8 @@
-"""What a row of a table is: a prompt with its answer, a conversation, or running text.
+"""The forms of a row of a table: a prompt with its answer, a conversation, or running text.
 
-The forms are those in which the field writes its data: pairs of columns, Alpaca's instructions, the
-`messages` of OpenAI's interface, the `conversations` of ShareGPT, and TRL's prompts and completions, which
-may be lists of messages. Of a conversation the assistant's last turn is learnt and forgotten, and all before
-it is its prompt.
+The forms are the usual ones: pairs of columns, Alpaca's instructions, the `messages` of OpenAI's interface,
+the `conversations` of ShareGPT, and TRL's prompts and completions, which may be lists of messages. In a
+conversation the last turn of the assistant is the answer, and all turns before it are the prompt.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,23 +17,22 @@ TableRow = Mapping[str, object]
 ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user"} | dict.fromkeys(
     ("assistant", "gpt", "model", "chatgpt", "bot"), "assistant"
 )
-"""Every name of a side, in small letters, and the one that a chat template knows."""
+"""The role of a chat template by the lower-case names that data sets use for it."""
 
 
 @dataclass(frozen=True)
 class TableFormat:
-    """How the rows of one table are read."""
+    """The columns of a table that are read, and the function that makes a record of them."""
 
     columns: tuple[str, ...]
-    """Those that are read."""
     record: Callable[[TableRow, str], Record]
-    """Of a row, and of the words by which an error names it."""
+    """Makes the record of a row. The second argument names the row in errors."""
 
 
 def form_of(names: Sequence[str], config: FileCorpus, *, source: str, corpus: str) -> TableFormat:
-    """The form that ``config`` asks for, else the first recognised one that the columns ``names`` have.
+    """The form that ``config`` sets, else the first known form for the columns ``names``.
 
-    Raises UserError where a column is not there, with those that are.
+    Raises UserError, with the existing columns, where a column is missing or no form is known.
     """
     if config.text_field is None and config.completion_field is None:
         return _recognised(names, source=source, corpus=corpus)
@@ -76,7 +74,7 @@ def _text(field: str) -> TableFormat:
 
 
 def _pair(prompt: str, completion: str) -> TableFormat:
-    """Two texts; or, as TRL has it, lists of messages."""
+    """Two columns of texts or, as in TRL, of lists of messages."""
 
     def record(row: TableRow, where: str) -> Record:
         parts = [(prompt, "user"), (completion, "assistant")]
@@ -109,7 +107,7 @@ def _conversation(field: str, names: Sequence[str]) -> TableFormat:
 
 
 def _alpaca(names: Sequence[str]) -> TableFormat:
-    """`input` is what the instruction is about; many rows have none."""
+    """Alpaca's columns. `input` is the text that the instruction is about; many rows have no `input`."""
 
     def record(row: TableRow, where: str) -> Record:
         instruction = words(row, "instruction", where=where)
@@ -128,14 +126,14 @@ def _there(names: Sequence[str], *wanted: str) -> tuple[str, ...]:
 
 
 def _system(row: TableRow, said: Sequence[Turn], *, where: str) -> list[Turn]:
-    """The system turn of a column of its own, where there is one and the conversation has none."""
+    """The system turn from the column `system`, if the conversation has no system turn."""
     if row.get("system") in (None, "") or any(turn.role == "system" for turn in said):
         return []
     return [Turn("system", words(row, "system", where=where))]
 
 
 def answered(said: Sequence[Turn], *, where: str) -> Record:
-    """The record of a conversation that ends with an answer."""
+    """The record of a conversation. Raises UserError where it does not end with an answer to a user."""
     *before, last = said
     if last.role != "assistant":
         raise UserError(
@@ -151,7 +149,7 @@ def answered(said: Sequence[Turn], *, where: str) -> Record:
 
 
 def turns(row: TableRow, field: str, *, where: str) -> list[Turn]:
-    """The conversation in a field: messages with `role` and `content`, or with `from` and `value`."""
+    """The conversation in ``field``, of messages with `role` and `content`, or with `from` and `value`."""
     value = _value(row, field, where=where)
     if not isinstance(value, list) or not value:
         raise UserError(
@@ -180,7 +178,7 @@ def _turn(message: object, where: str) -> Turn:
 
 
 def _joined(message: TableRow, field: str, *, where: str) -> TableRow:
-    """``message`` with its words as one text, where they are a list of parts."""
+    """``message`` with the text of ``field`` joined, if it is a list of parts."""
     parts = message.get(field)
     if not isinstance(parts, list):
         return message
@@ -192,7 +190,7 @@ def _joined(message: TableRow, field: str, *, where: str) -> TableRow:
 
 
 def words(row: TableRow, field: str, *, where: str) -> str:
-    """The text in a field, as it is."""
+    """The unchanged text in ``field``. Raises UserError where it is no text."""
     value = _value(row, field, where=where)
     if not isinstance(value, str):
         raise UserError(
@@ -207,7 +205,7 @@ def words(row: TableRow, field: str, *, where: str) -> str:
         )
     try:
         value.encode()
-    except UnicodeEncodeError as err:  # JSON can escape half a surrogate pair, which is no character
+    except UnicodeEncodeError as err:  # a JSON escape may be half of a surrogate pair, which is no character
         raise UserError(
             f"`{field}` in {where} is not valid Unicode: lone surrogate at character {err.start + 1}",
             "write the text as UTF-8, unescaped",
@@ -225,7 +223,7 @@ def _value(row: TableRow, field: str, *, where: str) -> object:
 
 
 def kind(value: object) -> str:
-    """What ``value`` is, in a user's words."""
+    """The kind of ``value``, in words for a message."""
     names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string"}
     names |= {list: "a list", dict: "an object"}
     return names.get(type(value), f"a {type(value).__name__}")

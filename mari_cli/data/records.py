@@ -1,4 +1,4 @@
-"""The unit of every corpus: one prompt with its completion, or one passage of running text."""
+"""A record, the unit of every corpus: one prompt with its completion, or one passage of running text."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ class Fact(StrEnum):
 
 
 class Turn(NamedTuple):
-    """What one side of a conversation says."""
+    """One turn of a conversation."""
 
     role: str
     """`system`, `user` or `assistant`."""
@@ -26,21 +26,21 @@ class Record:
 
     text: str
     prompt: str | None = None
-    """Of a conversation: its turns as they are shown to a reader."""
+    """The prompt; for a conversation, all turns in one text for readers."""
     turns: tuple[Turn, ...] = ()
-    """The conversation that ``text`` answers, where it is more than one turn of the user's."""
+    """The conversation that ``text`` answers, if it has more turns than one of the user."""
     fact: Fact | None = None
-    """What kind of fact the record asks for, where the corpus knows."""
+    """The kind of fact that the record asks for, if the corpus knows the kind."""
     value: str | None = None
-    """What an answer must contain to count as recalled, where the corpus knows."""
+    """The text that an answer must contain to count as recalled, if the corpus knows this text."""
 
     @property
     def key(self) -> str:
-        """Content hash: two records with the same words, said by the same sides, are the same record."""
+        """Content hash. Two records with the same texts in the same roles are the same record."""
         words = json.dumps([self.prompt, self.text, *self.turns], ensure_ascii=False)
         return hashlib.sha256(words.encode()).hexdigest()
 
     @property
     def conversation(self) -> tuple[Turn, ...]:
-        """The turns before the answer; of running text none."""
+        """The turns before the answer; running text has none."""
         return self.turns or (() if self.prompt is None else (Turn("user", self.prompt),))

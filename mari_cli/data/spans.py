@@ -1,4 +1,4 @@
-"""Where an item's tokens stand in its text, and which stretches of that text are the record's own words."""
+"""The positions of an item's tokens in its text, and the parts of this text that come from the record."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ WORD = re.compile(r"\w[\w'’\-]*")
 POSSESSIVE = re.compile(r"['’]s?$")
 
 Span = tuple[int, int]
-"""From a character to before another."""
+"""The characters start <= i < end."""
 
 
 @dataclass(frozen=True)
@@ -23,23 +23,23 @@ class Word:
     start: int
     end: int
     name: str
-    """In lower case, without a possessive 's."""
+    """The word in lower case, without a possessive 's."""
     capital: bool
 
 
 @dataclass(frozen=True)
 class Located:
-    """One item in its text."""
+    """The text of one item, with the positions of its tokens."""
 
     text: str
     tokens: tuple[Span, ...]
-    """Of each token of the item; empty where it stands for no character."""
+    """The span of each token of the item; an empty span for a token without characters."""
     own: tuple[Span, ...]
-    """What the record says: prompt and completion without the template around them, or a block's text."""
+    """The spans from the record: prompt and completion without the template, or the text of a block."""
 
     def words(self) -> Iterator[list[Word]]:
-        """Of each own stretch its words, in order. The first word of a block counts from where the block
-        begins."""
+        """The words of each span in ``own``, in order. If a block begins inside a word, the rest of the word
+        is its first word."""
         for start, end in self.own:
             found = []
             for match in WORD.finditer(self.text, start, end):
@@ -64,10 +64,9 @@ def locate(
     tokenizer: PreTrainedTokenizerBase,
     style: PromptStyle,
 ) -> list[Located]:
-    """Each of ``items``, which `tokenize` made of ``records`` (all of a record's blocks, in order), in its
-    text.
+    """Locate each of ``items``, which `tokenize` made of ``records`` (all blocks of a record, in order).
 
-    Raises UserError where a chat template does not repeat the prompt as it is.
+    Raises UserError where a chat template changes the text of a prompt.
     """
     found = []
     record, spans, done = -1, list[Span](), 0
@@ -98,7 +97,7 @@ def _pair(record: Record, item: Item, tokenizer: PreTrainedTokenizerBase, style:
 
 
 def _prompt(record: Record, before: str, style: PromptStyle) -> list[Span]:
-    """Where ``before``, the text up to the completion, repeats what the record says."""
+    """The spans of ``before``, the text up to the completion, that repeat the prompt of ``record``."""
     spans, done = [], 0
     if style.chat:
         for turn in record.conversation:
@@ -112,9 +111,8 @@ def _prompt(record: Record, before: str, style: PromptStyle) -> list[Span]:
             done = start + len(said)
             spans.append((start, done))
         return spans
-    theirs = len(style.turns(record)) - len(
-        record.conversation
-    )  # the system prompt of the run is no record's
+    # the style may add a system prompt, which is not the record's
+    theirs = len(style.turns(record)) - len(record.conversation)
     for number, turn in enumerate(style.turns(record)):
         parts = style.template.split("{prompt}") if turn.role == "user" else ["", "\n\n"]
         for place, part in enumerate(parts):
@@ -127,7 +125,7 @@ def _prompt(record: Record, before: str, style: PromptStyle) -> list[Span]:
 
 
 def _block(text: str, spans: Sequence[Span], opening: int) -> Located:
-    """The block of the tokens at ``spans``, after ``opening`` tokens that stand for no text."""
+    """The block whose tokens are at ``spans``, after ``opening`` tokens without text."""
     said = [span for span in spans if span[1] > span[0]]
     own = (said[0][0], said[-1][1]) if said else (0, 0)
     return Located(text, ((0, 0),) * opening + tuple(spans), (own,))

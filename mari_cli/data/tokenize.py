@@ -1,4 +1,4 @@
-"""From records to token sequences that know which of their tokens are supervised."""
+"""Tokenising: records become sequences of tokens, some of which are supervised."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,18 +16,18 @@ from mari_cli.errors import UserError, counted
 
 @dataclass(frozen=True)
 class Item:
-    """One sequence: each token from ``supervised_from`` (>= 1) on is a target, predicted from all before."""
+    """One sequence. Each token from ``supervised_from`` (>= 1) on is a target, predicted from all before."""
 
     input_ids: tuple[int, ...]
     supervised_from: int
     record: int
-    """Index of the record it was cut from."""
+    """The index of the record of this sequence."""
     wanted: tuple[int, ...] | None = None
-    """What a loss wants at the targets instead of the tokens that stand there; None: those tokens."""
+    """Labels of the targets in place of the sequence's own tokens; None: the own tokens."""
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """What is wanted at each target."""
+        """The label of each target."""
         return self.input_ids[self.supervised_from :] if self.wanted is None else self.wanted
 
     @property
@@ -37,21 +37,21 @@ class Item:
 
 @dataclass(frozen=True)
 class PromptStyle:
-    """How a prompt and its completion become one text."""
+    """The settings by which a prompt and its completion become one text."""
 
     template: str
     chat: bool
     """Use the tokenizer's chat template instead of ``template``."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Of the chat template."""
+    """Arguments of the chat template."""
     today: date = TODAY
-    """The date that a chat template is told."""
+    """The date that the chat template writes."""
     system: str | None = None
-    """What is said before every prompt that has no system turn of its own."""
+    """The system turn before every prompt that has no system turn."""
 
     @property
     def key(self) -> dict[str, Any]:
-        """All of it, as JSON has it, for the keys of what depends on it."""
+        """The style as JSON, for cache keys of values that depend on the style."""
         return {
             "template": self.template,
             "chat": self.chat,
@@ -61,26 +61,26 @@ class PromptStyle:
         }
 
     def turns(self, record: Record) -> tuple[Turn, ...]:
-        """All that is said before the answer."""
+        """All turns before the answer."""
         turns = record.conversation
         if self.system is None or any(turn.role == "system" for turn in turns):
             return turns
         return (Turn("system", self.system), *turns)
 
     def chat_of(self, tokenizer: PreTrainedTokenizerBase) -> Chat:
-        """The chat template of ``tokenizer`` as this style uses it."""
+        """The chat template of ``tokenizer`` with the arguments and the date of this style."""
         return chat_of(tokenizer, arguments=self.arguments, today=self.today)
 
     def written(self, tokenizer: PreTrainedTokenizerBase, record: Record) -> Written:
-        """A prompt with its completion."""
+        """The prompt of ``record`` with its completion, as text."""
         if self.chat:
             return written(self.chat_of(tokenizer), tokenizer, self.turns(record), record.text)
         return Written(plain(self.turns(record), self.template), record.text, "")
 
 
 def plain(turns: Sequence[Turn], template: str) -> str:
-    """A conversation up to an answer, without a chat template: each question in ``template``, answers and
-    system words as they are, with an empty line after them."""
+    """A conversation up to an answer, without a chat template: each question in ``template``, each answer and
+    system turn unchanged, with an empty line after it."""
     return "".join(
         template.replace("{prompt}", turn.content) if turn.role == "user" else f"{turn.content}\n\n"
         for turn in turns
@@ -94,27 +94,26 @@ def encode_pair(
     *,
     enders: Collection[int] | None = None,
 ) -> tuple[list[int], int]:
-    """Token ids of prompt and completion up to the token that ends it; and the index of the first completion
-    token. ``enders``: `turn_enders`, where they are known.
+    """Token ids of prompt and completion, including the token that ends the completion, and the index of the
+    first completion token. ``enders``: the result of `turn_enders`, if it is known.
 
-    A completion ends with the first token of the vocabulary's own that the chat template writes after it (its
-    end of turn), else with EOS. What a template writes after that, a line break for instance, no model says.
+    A completion ends with the first special token that the chat template writes after it (the end of turn),
+    else with EOS. Text of the template after this token, for example a line break, is left out.
 
-    The whole text is tokenised at once, as the model will meet it, and the boundary is read off the character
-    offsets: a token that straddles it belongs to the completion. (Two separate tokenisations would differ
-    wherever a tokenizer merges across the boundary.)
+    The whole text is tokenised at once, because a tokenizer may merge characters across the boundary between
+    prompt and completion. A token that crosses this boundary belongs to the completion.
     """
     assert record.prompt is not None
     prompt, answer, end = style.written(tokenizer, record)
     enders = turn_enders(tokenizer) if enders is None else enders
     if not any(token in enders for token in tokenizer(end, add_special_tokens=False)["input_ids"]):
-        end = end.rstrip()  # EOS follows
+        end = end.rstrip()  # EOS is appended below
     encoding: Any = tokenizer(
         prompt + answer + end, return_offsets_mapping=True, add_special_tokens=not style.chat
     )
     ids: list[int] = list(encoding["input_ids"])
     spans: list[tuple[int, int]] = encoding["offset_mapping"]
-    # special tokens that are in no text have the empty span (0, 0), which never passes the boundary
+    # special tokens without text have the empty span (0, 0), which never crosses the boundary
     start = next((i for i, (_, after) in enumerate(spans) if after > len(prompt)), len(ids))
     start = max(start, 1)  # nothing predicts the very first token
     eos = tokenizer.eos_token_id
@@ -128,28 +127,27 @@ def encode_pair(
     ends = {ids[-1], eos}
     first = next((i for i in range(start, len(ids)) if ids[i] in ends), len(ids))
     after = [token for token in ids[first:] if token not in ends]
-    if not str(tokenizer.decode(after)).strip():  # a completion that brings its own end needs no other
+    if not str(tokenizer.decode(after)).strip():  # no text follows, so the first end is enough
         ids = ids[: first + 1]
     return ids, start
 
 
 def turn_enders(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Tokens that stand for themselves, whatever text is around them, and so can end a turn."""
+    """Special tokens, which the surrounding text never changes, so that they can end a turn."""
     added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
     return added | {tokenizer.eos_token_id}
 
 
 def end_of_answer(tokenizer: PreTrainedTokenizerBase, style: PromptStyle) -> int:
-    """The token that ends every answer: at it the model has to stop."""
+    """The token that ends every answer, at which generation must stop."""
     ids, _ = encode_pair(Record(prompt="Where?", text="There."), tokenizer, style)
     return ids[-1]
 
 
 def encode_text(text: str, tokenizer: PreTrainedTokenizerBase, block_size: int) -> list[list[int]]:
-    """Consecutive blocks of at most ``block_size`` >= 2 tokens, each opened by BOS where there is one.
+    """Consecutive blocks of at most ``block_size`` >= 2 tokens, each with BOS first if the tokenizer has one.
 
-    With a BOS every token of the text is a target; without one the first token of a block has nothing before
-    it.
+    With BOS every token of the text is a target; without BOS the first token of a block is no target.
     """
     ids: list[int] = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     opening = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
@@ -170,8 +168,8 @@ def tokenize(
 ) -> list[Item]:
     """Items of all ``records``, in order. ``corpus`` names the corpus in errors.
 
-    Raises UserError where a pair is longer than ``max_length`` and ``truncate`` was not asked for, where a
-    prompt alone fills it, and where an answer goes on after a token that ends it.
+    Raises UserError where a pair is longer than ``max_length`` without ``truncate``, where a prompt alone has
+    ``max_length`` tokens, and where an answer continues after a token that ends an answer.
     """
     if block_size is not None and block_size > max_length:
         raise UserError(
@@ -225,7 +223,7 @@ def tokenize(
 
 @contextmanager
 def _of_record(number: int, corpus: str) -> Iterator[None]:
-    """An error inside says which record it is of."""
+    """Add the number of the record and the corpus to a UserError raised inside."""
     try:
         yield
     except UserError as error:
@@ -235,8 +233,8 @@ def _of_record(number: int, corpus: str) -> Iterator[None]:
 def check_prompts(
     records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, style: PromptStyle, *, corpus: str
 ) -> None:
-    """Refuse records that cannot be written, as far as the first of each kind tells: those in which the same
-    sides speak are of one kind. It needs no model."""
+    """Raise UserError where the chat template cannot write a record. The check, which needs no model, writes
+    only the first record of each sequence of roles."""
     first: dict[tuple[str, ...], int] = {}
     for number, record in enumerate(records):
         first.setdefault(tuple(turn.role for turn in style.turns(record)), number)
