@@ -1,1 +1,1 @@
-"""What is written to disk: atomically, found again by its content, and never believed where it is damaged."""
+"""Files on disk: written atomically, named by hashes of their content, and checked for damage when read."""

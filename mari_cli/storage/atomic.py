@@ -1,4 +1,4 @@
-"""Writes that leave the old or the new, never a half: after a crash at any byte there is no third thing."""
+"""Atomic writes: after a crash at any moment there is the whole old file or the whole new one."""
 
 import errno
 import os
@@ -12,13 +12,13 @@ from typing import Literal
 from mari_cli.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""A full disk, or quota, or file size limit."""
+"""Error numbers of a full disk, a used quota and a file size limit."""
 IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
-"""A directory, or a lock of the owner's, where a file should be."""
+"""Error numbers where a directory is in the place of the file, or writing is not permitted."""
 
 
 class CannotWrite(UserError):
-    """The disk does not take what is written to it. Whatever was there before is untouched."""
+    """A file cannot be written. The old file, if there is one, is unchanged."""
 
     def __init__(self, path: Path | str, error: OSError) -> None:
         full = error.errno in FULL
@@ -28,7 +28,7 @@ class CannotWrite(UserError):
 
 @contextmanager
 def retold_disk_errors(path: Path) -> Iterator[None]:
-    """Tell a full disk as the user's error; let any other OSError pass."""
+    """Raise CannotWrite for a full disk. Other OSErrors pass unchanged."""
     try:
         yield
     except OSError as error:
@@ -38,7 +38,7 @@ def retold_disk_errors(path: Path) -> Iterator[None]:
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content``: a reader, or a crash at any moment, leaves the old file or the new."""
+    """Write ``content`` to ``path``. At any moment a reader finds the whole old file or the whole new one."""
     with retold_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = _scratch(path)
@@ -57,7 +57,7 @@ def atomic_write_bytes(path: Path, content: bytes) -> None:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """``atomic_write_bytes`` of UTF-8."""
+    """Write ``text`` in UTF-8 with ``atomic_write_bytes``."""
     atomic_write_bytes(path, text.encode())
 
 
@@ -65,11 +65,11 @@ def atomic_write_text(path: Path, text: str) -> None:
 def atomic_directory(
     path: Path, *, exists: Literal["refuse", "replace", "keep"] = "refuse"
 ) -> Iterator[Path]:
-    """A directory to fill: it appears as ``path`` once the block ends well, and leaves nothing otherwise.
+    """Yield a directory to fill, which becomes ``path`` when the block ends, or is removed after an error.
 
-    Where there is a ``path`` already: ``refuse`` raises FileExistsError, ``replace`` puts the new one in its
-    place, ``keep`` drops the new one (for caches, where whoever was first has written the same). If killed
-    between its two renames, ``replace`` leaves the old one as ``.old-NAME``, which ``recover`` puts back.
+    If ``path`` exists already, ``refuse`` raises FileExistsError, ``replace`` replaces the old directory, and
+    ``keep`` drops the new one (for caches, whose content is the same). A kill between the two renames of
+    ``replace`` leaves the old directory as ``.old-NAME``, and ``recover`` restores it.
     """
     if exists == "refuse" and os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
@@ -92,7 +92,7 @@ def atomic_directory(
 def _move_in(scratch: Path, path: Path, exists: str) -> None:
     if exists == "replace" and path.exists():
         old = path.with_name(f".old-{path.name}")
-        if old.exists():  # left by an earlier kill after the new one was in place
+        if old.exists():  # a kill has left it after the new directory was in place
             shutil.rmtree(old)
         os.rename(path, old)
         os.rename(scratch, path)
@@ -107,7 +107,7 @@ def _move_in(scratch: Path, path: Path, exists: str) -> None:
 
 
 def recover(directory: Path) -> None:
-    """Clean up what killed writes left in ``directory``. Only while nobody else writes there."""
+    """Clean up after killed writes in ``directory``. No other process may write there meanwhile."""
     for old in directory.glob(".old-*"):
         path = old.with_name(old.name.removeprefix(".old-"))
         if path.exists():
@@ -119,7 +119,7 @@ def recover(directory: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Take away a file, or a directory with all in it; nothing happens where there is none."""
+    """Remove a file, or a directory with its content, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -127,12 +127,12 @@ def remove(path: Path) -> None:
 
 
 def _scratch(path: Path) -> Path:
-    """A new name next to ``path``, so that the rename stays within one file system."""
+    """A new name beside ``path``, because a rename must stay on one file system."""
     return path.with_name(f".tmp-{secrets.token_hex(6)}")
 
 
 def _sync(path: Path) -> None:
-    """Bring a file, or the names in a directory, to the disk itself."""
+    """Make the disk store a file, or the names in a directory, now."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""An entry of the cache that takes long to make: locked while it is made, and checked before it is used."""
+"""A directory in the cache that takes long to make: locked while it is made, and checked before use."""
 
 import shutil
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from mari_cli.storage.atomic import recover
 def find_or_make(
     path: Path, *, name: str, is_whole: Callable[[Path], bool], make: Callable[[Path], None]
 ) -> None:
-    """Make sure that the directory ``path`` is there and whole.
+    """Call ``make`` for the directory ``path``, unless ``path`` exists and ``is_whole`` accepts it.
 
-    ``path`` has a parent of its own, which holds the lock: two runs that want the same wait for one of them.
-    All processes of a run call this together; ``is_whole`` is asked in the first, ``make`` is called in all.
-    ``name`` is for messages.
+    The parent of ``path`` holds the lock, so that two runs that need the same directory make it once. All
+    processes of a run call this function together: rank 0 calls ``is_whole``, and all call ``make``. ``name``
+    is for messages.
     """
     directory = path.parent
     directory.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def find_or_make(
 
 
 def _find(path: Path, name: str, is_whole: Callable[[Path], bool]) -> bool:
-    """Whether ``path`` is whole. What a killed run left beside it is cleaned up; what is damaged goes."""
+    """Whether ``path`` is whole. Leftovers of a killed run and a damaged ``path`` are removed."""
     recover(path.parent)
     if not path.exists():
         return False

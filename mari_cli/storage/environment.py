@@ -1,4 +1,4 @@
-"""What a number may depend on besides config and data: versions, hardware, the commit."""
+"""The environment of a run, which may change a number: versions, hardware and the commit."""
 
 import importlib.metadata
 import os
@@ -29,7 +29,7 @@ PACKAGES = (
 
 
 def describe_environment(*, device: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a number may depend on besides config and data. No host, user or environment variable is named."""
+    """Versions, hardware and commit, without names of host or user and without environment variables."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -42,7 +42,7 @@ def describe_environment(*, device: Mapping[str, Any] | None = None) -> dict[str
 
 
 def version_of(package: str) -> str | None:
-    """Of an installed package; None where it is not installed."""
+    """The version of an installed package; None where ``package`` is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -50,7 +50,7 @@ def version_of(package: str) -> str | None:
 
 
 def _git_state(directory: Path) -> dict[str, Any] | None:
-    """Commit of the project in ``directory``, and whether tracked files differ from it; None without one."""
+    """The commit of the project in ``directory``, and whether tracked files differ; None without a commit."""
     commit = _git(directory, "rev-parse", "--verify", "HEAD")
     if not commit:
         return None
@@ -59,7 +59,7 @@ def _git_state(directory: Path) -> dict[str, Any] | None:
 
 
 def _git(directory: Path, *arguments: str) -> str | None:
-    """Output of git, or None where git, or a repository, is not there."""
+    """The output of git; None where git or a repository is missing."""
     command = ["git", "--no-optional-locks", "-C", str(directory), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)

@@ -1,4 +1,4 @@
-"""SHA-256 of values, files and folders, by their content alone."""
+"""SHA-256 of values, files and folders, which depends only on their content."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def content_hash(value: Any) -> str:
-    """SHA-256 of ``value`` as canonical JSON: the order of keys does not matter, that of lists does."""
+    """SHA-256 of ``value`` as canonical JSON: the order of keys does not matter, the order of lists does."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -25,18 +25,18 @@ def file_hash(path: Path) -> str:
 
 
 def directory_hash(path: Path) -> str:
-    """SHA-256 over the names (relative, sorted) and contents of every file below ``path``."""
+    """SHA-256 of the names (relative, sorted) and contents of all files below ``path``."""
     names = sorted(entry.relative_to(path).as_posix() for entry in path.rglob("*") if entry.is_file())
     return content_hash([[name, file_hash(path / name)] for name in names])
 
 
 def path_hash(path: Path) -> str:
-    """Of a file, or of a directory with all in it; of what is not there, too."""
+    """SHA-256 of a file or of a directory with its content; a missing ``path`` has a hash, too."""
     if path.is_dir():
         return directory_hash(path)
     return file_hash(path) if path.is_file() else content_hash(None)
 
 
 def key_hash(key: Mapping[str, Any]) -> str:
-    """Of the key of a cache, as the name of a file or a directory: 24 hexadecimal digits."""
+    """The hash of a cache key, 24 hexadecimal digits, for the name of a file or directory."""
     return content_hash(key)[:24]

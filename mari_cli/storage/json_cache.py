@@ -1,7 +1,7 @@
-"""JSON kept for later runs, with the hash of its content: what was damaged is made anew, never believed.
+"""JSON in the cache, stored with the hash of its content. A damaged value is computed again.
 
-All processes call `read` and `write` together, and all get what the first reads and writes. What was just
-kept is read back at once, so that a first run sees what a later one will.
+All processes call `read` and `write` together; rank 0 reads and writes, and all get its value. `write` reads
+the value back, so that the first run uses the same value as a later run.
 """
 
 import json
@@ -15,12 +15,12 @@ from mari_cli.storage.json_files import atomic_write_json, finite
 
 
 def read(path: Path) -> Any:
-    """What was kept at ``path``; None where nothing was, or where it is no longer what was written."""
+    """The value at ``path``; None where there is no value, or where it is damaged."""
     return distributed.broadcast(read_here(path) if distributed.is_rank_zero() else None)
 
 
 def write(path: Path, value: Any) -> Any:
-    """Keep ``value``, which is not None, and return what ``read`` will."""
+    """Store ``value``, which must not be None, and return the value that ``read`` returns."""
     if distributed.is_rank_zero():
         value = finite(value)
         atomic_write_json(path, {"sha256": content_hash(value), "content": value})
@@ -28,14 +28,14 @@ def write(path: Path, value: Any) -> Any:
 
 
 def read_here(path: Path) -> Any:
-    """`read` for this process alone."""
+    """Read in this process only, without the other processes."""
     try:
         kept = json.loads(path.read_bytes())
         if kept["sha256"] == content_hash(kept["content"]):
             return kept["content"]
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError):  # no JSON, no text, or another one
+    except (ValueError, TypeError, KeyError):  # no JSON, no text, or JSON of another shape
         pass
     say(f"`{path}` in the cache is damaged and is made anew")
     return None

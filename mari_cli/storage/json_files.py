@@ -11,22 +11,22 @@ from mari_cli.storage.atomic import atomic_write_text
 
 
 def atomic_write_json(path: Path, value: Any) -> None:
-    """``atomic_write_text`` of standard JSON; a number that is not finite becomes null."""
+    """Write ``value`` as standard JSON, atomically; a number that is not finite becomes null."""
     atomic_write_text(path, json_text(value))
 
 
 def json_text(value: Any) -> str:
-    """``value`` as a file of a run holds it."""
+    """``value`` as JSON, in the format of a run's files."""
     return json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def json_lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One JSON object a line; a number that is not finite becomes null."""
+    """One JSON object on each line; a number that is not finite becomes null."""
     return "".join(json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def finite(value: Any) -> Any:
-    """``value`` with NaN and infinities as null: JSON has no word for them, and others read it too."""
+    """``value`` with null in place of NaN and infinity, because standard JSON has neither."""
     match value:
         case float():
             return value if math.isfinite(value) else None
@@ -39,7 +39,7 @@ def finite(value: Any) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; what else there is is refused as damaged."""
+    """The JSON object in a file. Raises UserError for other content."""
     try:
         value = json.loads(path.read_bytes())
     except OSError as error:
@@ -52,5 +52,5 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def damaged(path: Path, how: str) -> UserError:
-    """What is told of a file that is not as a run wrote it."""
+    """The UserError for a file that differs from what a run wrote; ``how`` says in which way."""
     return UserError(f"`{path}` is damaged: {how}", "restore the file, or start a new run")

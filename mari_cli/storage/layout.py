@@ -1,11 +1,10 @@
-"""Names of the files that runs and sweeps are made of."""
+"""Names of the files in run and sweep directories."""
 
 RUN, CONFIG, METRICS, RESULT, STATE = "run.json", "config.yaml", "metrics.jsonl", "result.json", "state"
-"""Names inside a run directory; the state to resume from is removed when the run is finished."""
+"""Names in a run directory. STATE, from which a run resumes, is removed when the run is finished."""
 SWEEP = "sweep.json"
-"""What makes a directory a sweep (launch/saved_sweep.py)."""
+"""The file that makes a directory a sweep (launch/saved_sweep.py)."""
 MANIFEST, SIGNATURE = "manifest.json", "manifest.json.sig"
-"""The hashes of a finished run's files with all else that can be shown of it (storage/manifest.py), and its
-signature where a key was given."""
+"""The manifest of a finished run (storage/manifest.py), and its signature if the user gave a key."""
 INPUTS = "inputs.json"
-"""What the run was begun with (begun.py): in the directory from its first moment on, and never changed."""
+"""The inputs of a run (begun.py). The file appears with the directory and never changes."""

@@ -1,4 +1,4 @@
-"""A lock that ends with the process that holds it."""
+"""A lock that the system releases when the process of its owner ends."""
 
 import errno
 import fcntl
@@ -12,12 +12,11 @@ from mari_cli.errors import UserError
 
 @contextmanager
 def hold(file: Path, what: str) -> Iterator[None]:
-    """Lock ``file``, whose owner is called ``what`` (as in "run `x`"); refused where another process has it.
-
-    The lock is the system's: it ends with the process, however that ends, so that nothing stale can be left.
-    A file system without locks lets everybody pass.
+    """Lock ``file``, which messages call ``what`` ("run `x`"). Raises UserError where another process has the
+    lock. The system releases the lock when the process ends, also after a crash. A file system without locks
+    gives the lock to every process.
     """
-    # over a network a lock takes a file that is open for writing; a run that is for reading needs none
+    # a lock over a network needs a file that is open for writing; a read-only run needs no lock
     with file.open("rb+" if os.access(file, os.W_OK) else "rb") as opened:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)

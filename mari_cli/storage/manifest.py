@@ -1,8 +1,8 @@
-"""The manifest of a finished run: the hash of every file and what is said of them, so that a change is named.
+"""The manifest of a finished run: the hashes of its files and facts about the run, which show later changes.
 
-`manifest.json` is written just before `result.json`. It is JSON in one form, with its own hash in it: another
-byte anywhere in it is seen too. Who can write in the directory can make a manifest anew; a signature
-(storage/signature.py) is what nobody without the key can make.
+`manifest.json` is written just before `result.json`. It is canonical JSON with its own hash, which shows a
+change of any byte. Everybody who can write in the directory can make a new manifest, but only the owner of
+the key can make a new signature (storage/signature.py).
 """
 
 import os
@@ -21,15 +21,14 @@ from mari_cli.storage.layout import MANIFEST, SIGNATURE, STATE
 SCHEMA_VERSION = 1
 Types = type | tuple[type, ...]
 NOT_COVERED = ("wandb",)
-"""Folders of a run in which another program goes on writing after the run's end."""
+"""Folders of a run to which another program may write after the end of the run."""
 
 
 def write_manifest(
     run: Path, about: Mapping[str, Any], pending: Mapping[str, str], key: Path | None = None
 ) -> dict[str, Any]:
-    """Hash every file of ``run``, say ``about`` it, and sign that with ``key``; returns the manifest.
-
-    ``pending``: the text of files that are written next, by their names.
+    """Hash every file of ``run``, write and return the manifest with the facts ``about`` the run, and sign it
+    with ``key``. ``pending``: the texts of files that are written after the manifest, by their names.
     """
     texts = {name: bytes_hash(text.encode()) for name, text in pending.items()}
     left_out = {MANIFEST, SIGNATURE, *texts}
@@ -55,8 +54,8 @@ def write_manifest(
 
 
 def read_manifest(run: Path) -> dict[str, Any]:
-    """What the manifest of ``run`` says. Raises UserError where there is none, where another version of mari
-    wrote it, and where a byte of it is not as it was written."""
+    """The content of the manifest of ``run``. Raises UserError where there is no manifest, where its format
+    belongs to another version of mari, and where a byte of it has changed."""
     path = run / MANIFEST
     if not os.path.lexists(path):
         raise UserError(
@@ -78,15 +77,15 @@ def read_manifest(run: Path) -> dict[str, Any]:
 
 
 def require_types(path: Path, manifest: Mapping[str, Any], types: Mapping[str, Types]) -> None:
-    """Raises UserError where the manifest at ``path`` lacks one of these keys, or has another type there:
-    its hash may be right all the same, for anybody can compute one."""
+    """Raise UserError where the manifest at ``path`` lacks a key of ``types`` or has another type there. A
+    right hash is not enough, because everybody can compute a hash."""
     for key, wanted in types.items():
         if key not in manifest or not isinstance(manifest[key], wanted):
             raise damaged(path, f"its `{key}` is not what a run writes there")
 
 
 def changes(run: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
-    """By name, what became of each file of ``run`` that is not as ``manifest`` says; empty where all are."""
+    """The change of each file of ``run`` that differs from ``manifest``, in words, by the file's name."""
     signed = {SIGNATURE} if manifest["signature"] else set()
     skipped = {STATE, *manifest["not_covered"]}
     there = {name for name in files_of(run, skipped) if name not in {MANIFEST, *signed}}
@@ -108,12 +107,12 @@ def changes(run: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 def files_of(run: Path, skipped: Collection[str]) -> list[str]:
-    """Names of all files of ``run``, relative to it, but for those in the folders ``skipped``."""
+    """Names of all files of ``run``, relative to ``run``, without the folders ``skipped``."""
     return sorted(_names(run, run, skipped))
 
 
 def with_progress(names: Any) -> Iterator[str]:
-    """``names`` of files with a bar: those of a large model take their time."""
+    """``names`` of files with a progress bar, because hashing a large model takes long."""
     from mari_cli.progress import track
 
     listed = list(names)

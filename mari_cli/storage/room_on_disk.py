@@ -1,4 +1,4 @@
-"""Whether a disk can take what a run is going to write; asked before the run begins."""
+"""Checks, before a run begins, that the disk can hold the files that the run will write."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from mari_cli.places import LONGEST_NAME, longest_name
 
 
 def check_disk(path: Path, needed_bytes: int) -> None:
-    """Refuse to start what the disk under ``path`` (which need not exist yet) cannot hold."""
+    """Raise UserError where the disk of ``path``, which need not exist, has too little free space."""
     there = next(parent for parent in [path.absolute(), *path.absolute().parents] if parent.exists())
     free = shutil.disk_usage(there).free
     if free < needed_bytes:
@@ -20,7 +20,7 @@ def check_disk(path: Path, needed_bytes: int) -> None:
 
 
 def require_writable(path: Path, key: str) -> None:
-    """Refuse a file to be written, given as ``key``, that is there already or could not be made."""
+    """Raise UserError where the file ``path``, the value of ``key``, exists already or cannot be made."""
     try:
         if os.path.lexists(path):
             what = "is a directory" if path.is_dir() else "exists already"

@@ -1,9 +1,8 @@
-"""A run on disk: written atomically, finished once, and never written again.
+"""A run on disk: written atomically, and never changed after its end.
 
-A run directory stands alone. ``run.json`` (what was asked, when) makes a directory a run, ``result.json``
-is written last and makes it a finished one; ``inputs.json`` holds what it was begun with. Everything in
-between may be cut off at any byte: a file is either the old one or the new one, and ``metrics.jsonl`` loses
-at most its last line. Standard library only.
+``run.json`` (command and time) makes a directory a run. ``inputs.json`` identifies the inputs of the run.
+``result.json`` is written last and makes the run finished. After a kill at any moment each file is the whole
+old one or the whole new one, and ``metrics.jsonl`` loses at most its last line. Standard library only.
 """
 
 import errno
@@ -33,7 +32,7 @@ class Run:
 
     path: Path
     writes: bool = True
-    """False: another process writes the same, and what this one would write is left out."""
+    """False: this process writes nothing, because another process writes the same."""
 
     @classmethod
     def create(
@@ -45,8 +44,8 @@ class Run:
         task: str = "",
         inputs: Mapping[str, Any] | None = None,
     ) -> "Run":
-        """Begin a run in a directory that is not there yet; it appears with its config, and with the record
-        of what it was begun with, or not at all."""
+        """Begin a run in a new directory, which appears together with its config and its inputs. Raises
+        UserError where ``path`` exists or cannot be made."""
         path = Path(path)
         if os.path.lexists(path):
             raise _taken(path)
@@ -60,7 +59,7 @@ class Run:
                 atomic_write_json(scratch / INPUTS, {"sha256": content_hash(content), **content})
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and os.path.lexists(path):
-                raise _taken(path) from error  # somebody else was faster
+                raise _taken(path) from error  # another process was faster
             raise UserError(
                 f"cannot make output directory `{path}`: {(error.strerror or str(error)).lower()}",
                 "choose another `out=`",
@@ -69,7 +68,7 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> "Run":
-        """A run to read from, finished or not."""
+        """A run for reading, finished or not. Raises UserError where ``path`` is no run."""
         path = Path(path)
         if not path.is_dir():
             raise UserError(f"no run directory `{path}`", "`mari runs list` shows the runs there are")
@@ -83,7 +82,7 @@ class Run:
 
     @classmethod
     def unfinished(cls, path: Path) -> "Run":
-        """A run that may go on: begun as its files say, and not finished. Nothing is changed."""
+        """A run that can be resumed; nothing is written. Raises UserError if it is finished or changed."""
         run = cls.open(path)
         if run.finished:
             raise UserError(
@@ -105,26 +104,26 @@ class Run:
 
     @classmethod
     def resume(cls, path: Path) -> "Run":
-        """A run to go on with: what killed writes left behind is cleaned up. Only while it is `held`."""
+        """Open a run for resuming, and clean up after killed writes. The caller must hold the lock `held`."""
         run = cls.unfinished(path)
         recover(run.path)
         return run
 
     def held(self) -> AbstractContextManager[None]:
-        """Nobody else may go on with the run as long as this lasts; refused where somebody does already."""
+        """A lock on the run, so that only one process resumes it; UserError where another process has it."""
         return hold(self.path / RUN, f"run `{self.path}`")
 
     @property
     def finished(self) -> bool:
-        """Whether the result is there: it is written last."""
+        """Whether the result exists, which is written last."""
         return (self.path / RESULT).exists()
 
     def about(self) -> dict[str, Any]:
-        """What was written at the beginning: task, command, created (UTC)."""
+        """The content of run.json: task, command, created (UTC)."""
         return read_object(self.path / RUN)
 
     def inputs(self) -> dict[str, Any]:
-        """What the run was begun with: the hashes of its `files`, and what begun.py adds to them."""
+        """The inputs of the run: the hashes of its first `files`, and the inputs that begun.py adds."""
         content = read_object(self.path / INPUTS)
         if content.pop("sha256", None) != content_hash(finite(content)):
             raise damaged(self.path / INPUTS, "it is not as it was written")
@@ -154,10 +153,10 @@ class Run:
         return self.path / name
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """One line of metrics.jsonl, out of this process at return; what is not finite becomes null.
+        """Append one line to metrics.jsonl; a number that is not finite becomes null.
 
-        Write the metrics of a step before the state to resume from at that step: ``truncate_metrics`` takes
-        away what is too new, nothing brings back what was never there.
+        The metrics of a step must be written before the state of this step: ``truncate_metrics`` can remove
+        metrics that are too new, but nothing can restore missing ones.
         """
         if not self.writes:
             return
@@ -170,17 +169,17 @@ class Run:
                 while line:
                     line = line[file.write(line) :]
             except OSError:
-                file.truncate(before)  # half a line would spoil the next
+                file.truncate(before)  # without this the next line would be appended to half a line
                 raise
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line that a kill has cut off is left out."""
+        """The lines of metrics.jsonl, without a last line that a kill has cut off."""
         return [record for _, record in self._metrics_lines()]
 
     def truncate_metrics(self, step: int) -> int:
-        """Drop what came after ``step``, as the run goes on from there, and a last line that was cut off.
+        """Drop the lines after ``step``, from which the run resumes, and a last line that was cut off.
 
-        Returns how many of the training steps until then have no line: some, where the file was damaged.
+        Returns the number of training steps up to ``step`` without a line: more than 0 in a damaged file.
         """
         if not self.writes:
             return 0
@@ -199,7 +198,7 @@ class Run:
             return []
         except OSError as error:
             raise damaged(path, (error.strerror or str(error)).lower()) from error
-        # bytes, as a cut may go through a character; not splitlines, as strings may hold other separators
+        # bytes, because a kill may cut a character; no splitlines, because strings may hold other separators
         whole = content.removesuffix(b"\n").split(b"\n") if content else []
         lines = []
         for number, raw in enumerate(whole, start=1):
@@ -207,7 +206,7 @@ class Run:
                 record = json.loads(raw)
                 text = raw.decode()
             except (ValueError, RecursionError) as error:
-                if number == len(whole):  # cut off by a kill
+                if number == len(whole):  # a kill has cut the last line
                     break
                 raise damaged(path, f"line {number} is not JSON") from error
             if not _is_metrics(record):
@@ -218,10 +217,10 @@ class Run:
     def finish(
         self, result: Mapping[str, Any], about: Mapping[str, Any] | None = None, key: Path | None = None
     ) -> None:
-        """Write result.json: from here on the run is finished, and the state to resume from is not needed.
+        """Write result.json, which makes the run finished, and remove the state to resume from.
 
-        ``about``: what its manifest says beside the hashes of its files; None: the run has no manifest.
-        ``key``: the private key that the manifest is signed with.
+        ``about``: facts for the manifest; None: the run gets no manifest. ``key``: the private key for the
+        signature of the manifest.
         """
         if not self.writes:
             return
@@ -236,7 +235,7 @@ class Run:
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise early what ``Run.create`` would raise late."""
+    """Raise UserError where ``path`` exists, before ``Run.create`` would raise the same error."""
     if os.path.lexists(path):
         raise _taken(path)
 
@@ -244,13 +243,13 @@ def refuse_existing(path: Path) -> None:
 def _taken(path: Path) -> UserError:
     hint = "choose another `out=`"
     if (path / RUN).is_file() and not (path / RESULT).exists():
-        with Run(path).held():  # refused where the run is going on
+        with Run(path).held():  # raises where the run is running
             hint += f", or go on with the unfinished run in it: `--resume {shlex.quote(str(path))}`"
     return UserError(f"output directory `{path}` exists", hint)
 
 
 def _is_metrics(record: Any) -> bool:
-    """Whether a line of metrics.jsonl is what a run writes there."""
+    """Whether ``record`` has the form of a line of metrics.jsonl."""
     if not isinstance(record, dict) or not record:
         return False
     step = record.get("step", 0)
@@ -259,5 +258,5 @@ def _is_metrics(record: Any) -> bool:
 
 
 def now() -> str:
-    """UTC, ISO 8601."""
+    """The time in UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")

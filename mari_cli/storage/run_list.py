@@ -1,4 +1,4 @@
-"""The runs under a folder, finished or not, a line for each."""
+"""The list of runs below a folder, finished or not."""
 
 import os
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from mari_cli.storage.run import Run
 class Status(StrEnum):
     finished = "finished"
     unfinished = "unfinished"
-    unreadable = "unreadable"  # its run.json or result.json is not what we wrote
+    unreadable = "unreadable"  # run.json or result.json is damaged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +28,11 @@ class RunSummary:
     """ISO 8601, UTC."""
     loss: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
-    """By full name, what is a number, of the model that the run ended with."""
+    """The metrics, by full name, of the run's last model, as far as they are numbers."""
 
 
 def list_runs(root: Path) -> list[RunSummary]:
-    """Every run under ``root``, oldest first; what is no run, or hidden, is passed over."""
+    """Every run below ``root``, oldest first. Hidden folders are skipped."""
     runs = []
     for directory, below, files in os.walk(root):
         if RUN in files and CONFIG in files:
@@ -61,5 +61,5 @@ def _summary(run: Run) -> RunSummary:
                 if isinstance(value := estimate.get("value"), int | float)
             },
         )
-    except (UserError, OSError, AttributeError, KeyError, TypeError, RecursionError):  # not as we write it
+    except (UserError, OSError, AttributeError, KeyError, TypeError, RecursionError):  # damaged files
         return RunSummary(path=run.path, name=run.path.name, task="", status=Status.unreadable, created="")

@@ -1,7 +1,7 @@
-"""A file is signed with the user's key, and its signature is checked: the one door to `model-signing`.
+"""Signing of a file with the user's key, and the check of a signature, both with `model-signing`.
 
 The signature is a Sigstore bundle over the SHA-256 of the file, made with an elliptic-curve key (P-256, P-384
-or P-521) in PEM. No cryptography is done here.
+or P-521) in PEM. `model-signing` does all cryptography.
 """
 
 import base64
@@ -20,11 +20,11 @@ MAKE = "openssl ecparam -name prime256v1 -genkey -noout -out KEY; openssl ec -in
 
 
 class NotSigned(Exception):
-    """The signature is not one of this file with that key; the message says what is wrong."""
+    """The signature does not belong to the file and the key; the message gives the reason."""
 
 
 def check_key(key: str | Path) -> Path:
-    """The private key at ``key``. Raises UserError where none can be read, or nothing can sign with it."""
+    """The path of the private key ``key``. Raises UserError where it cannot be read or cannot sign."""
     path = _readable(key, "the signing key")
     signing = _library().signing
     with _of_key(path, "private"):
@@ -33,7 +33,7 @@ def check_key(key: str | Path) -> Path:
 
 
 def write_signature(file: Path, signature: Path, key: Path) -> None:
-    """Write the ``signature`` of ``file`` with the private ``key``."""
+    """Sign ``file`` with the private ``key`` and write ``signature``."""
     library = _library()
     with _of_key(key, "private"):
         signer = library.signing.Config().use_elliptic_key_signer(private_key=key)
@@ -43,7 +43,8 @@ def write_signature(file: Path, signature: Path, key: Path) -> None:
 
 
 def check(file: Path, signature: Path, key: str | Path) -> None:
-    """Raise NotSigned where ``signature`` is not that of ``file`` by the owner of the public ``key``."""
+    """Raise NotSigned where ``signature`` does not belong to ``file`` and to the public ``key``. Raises
+    UserError where ``key`` cannot be read."""
     path = _readable(key, "the public key")
     library = _library()
     with _of_key(path, "public"):
@@ -53,13 +54,13 @@ def check(file: Path, signature: Path, key: str | Path) -> None:
 
     unsound = (InvalidSignature, ParseError, ValueError, LookupError, TypeError, AttributeError)
     try:
-        with contextlib.redirect_stdout(None):  # it warns there of old formats
+        with contextlib.redirect_stdout(None):  # the library prints warnings about old formats
             verifier.verify(file, signature)
     except unsound as error:
         raise NotSigned(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
     envelope = json.loads(signature.read_bytes())["dsseEnvelope"]
     for text in (envelope["payload"], *(one["sig"] for one in envelope["signatures"])):
-        if base64.b64encode(base64.b64decode(text)).decode() != text:  # bits that no byte depends on
+        if base64.b64encode(base64.b64decode(text)).decode() != text:  # unused bits of base64 have changed
             raise NotSigned("its base64 is not as it was written")
 
 
@@ -84,7 +85,7 @@ def _readable(key: str | Path, what: str) -> Path:
 def _of_key(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
-    except (ValueError, TypeError, AttributeError) as error:  # no PEM, another kind, or with a password
+    except (ValueError, TypeError, AttributeError) as error:  # no PEM, another kind of key, or a password
         raise UserError(
             f"`{path}` is no {kind} elliptic-curve key in PEM without a password",
             f"a key pair is made by `{MAKE}`; `KEY` signs, and `KEY.pub` checks",

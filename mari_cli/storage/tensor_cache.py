@@ -1,8 +1,8 @@
-"""Tensors too large for memory: computed once into files that are mapped, and found again by what they hold.
+"""Tensors too large for memory: computed once into memory-mapped files, and found again by their key.
 
-A directory under the content hash of its key holds one raw file a tensor (none of the usual formats can be
-written in place, row by row) and `meta.json`: the key, and shape, dtype and SHA-256 of each. It appears when
-it is whole, and every byte of it is checked before it is used again.
+A directory, named by the hash of the key, holds one raw file for each tensor (no usual format can be written
+in place, row by row) and `meta.json` with the key and with shape, dtype and SHA-256 of each tensor. The
+directory appears when it is whole, and a later run checks every byte before use.
 """
 
 import json
@@ -29,7 +29,7 @@ META = "meta.json"
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Shape and type of one tensor on disk."""
+    """The shape and the type of one tensor on disk."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -47,11 +47,10 @@ def cache_tensors(
     *,
     name: str,
 ) -> dict[str, Tensor]:
-    """The tensors ``wanted``, memory-mapped: from the directory of ``key`` under ``root`` if they are there,
-    else written there by ``fill``, which gets them empty. ``key`` is all that determines them.
+    """The tensors ``wanted``, memory-mapped from the directory of ``key`` below ``root``. If they are not
+    there, ``fill`` gets them empty and fills them. ``key`` must hold everything that determines the tensors.
 
-    Of several processes of a run the first looks and fills. What is changed in the result stays in this
-    process.
+    Rank 0 checks the directory. Changes of the returned tensors are not written to disk.
     """
 
     def make(path: Path) -> None:
@@ -68,8 +67,8 @@ def cache_tensors(
 
 
 def temporary_tensor(directory: Path | None, tensor: TensorSpec) -> Tensor:
-    """An empty tensor in a file of its own in ``directory`` (None: where the system keeps temporary files),
-    which no name leads to: it is gone with the tensor, or with the process, however that ends."""
+    """An empty tensor in its own file in ``directory`` (None: the system's folder for temporary files). The
+    file has no name, so the system removes it with the tensor or at the end of the process."""
     where = directory or Path(tempfile.gettempdir())
     where.mkdir(parents=True, exist_ok=True)
     check_disk(where, tensor.bytes)
@@ -82,7 +81,7 @@ def temporary_tensor(directory: Path | None, tensor: TensorSpec) -> Tensor:
 
 
 def _seal(directory: Path, key: Mapping[str, Any], wanted: Mapping[str, TensorSpec]) -> bytes:
-    """What `meta.json` says of the files as they are."""
+    """The content of `meta.json` for the files in ``directory``."""
     tensors = {
         part: {
             "shape": tensor.shape,
@@ -102,10 +101,10 @@ def _is_whole(directory: Path, key: Mapping[str, Any], wanted: Mapping[str, Tens
 
 
 def _allocate(path: Path, tensor: TensorSpec) -> Tensor:
-    """A new file to be filled through memory."""
+    """A tensor in a new memory-mapped file."""
     with path.open("xb") as file:
         if tensor.bytes:
-            # a write through memory kills the process where the disk is full: take the room beforehand
+            # on a full disk a write to mapped memory kills the process, so reserve the space first
             os.posix_fallocate(file.fileno(), 0, tensor.bytes)
     return _mapped(path, tensor, shared=True)
 
