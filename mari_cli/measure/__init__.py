@@ -1,1 +1,1 @@
-"""What a piece of work costs: bytes alive at one time, floating-point operations, and what devices offer."""
+"""The cost of a computation in bytes and floating-point operations, and the limits of devices."""

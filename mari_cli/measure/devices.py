@@ -1,5 +1,5 @@
-"""What named devices offer, by their makers' data sheets; memory as torch reports it, a little less than is
-sold."""
+"""Speed and memory of devices. The speed is from data sheets; the memory is what torch reports, which is a
+little less than the data sheet says."""
 
 import os
 import time
@@ -9,20 +9,20 @@ import torch
 
 GIB = 2**30
 MFU = 0.45
-"""Share of a GPU's peak that a training step is assumed to reach: an assumption, no measurement."""
+"""The share of a GPU's peak that a training step reaches: an assumption, not a measurement."""
 CPU_SHARE = 0.6
-"""Of the speed of one large matrix product, on a CPU."""
+"""The share of the speed of one large matrix product that a training step reaches on a CPU, assumed, too."""
 
 
 @dataclass(frozen=True)
 class DeviceSpec:
     name: str
     flops: float
-    """Peak operations a second in dense bfloat16 products with float32 sums; 0: not known."""
+    """Peak operations per second in dense bfloat16 products with float32 sums; 0: not known."""
     memory: int
-    """Bytes."""
+    """The memory in bytes."""
     share: float
-    """Of `flops`, what a step is assumed to reach."""
+    """The share of `flops` that a training step is assumed to reach."""
     source: str
     cuda: bool = True
 
@@ -45,7 +45,8 @@ CPU = "cpu"
 
 
 def find_device(name: str) -> DeviceSpec | None:
-    """A device of the table, whatever its spelling (`RTX 4090`, `nvidia h100`); or this machine's CPU."""
+    """The device of the table with this name, in any spelling (`RTX 4090`, `nvidia h100`), or this machine's
+    CPU; None for an unknown name."""
     plain = name.lower().removeprefix("nvidia").replace(" ", "").replace("-", "").replace("_", "")
     return this_cpu() if plain == CPU else GPUS.get(plain.removeprefix("geforce"))
 
@@ -58,7 +59,7 @@ def this_cpu() -> DeviceSpec:
 def _measured_flops(size: int = 768) -> float:
     a = torch.rand(size, size)
     best = float("inf")
-    for _ in range(4):  # the first one wakes the threads
+    for _ in range(4):  # the first product starts the threads and is slower
         started = time.perf_counter()
         a @ a
         best = min(best, time.perf_counter() - started)
@@ -66,7 +67,7 @@ def _measured_flops(size: int = 768) -> float:
 
 
 def this_gpu() -> DeviceSpec:
-    """The CUDA device of this machine: its memory, and the table's speed where it is in there."""
+    """The CUDA device of this machine, with the speed of the table, or 0 if the table lacks the device."""
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     name = properties.name
     known = next((gpu for key, gpu in GPUS.items() if key in name.lower().replace(" ", "")), None)

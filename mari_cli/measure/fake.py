@@ -1,7 +1,7 @@
-"""Models without weights: tensors that have a shape, a type and a device, and no content.
+"""Models with fake tensors, which have a shape, a type and a device, but no content.
 
-The modes of torch are not entered while such a model runs: an operator that meets a fake tensor is faked,
-and what is decided from real data, on the CPU, stays real.
+Such a model runs outside torch's fake mode: an operator with a fake argument returns fake tensors, and all
+other operators, for example on indices on the CPU, compute real values.
 """
 
 import copy
@@ -28,7 +28,7 @@ def empty(shape: Iterable[int], dtype: torch.dtype, world: FakeTensorMode) -> Te
 
 
 def twin(model: M, world: FakeTensorMode) -> M:
-    """``model`` with fake tensors on a CPU in the place of its own, wherever those are (`meta` included)."""
+    """A copy of ``model`` with fake tensors on a CPU. The tensors of ``model`` may be on any device."""
     fakes: dict[int, object] = {}
     with world:
         for tensor in [*model.parameters(), *model.buffers()]:
@@ -39,10 +39,10 @@ def twin(model: M, world: FakeTensorMode) -> M:
             fakes[id(tensor)] = (
                 torch.nn.Parameter(fake, requires_grad=tensor.requires_grad) if is_parameter else fake
             )
-    return copy.deepcopy(model, fakes)  # which finds them in its memo, and copies no weight
+    return copy.deepcopy(model, fakes)  # the memo holds the fakes, so no weight is copied
 
 
-# -- again ---------------------------------------------------------------------------------------------------
+# -- remembered results --------------------------------------------------------------------------------------
 
 PLAIN = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 
@@ -54,8 +54,8 @@ def _grouped_product(
     bias: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """The products of experts, for tokens [S, K] and weights [E, K, N] and for the gradients of both: torch
-    itself tells the shape in bfloat16 alone, and computes in any type."""
+    """The product of tokens [S, K] with experts [E, K, N], and the products for the gradients of both. torch
+    computes these in any type, but fakes them in bfloat16 only."""
     if type(a) is not FakeTensor:
         product: Tensor = torch.ops.aten._grouped_mm.default(a, b, offs, bias, out_dtype)
         return product
@@ -66,34 +66,34 @@ def _grouped_product(
 
 
 STAND_INS: dict[Any, Any] = {torch.ops.aten._grouped_mm.default: _grouped_product}
-"""Operator: what makes its result of tensors without content, where torch cannot."""
+"""Functions that make the fake result of an operator where torch cannot."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """A tensor that came out of an operator."""
+    """The description of a tensor that an operator returned."""
 
     size: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype
     further: int | None = None
-    """Of a view, how far behind the first entry of what it is a view of it begins; None: it is new."""
+    """For a view, the distance of its first entry from the first entry of its base; None for a new tensor."""
 
 
 class Again:
-    """Calls operators on tensors of ``world``, and of one that comes again with the same shapes remembers
-    what came out: a step is a few hundred different calls, made tens of thousands of times.
+    """Calls operators on tensors of ``world``, and remembers their results by operator and shapes, because a
+    step makes a few hundred different calls tens of thousands of times.
 
-    torch remembers them too, but takes several times as long to find out whether it may. Left to it is what
-    has numbers to look at, or is of real tensors alone.
+    torch has such a cache, too, but its look-up takes several times as long. Operators on scalar tensors, or
+    on real tensors only, are called without the cache.
     """
 
     def __init__(self, world: FakeTensorMode) -> None:
         self.world = world
         self.kinds: dict[Any, _Kind | None] = {}
-        """By operator; None: none that is remembered."""
+        """The kind of each operator; None for an operator whose results are not remembered."""
         self.known: dict[Any, Made | list[Made | None] | None] = {}
-        """By operator and arguments, what was made, one tensor or several; None: not to be remembered."""
+        """The results by operator and arguments: one tensor or several; None: not to be remembered."""
 
     def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func not in self.kinds:
@@ -136,14 +136,14 @@ class Again:
 
 @dataclass(frozen=True)
 class _Kind:
-    """What an operator returns."""
+    """The kind of an operator's result."""
 
     of: int | None = None
-    """The number of the argument that it returns, or returns a view of; None: new tensors."""
+    """The number of the argument that the operator returns, or of which it returns a view; None: neither."""
     writes: bool = False
-    """Whether it returns that argument itself, overwritten."""
+    """Whether the operator overwrites and returns that argument."""
     lists: bool = False
-    """Whether several tensors come as a list."""
+    """Whether the operator returns several tensors as a list."""
 
 
 def _kind(func: Any) -> _Kind | None:
@@ -163,7 +163,8 @@ def _kind(func: Any) -> _Kind | None:
 
 
 def _about(args: Any, kwargs: Any) -> tuple[Any, ...] | None:
-    """All that the shapes of the results depend on; None where that is not sure, or no tensor is fake."""
+    """Everything that determines the shapes of the results; None where this is not certain, or where no
+    tensor is fake."""
     told: list[Any] = []
     seen = False
     for value in (*args, *kwargs.items()) if kwargs else args:
@@ -171,7 +172,7 @@ def _about(args: Any, kwargs: Any) -> tuple[Any, ...] | None:
             if isinstance(part, Tensor):
                 fake = type(part) is FakeTensor
                 if part.dim() == 0 or not (fake or type(part) in (Tensor, torch.nn.Parameter)):
-                    return None  # a number may widen other types or not
+                    return None  # type promotion treats a tensor without dimensions differently
                 seen |= fake
                 told.append((fake, part.shape, part.stride(), part.dtype))
             elif isinstance(part, PLAIN):
@@ -183,7 +184,7 @@ def _about(args: Any, kwargs: Any) -> tuple[Any, ...] | None:
 
 
 def _made(out: Any, given: tuple[Any, ...]) -> Made | list[Made | None] | None:
-    """None where something else than new tensors came out, each in a storage of its size."""
+    """The description of ``out``; None unless every tensor in it is new and fills its own storage."""
     storages = {
         part.untyped_storage()._cdata
         for value in given

@@ -1,9 +1,8 @@
-"""Floating-point operations of matrix products, counted as they are dispatched: by torch's formulas, and the
-same for operators that it has none for. Attention is counted in full, without the half that causality saves.
+"""Floating-point operations of matrix products, counted at dispatch with the formulas of torch or of this
+file. Attention is counted in full, although a causal mask saves half.
 
-Not through torch's own `FlopCounterMode`: to tell modules apart it hangs hooks on them, and these keep
-activations alive that a checkpointed step would free, which would spoil a measurement of memory at the same
-time.
+torch's `FlopCounterMode` is not used, because its hooks on modules keep activations alive that a checkpointed
+step would free. This would change a measurement of memory at the same time.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ Shape = Sequence[int]
 
 
 def _added_product(target: Shape, a: Shape, b: Shape, *rest: Any) -> int:
-    """Of [.., m, k] and [.., k, n]."""
+    """Operations of the product of [.., m, k] and [.., k, n]."""
     count = 2 * a[-2] * a[-1] * b[-1]
     return count * a[0] if len(a) == 3 else count
 
@@ -29,7 +28,7 @@ def _vector_product(a: Shape, b: Shape, *rest: Any) -> int:
 
 
 def _grouped_product(a: Shape, b: Shape, *rest: Any) -> int:
-    """Of tokens [S, K] and experts [E, K, N], each token with one of them; and its gradients."""
+    """Operations of tokens [S, K], each with one of the experts [E, K, N], and of the gradients' products."""
     return 2 * a[-2] * a[-1] * b[-1] * (a[0] if len(a) == len(b) == 3 else 1)
 
 
@@ -44,7 +43,8 @@ def _attention_backward(
 
 
 def _varlen(boundaries: Tensor, query: Tensor) -> int:
-    """Two products of [t, D] and [D, t] for each document of t tokens and each head, queries [T, H, D]."""
+    """Operations of attention with queries [T, H, D]: for each document of t tokens and each head two
+    products of 2 t² D operations."""
     _, heads, size = query.shape
     return 4 * heads * size * int(boundaries.diff().long().square().sum())
 
@@ -63,14 +63,14 @@ def _varlen_attention_backward(
     boundaries: Tensor,
     *rest: Any,
 ) -> int:
-    return _varlen(boundaries, query) * 5 // 2  # five products for the two of the way there
+    return _varlen(boundaries, query) * 5 // 2  # five products, where the forward pass has two
 
 
 VARLEN: dict[str, Callable[..., int]] = {
     "torch_attn::_varlen_attn": _varlen_attention,
     "torch_attn::_varlen_attn_backward": _varlen_attention_backward,
 }
-"""Of one row of documents, whose lengths are told by a tensor: their formulas take tensors."""
+"""Formulas for attention over documents. They take tensors, because a tensor holds the documents' lengths."""
 
 OURS: dict[Any, Callable[..., int]] = {
     aten.addmm: _added_product,
@@ -81,11 +81,11 @@ OURS: dict[Any, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
-"""Operator: formula of its arguments' shapes. Torch has none for it, or none that knows `out_dtype`."""
+"""Formulas, by operator, of the arguments' shapes, where torch has none, or none that knows `out_dtype`."""
 
 
 def operations(func: Any, args: Any, kwargs: Any, out: Any) -> int:
-    """Of one dispatched operator; 0 where it is no product of matrices."""
+    """Floating-point operations of one dispatched operator; 0 if it is no matrix product."""
     packet = func.overloadpacket
     if (formula := OURS.get(packet)) is not None:
         return formula(*tree_map(get_shape, args))

@@ -1,7 +1,7 @@
-"""Bytes of tensors that are alive at one time, by what they are for.
+"""Bytes of tensors that are alive at the same time, by their use.
 
-A dispatch mode sees every tensor an operator returns; a storage counts from then until it is freed. It works
-on real tensors and on fake ones alike, so what is forecast and what is measured are counted the same way.
+A dispatch mode sees every tensor that an operator returns, and counts its storage until it is freed. Real and
+fake tensors are counted in the same way, so a forecast can be compared with a measurement.
 """
 
 import json
@@ -22,7 +22,7 @@ from mari_cli.measure.flops import operations
 
 aten = torch.ops.aten
 WHERE = torch.ops.prim.device.default
-"""How a tensor without content is asked for its device, which is often."""
+"""The operator that reads the device of a fake tensor. It comes often and allocates nothing."""
 
 
 def _like_first(args: Any) -> int:
@@ -31,14 +31,14 @@ def _like_first(args: Any) -> int:
 
 
 SCRATCH: dict[Any, Callable[[Any], int]] = {aten.logsumexp: _like_first}
-"""Operators that take memory while they run and give it back before they return: bytes, from their arguments.
+"""The bytes, as a function of the arguments, of operators that need temporary memory while they run.
 
 `logsumexp` holds exp(x - max), on every device (ATen/native/ReduceOps.cpp).
 """
 
 
 Call = Callable[[Any, Any, Any], Any]
-"""Of an operator, its arguments and those that have names."""
+"""A function that calls an operator, given the operator, its arguments and its keyword arguments."""
 
 
 @dataclass
@@ -49,19 +49,19 @@ class _Alive:
 
 
 class MemoryTracker(TorchDispatchMode):
-    """Counts, between `__enter__` and `__exit__`, what is allocated; and what `watch` was told of before."""
+    """Counts the memory that is allocated between `__enter__` and `__exit__`, and the tensors of `watch`."""
 
     def __init__(self, call: Call = lambda func, args, kwargs: func(*args, **kwargs)) -> None:
-        """``call`` calls an operator."""
+        """``call`` calls each operator."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.call = call
         self.part = "other"
-        """What is allocated now is for this."""
+        """The use of memory that is allocated now."""
         self.label: Callable[[], str] | None = None
-        """Says so instead of `part`, where it is set."""
+        """If set, this function gives the use in place of `part`."""
         self.now: dict[str, int] = {}
         self.most: dict[str, int] = {}
-        """Of each part the most at one time, whenever that was."""
+        """The peak of each part, in bytes; the parts may have their peaks at different times."""
         self.flops = 0
         """Floating-point operations so far."""
         self.total = 0
@@ -85,7 +85,7 @@ class MemoryTracker(TorchDispatchMode):
         return out
 
     def watch(self, tensors: Iterable[Tensor], part: str) -> None:
-        """Count ``tensors``, which exist already, as ``part``; those that are counted change over to it."""
+        """Count ``tensors``, which exist already, as ``part``, also if they were counted as another part."""
         for tensor in tensors:
             key = tensor.untyped_storage()._cdata
             if (alive := self._alive.get(key)) is not None:
@@ -96,17 +96,17 @@ class MemoryTracker(TorchDispatchMode):
                 self._add_tensor(tensor, part)
 
     def overlook(self, tensors: Iterable[Tensor]) -> None:
-        """Take no account of ``tensors``, nor of their views."""
+        """Do not count ``tensors`` and their views."""
         for tensor in tensors:
             self._add_tensor(tensor, self.part, size=0)
 
     def restart(self) -> None:
-        """Look for a new peak from here on."""
+        """Forget the peak so far, and look for a new one."""
         self.peak, self.at_peak, self.most = self.total, dict(self.now), dict(self.now)
 
     @contextmanager
     def during(self, part: str) -> Iterator[None]:
-        """What is allocated inside is for ``part``, whatever `label` says."""
+        """Inside, count allocated memory as ``part``, even if `label` is set."""
         before = self.part, self.label
         self.part, self.label = part, None
         try:
@@ -139,8 +139,8 @@ class MemoryTracker(TorchDispatchMode):
 
 
 def allocator_peak(work: Callable[[], object]) -> int:
-    """Peak of what ``work`` allocates on the CPU, in bytes, as torch's allocator counts it: with the
-    temporaries inside operators. Tests hold a `MemoryTracker` against it."""
+    """The peak, in bytes, of the memory that ``work`` allocates on the CPU, from torch's profiler. This peak,
+    which includes temporary memory inside operators, tests `MemoryTracker`."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         work()
@@ -156,6 +156,6 @@ def allocator_peak(work: Callable[[], object]) -> int:
 
 
 def held(tensors: Iterable[Tensor]) -> int:
-    """Bytes of their storages, each once."""
+    """Bytes of the storages of ``tensors``, each storage counted once."""
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
     return sum(storage.nbytes() for storage in storages.values())

@@ -1,4 +1,4 @@
-"""Trackers by name: ``none``, or ``wandb``, whose client is only imported where it is asked for."""
+"""Trackers by name: ``none``, or ``wandb``, whose client is imported only for this tracker."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ __all__ = ["NoTracker", "Tracker", "check_tracker", "open_tracker"]
 
 
 def check_tracker(config: TrackerConfig) -> None:
-    """Refuse, before a model is loaded, a tracker that could not start."""
+    """Raise UserError, before a model is loaded, for a tracker that cannot start."""
     if isinstance(config, WandbConfig):
         from mari_cli.tracking.wandb_tracker import require_server, resolve_mode
 
@@ -19,7 +19,7 @@ def check_tracker(config: TrackerConfig) -> None:
 
 
 def open_tracker(config: TrackerConfig, *, run_dir: Path, run_config: dict[str, Any], name: str) -> Tracker:
-    """Begin to track a run, or go on with one: ``run_dir`` remembers which it was."""
+    """Begin to track a run, or continue with the tracked run that is noted in ``run_dir``."""
     if isinstance(config, WandbConfig):
         from mari_cli.tracking.wandb_tracker import WandbTracker
 

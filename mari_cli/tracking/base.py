@@ -1,4 +1,4 @@
-"""What a run may tell a tracker. metrics.jsonl is the run's own and always written; this comes on top."""
+"""The interface of a tracker. A run always writes metrics.jsonl, with or without a tracker."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,31 +6,31 @@ from typing import Any, Protocol
 
 
 class Tracker(Protocol):
-    """Somewhere that shows a run to people while it goes on."""
+    """A service that shows people a run while it is running."""
 
     @property
     def note(self) -> str:
-        """What was chosen and why, as one line for the log."""
+        """One line for the log: the chosen mode and its reason."""
         ...
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
-        """Values at a step, under names of group and metric, as in ``train/loss``."""
+        """Send values of a step, whose names are of group and metric, as ``train/loss``."""
         ...
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """What the run is about to be remembered by."""
+        """Send the final values of the run."""
         ...
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """One table; a cell may be None."""
+        """Send one table; a cell may be None."""
         ...
 
     def artifact(self, path: Path, *, name: str, kind: str) -> None:
-        """A file or directory of the run, which does not change any more."""
+        """Send a file or directory of the run, which must not change afterwards."""
         ...
 
     def finish(self, exit_code: int) -> None:
-        """End it: 0 for a run that went well. A second call does nothing."""
+        """End the tracking; ``exit_code`` 0 means success. A second call does nothing."""
         ...
 
 

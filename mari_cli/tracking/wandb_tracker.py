@@ -1,7 +1,7 @@
-"""Weights & Biases through its own client; nothing else imports wandb.
+"""Tracking with Weights & Biases. Only this file imports wandb.
 
-What leaves the machine is what the run gives: config, numbers, tables and artifacts, plus the client's system
-metrics. The host's name, the command line, the user's code, git diff and packages are switched off.
+The run sends config, numbers, tables and artifacts, and the client adds its system metrics. The client sends
+no host name, command line, code, git diff or list of packages, because these are switched off.
 """
 
 import http.client
@@ -21,7 +21,7 @@ from mari_cli.storage.json_files import atomic_write_json, damaged, read_object
 
 Mode = Literal["online", "offline", "disabled"]
 PATIENCE = 5
-"""Seconds within which a server must answer that it is there."""
+"""The number of seconds within which a server must answer."""
 
 _ENVIRONMENT_MODES: dict[str, Mode] = {
     "online": "online",
@@ -30,15 +30,15 @@ _ENVIRONMENT_MODES: dict[str, Mode] = {
     "dryrun": "offline",
     "disabled": "disabled",
 }
-"""What WANDB_MODE may say, in the client's present and former words."""
+"""The mode for each value of WANDB_MODE, the client's present and former values."""
 
 
 def resolve_mode(config: WandbConfig) -> tuple[Mode, str]:
-    """The mode and its reason, or a UserError where it cannot be had.
+    """The mode and its reason. Raises UserError where the mode is unknown or needs a key that is missing.
 
-    ``tracker.mode=online`` and ``offline`` win over the environment; ``auto`` follows WANDB_MODE where it is
-    set, and else is online with an API key (WANDB_API_KEY, netrc, the client's settings, an identity token)
-    and offline without.
+    ``tracker.mode=online`` and ``offline`` override the environment. ``auto`` uses WANDB_MODE if it is set.
+    Otherwise ``auto`` is online if there is an API key (WANDB_API_KEY, netrc, the client's settings, an
+    identity token), else offline.
     """
     if config.mode is WandbMode.offline:
         return "offline", "tracker.mode=offline"
@@ -62,7 +62,7 @@ def resolve_mode(config: WandbConfig) -> tuple[Mode, str]:
 
 
 def _known(identity: Path) -> str | None:
-    """The id of the W&B run that this run began; None where it began none."""
+    """The id in the file ``identity`` of the W&B run that this run began; None where there is none."""
     if not identity.exists():
         return None
     known = read_object(identity).get("id")
@@ -72,8 +72,8 @@ def _known(identity: Path) -> str | None:
 
 
 def _has_key() -> bool:
-    """Whether the client finds credentials where it looks for them; asks nobody and contacts nobody."""
-    # silent, as it would fetch the user's name to greet them; online, as it looks for no key otherwise
+    """Whether the client finds credentials, without a prompt and without a connection."""
+    # silent, because a greeting would fetch the user's name; online, because it looks for a key only then
     wandb.setup(settings=wandb.Settings(silent=True, mode="online"))
     try:
         return wandb.login(prompt=False, verify=False)
@@ -85,7 +85,7 @@ def _has_key() -> bool:
 
 
 def require_server() -> None:
-    """Refuse a server that does not answer, whatever it would answer: the client would try for minutes."""
+    """Raise UserError where the server does not answer, because the client would try for minutes."""
     url = str(wandb.setup(settings=wandb.Settings(silent=True, mode="online")).settings.base_url)
     told: list[str] = [f"no answer within {PATIENCE} seconds"]
 
@@ -93,13 +93,13 @@ def require_server() -> None:
         try:
             with urllib.request.urlopen(url, timeout=PATIENCE):
                 told.clear()
-        except urllib.error.HTTPError:  # an answer
+        except urllib.error.HTTPError:  # an error of HTTP is an answer, too
             told.clear()
         except (OSError, ValueError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
             told[:] = [str(reason).lower()]
 
-    asking = threading.Thread(target=ask, daemon=True)  # a name may take longer to resolve than we wait
+    asking = threading.Thread(target=ask, daemon=True)  # resolving a name may take longer than PATIENCE
     asking.start()
     asking.join(PATIENCE)
     if told:
@@ -110,12 +110,12 @@ def require_server() -> None:
 
 
 def _one_line(error: Exception) -> str:
-    """The first line says what happened; what follows is advice about the client's own settings."""
+    """The first line of ``error``, because the others are advice about settings of the client."""
     return str(error).strip().split("\n", 1)[0].rstrip(".")
 
 
 class WandbTracker:
-    """One W&B run, kept in ``run_dir/wandb``; ``run_dir/wandb.json`` holds its id, to go on with it later."""
+    """One W&B run in ``run_dir/wandb``. ``run_dir/wandb.json`` holds its id, so that it can be continued."""
 
     def __init__(self, config: WandbConfig, *, run_dir: Path, run_config: dict[str, Any], name: str) -> None:
         mode, reason = resolve_mode(config)
@@ -131,9 +131,9 @@ class WandbTracker:
                 config=run_config,
                 dir=run_dir,
                 id=known,
-                resume=None if known is None else "allow",  # recorded offline too: a sync appends
+                resume=None if known is None else "allow",  # also offline, so that a sync appends
                 mode=mode,
-                reinit="create_new",  # never take over a run that somebody else in this process has left open
+                reinit="create_new",  # do not continue a run that other code in this process has left open
                 settings=_settings(),
             )
         except wandb.Error as error:
@@ -143,8 +143,8 @@ class WandbTracker:
             ) from error
         if known is None and mode != "disabled":
             atomic_write_json(identity, {"id": self._run.id})
-        # A step of our own as the axis: the client's may not go back, and it would drop what a resumed run
-        # repeats and what a second phase counts from the beginning.
+        # The axis is mari's own step. The client's step cannot decrease, so the client would drop steps that
+        # a resumed run repeats, and steps of a second phase, which begins at 0.
         self._run.define_metric("*", step_metric="step", step_sync=True)
         self._finished = False
         self.note = f"W&B: {mode} ({reason})"
@@ -160,14 +160,14 @@ class WandbTracker:
         self._run.summary.update(dict(values))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Shown in the run's workspace; the client also keeps it as the artifact ``run-ID-NAME``."""
+        """Show the table in the run's workspace. The client also stores the artifact ``run-ID-NAME``."""
         data = [list(row) for row in rows]
         self._run.log({name: wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)})
 
     def artifact(self, path: Path, *, name: str, kind: str) -> None:
-        """Named with the run's id, so that runs of a project do not become versions of one another."""
+        """Send the artifact, with the run's id in its name, so that runs do not become versions of one."""
         artifact = wandb.Artifact(f"{name}-{self._run.id}", type=kind)
-        # immutable: uploaded from where it lies, as it does not change any more; no copy outside the run
+        # immutable: the client uploads the files in place, without a copy, because they do not change
         if path.is_dir():
             artifact.add_dir(str(path.resolve()), policy="immutable", skip_cache=True)
         else:
@@ -181,7 +181,7 @@ class WandbTracker:
 
 
 def _settings() -> wandb.Settings:
-    """Say nothing on the terminal, tell nobody about the machine beyond how busy it is."""
+    """Settings without output on the terminal, and without data about the machine except its load."""
     return wandb.Settings(
         silent=True,
         console="off",
@@ -193,9 +193,9 @@ def _settings() -> wandb.Settings:
         disable_job_creation=True,
         save_code=False,
         label_disable=True,
-        x_disable_meta=True,  # command line, paths, user; environment.json has what a reader needs
+        x_disable_meta=True,  # metadata is the command line, paths and user; environment.json is enough
         x_save_requirements=False,
         symlink=False,
         use_dot_wandb=False,
-        init_timeout=2 * PATIENCE,  # instead of 90
+        init_timeout=2 * PATIENCE,  # seconds; the default is 90
     )
