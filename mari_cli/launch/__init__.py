@@ -1,7 +1,7 @@
-"""The only room that imports Hydra: it composes the configuration of a run, or of a sweep, and starts it.
+"""Composing the configuration of a run or of a sweep, and starting it. Only this package imports Hydra.
 
-Past it, code sees the dataclasses of ``mari_cli.config``: a task never meets a DictConfig, and whatever a
-task raises comes out of here as it is.
+All other code gets the dataclasses of ``mari_cli.config``, never a DictConfig. An exception of a task passes
+through this package unchanged.
 """
 
 from mari_cli.launch.compose import complete, compose, configured, show

@@ -1,4 +1,4 @@
-"""Compose the configuration of one run, to start it, to show it, or to complete a word of it."""
+"""Compose the configuration of one run, to start it, to show it, or to complete a typed word."""
 
 import hydra
 from hydra.plugins.completion_plugin import DefaultCompletionPlugin
@@ -12,12 +12,13 @@ from mari_cli.launch.session import check_hydra, compose_with_hydra, session
 
 
 def compose(experiment: Experiment) -> DictConfig:
-    """The config as Hydra composes it, not yet checked by ``parse``."""
+    """The config that Hydra composes, before the checks of ``parse``. Raises UserError where Hydra cannot."""
     return compose_apart(experiment)[0]
 
 
 def compose_apart(experiment: Experiment) -> tuple[DictConfig, DictConfig]:
-    """The config, and Hydra's own part of it, in which nothing is set but what is allowed."""
+    """The config without Hydra's section, and this section. Raises UserError where a key of Hydra's is set
+    that a user may not set."""
     with compose_with_hydra(experiment):
         whole = hydra.compose(experiment.primary, experiment.arguments, return_hydra_config=True)
     ours = whole.hydra
@@ -29,7 +30,7 @@ def compose_apart(experiment: Experiment) -> tuple[DictConfig, DictConfig]:
 
 
 def show(experiment: Experiment) -> str:
-    """The config as YAML: with `???` where it lacks a value, and refused where a value is impossible."""
+    """The config as YAML, with `???` for a missing value. Raises UserError for an impossible value."""
     cfg = compose(experiment)
     if any(missing_keys(cfg)):
         return OmegaConf.to_yaml(cfg)
@@ -38,7 +39,7 @@ def show(experiment: Experiment) -> str:
 
 
 def configured(experiment: Experiment) -> RunConfig:
-    """The dataclasses of a run of ``experiment``'s task, which is not started."""
+    """The config of a run of ``experiment``'s task. The run is not started."""
     cfg = parse(compose(experiment), experiment)
     check_task(cfg, experiment)
     return cfg
@@ -54,7 +55,7 @@ def check_task(cfg: RunConfig, experiment: Experiment, instead: str | None = Non
 
 
 def complete(task: str, incomplete: str) -> list[str]:
-    """What ``incomplete`` may go on to, by Hydra's own matcher."""
+    """Completions of the typed word ``incomplete``, found by Hydra."""
     experiment = Experiment(task)
     with session(experiment) as controller:
         found = DefaultCompletionPlugin(controller.config_loader)._query(experiment.primary, incomplete)

@@ -1,4 +1,4 @@
-"""What a command is to compose: its configuration, and what the words on the command line imply."""
+"""The overrides of a command: those on the command line, and those that they imply."""
 
 import os
 import re
@@ -12,20 +12,20 @@ from mari_cli.places import is_there, place
 
 CORPORA = ("forget", "retain", "holdout")
 SCRATCH = "gpt2_tiny"
-"""The default model, which is built and trained from nothing."""
+"""The default model, which starts with random weights."""
 RUN_OPTION = "_run"
-"""The option under which the sections of a run that is evaluated stand in their groups."""
+"""The option, in each group, that holds the section of the run that `evaluate` measures."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A command's config: the primary of ``task`` or a file of the user's, and overrides of it."""
+    """The config of a command: the primary config of ``task`` or a file of the user, with overrides."""
 
     task: str
     overrides: Sequence[str] = ()
     file: Path | None = None
     model: str | None = None
-    """What `evaluate` measures: a model, or a run, whose corpora it then takes too."""
+    """The model that `evaluate` measures, or a run, whose corpora `evaluate` then uses, too."""
 
     @property
     def primary(self) -> str:
@@ -33,7 +33,7 @@ class Experiment:
 
     @property
     def arguments(self) -> list[str]:
-        """Every override for Hydra, weakest first: of two for one key the later one holds."""
+        """Every override for Hydra. Of two overrides for one key the later one is used."""
         search_path = [f"hydra.searchpath=[pkg://{CONF}]"] if self.file else []
         overrides = [as_meant(override) for override in self.overrides]
         chosen = [*self._subject(), *([] if self.file else implied_choices(self.overrides)), *overrides]
@@ -42,7 +42,7 @@ class Experiment:
 
     @property
     def command(self) -> list[str]:
-        """What to type to get this run again."""
+        """The words of the command that repeats this run."""
         file = ["-c", str(self.file)] if self.file else []
         return ["mari", self.task, *([self.model] if self.model else []), *file, *self.overrides]
 
@@ -59,11 +59,11 @@ class Experiment:
 
 
 def implied_choices(overrides: Sequence[str]) -> list[str]:
-    """Group options that a path leaves no doubt about, so that nobody needs to type them.
+    """Group options that follow from a path, so that nobody needs to type them.
 
-    `model.path=X` means `model=pretrained`; `forget.path=X` means `forget=text` for a .txt file or a folder
-    with some, else `forget=jsonl`; the same for retain and holdout. With a `retain.path` of its own, a text
-    to forget is not cut in two.
+    `model.path=X` implies `model=pretrained`; `forget.path=X` implies `forget=text` for a .txt file or a
+    folder with .txt files, else `forget=jsonl`; the same for retain and holdout. If `retain.path` is given,
+    the forget text is not split into forget and retain.
     """
     given = dict(override.partition("=")[::2] for override in overrides)
     implied: dict[str, str] = {}
@@ -81,7 +81,7 @@ def implied_choices(overrides: Sequence[str]) -> list[str]:
 
 
 def trained_model_choices(overrides: Sequence[str], task: str) -> list[str]:
-    """Any model but the default comes trained, and is trained on gently: not as one from scratch is."""
+    """Options for a model that is trained already, which need other settings than the default model."""
     given = dict(override.partition("=")[::2] for override in overrides)
     if given.get("model", SCRATCH) == SCRATCH:
         return []
@@ -93,7 +93,7 @@ def trained_model_choices(overrides: Sequence[str], task: str) -> list[str]:
 
 
 def label_of(path: str) -> str:
-    """A model's name in tables, from its path or hub id."""
+    """The name of a model in tables, from its path or hub id."""
     return Path(path).name or path
 
 

@@ -1,4 +1,4 @@
-"""The groups of conf/: what can be chosen as GROUP=OPTION."""
+"""The groups of conf/ and their options, which a user chooses as GROUP=OPTION."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ CONF = "mari_cli.conf"
 
 @dataclass(frozen=True)
 class Option:
-    """A file in a group of conf/: what can be chosen as GROUP=NAME."""
+    """A file in a group of conf/, which a user chooses as GROUP=NAME."""
 
     group: str
     name: str
@@ -20,7 +20,7 @@ class Option:
 
 
 def options(group: str | None = None) -> list[Option]:
-    """Every option of ``group``, or of all groups, with the first sentence of its file's comment."""
+    """Every option of ``group``, or of all groups, with its file's comment; UserError for no such group."""
     groups = sorted(
         entry.name for entry in conf_folder().iterdir() if entry.is_dir() and not entry.name.startswith("_")
     )
@@ -41,5 +41,5 @@ def options(group: str | None = None) -> list[Option]:
 
 
 def conf_folder() -> Any:
-    """The folder conf/, wherever it is installed."""
+    """The installed folder conf/."""
     return resources.files(CONF)

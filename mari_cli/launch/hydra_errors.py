@@ -1,6 +1,6 @@
-"""What Hydra and OmegaConf say about a config that does not compose, retold as one line and a hint.
+"""Errors of Hydra and OmegaConf about a config, turned into a UserError of one line and a hint.
 
-Works on the errors' text and attributes alone: importing this needs neither Hydra nor a config that composes.
+This file reads only the text and the attributes of an error, so it does not import Hydra.
 """
 
 import re
@@ -22,18 +22,18 @@ TYPES = {
     "bool": "`true` or `false`",
 }
 OPTION_OF = {"files": "jsonl"}
-"""An option that builds on a schema, where their names differ."""
+"""The option of a schema, where their names differ."""
 LAUNCHERS = {"joblib": "hydra-joblib-launcher", "submitit": "mari-cli[slurm]"}
-"""What to install for a launcher, by the beginning of its name."""
+"""The package of a launcher, by the beginning of the launcher's name."""
 
 
 def explain(error: Exception, task: str) -> UserError:
-    """Retell ``error``, raised while a config of ``task`` was composed or parsed."""
+    """The UserError for ``error``, which was raised while a config of ``task`` was composed or parsed."""
     if (missing := getattr(error, "missing_cfg_file", None)) is not None:
         return _no_such_option(missing, getattr(error, "options", None))
     if (override := getattr(error, "override", None)) is not None:
         return _no_override(override)
-    if (mark := getattr(error, "problem_mark", None)) is not None:  # of PyYAML
+    if (mark := getattr(error, "problem_mark", None)) is not None:  # an error of PyYAML
         problem = getattr(error, "problem", None) or "syntax error"
         return UserError(f"`{mark.name}` line {mark.line + 1} is not YAML: {problem}", "mend that line")
     text = "\n".join(str(e) for e in (error.__cause__, error) if e is not None)
@@ -42,7 +42,7 @@ def explain(error: Exception, task: str) -> UserError:
         typed = re.search(r"Could not override '(.*?)'", text)
         section = _schema(match[2])
         return unknown_key(key or match[1], section, task, typed[1] if typed else None)
-    if match := re.search(r"Could not override '(.*?)'", text):  # a group, in a defaults list
+    if match := re.search(r"Could not override '(.*?)'", text):  # the key is a group in a defaults list
         return unknown_key(match[1], None, task) if match[1] else _no_override(match[1])
     for pattern, retold in _RETOLD:
         if match := re.search(pattern, text):
@@ -53,12 +53,12 @@ def explain(error: Exception, task: str) -> UserError:
 
 
 def unknown_key(key: str, section: type | None, task: str, typed: str | None = None) -> UserError:
-    """``key`` is not in ``section``; ``typed`` is all that was typed, where that goes on below the key."""
+    """The UserError for ``key``, which is not in ``section``. ``typed`` is the whole typed key, if longer."""
     typed = typed or key
     parent, _, word = key.rpartition(".")
     siblings = [field.name for field in fields(section)] if is_dataclass(section) else []
     there = keys(task)
-    if typed in there and (section is None or not parent):  # a file of another task, or of no run
+    if typed in there and (section is None or not parent):  # the file is of another task, or of no run
         return UserError(
             f"`{typed}` cannot be set: the file of `-c` does not describe a run that has it", BEGIN
         )
@@ -84,7 +84,8 @@ def unknown_key(key: str, section: type | None, task: str, typed: str | None = N
 
 
 def impossible_value(error: ValueError, section: str | None, schema: type | None) -> UserError:
-    """What a ``__post_init__`` refused; a schema of several sections does not know in which it stood."""
+    """The UserError for ``error``, which a ``__post_init__`` raised. ``section`` replaces the word for the
+    section in the message, because a schema may serve several sections."""
     message = str(error)
     noted = next(iter(getattr(error, "__notes__", [])), None)
     if section is not None:
@@ -105,7 +106,7 @@ def _mark_keys(message: str) -> str:
 
 
 def keys(task: str) -> list[str]:
-    """Every dotted key that some config of ``task`` has."""
+    """Every dotted key that a config of ``task`` can have."""
 
     def below(prefix: str, schema: type) -> Iterator[str]:
         for field in fields(schema):
@@ -117,7 +118,7 @@ def keys(task: str) -> list[str]:
 
 
 def _schemas(section: str, kind: Any = None) -> list[tuple[str, type]]:
-    """The schemas that may stand at ``section``: those of its group, or the one its type names."""
+    """The schemas that ``section`` can have: the schemas of its group, or the one of its type ``kind``."""
     if section == "finetune":
         return [("finetune", config.SCHEMAS["train/finetune"])]
     start = f"{section}/"
@@ -132,7 +133,7 @@ def _schemas(section: str, kind: Any = None) -> list[tuple[str, type]]:
 
 
 def _schema(name: str) -> type | None:
-    """The schema with this class name, or the one of a section within a schema."""
+    """The schema, or the section inside a schema, whose class is called ``name``."""
 
     def below(schema: Any) -> Iterator[type]:
         yield schema
@@ -154,7 +155,7 @@ def _said(name: str, text: str) -> str:
 
 
 def _example(schema: Any, key: str) -> str:
-    """A value that ``key`` can have: the one of its schema, or of a section within."""
+    """An example of a value for ``key``: the default in its schema, or in a section inside."""
     for field in fields(schema) if is_dataclass(schema) else ():
         if field.name == key.rpartition(".")[2] and field.default not in (MISSING, None, "???"):
             if isinstance(field.default, str) and not isinstance(field.default, Enum):
@@ -172,7 +173,7 @@ def _wrong_type(match: re.Match[str], key: str, example: str) -> UserError:
 def _not_a_choice(match: re.Match[str], key: str, example: str) -> UserError:
     value, choices = match[1], match[2].split(", ")
     listed = ", ".join(f"`{choice}`" for choice in choices)
-    if value == "False" and "off" in choices:  # which YAML makes of a bare off
+    if value == "False" and "off" in choices:  # YAML reads `off` without quotes as false
         return UserError(
             f"`{key}` must be one of {listed}, got `false`", 'in YAML, off needs quotes: `"off"`'
         )

@@ -1,4 +1,4 @@
-"""From what Hydra composed to the dataclasses of a run: what makes no sense is refused here."""
+"""Turn a composed config into the dataclasses of a run, and refuse impossible values."""
 
 import math
 from collections.abc import Iterator
@@ -18,11 +18,12 @@ from mari_cli.launch.yaml_files import BEGIN
 from mari_cli.places import check_length, place
 
 MOST_COPIES = 1000
-"""Of one value, that references to it may make: they multiply where one refers to another."""
+"""The most copies of a value that references may make. References to references multiply the copies."""
 
 
 def parse(cfg: DictConfig, experiment: Experiment | None = None) -> RunConfig:
-    """The dataclasses of a composed config; what composition lets through but makes no sense is refused."""
+    """The dataclasses of a composed config. Raises UserError for unknown keys and for missing or impossible
+    values."""
     if not describes_a_run(cfg):
         raise UserError(
             f"`{experiment.file if experiment else cfg}` does not describe a run",
@@ -55,7 +56,7 @@ def describes_a_run(cfg: DictConfig) -> bool:
 
 
 def _is_free(node: Any) -> bool:
-    """Whether a section takes any keys, as `model.architecture`."""
+    """Whether ``node`` is a section with any keys, as `model.architecture`."""
     return OmegaConf.is_dict(node) and not is_dataclass(OmegaConf.get_type(node))
 
 
@@ -80,7 +81,7 @@ def unresolved(cfg: DictConfig) -> Any:
 
 
 def _nodes(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any, type | None]]:
-    """Every key with its node, unresolved, and the type of the section it is in."""
+    """Every key with its unresolved node and the type of its section."""
     for key in cfg:
         node = cfg._get_node(key)
         yield f"{prefix}{key}", node, OmegaConf.get_type(cfg)
@@ -91,7 +92,7 @@ def _nodes(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any, type | None]]
 
 
 def _surplus(cfg: DictConfig) -> Iterator[tuple[str, type]]:
-    """Keys that `+KEY=VALUE` has added to a schema that does not have them."""
+    """Keys that `+KEY=VALUE` has added, but that the schema does not have."""
     for key, _, section in _nodes(cfg):
         if (
             section
@@ -102,24 +103,24 @@ def _surplus(cfg: DictConfig) -> Iterator[tuple[str, type]]:
 
 
 def _settle_paths(cfg: DictConfig) -> None:
-    """Put the home directory into `out`, which other paths get where they are read; refuse every path that no
-    file can have."""
+    """Replace `~` in `out`, because other paths are expanded only when they are read. Raises UserError for a
+    path that is too long."""
     for key, node, section in list(_nodes(cfg)):
         if not (is_path(key) and is_dataclass(section)) or node._is_none() or node._is_interpolation():
             continue
         if isinstance(path := node._value(), str):
             check_length(key, path)
-            if key == "out" and path:  # `Path("")` would be the directory of the call
+            if key == "out" and path:  # `Path("")` would be the current directory
                 OmegaConf.update(cfg, key, str(place(path)))
 
 
 def missing_keys(cfg: DictConfig) -> Iterator[str]:
-    """Keys that must be set and are not; ``OmegaConf.missing_keys`` would resolve interpolations and fail."""
+    """Required keys without a value. ``OmegaConf.missing_keys`` would resolve interpolations and fail."""
     return (key for key, node, _ in _nodes(cfg) if node._is_missing())
 
 
 def _refused_section(cfg: DictConfig) -> str | None:
-    """The section whose values alone are refused; None where it takes several to contradict each other."""
+    """The section that is refused on its own; None where only the values of several sections conflict."""
     for key in cfg:
         if OmegaConf.is_dict(section := cfg._get_node(key)):
             try:

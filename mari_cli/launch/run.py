@@ -1,4 +1,4 @@
-"""One run: prepared from what a command says or from the directory of an unfinished run, and carried out."""
+"""One run: prepared from a command or from the directory of an unfinished run, and carried out."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from mari_cli.storage.run import Run
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C while ``task`` wrote to ``out``."""
+    """The user pressed Ctrl-C while ``task`` wrote to ``out``."""
 
     def __init__(self, task: str, out: str) -> None:
         super().__init__(task, out)
@@ -27,7 +27,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def prepare(experiment: Experiment, *, processes: int = 1) -> PreparedRun:
-    """Compose and check a new run of ``experiment``'s task."""
+    """Compose and check a new run of ``experiment``'s task. Raises UserError for an impossible config."""
     composed, of_hydra = compose_apart(experiment)
     config = parse(composed, experiment)
     check_task(config, experiment)
@@ -40,8 +40,8 @@ def prepare(experiment: Experiment, *, processes: int = 1) -> PreparedRun:
 
 
 def resume(task: str, directory: Path, *, processes: int = 1) -> PreparedRun:
-    """Go on with a run of ``task`` that was cut off, with the configuration that it wrote. What its files
-    alone tell is checked here, before a task is loaded."""
+    """Prepare an unfinished run of ``task`` with the configuration in ``directory``. Raises UserError, before
+    the task is loaded, where the files show that the run cannot be resumed."""
     run = Run.unfinished(directory)
     config = replace(load_run_config(directory), out=str(directory))
     experiment = Experiment(task, ["--resume", str(directory)])
@@ -52,13 +52,13 @@ def resume(task: str, directory: Path, *, processes: int = 1) -> PreparedRun:
 
 def require_resumable(run: Run, cfg: RunConfig) -> None:
     require_same(run, Inputs(values=versions(cfg)))
-    with run.held():  # refused now where it is running, and not when the model is loaded
+    with run.held():  # raises now, before a model is loaded, where the run is running
         pass
 
 
 @contextmanager
 def interruptible(task: str, out: str) -> Iterator[None]:
-    """Let Ctrl-C say which ``task`` it has cut off, and in which directory."""
+    """Raise Interrupted, with ``task`` and ``out``, in place of KeyboardInterrupt."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -66,6 +66,6 @@ def interruptible(task: str, out: str) -> Iterator[None]:
 
 
 def run(task: Task, prepared: PreparedRun) -> Any:
-    """Carry out ``prepared`` in this process. What ``task`` raises comes out as it is."""
+    """Carry out ``prepared`` in this process. Exceptions of ``task`` pass unchanged."""
     with interruptible(prepared.config.task, prepared.config.out):
         return task(prepared.config, prepared.options)

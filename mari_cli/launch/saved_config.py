@@ -1,4 +1,4 @@
-"""The configuration that a run wrote: read back as it was, or offered as options of another run."""
+"""The saved configuration of a run: read again, or offered as options of another run."""
 
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,10 +20,8 @@ TASKS = ("unlearn", "finetune", "evaluate", "audit")
 
 
 def load_run_config(run: Path) -> RunConfig:
-    """The config of the run in a directory, from its `config.yaml`: resolved, so nothing is composed.
-
-    It names its task, and each section of several kinds its own.
-    """
+    """The config of the run in directory ``run``. Its `config.yaml` is resolved, so Hydra composes nothing.
+    Raises UserError for a file that is no config of this version."""
     if not is_run(run):
         raise UserError(
             f"`{run}` is no run directory: it has no `config.yaml`",
@@ -41,7 +39,7 @@ def load_run_config(run: Path) -> RunConfig:
         group = config.kinds_of(str(key))
         if not group or key == "train" or not isinstance(section, dict):
             continue
-        if key == "suite" and "protocol" in section:  # the key's name in earlier versions
+        if key == "suite" and "protocol" in section:  # earlier versions called the key `protocol`
             section["kind"] = section.pop("protocol")
         cfg[key] = group[_kind(section, "kind", group, run)]
     try:
@@ -53,9 +51,8 @@ def load_run_config(run: Path) -> RunConfig:
 
 
 def _kind(data: dict[Any, Any], word: str, group: dict[str, type], run: Path) -> str:
-    """The kind that ``data`` names under ``word``. Where it was saved before sections named theirs: the kind
-    with its keys, or else the smallest that has them all; of several such the one of its label, which then
-    still chose."""
+    """The kind that ``data`` names under ``word``. Earlier versions saved no kind: then the kind with the
+    fewest keys that has all keys of ``data``, and of several such kinds the one that the label names."""
     sizes = {
         kind: len(fields(schema))
         for kind, schema in group.items()
@@ -71,7 +68,7 @@ def _kind(data: dict[Any, Any], word: str, group: dict[str, type], run: Path) ->
 
 
 def register_run(run: Path) -> None:
-    """Offer the sections of ``run`` as options of their groups; its checkpoint is the model."""
+    """Register the sections of ``run`` as options of their groups, with its checkpoint as the model."""
     cfg = load_run_config(run)
     model = replace(
         cfg.model,

@@ -1,4 +1,4 @@
-"""A session of Hydra in which our configurations are composed, and nothing is set that a user may not set."""
+"""A session of Hydra that composes mari's configurations, and refuses keys that a user may not set."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -29,20 +29,20 @@ from mari_cli.launch.values import DEEPEST, leaves
 from mari_cli.launch.yaml_files import check_file, check_yaml
 from mari_cli.places import place
 
-# Hydra 1.4 deprecates the parameter, 1.3 warns without it.
+# Hydra 1.4 deprecates this parameter, and Hydra 1.3 warns without it
 _VERSION: dict[str, Any] = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}
 
 
 class FileConfigSource(HydraFiles):
-    """Hydra's way to files, each of which is looked at before it is loaded: a user wrote it. It has the
-    name of Hydra's own, which in the processes of a launcher leaves it in its place."""
+    """Hydra's source of files, with a check of each file, which a user wrote, before it is loaded. The class
+    has the name of Hydra's own class, so that the processes of a launcher keep it registered."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         file = Path(self.path, self._normalize_file_name(config_path))
         check_yaml(file)
         found = super().load_config(config_path)
         if OmegaConf.is_dict(found.config) and OmegaConf.select(found.config, "hydra.searchpath") is not None:
-            raise _not_ours("hydra.searchpath")  # Hydra would look there before anybody can look at it
+            raise _not_ours("hydra.searchpath")  # Hydra would use it before `check_hydra` can refuse it
         return found
 
 
@@ -51,8 +51,8 @@ _stored: dict[str, type] = {}
 
 
 def register() -> None:
-    """Make the schemas known to Hydra as ``schema/NAME``, apart from the options that users choose from."""
-    Plugins.instance()  # which registers Hydra's own sources
+    """Register the schemas with Hydra as ``schema/NAME``, separate from the options that users choose."""
+    Plugins.instance()  # registers Hydra's own sources, so it must come first
     SourcesRegistry.instance().types["file"] = FileConfigSource
     store = ConfigStore.instance()
     for name, schema in config.SCHEMAS.items():
@@ -64,9 +64,9 @@ def register() -> None:
 
 @contextmanager
 def session(experiment: Experiment) -> Iterator[Any]:
-    """Hydra's controller, with our configs on its search path; its errors are retold.
+    """Hydra's controller, with mari's configs on its search path. Errors of Hydra are raised as UserError.
 
-    Nothing of ours may raise inside: an error of a task's must not pass for one of its config.
+    A task must not run inside, because an error of the task would look like an error of its config.
     """
     register()
     if experiment.file:
@@ -89,7 +89,7 @@ def session(experiment: Experiment) -> Iterator[Any]:
                 f"`{experiment.file or experiment.task}` builds on itself",
                 "it, or a file beside it, is named as one that it builds on, as `unlearn.yaml`: rename it",
             ) from None
-        # the last two are what OmegaConf raises where fields are set of a section that is null
+        # OmegaConf raises the last two where a field of a section is set that is null
         except (
             HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, AttributeError, AssertionError
         ) as error:  # fmt: skip
@@ -98,7 +98,8 @@ def session(experiment: Experiment) -> Iterator[Any]:
 
 @contextmanager
 def compose_with_hydra(experiment: Experiment) -> Iterator[Any]:
-    """A session in which Hydra composes, and nothing else is done: what it stumbles over, somebody wrote."""
+    """A session for composing only. Here even a TypeError of Hydra comes from the user's input, so it is
+    raised as UserError, too."""
     _check_overrides(experiment.overrides)
     with session(experiment) as controller:
         try:
@@ -111,9 +112,10 @@ _BRACKETS = re.compile(r"[\[\]{}()]")
 
 
 def _check_overrides(overrides: Sequence[str]) -> None:
-    """Refuse what Hydra's grammar would take a stack for, and an option that is no name."""
+    """Refuse deeply nested overrides, which would exhaust the stack of Hydra's parser, and a group with a
+    list or a dictionary in place of an option's name."""
     for override in overrides:
-        if override.lstrip("+~").startswith("hydra.searchpath"):  # Hydra would follow it while it composes
+        if override.lstrip("+~").startswith("hydra.searchpath"):  # Hydra would use it while it composes
             raise _not_ours("hydra.searchpath")
         level = 0
         for bracket in _BRACKETS.findall(override):
@@ -138,17 +140,17 @@ def _check_overrides(overrides: Sequence[str]) -> None:
 
 
 _ALLOWED = ("hydra.launcher.", "hydra.sweeper.params.")
-"""Keys of Hydra's that a user may set: how a launcher starts jobs, and what is swept over."""
+"""Keys of Hydra that a user may set: the settings of a launcher, and the values of a sweep."""
 _BY_RUN = (
     *("hydra.runtime.", "hydra.overrides.", "hydra.mode", "hydra.searchpath"),
     *(f"hydra.job.{key}" for key in ("name", "config_name", "override_dirname", "id", "num")),
 )
-"""Keys of Hydra's that follow from the run; a search path of the user's is refused before it is followed."""
+"""Keys of Hydra that follow from the run. A user's search path is refused earlier, before Hydra uses it."""
 
 
 def check_hydra(found: Sequence[DictConfig], experiment: Experiment) -> None:
-    """Refuse what a user has set of Hydra's own keys, besides the allowed ones: some name a directory to
-    write in, some a Python object to build. They are compared with what Hydra has when nobody sets any."""
+    """Raise UserError for a key of Hydra that a user may not set, because such a key may name a directory for
+    output or a Python object to build. The values are compared with those of a plain session."""
     if not (experiment.file or any("hydra" in override for override in experiment.overrides)):
         return
     launcher = str(found[0].runtime.choices["hydra/launcher"])

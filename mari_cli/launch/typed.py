@@ -1,7 +1,7 @@
-"""KEY=VALUE as it is typed: what Hydra's grammar would misread is quoted before Hydra reads it.
+"""Quoting of a typed KEY=VALUE, so that Hydra's grammar reads the value as the user meant it.
 
-Standard library only. In Hydra's grammar a comma separates runs of a sweep, brackets make lists, and `~`,
-`=`, quotes and letters beyond ASCII are no part of a word. In the name of a file they stand for themselves.
+In Hydra's grammar a comma separates runs of a sweep, brackets make lists, and `~`, `=`, quotes and letters
+beyond ASCII need quotes. In the name of a file they have no special meaning. Standard library only.
 """
 
 import re
@@ -14,20 +14,20 @@ PATHS = (
     *("mia_reference", "benchmark_root", "keys", "retain_model", "both_model", "support.model"),
     "request.key",
 )
-"""Last parts of the keys that hold a path."""
+"""The last parts of keys whose value is a path."""
 WORDS = ("request.id", "request.note")
-"""Keys whose value is text as it is typed: no list, no number, and no sweep."""
+"""Keys whose value is always plain text, never a list, a number or a sweep."""
 LISTED = ("from_log",)
-"""Of these the keys that take a list of paths, too."""
+"""Keys of PATHS that also take a list of paths."""
 FREE = ("model.chat_template_args",)
-"""Sections without a schema: a key in them is new, which Hydra wants to be told with `++`."""
+"""Sections without a schema. Hydra needs `++` for a key in them, because the key is new."""
 _SWEEP = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag|str)\(.*\)", re.DOTALL)
 _WORD = re.compile(r"(?!(true|false|null|nan|inf)$)[a-z_./][a-z0-9_./-]*", re.IGNORECASE | re.ASCII)
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 
 
 def as_meant(override: str) -> str:
-    """``override`` as Hydra has to be told it."""
+    """``override`` in Hydra's grammar, with the meaning that the user intended."""
     typed = re.fullmatch(r"([+~]*)([\w./@-]+)=(.*)", override, re.DOTALL)
     if typed is None:
         return override
@@ -51,12 +51,12 @@ def is_path(key: str) -> bool:
 
 
 def _path(value: str) -> str:
-    """One path, or several with commas between them; a file that is there is one, whatever its name."""
+    """One path, or several with commas between them. If a file ``value`` exists, it is one path."""
     if value in ("", "null") or "${" in value or _SWEEP.fullmatch(value):
         return value
     if is_there(value):
         return _as_word(value)
-    if "\\" in value:  # which Hydra drops where it stands before a sign of its grammar
+    if "\\" in value:  # a backslash escapes a character for Hydra, so the value is in its grammar already
         return value
     parts = re.findall(rf"(?:{_QUOTED.pattern})(?=,|\Z)|[^,]+", value) or [value]
     return ",".join(_as_word(part) for part in parts) if "," in value else _as_word(value)
@@ -69,18 +69,18 @@ def _as_word(path: str) -> str:
 
 
 def quote(value: str) -> str:
-    """``value`` as Hydra's grammar reads it."""
+    """``value``, in quotes if Hydra's grammar needs them."""
     return _in_quotes(value) if re.search(r"[^A-Za-z0-9_./-]", value) else value
 
 
 def _in_quotes(value: str) -> str:
-    """A backslash counts only before a quote, or at the end."""
+    """``value`` in quotes. Only a backslash before a quote, or at the end, must be escaped."""
     escaped = re.sub(r"(\\*)('|\Z)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
     return f"'{escaped}'"
 
 
 def unquoted(value: str) -> str:
-    """The text that a typed ``value`` stands for, where it is one."""
+    """The text of a typed ``value`` without its quotes, if it has quotes."""
     if not _QUOTED.fullmatch(value):
         return value
     sign = value[0]
@@ -88,7 +88,7 @@ def unquoted(value: str) -> str:
 
 
 def shell_word(key: str, value: str) -> str:
-    """KEY=VALUE to be pasted into a shell, with ``value`` as text, whatever is in it."""
+    """KEY=VALUE, quoted for a shell and for Hydra, so that any ``value`` is read as text."""
     word = f'{key}="{value}"' if not re.search(r'["\\]', value) else f"{key}={_in_quotes(value)}"
     if word.isprintable():
         return shlex.quote(word)
@@ -96,7 +96,7 @@ def shell_word(key: str, value: str) -> str:
 
 
 def _escape(letter: str) -> str:
-    """As it is written between `$'` and `'`."""
+    """``letter`` escaped for a shell's `$'…'`."""
     if letter in "\\'":
         return f"\\{letter}"
     if letter in "\n\t":

@@ -1,6 +1,6 @@
-"""What no value of a configuration may be, whatever its key: every value is looked at.
+"""Checks that hold for every value of a configuration. Checks of a single key are in config/.
 
-Standard library only. What a key by itself excludes stands beside the key, in config/.
+Standard library only.
 """
 
 import math
@@ -11,17 +11,17 @@ from typing import Any
 from mari_cli.errors import UserError
 
 SMALLEST, LARGEST = 1e-30, 1e15
-"""Of a setting. A run computes in float32, which ends at 1e-38 and 3e38, and multiplies settings."""
+"""The limits of a setting. float32 holds 1e-38 to 3e38, and a run multiplies settings."""
 SMALLEST_FREE, LARGEST_FREE = 1.1754943508222875e-38, 3.4028234663852886e38
-"""Of a number in a free section, which may be a limit of float32 itself."""
+"""The limits of a number in a free section, which are the limits of float32."""
 DEEPEST = 20
-"""Levels of a free section, as `model.architecture`; no configuration of a model comes near."""
+"""The most levels of nesting. No configuration of a model needs nearly as many."""
 
 
 def refuse_senseless(values: Mapping[str, Any], *, free: Sequence[str] = ()) -> None:
-    """Raise for the first value, anywhere in ``values``, that no run can take; the message names its key.
+    """Raise UserError, with the key, for the first value in ``values`` that no run can use.
 
-    Sections that are ``free``, by their keys, hold another program's values: text may be empty there.
+    The sections with the keys ``free`` hold values of another program, so empty text is allowed in them.
     """
     for key, value in leaves(values):
         inside = key.startswith(tuple(f"{section}." for section in free))
@@ -32,8 +32,8 @@ def refuse_senseless(values: Mapping[str, Any], *, free: Sequence[str] = ()) -> 
 
 
 def leaves(value: Any, key: str = "", level: int = 0, *, built: bool = False) -> Iterator[tuple[str, Any]]:
-    """Every dotted key with its value, also those inside of lists and free sections; where Python objects are
-    ``built`` from them, also Hydra's words for that."""
+    """Every dotted key with its value, also inside lists and free sections. Raises UserError for a key such
+    as `_target_`, from which Hydra builds a Python object, unless ``built`` allows it."""
     if level > DEEPEST:
         raise UserError(
             f"`{key[:80]}…` is nested more than {DEEPEST} levels deep", "no key of a run is: leave it out"
@@ -57,7 +57,7 @@ def leaves(value: Any, key: str = "", level: int = 0, *, built: bool = False) ->
 
 
 def problem(value: Any, smallest: float = 0, largest: float = math.inf) -> tuple[str, str] | None:
-    """What is wrong with ``value`` and what helps; None where nothing is."""
+    """The fault of ``value`` and a hint, in words; None for a good value."""
     match value:
         case bool() | None:
             return None

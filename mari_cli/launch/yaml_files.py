@@ -1,4 +1,4 @@
-"""A YAML file that a user wrote, looked at before it is loaded: what it is, and how large it would become."""
+"""Checks of a user's YAML file before it is loaded: its kind, and the size that it would have in memory."""
 
 import os
 import stat
@@ -10,13 +10,13 @@ from mari_cli.errors import UserError
 
 MOST_BYTES = 2**20
 MOST_NODES = 100_000
-"""Once each alias is replaced by what it stands for. A complete run has some hundred."""
+"""The most values, after each alias is replaced by its content. A complete run has some hundred values."""
 DEEPEST = 50
 BEGIN = "begin it with `defaults: [unlearn, _self_]`, or `finetune`, or `evaluate`"
 
 
 def check_file(file: Path) -> None:
-    """Refuse what is no regular file that can be read."""
+    """Raise UserError unless ``file`` is a regular file that can be read."""
     hint = "`-c` takes a YAML file; complete runs are in experiments/"
     try:
         mode = file.stat().st_mode
@@ -34,9 +34,9 @@ def check_file(file: Path) -> None:
 
 
 def check_yaml(file: Path) -> None:
-    """Refuse YAML that is not text, or that would be too large or too deep once it is loaded.
+    """Raise UserError for YAML that is no text, is empty, or would be too large or too deep in memory.
 
-    What is no YAML at all passes: its loader tells the line.
+    Text that is not YAML passes, because its loader reports the line of the error.
     """
     check_file(file)
     content = file.read_bytes()
@@ -76,7 +76,7 @@ def check_yaml(file: Path) -> None:
 
 
 def _deepest(text: str) -> tuple[int, int]:
-    """The deepest level, and its line. By events, of which none needs a stack."""
+    """The deepest level and its line, read from events of the parser, which need no stack."""
     level, found = 0, (0, 0)
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -90,9 +90,9 @@ def _deepest(text: str) -> tuple[int, int]:
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """Values of ``node`` and below; one that stands in two places counts twice, and is visited once."""
+    """The number of values of ``node`` and below. A value in two places counts twice, but is visited once."""
     if id(node) not in known:
-        known[id(node)] = MOST_NODES + 1  # of a node inside of itself
+        known[id(node)] = MOST_NODES + 1  # the value for a node that contains itself
         if isinstance(node, yaml.MappingNode):
             below = [part for pair in node.value for part in pair]
         else:
