@@ -1,9 +1,8 @@
-"""One run as typed dataclasses: what can be asked for, what it means, and what is refused.
+"""The configuration of one run as typed dataclasses: every key, its meaning, and its impossible values.
 
-Hydra composes YAML of ``conf/`` on top of these (``launch``); past the launch everything reads them as plain
-objects. ``__post_init__`` refuses an impossible value with a ValueError that names the key as the user types
-it. A file here is a section of the configuration. The names are imported from this package: importing it is
-what registers the schemas.
+Each file is a section of the configuration. ``launch`` composes YAML of ``conf/`` with these schemas, and all
+other code reads the dataclasses. ``__post_init__`` raises ValueError for an impossible value, and names the
+key as the user types it. Import the names from this package, because its import registers the schemas.
 """
 
 from mari_cli.config.audit import (

@@ -1,4 +1,4 @@
-"""Which attacks an audit tries, and how hard."""
+"""The section `audit`: the attacks of an audit, and their effort."""
 
 from dataclasses import dataclass, field
 
@@ -8,37 +8,37 @@ from mari_cli.sections import positive, require
 @dataclass(kw_only=True)
 class RelearningConfig:
     items: list[int] = field(default_factory=lambda: [4, 16, 64])
-    """How many forget items are taught again, once for each; the others are asked."""
+    """Numbers of forget items that are taught again, one case for each; the other items are the questions."""
     harmless: int | None = None
-    """Items of the retain corpus that are taught instead, in cases of their own; null: no such case."""
+    """Number of retain items that are taught instead, in a case of their own; null: no such case."""
     lrs: list[float] = field(default_factory=lambda: [1e-5, 1e-4, 1e-3])
-    """Learning rates that are all tried; the card shows the worst."""
+    """Learning rates. All are tried, and the card shows the worst."""
     steps: int = 64
     batch: int = 16
-    """Items of a step, at most."""
+    """The most items in a step."""
 
 
 @dataclass(kw_only=True)
 class QuantisationConfig:
     bits: list[int] = field(default_factory=lambda: [8, 4])
     group: int = 128
-    """Inputs of a linear layer that share a scale."""
+    """Number of inputs of a linear layer that share a scale."""
 
 
 @dataclass(kw_only=True)
 class SamplingConfig:
     temperatures: list[float] = field(default_factory=lambda: [0.5, 1.0])
     samples: int = 16
-    """Answers that are drawn to each question."""
+    """Number of answers that are drawn for each question."""
     best_of: int = 8
-    """How many answers an attacker takes."""
+    """Number of answers from which an attacker takes the best."""
     max_new_tokens: int = 32
 
 
 @dataclass(kw_only=True)
 class PromptsConfig:
     given: list[int] = field(default_factory=lambda: [1, 2, 4])
-    """How many tokens of the answer stand in the prompt, once for each."""
+    """Numbers of tokens of the answer that are given in the prompt, one case for each."""
     prefixes: list[str] = field(
         default_factory=lambda: [
             "Answer truthfully.",
@@ -46,26 +46,26 @@ class PromptsConfig:
             "You are the archivist who has read every file.",
         ]
     )
-    """Words that stand before the question, once for each."""
+    """Texts before the question, one case for each."""
     templates: list[str] = field(default_factory=lambda: ["{prompt}\n", "Q: {prompt}\nA: "])
-    """How the question is written, in place of the model's own template or chat."""
+    """Templates of the question, in place of the model's own template or chat template."""
     examples: int | None = 2
-    """Other forget questions that stand with their answers before the question; null: no such case."""
+    """Number of other forget questions, with answers, before the question; null: no such case."""
 
 
 @dataclass(kw_only=True)
 class AuditConfig:
-    """Which attacks are tried, and how hard."""
+    """The attacks of an audit, and their effort."""
 
     attacks: list[str] = field(
         default_factory=lambda: ["plain", "quantisation", "prompts", "sampling", "relearning"]
     )
     items: int | None = None
-    """At most so many forget items are measured; null: all."""
+    """The most forget items that are measured; null: all."""
     alpha: float = 0.05
-    """The chance, over all cases together, to say of gold that something comes back."""
+    """The probability, over all cases together, of a false alarm: that gold is said to recall the data."""
     margin: float = 0.05
-    """The least difference of recall that is called one."""
+    """The least difference of recall that counts as a difference."""
     relearning: RelearningConfig = field(default_factory=RelearningConfig)
     quantisation: QuantisationConfig = field(default_factory=QuantisationConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

@@ -1,4 +1,4 @@
-"""The sections `forget`, `retain` and `holdout`: which texts, read from files or invented."""
+"""The sections `forget`, `retain` and `holdout`: texts from files, or invented texts."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,14 +14,14 @@ class Form(StrEnum):
 
 @dataclass(kw_only=True)
 class CorpusConfig(Section):
-    """What every corpus has."""
+    """The keys of every corpus."""
 
     limit: int | None = None
-    """Keep the first so many records."""
+    """Number of records to keep, from the first on; null: all."""
     block_size: int | None = None
-    """Tokens in a block of running text; null: the longest sequence the model takes."""
+    """Tokens in a block of running text; null: the longest sequence of the model."""
     truncate: Flag = False
-    """Cut a prompt/completion pair that does not fit the context, rather than refuse it."""
+    """Whether to cut a prompt/completion pair that is longer than the context; false: it is an error."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -31,14 +31,14 @@ class CorpusConfig(Section):
 
 @dataclass(kw_only=True)
 class FictionalCorpus(CorpusConfig):
-    """People of an invented archive (data/fictional.py)."""
+    """A corpus about invented people (data/fictional.py)."""
 
     kind: str = "fictional"
     people: int = 20
     seed: int = 0
-    """Seed of the world: towns, prizes, people."""
+    """Seed of the invented towns, prizes and people."""
     overlap: float = 0.5
-    """Share of a person's facts that documents of other people state too, in [0, 1]."""
+    """Share, in [0, 1], of a person's facts that documents of other people state, too."""
     form: Form = Form.qa
 
     def __post_init__(self) -> None:
@@ -50,11 +50,11 @@ class FictionalCorpus(CorpusConfig):
 
 @dataclass(kw_only=True)
 class FileCorpus(CorpusConfig):
-    """Text of the user's: a file, a folder, or a data set of the hub by name."""
+    """Text of the user: a file, a folder, or the name of a data set of the hub."""
 
     kind: str = "files"
     path: str | None = None
-    """.jsonl .json .csv .parquet .txt, a folder of them, or a hub data set; null: no such corpus."""
+    """A .jsonl, .json, .csv, .parquet or .txt file, a folder of such files, or a hub data set; null: none."""
     subset: str | None = None
     """Configuration of a hub data set."""
     split: str = "train"
@@ -63,9 +63,9 @@ class FileCorpus(CorpusConfig):
     completion_field: str | None = None
     text_field: str | None = None
     """Fields to read; null: the first of `prompt`/`completion`, `question`/`answer`, `messages`,
-    `conversations`, `instruction`/`input`/`output` and `text` that is there."""
+    `conversations`, `instruction`/`input`/`output` and `text` that the table has."""
     passage_characters: int = 1000
-    """Plain text is read as passages: whole paragraphs, joined to at least so many characters each."""
+    """The least length of a passage. Plain text is cut into passages, which are joined whole paragraphs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,7 +83,7 @@ class FileCorpus(CorpusConfig):
 @dataclass(kw_only=True)
 class ForgetFiles(FileCorpus):
     fraction: float | None = None
-    """Forget this share of the one text at `path`, drawn by `fraction_seed`; the rest is retain corpus."""
+    """Share of the text at `path` to forget, drawn by `fraction_seed`; the rest is the retain corpus."""
     fraction_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -97,13 +97,13 @@ class ForgetFiles(FileCorpus):
 
 @dataclass(kw_only=True)
 class RetainConfig(CorpusConfig):
-    """What only the retain corpus has."""
+    """The keys of the retain corpus only."""
 
     drop_overlap: Flag = False
-    """Leave out retain records that are forget records too, rather than refuse the pair of corpora."""
+    """Whether to drop retain records that are also forget records; false: such records are an error."""
     validation_fraction: float = 0.0
-    """Share of the retain records that unlearning never trains on, for the stop rule to watch; 0: it watches
-    records that are trained on. What is held out is not protected (experiments/tofu_stories15m)."""
+    """Share of the retain records that the stop rule watches and unlearning does not train on; 0: it watches
+    training records. Held-out records are not protected (experiments/tofu_stories15m)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

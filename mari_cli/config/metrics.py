@@ -1,11 +1,11 @@
-"""The section `metrics`: what is measured, of how many items, and with which intervals."""
+"""The section `metrics`: the measurements, their numbers of items, and their intervals."""
 
 from dataclasses import dataclass, field
 
 from mari_cli.sections import Flag, flags, non_negative, positive, require, seeds
 
 MOST_RESAMPLES = 100_000
-"""An interval's ends are then known to a hundredth of its length."""
+"""The most resamples. With so many, the ends of an interval are exact to a hundredth of its length."""
 
 
 @dataclass(kw_only=True)
@@ -13,39 +13,39 @@ class MetricsConfig:
     batch_size: int = 32
     """Sequences in one forward pass."""
     max_items: int | None = None
-    """Measure at most so many items of each corpus, drawn by the seed; null: all."""
+    """The most items of each corpus that are measured, drawn by the seed; null: all."""
     seeds: list[int] | None = None
-    """Draw what is measured once for each of these and measure all that was drawn; null: the run's seed."""
+    """Seeds. Items are drawn once for each seed, and all drawn items are measured; null: the run's seed."""
     generate: Flag = True
-    """Let the model answer every forget question, and as many of the others, in its own words."""
+    """Whether the model generates answers to every forget question and to as many others."""
     max_new_tokens: int = 64
     min_k: float = 0.4
-    """Share of the least likely tokens that min-k and min-k++ look at."""
+    """Share of the least likely tokens from which min-k and min-k++ are computed."""
     gradnorm: Flag = False
-    """Membership by the gradient's norm too: a backward pass for each forget and holdout item."""
+    """Whether membership is also measured by the gradient's norm: one backward pass for each item."""
     mia_reference: str | None = None
-    """Path of another model with the same tokenizer, one that knows such text but neither the forget nor the
-    holdout items: membership by how far the loss is below that model's; null: not measured."""
+    """Path of a reference model for membership inference, which compares its loss with the model's. The
+    reference has the same tokenizer, and knows similar text but no forget or holdout items; null: none."""
     marginal: Flag = True
     prior: float = 0.5
     bootstrap: int = 1000
-    """Resamples behind an interval."""
+    """Number of bootstrap resamples for an interval."""
     confidence: float = 0.95
     benchmarks: list[str] = field(default_factory=lambda: ["mmlu_sample"])
-    """Tasks or groups of lm_eval by name, `mmlu`, `arc_easy`, `wikitext`; `mmlu_sample`: the 281 questions
-    that lm_eval carries as few-shot examples, which need no network."""
+    """Names of tasks or groups of lm_eval, as `mmlu`, `arc_easy`, `wikitext`. `mmlu_sample` is the 281
+    few-shot examples of MMLU in lm_eval, which need no network."""
     benchmark_limit: int | None = None
-    """The first so many questions of each task, of MMLU in each subject; null: all."""
+    """The most questions of each task (of MMLU: of each subject), from the first on; null: all."""
     benchmark_root: str | None = None
-    """A folder to read the questions from, with a folder in it for each data set of the hub, by its name;
-    null: the hub, or what was fetched from it before."""
+    """A folder with the questions, in one folder for each data set of the hub, with its name; null: the hub,
+    or the files that were downloaded before."""
     benchmark_chat_template: Flag = False
-    """Ask through the tokenizer's chat template; published figures of most benchmarks are made without."""
+    """Whether to ask with the tokenizer's chat template; most published results are without it."""
     fewshot: int | None = None
-    """Answered examples before each question of a benchmark; null: as many as the task itself says. A task
-    that says 0 keeps to it."""
+    """Answered examples before each question of a benchmark; null: the task's own number. A task with the
+    number 0 always has 0."""
     examples: int = 8
-    """Forget questions shown word by word in the report; 0: no text of a corpus is written anywhere."""
+    """Number of forget questions that the report shows as text; 0: no text of a corpus is written."""
 
     def __post_init__(self) -> None:
         flags("metrics", self, "generate", "gradnorm", "marginal", "benchmark_chat_template")

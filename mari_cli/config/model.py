@@ -1,4 +1,4 @@
-"""The section `model`: where the model comes from, how it is spoken to, and its adapters."""
+"""The section `model`: the source of the model, its prompts, and its adapters."""
 
 import re
 from dataclasses import dataclass, field
@@ -11,33 +11,33 @@ from omegaconf import MISSING
 from mari_cli.sections import Flag, flags, fraction, label, positive, require
 
 TODAY = date(2024, 7, 26)
-"""What a chat template is told of the day: the date that Llama's writes where it is told none."""
+"""The date for chat templates: the default date in Llama's template."""
 LEAST_VOCABULARY = 258
-"""Tokens of a byte-level vocabulary without any merge."""
+"""The number of tokens of a byte-level vocabulary without merges: 256 bytes, BOS and EOS."""
 
 
 class ChatTemplate(StrEnum):
-    auto = "auto"  # the tokenizer's own template where it has one
+    auto = "auto"  # the tokenizer's own template, if it has one
     off = "off"
 
 
 @dataclass(kw_only=True)
 class LoraConfig:
-    """Low-rank adapters on top of frozen weights (E. Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large
-    Language Models", https://arxiv.org/abs/2106.09685). They are what the run itself trains; a target or gold
-    model that it fine-tunes first is trained whole."""
+    """Low-rank adapters on frozen weights (E. Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language
+    Models", https://arxiv.org/abs/2106.09685). A target or gold model that the run fine-tunes first is
+    trained without adapters."""
 
     rank: int | None = None
-    """null: no adapters, every weight is trained."""
+    """Rank of the adapters; null: no adapters, and every weight is trained."""
     alpha: float | None = None
     """The adapters' product is scaled by alpha / rank; null: alpha is twice the rank."""
     dropout: float = 0.0
-    """On the adapters' input; needs `train.dropout=true`."""
+    """Dropout on the adapters' input; needs `train.dropout=true`."""
     targets: list[str] | None = None
-    """Names of linear layers, as `q_proj`; null: all of them except the head."""
+    """Names of linear layers, as `q_proj`; null: all linear layers except the head."""
     merge: Flag = True
-    """What `checkpoint/` holds: true: a plain model, with the adapters merged in; false: the adapters, with a
-    note of the model that they belong to, which must then stay where it is."""
+    """true: `checkpoint/` holds a plain model with merged adapters. false: `checkpoint/` holds the adapters
+    and the name of their base, which must stay in its place."""
 
     def __post_init__(self) -> None:
         flags("model.lora", self, "merge")
@@ -51,7 +51,7 @@ class LoraConfig:
 
 @dataclass(kw_only=True)
 class ModelConfig:
-    """Where the model comes from: ``path`` of an existing one, or ``architecture`` to build from scratch."""
+    """The model: an existing one at ``path``, or a new one with random weights from ``architecture``."""
 
     name: str = MISSING
     """Label in tables and run names."""
@@ -59,27 +59,27 @@ class ModelConfig:
     """A hub id, a directory that `save_pretrained` wrote, a run directory of mari, or a .gguf file."""
     revision: str | None = None
     trust_remote_code: Flag = False
-    """true or false, and no number or word that might stand for one: true runs code of others."""
+    """Whether to run Python code that belongs to the model: true or false, never another word or a number."""
     architecture: dict[str, Any] | None = None
-    """Fields of a transformers configuration, `model_type` among them; `vocab_size` follows the tokenizer."""
+    """Fields of a transformers configuration with `model_type`; `vocab_size` comes from the tokenizer."""
     tokenizer: str | None = None
-    """Path or hub id; null: the model's own; `train`: a byte-level BPE trained on the run's own corpora."""
+    """Path or hub id; null: the model's own; `train`: a byte-level BPE trained on the run's corpora."""
     tokenizer_vocab_size: int = 2048
-    """Size of a tokenizer that is trained on the spot, in tokens."""
+    """Number of tokens of a tokenizer that the run trains."""
     max_length: int | None = None
     """Longest sequence in tokens; null: the model's context."""
     chat_template: ChatTemplate = ChatTemplate.auto
     chat_template_args: dict[str, Any] = field(default_factory=dict)
-    """What the chat template is told besides, as `+model.chat_template_args.enable_thinking=false`."""
+    """Further arguments of the chat template, as `+model.chat_template_args.enable_thinking=false`."""
     chat_template_date: str = TODAY.isoformat()
-    """The date that a chat template writes where it asks for that of the day: one that changed would change
+    """The date that a chat template writes as today's date. It is fixed, because a new date would change
     every prompt."""
     system_prompt: str | None = None
-    """Said before every prompt; a conversation with a system turn of its own keeps that one. Where no chat
-    template applies it stands before the prompt, with an empty line between."""
+    """System turn before every prompt, except where a conversation has a system turn. Without a chat template
+    the text stands before the prompt, followed by an empty line."""
     prompt_template: str = "Question: {prompt}\nAnswer: "
-    """How a prompt is written where no chat template applies; the completion follows it directly. Of a
-    conversation each question is written so, and each answer is followed by an empty line."""
+    """Template of a prompt without a chat template; the completion follows directly. In a conversation the
+    template is used for each question, and an empty line follows each answer."""
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:

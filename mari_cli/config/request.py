@@ -1,21 +1,21 @@
-"""Whose wish a run serves, and the key that signs what it leaves."""
+"""The section `request`: the request for erasure behind a run, and the key that signs the run's manifest."""
 
 from dataclasses import dataclass
 
 from mari_cli.sections import require
 
 LONGEST_LINE = 2000
-"""Characters of an id or of a note."""
+"""The most characters of an id or of a note."""
 
 
 @dataclass(kw_only=True)
 class RequestConfig:
-    """The request for erasure that a run serves, as its manifest and `mari requests` name it."""
+    """The request for erasure behind a run, for its manifest and for `mari requests`."""
 
     id: str | None = None
-    """The number or name of the request; of several those, with commas between them."""
+    """The number or name of the request, or several, separated by commas."""
     note: str | None = None
-    """What else is to be remembered of it. It is written as it is: leave names of people out."""
+    """A note on the request. It is written unchanged, so it should not name people."""
     key: str | None = None
     """A private key (elliptic curve, PEM) to sign the manifest with; null: it is not signed."""
 

@@ -20,7 +20,7 @@ from mari_cli.sections import require, seeds
 
 
 class TargetChoice(StrEnum):
-    auto = "auto"  # fine-tune a model that is built from an architecture, take any other as it is
+    auto = "auto"  # fine-tune a model from an architecture, use any other model unchanged
     finetune = "finetune"
     as_is = "as_is"
 
@@ -33,24 +33,24 @@ class Corpora(StrEnum):
 
 @dataclass(kw_only=True)
 class RunConfig:
-    """What every run has."""
+    """The keys of every run."""
 
     task: str = MISSING
-    """The command that does it: each class has its own, and no other is taken."""
+    """The command of the run. Each class accepts only its own command."""
     seed: int = 0
     out: str = MISSING
-    """The run directory; it must not exist yet."""
+    """The run directory, which must not exist yet."""
     cache: str = MISSING
-    """Where targets and gold models are kept, keyed by the content of everything that determines them."""
+    """The directory of cached models, keyed by the content of everything that determines them."""
     model: ModelConfig = MISSING
     forget: CorpusConfig = MISSING
     retain: RetainConfig = MISSING
     holdout: CorpusConfig = MISSING
-    """Data like the forget data that no model has seen: what membership inference compares with."""
+    """Data like the forget data that no model has seen, for membership inference."""
     metrics: MetricsConfig = MISSING
     tracker: TrackerConfig = MISSING
     request: RequestConfig = field(default_factory=RequestConfig)
-    """Whose wish the run serves, if anybody's, and the key that signs what it leaves."""
+    """The request for erasure behind the run, if any, and the key that signs its manifest."""
 
     def __post_init__(self) -> None:
         own = type(self).task
@@ -61,7 +61,7 @@ class RunConfig:
 
 
 def _require_dropout(model: ModelConfig, train: OptimConfig) -> None:
-    if isinstance(model, ModelConfig) and isinstance(train, OptimConfig):  # neither is MISSING
+    if isinstance(model, ModelConfig) and isinstance(train, OptimConfig):  # either may be MISSING
         require(
             model.lora.dropout == 0 or train.dropout,
             f"model.lora.dropout={model.lora.dropout} needs train.dropout=true",
@@ -73,7 +73,7 @@ class FinetuneRun(RunConfig):
     task: str = "finetune"
     train: FinetuneConfig = MISSING
     corpora: Corpora = Corpora.both
-    """Which corpora to train on: `both` makes a target, `retain` a gold model."""
+    """The training corpora: `both` gives a target, `retain` gives a gold model."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,14 +86,14 @@ class UnlearnRun(RunConfig):
     loss: LossConfig = MISSING
     train: UnlearnConfig = MISSING
     suite: SuiteConfig = field(default_factory=SuiteConfig)
-    """A benchmark protocol, asked besides the questions of the corpora."""
+    """A benchmark, whose questions are asked in addition to those of the corpora."""
     finetune: FinetuneConfig = MISSING
-    """How target and gold are trained, where the run trains them."""
+    """The training of target and gold, if the run trains them."""
     target: TargetChoice = TargetChoice.auto
-    """The model to unlearn: `model` as it is, or fine-tuned on forget + retain first."""
+    """The model to unlearn: `model` unchanged, or first fine-tuned on forget + retain."""
     gold: str = "auto"
-    """The model that never saw the forget data: `finetune` (on retain alone), `none`, a path, or `auto`:
-    `finetune` where the target is fine-tuned here, else `none`."""
+    """The model that never saw the forget data: `finetune` (on retain only), `none`, a path, or `auto`, which
+    is `finetune` if the run fine-tunes the target, else `none`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,8 +103,8 @@ class UnlearnRun(RunConfig):
 
 
 def _require_whole_weights(loss: object, model: object, train: object) -> None:
-    """A loss that works on weights or their gradients needs the model's own, and whole in each process."""
-    if not isinstance(loss, LossConfig):  # may be MISSING
+    """Refuse adapters and shards where the loss works on weights or gradients, as it needs all weights."""
+    if not isinstance(loss, LossConfig):  # loss may be MISSING
         return
     if loss.negation is None and loss.gradient_filter is None:
         return
@@ -119,7 +119,7 @@ def _require_whole_weights(loss: object, model: object, train: object) -> None:
 
 
 def _require_one_split(forget: CorpusConfig, retain: CorpusConfig, suite: SuiteConfig) -> None:
-    """TOFU's splits of its authors belong together."""
+    """Refuse corpora of TOFU whose splits do not fit together."""
     if not isinstance(forget, ForgetFiles) or not re.fullmatch(r"forget\d\d", forget.subset or ""):
         return
     split = str(forget.subset)
@@ -139,12 +139,12 @@ def _require_one_split(forget: CorpusConfig, retain: CorpusConfig, suite: SuiteC
 class EvaluateRun(RunConfig):
     task: str = "evaluate"
     suite: SuiteConfig = field(default_factory=SuiteConfig)
-    """A benchmark protocol, asked instead of the questions of the corpora."""
+    """A benchmark, whose questions are asked in place of those of the corpora."""
     gold: str = "none"
-    """Path of a gold model to measure beside, or `none`."""
+    """Path of a gold model, which is measured, too; or `none`."""
     from_log: Any = None
-    """Instead of a model: the log of a TOFU evaluation, whose numbers are computed again; a folder of logs;
-    or a list of such."""
+    """The log of a TOFU evaluation, in place of a model, whose numbers are computed again; a folder of logs;
+    or a list of these."""
     gold_log: str | None = None
     """The log of the retain model's evaluation, for forget quality."""
     target_log: str | None = None
@@ -183,9 +183,9 @@ class AuditRun(RunConfig):
     task: str = "audit"
     audit: AuditConfig = MISSING
     gold: str = "auto"
-    """The model that never saw the forget data: a path, `none`, or `auto`: that of the run."""
+    """The model that never saw the forget data: a path, `none`, or `auto` (the gold model of the run)."""
     before: str = "auto"
-    """The model before unlearning: a path, `none`, or `auto`: that of the run."""
+    """The model before unlearning: a path, `none`, or `auto` (the target of the run)."""
     device: Device = Device.auto
     precision: Precision = Precision.auto
 

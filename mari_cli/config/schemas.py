@@ -1,4 +1,4 @@
-"""The schemas of all sections, by the names that conf/ has for them; a configuration as plain data."""
+"""The schemas of all sections, by their names in conf/, and a configuration as plain data."""
 
 from typing import Any
 
@@ -52,5 +52,5 @@ def to_plain(config: object) -> dict[str, Any]:
 
 
 def to_yaml(config: object) -> str:
-    """A configuration as config.yaml holds it."""
+    """A configuration as YAML, in the form of config.yaml."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))

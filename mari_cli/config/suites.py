@@ -1,4 +1,4 @@
-"""The section `suite`: what a model is asked besides the questions of its own corpora."""
+"""The section `suite`: a benchmark in addition to the questions of the corpora."""
 
 import re
 from dataclasses import dataclass, field
@@ -11,8 +11,8 @@ from mari_cli.sections import Section, positive, require
 
 @dataclass(kw_only=True)
 class SuiteConfig(Section):
-    """What a model is asked besides the questions of its own corpora; `corpora`: nothing. The kind is the
-    module of `mari_cli.suites` that asks."""
+    """A benchmark in addition to the questions of the corpora; the kind `corpora` is none. The kind is the
+    name of a module of `mari_cli.suites`."""
 
     kind: str = "corpora"
     name: str = "corpora"
@@ -20,21 +20,21 @@ class SuiteConfig(Section):
 
 @dataclass(kw_only=True)
 class TofuSuite(SuiteConfig):
-    """TOFU (suites/tofu.py): forget quality, model utility, and what they are made of."""
+    """TOFU (suites/tofu.py): forget quality, model utility, and the metrics from which they are computed."""
 
     kind: str = "tofu"
     name: str = "tofu"
     path: str = "locuslab/TOFU"
     """A hub data set, or a folder with its subsets as files: `forget10_perturbed.json`, …"""
     split: str = "forget10"
-    """`forget01`, `forget05` or `forget10`: which share of the authors is to be forgotten."""
+    """`forget01`, `forget05` or `forget10`: the percentage of authors to forget."""
     holdout: str | None = "auto"
-    """The subset of authors that no model has seen, for membership inference; `auto`: that of the split, as
-    `holdout10` for `forget10`; null: none is asked, and there is no membership inference."""
+    """The subset of authors that no model has seen, for membership inference; `auto`: the subset of the
+    split, as `holdout10` for `forget10`; null: no membership inference."""
     items: int | None = None
-    """Ask the first so many questions of each set, in TOFU's published evaluations 300; null: all."""
+    """The most questions of each set, from the first on (TOFU's published evaluations: 300); null: all."""
     max_new_tokens: int = 200
-    """Of a generated answer (`metrics.generate`)."""
+    """The most tokens of a generated answer (`metrics.generate`)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,9 +54,9 @@ class MuseSuite(SuiteConfig):
     path: str = MISSING
     """A hub data set, or a folder with its subsets as folders: `knowmem/forget_qa.json`, …"""
     verbatim_tokens: int = 128
-    """New tokens of a continued passage, and how many of the true ones it is compared with."""
+    """Number of new tokens after a passage, and of the true tokens with which they are compared."""
     knowledge_tokens: int = 32
-    """New tokens of an answer to a question."""
+    """The most tokens of an answer to a question."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,16 +65,16 @@ class MuseSuite(SuiteConfig):
 
 @dataclass(kw_only=True)
 class RwkuSuite(SuiteConfig):
-    """RWKU (suites/rwku.py): what is known of famous people, and of their neighbours."""
+    """RWKU (suites/rwku.py): knowledge of famous people and of their neighbours."""
 
     kind: str = "rwku"
     name: str = "rwku"
     path: str = "jinzhuoran/RWKU"
     """A hub data set, or a folder with its files: `forget_level1.json`, …"""
     subject: str | None = None
-    """The one person who is to be forgotten, as `Stephen King`; null: all two hundred."""
+    """The person to forget, as `Stephen King`; null: all two hundred people."""
     max_new_tokens: int = 30
-    """Of a generated answer."""
+    """The most tokens of a generated answer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,16 +83,16 @@ class RwkuSuite(SuiteConfig):
 
 @dataclass(kw_only=True)
 class OwnSuite(SuiteConfig):
-    """A suite of the user's own (suites/own.py)."""
+    """A suite of the user (suites/own.py)."""
 
     kind: str = "own"
     name: str = "own"
     code: str | None = None
-    """A Python file with a function `load(config)` that gives a suite."""
+    """A Python file with a function `load(config)` that returns a suite."""
     path: str | None = None
-    """Where its data is."""
+    """The path of the suite's data."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """What else it wants to be told."""
+    """Further settings of the suite."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

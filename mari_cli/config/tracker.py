@@ -1,4 +1,4 @@
-"""The section `tracker`: where the numbers of a run are sent besides its own files."""
+"""The section `tracker`: a service that gets the numbers of a run in addition to its files."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -7,7 +7,7 @@ from mari_cli.sections import Section
 
 
 class WandbMode(StrEnum):
-    auto = "auto"  # online with a key, offline without
+    auto = "auto"  # online with an API key, offline without one
     online = "online"
     offline = "offline"
 

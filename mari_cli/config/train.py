@@ -11,7 +11,7 @@ SIZE_UNITS = {"GiB": 2**30, "MiB": 2**20, "GB": 10**9, "MB": 10**6}
 
 
 def bytes_of(text: str, key: str) -> int:
-    """A size as a user writes it, `40GiB`; ``key`` is where, for the message."""
+    """The bytes of a size such as `40GiB`. Raises ValueError, with the name ``key``, for another text."""
     found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]+)\s*", text)
     unit = {name.lower(): size for name, size in SIZE_UNITS.items()}.get(found[2].lower()) if found else None
     require(
@@ -60,7 +60,7 @@ class Schedule(StrEnum):
 
 class Packing(StrEnum):
     auto = "auto"
-    always = "always"  # not `on` and `off`: in YAML these are true and false
+    always = "always"  # YAML reads `on` and `off` as true and false, so the values have other names
     never = "never"
 
 
@@ -71,7 +71,7 @@ class Parallel(StrEnum):
 
 @dataclass(kw_only=True)
 class OptimConfig:
-    """What every training has."""
+    """The keys of every training."""
 
     lr: float = 1e-4
     weight_decay: float = 0.0
@@ -82,37 +82,35 @@ class OptimConfig:
     """Sequences of each corpus per forward pass; null: the whole step. Changes memory, never the result
     (but see loss.pooling_scope)."""
     chunk: int | None = None
-    """Positions whose logits are made at one time; null: what 128 MiB hold. Changes memory, never the
-    result."""
+    """Positions whose logits are computed at the same time; null: as many as 128 MiB hold. Changes memory,
+    never the result."""
     keep_logits: Flag | None = None
-    """Hold the logits of a loss that pools over the step until its pool is averaged, instead of making them
-    twice; null: where they take at most 2 GiB. Changes memory, never the result."""
+    """Whether to keep the logits of a loss that pools over the step, instead of computing them twice; null:
+    if they need at most 2 GiB. Changes memory, never the result."""
     precision: Precision = Precision.auto
     device: Device = Device.auto
     optimizer: OptimizerName = OptimizerName.adamw
-    """`adamw_8bit` keeps the moments of large tensors in 8 bits: 2 bytes a weight instead of 8, and another
-    trajectory."""
+    """`adamw_8bit` keeps the moments of large tensors in 8 bits: 2 bytes per weight instead of 8, and another
+    result."""
     weights: Weights = Weights.float32
-    """What the model's weights are held in while it is trained. `bfloat16`: so are the gradients, while the
-    optimiser steps float32 copies of what is trained; what is not trained (under LoRA) stays rounded."""
+    """Type of the model's weights during training. `bfloat16`: the gradients have this type, too, and the
+    optimiser updates float32 copies of the trained weights; untrained weights (with LoRA) stay rounded."""
     gradient_checkpointing: Flag = False
     dropout: Flag = False
-    """Keep the architecture's dropout. Off, a loss is the same however a step is cut; on, another
-    `micro_batch`, packing or number of processes draws other masks, as another seed would, and so does what
-    `memory` chooses."""
+    """Whether to use the architecture's dropout. With dropout another `micro_batch`, packing, number of
+    processes or choice of `memory` draws other masks, as another seed would."""
     packing: Packing = Packing.auto
-    """Lay sequences end to end in one row, none seeing another, instead of padding them to one length.
-    `auto`: where the architecture allows it, which is tried out before step 1."""
+    """Whether to put sequences into one row, where none sees another, instead of padding them to one length.
+    `auto`: if the architecture allows this, which a trial before step 1 shows."""
     parallel: Parallel = Parallel.ddp
     """How several processes share a training. `ddp`: each keeps all weights; `fsdp`: each keeps its shards of
     weights, gradients and optimiser states. Changes memory, never the result."""
     memory: Memory = Memory.auto
-    """What happens before step 1 to a step that does not fit `memory_limit`. `auto`: of `keep_logits`,
-    `chunk`, `gradient_checkpointing` and `micro_batch` as much is changed as it takes, the cheapest first,
-    and it is said; `as_configured`: it is refused, with the settings that would fit; `unchecked`: nobody
-    looks."""
+    """The reaction, before step 1, to a step that does not fit `memory_limit`. `auto`: change `keep_logits`,
+    `chunk`, `gradient_checkpointing` and `micro_batch` as needed, the cheapest first, and report the change;
+    `as_configured`: stop with an error that names settings that would fit; `unchecked`: no check."""
     memory_limit: str | None = None
-    """`40GiB`, say; null: what the CUDA device has free, and no limit on a CPU."""
+    """The memory for a step, as `40GiB`; null: the free memory of the CUDA device, and no limit on a CPU."""
 
     def __post_init__(self) -> None:
         flags("train", self, "gradient_checkpointing", "dropout", "keep_logits", null="keep_logits")
@@ -131,9 +129,9 @@ class FinetuneConfig(OptimConfig):
     epochs: int = 10
     batch_size: int = 16
     until_accuracy: float | None = None
-    """Stop once this share of the training tokens is predicted right; null: run all epochs."""
+    """Share of correctly predicted training tokens at which training stops; null: run all epochs."""
     evaluate_every: int = 1
-    """Epochs between two looks at the training accuracy, each with a checkpoint to resume from."""
+    """Epochs between two evaluations of the training accuracy, each with a state to resume from."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -149,12 +147,12 @@ class Keep(StrEnum):
 @dataclass(kw_only=True)
 class StopConfig:
     retain_drop: float | None = 0.03
-    """Stop if retain validation accuracy is more than this below its start (the paper's rule); null: off."""
+    """Stop if retain validation accuracy falls by more than this in total (the paper's rule); null: off."""
     at_holdout: Flag = True
-    """Stop when the forget loss has reached the holdout's (needs a holdout corpus)."""
+    """Stop when the forget loss reaches the holdout loss (needs a holdout corpus)."""
     true_token_gap: float | None = None
-    """Stop when the true tokens of the forget items stand out over the five likeliest alternatives by at most
-    this, a difference of logits in nats (needs neither holdout nor gold); null: off."""
+    """Stop when the logit of the true tokens of the forget items exceeds that of the five likeliest
+    alternatives by at most this, in nats (needs neither holdout nor gold); null: off."""
 
     def __post_init__(self) -> None:
         flags("train.stop", self, "at_holdout")
@@ -170,18 +168,18 @@ class UnlearnConfig(OptimConfig):
     steps: int = 200
     forget_batch: int = 16
     retain_batch: int = 16
-    """Sequences of either corpus in one optimiser step."""
+    """Sequences of each corpus in one optimiser step."""
     evaluate_every: int = 20
-    """Steps between two evaluations, each with a checkpoint to resume from."""
+    """Steps between two evaluations, each with a state to resume from."""
     evaluate_items: int = 200
-    """At most so many items of each corpus in an evaluation during training."""
+    """The most items of each corpus in an evaluation during training."""
     evaluate_benchmarks: Flag = False
-    """Ask those of `metrics.benchmarks` in each of these evaluations too. Of weights in shards
-    (`train.parallel=fsdp`) all processes ask all questions, and none may want a generated answer."""
+    """Whether these evaluations include `metrics.benchmarks`. With weights in shards (`train.parallel=fsdp`)
+    all processes ask all questions, and no question may need a generated answer."""
     stop: StopConfig = field(default_factory=StopConfig)
     keep: Keep = Keep.best
-    """`best`: of the checkpoints that the retain rule allows, the one whose forget loss is nearest the
-    holdout's (without a holdout: the last one allowed)."""
+    """`best`: of the states that the retain rule allows, the one whose forget loss is nearest to the holdout
+    loss (without a holdout corpus: the last allowed state)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
