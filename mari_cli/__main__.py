@@ -1,4 +1,4 @@
-"""`python -m mari_cli` is `mari`."""
+"""Run the command `mari` for `python -m mari_cli`."""
 
 from mari_cli.cli import main
 

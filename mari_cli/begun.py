@@ -1,8 +1,8 @@
-"""What a run was begun with, and whether that is still so: a resumed run must not become another.
+"""The inputs of a run, and the check that a resumed run still has the same inputs.
 
 `inputs.json` appears together with the run directory, before any step. It holds the SHA-256 of each content
-that determines the run (config.yaml, corpora as they were read, weights, tokenizer, suite …) and, as they
-are, the versions of the libraries that compute, the device and the precision.
+that determines the run (config.yaml, corpora as they were read, weights, tokenizer, suite …), and as plain
+text the versions of the libraries that compute, the device and the precision.
 """
 
 import platform
@@ -20,24 +20,24 @@ from mari_cli.storage.run import Run
 COMPUTING = ("torch", "transformers", "tokenizers", "peft", "numpy", "scipy", "scikit-learn", "rouge-score")
 """Packages that every number may depend on."""
 TOKENS = "the tokens of "
-"""How the name of what follows from a text and its tokenizer begins."""
+"""The beginning of the names of contents that follow from a text and its tokenizer."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What determines a run, by names that stand after "has changed: "."""
+    """Everything that determines a run, by names that fit after "has changed: "."""
 
     contents: dict[str, str] = field(default_factory=dict)
-    """SHA-256."""
+    """The SHA-256 of each content."""
     values: dict[str, str] = field(default_factory=dict)
-    """As it is: shown where it has changed."""
+    """Plain values, which a message shows where they have changed."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def versions(config: RunConfig) -> dict[str, str]:
-    """Of mari, Python and the packages whose version can change a number of this run."""
+    """Versions of mari, of Python and of the packages that can change a number of this run."""
     packages = list(COMPUTING)
     if config.metrics.benchmarks:
         packages.append("lm_eval")
@@ -54,18 +54,18 @@ def versions(config: RunConfig) -> dict[str, str]:
 
 
 def require_same(run: Run, now: Inputs) -> None:
-    """Refuse to go on with ``run`` where anything in ``now`` is not what it was begun with."""
+    """Raise UserError where anything in ``now`` differs from the inputs that ``run`` began with."""
     begun = run.inputs()
     contents, values = begun["contents"], begun["values"]
     changed = [name for name, sha256 in now.contents.items() if contents.get(name) != sha256]
     if sources := [name for name in changed if not name.startswith(TOKENS)]:
-        changed = sources  # from which the tokens follow
+        changed = sources  # the tokens follow from these, so the message leaves the tokens out
     others = {name: value for name, value in now.values.items() if values.get(name) != value}
     refuse_changed(run.path, "run", changed, {name: (values.get(name), new) for name, new in others.items()})
 
 
 def refuse_changed(path: Path, kind: str, contents: list[str], values: Mapping[str, tuple[Any, str]]) -> None:
-    """Raise the UserError that names all that changed, where anything has; of values, (before, now)."""
+    """Raise UserError with the changed ``contents`` and ``values`` (before, now), if there are any."""
     told = [*contents, *(f"{name} (was {before}, is {now})" for name, (before, now) in values.items())]
     if not told:
         return
@@ -79,7 +79,7 @@ def refuse_changed(path: Path, kind: str, contents: list[str], values: Mapping[s
 
 
 def _requirements(versions: Mapping[str, Any]) -> Iterator[str]:
-    """What pip takes to install those of ``versions`` that are packages."""
+    """pip's requirements for those ``versions`` that are of packages."""
     for name, version in versions.items():
         if name in (*COMPUTING, "lm_eval", "torchao") and version not in (None, "not installed"):
             yield f"{name}=={str(version).partition('+')[0]}"

@@ -1,7 +1,7 @@
-"""What the processes of one run exchange. With one process every function here does nothing.
+"""Communication between the processes of one run. With one process every function here does nothing.
 
-All processes run the same program over the same items and keep the same weights. Rank 0 decides what depends
-on a file or a clock and tells the others, and only rank 0 writes.
+All processes run the same program over the same items and keep the same weights. Decisions that depend on a
+file or a clock are made by rank 0 and sent to the others, and only rank 0 writes.
 """
 
 import os
@@ -16,12 +16,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 PATIENCE = timedelta(days=1)
-"""How long the others wait for work that rank 0 does alone. A process that dies is noticed at once by its
-closed connections and by the launcher; this limit ends a run that hangs."""
+"""The time limit for other ranks to wait for rank 0, which ends a run that hangs. A dead process is noticed
+at once, because its connections close and the launcher sees its end."""
 BUCKET_BYTES = 64 * 2**20
-"""Size of the gradients that are summed over the processes in one message."""
+"""The size of the gradients that are summed over the processes in one message."""
 UNDER_WAY = 2
-"""How many such messages are on their way at one time: each holds a copy of its gradients."""
+"""The most messages that are sent at the same time. Each holds a copy of its gradients."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -38,13 +38,13 @@ def join_processes() -> Iterator[None]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    elif "OMP_NUM_THREADS" not in os.environ:  # else every process would take all cores
+    elif "OMP_NUM_THREADS" not in os.environ:  # without a limit every process would use all cores
         neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // neighbours))
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     _objects.append(dist.new_group(backend="gloo", timeout=PATIENCE))
     yield
-    # not after an error: the others may wait for this process, and they notice that it ends
+    # skipped after an error, because other processes may wait for this one and must see its end
     _objects.clear()
     dist.destroy_process_group()
 
@@ -102,7 +102,7 @@ class GradientSum:
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         trained = [p for p in parameters if p.requires_grad] if size() > 1 else []
-        self._buckets = list(_buckets(trained[::-1]))  # about as a backward pass makes them
+        self._buckets = list(_buckets(trained[::-1]))  # roughly the order of a backward pass
         self._bucket_of = {p: k for k, bucket in enumerate(self._buckets) for p in bucket}
         self._missing: list[set[Tensor]] = []
         self._sent = 0
@@ -110,8 +110,8 @@ class GradientSum:
 
     @contextmanager
     def during(self, done: Collection[Tensor] = ()) -> Iterator[None]:
-        """For the last backward pass of a step, which adds nothing to the gradients of ``done``; when it ends
-        all gradients are summed, those too that it did not touch."""
+        """Sum during the last backward pass of a step, which adds nothing to the gradients of ``done``. At
+        its end all gradients are summed, also those without a part in this pass."""
         self._missing = [set(bucket) - set(done) for bucket in self._buckets]
         self._sent = 0
         hooks = [p.register_post_accumulate_grad_hook(self._made) for p in self._bucket_of]
@@ -134,7 +134,7 @@ class GradientSum:
         self._sent += 1
         if not gradients:
             return
-        wide = torch.promote_types(gradients[0].dtype, torch.float32)  # 16 bits are rounded once, at the end
+        wide = torch.promote_types(gradients[0].dtype, torch.float32)  # round to 16 bits only after the sum
         flat = torch.cat([gradient.reshape(-1).to(wide) for gradient in gradients])
         work = None if _simulated else dist.all_reduce(flat, async_op=True)
         self._under_way.append((work, flat, gradients))
@@ -179,7 +179,7 @@ def all_gather(tensor: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 def broadcast(value: T) -> T:
-    """Rank 0's ``value``, in all processes; the others wait for it as long as it takes."""
+    """The ``value`` of rank 0, in all processes. The others wait for rank 0, at most PATIENCE."""
     if size() == 1:
         return value
     told: list[T] = [value]
@@ -188,7 +188,7 @@ def broadcast(value: T) -> T:
 
 
 def all_reduce_min(value: int | None) -> int | None:
-    """The smallest of all processes' values, in all processes; a process without a bound gives None."""
+    """The smallest ``value`` of all processes, in all processes. None is no value."""
     if size() == 1:
         return value
     values: list[int | None] = [None] * size()
@@ -208,11 +208,11 @@ def barrier() -> None:
 
 
 def map_over_processes(work: Sequence[T], do: Callable[[T], R]) -> Iterator[R]:
-    """``do`` of each piece of ``work``, in order, returned in all processes: rank r of n does the pieces r,
-    r + n, r + 2n, …
+    """The results of ``do`` for each piece of ``work``, in order, in all processes. Rank r of n does the
+    pieces r, r + n, r + 2n, …
 
-    All ranks do equally many pieces, if need be the last piece more than once, because all ranks gather
-    sharded weights together.
+    All ranks do the same number of pieces, if necessary the last piece again, because they gather sharded
+    weights together.
     """
     for start in range(0, len(work), size()):
         result = do(work[min(start + rank(), len(work) - 1)])

@@ -1,14 +1,12 @@
-"""Errors a user can fix, told in one line plus a hint. Standard library only, so anything may raise them."""
+"""Errors that a user can fix, in one line plus a hint. Standard library only, so every module may import."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can fix: the CLI prints `error: …` and `hint: …`, no traceback, and exits with 2.
-
-    Each is one line, whatever a file or a name that it tells of holds.
-    """
+    """An error that the user can fix. The CLI prints `error: …` and `hint: …`, without a traceback, and exits
+    with code 2. Message and hint are one line each, whatever characters a name in them has."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(one_line(message))
@@ -16,17 +14,17 @@ class UserError(Exception):
 
 
 def one_line(text: str) -> str:
-    """``text`` with line breaks, and whatever else has no shape, as escapes."""
+    """``text`` with line breaks and other characters that are not printable as escapes."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """`1 item`, `2 items`; with ``plural``, one that is not made by an s: `3 people`."""
+    """A number with its noun: `1 item`, `2 items`. ``plural`` is for nouns such as `3 people`."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def size(count: float) -> str:
-    """Bytes, in the unit that fits: `1.5 GiB`."""
+    """``count`` bytes in a suitable unit: `1.5 GiB`."""
     for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
@@ -34,5 +32,5 @@ def size(count: float) -> str:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice most like ``word``, or None where nothing is close."""
+    """The choice most similar to ``word``; None where no choice is similar."""
     return next(iter(difflib.get_close_matches(word, list(choices), n=1)), None)

@@ -1,7 +1,7 @@
-"""The Hugging Face hub: asked once, in seconds, whether it can be reached.
+"""The check, once and in seconds, whether the Hugging Face hub can be reached.
 
-Where it cannot, its libraries would each try again for most of a minute, and tell of every try. They are
-switched to what was downloaded before, as `HF_HUB_OFFLINE=1` does.
+If the hub does not answer, its libraries are set to use only earlier downloads, as `HF_HUB_OFFLINE=1` does.
+Otherwise each library would try again for most of a minute, and print every try.
 """
 
 import logging
@@ -17,12 +17,12 @@ from mari_cli.places import is_there
 from mari_cli.progress import say
 
 SECONDS = 3.0
-"""How long the hub may take to answer."""
+"""The time limit for an answer of the hub."""
 
 
 @lru_cache(maxsize=1)
 def settle() -> None:
-    """Before anything is read from the hub: silence its tries; go on without it where it does not answer."""
+    """Silence the hub's libraries, and set them to earlier downloads if the hub does not answer."""
     from huggingface_hub import constants
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
@@ -30,14 +30,14 @@ def settle() -> None:
         return
     say(f"{constants.ENDPOINT} does not answer: what was downloaded before is read")
     constants.HF_HUB_OFFLINE = True
-    os.environ["HF_HUB_OFFLINE"] = "1"  # for `datasets`, if it is yet to be imported, and for other processes
+    os.environ["HF_HUB_OFFLINE"] = "1"  # for a later import of `datasets`, and for other processes
     if "datasets" in sys.modules:
         sys.modules["datasets"].config.HF_HUB_OFFLINE = True
 
 
 def require_model(path: str | None) -> None:
-    """Refuse the name of a model that nothing can be read from: it is no place on this machine, it was not
-    downloaded, and the hub does not answer. Asked before torch is loaded: a typo is told in seconds."""
+    """Raise UserError for a model that is not on this machine, if the hub does not answer. The check comes
+    before the import of torch, so that the user sees a typo within seconds."""
     from huggingface_hub import constants
 
     if path is None or path.startswith(("/", ".", "~")) or is_there(path):
@@ -54,8 +54,7 @@ def require_model(path: str | None) -> None:
 
 @lru_cache
 def _answers(endpoint: str) -> bool:
-    """Whether anything comes back from ``endpoint``, a refusal included. Asked once: its silence takes
-    seconds."""
+    """Whether ``endpoint`` answers, also with an error. The result is kept, because silence costs seconds."""
     from http.client import HTTPException
     from urllib.error import HTTPError, URLError
     from urllib.request import Request, urlopen
@@ -66,15 +65,15 @@ def _answers(endpoint: str) -> bool:
         try:
             urlopen(Request(endpoint, method="HEAD"), timeout=SECONDS).close()
             answered.append(True)
-        except HTTPError:  # a refusal
+        except HTTPError:  # an error of HTTP is an answer, too
             answered.append(True)
         except URLError as error:
-            if isinstance(error.reason, ssl.SSLError):  # the libraries may know other certificates
+            if isinstance(error.reason, ssl.SSLError):  # the hub's libraries may have other certificates
                 answered.append(True)
         except (OSError, ValueError, HTTPException):
             pass
 
-    asking = threading.Thread(target=ask, daemon=True)  # the look-up of a name knows no time limit
+    asking = threading.Thread(target=ask, daemon=True)  # the look-up of a name has no time limit
     asking.start()
     asking.join(SECONDS)
     return bool(answered)

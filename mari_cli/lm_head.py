@@ -1,4 +1,4 @@
-"""The language-model head as an operand: its logits in float32, and gradients through it, chunk by chunk.
+"""The language-model head: logits in float32, and gradients through the head, chunk by chunk.
 
 Shapes: N positions, D hidden size, V vocabulary.
 """
@@ -18,7 +18,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _product(a: Tensor, b: Tensor, *, widens: bool) -> Tensor:
-    """a @ b, accumulated and returned in float32 or better whatever the operands."""
+    """a @ b, accumulated and returned in float32 or wider, for operands of any type."""
     wide = _wide(a.dtype)
     if a.dtype == wide:
         return a @ b
@@ -29,8 +29,8 @@ def _product(a: Tensor, b: Tensor, *, widens: bool) -> Tensor:
 class Head:
     """logits = softcap(scale · (h Wᵀ + b)).
 
-    The operands are of ``dtype`` (None: as they come, at least float32), the logits in float32 or better:
-    rounding logits to 16 bits costs 3 % of the gradient; the head is where precision must not be saved.
+    The operands have ``dtype`` (None: their own type, at least float32). The logits are in float32 or wider,
+    because rounding logits to 16 bits changes the gradient by 3 %.
     """
 
     weight_VD: Tensor
@@ -39,21 +39,21 @@ class Head:
     softcap: float | None = None
     dtype: torch.dtype | None = None
     widens: bool | None = None
-    """Whether products of 16-bit operands come out in float32 by themselves; None: where CUDA makes them."""
+    """Whether a product of 16-bit operands can return float32 without a cast; None: only on CUDA."""
     gradient_at: Tensor | None = None
-    """Where the gradient at the weight goes, [V, D] in float32; None: to the weight itself."""
+    """The tensor [V, D], in float32, that gets the gradient of the weight; None: the weight itself."""
 
     @property
     def mixed(self) -> bool:
         return self.weight_VD.is_cuda if self.widens is None else self.widens
 
     def __call__(self, h_ND: Tensor) -> Tensor:
-        """[N, V]; differentiable, one tensor of N x V and no more than three of them in the graph."""
+        """Logits [N, V], differentiable. The graph holds at most three tensors of N x V."""
         dtype = self.dtype or torch.promote_types(_wide(h_ND.dtype), self.weight_VD.dtype)
         with torch.autocast(h_ND.device.type, enabled=False):
             operands = h_ND.to(dtype), self.weight_VD.to(dtype).T
             differentiable = torch.is_grad_enabled() and any(operand.requires_grad for operand in operands)
-            # a product that widens by itself has no derivative in torch
+            # torch has no derivative of a product that returns a wider type
             z_NV = _product(*operands, widens=self.mixed and not differentiable)
         if self.bias_V is not None:
             z_NV = z_NV + self.bias_V.to(z_NV.dtype)
@@ -62,8 +62,8 @@ class Head:
         return z_NV if self.softcap is None else self.softcap * torch.tanh(z_NV / self.softcap)
 
     def frozen(self) -> "Head":
-        """A copy that training cannot move, in the dtype it computes in; where no training moves the head, it
-        itself."""
+        """A copy, in the type of the operands, that training does not change; the head itself if it is not
+        trained."""
         if not (self.weight_VD.requires_grad or (self.bias_V is not None and self.bias_V.requires_grad)):
             return self
         bias_V = None if self.bias_V is None else self.bias_V.detach().clone()
@@ -75,7 +75,7 @@ class Head:
 
 @dataclass
 class HeadGradient:
-    """Gradients through a head, accumulated over chunks of positions: in float32 or better for the head."""
+    """Gradients through a head, accumulated over chunks of positions in float32 or wider."""
 
     head: Head
     operand_VD: Tensor = field(init=False)
@@ -84,12 +84,11 @@ class HeadGradient:
 
     def __post_init__(self) -> None:
         weight_VD, bias_V = self.head.weight_VD, self.head.bias_V
-        # cast once, not once a chunk
+        # cast once, instead of once for each chunk
         self.operand_VD = weight_VD.detach().to(self.head.dtype or _wide(weight_VD.dtype))
         if not self.head.mixed:
-            self.operand_VD = self.operand_VD.to(
-                _wide(self.operand_VD.dtype)
-            )  # no CPU product widens by itself
+            # a product on a CPU returns the type of its operands
+            self.operand_VD = self.operand_VD.to(_wide(self.operand_VD.dtype))
         wide = _wide(weight_VD.dtype)
         self.weight_VD = torch.zeros_like(weight_VD, dtype=wide) if weight_VD.requires_grad else None
         self.bias_V = None
@@ -98,14 +97,14 @@ class HeadGradient:
 
     @property
     def wide(self) -> torch.dtype:
-        """The dtype of logits."""
+        """The type of the logits."""
         return _wide(self.operand_VD.dtype)
 
     def operands(self, h_ND: Tensor) -> Tensor:
         return h_ND.to(self.head.dtype or _wide(h_ND.dtype)).to(self.operand_VD.dtype)
 
     def logits(self, h_ND: Tensor) -> Tensor:
-        """As `Head`, in place: one tensor of N x V."""
+        """Logits [N, V] as of `Head`, computed in place in one tensor."""
         z_NV = _product(self.operands(h_ND), self.operand_VD.T, widens=self.head.mixed)
         if self.head.bias_V is not None:
             z_NV += self.head.bias_V.detach()
@@ -116,13 +115,13 @@ class HeadGradient:
         return z_NV
 
     def slope(self, z_NV: Tensor) -> Tensor | None:
-        """Derivative of the soft-capping at the capped logits ``z_NV``; None without it."""
+        """Derivative of the soft-capping at the capped logits ``z_NV``; None without soft-capping."""
         return None if self.head.softcap is None else 1 - (z_NV / self.head.softcap).square_()
 
     def push(self, delta_NV: Tensor, h_ND: Tensor, slope_NV: Tensor | None) -> Tensor:
-        """Carry a gradient at the logits to the head, and return it at the hidden states [N, D].
+        """Add the gradient of the head, and return the gradient [N, D] of the hidden states in their type.
 
-        Overwrites ``delta_NV``. Returned in the dtype of ``h_ND``.
+        ``delta_NV`` is the gradient of the logits, and is overwritten.
         """
         if slope_NV is not None:
             delta_NV *= slope_NV
@@ -133,7 +132,7 @@ class HeadGradient:
         operand_NV = delta_NV.to(self.operand_VD.dtype)
         if self.weight_VD is not None:
             operand_ND = self.operands(h_ND)
-            # in place: else a tensor as large as the weight is written, read and added at every chunk
+            # in place, because otherwise each chunk would need another tensor as large as the weight
             if operand_NV.dtype == self.weight_VD.dtype:
                 self.weight_VD.addmm_(operand_NV.T, operand_ND)
             else:
@@ -142,15 +141,15 @@ class HeadGradient:
         return _product(operand_NV, self.operand_VD, widens=self.head.mixed).to(h_ND.dtype)
 
 
-# -- of a model ----------------------------------------------------------------------------------------------
+# -- the head of a model -------------------------------------------------------------------------------------
 
 
 def head_of(model: Any, dtype: torch.dtype | None = None, *, widens: bool | None = None) -> Head:
-    """The head of a causal language model, with what some architectures do to its logits: scale or cap.
+    """The head of a causal language model, with the scale or the cap of logits of some architectures.
 
-    ``dtype`` is that of its operands, where it is narrower than the weights; ``widens`` as in `Head`. A head
-    in shards is gathered, by all processes at once; a gradient at it goes back to the shards, summed over the
-    processes in float32.
+    ``dtype`` is the type of the operands, if it is narrower than the weights; ``widens`` is as in `Head`. All
+    processes together gather a head in shards, and its gradient is summed over the processes in float32 and
+    returned to the shards. Raises UserError for a model without a head.
     """
     linear = model.get_output_embeddings()
     if linear is None:
@@ -185,8 +184,8 @@ def _whole(parameter: Tensor) -> Tensor:
 
 
 class _StandIn(torch.autograd.Function):
-    """A tensor with the whole shape of a weight in shards and its dtype, which takes no memory: a gradient at
-    it goes to the shards. At the copy of the weight in 16 bits it would be rounded before it is summed."""
+    """A tensor without memory, with the shape and type of a whole weight, whose gradient goes to the shards
+    of the weight. A gradient of the 16-bit copy of the weight would be rounded before the sum."""
 
     @staticmethod
     def forward(ctx: Any, parameter: DTensor) -> Tensor:

@@ -1,34 +1,34 @@
-"""What a command hands to a task: the configuration of a run, and how the run is carried out."""
+"""The arguments of a task: the configuration of a run, and the options of its execution."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-if TYPE_CHECKING:  # `mari --help` does without OmegaConf
+if TYPE_CHECKING:  # `mari --help` must not import OmegaConf
     from mari_cli.config import RunConfig
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is carried out. Nothing here changes a number of its result."""
+    """Options of the execution of a run. None of them changes a number of the result."""
 
     command: Sequence[str]
-    """What to type to get this run again."""
+    """The words of the command that repeats this run."""
     resume: bool = False
-    """Whether the unfinished run in `out` goes on, or a new one begins."""
+    """Whether to resume the unfinished run in `out`; False: begin a new one."""
     processes: int = 1
-    """Processes to start on this machine."""
+    """Number of processes to start on this machine."""
 
 
 class Task(Protocol):
-    """A function of ``mari_cli.tasks``: it carries out a run and returns the result."""
+    """A function of ``mari_cli.tasks`` that carries out a run and returns the result."""
 
     def __call__(self, config: Any, options: RunOptions, /) -> Any: ...
 
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run that is composed and checked, and has not begun."""
+    """A run that is composed and checked, but has not begun."""
 
     config: "RunConfig"
     options: RunOptions

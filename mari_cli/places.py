@@ -1,7 +1,6 @@
-"""What a path in a configuration means on this machine. Standard library only.
+"""Paths of a configuration on this machine. Standard library only.
 
-`~` and what begins with `~/` is in the home directory; every other name is taken as it is written, `~t.jsonl`
-among them.
+`~` and paths that begin with `~/` are in the home directory; every other path, as `~t.jsonl`, is unchanged.
 """
 
 import os
@@ -11,28 +10,28 @@ from pathlib import Path
 from mari_cli.errors import UserError
 
 LONGEST_NAME, LONGEST_PATH = 255, 4095
-"""Bytes, on the file systems that are in use."""
+"""The limits, in bytes, of the usual file systems."""
 
 
 def place(path: str | Path) -> Path:
-    """``path`` with the home directory in it."""
+    """``path`` with the home directory in place of `~`."""
     text = str(path)
     home = text == "~" or text.startswith("~/")
     return Path(os.path.expanduser(text)) if home else Path(text)
 
 
 def is_there(path: str | Path) -> bool:
-    """Whether ``path`` leads to something; no name is too strange to ask."""
+    """Whether ``path`` exists. No error is raised for an impossible name."""
     return os.path.exists(place(path))
 
 
 def longest_name(parts: Iterable[str]) -> int:
-    """Bytes of the longest of the names in a path."""
+    """The number of bytes of the longest name in a path."""
     return max((len(os.fsencode(part)) for part in parts), default=0)
 
 
 def check_length(key: str, path: str) -> None:
-    """Refuse what no file can be called; ``key`` is where it is configured."""
+    """Raise UserError for a ``path``, the value of ``key``, that is too long for a file system."""
     longest = longest_name(path.split("/"))
     if longest > LONGEST_NAME or len(os.fsencode(path)) > LONGEST_PATH:
         what, most = ("name in it", LONGEST_NAME) if longest > LONGEST_NAME else ("path", LONGEST_PATH)

@@ -1,6 +1,6 @@
-"""What a person watches while a run works: remarks and bars with the time left, on stderr.
+"""Messages and progress bars with the remaining time, on stderr.
 
-Of several processes only the first speaks; a launcher tells each its number.
+Of several processes only rank 0 prints; a launcher sets RANK for each process.
 """
 
 import os
@@ -23,7 +23,7 @@ _console = Console(stderr=True, highlight=False)
 
 
 class Track(Protocol):
-    """Hands items on and shows how many are done."""
+    """Yields items and shows how many are done."""
 
     def __call__(self, items: Iterable[T], description: str, total: int, done: int = 0) -> Iterator[T]: ...
 
@@ -38,7 +38,7 @@ def say(message: str) -> None:
 
 
 def track(items: Iterable[T], description: str, total: int, done: int = 0) -> Iterator[T]:
-    """``items`` with a bar on a terminal, and silently elsewhere. ``done`` of ``total`` were done before."""
+    """Yield ``items`` with a bar, if stderr is a terminal. ``done`` of ``total`` items were done before."""
     if not (_speaks() and _console.is_terminal):
         yield from items
         return
@@ -50,7 +50,7 @@ def track(items: Iterable[T], description: str, total: int, done: int = 0) -> It
         TextColumn("eta"),
         TimeRemainingColumn(),
     )
-    # this very stderr: the bar goes on where somebody else's words are kept out of it
+    # the present sys.stderr, so that the bar stays visible where other code redirects sys.stderr later
     console = Console(file=sys.stderr, highlight=False)
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(description, total=total, completed=done)

@@ -1,7 +1,7 @@
-"""Sections of a configuration: what they have in common, and the checks that refuse an impossible value.
+"""The common base of a configuration's sections, and the checks that refuse impossible values.
 
-A check raises a ValueError that names the key as the user types it. A section whose keys depend on its kind
-is a `Section`; SCHEMAS holds all schemas by name.
+A check raises ValueError, and names the key as the user types it. A section whose keys depend on its kind is
+a `Section`; SCHEMAS holds all schemas by name.
 """
 
 import re
@@ -13,12 +13,12 @@ from omegaconf import MISSING
 SEED_BITS = 63
 
 SCHEMAS: dict[str, type] = {}
-"""Every schema under the name by which conf/ refers to it, as ``schema/NAME``; after the slash its kind.
-mari_cli/config/schemas.py fills it."""
+"""Every schema by its name; conf/ uses the name as ``schema/NAME``. The part of a name after a slash is the
+kind. mari_cli/config/schemas.py fills SCHEMAS."""
 
 if TYPE_CHECKING:
     Flag = bool
-else:  # OmegaConf takes any number for a bool, and `on`: `flags` takes true and false alone
+else:  # OmegaConf accepts numbers and `on` as a bool; `flags` accepts only true and false
     Flag = Any
 
 
@@ -37,7 +37,7 @@ def positive(section: str, config: object, *names: str) -> None:
 
 
 def flags(section: str, config: object, *names: str, null: str | None = None) -> None:
-    """True or false, and no number or word that might stand for one; the key ``null`` may be null, too."""
+    """Accept only true and false, not a number or another word; the key ``null`` may also be null."""
     for name in names:
         value = getattr(config, name)
         require(
@@ -53,7 +53,7 @@ def non_negative(section: str, config: object, *names: str) -> None:
 
 
 def seeds(section: str, config: object, *names: str) -> None:
-    """Seeds that random, numpy and torch all take."""
+    """Accept only seeds that random, numpy and torch accept."""
     for name in names:
         value = getattr(config, name)
         given = [] if value is None else value if isinstance(value, list) else [value]
@@ -78,11 +78,11 @@ def fraction(section: str, config: object, *names: str, open_above: bool = False
 
 @dataclass(kw_only=True)
 class Section:
-    """A section whose keys depend on its kind. The group's option chooses the kind, as `loss=npo`, and a
-    saved configuration names it; the label chooses nothing."""
+    """A section whose keys depend on its kind. The option of the group chooses the kind, as `loss=npo`, and a
+    saved configuration names the kind; the label ``name`` chooses nothing."""
 
     kind: str = MISSING
-    """The schema of this section, by its name in SCHEMAS: each class has its own, and no other is taken."""
+    """The name of this section's schema in SCHEMAS. Each class accepts only its own kind."""
     name: str = MISSING
     """Label in tables and run names."""
 
@@ -105,7 +105,7 @@ class Section:
 
 
 def label(section: str, config: Any) -> None:
-    """A label stands in tables and names directories."""
+    """Refuse a label with `/` or a line break, because labels are in tables and in names of directories."""
     name = str(config.name)
     require(
         name.isprintable() and "/" not in name,
@@ -115,22 +115,22 @@ def label(section: str, config: Any) -> None:
 
 
 def _bare(word: str) -> str:
-    """``word`` as a reader takes it: KL-GA is kl_ga."""
+    """``word`` in lower case without signs, so that KL-GA equals kl_ga."""
     return re.sub(r"[\W_]", "", word).casefold()
 
 
 def kinds_of(section: str) -> dict[str, type]:
-    """The schemas that a section can have, by their kind; one or none where nothing is to choose."""
+    """The schemas that a section can have, by their kind; empty for a section without kinds."""
     start = f"{section}/"
     return {name.removeprefix(start): schema for name, schema in SCHEMAS.items() if name.startswith(start)}
 
 
 def kinds_beside(schema: type) -> set[str]:
-    """The kinds that stand where ``schema`` can stand, without its own."""
+    """The other kinds of the sections that can have ``schema``."""
     sections = {name.partition("/")[0] for name, known in SCHEMAS.items() if known is schema}
     return {kind for section in sections for kind, other in kinds_of(section).items() if other is not schema}
 
 
 def display_name(section: Section) -> str:
-    """What ``section`` is called where people read it: by its label, and by its kind where they differ."""
+    """The name of ``section`` for people: its label, and its kind if the two differ."""
     return section.name if section.name == section.kind else f"{section.name} ({section.kind})"

@@ -1,7 +1,7 @@
-"""Between the CPU and the device, without one of them waiting for the other.
+"""Copies between the CPU and a device that do not make the CPU wait.
 
-A copy between CUDA and ordinary memory waits until the device has done all that was asked of it before; one
-between CUDA and pinned memory is just one more thing that was asked of it.
+A copy between CUDA and ordinary memory waits until the device has done all earlier work. A copy between CUDA
+and pinned memory joins the queue of work, and the CPU continues.
 """
 
 import torch
@@ -17,19 +17,19 @@ def sent(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None)
 
 
 class Fetched:
-    """The values of ``tensor`` as they are at this point of the device's work, on their way to the CPU."""
+    """A copy of ``tensor`` to the CPU, which the device makes at this point in its queue of work."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._there: torch.cuda.Event | None = None
         if not tensor.is_cuda:
             self._values = tensor
             return
-        self._values = tensor.to("cpu", non_blocking=True)  # which torch pins by itself
+        self._values = tensor.to("cpu", non_blocking=True)  # torch takes pinned memory for the copy
         self._there = torch.cuda.Event()
         self._there.record()
 
     def read(self) -> list[float]:
-        """Waits until they have come."""
+        """Wait for the copy and return its values."""
         if self._there is not None:
             self._there.synchronize()
         values: list[float] = self._values.tolist()
