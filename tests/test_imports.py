@@ -44,8 +44,8 @@ ARROWS: dict[str, set[str]] = {
     "tracking": {"errors", "config", "storage"},
     "report": {"errors", "storage", "metrics", "docs", "suites"},
     "tasks": {"audit", "errors", "config", "sections", "options", "places", "progress", "storage", "begun",
-              "distributed", "data", "losses", "models", "measure", "metrics", "suites", "supports", "train",
-              "tracking", "report"},
+              "distributed", "hub", "data", "losses", "models", "measure", "metrics", "suites", "supports",
+              "train", "tracking", "report"},
     "cli": {"errors", "config", "options", "hub", "launch", "storage", "metrics", "suites", "docs", "tasks"},
     "__main__": {"cli"},
 }  # fmt: skip

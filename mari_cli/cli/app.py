@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mari_cli import __version__
-from mari_cli.cli import evidence
+from mari_cli.cli import evidence, people
 from mari_cli.cli.door import Door, note
 from mari_cli.cli.evaluate_words import read_words
 from mari_cli.cli.evidence import folders_of_runs
@@ -362,6 +362,7 @@ def metrics(
 app.command(epilog=evidence.OF_AUDIT)(evidence.audit)
 app.command(epilog=evidence.OF_VERIFY)(evidence.verify)
 app.command(epilog=evidence.OF_REQUESTS)(evidence.requests)
+app.command(epilog=people.OF_ASK)(people.ask)
 
 
 @config_app.command(

@@ -133,8 +133,10 @@ def _check_streams() -> None:
         return
     while os.open(os.devnull, os.O_RDWR) <= 2:
         pass
+    if "stdin" in closed:
+        sys.stdin = open(0)  # noqa: SIM115 (as long as the process lives)
     if "stderr" in closed:
-        sys.stderr = open(2, "w")  # noqa: SIM115 (as long as the process lives)
+        sys.stderr = open(2, "w")  # noqa: SIM115
     if "stdout" in closed:
         sys.stdout = open(1, "w")  # noqa: SIM115
         raise UserError("stdout is closed, and results go there", "`> /dev/null` where nobody reads them")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from mari_cli.errors import one_line
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 OURS = ("unlearned", "model")
 """Roles of the models that a run itself makes; target and gold stand beside them for comparison."""
 NOTHING = "–"
+NO_ANSWER = "(no word)"
+"""Of a model that ends its answer at once."""
+WIDEST = 1_000_000
+"""Columns of a pipe: what is longer would be cut."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class Grid:
     rows: Sequence[Sequence[str]]
     numbers: int
     grouped: bool = False
+    ruled: bool = False
+    """Whether a terminal shows a space between rows: cells are longer than a line."""
 
     def drawn(self, *, plain: bool, stacked: bool = False) -> "Table":
         """As a rich table. ``stacked`` puts a number above its interval and a name in two lines, for a narrow
@@ -38,7 +46,10 @@ class Grid:
         from rich.table import Table
 
         table = Table(
-            box=None if plain else SIMPLE_HEAD, pad_edge=False, padding=(0, 2 if plain else 1, 0, 0)
+            box=None if plain else SIMPLE_HEAD,
+            pad_edge=False,
+            padding=(0, 2 if plain else 1, 0, 0),
+            show_lines=self.ruled and not plain,
         )
         for index, column in enumerate(self.columns):
             header = column.replace("/", "\n") if plain else column.replace("/", "\n").replace("_", " ")
@@ -83,7 +94,7 @@ def print_grid(grid: Grid) -> None:
     from rich.console import Console
 
     if sys.stdout.isatty():
-        console = Console(highlight=False)
+        console = Console(highlight=False, markup=False)
         wide = console.options.update(width=1000)
         table = grid.drawn(plain=False)
         words_alone = grid.numbers == len(grid.columns)  # rich wraps words by itself
@@ -99,7 +110,7 @@ def print_grid(grid: Grid) -> None:
         for part in grid.parts(fits):
             console.print(part.drawn(plain=False, stacked=True))
         return
-    console = Console(width=1000, color_system=None, highlight=False, markup=False)
+    console = Console(width=WIDEST, color_system=None, highlight=False, markup=False)
     with console.capture() as capture:
         console.print(grid.drawn(plain=True))
     print("\n".join(line.rstrip() for line in capture.get().splitlines()))
@@ -363,6 +374,22 @@ def of_requests(lines: Sequence["RequestLine"]) -> Grid:
         for line in lines
     ]
     return Grid(["request", "run", "state", "when", "weights", "note"], rows, numbers=6, grouped=True)
+
+
+def of_answers(questions: Sequence[str], answers: Mapping[str, Sequence[str]]) -> Grid:
+    """A row for each question, and beside it what each model says. In a pipe an answer is one line."""
+    shown = shown_lines if sys.stdout.isatty() else one_line
+    rows = [
+        [shown(question), *(shown(said[place]) or NO_ANSWER for said in answers.values())]
+        for place, question in enumerate(questions)
+    ]
+    return Grid(["question", *answers], rows, numbers=len(answers) + 1, ruled=True)
+
+
+def shown_lines(text: str) -> str:
+    """``text`` with its line breaks; other characters without a shape, which could move the cursor of a
+    terminal, as escapes."""
+    return "\n".join(map(one_line, text.split("\n")))
 
 
 def _ours(result: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from mari_cli import __version__
 
 COMMANDS = ["", "finetune", "unlearn", "plan", "evaluate", "sweep", "compare", "metrics", "audit", "verify",
-            "requests", "config", "config show", "config list", "runs", "runs list"]  # fmt: skip
+            "requests", "ask", "config", "config show", "config list", "runs", "runs list"]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -43,7 +43,7 @@ def test_every_example_in_the_help_is_a_config_that_composes(example, mari, tmp_
     if (
         "--resume" in words
         or "-c" in words
-        or command in ("compare", "config", "metrics", "requests", "runs", "verify")
+        or command in ("ask", "compare", "config", "metrics", "push", "requests", "runs", "verify")
     ):
         pytest.skip("needs a run or an experiment file; those have tests of their own")
     if ">" in words or "hydra.launcher.partition=gpu" in words:

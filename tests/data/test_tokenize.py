@@ -10,7 +10,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from mari_cli.config import ModelConfig
 from mari_cli.data.batches import collate
 from mari_cli.data.records import Record
-from mari_cli.data.tokenize import PromptStyle, encode_pair, encode_text, tokenize
+from mari_cli.data.tokenize import (
+    PromptStyle,
+    encode_beginning,
+    encode_pair,
+    encode_question,
+    encode_text,
+    tokenize,
+)
 from mari_cli.errors import UserError
 from mari_cli.models.tokenizer import train_tokenizer
 
@@ -154,6 +161,26 @@ def test_where_padding_is_eos_a_real_eos_is_learnt_all_the_same(bpe):
 # -- chat templates ------------------------------------------------------------------------------------------
 
 CHAT = PromptStyle("unused {prompt}", chat=True)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_prompt_without_its_answer_is_that_before_an_answer(tokenizer, pair):
+    prompt, answer = pair
+    ids, start = encode_pair(Record(prompt=prompt, text=answer), tokenizer, STYLE)
+    assert encode_question(prompt, tokenizer, STYLE, answer=answer) == ids[:start]
+
+
+def test_a_question_in_a_chat_is_that_before_any_answer():
+    tok = chatting(CHATML, "<|im_start|>", "<|im_end|>")
+    asked = encode_question("Where was Anna born?", tok, CHAT)
+    for answer in ("By the sea", "1833", "!"):
+        ids, start = encode_pair(Record(prompt="Where was Anna born?", text=answer), tok, CHAT)
+        assert asked == ids[:start]
+
+
+def test_a_beginning_of_a_text_is_that_of_its_block(tokenizer):
+    whole = encode_text("The cat sat on the mat.", tokenizer, 64)[0]
+    assert encode_beginning("The cat sat on the mat.", tokenizer) == whole
 
 
 def test_a_chat_templates_own_end_of_turn_is_learnt_and_nothing_after_it():
