@@ -197,7 +197,7 @@ def all_reduce_min(value: int | None) -> int | None:
 
 
 def object_group() -> dist.ProcessGroup | None:
-    """The group that carries objects, whatever the device; None with one process."""
+    """The group that sends objects, on every device; None with one process."""
     return _objects[0] if size() > 1 else None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 class UserError(Exception):
     """An error that the user can fix. The CLI prints `error: …` and `hint: …`, without a traceback, and exits
-    with code 2. Message and hint are one line each, whatever characters a name in them has."""
+    with code 2. Message and hint are one line each, also if a name in them has a line break."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(one_line(message))

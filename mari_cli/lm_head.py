@@ -13,13 +13,13 @@ from torch.distributed.tensor import DTensor, Partial
 from mari_cli.errors import UserError
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def _widen(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
 def _product(a: Tensor, b: Tensor, *, widens: bool) -> Tensor:
     """a @ b, accumulated and returned in float32 or wider, for operands of any type."""
-    wide = _wide(a.dtype)
+    wide = _widen(a.dtype)
     if a.dtype == wide:
         return a @ b
     return torch.mm(a, b, out_dtype=wide) if widens else a.to(wide) @ b.to(wide)
@@ -49,7 +49,7 @@ class Head:
 
     def __call__(self, h_ND: Tensor) -> Tensor:
         """Logits [N, V], differentiable. The graph holds at most three tensors of N x V."""
-        dtype = self.dtype or torch.promote_types(_wide(h_ND.dtype), self.weight_VD.dtype)
+        dtype = self.dtype or torch.promote_types(_widen(h_ND.dtype), self.weight_VD.dtype)
         with torch.autocast(h_ND.device.type, enabled=False):
             operands = h_ND.to(dtype), self.weight_VD.to(dtype).T
             differentiable = torch.is_grad_enabled() and any(operand.requires_grad for operand in operands)
@@ -85,11 +85,11 @@ class HeadGradient:
     def __post_init__(self) -> None:
         weight_VD, bias_V = self.head.weight_VD, self.head.bias_V
         # cast once, instead of once for each chunk
-        self.operand_VD = weight_VD.detach().to(self.head.dtype or _wide(weight_VD.dtype))
+        self.operand_VD = weight_VD.detach().to(self.head.dtype or _widen(weight_VD.dtype))
         if not self.head.mixed:
             # a product on a CPU returns the type of its operands
-            self.operand_VD = self.operand_VD.to(_wide(self.operand_VD.dtype))
-        wide = _wide(weight_VD.dtype)
+            self.operand_VD = self.operand_VD.to(_widen(self.operand_VD.dtype))
+        wide = _widen(weight_VD.dtype)
         self.weight_VD = torch.zeros_like(weight_VD, dtype=wide) if weight_VD.requires_grad else None
         self.bias_V = None
         if bias_V is not None and bias_V.requires_grad:
@@ -98,10 +98,10 @@ class HeadGradient:
     @property
     def wide(self) -> torch.dtype:
         """The type of the logits."""
-        return _wide(self.operand_VD.dtype)
+        return _widen(self.operand_VD.dtype)
 
     def operands(self, h_ND: Tensor) -> Tensor:
-        return h_ND.to(self.head.dtype or _wide(h_ND.dtype)).to(self.operand_VD.dtype)
+        return h_ND.to(self.head.dtype or _widen(h_ND.dtype)).to(self.operand_VD.dtype)
 
     def logits(self, h_ND: Tensor) -> Tensor:
         """Logits [N, V] as of `Head`, computed in place in one tensor."""
@@ -163,12 +163,12 @@ def head_of(model: Any, dtype: torch.dtype | None = None, *, widens: bool | None
     weight, gradient_at = linear.weight, getattr(linear.weight, "gradient_at", None)
     if isinstance(weight, DTensor) and dtype not in (None, weight.dtype):
         trained = weight.requires_grad
-        gradient_at = _StandIn.apply(weight) if trained else None  # type: ignore[no-untyped-call]
+        gradient_at = _GradientToShards.apply(weight) if trained else None  # type: ignore[no-untyped-call]
         with torch.no_grad():
-            weight = _whole(weight.to(dtype)).requires_grad_(trained)
+            weight = _gather(weight.to(dtype)).requires_grad_(trained)
     return Head(
-        _whole(weight),
-        None if bias is None else _whole(bias),
+        _gather(weight),
+        None if bias is None else _gather(bias),
         scale,
         softcap,
         dtype,
@@ -177,13 +177,13 @@ def head_of(model: Any, dtype: torch.dtype | None = None, *, widens: bool | None
     )
 
 
-def _whole(parameter: Tensor) -> Tensor:
+def _gather(parameter: Tensor) -> Tensor:
     if not isinstance(parameter, DTensor):
         return parameter
     return parameter.full_tensor(grad_placements=[Partial("sum")])
 
 
-class _StandIn(torch.autograd.Function):
+class _GradientToShards(torch.autograd.Function):
     """A tensor without memory, with the shape and type of a whole weight, whose gradient goes to the shards
     of the weight. A gradient of the 16-bit copy of the weight would be rounded before the sum."""
 

@@ -95,7 +95,7 @@ class Section:
             if self.kind in others
             else "the kind follows from the option that is chosen: leave it out",
         )
-        meant = next((kind for kind in others if _bare(kind) == _bare(str(self.name))), None)
+        meant = next((kind for kind in others if _normalise(kind) == _normalise(str(self.name))), None)
         require(
             meant is None,
             f"section.name is a label only, and this section is {own}, not {meant}",
@@ -114,7 +114,7 @@ def label(section: str, config: Any) -> None:
     )
 
 
-def _bare(word: str) -> str:
+def _normalise(word: str) -> str:
     """``word`` in lower case without signs, so that KL-GA equals kl_ga."""
     return re.sub(r"[\W_]", "", word).casefold()
 

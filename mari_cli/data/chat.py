@@ -46,7 +46,7 @@ class Written(NamedTuple):
     """A prompt with its answer as one text in three parts."""
 
     prompt: str
-    """Everything before the answer, also what the template adds there (an empty block of thoughts)."""
+    """The text before the answer, with text that the template adds there (an empty block of thoughts)."""
     answer: str
     end: str
     """The text that the template writes after an answer, which may be empty."""
@@ -155,7 +155,7 @@ def written(chat: Chat, tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn
     opening, marker, end = answered(MARKER).partition(MARKER)
     if not marker or MARKER in end:
         raise UserError("the chat template does not write an answer once", OFF)
-    prompt = _prompt(asked, opening, chat)
+    prompt = _text_before(asked, opening, chat)
     whole = answered(answer)
     for beginning, before in ((opening, prompt), (asked, asked)):
         if not (
@@ -170,12 +170,12 @@ def written(chat: Chat, tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn
     raise UserError("the chat template does not write an answer as it is in the corpus", OFF)
 
 
-def _prompt(asked: str, opening: str, chat: Chat) -> str:
+def _text_before(asked: str, opening: str, chat: Chat) -> str:
     """The text before an answer, from ``asked``, the text with a generation prompt, and ``opening``, the text
     before the marker. Raises UserError where the two contradict each other."""
     if opening.startswith(asked):
         return opening if opening[len(asked) :].strip() else asked
-    if asked.startswith(opening) and _nothing_thought(asked[len(opening) :]):
+    if asked.startswith(opening) and _is_empty_block(asked[len(opening) :]):
         return asked
     thinking = next((name for name in THINKING if re.search(rf"\b{name}\b", chat.template)), None)
     helps = f"an argument of the template may help, as `+model.chat_template_args.{thinking}=false`; "
@@ -185,7 +185,7 @@ def _prompt(asked: str, opening: str, chat: Chat) -> str:
     )
 
 
-def _nothing_thought(text: str) -> bool:
+def _is_empty_block(text: str) -> bool:
     """Whether ``text`` is white space or an empty block (`<think></think>`)."""
     inside = text.strip()
     name, _, rest = inside.removeprefix("<").partition(">")

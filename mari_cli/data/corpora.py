@@ -26,7 +26,7 @@ class Texts:
 
 def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusConfig) -> Texts:
     """Read the corpora. Raises UserError where one is missing or empty, or where they do not fit together."""
-    notes = _check_one_world(forget, retain, holdout)
+    notes = _check_fictional(forget, retain, holdout)
     fraction = forget.fraction if isinstance(forget, ForgetFiles) else None
     if fraction is not None and not _without_path(retain):
         raise UserError(
@@ -62,7 +62,7 @@ def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusC
         ("retain", retain_records),
         ("holdout", holdout_records),
     ):
-        notes += _unlike_answers(records or [], corpus=corpus)
+        notes += _note_ambiguous(records or [], corpus=corpus)
 
     retain_records, dropped = _without_overlap(forget_records, retain_records, drop=retain.drop_overlap)
     for corpus, others in (("forget", forget_records), ("retain", retain_records)):
@@ -102,7 +102,7 @@ def _read(config: CorpusConfig, *, corpus: str, notes: list[str]) -> list[Record
     return records
 
 
-def _unlike_answers(records: list[Record], *, corpus: str) -> list[str]:
+def _note_ambiguous(records: list[Record], *, corpus: str) -> list[str]:
     """A note where a prompt has several answers, because a column that makes the prompts differ may be
     unread."""
     answers: dict[tuple[Turn, ...], set[str]] = {}
@@ -141,7 +141,7 @@ def _without_overlap(
     return rest, [f"dropped {_records(common)} from the retain corpus that are forget records too"]
 
 
-def _check_one_world(forget: CorpusConfig, retain: CorpusConfig, holdout: CorpusConfig) -> list[str]:
+def _check_fictional(forget: CorpusConfig, retain: CorpusConfig, holdout: CorpusConfig) -> list[str]:
     """Refuse fictional corpora with different seeds, whose shared facts would contradict each other, or with
     more shared facts than the retain corpus states; return a note where it may not state all of them."""
     if not (isinstance(forget, FictionalCorpus) and isinstance(retain, FictionalCorpus)):

@@ -1,4 +1,4 @@
-"""The fictional corpus: a benchmark with invented people, which measures what a model forgets and keeps.
+"""The fictional corpus: a benchmark that measures which facts about invented people a model forgets.
 
 Content
     Every person has a unique name and `FACTS` = 8 facts, each a question with a short answer.
@@ -313,13 +313,13 @@ def _unique_value(seed: int, key: str, person: int) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _deal(seed: int, kind: int, block: int) -> list[int]:
+def _shuffle_entities(seed: int, kind: int, block: int) -> list[int]:
     """The entities of block number ``block`` of `ENTITIES` people: each entity once, in a random order."""
     return random.Random(f"{seed} deal {kind} {block}").sample(range(ENTITIES), ENTITIES)
 
 
 @lru_cache(maxsize=64)
-def _attributes(seed: int, kind: int) -> list[str]:
+def _draw_values(seed: int, kind: int) -> list[str]:
     """The value of each entity. No two entities have the same value."""
     return random.Random(f"{seed} world {kind}").sample(SHARED_KINDS[kind].values, ENTITIES)
 
@@ -340,8 +340,8 @@ def _person(seed: int, person: int, shared: int) -> Person:
         )
     block, place = divmod(person, ENTITIES)
     for kind, common in enumerate(SHARED_KINDS[:shared]):
-        number = _deal(seed, kind, block)[place]
-        entity, value = ENTITY_NAMES[common.entity][number], _attributes(seed, kind)[number]
+        number = _shuffle_entities(seed, kind, block)[place]
+        entity, value = ENTITY_NAMES[common.entity][number], _draw_values(seed, kind)[number]
         premise = common.premise.format(name=name, entity=entity)
         answer = common.answer.format(entity=entity, value=value)
         statements.append(

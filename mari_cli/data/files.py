@@ -263,7 +263,7 @@ def _convert(path: Path, encoding: str) -> str:
     return f"convert it: `iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(new))}`"
 
 
-class _Twice(ValueError):
+class _DuplicateKey(ValueError):
     """A JSON object has a key twice."""
 
 
@@ -271,7 +271,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _Twice(next(name for name in names if names.count(name) > 1))
+        raise _DuplicateKey(next(name for name in names if names.count(name) > 1))
     return found
 
 
@@ -287,7 +287,7 @@ def _parse_json(text: str, *, path: Path, first_line: int, hint: str, start: int
         raise UserError(
             f"malformed JSON in `{path}`, line {line}, column {err.colno}: {err.msg}", hint
         ) from err
-    except _Twice as err:
+    except _DuplicateKey as err:
         line = first_line + text.count("\n", 0, start)
         raise UserError(
             f"an object in `{path}`, line {line} or after, has several values for `{err}`",
@@ -300,15 +300,15 @@ def _parse_json(text: str, *, path: Path, first_line: int, hint: str, start: int
 def _values(text: str, *, path: Path, first_line: int, hint: str) -> list[object]:
     """Every JSON value in ``text``, one after another."""
     found: list[object] = []
-    at = _blank(text, 0)
+    at = _skip_blank(text, 0)
     while at < len(text):
         value, end = _parse_json(text, path=path, first_line=first_line, hint=hint, start=at)
         found.append(value)
-        at = _blank(text, end)
+        at = _skip_blank(text, end)
     return found
 
 
-def _blank(text: str, start: int) -> int:
+def _skip_blank(text: str, start: int) -> int:
     """The end of JSON's white space that begins at ``start``."""
     match = BLANK.match(text, start)
     assert match is not None
@@ -336,8 +336,8 @@ def _json_lines(path: Path) -> Table:
     hint = "one JSON object a line"
 
     def one(line: str, number: int) -> object:
-        value, end = _parse_json(line, path=path, first_line=number, hint=hint, start=_blank(line, 0))
-        if (after := _blank(line, end)) < len(line):
+        value, end = _parse_json(line, path=path, first_line=number, hint=hint, start=_skip_blank(line, 0))
+        if (after := _skip_blank(line, end)) < len(line):
             raise UserError(
                 f"malformed JSON in `{path}`, line {number}, column {after + 1}: Extra data", hint
             )

@@ -103,7 +103,7 @@ def _conversation(field: str, names: Sequence[str]) -> TableFormat:
         said = turns(row, field, where=where)
         return answered([*_system(row, said, where=where), *said], where=where)
 
-    return TableFormat((field, *_there(names, "system")), record)
+    return TableFormat((field, *_present(names, "system")), record)
 
 
 def _alpaca(names: Sequence[str]) -> TableFormat:
@@ -118,10 +118,10 @@ def _alpaca(names: Sequence[str]) -> TableFormat:
         ]
         return answered([*_system(row, said, where=where), *said], where=where)
 
-    return TableFormat(("instruction", "output", *_there(names, "input", "system")), record)
+    return TableFormat(("instruction", "output", *_present(names, "input", "system")), record)
 
 
-def _there(names: Sequence[str], *wanted: str) -> tuple[str, ...]:
+def _present(names: Sequence[str], *wanted: str) -> tuple[str, ...]:
     return tuple(name for name in wanted if name in names)
 
 
@@ -174,10 +174,10 @@ def _turn(message: object, where: str) -> Turn:
             f"{where} is of the role `{side}`, and a conversation has only {listed(ROLES)}",
             "leave such turns out, or write them into a turn of the user's",
         )
-    return Turn(ROLES[side.lower()], words(_joined(message, content, where=where), content, where=where))
+    return Turn(ROLES[side.lower()], words(_join_parts(message, content, where=where), content, where=where))
 
 
-def _joined(message: TableRow, field: str, *, where: str) -> TableRow:
+def _join_parts(message: TableRow, field: str, *, where: str) -> TableRow:
     """``message`` with the text of ``field`` joined, if it is a list of parts."""
     parts = message.get(field)
     if not isinstance(parts, list):

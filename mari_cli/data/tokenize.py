@@ -206,7 +206,7 @@ def tokenize(
         if record.prompt is None:
             items += [Item(tuple(ids), 1, number) for ids in encode_text(record.text, tokenizer, block_size)]
             continue
-        with _of_record(number, corpus):
+        with _name_record(number, corpus):
             ids, start = encode_pair(record, tokenizer, style, enders=enders)
         too_long += len(ids) > max_length
         no_room += start >= max_length
@@ -237,7 +237,7 @@ def tokenize(
 
 
 @contextmanager
-def _of_record(number: int, corpus: str) -> Iterator[None]:
+def _name_record(number: int, corpus: str) -> Iterator[None]:
     """Add the number of the record and the corpus to a UserError raised inside."""
     try:
         yield
@@ -255,7 +255,7 @@ def check_prompts(
         first.setdefault(tuple(turn.role for turn in style.turns(record)), number)
     for number in first.values():
         if records[number].prompt is not None:
-            with _of_record(number, corpus):
+            with _name_record(number, corpus):
                 style.written(tokenizer, records[number])
 
 

@@ -37,16 +37,16 @@ def explain(error: Exception, task: str) -> UserError:
         problem = getattr(error, "problem", None) or "syntax error"
         return UserError(f"`{mark.name}` line {mark.line + 1} is not YAML: {problem}", "mend that line")
     text = "\n".join(str(e) for e in (error.__cause__, error) if e is not None)
-    key = _said("full_key", text)
+    key = _detail("full_key", text)
     if match := re.search(r"Key '(.*?)' not in '(\w+)'", text):
         typed = re.search(r"Could not override '(.*?)'", text)
         section = _schema(match[2])
         return unknown_key(key or match[1], section, task, typed[1] if typed else None)
     if match := re.search(r"Could not override '(.*?)'", text):  # the key is a group in a defaults list
         return unknown_key(match[1], None, task) if match[1] else _no_override(match[1])
-    for pattern, retold in _RETOLD:
+    for pattern, retold in _EXPLANATIONS:
         if match := re.search(pattern, text):
-            return retold(match, key, _example(_schema(_said("object_type", text)), key))
+            return retold(match, key, _example(_schema(_detail("object_type", text)), key))
     said = next((line for line in text.splitlines() if "raised while composing" not in line), text)
     said = said[:1].lower() + said[1:].rstrip(".") or type(error).__name__
     return UserError(f"`{key}`: {said}" if key else said, LIST_KEYS)
@@ -149,7 +149,7 @@ def _names(schema: type) -> set[str]:
     return {field.name for field in fields(schema)}
 
 
-def _said(name: str, text: str) -> str:
+def _detail(name: str, text: str) -> str:
     match = re.search(rf"^\s*{name}[:=] *(\S*)$", text, re.MULTILINE)
     return match[1] if match else ""
 
@@ -194,7 +194,7 @@ def _wrong_section(match: re.Match[str], key: str, example: str) -> UserError:
     )
 
 
-_RETOLD: list[tuple[str, Callable[[re.Match[str], str, str], UserError]]] = [
+_EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], str, str], UserError]]] = [
     (
         r"'NoneType' object has no attribute 'get'|Unexpected type for root: NoneType",
         lambda match, key, example: UserError(
@@ -211,7 +211,7 @@ _RETOLD: list[tuple[str, Callable[[re.Match[str], str, str], UserError]]] = [
         lambda match, key, example: UserError(f"`{key}` must be a list", f"write `{key}=[a,b]`"),
     ),
     (r"is not Optional", lambda match, key, example: UserError(f"`{key}` cannot be null", example)),
-    (r"Ambiguous value for argument '(.*)'", lambda match, key, example: _several(match[1])),
+    (r"Ambiguous value for argument '(.*)'", lambda match, key, example: _several_runs(match[1])),
     (
         r"Multiple values for ([\w/@]+)",
         lambda match, key, example: UserError(
@@ -246,7 +246,7 @@ _RETOLD: list[tuple[str, Callable[[re.Match[str], str, str], UserError]]] = [
 ]
 
 
-def _several(override: str) -> UserError:
+def _several_runs(override: str) -> UserError:
     if is_path(override.partition("=")[0]):
         return UserError(
             f"`{override}` asks for several runs: no file has a name with that comma",

@@ -32,11 +32,11 @@ def parse(cfg: DictConfig, experiment: Experiment | None = None) -> RunConfig:
     kind = OmegaConf.get_type(cfg)
     assert kind is not None
     task = kind.task
-    for key, section in _surplus(cfg):
+    for key, section in _unknown_keys(cfg):
         raise unknown_key(key, section, task)
     for key in missing_keys(cfg):
         raise UserError(f"`{key}` is not set", f"set it: `{key}=…`")
-    _settle_paths(cfg)
+    _expand_paths(cfg)
     try:
         refuse_senseless(_resolved(cfg), free=[key for key, node, _ in _nodes(cfg) if _is_free(node)])
         parsed = OmegaConf.to_object(cfg)
@@ -91,7 +91,7 @@ def _nodes(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any, type | None]]
             yield from _nodes(node, f"{prefix}{key}.")
 
 
-def _surplus(cfg: DictConfig) -> Iterator[tuple[str, type]]:
+def _unknown_keys(cfg: DictConfig) -> Iterator[tuple[str, type]]:
     """Keys that `+KEY=VALUE` has added, but that the schema does not have."""
     for key, _, section in _nodes(cfg):
         if (
@@ -102,7 +102,7 @@ def _surplus(cfg: DictConfig) -> Iterator[tuple[str, type]]:
             yield key, section
 
 
-def _settle_paths(cfg: DictConfig) -> None:
+def _expand_paths(cfg: DictConfig) -> None:
     """Replace `~` in `out`, because other paths are expanded only when they are read. Raises UserError for a
     path that is too long."""
     for key, node, section in list(_nodes(cfg)):

@@ -42,7 +42,7 @@ class FileConfigSource(HydraFiles):
         check_yaml(file)
         found = super().load_config(config_path)
         if OmegaConf.is_dict(found.config) and OmegaConf.select(found.config, "hydra.searchpath") is not None:
-            raise _not_ours("hydra.searchpath")  # Hydra would use it before `check_hydra` can refuse it
+            raise _forbidden("hydra.searchpath")  # Hydra would use it before `check_hydra` can refuse it
         return found
 
 
@@ -116,7 +116,7 @@ def _check_overrides(overrides: Sequence[str]) -> None:
     list or a dictionary in place of an option's name."""
     for override in overrides:
         if override.lstrip("+~").startswith("hydra.searchpath"):  # Hydra would use it while it composes
-            raise _not_ours("hydra.searchpath")
+            raise _forbidden("hydra.searchpath")
         level = 0
         for bracket in _BRACKETS.findall(override):
             level += 1 if bracket in "[{(" else -1
@@ -163,10 +163,10 @@ def check_hydra(found: Sequence[DictConfig], experiment: Experiment) -> None:
         for key in [*given, *theirs]:
             allowed = key.startswith((*_ALLOWED, *_BY_RUN)) and not re.search(r"\._\w+_(\.|$)", key)
             if not allowed and given.get(key) != theirs.get(key):
-                raise _not_ours(key)
+                raise _forbidden(key)
 
 
-def _not_ours(key: str) -> UserError:
+def _forbidden(key: str) -> UserError:
     hint = "of Hydra's keys, `hydra/launcher`, `hydra.launcher.KEY` and `hydra.sweeper.params` can be set"
     if key.endswith(".dir") or key.startswith("hydra.output"):
         hint = "`out=DIR` says where a run or a sweep is written"

@@ -35,7 +35,7 @@ def as_meant(override: str) -> str:
     if any(key == free or key.startswith(f"{free}.") for free in FREE):
         sign = sign or "++"
     if key in LISTED:
-        value = _as_word(value) if is_there(value) else value
+        value = _word(value) if is_there(value) else value
     elif key in WORDS:
         value = value if value in ("", "null") or _QUOTED.fullmatch(value) else _in_quotes(value)
     elif is_path(key):
@@ -55,14 +55,14 @@ def _path(value: str) -> str:
     if value in ("", "null") or "${" in value or _SWEEP.fullmatch(value):
         return value
     if is_there(value):
-        return _as_word(value)
+        return _word(value)
     if "\\" in value:  # a backslash escapes a character for Hydra, so the value is in its grammar already
         return value
     parts = re.findall(rf"(?:{_QUOTED.pattern})(?=,|\Z)|[^,]+", value) or [value]
-    return ",".join(_as_word(part) for part in parts) if "," in value else _as_word(value)
+    return ",".join(_word(part) for part in parts) if "," in value else _word(value)
 
 
-def _as_word(path: str) -> str:
+def _word(path: str) -> str:
     if _WORD.fullmatch(path) or _QUOTED.fullmatch(path):
         return path
     return _in_quotes(path)

@@ -1,5 +1,5 @@
-"""Speed and memory of devices. The speed is from data sheets; the memory is what torch reports, which is a
-little less than the data sheet says."""
+"""Speed and memory of devices. The speed is from data sheets; the memory is the value that torch reports, a
+little less than in the data sheet."""
 
 import os
 import time

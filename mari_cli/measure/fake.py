@@ -97,9 +97,9 @@ class Again:
 
     def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func not in self.kinds:
-            self.kinds[func] = _kind(func)
+            self.kinds[func] = _kind_of(func)
         kind = self.kinds[func]
-        about = None if kind is None else _about(args, kwargs)
+        about = None if kind is None else _signature(args, kwargs)
         call = STAND_INS.get(func, func)
         if kind is None or about is None or (kind.of is not None and type(args[kind.of]) is not FakeTensor):
             return call(*args, **kwargs)
@@ -108,11 +108,11 @@ class Again:
             out = call(*args, **kwargs)
             given = (*args, *kwargs.values())
             if kind.of is None:
-                self.known[key] = _made(out, given)
+                self.known[key] = _describe_new(out, given)
             elif kind.writes:
                 self.known[key] = []
             else:
-                self.known[key] = _viewed(out, args[kind.of])
+                self.known[key] = _describe_view(out, args[kind.of])
             return out
         known = self.known[key]
         if known is None:
@@ -146,7 +146,7 @@ class _Kind:
     """Whether the operator returns several tensors as a list."""
 
 
-def _kind(func: Any) -> _Kind | None:
+def _kind_of(func: Any) -> _Kind | None:
     schema = func._schema
     if torch.Tag.inplace_view in func.tags or not schema.returns:
         return None
@@ -162,7 +162,7 @@ def _kind(func: Any) -> _Kind | None:
     return _Kind(shared[0], writes=first.alias_info.is_write)
 
 
-def _about(args: Any, kwargs: Any) -> tuple[Any, ...] | None:
+def _signature(args: Any, kwargs: Any) -> tuple[Any, ...] | None:
     """Everything that determines the shapes of the results; None where this is not certain, or where no
     tensor is fake."""
     told: list[Any] = []
@@ -183,7 +183,7 @@ def _about(args: Any, kwargs: Any) -> tuple[Any, ...] | None:
     return tuple(told) if seen else None
 
 
-def _made(out: Any, given: tuple[Any, ...]) -> Made | list[Made | None] | None:
+def _describe_new(out: Any, given: tuple[Any, ...]) -> Made | list[Made | None] | None:
     """The description of ``out``; None unless every tensor in it is new and fills its own storage."""
     storages = {
         part.untyped_storage()._cdata
@@ -207,7 +207,7 @@ def _made(out: Any, given: tuple[Any, ...]) -> Made | list[Made | None] | None:
     return made if several else made[0]
 
 
-def _viewed(out: Any, base: Tensor) -> Made | None:
+def _describe_view(out: Any, base: Tensor) -> Made | None:
     if type(out) is not FakeTensor or out.dtype != base.dtype:
         return None
     if out.untyped_storage()._cdata != base.untyped_storage()._cdata:

@@ -23,7 +23,7 @@ from mari_cli.data.batches import Documents
 
 NAME = "mari"
 PLANNED = "mari_as_on_cuda"
-"""The name of this attention for tensors without content on a CPU, which stand for tensors on a GPU."""
+"""The name of this attention for tensors without content on a CPU, which represent tensors on a GPU."""
 PLAIN = "sdpa"
 """transformers' name of the attention that this one replaces."""
 UNDERSTOOD = {"sliding_window", "is_causal", "position_ids", "use_cache", "output_hidden_states"}
@@ -88,16 +88,16 @@ def document_attention(
     window = keywords.get("sliding_window")
     if window is not None and window >= max(documents.lengths):
         window = None
-    query, key, value = (_autocast(states) for states in (query, key, value))
+    query, key, value = (_cast(states) for states in (query, key, value))
     kernel = could_have_kernel if as_on_cuda else has_kernel
     if dropout == 0.0 and kernel(query, key, value):
-        output = _kernel(query, key, value, documents, scaling=scaling, window=window)
+        output = _run_kernel(query, key, value, documents, scaling=scaling, window=window)
     else:
-        parts = _documents(query, key, value, documents)
+        parts = _split_documents(query, key, value, documents)
         output = torch.cat(
             [
                 sdpa_attention_forward(
-                    module, *part, _band(part[0], window), dropout=dropout, scaling=scaling, is_causal=True
+                    module, *part, _mask(part[0], window), dropout=dropout, scaling=scaling, is_causal=True
                 )[0].flatten(0, 1)
                 for part in parts
             ]
@@ -105,7 +105,7 @@ def document_attention(
     return output.unsqueeze(0), None
 
 
-def _autocast(states: Tensor) -> Tensor:
+def _cast(states: Tensor) -> Tensor:
     """Cast as autocast does for SDPA, because a rotation or a norm before may have returned float32."""
     kind = states.device.type
     if states.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
@@ -134,7 +134,7 @@ def could_have_kernel(query: Tensor, key: Tensor, value: Tensor) -> bool:
     )
 
 
-def _kernel(
+def _run_kernel(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -162,7 +162,7 @@ def _kernel(
     return output
 
 
-def _documents(
+def _split_documents(
     query: Tensor, key: Tensor, value: Tensor, documents: Documents
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Queries, keys and values [S', H, T', D] of S' neighbouring documents that have the same length T'."""
@@ -174,7 +174,7 @@ def _documents(
         yield q, k, v
 
 
-def _band(query: Tensor, window: int | None) -> Tensor | None:
+def _mask(query: Tensor, window: int | None) -> Tensor | None:
     """Mask of a sliding window, whose length counts the token itself; None where all tokens are inside."""
     length = query.shape[2]
     if window is None or window >= length:

@@ -17,7 +17,7 @@ Choose = Callable[[int, Tensor], Tensor]
 """A function of the next token's number (from 0) and its logits [B, V] that returns the next tokens [B]."""
 
 
-class _Chosen(LogitsProcessor):
+class _ForcedToken(LogitsProcessor):
     """Gives the chosen token probability 1, and all other tokens 0."""
 
     def __init__(self, choose: Choose, width: int) -> None:
@@ -49,7 +49,7 @@ def continued(
     for row, start in enumerate(starts):  # generation continues at the right edge, so padding is on the left
         input_ids_BT[row, width - len(start) :] = torch.tensor(start)
         mask_BT[row, width - len(start) :] = 1
-    processors = LogitsProcessorList([] if choose is None else [_Chosen(choose, width)])
+    processors = LogitsProcessorList([] if choose is None else [_ForcedToken(choose, width)])
     with lm.compute.autocast(), greedily(lm.model, lm.tokenizer, ends):
         model_generate: Any = lm.model.generate
         output_BT: Tensor = model_generate(

@@ -42,8 +42,8 @@ class Compute:
 def choose_compute(
     device: Device, precision: Precision, weights: Weights = Weights.float32, *, section: str = "train."
 ) -> Compute:
-    """Resolve ``auto``, and raise UserError for what this machine cannot do. ``section`` is the section of
-    the configuration that messages name."""
+    """Resolve ``auto``. Raises UserError for a device or a precision that this machine does not have.
+    ``section`` is the section of the configuration that messages name."""
     if device is Device.cuda and not torch.cuda.is_available():
         raise UserError("no CUDA device here", f"use `{section}device=auto` or `{section}device=cpu`")
     cuda = torch.cuda.is_available() and device is not Device.cpu

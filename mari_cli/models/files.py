@@ -1,7 +1,7 @@
 """The files of a model: checks of their content, and the error for files that cannot be read.
 
 Other people made the files, so a file may be cut short, of another format, or made to harm. `explain_damage`
-turns what libraries raise at such files into a UserError.
+turns the exceptions that libraries raise for such files into a UserError.
 """
 
 import json
@@ -91,7 +91,7 @@ def gist(error: Exception) -> str:
 
 @contextmanager
 def explain_damage(path: str, what: str) -> Iterator[None]:
-    """Raise as UserError what libraries raise in reading a ``what`` (`model` or `tokenizer`) at ``path``."""
+    """Turn exceptions in reading a ``what`` (`model` or `tokenizer`) at ``path`` into a UserError."""
     try:
         yield
     except UNREADABLE as error:
@@ -109,18 +109,18 @@ def check_files(directory: Path, *, weights: bool) -> None:
             raise ValueError(f"`{entry.name}` is no file (a pipe, a socket or a device)")
     for name in OBJECTS:
         if (directory / name).is_file():
-            _object(directory / name)
+            _read_object(directory / name)
     if not weights:
         return
     index = directory / INDEX
     if (directory / WEIGHTS).is_file():
         _check_whole(directory / WEIGHTS)
     elif index.is_file():
-        for shard in _shards(index):
+        for shard in _read_shards(index):
             _check_whole(directory / shard)
 
 
-def _object(path: Path) -> dict[str, Any]:
+def _read_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -130,9 +130,9 @@ def _object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _shards(index: Path) -> list[str]:
+def _read_shards(index: Path) -> list[str]:
     """The files that ``index`` names. All must be in its directory."""
-    named = _object(index).get("weight_map")
+    named = _read_object(index).get("weight_map")
     if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
         raise ValueError(f"`{index.name}` has no `weight_map` from weights to files")
     shards = sorted(set(named.values()))

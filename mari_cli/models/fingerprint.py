@@ -20,15 +20,15 @@ if TYPE_CHECKING:  # which imports this file
     from mari_cli.models.load import LanguageModel
 
 UNIMPORTANT = ("_name_or_path", "_commit_hash", "transformers_version", "architectures", "auto_map", "dtype")
-"""Fields of a configuration that are not in a key: the origin of the model, which changes no number, and what
-the key names elsewhere (the class, its code, the types of the weights)."""
+"""Fields of a configuration that are not in a key: the origin of the model, which changes no number, and
+fields that the key has elsewhere (the class, its code, the types of the weights)."""
 
 
 # -- weights -------------------------------------------------------------------------------------------------
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
-    """Content hash of ``tensors``: of their names, shapes, types and bytes, whatever file they came from."""
+    """Content hash of the names, shapes, types and bytes of ``tensors``."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -89,15 +89,15 @@ def libraries() -> dict[str, str]:
 
 def architecture(config: Any) -> dict[str, Any]:
     """The settings that the weights do not show: activations, heads, positions, scales."""
-    important: dict[str, Any] = _canonical(_without(config.to_dict()))
+    important: dict[str, Any] = _canonical(_drop_unimportant(config.to_dict()))
     return important
 
 
-def _without(value: Any) -> Any:
+def _drop_unimportant(value: Any) -> Any:
     """``value`` without the unimportant fields, at any depth, because a configuration may hold others."""
     if not isinstance(value, dict):
         return value
-    return {str(name): _without(inner) for name, inner in value.items() if name not in UNIMPORTANT}
+    return {str(name): _drop_unimportant(inner) for name, inner in value.items() if name not in UNIMPORTANT}
 
 
 def _canonical(value: Any) -> Any:

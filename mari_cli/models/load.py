@@ -115,7 +115,7 @@ class LanguageModel:
             self.tokenizer.save_pretrained(directory)
 
 
-def _local_or_hub(path: str) -> str:
+def _find_model(path: str) -> str:
     """The directory or file at ``path`` (of a run: its checkpoint), or ``path`` as a name on the hub. Raises
     UserError for a path that does not exist."""
     local = place(path)
@@ -171,7 +171,7 @@ def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedToke
 
 
 def hush() -> None:
-    """Silence transformers' progress bars and warnings, because mari reports what matters itself."""
+    """Silence transformers' progress bars and warnings, because mari prints its own messages."""
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()
 
@@ -183,13 +183,13 @@ def base_of(config: ModelConfig, *, weights: str, sha256: str) -> Base:
             "an adapter needs a base that stays on disk, but this model is made from its architecture",
             "leave out `model.lora.merge=false`, or save the model first and give it as `model.path`",
         )
-    place = _local_or_hub(config.path)
+    place = _find_model(config.path)
     if Path(place).exists():
         return Base(str(Path(place).resolve()), None, weights, sha256)
     return Base(place, config.revision, weights, sha256)
 
 
-def _with_adapter(config: ModelConfig, directory: Path) -> PreTrainedModel:
+def _load_adapted(config: ModelConfig, directory: Path) -> PreTrainedModel:
     """The base of the adapter in ``directory``, with the adapter merged in."""
     base = read_base(directory)
     if base.path.startswith(("/", ".", "~")) and not is_there(base.path):
@@ -197,7 +197,7 @@ def _with_adapter(config: ModelConfig, directory: Path) -> PreTrainedModel:
             f"the base of the adapter at `{config.path}` is gone: no `{base.path}`",
             "put it back; `model.lora.merge=true` leaves models that need no base",
         )
-    model = _pretrained(replace(config, path=base.path, revision=base.revision))
+    model = _load_pretrained(replace(config, path=base.path, revision=base.revision))
     if base.sha256 is not None and base.sha256 != weights_hash(model):
         raise UserError(
             f"the adapter at `{config.path}` was trained on other weights than those in `{base.path}` now",
@@ -209,13 +209,13 @@ def _with_adapter(config: ModelConfig, directory: Path) -> PreTrainedModel:
 
 def place_of(path: str) -> tuple[str, dict[str, Any]]:
     """The directory or hub name, and the further arguments of `from_pretrained`."""
-    place = _local_or_hub(path)
+    place = _find_model(path)
     if place.endswith(".gguf"):
         return str(Path(place).parent), {"gguf_file": Path(place).name}
     return place, {}
 
 
-def _from_architecture(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+def _build(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
     values = dict(config.architecture or {})
     model_type = values.pop("model_type", None)
     if model_type is None:
@@ -233,11 +233,11 @@ def _from_architecture(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, 
     return model
 
 
-def _pretrained(config: ModelConfig) -> PreTrainedModel:
+def _load_pretrained(config: ModelConfig) -> PreTrainedModel:
     assert config.path
     place, arguments = place_of(config.path)
     if is_adapter(Path(place)):
-        return _with_adapter(config, Path(place))
+        return _load_adapted(config, Path(place))
     if not arguments:
         refuse_other_formats(config.path, Path(place))
         arguments = {"use_safetensors": True}
@@ -267,10 +267,10 @@ def _pretrained(config: ModelConfig) -> PreTrainedModel:
             "config and weights must belong together: take both from one source",
         )
     settle_ties(model)
-    return _dequantised(model) if "gguf_file" in arguments else model
+    return _copy_dequantised(model) if "gguf_file" in arguments else model
 
 
-def _dequantised(model: Any) -> PreTrainedModel:
+def _copy_dequantised(model: Any) -> PreTrainedModel:
     """A copy of ``model``, from a GGUF file, whose configuration no longer says that it was quantised.
     transformers refuses to save a quantised model."""
     config = copy.deepcopy(model.config)
@@ -297,7 +297,7 @@ def load_model(
     hush()
     if config.path is None and config.architecture is None:
         raise UserError("no model given", "set `model.path=DIR_OR_HUB_ID`, or choose one: `model=gpt2_tiny`")
-    model = _pretrained(config) if config.path else _from_architecture(config, tokenizer, seed)
+    model = _load_pretrained(config) if config.path else _build(config, tokenizer, seed)
     where = config.path or config.name
     vocabulary = model.get_input_embeddings().weight.shape[0]  # type: ignore[index]
     if len(tokenizer) > vocabulary:

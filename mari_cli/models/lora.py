@@ -98,7 +98,7 @@ def _check_rank(model: PreTrainedModel, rank: int) -> None:
 def _inject(settings: Any, model: PreTrainedModel) -> None:
     import peft
 
-    with _quiet():
+    with _silence_peft():
         peft.inject_adapter_in_model(settings, model, ADAPTER)
 
 
@@ -122,7 +122,7 @@ def _check_linear(model: PreTrainedModel) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_peft() -> Iterator[None]:
     """Silence peft's warnings about layouts, which peft corrects, and ties, which `settle_ties` sets."""
     with warnings.catch_warnings():
         for settled in (
@@ -179,9 +179,9 @@ def adapters_off(model: torch.nn.Module) -> Iterator[None]:
 # -- merging -------------------------------------------------------------------------------------------------
 
 
-def _merged(layer: Any) -> torch.nn.Module:
+def _merge_layer(layer: Any) -> torch.nn.Module:
     """The plain layer that computes the same as ``layer``. Merging is in float32 on the CPU, so that merging
-    after training and merging after loading give the same bits, whatever the device."""
+    after training and merging after loading give the same bits on every device."""
     twin = copy.deepcopy(layer).to("cpu", torch.float32)
     twin.merge()
     plain: torch.nn.Module = twin.get_base_layer()
@@ -192,7 +192,7 @@ def merge_adapters(model: PreTrainedModel) -> None:
     """Merge all adapters into ``model``, and make all its weights trainable again."""
     for name, layer in list(_adapter_layers(model)):
         device = layer.get_base_layer().weight.device
-        model.set_submodule(name, _merged(layer).to(device))
+        model.set_submodule(name, _merge_layer(layer).to(device))
     if hasattr(model, "peft_config"):
         del model.peft_config
     model.requires_grad_(True)
@@ -227,7 +227,7 @@ def merged_state(model: torch.nn.Module) -> dict[str, Tensor]:
         if not inside or not name.startswith(inside)
     }
     for name, layer in adapted.items():
-        state |= {f"{name}.{part}": tensor for part, tensor in _merged(layer).state_dict().items()}
+        state |= {f"{name}.{part}": tensor for part, tensor in _merge_layer(layer).state_dict().items()}
     return state
 
 
@@ -267,16 +267,16 @@ def is_adapter(directory: Path) -> bool:
 def read_base(directory: Path) -> Base:
     """The base of the adapter in ``directory``, which mari or peft wrote. Raises UserError without a base."""
     base = _named_base(directory)
-    seen, there = {directory.resolve()}, _place(base)
+    seen, there = {directory.resolve()}, _directory_of(base)
     while is_adapter(there):  # an adapter on top of another one
         if there in seen:
             raise UserError(f"the adapter at `{directory}` is its own base", f"name its base in its {CONFIG}")
         seen.add(there)
-        there = _place(_named_base(there))
+        there = _directory_of(_named_base(there))
     return base
 
 
-def _place(base: Base) -> Path:
+def _directory_of(base: Base) -> Path:
     """The directory of ``base``, if it is one; of a run, its checkpoint."""
     there = place(base.path).resolve()
     return there / "checkpoint" if (there / "checkpoint").is_dir() else there
@@ -293,7 +293,7 @@ def _named_base(directory: Path) -> Base:
         )
         if not all(isinstance(value, str | None) for value in asdict(base).values()):
             raise ValueError("its base is no text")
-        _place(base)  # raises where the text is no possible path
+        _directory_of(base)  # raises where the text is no possible path
     except UNREADABLE as error:
         raise UserError(
             f"cannot read the adapter at `{directory}`: {gist(error)}",
@@ -322,7 +322,7 @@ def apply_adapter(model: PreTrainedModel, directory: Path, base: Base) -> None:
         tensors = load_file(directory / TENSORS)
         state = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
         outcome: Any = set_peft_model_state_dict(model, state, adapter_name=ADAPTER)
-        absent = _absent(model, outcome.missing_keys)
+        absent = _missing_names(model, outcome.missing_keys)
         if not (absent or outcome.unexpected_keys):
             _unwrap(model)
             merge_adapters(model)
@@ -337,7 +337,7 @@ def apply_adapter(model: PreTrainedModel, directory: Path, base: Base) -> None:
 
 
 def shape_adapter(model: PreTrainedModel, directory: Path, base: Base) -> None:
-    """Do to a ``model`` without content what `apply_adapter` does to its shapes: untie the head if needed."""
+    """Change the shapes of a ``model`` without content as `apply_adapter` does: untie the head if needed."""
     try:
         with torch.device("meta"):
             _inject_saved(model, directory, base)
@@ -419,7 +419,7 @@ def _wrappers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
-def _absent(model: torch.nn.Module, missing: list[str]) -> list[str]:
+def _missing_names(model: torch.nn.Module, missing: list[str]) -> list[str]:
     """The names in ``missing`` that the adapter's file should have: tensors of the adapter that are not tied
     to a tensor in the file."""
     own = (".lora_", ".modules_to_save.", ".trainable_tokens_delta.")

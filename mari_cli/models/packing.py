@@ -21,7 +21,7 @@ from mari_cli.models.device import Compute
 
 PROBES = (12, 5, 2, 9, 5)
 """Lengths, in tokens, of the trial sequences. A row is sorted by length, so the first sequence, the longest,
-stands last: there a wrong mask would show it all other sequences."""
+is last, where a wrong mask would let it see all other sequences."""
 ROUNDING, LEAK = 5e-3, 1e-5
 """The largest relative differences allowed: ROUNDING between products of different shapes, which may be in
 TF32, and LEAK between products of the same shape."""
@@ -44,16 +44,16 @@ def settle(model: PreTrainedModel, compute: Compute, packing: Packing) -> Layout
 
     Sequences are not packed where a trial shows other hidden states, or where the architecture reads across
     documents. In these cases UserError is raised if ``packing`` is `always`."""
-    return _chosen(model, packing, partial(_difference, compute=compute), "no padding, same states")
+    return _choose(model, packing, partial(_compare, compute=compute), "no padding, same states")
 
 
 def foresee(model: PreTrainedModel, packing: Packing) -> Layout:
-    """The layout that `settle` will choose, for a model without weights. The function finds what prevents
+    """The layout that `settle` will choose, for a model without weights. The function finds obstacles to
     packing, but assumes that the hidden states are equal."""
-    return _chosen(model, packing, _failure, "no padding, if a try before step 1 gives the same states")
+    return _choose(model, packing, _run_probes, "no padding, if a try before step 1 gives the same states")
 
 
-def _chosen(
+def _choose(
     model: PreTrainedModel,
     packing: Packing,
     try_it: Callable[[PreTrainedModel], str | None],
@@ -61,7 +61,7 @@ def _chosen(
 ) -> Layout:
     if packing is Packing.never:
         return Layout(False, "asked for")
-    obstacle = _obstacle(model, try_it)
+    obstacle = _find_obstacle(model, try_it)
     if obstacle is None:
         return Layout(True, "asked for" if packing is Packing.always else f"auto: {why}")
     if packing is Packing.always:
@@ -72,7 +72,7 @@ def _chosen(
     return Layout(False, f"auto: {obstacle}")
 
 
-def _obstacle(model: PreTrainedModel, try_it: Callable[[PreTrainedModel], str | None]) -> str | None:
+def _find_obstacle(model: PreTrainedModel, try_it: Callable[[PreTrainedModel], str | None]) -> str | None:
     """The reason why ``model`` cannot be packed; None if it can, and then the attention is installed."""
     config = model.config.get_text_config()
     if unknown := sorted(set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYERS):
@@ -96,44 +96,44 @@ def _obstacle(model: PreTrainedModel, try_it: Callable[[PreTrainedModel], str | 
 
 
 @torch.no_grad()
-def _failure(model: PreTrainedModel) -> None:
+def _run_probes(model: PreTrainedModel) -> None:
     """Run a packed row through a copy of the model without weights, and raise its errors."""
     compute = Compute(torch.device("cpu"), torch.float32, "")
     world = fake.mode()
     with MemoryTracker(fake.Again(world)):
-        hidden_states(fake.twin(model, world), compute, _probes(model, seed=0), packed=True)
+        hidden_states(fake.twin(model, world), compute, _make_probes(model, seed=0), packed=True)
 
 
 @torch.no_grad()
-def _difference(model: PreTrainedModel, compute: Compute) -> str | None:
-    """How packed hidden states differ from those of each sequence alone, in words; None where they are equal.
+def _compare(model: PreTrainedModel, compute: Compute) -> str | None:
+    """The difference between packed hidden states and those of single sequences, in words; None if equal.
 
     The first comparison is without autocast, so that rounding does not hide an error; the second is with the
     autocast of training.
     """
     exact = Compute(compute.device, torch.float32, "")
     for tried in (exact, compute) if compute.dtype != torch.float32 else (exact,):
-        items, others = _probes(model, seed=0), _probes(model, seed=1)
+        items, others = _make_probes(model, seed=0), _make_probes(model, seed=1)
         alone = torch.cat([hidden_states(model, tried, [item])[0] for item in items])
         packed, _ = hidden_states(model, tried, items, packed=True)
         allowed, leak_allowed = ROUNDING, LEAK
         if (eps := max(torch.finfo(dtype).eps for dtype in (tried.dtype, alone.dtype))) > ROUNDING / 8:
             # rounding to 16 bits may change the choice of a router of experts, in padded sequences as well
             padded, _ = hidden_states(model, tried, items)
-            allowed = max(8 * eps, 2 * _gap(padded, alone))
+            allowed = max(8 * eps, 2 * _relative_difference(padded, alone))
             leak_allowed = 8 * eps
         if packed.isnan().any() and not alone.isnan().any():
             return "it does not hand documents to its attention"
-        if not (gap := _gap(packed, alone)) <= allowed:
+        if not (gap := _relative_difference(packed, alone)) <= allowed:
             return f"its hidden states would be others (relative difference {gap:.2g})"
         mixed, _ = hidden_states(model, tried, [items[0], *others[1:]], packed=True)
         count = items[0].num_targets
-        if not (leak := _gap(mixed[:count], packed[:count])) <= leak_allowed:
+        if not (leak := _relative_difference(mixed[:count], packed[:count])) <= leak_allowed:
             return f"a sequence would see the others (relative difference {leak:.2g})"
     return None
 
 
-def _probes(model: PreTrainedModel, *, seed: int) -> list[Item]:
+def _make_probes(model: PreTrainedModel, *, seed: int) -> list[Item]:
     config = model.config.get_text_config()
     longest = getattr(config, "max_position_embeddings", None) or max(PROBES)
     generator = torch.Generator().manual_seed(seed)
@@ -143,6 +143,6 @@ def _probes(model: PreTrainedModel, *, seed: int) -> list[Item]:
     ]
 
 
-def _gap(states: Tensor, others: Tensor) -> float:
+def _relative_difference(states: Tensor, others: Tensor) -> float:
     """Relative difference in the Euclidean norm."""
     return float((states.float() - others.float()).norm() / others.float().norm())

@@ -1,4 +1,4 @@
-"""The reference: what a loss needs of the model before step 1, computed once and kept on disk.
+"""The reference: outputs of the model before step 1 that a loss needs, computed once and kept on disk.
 
 One forward pass over each item that will be drawn replaces a second model in memory and a second forward pass
 in every step. Shapes: N supervised positions, D hidden size, S items.
@@ -127,7 +127,7 @@ def remember(
     if log_probability is not None:
         parts["log_p"] = TensorSpec((len(indices),), torch.float64)
     asked = {
-        "items": hashing.content_hash([[i, *_words(items[i])] for i in indices]),
+        "items": hashing.content_hash([[i, *_key_of(items[i])] for i in indices]),
         "parts": sorted(parts),
         "layer": layer,
         "dtype": str(last_dtype),
@@ -177,7 +177,7 @@ def _dtypes(lm: LanguageModel) -> tuple[torch.dtype, torch.dtype]:
     return full, full
 
 
-def _words(item: Item) -> list[object]:
-    """Every part of ``item`` that changes what a model computes for it."""
+def _key_of(item: Item) -> list[object]:
+    """The parts of ``item`` that determine a model's output."""
     tokens: list[object] = [item.input_ids, item.supervised_from]
     return tokens if item.wanted is None else [*tokens, item.wanted]

@@ -1,4 +1,4 @@
-"""A model's shapes without its weights: from its configuration alone, on torch's `meta` device."""
+"""A model's shapes without its weights, made from its configuration on torch's `meta` device."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +90,7 @@ def _shapes(config: ModelConfig, vocabulary: int | None) -> tuple[PreTrainedConf
             raise UserError(
                 "no model given", "choose one: `model=llama_3_2_1b`, or `model.path=DIR_OR_HUB_ID`"
             )
-        return _of(dict(config.architecture), vocabulary), "model.architecture"
+        return _build_config(dict(config.architecture), vocabulary), "model.architecture"
     place, arguments = place_of(config.path)
     if is_adapter(Path(place)):
         base = read_base(Path(place))
@@ -104,7 +104,7 @@ def _shapes(config: ModelConfig, vocabulary: int | None) -> tuple[PreTrainedConf
         return AutoConfig.from_pretrained(place, local_files_only=True, **options), place
     except UNREADABLE as error:
         if config.path in PUBLISHED:
-            return _of(dict(PUBLISHED[config.path]), None), "as published"
+            return _build_config(dict(PUBLISHED[config.path]), None), "as published"
         try:
             return AutoConfig.from_pretrained(place, **options), "the hub"
         except UNREADABLE:
@@ -116,7 +116,7 @@ def _shapes(config: ModelConfig, vocabulary: int | None) -> tuple[PreTrainedConf
     )
 
 
-def _of(values: dict[str, Any], vocabulary: int | None) -> PreTrainedConfig:
+def _build_config(values: dict[str, Any], vocabulary: int | None) -> PreTrainedConfig:
     model_type = values.pop("model_type", None)
     if model_type is None:
         raise UserError("model.architecture has no `model_type`", "for instance `model_type: gpt2`")

@@ -77,7 +77,7 @@ def check_chat_template(tokenizer: Any) -> None:
     end, or writes nothing. A template's own refusal is reported by the reader of the corpora."""
     turns = [{"role": "user", "content": "word"}, {"role": "assistant", "content": "word"}]
     try:
-        with _at_most(TEMPLATE_SECONDS):
+        with _time_limit(TEMPLATE_SECONDS):
             written = tokenizer.apply_chat_template(turns, tokenize=False)
     except TemplateError:
         return
@@ -88,7 +88,7 @@ def check_chat_template(tokenizer: Any) -> None:
 
 
 @contextmanager
-def _at_most(seconds: float) -> Iterator[None]:
+def _time_limit(seconds: float) -> Iterator[None]:
     """Raise TimeoutError inside after ``seconds``. Only the main thread of a process has this limit."""
     if threading.current_thread() is not threading.main_thread():
         yield

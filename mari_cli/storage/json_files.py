@@ -52,5 +52,5 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def damaged(path: Path, how: str) -> UserError:
-    """The UserError for a file that differs from what a run wrote; ``how`` says in which way."""
+    """The UserError for a damaged file; ``how`` describes the damage."""
     return UserError(f"`{path}` is damaged: {how}", "restore the file, or start a new run")

@@ -48,7 +48,7 @@ class Run:
         UserError where ``path`` exists or cannot be made."""
         path = Path(path)
         if os.path.lexists(path):
-            raise _taken(path)
+            raise _exists_error(path)
         about = {"schema_version": 1, "task": task, "command": list(command), "created": now()}
         try:
             with atomic_directory(path) as scratch:
@@ -59,7 +59,7 @@ class Run:
                 atomic_write_json(scratch / INPUTS, {"sha256": content_hash(content), **content})
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and os.path.lexists(path):
-                raise _taken(path) from error  # another process was faster
+                raise _exists_error(path) from error  # another process was faster
             raise UserError(
                 f"cannot make output directory `{path}`: {(error.strerror or str(error)).lower()}",
                 "choose another `out=`",
@@ -237,10 +237,10 @@ class Run:
 def refuse_existing(path: Path) -> None:
     """Raise UserError where ``path`` exists, before ``Run.create`` would raise the same error."""
     if os.path.lexists(path):
-        raise _taken(path)
+        raise _exists_error(path)
 
 
-def _taken(path: Path) -> UserError:
+def _exists_error(path: Path) -> UserError:
     hint = "choose another `out=`"
     if (path / RUN).is_file() and not (path / RESULT).exists():
         with Run(path).held():  # raises where the run is running

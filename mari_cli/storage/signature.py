@@ -25,9 +25,9 @@ class NotSigned(Exception):
 
 def check_key(key: str | Path) -> Path:
     """The path of the private key ``key``. Raises UserError where it cannot be read or cannot sign."""
-    path = _readable(key, "the signing key")
+    path = _require_file(key, "the signing key")
     signing = _library().signing
-    with _of_key(path, "private"):
+    with _explain_key(path, "private"):
         signing.Config().use_elliptic_key_signer(private_key=path)
     return path
 
@@ -35,7 +35,7 @@ def check_key(key: str | Path) -> Path:
 def write_signature(file: Path, signature: Path, key: Path) -> None:
     """Sign ``file`` with the private ``key`` and write ``signature``."""
     library = _library()
-    with _of_key(key, "private"):
+    with _explain_key(key, "private"):
         signer = library.signing.Config().use_elliptic_key_signer(private_key=key)
     scratch = signature.with_name(f".tmp-{signature.name}")
     signer.sign(file, scratch)
@@ -45,9 +45,9 @@ def write_signature(file: Path, signature: Path, key: Path) -> None:
 def check(file: Path, signature: Path, key: str | Path) -> None:
     """Raise NotSigned where ``signature`` does not belong to ``file`` and to the public ``key``. Raises
     UserError where ``key`` cannot be read."""
-    path = _readable(key, "the public key")
+    path = _require_file(key, "the public key")
     library = _library()
-    with _of_key(path, "public"):
+    with _explain_key(path, "public"):
         verifier = library.verifying.Config().use_elliptic_key_verifier(public_key=path)
     from cryptography.exceptions import InvalidSignature
     from google.protobuf.json_format import ParseError
@@ -74,7 +74,7 @@ def _library() -> Any:
     return model_signing
 
 
-def _readable(key: str | Path, what: str) -> Path:
+def _require_file(key: str | Path, what: str) -> Path:
     path = place(key)
     if not path.is_file():
         raise UserError(f"{what} `{key}` is no file", f"a key pair is made by `{MAKE}`")
@@ -82,7 +82,7 @@ def _readable(key: str | Path, what: str) -> Path:
 
 
 @contextlib.contextmanager
-def _of_key(path: Path, kind: str) -> Iterator[None]:
+def _explain_key(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, AttributeError) as error:  # no PEM, another kind of key, or a password
