@@ -114,18 +114,18 @@ def difference(metric: str, a: Side, b: Side) -> Difference | None:
         return None
     if len(a.runs) > 1 or len(b.runs) > 1:
         over = difference_over_seeds(
-            _beside(a, b, metric), _beside(b, a, metric), confidence=confidence_of((*a.runs, *b.runs))
+            _repeat(a, b, metric), _repeat(b, a, metric), confidence=confidence_of((*a.runs, *b.runs))
         )
         if over is None or over.separable is not None:
             return over
     ours, theirs = a.runs[0], b.runs[0]
     asked = (a.role, theirs.path, b.role, metric)
     if asked not in ours.differences:
-        ours.differences[asked] = _of_models(metric, a, b)
+        ours.differences[asked] = _compare_models(metric, a, b)
     return ours.differences[asked]
 
 
-def _beside(side: Side, other: Side, metric: str) -> dict[int, float]:
+def _repeat(side: Side, other: Side, metric: str) -> dict[int, float]:
     """Values by seed; the value of a shared target or gold model is repeated for each seed of ``other``."""
     values = side.by_seed(metric)
     if len(side.runs) == 1 and len(other.runs) > 1 and side.role in ("target", "gold"):
@@ -133,13 +133,13 @@ def _beside(side: Side, other: Side, metric: str) -> dict[int, float]:
     return values
 
 
-def _of_models(metric: str, a: Side, b: Side) -> Difference | None:
+def _compare_models(metric: str, a: Side, b: Side) -> Difference | None:
     ours, theirs = a.runs[0], b.runs[0]
     estimates = ours.models[a.role].metrics.get(metric), theirs.models[b.role].metrics.get(metric)
     if estimates[0] is None or estimates[1] is None:
         return None
     if metric in (DISTANCE, FORGET_SIDE, KEPT_SIDE):
-        return _of_distances(metric, a, b) or difference_of_estimates(estimates[0], estimates[1])
+        return _compare_distances(metric, a, b) or difference_of_estimates(estimates[0], estimates[1])
     entry = metric_of(metric)
     taken_apart = (
         take_apart(entry, ours.items_of(a.role), ours.items_of("gold")),
@@ -160,7 +160,7 @@ def _how(ours: RunData, theirs: RunData) -> How:
     return How(int(ours.setting("metrics.bootstrap") or 1000), confidence_of((ours, theirs)))
 
 
-def _of_distances(metric: str, a: Side, b: Side) -> Difference | None:
+def _compare_distances(metric: str, a: Side, b: Side) -> Difference | None:
     """The difference of two distances with the same metrics, from the items of all models of both runs."""
     ours, theirs = a.runs[0], b.runs[0]
     if ours.entered is None or theirs.entered is None or ours.entered.metrics != theirs.entered.metrics:
@@ -280,7 +280,7 @@ def by_seed(runs: Iterable[RunData]) -> list[tuple[RunData, ...]]:
     """The runs in groups that differ in their seed alone, each in the order of seeds."""
     groups: list[tuple[str, list[RunData]]] = []
     for run in runs:
-        alike = _but_for_the_seed(run)
+        alike = _describe_without_seed(run)
         for known, group in groups:
             if known == alike and run.seed is not None and run.seed not in [other.seed for other in group]:
                 group.append(run)
@@ -294,7 +294,7 @@ _PLACES = frozenset({"seed", "out", "cache", "tracker"})
 """Top-level keys that may differ between runs of one method: the seed, and keys that change no number."""
 
 
-def _but_for_the_seed(run: RunData) -> str:
+def _describe_without_seed(run: RunData) -> str:
     config = {key: value for key, value in run.config.items() if key not in _PLACES}
     return json.dumps([run.task, run.name, run.loss, config], sort_keys=True, default=str)
 
@@ -314,14 +314,14 @@ def _group_labels(groups: list[tuple[RunData, ...]]) -> list[str]:
         [first, *others] = group
         told = []
         if names.count(first.name) > 1:
-            told.append(_place(first) if others else first.path.resolve().name)
+            told.append(_name_without_seed(first) if others else first.path.resolve().name)
         if others:
             told.append(f"{len(group)} seeds")
         labels.append(f"{first.name} ({', '.join(told)})" if told else first.name)
     return labels
 
 
-def _place(run: RunData) -> str:
+def _name_without_seed(run: RunData) -> str:
     """The name of the run's directory without its seed."""
     return re.sub(r"_?seed=-?\d+", "", run.path.resolve().name)
 

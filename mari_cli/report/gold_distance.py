@@ -27,18 +27,18 @@ def distance(row: ComparisonRow) -> tuple[list[str], Points]:
         return [], []
     sentences = []
     if whole:
-        sentences.append(f"The distance to gold is {_told(whole)}, the sum of both sides (n = {items}).")
+        sentences.append(f"The distance to gold is {_format(whole)}, the sum of both sides (n = {items}).")
     points = []
     if forget:
         meaning = "0 is as gold, 1 as far from it as before"
         terms = listed(_forget_terms(row, entered.forget))
-        points.append(("Forget side", f"{_told(forget)}: {meaning}. The mean over {terms}."))
+        points.append(("Forget side", f"{_format(forget)}: {meaning}. The mean over {terms}."))
     if kept:
         meaning = "the share of what should be kept that was lost"
         points.append(
             (
                 "Kept side",
-                f"{_told(kept)}: {meaning}. The mean over {listed(_kept_terms(row, entered.kept))}.",
+                f"{_format(kept)}: {meaning}. The mean over {listed(_kept_terms(row, entered.kept))}.",
             )
         )
     reasons: dict[str, list[str]] = {}
@@ -55,7 +55,7 @@ def in_short(row: ComparisonRow) -> str:
     whole = row.estimate(DISTANCE)
     if whole is None or row.role == "gold":
         return ""
-    return f"The distance to gold is {_told(whole)}, where 0 is gold and 1 is before."
+    return f"The distance to gold is {_format(whole)}, where 0 is gold and 1 is before."
 
 
 def distances(rows: list[ComparisonRow]) -> Points:
@@ -64,11 +64,11 @@ def distances(rows: list[ComparisonRow]) -> Points:
     points = []
     for _, row, estimate in sorted(found, key=lambda entry: (entry[0] != entry[0], entry[0])):
         sides = [
-            f"{_told(side)} on the {word} side"
+            f"{_format(side)} on the {word} side"
             for word, name in (("forget", FORGET_SIDE), ("kept", KEPT_SIDE))
             if (side := row.estimate(name))
         ]
-        points.append((row.label, f"{_told(estimate)}: {listed(sides)} (n = {estimate.n})."))
+        points.append((row.label, f"{_format(estimate)}: {listed(sides)} (n = {estimate.n})."))
     return points
 
 
@@ -79,20 +79,20 @@ def drift(row: ComparisonRow) -> list[str]:
     sentences = []
     if before and row.role == "unlearned":
         theirs = row.gold.metrics.get(FROM_TARGET) if row.gold else None
-        beside = f"; gold is {_signed(theirs)} from there" if theirs else ""
+        beside = f"; gold is {_format_signed(theirs)} from there" if theirs else ""
         sentences.append(
-            f"What was never seen moved by {_signed(before)} nats a token from "
-            f"before (n = {before.n}){beside}.{_same(before)}"
+            f"What was never seen moved by {_format_signed(before)} nats a token from "
+            f"before (n = {before.n}){beside}.{_note_same(before)}"
         )
     if gold:
         sentences.append(
-            f"The model's loss on what was never seen is {_signed(gold)} nats a "
-            f"token from gold's (n = {gold.n}).{_same(gold)}"
+            f"The model's loss on what was never seen is {_format_signed(gold)} nats a "
+            f"token from gold's (n = {gold.n}).{_note_same(gold)}"
         )
     if apart:
         sentences.append(
             "The AUC of telling forget data from unseen data by the loss is "
-            f"{_signed(apart)} from gold's (n = {apart.n}).{_same(apart)}"
+            f"{_format_signed(apart)} from gold's (n = {apart.n}).{_note_same(apart)}"
         )
     return sentences
 
@@ -136,20 +136,20 @@ def _kept_terms(row: ComparisonRow, names: tuple[str, ...]) -> list[str]:
     ]
 
 
-def _told(estimate: Estimate) -> str:
+def _format(estimate: Estimate) -> str:
     ends = interval(estimate.low, estimate.high)
     same = estimate.low == estimate.high
     return number(estimate.value) + ("" if not ends or same else f" ({ends})")
 
 
-def _signed(estimate: Estimate) -> str:
+def _format_signed(estimate: Estimate) -> str:
     value = number(estimate.value, signed=True)
     if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
         return value
     return f"{value} ({number(estimate.low, signed=True)} to {number(estimate.high, signed=True)})"
 
 
-def _same(estimate: Estimate) -> str:
+def _note_same(estimate: Estimate) -> str:
     """A sentence that a difference is not separable from 0; empty if the interval excludes 0."""
     if estimate.low is None or estimate.high is None or not estimate.low <= 0 <= estimate.high:
         return ""

@@ -76,26 +76,26 @@ def _table(row: ComparisonRow, suite: str | None, set: str) -> ItemTable:
     first = sign if forget else -sign
     rows = []
     for place, item in now.items():
-        apart = _apart(item, beside.get(place), main)
-        cells = [ItemCell(text=str(place), order=place), _word((item.key or "")[:8])]
-        cells += [_word(item.fact or "")] if facts else []
-        cells += [_value(before.get(place), main)] if before else []
-        cells += [_value(item, main)]
-        cells += [_value(gold.get(place), main)] if gold else []
+        apart = _subtract(item, beside.get(place), main)
+        cells = [ItemCell(text=str(place), order=place), _word_cell((item.key or "")[:8])]
+        cells += [_word_cell(item.fact or "")] if facts else []
+        cells += [_value_cell(before.get(place), main)] if before else []
+        cells += [_value_cell(item, main)]
+        cells += [_value_cell(gold.get(place), main)] if gold else []
         cells += [_cell(apart, signed=True)] if beside else []
-        cells += [_value(item, name) for name in shown]
-        rows.append((_place(item.values.get(main) if not beside else apart, first), place, cells))
+        cells += [_value_cell(item, name) for name in shown]
+        rows.append((_sort_key(item.values.get(main) if not beside else apart, first), place, cells))
     ordered = [cells for _, _, cells in sorted(rows, key=lambda entry: entry[:2])]
     return ItemTable(
         name=set if suite is None else f"{suite} / {set}",
         columns=columns + [labels[name] for name in shown],
         rows=ordered[: MOST if forget else MOST_OF_OTHERS],
         total=len(ordered),
-        order=_in_words(word, sign, forget, versus if beside else None),
+        order=_describe_order(word, sign, forget, versus if beside else None),
     )
 
 
-def _in_words(word: str, sign: int, forget: bool, versus: str | None) -> str:
+def _describe_order(word: str, sign: int, forget: bool, versus: str | None) -> str:
     low = (sign > 0) == forget
     if versus is None:
         return f"First whose {word} is {'lowest' if low else 'highest'}"
@@ -103,32 +103,32 @@ def _in_words(word: str, sign: int, forget: bool, versus: str | None) -> str:
     return f"First whose {word} is furthest {'below' if low else 'above'} {other}"
 
 
-def _apart(item: ItemValues, other: ItemValues | None, name: str) -> float | None:
+def _subtract(item: ItemValues, other: ItemValues | None, name: str) -> float | None:
     if other is None or name not in item.values or name not in other.values:
         return None
     return item.values[name] - other.values[name]
 
 
-def _place(value: float | None, sign: int) -> float:
+def _sort_key(value: float | None, sign: int) -> float:
     """The sort key: small for items that come first, infinite for values that are not finite."""
     return sign * value if value is not None and math.isfinite(value) else math.inf
 
 
-def _value(item: ItemValues | None, name: str) -> ItemCell:
+def _value_cell(item: ItemValues | None, name: str) -> ItemCell:
     return _cell(None if item is None else item.values.get(name))
 
 
 def _cell(value: float | None, *, signed: bool = False) -> ItemCell:
     if value is None:
         return ItemCell(text="–", order=math.inf)
-    return ItemCell(text=_short(value, signed), order=value if math.isfinite(value) else math.inf)
+    return ItemCell(text=_format(value, signed), order=value if math.isfinite(value) else math.inf)
 
 
-def _short(value: float, signed: bool) -> str:
+def _format(value: float, signed: bool) -> str:
     """``value`` as text; whole numbers have no decimals."""
     whole = value.is_integer() and abs(value) < 1e5
     return f"{value:.0f}" if whole else number(value, signed=signed)
 
 
-def _word(text: str) -> ItemCell:
+def _word_cell(text: str) -> ItemCell:
     return ItemCell(text=text, order=text)

@@ -86,7 +86,7 @@ def summarise(runs: list[RunData]) -> Narrative:
         head = headline(made[0])
         claims = [
             _was_known(made[0]),
-            *_beside(made[0]),
+            *_beside_gold(made[0]),
             _forgotten(made[0]),
             _kept(made[0]),
             *_by_suite(made[0]),
@@ -121,13 +121,13 @@ def _was_known(row: ComparisonRow) -> Claim:
             "So it had not learned them by heart to begin with: there was little verbatim memory to remove, "
             "and a low figure afterwards is no achievement of the method."
         )
-    sentences.append(_how(row))
+    sentences.append(_describe_run(row))
     return Claim(
         heading="What was to be forgotten", sentences=[sentence for sentence in sentences if sentence]
     )
 
 
-def _how(row: ComparisonRow) -> str:
+def _describe_run(row: ComparisonRow) -> str:
     run, training = row.run, row.run.training
     if row.seeds:
         seeds = listed([str(seed) for seed in row.seeds])
@@ -225,7 +225,7 @@ def _without_gold(row: ComparisonRow) -> list[str]:
     return sentences
 
 
-def _beside(row: ComparisonRow) -> list[Claim]:
+def _beside_gold(row: ComparisonRow) -> list[Claim]:
     """Claims about the distance to gold and about unseen data; empty if both are unknown."""
     sentences, points = distance(row)
     claims = (
@@ -302,7 +302,7 @@ def _claims_of_model(row: ComparisonRow) -> list[Claim]:
         for name in (*judged_metrics("forgotten"), *judged_metrics("kept"))
         if (measure := _measure(row, name))
     ]
-    return [Claim(heading="What the model knows", measures=measures), *_beside(row), *_by_suite(row)]
+    return [Claim(heading="What the model knows", measures=measures), *_beside_gold(row), *_by_suite(row)]
 
 
 def _by_suite(row: ComparisonRow) -> list[Claim]:

@@ -181,7 +181,7 @@ def run_directories(path: Path) -> list[Path]:
     if is_finished(path):
         return [path]
     started = (path / RUN).is_file()
-    jobs = [] if started else sorted((d for d in path.iterdir() if is_finished(d)), key=_natural)
+    jobs = [] if started else sorted((d for d in path.iterdir() if is_finished(d)), key=_natural_sort_key)
     if jobs:
         return jobs
     if started:
@@ -203,7 +203,7 @@ def read_run(path: Path, *, result: dict[str, Any] | None = None) -> RunData:
     if result is None:
         if run_directories(path) != [path]:  # raises where `path` is no run
             raise UserError(f"`{path}` holds runs, it is none itself", f"try `mari compare {path}`")
-        result = _of(path / RESULT, {"type": "object"})
+        result = _read_json(path / RESULT, {"type": "object"})
     assert result is not None
     if not isinstance(result.get("models"), dict) or "task" not in result:
         raise UserError(f"`{path / RESULT}` is not the result of a run", _BY_HAND)
@@ -225,7 +225,7 @@ def read_run(path: Path, *, result: dict[str, Any] | None = None) -> RunData:
     for number, row in enumerate(rows, start=1):
         _require_shape(row, STEP, path / METRICS, line=number)
     config_file = path / CONFIG
-    config_yaml = _text(config_file) if config_file.exists() else ""
+    config_yaml = _read_text(config_file) if config_file.exists() else ""
     training = result.get("training")
     return RunData(
         path=path,
@@ -241,12 +241,12 @@ def read_run(path: Path, *, result: dict[str, Any] | None = None) -> RunData:
         notes=[str(note) for note in result.get("notes") or []],
         train_rows=[_numbers(row) for row in rows if row.get("kind") == "train"],
         eval_rows=[_numbers(row) for row in rows if row.get("kind") == "eval"],
-        items=[item_values(row) for row in _json_lines(path / "items.jsonl", ITEM)],
-        examples=[_example(entry) for entry in _of(path / "examples.json", EXAMPLES, default=[])],
-        config=_config(config_yaml, config_file),
+        items=[item_values(row) for row in _read_json_lines(path / "items.jsonl", ITEM)],
+        examples=[_example(entry) for entry in _read_json(path / "examples.json", EXAMPLES, default=[])],
+        config=_parse_config(config_yaml, config_file),
         config_yaml=config_yaml,
-        environment=_of(path / "environment.json", ENVIRONMENT, default={}),
-        data=_corpora(_of(path / "data.json", DATA, default={})),
+        environment=_read_json(path / "environment.json", ENVIRONMENT, default={}),
+        data=_flatten_corpora(_read_json(path / "data.json", DATA, default={})),
         entered=_read_entered(result.get("distance_to_gold")),
     )
 
@@ -257,13 +257,13 @@ def read_runs(paths: list[Path]) -> list[RunData]:
     return [read_run(run) for run in directories.values()]
 
 
-def _natural(path: Path) -> list[tuple[bool, int, str]]:
+def _natural_sort_key(path: Path) -> list[tuple[bool, int, str]]:
     """Sort key that puts job 10 after job 9."""
     parts = re.split(r"(\d+)", path.name)
     return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts if part]
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     """The text of a run's file in UTF-8. Raises UserError."""
     if not path.is_file():
         raise UserError(f"`{path}` is no file", _BY_HAND)
@@ -277,21 +277,21 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _of(path: Path, schema: dict[str, Any] | None = None, *, default: Any = None) -> Any:
+def _read_json(path: Path, schema: dict[str, Any] | None = None, *, default: Any = None) -> Any:
     """The JSON of one file."""
     if default is not None and not path.exists():
         return default
-    return _json(_text(path), schema, path)
+    return _parse_json(_read_text(path), schema, path)
 
 
-def _json_lines(path: Path, schema: dict[str, Any]) -> list[dict[str, Any]]:
+def _read_json_lines(path: Path, schema: dict[str, Any]) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    lines = enumerate(_text(path).splitlines(), start=1)
-    return [_json(line, schema, path, line=number) for number, line in lines]
+    lines = enumerate(_read_text(path).splitlines(), start=1)
+    return [_parse_json(line, schema, path, line=number) for number, line in lines]
 
 
-def _json(text: str, schema: dict[str, Any] | None, path: Path, *, line: int | None = None) -> Any:
+def _parse_json(text: str, schema: dict[str, Any] | None, path: Path, *, line: int | None = None) -> Any:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
@@ -367,7 +367,7 @@ def _example(entry: Mapping[str, Any]) -> Example:
     )
 
 
-def _brackets(text: str) -> int:
+def _count_open_brackets(text: str) -> int:
     """The largest number of brackets that are open at one time."""
     deepest = depth = 0
     for sign in re.findall(r"[\[\]{}]", text):
@@ -376,10 +376,10 @@ def _brackets(text: str) -> int:
     return deepest
 
 
-def _config(text: str, path: Path) -> dict[str, Any]:
+def _parse_config(text: str, path: Path) -> dict[str, Any]:
     if not text.strip():
         return {}
-    if _brackets(text) > MOST_ALIASES:  # would take a YAML parser minutes
+    if _count_open_brackets(text) > MOST_ALIASES:  # would take a YAML parser minutes
         raise UserError(f"`{path}` is nested deeper than a run writes", _BY_HAND)
     try:
         aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
@@ -396,7 +396,7 @@ def _config(text: str, path: Path) -> dict[str, Any]:
     return {str(key): entry for key, entry in value.items()}
 
 
-def _corpora(value: object) -> dict[str, dict[str, Any]]:
+def _flatten_corpora(value: object) -> dict[str, dict[str, Any]]:
     """``data.json`` as corpus -> fields, from a mapping or a list of named corpora; each set of a suite
     counts as a corpus, `tofu/forget`."""
     if isinstance(value, list):

@@ -13,7 +13,7 @@ from typing import Any
 DEEPEST = 40
 """Deepest nesting of values; a run's own values have fewer than ten levels."""
 
-_IS: dict[str, Callable[[Any], bool]] = {
+_CHECKS: dict[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
     "array": lambda value: isinstance(value, list),
     "string": lambda value: isinstance(value, str),
@@ -107,12 +107,12 @@ def wrong(value: Any, schema: dict[str, Any], root: dict[str, Any] | None = None
         return None if None in ways else ways[-1]
     kinds = schema.get("type", [])
     kinds = [kinds] if isinstance(kinds, str) else kinds
-    if kinds and not any(_IS[kind](value) for kind in kinds):
-        return f"`{at or 'it'}` is {_said(value)}, not {' or '.join(kinds)}"
+    if kinds and not any(_CHECKS[kind](value) for kind in kinds):
+        return f"`{at or 'it'}` is {_describe_value(value)}, not {' or '.join(kinds)}"
     if isinstance(value, int | float) and not isinstance(value, bool):
         least, most = schema.get("minimum"), schema.get("maximum")
         if (least is not None and not value >= least) or (most is not None and not value <= most):
-            return f"`{at}` is {_said(value)}, out of range"
+            return f"`{at}` is {_describe_value(value)}, out of range"
     if isinstance(value, list):
         return _first(
             wrong(entry, schema.get("items", {}), root, f"{at}[{i}]") for i, entry in enumerate(value)
@@ -134,8 +134,8 @@ def _first(found: Iterable[str | None]) -> str | None:
     return next((words for words in found if words is not None), None)
 
 
-def _said(value: Any) -> str:
-    kind = next((name for name, holds in _IS.items() if holds(value)), type(value).__name__)
+def _describe_value(value: Any) -> str:
+    kind = next((name for name, holds in _CHECKS.items() if holds(value)), type(value).__name__)
     return kind if kind in ("object", "array") else f"{json.dumps(value, default=str)[:40]}"
 
 

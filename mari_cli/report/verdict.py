@@ -22,11 +22,11 @@ from mari_cli.suites.registry import judged_metrics
 def headline(row: ComparisonRow) -> str:
     """A summary if the run succeeded; one sentence on forgetting, one on what was kept, and the distance to
     gold if it is known."""
-    lead = "Forgotten as gold, kept as before." if _arrived(row) else ""
+    lead = "Forgotten as gold, kept as before." if _succeeded(row) else ""
     return " ".join(filter(None, [lead, verdict(row), _verdict_kept(row), in_short(row)]))
 
 
-def _arrived(row: ComparisonRow) -> bool:
+def _succeeded(row: ComparisonRow) -> bool:
     """Whether no metric of the forget data separates the model from gold, while some metric separated the
     model before from gold, and no metric of data to be kept got worse."""
     names = decisive(row)
@@ -56,7 +56,7 @@ def verdict(row: ComparisonRow) -> str:
             else ""
         )
     names = decisive(row)
-    broken = [name for name in names if not _finite(row, name)]
+    broken = [name for name in names if not _is_finite(row, name)]
     if broken:
         return (
             "The measurement is broken: on the forget data, "
@@ -100,17 +100,18 @@ def verdict(row: ComparisonRow) -> str:
     if len(standings) == 1:
         return (
             f"On the forget data, {everything} does not tell the model from one that never saw it."
-            + _too_few(row, list(standings))
+            + _note_few_items(row, list(standings))
         )
-    return f"On the forget data, none of {everything} tells the model from one that never saw it." + _too_few(
-        row, list(standings)
+    return (
+        f"On the forget data, none of {everything} tells the model from one that never saw it."
+        + _note_few_items(row, list(standings))
     )
 
 
 FEW = 30
 
 
-def _too_few(row: ComparisonRow, names: list[str]) -> str:
+def _note_few_items(row: ComparisonRow, names: list[str]) -> str:
     """A note that few items show only large differences; empty for enough items."""
     fewest = min(found.n for name in names if (found := row.estimate(name)))
     return (
@@ -154,22 +155,22 @@ def headline_of_several(made: list[ComparisonRow]) -> str:
     unlearned = [row for row in made if row.role == "unlearned"]
     if not any(row.gold for row in unlearned):
         return (
-            f"{_several(made)} side by side. "
+            f"{_count(made)} side by side. "
             "No gold model was measured, so they can be read against before only."
             if unlearned
             else f"{len(made)} models side by side; nothing was unlearned."
         )
-    good = [row.label for row in unlearned if _arrived(row)]
+    good = [row.label for row in unlearned if _succeeded(row)]
     if not good:
         return (
-            f"{_several(made)} side by side: "
+            f"{_count(made)} side by side: "
             "none of them both matches the gold model on the forget data and keeps the rest."
         )
     others = " The others are not." if len(good) < len(unlearned) else ""
-    return f"{_several(made)} side by side. Forgotten as gold, kept as before: {listed(good)}.{others}"
+    return f"{_count(made)} side by side. Forgotten as gold, kept as before: {listed(good)}.{others}"
 
 
-def _several(made: list[ComparisonRow]) -> str:
+def _count(made: list[ComparisonRow]) -> str:
     """The number of methods (with several seeds each) or runs."""
     return f"{len(made)} {'methods' if any(row.seeds for row in made) else 'runs'}"
 
@@ -178,10 +179,10 @@ def guesses(row: ComparisonRow, name: str) -> bool:
     """Whether the model was at chance before, so that the metric cannot show a loss."""
     before = row.target.metrics.get(name) if row.target else None
     guess = metric_of(name).chance
-    return guess is not None and before is not None and _contains(before, guess)
+    return guess is not None and before is not None and _interval_contains(before, guess)
 
 
-def _finite(row: ComparisonRow, name: str) -> bool:
+def _is_finite(row: ComparisonRow, name: str) -> bool:
     return all(
         math.isfinite(value.value)
         for value in (row.estimate(name), row.gold.metrics.get(name) if row.gold else None)
@@ -189,7 +190,7 @@ def _finite(row: ComparisonRow, name: str) -> bool:
     )
 
 
-def _contains(estimate: Estimate, value: float) -> bool:
+def _interval_contains(estimate: Estimate, value: float) -> bool:
     return estimate.low is not None and estimate.high is not None and estimate.low <= value <= estimate.high
 
 

@@ -78,7 +78,7 @@ def scatter(runs: list[RunData]) -> Plot | None:
             axis.set_xlabel("before, nats/token")
             axis.set_ylabel("after, nats/token")
         if len(shown) == 1:
-            _cumulative(axes[1], shown[0][0])
+            _draw_cumulative(axes[1], shown[0][0])
         svg = style.to_svg(figure, "forget loss of every item before and after")
     caption = "One mark a forget record: above the dashed line its loss rose."
     if has_facts:
@@ -119,7 +119,7 @@ def _curve(row: ComparisonRow, colour: str) -> list[float]:
     return sorted(_nlls(row.run, model, set))
 
 
-def _cumulative(axis: Axes, row: ComparisonRow) -> None:
+def _draw_cumulative(axis: Axes, row: ComparisonRow) -> None:
     """Cumulative share of records by loss: before, after, gold, unseen."""
     axis.set_visible(True)
     for colour, width in (("before", 1.4), ("unseen", 1.2), ("gold", 1.8), ("run0", 2.0)):

@@ -38,7 +38,7 @@ def glance(runs: list[RunData]) -> Plot | None:
                 if nth is not None and len(made) > 1:
                     y += spread * (nth / (len(made) - 1) - 0.5)
                 if row.role == "gold":
-                    _band(axis, estimate, line)
+                    _draw_band(axis, estimate, line)
                 elif row.role != "target":
                     before = style.finite(row.target.metrics.get(name)) if row.target else None
                     if before:
@@ -63,7 +63,7 @@ def glance(runs: list[RunData]) -> Plot | None:
     return Plot(svg=svg, caption=style.note_limit(caption, runs), legend=style.legend_of(rows))
 
 
-def _band(axis: Axes, estimate: Estimate, line: float) -> None:
+def _draw_band(axis: Axes, estimate: Estimate, line: float) -> None:
     if ends := style.ends_of(estimate):
         axis.fill_betweenx([line - 0.4, line + 0.4], *ends, color=COLOURS["gold"], alpha=0.18, linewidth=0)
 

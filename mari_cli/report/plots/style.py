@@ -149,12 +149,12 @@ def _rounded(attribute: re.Match[str]) -> str:
 def plain_numbers(axis: Axes, which: str, *, ticks: int | None = None, whole: bool = False) -> None:
     """Format the numbers of the ``x`` or the ``y`` axis for people, with at most ``ticks`` ticks."""
     of_axis = axis.xaxis if which == "x" else axis.yaxis
-    of_axis.set_major_formatter(FuncFormatter(_plain))
+    of_axis.set_major_formatter(FuncFormatter(_format_tick))
     if ticks is not None:
         of_axis.set_major_locator(MaxNLocator(ticks, integer=whole, steps=[1, 2, 5, 10]))
 
 
-def _plain(value: float, _: object = None) -> str:
+def _format_tick(value: float, _: object = None) -> str:
     return f"{value:g}".replace("-", "−")
 
 

@@ -32,7 +32,7 @@ def truth_ratios(runs: list[RunData]) -> Plot | None:
                 style.shares_up_to(axis, values, style.colour_of(row, rows), width)
             others = [(row, values) for row, values in of_suite if gold and row.role != "gold"]
             for line, (row, values) in enumerate(reversed(others)):
-                _distance(axis, values, gold or [], row.label, COLOURS[style.colour_of(row, rows)], line)
+                _draw_distance(axis, values, gold or [], row.label, COLOURS[style.colour_of(row, rows)], line)
             axis.set_title(f"{suite}: share of forget items with at most that truth ratio")
             axis.set_xlabel("truth ratio: p(wrong answer) / p(paraphrase of the true one)")
         svg = style.to_svg(figure, "distribution of the truth ratios of forget items")
@@ -68,7 +68,7 @@ def _ratios(row: ComparisonRow, suite: str) -> list[float]:
     )
 
 
-def _distance(
+def _draw_distance(
     axis: Axes, values: Sequence[float], gold: Sequence[float], label: str, colour: str, line: int
 ) -> None:
     """D between two samples: a line where they differ most, and the number in a corner."""
