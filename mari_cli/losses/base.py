@@ -50,13 +50,13 @@ class Alternates:
 
 @dataclass(frozen=True)
 class GradientFilter:
-    """What every step's gradient loses, which trains the MLPs' matrices alone."""
+    """A filter for the gradient of every step; only the matrices of the MLPs are trained."""
 
     components: int
-    """How many singular vectors of the gradient of the forget data, at most."""
+    """Most singular vectors of the forget data's gradient that the filter gets."""
     apply: "Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]"
-    """The filtered gradient [A, B]. It takes the gradient, left vectors [A, K], strengths [K], right ones
-    [B, K]."""
+    """The filter: from gradient [A, B], left vectors [A, K], strengths [K] and right vectors [B, K] to the
+    filtered gradient [A, B]."""
 
 
 @dataclass(kw_only=True)
@@ -90,8 +90,8 @@ class LossConfig(Section):
 
     @property
     def alternates_request(self) -> "Alternates | None":
-        """The source of the answers that the loss prefers, one for each forget prompt; None: it needs
-        none."""
+        """The source of the answers that the loss prefers, one for each forget prompt; None: no such
+        answers."""
         return None
 
     @property
@@ -102,13 +102,13 @@ class LossConfig(Section):
 
     @property
     def gradient_filter(self) -> "GradientFilter | None":
-        """What is taken off each step's gradient; None: nothing."""
+        """The filter of each step's gradient; None: no filter."""
         return None
 
     @property
     def support_request(self) -> SupportRequest | None:
-        """The distribution that the loss wants at each forget position, made before step 1; None: it needs
-        none."""
+        """The distribution that the loss wants at each forget position, made before step 1; None: no
+        distribution."""
         return None
 
 

@@ -78,7 +78,7 @@ class Needs:
 
     @property
     def holds_logits(self) -> bool:
-        """Whether it can save time to keep the logits of a step in memory."""
+        """Whether it saves time to keep the logits of a step in memory."""
         return self.pooled is not None and self.pooled.one_pool
 
 
@@ -156,8 +156,8 @@ def with_retain(
     layer: int | None = None,
 ) -> Objective:
     """forget_weight · ``forget`` + retain_weight · ``retain``. ``forget`` returns the value to minimise and
-    its terms; ``readings`` are those that it needs, and it is not linear in ``nonlinear``. ``layer``: whose
-    hidden states ``retain=states`` compares; None: the middle layer."""
+    its terms; it needs ``readings``, and is not linear in ``nonlinear``. ``layer``: whose hidden states
+    ``retain=states`` compares; None: the middle layer."""
     held: dict[RetainLoss, tuple[str, Reading]] = {
         RetainLoss.nll: ("retain_nll", LogP("retain")),
         RetainLoss.kl: ("retain_kl", KL("retain")),

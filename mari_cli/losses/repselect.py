@@ -1,16 +1,17 @@
-"""RepSelect: ascent whose gradient loses the directions that the forget data shares with much else.
+"""RepSelect: ascent whose gradient is made smaller along directions that the forget data shares with other
+data.
 
 F. Sondej, Y. Yang, A. Mahdi 2026, "RepSelect: Robust LLM Unlearning via Representation Selectivity",
 https://arxiv.org/abs/2606.17168. Before step 1 the gradient G [A, B] of the forget loss is taken for each
-weight matrix of the MLPs, and G = U diag(s) Vᵀ. Every step's gradient is then made smaller along the first K
-columns of V, and along those of U. All other weights stay as they are. Nothing holds the retain side.
+weight matrix of the MLPs, and G = U diag(s) Vᵀ. Every step's gradient is made smaller along the first K
+columns of V, and along those of U. All other weights stay as they are, and there is no retain loss.
 `collapse` equals `_collapse` of the authors' code (filyp/RepSelect, `repselect_simple.py`) on one matrix in
-float64. What differs from that code: the authors tune a LoRA on the forget data before they take G, and
-subtract that one filtered gradient again and again. Here the model before already knows the forget data, each
-step's own gradient is filtered, and the run's optimiser takes the step. Their singular vectors are
-approximate (`svd_lowrank`); these are exact. Where G has a lower rank than K their code gives NaN; here the
-components without strength are left out. The vectors take K·(A + B) numbers of memory for each matrix, and
-the forecast of memory does not count them.
+float64. That code tunes a LoRA on the forget data before it takes G, and subtracts that one filtered gradient
+again and again. Here the model before step 1 already knows the forget data, each step's own gradient is
+filtered, and the run's optimiser takes the step. The authors' singular vectors are approximate
+(`svd_lowrank`), those here are exact. Where G has a lower rank than K their code gives NaN; here components
+of strength 0 are left out. The vectors need K·(A + B) numbers of memory for each matrix, which the forecast
+of memory does not count.
 """
 
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Collapse(StrEnum):
-    """What a component of strength s keeps: `hard` nothing, `soft` min(s)/s, `quadratic` (min(s)/s)²."""
+    """The kept part of a component of strength s: `hard` 0, `soft` min(s)/s, `quadratic` (min(s)/s)²."""
 
     soft = "soft"
     hard = "hard"
@@ -42,7 +43,7 @@ class RepSelectConfig(LossConfig):
     kind: str = "repselect"
     retain_weight: float = 0.0
     components: int = 512
-    """K: how many singular vectors of each matrix."""
+    """K: the number of singular vectors of each matrix."""
     collapse: Collapse = Collapse.soft
 
     def __post_init__(self) -> None:
@@ -69,7 +70,7 @@ class RepSelectConfig(LossConfig):
 
 
 def collapse(gradient_AB: "Tensor", u_AK: "Tensor", s_K: "Tensor", v_BK: "Tensor", how: Collapse) -> "Tensor":
-    """``gradient_AB`` less what `how` takes of the components ``u_AK``, ``v_BK`` of strength ``s_K`` > 0."""
+    """``gradient_AB`` made smaller by ``how`` along ``u_AK`` and ``v_BK``, of strengths ``s_K`` > 0."""
     kept_K = {
         Collapse.soft: s_K.min() / s_K,
         Collapse.hard: 0 * s_K,

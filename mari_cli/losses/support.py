@@ -24,7 +24,7 @@ class ContextConfig:
     layer: int | None = None
     """Hidden layer of the reference whose states are compared; null: the middle layer."""
     temperature: float = 0.1
-    """Of the softmax over cosine similarities: the smaller, the more the nearest position counts."""
+    """Temperature of the softmax over similarities: the smaller, the more the nearest position counts."""
     neighbours: int = 32
     """Retain positions that are averaged for a forget position; their weights sum to 1."""
     stored_tokens: int = 64

@@ -1,4 +1,4 @@
-"""The drift of unlearning on unseen data, which should stay as it was, and as gold has it.
+"""The drift of the loss on unseen data, which should stay as before unlearning and equal gold's.
 
 If the forget loss rises to gold's only because all losses rise, that is no forgetting: the loss detector,
 which compares forget and holdout, still finds the forget data. So the holdout loss is compared with the

@@ -20,8 +20,8 @@ from mari_cli.suites.registry import judged_metrics
 
 
 def headline(row: ComparisonRow) -> str:
-    """A summary if the run succeeded; one sentence on forgetting, one on what was kept, and the distance to
-    gold if it is known."""
+    """One sentence on forgetting, one on what was kept, and the distance to gold if it is known; a short
+    summary comes first if unlearning succeeded."""
     lead = "Forgotten as gold, kept as before." if _succeeded(row) else ""
     return " ".join(filter(None, [lead, verdict(row), _verdict_kept(row), in_short(row)]))
 

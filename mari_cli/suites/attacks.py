@@ -77,9 +77,9 @@ def score_attacks(
     *,
     reference_nll: Sequence[float] | None = None,
 ) -> dict[str, list[float]]:
-    """Scores of all attacks that need nothing beyond ``scores``, of the gradient norm if the config asks for
-    it, and of the reference attack if ``reference_nll``, mean token losses, is given. ``texts``: for each
-    item the text that contains it."""
+    """Scores of all attacks that need nothing beyond ``scores``; also of the gradient norm if the config asks
+    for this attack, and of the reference attack if ``reference_nll``, mean token losses, is given. ``texts``:
+    for each item the text that contains it."""
     packed = [scored_text(examiner.lm, *pair) for pair in zip(items, texts, strict=True)]
     losses = [score.answer_nll for score in scores]
     found = {

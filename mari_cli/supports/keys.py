@@ -126,10 +126,10 @@ def rarities(located: Located, new: Collection[Gram], rare: frozenset[str]) -> I
 
 
 def read_keys(path: str) -> list[str]:
-    """The lines of the file at ``path`` that are not empty. Raises UserError if it has none to read."""
+    """The lines of the file at ``path`` that are not empty. Raises UserError if no line is found."""
     file = place(path)
     try:
-        if stat.S_ISFIFO(mode := file.stat().st_mode) or stat.S_ISCHR(mode):  # it may never end
+        if stat.S_ISFIFO(mode := file.stat().st_mode) or stat.S_ISCHR(mode):  # a pipe may never end
             raise UserError(
                 f"`loss.support.keys={path}` is a pipe or a device, not a file",
                 "a text file, one key string a line",

@@ -119,7 +119,7 @@ class OfPools(Reading):
         return None if step.pools is None else (len(step.pools),)
 
     def pools(self, positions: Mapping[str, Positions], whole: Whole) -> Pools | None:
-        """The pools of a part of the step; None where it has none."""
+        """The pools of a part of the step; None for a part without pools."""
         raise NotImplementedError
 
     def of_means(

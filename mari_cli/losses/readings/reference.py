@@ -80,8 +80,8 @@ class JensenShannon(OfLogits):
 
 @dataclass(frozen=True)
 class Anchor(OfLogits):
-    """Huber(log p - log q) of each position [N], averaged over the vocabulary: it also depends on improbable
-    tokens, on which KL hardly depends."""
+    """Huber(log p - log q) of each position [N], averaged over the vocabulary: the mean also depends on
+    improbable tokens, on which KL hardly depends."""
 
     beside_reference = True
 
