@@ -90,6 +90,7 @@ def finetune(
         "mari unlearn loss=npo loss.beta=0.2 train.steps=400 out=runs/npo",
         "mari unlearn model.path=DIR forget.path=letters.jsonl retain.path=rest.jsonl",
         "mari unlearn model.path=DIR forget.path=diary.txt forget.fraction=0.1",
+        "mari unlearn model.path=DIR forget.requests=[may.jsonl,june.jsonl] retain.path=rest.jsonl",
         "mari unlearn -c experiments/demo/run.yaml seed=1",
         "mari unlearn --nproc 8 model.path=DIR forget.path=letters.jsonl retain.path=rest.jsonl",
         "mari unlearn --resume runs/npo",

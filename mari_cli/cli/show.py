@@ -27,6 +27,9 @@ def show(config: "RunConfig", result: Any, *, json: bool = False) -> None:
         file = out / ("results.json" if several else "result.json")
         typer.echo(file.read_text(encoding="utf-8"), nl=False)
         return
+    if "requests" in result:  # of a run of several requests
+        tables.print_grid(tables.of_matrix(result["requests"]))
+        typer.echo()
     tables.print_grid(tables.of_logs(result["logs"]) if several else tables.of_run(result))
     typer.echo(out / "report.html" if (out / "report.html").exists() else out)
 

@@ -181,6 +181,42 @@ def of_run(result: dict[str, Any]) -> Grid:
     return Grid(["metric", *models, "n"], rows, numbers=1)
 
 
+def of_matrix(found: dict[str, Any]) -> Grid:
+    """The request × step matrix: a row for each metric and request, a column for each step, and gold's where
+    there is one. A reading other than `as then` and `as before` follows the value after a colon."""
+    from mari_cli.metrics.by_request import Reading
+    from mari_cli.report.request_matrix import label_of_row, shown_metrics
+
+    plain = ("", Reading.still, Reading.kept)
+    lines = [row for name in shown_metrics(found) for row in found["rows"] if row["metric"] == name]
+    golds = [
+        step
+        for step in range(len(found["steps"]))
+        if any(row["cells"][step] and row["cells"][step]["gold"] for row in lines)
+    ]
+
+    def told(cell: dict[str, Any] | None) -> str:
+        if cell is None:
+            return NOTHING
+        reading = "" if cell["reading"] in plain else f":{cell['reading'].replace(' ', '-')}"
+        return f"{_number(cell['value']['value'])}{reading}"
+
+    rows = [
+        [
+            row["metric"],
+            label_of_row(found, row["of"]).replace(" ", "_"),
+            *map(told, row["cells"]),
+            *(
+                _number(cell["gold"]["value"]) if (cell := row["cells"][step]) and cell["gold"] else NOTHING
+                for step in golds
+            ),
+        ]
+        for row in lines
+    ]
+    headed = [*found["steps"], *(f"gold/{found['steps'][step]}" for step in golds)]
+    return Grid(["metric", "request", *headed], rows, numbers=2, grouped=True)
+
+
 def _cells(estimate: dict[str, Any] | None) -> list[str]:
     """Value, interval and number of items. No cell has a space in it, so that `awk` can split rows."""
     if estimate is None:

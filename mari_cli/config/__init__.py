@@ -16,6 +16,8 @@ from mari_cli.config.corpora import (
     CorpusConfig,
     FictionalCorpus,
     FileCorpus,
+    ForgetConfig,
+    ForgetFictional,
     ForgetFiles,
     Form,
     RetainConfig,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from mari_cli.sections import Flag, Section, flags, fraction, positive, require, seeds
 
@@ -81,7 +82,55 @@ class FileCorpus(CorpusConfig):
 
 
 @dataclass(kw_only=True)
-class ForgetFiles(FileCorpus):
+class ForgetConfig(CorpusConfig):
+    """What only the forget corpus has: it may be several requests that arrive one after another."""
+
+    requests: Any = None
+    """The requests in their order: a list of files, folders or names of fictional people (a list inside it is
+    one request of several of them), a folder whose entries are the requests in sorted order, or a number, of
+    equal parts of the forget corpus. null: all of the forget corpus is one request."""
+    request_number: int | None = None
+    """The one of `requests` that this run unlearns, counted from 1; null: each of them, one after another."""
+    keep_later: Flag = True
+    """While a request is unlearned, the records of those after it are retain data: nobody has asked to forget
+    them yet. false: no step sees them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        flags("forget", self, "keep_later")
+        positive("forget", self, "request_number")
+        given = self.requests
+        is_number = isinstance(given, int) and not isinstance(given, bool)
+        require(
+            given is None
+            or is_number
+            or bool(given and isinstance(given, str))
+            or _is_list_of_sources(given),
+            f"forget.requests must be a list of files or names, a folder, or a number of parts, got {given}",
+            "as `forget.requests=[first.jsonl,second.jsonl]`, `forget.requests=DIR` or `forget.requests=4`",
+        )
+        require(not is_number or given >= 1, f"forget.requests must be at least 1, got {given}")
+        require(
+            self.request_number is None or given is not None,
+            "forget.request_number needs forget.requests, among which it chooses",
+        )
+
+
+def _is_list_of_sources(given: Any) -> bool:
+    if not isinstance(given, list) or not given:
+        return False
+    every = [source for entry in given for source in (entry if isinstance(entry, list) else [entry])]
+    return all(isinstance(source, str) and source.strip() for source in every) and [] not in given
+
+
+@dataclass(kw_only=True)
+class ForgetFictional(FictionalCorpus, ForgetConfig):
+    kind: str = "fictional"
+
+
+@dataclass(kw_only=True)
+class ForgetFiles(FileCorpus, ForgetConfig):
+    kind: str = "files"
     fraction: float | None = None
     """Share of the text at `path` to forget, drawn by `fraction_seed`; the rest is the retain corpus."""
     fraction_seed: int = 0
@@ -92,6 +141,14 @@ class ForgetFiles(FileCorpus):
         require(
             self.fraction is None or 0 < self.fraction < 1,
             f"forget.fraction must be between 0 and 1, got {self.fraction}",
+        )
+        require(
+            self.requests is None or self.fraction is None,
+            "forget.requests says what is forgotten, so forget.fraction must be null",
+        )
+        require(
+            self.requests is None or isinstance(self.requests, int) or self.path is None,
+            "forget.requests names files, so forget.path must be null",
         )
 
 

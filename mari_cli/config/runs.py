@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from mari_cli.config.audit import AuditConfig
-from mari_cli.config.corpora import CorpusConfig, ForgetFiles, RetainConfig, RetainFiles
+from mari_cli.config.corpora import CorpusConfig, ForgetConfig, ForgetFiles, RetainConfig, RetainFiles
 from mari_cli.config.metrics import MetricsConfig
 from mari_cli.config.model import ModelConfig
 from mari_cli.config.request import RequestConfig
@@ -93,13 +93,24 @@ class UnlearnRun(RunConfig):
     """The model to unlearn: `model` unchanged, or first fine-tuned on forget + retain."""
     gold: str = "auto"
     """The model that never saw the forget data: `finetune` (on retain only), `none`, a path, or `auto`, which
-    is `finetune` if the run fine-tunes the target, else `none`."""
+    is `finetune` if the run fine-tunes the target, else `none`. With `forget.requests` also `each`: a gold
+    model after each request, trained without this request and those before it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_dropout(self.model, self.train)
         _require_whole_weights(self.loss, self.model, self.train)
         _require_one_split(self.forget, self.retain, self.suite)
+        require(
+            self.gold != "each" or self.in_turn,
+            "gold=each is a gold model after each request, so it needs forget.requests",
+        )
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether the run unlearns several requests, one after another."""
+        forget = self.forget
+        return isinstance(forget, ForgetConfig) and forget.requests is not None and not forget.request_number
 
 
 def _require_whole_weights(loss: object, model: object, train: object) -> None:

@@ -5,7 +5,14 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mari_cli.config.audit import AuditConfig
-from mari_cli.config.corpora import FictionalCorpus, FileCorpus, ForgetFiles, RetainFictional, RetainFiles
+from mari_cli.config.corpora import (
+    FictionalCorpus,
+    FileCorpus,
+    ForgetFictional,
+    ForgetFiles,
+    RetainFictional,
+    RetainFiles,
+)
 from mari_cli.config.metrics import MetricsConfig
 from mari_cli.config.model import ModelConfig
 from mari_cli.config.runs import AuditRun, EvaluateRun, FinetuneRun, UnlearnRun
@@ -23,7 +30,7 @@ SCHEMAS.update(
         "unlearn": UnlearnRun,
         "evaluate": EvaluateRun,
         "model/base": ModelConfig,
-        "forget/fictional": FictionalCorpus,
+        "forget/fictional": ForgetFictional,
         "forget/files": ForgetFiles,
         "retain/fictional": RetainFictional,
         "retain/files": RetainFiles,

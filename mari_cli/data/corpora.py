@@ -7,11 +7,19 @@ be unseen. `limit` cuts every corpus (after the split of `forget.fraction`) befo
 import random
 from dataclasses import dataclass, field
 
-from mari_cli.config import CorpusConfig, FictionalCorpus, FileCorpus, ForgetFiles, RetainConfig
+from mari_cli.config import (
+    CorpusConfig,
+    FictionalCorpus,
+    FileCorpus,
+    ForgetConfig,
+    ForgetFiles,
+    RetainConfig,
+)
 from mari_cli.data.fictional import COVERING_PEOPLE, num_shared, read_fictional
 from mari_cli.data.files import read_files
 from mari_cli.data.forms import listed
 from mari_cli.data.records import Record, Turn
+from mari_cli.data.requests import Request, read_requests, refuse_retained
 from mari_cli.errors import UserError, counted
 
 
@@ -22,6 +30,9 @@ class Texts:
     holdout: list[Record] | None
     notes: list[str] = field(default_factory=list)
     """Remarks on the data for a reader of the results, one sentence each."""
+    requests: list[Request] = field(default_factory=list)
+    """All requests, if the forget corpus arrives in several. The forget records are then those of all
+    requests, or those of the request at `forget.request_number`."""
 
 
 def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusConfig) -> Texts:
@@ -41,19 +52,28 @@ def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusC
             if isinstance(forget, ForgetFiles)
             else "set `retain.path`, or choose `retain=fictional`",
         )
-    if _without_path(forget):
+    in_requests = isinstance(forget, ForgetConfig) and forget.requests is not None
+    if _without_path(forget) and not in_requests:
         raise UserError(
             "there is no forget corpus: `forget.path` is not set",
             "set `forget.path` to a file, a folder or a hub data set, or choose `forget=fictional`",
         )
 
-    forget_records = _read(forget, corpus="forget", notes=notes)
+    requests: list[Request] = []
+    if in_requests:
+        assert isinstance(forget, ForgetConfig)
+        requests = read_requests(forget, retain=retain, notes=notes)
+        forget_records = [record for request in requests for record in request.records]
+    else:
+        forget_records = _read(forget, corpus="forget", notes=notes)
     if fraction is None:
         retain_records = _read(retain, corpus="retain", notes=notes)
     else:
         assert isinstance(forget, ForgetFiles)
         forget_records, retain_records = split(forget_records, fraction=fraction, seed=forget.fraction_seed)
-    forget_records, retain_records = forget_records[: forget.limit], retain_records[: retain.limit]
+    retain_records = retain_records[: retain.limit]
+    if not requests:
+        forget_records = forget_records[: forget.limit]
     holdout_records = None
     if not _without_path(holdout):
         holdout_records = _read(holdout, corpus="holdout", notes=notes)[: holdout.limit]
@@ -64,6 +84,7 @@ def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusC
     ):
         notes += _note_ambiguous(records or [], corpus=corpus)
 
+    refuse_retained(requests, retain_records, drop=retain.drop_overlap)
     retain_records, dropped = _without_overlap(forget_records, retain_records, drop=retain.drop_overlap)
     for corpus, others in (("forget", forget_records), ("retain", retain_records)):
         common = len({record.key for record in holdout_records or []} & {record.key for record in others})
@@ -72,7 +93,27 @@ def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusC
                 f"the holdout and {corpus} corpora share {_records(common)}, but holdout must be unseen",
                 "take them out of the holdout corpus, or do without it: `holdout.path=null`",
             )
-    return Texts(forget=forget_records, retain=retain_records, holdout=holdout_records, notes=notes + dropped)
+    notes += dropped
+    if isinstance(forget, ForgetConfig) and forget.request_number is not None:
+        forget_records, later = _chosen(forget, requests)
+        retain_records = [*later, *retain_records]
+        if later:
+            notes.append(f"the retain corpus holds {_records(len(later))} of requests that are still to come")
+    return Texts(
+        forget=forget_records,
+        retain=retain_records,
+        holdout=holdout_records,
+        notes=notes,
+        requests=requests,
+    )
+
+
+def _chosen(forget: ForgetConfig, requests: list[Request]) -> tuple[list[Record], list[Record]]:
+    """The records of the request that is unlearned, and those of later ones that are kept until then."""
+    assert forget.request_number is not None
+    later = requests[forget.request_number :] if forget.keep_later else []
+    records = requests[forget.request_number - 1].records
+    return records, [record for request in later for record in request.records]
 
 
 def split(records: list[Record], *, fraction: float, seed: int) -> tuple[list[Record], list[Record]]:

@@ -62,8 +62,9 @@ def implied_choices(overrides: Sequence[str]) -> list[str]:
     """Group options that follow from a path, so that nobody needs to type them.
 
     `model.path=X` implies `model=pretrained`; `forget.path=X` implies `forget=text` for a .txt file or a
-    folder with .txt files, else `forget=jsonl`; the same for retain and holdout. If `retain.path` is given,
-    the forget text is not split into forget and retain.
+    folder with .txt files, else `forget=jsonl`; the same for retain and holdout, and for files in
+    `forget.requests`. If `retain.path` is given, or the text is a request, it is not split into forget and
+    retain.
     """
     given = dict(override.partition("=")[::2] for override in overrides)
     implied: dict[str, str] = {}
@@ -75,9 +76,21 @@ def implied_choices(overrides: Sequence[str]) -> list[str]:
     for corpus in CORPORA:
         if (path := given.get(f"{corpus}.path", "null")) != "null" and corpus not in given:
             implied[corpus] = "text" if _is_text(unquoted(path)) else "jsonl"
-    if "retain.path" in given and (given.get("forget") or implied.get("forget")) == "text":
+    if "forget" not in given and (sources := _files_among(given.get("forget.requests", ""))):
+        texts = all(_is_text(source) for source in sources)
+        implied["forget"] = "text" if texts else "jsonl"
+    uncut = "retain.path" in given or "forget.requests" in given
+    if uncut and (given.get("forget") or implied.get("forget")) == "text":
         implied["forget.fraction"] = "null"
     return [f"{key}={value}" for key, value in implied.items()]
+
+
+def _files_among(requests: str) -> list[str]:
+    """What `forget.requests` names, where all of it looks like files; names of people do not."""
+    entries = [requests] if is_there(requests) else re.sub(r"[\[\]]", " ", requests).split(",")
+    named = [path for entry in entries if (path := unquoted(entry.strip()))]
+    like_files = (is_there(path) or "/" in path or re.search(r"\.[a-z]+$", path) for path in named)
+    return named if all(like_files) else []
 
 
 def trained_model_choices(overrides: Sequence[str], task: str) -> list[str]:

@@ -12,12 +12,12 @@ from mari_cli.places import is_there
 PATHS = (
     *("out", "cache", "path", "tokenizer", "code", "gold", "before", "from_log", "gold_log", "target_log"),
     *("mia_reference", "benchmark_root", "keys", "retain_model", "both_model", "support.model"),
-    "request.key",
+    *("request.key", "forget.requests"),
 )
 """The last parts of keys whose value is a path."""
 WORDS = ("request.id", "request.note")
 """Keys whose value is always plain text, never a list, a number or a sweep."""
-LISTED = ("from_log",)
+LISTED = ("from_log", "forget.requests")
 """Keys of PATHS that also take a list of paths."""
 FREE = ("model.chat_template_args",)
 """Sections without a schema. Hydra needs `++` for a key in them, because the key is new."""
@@ -35,7 +35,7 @@ def as_meant(override: str) -> str:
     if any(key == free or key.startswith(f"{free}.") for free in FREE):
         sign = sign or "++"
     if key in LISTED:
-        value = _word(value) if is_there(value) else value
+        value = _word(value) if is_there(value) else _list(value)
     elif key in WORDS:
         value = value if value in ("", "null") or _QUOTED.fullmatch(value) else _in_quotes(value)
     elif is_path(key):
@@ -60,6 +60,16 @@ def _path(value: str) -> str:
         return value
     parts = re.findall(rf"(?:{_QUOTED.pattern})(?=,|\Z)|[^,]+", value) or [value]
     return ",".join(_word(part) for part in parts) if "," in value else _word(value)
+
+
+def _list(value: str) -> str:
+    """Quote the entries of a list that need quotes, also in a list inside the list. A value that is no list is
+    returned unchanged."""
+    if not re.fullmatch(r"\s*\[.*\]\s*", value, re.DOTALL) or "${" in value or "\\" in value:
+        return value
+    entry = rf"\s*((?:{_QUOTED.pattern})|[\[\]]|[^,\[\]]+)\s*"
+    parts = (part.strip() for part in re.split(rf"{entry}|(,)", value.strip(), flags=re.DOTALL) if part)
+    return "".join(part if part in ("", "[", "]", ",") else _word(part) for part in parts)
 
 
 def _word(path: str) -> str:

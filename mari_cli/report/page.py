@@ -38,6 +38,7 @@ from mari_cli.report.narrative import confidence, estimate_words, summarise
 from mari_cli.report.plots import FIGURES
 from mari_cli.report.plots.style import colour_of
 from mari_cli.report.read import RunData
+from mari_cli.report.request_matrix import OPEN, request_matrix
 from mari_cli.storage import atomic
 from mari_cli.suites.registry import headlines
 
@@ -115,6 +116,8 @@ def render(runs: list[RunData], *, title: str) -> str:
         facts=_facts(runs),
         summary=summary,
         card=card,
+        matrix=request_matrix(runs),
+        open_tables=OPEN,
         figures={name: (Markup(figure.svg), figure) for name, figure in figures.items()},
         single=single,
         confidence=level,

@@ -37,7 +37,8 @@ def list_runs(root: Path) -> list[RunSummary]:
     for directory, below, files in os.walk(root):
         if RUN in files and CONFIG in files:
             runs.append(_summary(Run(Path(directory))))
-            below.clear()
+            # a run of several requests has one in it for each of them
+            below[:] = [name for name in below if os.path.isfile(os.path.join(directory, name, RUN))]
         below[:] = [name for name in below if not name.startswith(".")]
     return sorted(runs, key=lambda run: (run.created, str(run.path)))
 

@@ -1,6 +1,6 @@
 """The models of one run, measured one after another, and the end that all tasks share: the result."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,10 +72,12 @@ class Assessment:
         notes: Sequence[str],
         loss: str | None = None,
         outcome: Outcome | None = None,
+        requests: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Set the models side by side, and write items, examples, report and result; returns the result.
 
         ``lm`` decodes the questions of the examples. ``notes`` come before those on the measurements.
+        ``requests``: what `RunRecord.finish` says of them.
         """
         config = self.flight.config
         models, missing = summarise_models(self.models, self.flight.suite, config.metrics, seed=config.seed)
@@ -90,4 +92,5 @@ class Assessment:
             compute=self.flight.setting.compute,
             notes=[*notes, *missing, *found.notes],
             entered=found.entered,
+            requests=requests,
         )

@@ -44,6 +44,10 @@ def of_words(setting: Setting) -> dict[str, str]:
         for role in ("forget", "retain", "holdout")
         if (records := getattr(setting.texts, role)) is not None
     }
+    if setting.texts.requests:
+        corpora["the requests"] = content_hash(
+            [[record.key for record in request.records] for request in setting.texts.requests]
+        )
     return corpora | {
         "the tokenizer": tokenizer_hash(setting.tokenizer),
         "the chat template": content_hash(setting.tokenizer.chat_template),

@@ -19,7 +19,7 @@ from mari_cli.progress import say
 from mari_cli.report.page import render, write_report
 from mari_cli.report.read import SCHEMA_VERSION, read_run
 from mari_cli.storage import atomic, json_files
-from mari_cli.storage.layout import METRICS
+from mari_cli.storage.layout import METRICS, RUN
 from mari_cli.storage.run import Run
 from mari_cli.tasks.examined import Examined, as_json
 from mari_cli.tasks.manifest import NOWHERE, Origin, describe_run
@@ -79,10 +79,12 @@ class RunRecord:
         notes: Sequence[str],
         entered: "Entered | None" = None,
         audit: Sequence[Mapping[str, Any]] | None = None,
+        requests: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Write items and examples, the report and, last of all, the result; returns it. Notes are printed
         too, so that nobody must open a file to learn what a table lacks. ``entered``: the metrics that the
-        distance to gold is made of. ``audit``: the rows of a robustness card."""
+        distance to gold is made of. ``audit``: the rows of a robustness card. ``requests``: the matrix
+        of a run of several requests."""
         if not self.run.writes:
             return {}
         self.tell(notes)
@@ -128,7 +130,9 @@ class RunRecord:
                 "left_out": entered.left_out,
             },
             "notes": list(notes),
-        } | ({} if audit is None else {"audit": list(audit)})
+        }
+        result |= {} if audit is None else {"audit": list(audit)}
+        result |= {} if requests is None else {"requests": dict(requests)}
         report = self.run.path / "report.html"
         write_report(report, render([read_run(self.run.path, result=result)], title=f"mari {task}: {name}"))
         final = models.get("unlearned") or models.get("model")
@@ -173,7 +177,9 @@ def open_run(config: RunConfig, options: RunOptions, inputs: Inputs) -> Iterator
             if isinstance(error, OSError) and error.errno not in atomic.FULL:
                 raise
             told = error if isinstance(error, UserError) else atomic.CannotWrite(error.filename or out, error)
-            if not (options.resume or (out / METRICS).exists()):
+            # a run of several requests has a run in it for each of them
+            begun = (out / METRICS).exists() or any(out.glob(f"*/{RUN}"))
+            if not (options.resume or begun):
                 atomic.remove(out)
             elif isinstance(told, atomic.CannotWrite):
                 told.hint = f"{told.hint}; then `mari {config.task} --resume {shlex.quote(str(out))}` goes on"

@@ -111,6 +111,8 @@ def requests(roots: Sequence[Path]) -> tuple[list[RequestLine], list[str]]:
             try:
                 manifest = read_manifest(summary.path)
                 require_types(summary.path / MANIFEST, manifest, TYPES)
+                if _is_of_several(manifest["config"]):
+                    continue  # it has a run in it for each of them
                 known.append(KnownRun(summary.path, manifest))
             except UserError as error:
                 notes.append(str(error))
@@ -215,10 +217,23 @@ def _line(id: str, run: KnownRun, state: str) -> RequestLine:
     return RequestLine(id, str(run.path), state, created, (run.final or "")[:12], note or "")
 
 
+def _is_of_several(config: Mapping[str, Any]) -> bool:
+    """Whether a run unlearned several requests, one after another."""
+    forget = config.get("forget")
+    return (
+        isinstance(forget, Mapping)
+        and forget.get("requests") is not None
+        and forget.get("request_number") is None
+        and config.get("task") == "unlearn"
+    )
+
+
 def _asked_in(path: Path) -> Iterator[RequestLine]:
     """Of a run that is not finished."""
     try:
         config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
+        if _is_of_several(config):
+            return
         request = config.get("request") or {}
         ids = [part.strip() for part in str(request.get("id") or "").split(",") if part.strip()]
         created = str(Run(path).about().get("created", ""))

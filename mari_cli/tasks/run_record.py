@@ -19,24 +19,36 @@ from mari_cli.tasks.setting import describe_data, device_info
 
 
 @contextmanager
-def record_run(flight: Preflight[Any]) -> Iterator[RunRecord]:
-    """Record a run, from its first file to its tracker's exit code. Nothing is written before."""
-    config, setting, compute = flight.config, flight.setting, flight.setting.compute
+def hold_run(flight: Preflight[Any]) -> Iterator[Run]:
+    """The directory of a run, made or found, while nobody else may write in it. Nothing is written before."""
+    config, setting = flight.config, flight.setting
     for line in flight.description:
         say(line)
-    data = describe_data(flight.corpora, flight.suite) | describe_benchmarks(config.metrics)
-    begun_with = inputs.of_run(config, compute, setting, flight.corpora, flight.suite, flight.models)
+    begun_with = inputs.of_run(config, setting.compute, setting, flight.corpora, flight.suite, flight.models)
     others = nullcontext(Run(Path(config.out), writes=False))
     mine = open_run(config, flight.options, begun_with) if distributed.is_rank_zero() else others
     with mine as run:
         distributed.barrier()
-        environment = describe_environment(device=device_info(compute)) | {"processes": distributed.size()}
-        said = [f"precision: {compute.precision} ({compute.reason})"]
-        if compute.device.type == "cuda":
-            said.append(f"kernels: {fused.described(compute.device.type)}")
-        origin = origin_of(flight)
-        with begin_record(
-            run, config, environment=environment, data=data, origin=origin, said=said
-        ) as record:
-            record.tell(flight.notes)
-            yield record
+        yield run
+
+
+@contextmanager
+def record_run(flight: Preflight[Any]) -> Iterator[RunRecord]:
+    """Record a run, from its first file to its tracker's exit code. Nothing is written before."""
+    with hold_run(flight) as run, record_in(run, flight) as record:
+        yield record
+
+
+@contextmanager
+def record_in(run: Run, flight: Preflight[Any]) -> Iterator[RunRecord]:
+    """Record ``run``, whose directory is held."""
+    config, compute = flight.config, flight.setting.compute
+    data = describe_data(flight.corpora, flight.suite) | describe_benchmarks(config.metrics)
+    environment = describe_environment(device=device_info(compute)) | {"processes": distributed.size()}
+    said = [f"precision: {compute.precision} ({compute.reason})"]
+    if compute.device.type == "cuda":
+        said.append(f"kernels: {fused.described(compute.device.type)}")
+    origin = origin_of(flight)
+    with begin_record(run, config, environment=environment, data=data, origin=origin, said=said) as record:
+        record.tell(flight.notes)
+        yield record

@@ -45,12 +45,16 @@ from mari_cli.tasks.training import adapt, fine_tuned_model, keep, take_up
 from mari_cli.train.gradient_filter import filter_with, mlp_matrices, read_components
 from mari_cli.train.loop import fit
 
-GOLD_WORDS = ("finetune", "none", "auto")
+GOLD_WORDS = ("finetune", "none", "auto", "each")
 """Values of `gold` that are not a path."""
 
 
 def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
     """Run it and return the result (result.json). Bad input is refused before anything is written."""
+    if config.in_turn:
+        from mari_cli.tasks.continual import unlearn_in_turn  # which calls this function for each request
+
+        return unlearn_in_turn(config, options)
     objective = losses.build(config.loss)
     flight, base = check(config, options, gold_words=GOLD_WORDS)
     setting, corpora = flight.setting, flight.corpora
@@ -171,18 +175,19 @@ def prepare_target(flight: Preflight[UnlearnRun]) -> ModelConfig:
     corpora: Mapping[str, Corpus] = flight.corpora
     if not finetunes_target(flight.config):
         return flight.config.model
-    return _fine_tune(flight, [*corpora["forget"].items, *corpora["retain"].items], "target")
+    return fine_tune_anew(flight, [*corpora["forget"].items, *corpora["retain"].items], "target")
 
 
 def prepare_gold(flight: Preflight[UnlearnRun]) -> ModelConfig | None:
     """The place of the gold model, which never saw the forget data; None where the run has none."""
     choice = flight.config.gold
-    if choice == "finetune" or (choice == "auto" and finetunes_target(flight.config)):
-        return _fine_tune(flight, flight.corpora["retain"].items, "gold")
+    if choice in ("finetune", "each") or (choice == "auto" and finetunes_target(flight.config)):
+        return fine_tune_anew(flight, flight.corpora["retain"].items, "gold")
     return flight.gold
 
 
-def _fine_tune(flight: Preflight[UnlearnRun], items: Sequence[Item], role: str) -> ModelConfig:
+def fine_tune_anew(flight: Preflight[UnlearnRun], items: Sequence[Item], role: str) -> ModelConfig:
+    """The place of the run's model, fine-tuned on ``items``; ``role`` says what it is trained as."""
     config, tuning = flight.config, flight.config.finetune
     compute = choose_compute(tuning.device, tuning.precision, tuning.weights, section="finetune.")
     directory = fine_tuned_model(

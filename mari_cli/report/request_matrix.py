@@ -1,0 +1,150 @@
+"""The request × step matrix of a run of several requests, as a report shows it: a heat table a metric."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from mari_cli.metrics.by_request import Reading
+from mari_cli.metrics.metric import Metric
+from mari_cli.report.comparison import metric_of
+from mari_cli.report.format import interval, number
+from mari_cli.report.read import RunData, estimates_of
+from mari_cli.suites.registry import judged_metrics
+
+BESIDE = ("forget/answer_nll", "holdout/answer_nll")
+"""Metrics that are shown though no verdict counts them."""
+OPEN = 3
+"""Tables that are open on the page; the others are folded."""
+_TONES = {
+    Reading.turn: "short",
+    Reading.still: "good",
+    Reading.kept: "good",
+    Reading.back: "past",
+    Reading.further: "past",
+    Reading.erodes: "past",
+}
+
+
+@dataclass(frozen=True)
+class HeatCell:
+    value: str = "–"
+    interval: str = ""
+    reading: str = ""
+    tone: str = ""
+    gold: str = ""
+    """Gold's value at that step, where there is one, and whether the two are separable."""
+    heat: int = 0
+    """Percent: how far the value is from 0 to the largest of the table."""
+
+
+@dataclass(frozen=True)
+class HeatLine:
+    label: str
+    n: str
+    cells: list[HeatCell]
+
+
+@dataclass(frozen=True)
+class HeatTable:
+    metric: Metric
+    steps: list[str]
+    lines: list[HeatLine]
+
+
+@dataclass(frozen=True)
+class RequestMatrix:
+    sentences: list[str]
+    tables: list[HeatTable]
+
+
+def shown_metrics(found: Mapping[str, Any]) -> list[str]:
+    """Of a matrix as result.json holds it, the metrics that a short table shows, in its order."""
+    there = {row["metric"] for row in found["rows"]}
+    return [
+        name for name in (*judged_metrics("forgotten"), *judged_metrics("kept"), *BESIDE) if name in there
+    ]
+
+
+def label_of_row(found: Mapping[str, Any], of: str) -> str:
+    """`1 letters` for the first request; `retain` and `holdout` as they are."""
+    names = {
+        str(request["number"]): f"{request['number']} {request['label']}" for request in found["requests"]
+    }
+    return names.get(of, of)
+
+
+def request_matrix(runs: list[RunData]) -> RequestMatrix | None:
+    """Of one run of several requests; None of any other."""
+    found = runs[0].result.get("requests") if len(runs) == 1 else None
+    if not found:
+        return None
+    return RequestMatrix(_sentences(found), [_table(found, name) for name in shown_metrics(found)])
+
+
+def _sentences(found: Mapping[str, Any]) -> list[str]:
+    """What comes back and what erodes, over the metrics that are shown."""
+    shown = shown_metrics(found)
+    cells = [
+        (row, step, cell)
+        for row in found["rows"]
+        if row["metric"] in shown
+        for step, cell in zip(found["steps"], row["cells"], strict=True)
+        if cell is not None
+    ]
+    told = []
+    for reading, words in (
+        (Reading.back, "Comes back after later requests"),
+        (Reading.erodes, "Erodes before anybody asked, or of what is to be kept"),
+        (Reading.further, "Falls further after later requests"),
+    ):
+        places = [
+            f"{label_of_row(found, row['of'])}, {metric_of(row['metric']).label}, {step}"
+            for row, step, cell in cells
+            if cell["reading"] == reading
+        ]
+        told.append(f"{words}: {'; '.join(places) if places else 'nothing separable'}.")
+    return told
+
+
+def _table(found: Mapping[str, Any], name: str) -> HeatTable:
+    rows = [row for row in found["rows"] if row["metric"] == name]
+    values = [abs(value) for row in rows for cell in row["cells"] if (value := _value(cell)) is not None]
+    top = max(values, default=0.0) or 1.0
+    if metric_of(name).is_share:
+        top = 1.0
+    return HeatTable(
+        metric_of(name),
+        list(found["steps"]),
+        [
+            HeatLine(
+                label_of_row(found, row["of"]),
+                "/".join(dict.fromkeys(str(cell["value"]["n"]) for cell in row["cells"] if cell)),
+                [_cell(cell, top) for cell in row["cells"]],
+            )
+            for row in rows
+        ],
+    )
+
+
+def _value(cell: Mapping[str, Any] | None) -> float | None:
+    value = None if cell is None else cell["value"]["value"]
+    return value if value is not None and isfinite(value) else None
+
+
+def _cell(cell: Mapping[str, Any] | None, top: float) -> HeatCell:
+    if cell is None:
+        return HeatCell()
+    read = estimates_of({name: cell[name] for name in ("value", "gold") if cell[name] is not None})
+    gold, value = "", read["value"]
+    if "gold" in read:
+        apart = {True: ", as gold", False: ", not as gold", None: ""}[cell["as_gold"]]
+        gold = f"gold {number(read['gold'].value)}{apart}"
+    return HeatCell(
+        number(value.value),
+        interval(value.low, value.high),
+        cell["reading"],
+        _TONES.get(cell["reading"], ""),
+        gold,
+        round(100 * min(1.0, abs(value.value) / top)) if isfinite(value.value) else 0,
+    )

@@ -1,0 +1,257 @@
+"""Requests that arrive one after another: each an ordinary run that begins with the model the last one left.
+
+`OUT/01-NAME/`, `OUT/02-NAME/`, … are runs of `mari unlearn`, with a manifest each; `OUT/` itself is a run
+over all of it: the model before the first request against the one after the last, and the request × step
+matrix (metrics/by_request.py). Nothing is trained here but target and gold models.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mari_cli import distributed
+from mari_cli.config import ForgetConfig, ModelConfig, TargetChoice, UnlearnRun
+from mari_cli.data.corpora import load_corpora
+from mari_cli.data.requests import Request
+from mari_cli.data.tokenize import Item
+from mari_cli.errors import UserError, counted
+from mari_cli.losses import objective as losses
+from mari_cli.metrics.by_request import MatrixRow, rows_of
+from mari_cli.metrics.items import ItemValues, item_values
+from mari_cli.metrics.statistics import How
+from mari_cli.models.load import LanguageModel
+from mari_cli.options import RunOptions
+from mari_cli.progress import say
+from mari_cli.sections import display_name
+from mari_cli.storage.json_files import json_lines
+from mari_cli.storage.layout import MANIFEST, RUN
+from mari_cli.storage.manifest import read_manifest
+from mari_cli.storage.run import Run
+from mari_cli.tasks import supporting
+from mari_cli.tasks.alternatives import alternative_items
+from mari_cli.tasks.assessment import Assessment
+from mari_cli.tasks.examined import Examined
+from mari_cli.tasks.preflight import Preflight, check, make_trainable
+from mari_cli.tasks.run_record import hold_run, record_in
+from mari_cli.tasks.setting import finetunes_target, tokenize_corpora
+from mari_cli.tasks.unlearn import GOLD_WORDS, fine_tune_anew, prepare_gold, prepare_target, unlearn
+
+ITEMS = "items_by_step.jsonl"
+"""The item values of every model, from which the matrix can be made again."""
+
+
+def unlearn_in_turn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
+    """Unlearn every request of ``config.forget`` in its turn and return the result (result.json).
+
+    What can be refused of any request is refused before anything is written. A finished request is not done
+    again, one that was cut off goes on.
+    """
+    began = time.monotonic()
+    flight, base = check(config, options, gold_words=GOLD_WORDS)
+    requests = flight.setting.texts.requests
+    _check_together(config, requests)
+    _check_each(flight, base, requests)
+    make_trainable(config, base)
+    del base
+    with hold_run(flight) as run:
+        target, golds = prepare_target(flight), _prepare_golds(flight, requests)
+        final_gold = golds.get(len(requests))
+        assessment = Assessment.begin(flight)
+        steps = [assessment.take("target", flight.load(target))]
+        before = _as_it_lies(target) if finetunes_target(config) else target
+        for request in requests:
+            asked = _config_of(config, request, requests, golds)
+            _unlearn_one(replace(asked, model=before), options, run, request, requests)
+            before = _as_it_lies(replace(target, path=asked.out))
+            last = request is requests[-1]
+            lm = flight.load(before)
+            steps.append(assessment.take("unlearned" if last else _after(request.number), lm))
+        beside = {}
+        for step, model in golds.items():
+            lm = flight.load(model)
+            beside[step] = assessment.take("gold" if step == len(requests) else f"gold {_after(step)}", lm)
+        for role in [role for role in assessment.models if role not in ("target", "unlearned", "gold")]:
+            del assessment.models[role]
+        with record_in(run, flight) as record:
+            record.started = began
+            record.places |= {
+                role: model.path
+                for role, model in (("target", target), ("gold", final_gold))
+                if model and model.path
+            }
+            run.write_text(ITEMS, json_lines(list(_rows(steps, beside))))
+            return assessment.finish(
+                record,
+                lm,
+                name=config.loss.title,
+                loss=display_name(config.loss),
+                notes=[*flight.notes, *_notes(config, requests)],
+                requests=_matrix(flight, requests, steps, beside),
+            )
+
+
+# -- before the first step -----------------------------------------------------------------------------------
+
+
+def _check_together(config: UnlearnRun, requests: Sequence[Request]) -> None:
+    ids = len(config.request.ids)
+    if ids > 1 and ids != len(requests):
+        raise UserError(
+            f"`request.id` names {ids} requests, and `forget.requests` has {len(requests)}",
+            "give an id for each, with commas between them, or one for all",
+        )
+    if config.gold == "each" and not finetunes_target(config):
+        raise UserError(
+            "`gold=each` trains gold models, and this run does not fine-tune its target",
+            "add `target=finetune`, with the model from before its fine-tuning as `model.path`",
+        )
+    if not config.model.lora.merge and len(requests) > 1:
+        raise UserError(
+            "`model.lora.merge=false` leaves adapters, and the next request would begin with adapters of "
+            "adapters",
+            "leave it out: each request then leaves a plain model",
+        )
+
+
+def _check_each(flight: Preflight[UnlearnRun], base: LanguageModel, requests: Sequence[Request]) -> None:
+    """Refuse now what the run of a later request would refuse after hours."""
+    losses.build(flight.config.loss)
+    for request in requests:
+        config = _config_of(flight.config, request, requests, {})
+        texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
+        setting = replace(flight.setting, texts=texts)
+        try:
+            corpora = tokenize_corpora(config, setting, base)
+            alternative_items(config, base, corpora["forget"])
+            supporting.prepare(config, setting, corpora, base.style)
+        except UserError as error:
+            raise UserError(f"request {request.number} (`{request.label}`): {error}", error.hint) from error
+
+
+def _prepare_golds(flight: Preflight[UnlearnRun], requests: Sequence[Request]) -> dict[int, ModelConfig]:
+    """By step, the places of the gold models. That after request k has seen the retain data and every request
+    after k, whatever the steps of unlearning see."""
+    golds = {}
+    if flight.config.gold == "each":
+        kept = flight.corpora["retain"].items
+        for request in requests[:-1]:
+            later = [item for other in requests[request.number :] for item in _items_of(flight, other)]
+            golds[request.number] = fine_tune_anew(flight, [*later, *kept], f"gold {_after(request.number)}")
+    if final := prepare_gold(flight):
+        golds[len(requests)] = final
+    return golds
+
+
+def _items_of(flight: Preflight[UnlearnRun], request: Request) -> Iterator[Item]:
+    corpus = flight.corpora["forget"]
+    keys = request.keys
+    return (item for item in corpus.items if corpus.records[item.record].key in keys)
+
+
+# -- one request ---------------------------------------------------------------------------------------------
+
+
+def _config_of(
+    config: UnlearnRun, request: Request, requests: Sequence[Request], golds: Mapping[int, ModelConfig]
+) -> UnlearnRun:
+    """The run of one request. Where it has a gold model, that is measured beside."""
+    assert isinstance(config.forget, ForgetConfig)
+    ids = config.request.ids or [other.directory for other in requests]
+    gold = golds.get(request.number)
+    return replace(
+        config,
+        forget=replace(config.forget, request_number=request.number),
+        target=TargetChoice.as_is,
+        gold=str(gold.path) if gold else "none",
+        out=str(Path(config.out) / request.directory),
+        request=replace(config.request, id=ids[request.number - 1] if len(ids) > 1 else ids[0]),
+    )
+
+
+def _as_it_lies(model: ModelConfig) -> ModelConfig:
+    """A model that was saved here, with the tokenizer beside it."""
+    return replace(model, architecture=None, revision=None, tokenizer=None)
+
+
+def _unlearn_one(
+    config: UnlearnRun, options: RunOptions, run: Run, request: Request, requests: Sequence[Request]
+) -> None:
+    """Do the run of one request, or go on with it; nothing where it is finished."""
+    out = Path(config.out)
+    begun, finished = distributed.broadcast(((out / RUN).is_file(), Run(out).finished))
+    said = f"request {request.number} of {len(requests)} (`{request.label}`)"
+    if finished:
+        say(f"{said}: done before")
+        return
+    say(f"{said}: {counted(len(request.records), 'record')}")
+    command = run.about()["command"] if run.writes else options.command
+    unlearn(config, replace(options, command=command, resume=begun))
+
+
+def _after(number: int) -> str:
+    return f"after {number}"
+
+
+# -- the result ----------------------------------------------------------------------------------------------
+
+
+def _rows(steps: Sequence[Examined], golds: Mapping[int, Examined]) -> Iterator[dict[str, Any]]:
+    for step, found in enumerate(steps):
+        yield from ({"model": _after(step) if step else "before"} | row for row in found.measured.items)
+    for step, found in golds.items():
+        yield from ({"model": f"gold {_after(step)}"} | row for row in found.measured.items)
+
+
+def _matrix(
+    flight: Preflight[UnlearnRun],
+    requests: Sequence[Request],
+    steps: Sequence[Examined],
+    golds: Mapping[int, Examined],
+) -> dict[str, Any]:
+    """What result.json says of the requests."""
+    config = flight.config
+    how = How(config.metrics.bootstrap, config.metrics.confidence, config.seed)
+    rows: list[MatrixRow] = rows_of(
+        [request.keys for request in requests],
+        [_values(found) for found in steps],
+        {step: _values(found) for step, found in golds.items()},
+        how,
+    )
+    return {
+        "requests": [_described(Path(config.out), request) for request in requests],
+        "steps": ["before", *(_after(request.number) for request in requests)],
+        "weights": [found.weights for found in steps],
+        "rows": [row.as_json() for row in rows],
+    }
+
+
+def _values(found: Examined) -> list[ItemValues]:
+    return [item_values({"model": ""} | row) for row in found.measured.items]
+
+
+def _described(out: Path, request: Request) -> dict[str, Any]:
+    run = out / request.directory
+    manifest = read_manifest(run)["sha256"] if (run / MANIFEST).is_file() else None
+    return {
+        "number": request.number,
+        "label": request.label,
+        "records": len(request.records),
+        "run": request.directory,
+        "manifest": manifest,
+    }
+
+
+def _notes(config: UnlearnRun, requests: Sequence[Request]) -> list[str]:
+    assert isinstance(config.forget, ForgetConfig)
+    notes = ["while a request was unlearned, no step saw the records of later requests"]
+    if config.forget.keep_later:
+        notes = ["while a request was unlearned, the records of later requests were retain data"]
+    for request in requests:
+        training = Run(Path(config.out) / request.directory).result()["training"]
+        if training["kept_step"] == 0:
+            notes.append(
+                f"request {request.number} (`{request.label}`) was not forgotten: no step of its run was kept"
+            )
+    return notes
