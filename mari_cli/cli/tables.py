@@ -184,10 +184,9 @@ def of_run(result: dict[str, Any]) -> Grid:
 def of_matrix(found: dict[str, Any]) -> Grid:
     """The request × step matrix: a row for each metric and request, a column for each step, and gold's where
     there is one. A reading other than `as then` and `as before` follows the value after a colon."""
-    from mari_cli.metrics.by_request import Reading
-    from mari_cli.report.request_matrix import label_of_row, shown_metrics
+    from mari_cli.metrics.by_request import CellReading, label_of_row, shown_metrics
 
-    plain = ("", Reading.still, Reading.kept)
+    plain = ("", CellReading.still, CellReading.kept)
     lines = [row for name in shown_metrics(found) for row in found["rows"] if row["metric"] == name]
     golds = [
         step

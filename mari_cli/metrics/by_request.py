@@ -26,8 +26,11 @@ from mari_cli.metrics.statistics import How, mean_estimate
 KEY_DIGITS = 16
 """Of a record's hash, as many as an item has."""
 
+BESIDE = ("holdout/answer_nll",)
+"""Metrics that are shown although no verdict counts them."""
 
-class Reading(StrEnum):
+
+class CellReading(StrEnum):
     """What a cell says, beside the one that it is read against."""
 
     turn = "its turn"  # the request was unlearned just now
@@ -41,7 +44,7 @@ class Reading(StrEnum):
 
 
 @dataclass(frozen=True)
-class Cell:
+class MatrixCell:
     """One metric of one model; ``gold``: that of the gold model of that step, where there is one."""
 
     value: Estimate
@@ -56,7 +59,7 @@ class MatrixRow:
     of: str
     """`1`, `2`, … for a request; `retain` or `holdout`."""
     metric: str
-    cells: list[Cell | None]
+    cells: list[MatrixCell | None]
     """One for each step, the model before the first request included."""
 
     def as_json(self) -> dict[str, Any]:
@@ -111,7 +114,7 @@ def _row(
     how: How,
     turn: int | None = None,
 ) -> MatrixRow:
-    cells: list[Cell | None] = []
+    cells: list[MatrixCell | None] = []
     for step, part in parts.items():
         if part is None:
             cells.append(None)
@@ -119,9 +122,9 @@ def _row(
         gold = golds.get(step)
         apart = _difference(part, gold, how)
         cells.append(
-            Cell(
+            MatrixCell(
                 estimate_of(part, how),
-                _reading(step, turn, parts, metric, how),
+                _judge_cell(step, turn, parts, metric, how),
                 None if gold is None else estimate_of(gold, how),
                 None if apart is None or apart.separable is None else not apart.separable,
             )
@@ -129,30 +132,30 @@ def _row(
     return MatrixRow(of, metric.name, cells)
 
 
-def _reading(
+def _judge_cell(
     step: int, turn: int | None, parts: Mapping[int, Resamplable | None], metric: Metric, how: How
 ) -> str:
     if step == 0:
         return ""
     if step == turn:
-        return Reading.turn
+        return CellReading.turn
     asked = turn is not None and step > turn
     apart = _difference(parts[step], parts[turn if asked and turn else 0], how)
     if apart is None or apart.separable is None:
         return ""
     if not apart.separable:
-        return Reading.still if asked else Reading.kept
+        return CellReading.still if asked else CellReading.kept
     if turn is None:
         if metric.direction == "gold":
-            return Reading.moved
-        return Reading.better if (apart.value > 0) == (metric.direction == "up") else Reading.erodes
+            return CellReading.moved
+        return CellReading.better if (apart.value > 0) == (metric.direction == "up") else CellReading.erodes
     forgetting = _difference(parts.get(turn), parts[0], how)
     if forgetting is None or not forgetting.separable:
-        return Reading.moved
+        return CellReading.moved
     onward = apart.value * forgetting.value > 0
     if asked:
-        return Reading.further if onward else Reading.back
-    return Reading.erodes if onward else Reading.moved
+        return CellReading.further if onward else CellReading.back
+    return CellReading.erodes if onward else CellReading.moved
 
 
 def _difference(a: Resamplable | None, b: Resamplable | None, how: How) -> Difference | None:
@@ -174,3 +177,22 @@ def estimate_of(part: Resamplable, how: How) -> Estimate:
     if low == high:  # no draw disagreed, which is no certainty
         return Estimate(value=part.value, n=n)
     return Estimate(value=part.value, n=n, low=float(low), high=float(high))
+
+
+# -- a matrix as result.json holds it ------------------------------------------------------------------------
+
+
+def shown_metrics(found: Mapping[str, Any]) -> list[str]:
+    """Full names of the metrics of a matrix that a short table shows: those that a verdict counts, and
+    BESIDE."""
+    there = {row["metric"] for row in found["rows"]}
+    judged = [metric.name for role in ("forgotten", "kept") for metric in METRICS if metric.role == role]
+    return [name for name in (*judged, *BESIDE) if name in there]
+
+
+def label_of_row(found: Mapping[str, Any], of: str) -> str:
+    """`1 letters` for the first request; `retain` and `holdout` as they are."""
+    names = {
+        str(request["number"]): f"{request['number']} {request['label']}" for request in found["requests"]
+    }
+    return names.get(of, of)

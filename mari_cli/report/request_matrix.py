@@ -5,24 +5,21 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from mari_cli.metrics.by_request import Reading
+from mari_cli.metrics.by_request import CellReading, label_of_row, shown_metrics
 from mari_cli.metrics.metric import Metric
 from mari_cli.report.comparison import metric_of
 from mari_cli.report.format import interval, number
 from mari_cli.report.read import RunData, estimates_of
-from mari_cli.suites.registry import judged_metrics
 
-BESIDE = ("forget/answer_nll", "holdout/answer_nll")
-"""Metrics that are shown though no verdict counts them."""
 OPEN = 3
 """Tables that are open on the page; the others are folded."""
 _TONES = {
-    Reading.turn: "short",
-    Reading.still: "good",
-    Reading.kept: "good",
-    Reading.back: "past",
-    Reading.further: "past",
-    Reading.erodes: "past",
+    CellReading.turn: "short",
+    CellReading.still: "good",
+    CellReading.kept: "good",
+    CellReading.back: "past",
+    CellReading.further: "past",
+    CellReading.erodes: "past",
 }
 
 
@@ -58,22 +55,6 @@ class RequestMatrix:
     tables: list[HeatTable]
 
 
-def shown_metrics(found: Mapping[str, Any]) -> list[str]:
-    """Of a matrix as result.json holds it, the metrics that a short table shows, in its order."""
-    there = {row["metric"] for row in found["rows"]}
-    return [
-        name for name in (*judged_metrics("forgotten"), *judged_metrics("kept"), *BESIDE) if name in there
-    ]
-
-
-def label_of_row(found: Mapping[str, Any], of: str) -> str:
-    """`1 letters` for the first request; `retain` and `holdout` as they are."""
-    names = {
-        str(request["number"]): f"{request['number']} {request['label']}" for request in found["requests"]
-    }
-    return names.get(of, of)
-
-
 def request_matrix(runs: list[RunData]) -> RequestMatrix | None:
     """Of one run of several requests; None of any other."""
     found = runs[0].result.get("requests") if len(runs) == 1 else None
@@ -94,9 +75,9 @@ def _sentences(found: Mapping[str, Any]) -> list[str]:
     ]
     told = []
     for reading, words in (
-        (Reading.back, "Comes back after later requests"),
-        (Reading.erodes, "Erodes before anybody asked, or of what is to be kept"),
-        (Reading.further, "Falls further after later requests"),
+        (CellReading.back, "Comes back after later requests"),
+        (CellReading.erodes, "Erodes before anybody asked, or of what is to be kept"),
+        (CellReading.further, "Falls further after later requests"),
     ):
         places = [
             f"{label_of_row(found, row['of'])}, {metric_of(row['metric']).label}, {step}"

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from mari_cli.metrics.by_request import Reading, rows_of
+from mari_cli.metrics.by_request import CellReading, rows_of
 from mari_cli.metrics.items import ItemValues
 from mari_cli.metrics.statistics import How, mean_estimate, proportion_estimate
 
@@ -43,18 +43,18 @@ def test_a_cell_is_the_metric_of_the_items_of_its_request(rows):
 
 def test_what_was_forgotten_and_rises_again_comes_back(rows):
     readings = [cell.reading for cell in rows["1", "forget/exact_match"]]
-    assert readings == ["", Reading.turn, Reading.back]
-    assert rows["1", "forget/answer_nll"][2].reading == Reading.back  # the loss falls as it comes back
+    assert readings == ["", CellReading.turn, CellReading.back]
+    assert rows["1", "forget/answer_nll"][2].reading == CellReading.back  # the loss falls as it comes back
 
 
 def test_what_nobody_has_asked_for_yet_erodes(rows):
     readings = [cell.reading for cell in rows["2", "forget/exact_match"]]
-    assert readings == ["", Reading.erodes, Reading.turn]
+    assert readings == ["", CellReading.erodes, CellReading.turn]
 
 
 def test_what_is_to_be_kept_is_read_against_before(rows):
     readings = [cell.reading for cell in rows["retain", "retain/exact_match"]]
-    assert readings == ["", Reading.kept, Reading.erodes]
+    assert readings == ["", CellReading.kept, CellReading.erodes]
 
 
 def test_gold_stands_beside_the_steps_that_have_one(rows):
@@ -68,10 +68,10 @@ def test_gold_stands_beside_the_steps_that_have_one(rows):
 def test_the_same_model_twice_comes_back_nowhere():
     steps = [model(1, 1), model(0.1, 1), model(0.1, 1)]
     for row in rows_of(KEYS, steps, {}, How(200)):
-        assert row.cells[2].reading in (Reading.still, Reading.kept, Reading.turn)
+        assert row.cells[2].reading in (CellReading.still, CellReading.kept, CellReading.turn)
 
 
 def test_what_falls_on_after_its_turn_is_told():
     steps = [model(1, 1), model(0.6, 1), model(0.1, 0)]
     cells = {(row.of, row.metric): row.cells for row in rows_of(KEYS, steps, {}, How(200))}
-    assert cells["1", "forget/exact_match"][2].reading == Reading.further
+    assert cells["1", "forget/exact_match"][2].reading == CellReading.further
