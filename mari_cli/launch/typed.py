@@ -35,7 +35,7 @@ def as_meant(override: str) -> str:
     if any(key == free or key.startswith(f"{free}.") for free in FREE):
         sign = sign or "++"
     if key in LISTED:
-        value = _word(value) if is_there(value) else _list(value)
+        value = _word(value) if is_there(value) else _entries_in_words(value)
     elif key in WORDS:
         value = value if value in ("", "null") or _QUOTED.fullmatch(value) else _in_quotes(value)
     elif is_path(key):
@@ -62,9 +62,9 @@ def _path(value: str) -> str:
     return ",".join(_word(part) for part in parts) if "," in value else _word(value)
 
 
-def _list(value: str) -> str:
-    """Quote the entries of a list that need quotes, also in a list inside the list. A value that is no list is
-    returned unchanged."""
+def _entries_in_words(value: str) -> str:
+    """Quote the entries of a list that need quotes, also in a list inside the list. A value that is no list
+    is returned unchanged."""
     if not re.fullmatch(r"\s*\[.*\]\s*", value, re.DOTALL) or "${" in value or "\\" in value:
         return value
     entry = rf"\s*((?:{_QUOTED.pattern})|[\[\]]|[^,\[\]]+)\s*"
