@@ -76,7 +76,7 @@ def _table(row: ComparisonRow, suite: str | None, set: str) -> ItemTable:
     first = sign if forget else -sign
     rows = []
     for place, item in now.items():
-        apart = _subtract(item, beside.get(place), main)
+        apart = _minus(item, beside.get(place), main)
         cells = [ItemCell(text=str(place), order=place), _word_cell((item.key or "")[:8])]
         cells += [_word_cell(item.fact or "")] if facts else []
         cells += [_value_cell(before.get(place), main)] if before else []
@@ -103,7 +103,7 @@ def _describe_order(word: str, sign: int, forget: bool, versus: str | None) -> s
     return f"First whose {word} is furthest {'below' if low else 'above'} {other}"
 
 
-def _subtract(item: ItemValues, other: ItemValues | None, name: str) -> float | None:
+def _minus(item: ItemValues, other: ItemValues | None, name: str) -> float | None:
     if other is None or name not in item.values or name not in other.values:
         return None
     return item.values[name] - other.values[name]

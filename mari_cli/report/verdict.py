@@ -155,7 +155,7 @@ def headline_of_several(made: list[ComparisonRow]) -> str:
     unlearned = [row for row in made if row.role == "unlearned"]
     if not any(row.gold for row in unlearned):
         return (
-            f"{_count(made)} side by side. "
+            f"{_several(made)} side by side. "
             "No gold model was measured, so they can be read against before only."
             if unlearned
             else f"{len(made)} models side by side; nothing was unlearned."
@@ -163,14 +163,14 @@ def headline_of_several(made: list[ComparisonRow]) -> str:
     good = [row.label for row in unlearned if _succeeded(row)]
     if not good:
         return (
-            f"{_count(made)} side by side: "
+            f"{_several(made)} side by side: "
             "none of them both matches the gold model on the forget data and keeps the rest."
         )
     others = " The others are not." if len(good) < len(unlearned) else ""
-    return f"{_count(made)} side by side. Forgotten as gold, kept as before: {listed(good)}.{others}"
+    return f"{_several(made)} side by side. Forgotten as gold, kept as before: {listed(good)}.{others}"
 
 
-def _count(made: list[ComparisonRow]) -> str:
+def _several(made: list[ComparisonRow]) -> str:
     """The number of methods (with several seeds each) or runs."""
     return f"{len(made)} {'methods' if any(row.seeds for row in made) else 'runs'}"
 
