@@ -4,6 +4,7 @@ import math
 
 from matplotlib.axes import Axes
 
+from mari_cli.errors import counted
 from mari_cli.report.comparison import ComparisonRow, comparison_rows, results
 from mari_cli.report.plots import style
 from mari_cli.report.plots.style import COLOURS, Key, Plot
@@ -94,7 +95,7 @@ def scatter(runs: list[RunData]) -> Plot | None:
         caption += f" The first {len(shown)} of {len(pairs)} runs are drawn."
     lost = sum(not math.isfinite(x + y) for _, points in shown for x, y, _ in points)
     if lost:
-        caption += f" {lost} record{'s' * (lost > 1)} without a style.finite loss cannot be drawn."
+        caption += f" {counted(lost, 'record')} without a finite loss cannot be drawn."
     legend = [
         Key(label=label, colour=colour, shape="line")
         for label, colour in (
