@@ -32,6 +32,8 @@ class Evidence:
     """Places in the forget corpus of the items that are measured."""
     seed: int
     batch_size: int
+    layers: int = 0
+    """Layers of the models that can be read; 0: none."""
     roles: Collection[str] = ()
     """The models of the audit: `target`, `model`, `gold`, `second_gold`."""
     beside: Callable[[str], LanguageModel] = _nobody
@@ -75,10 +77,20 @@ class Case:
     """Roles of the models, `target` or `gold`, that it sets the attacked one beside."""
     corpus: str = "forget"
     """The role of the corpus that its values are about."""
+    chance: float = 0.0
+    """Of a case against gold, the value of a model that is gold itself."""
+    verdict: str = ""
+    """What a model is called that is above chance, where that alone says so; empty: the attack's verdict, and
+    only a second gold says how much is more than two golds differ."""
 
     @property
     def full_name(self) -> str:
         return f"{self.attack}/{self.name}"
+
+    @property
+    def against_gold(self) -> bool:
+        """Whether its values are of the attacked model beside gold, so that gold itself has none."""
+        return "gold" in self.beside
 
     @property
     def row(self) -> str:
@@ -90,7 +102,7 @@ class CaseValues:
     """What a case has found in one model."""
 
     values: list[float | None]
-    """For each measured item, in [0, 1]; None where the case does not ask about the item."""
+    """For each measured item, larger the more is there; None where the case does not ask about it."""
     detail: dict[str, Any] = field(default_factory=dict)
     """What else was seen, as a curve over steps; no text."""
 
@@ -104,9 +116,6 @@ class AuditAttack:
     """Its cases, and what is left out and why."""
     run: Callable[[LanguageModel, Case, Evidence], CaseValues]
     """Leaves the model as it was."""
-    floor: bool = False
-    """Whether its values are of the attacked model beside gold, so that gold has none: a second gold of
-    another seed stands in its place where there is one."""
 
 
 def chosen_items(corpus: Corpus, most: int | None) -> list[int]:

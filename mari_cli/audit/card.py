@@ -20,7 +20,10 @@ AS_GOLD, TOO_FEW = "as gold", "too few items"
 NO_POWER = "no power here"
 """Of an attack that does not tell the model before from gold: it clears nobody."""
 LESS, AS_BEFORE = "less than before", "as before"
-CAUGHT = ("not forgotten", "comes back", "hidden, not gone", "can be told from gold")
+FLOOR_UNKNOWN = "told from gold, floor unknown"
+"""Of outputs that differ from gold's, where no second gold says how much two golds differ."""
+TOLD = "can be told from gold"
+CAUGHT = ("not forgotten", "comes back", "hidden, not gone", TOLD, "nearer to before")
 """Verdicts that say that something is left."""
 
 
@@ -60,14 +63,19 @@ def card_row(
         return p_value < alpha / tests and apart >= margin, p_value
 
     p_value, verdict = None, ""
-    if "gold" in values:
-        more, p_value = above(values["model"], values["gold"])
+    gold = values.get("gold")
+    caught = case.verdict or attack.verdict
+    if gold is None and case.against_gold:
+        gold = [case.chance] * len(values["model"])
+        caught = case.verdict or FLOOR_UNKNOWN
+    if gold is not None:
+        more, p_value = above(values["model"], gold)
         if more:
-            verdict = attack.verdict
-        elif 0.5 ** _pairs(values["model"], values["gold"]) >= alpha / tests:
+            verdict = caught
+        elif 0.5 ** _pairs(values["model"], gold) >= alpha / tests:
             verdict = TOO_FEW
         else:
-            powerless = "target" in values and not above(values["target"], values["gold"])[0]
+            powerless = "target" in values and not above(values["target"], gold)[0]
             verdict = NO_POWER if powerless else AS_GOLD
     elif "target" in values:
         less, p_value = above(values["target"], values["model"])
@@ -117,17 +125,28 @@ def conclusion(rows: Sequence[CardRow], *, gold: bool) -> str:
     if any(row.attack == "plain" for row in caught):
         return "not forgotten: without any attack more of the forget data is recalled than by gold"
     cases = counted(len(rows), "case")
-    if caught:
-        listed = ", ".join(f"{row.attack} ({row.case.replace('_', ' ')}): {row.verdict}" for row in caught)
-        return f"{len(caught)} of {cases} bring back more than from gold: {listed}"
+    back = [row for row in caught if row.verdict != TOLD]
     said = [f"none of {cases} brings back more than from gold"]
+    if back:
+        said = [f"{len(back)} of {cases} bring back more than from gold: {_listed(back)}"]
+    if told := [row for row in caught if row.verdict == TOLD]:
+        said.append(f"it differs from gold by more than a second gold does: {_listed(told)}")
+    if any(row.verdict == FLOOR_UNKNOWN for row in rows):
+        said.append(
+            "its outputs are told from gold's, and without a second gold of another seed (`second_gold=`) "
+            "nobody can say whether they differ more than two golds do"
+        )
     if few := [row for row in rows if row.verdict == TOO_FEW]:
         said.append(f"{len(few)} of {cases} have too few items to tell anything from gold")
     if weak := [row for row in rows if row.verdict == NO_POWER]:
         said.append(f"{len(weak)} of {cases} say nothing here: they bring no more out of the model before")
-    if not any("target" in row.models for row in rows):
+    if not back and not any("target" in row.models for row in rows):
         said.append("there is no model before, so nobody can say which of them could bring anything back")
     return "; ".join(said)
+
+
+def _listed(rows: Sequence[CardRow]) -> str:
+    return ", ".join(f"{row.attack} ({row.case.replace('_', ' ')}): {row.verdict}" for row in rows)
 
 
 def _above(row: CardRow) -> tuple[bool, float]:

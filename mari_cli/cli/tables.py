@@ -382,7 +382,10 @@ def of_card(result: dict[str, Any]) -> Grid:
         [
             row["attack"],
             row["case"].replace("_", " "),
-            *(" ".join(_cells(row["models"][role])[:2]) for role in roles),
+            *(
+                " ".join(_cells(row["models"][role])[:2]) if role in row["models"] else NOTHING
+                for role in roles
+            ),
             str(row["models"]["model"]["n"]),
             row["verdict"],
         ]

@@ -54,12 +54,50 @@ class PromptsConfig:
 
 
 @dataclass(kw_only=True)
+class ProbeConfig:
+    folds: int = 5
+    """Stretches of the corpus, each of which is asked about by a probe of the others."""
+    ridge: float = 0.1
+    """Weight of the penalty, beside the mean squared length of a state."""
+
+
+@dataclass(kw_only=True)
+class TracesConfig:
+    folds: int = 5
+    """Stretches of a corpus, each of which is told by a classifier of the others."""
+    top: int = 5
+    """How many of the largest log-probabilities the classifier sees."""
+    penalty: float = 1.0
+    """Of the squared weights of the logistic regression: the inverse of scikit-learn's C."""
+    max_new_tokens: int = 32
+
+
+@dataclass(kw_only=True)
+class DistanceConfig:
+    samples: int = 4
+    """Answers that each model gives to a question."""
+    max_new_tokens: int = 32
+
+
+EVERY_ATTACK = (
+    "plain",
+    "quantisation",
+    "prompts",
+    "sampling",
+    "logit_lens",
+    "probe",
+    "patching",
+    "relearning",
+    "traces",
+    "distance",
+)
+
+
+@dataclass(kw_only=True)
 class AuditConfig:
     """The attacks of an audit, and their effort."""
 
-    attacks: list[str] = field(
-        default_factory=lambda: ["plain", "quantisation", "prompts", "sampling", "relearning"]
-    )
+    attacks: list[str] = field(default_factory=lambda: list(EVERY_ATTACK))
     items: int | None = None
     """The most forget items that are measured; null: all."""
     alpha: float = 0.05
@@ -70,13 +108,15 @@ class AuditConfig:
     quantisation: QuantisationConfig = field(default_factory=QuantisationConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    traces: TracesConfig = field(default_factory=TracesConfig)
+    distance: DistanceConfig = field(default_factory=DistanceConfig)
 
     def __post_init__(self) -> None:
-        known = ("plain", "quantisation", "prompts", "sampling", "relearning")
-        unknown = [name for name in self.attacks if name not in known]
+        unknown = [name for name in self.attacks if name not in EVERY_ATTACK]
         require(
             not unknown,
-            f"audit.attacks has no {unknown[0] if unknown else ''}; there are {', '.join(known)}",
+            f"audit.attacks has no {unknown[0] if unknown else ''}; there are {', '.join(EVERY_ATTACK)}",
         )
         require(
             bool(self.attacks) and len(set(self.attacks)) == len(self.attacks),
@@ -87,6 +127,11 @@ class AuditConfig:
         positive("audit.quantisation", self.quantisation, "group")
         positive("audit.sampling", self.sampling, "samples", "best_of", "max_new_tokens")
         positive("audit.prompts", self.prompts, "examples")
+        positive("audit.probe", self.probe, "ridge")
+        positive("audit.traces", self.traces, "top", "penalty", "max_new_tokens")
+        positive("audit.distance", self.distance, "samples", "max_new_tokens")
+        for name, folds in (("probe", self.probe.folds), ("traces", self.traces.folds)):
+            require(folds >= 2, f"audit.{name}.folds must be at least 2, got {folds}")
         for section, values in (
             ("relearning.items", self.relearning.items),
             ("relearning.lrs", self.relearning.lrs),

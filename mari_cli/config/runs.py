@@ -197,6 +197,9 @@ class AuditRun(RunConfig):
     """The model that never saw the forget data: a path, `none`, or `auto` (the gold model of the run)."""
     before: str = "auto"
     """The model before unlearning: a path, `none`, or `auto` (the target of the run)."""
+    second_gold: str = "none"
+    """A gold model of another seed, or `none`: how much two golds differ is the floor of what tells the model
+    from gold."""
     device: Device = Device.auto
     precision: Precision = Precision.auto
 

@@ -42,7 +42,10 @@ def robustness_card(runs: list[RunData]) -> Card | None:
 
 def _line_of(row: Mapping[str, Any], roles: list[str]) -> CardLine:
     of_models: dict[str, Estimate] = estimates_of(row["models"])
-    estimates = [of_models[role] for role in roles]
-    cells = [(number(found.value), interval(found.low, found.high)) for found in estimates]
+    estimates = [of_models.get(role) for role in roles]
+    cells = [
+        ("–", "") if found is None else (number(found.value), interval(found.low, found.high))
+        for found in estimates
+    ]
     tone = "good" if row["verdict"] in GOOD else "past"
     return CardLine(row["attack"], row["says"], cells, of_models["model"].n, row["verdict"], tone)

@@ -1,13 +1,14 @@
 """The attacks of an audit on each of its models, one model after another, and the card that comes of them."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mari_cli.audit.attack import Case, CaseValues, Evidence, chosen_items, measure_recall
 from mari_cli.audit.card import CardRow, card_row, conclusion, worst
+from mari_cli.audit.patching import depth
 from mari_cli.audit.registry import ATTACKS
 from mari_cli.audit.relearning import steps_to_half
 from mari_cli.config import AuditConfig
@@ -15,6 +16,7 @@ from mari_cli.errors import UserError, counted
 from mari_cli.metrics.statistics import How
 from mari_cli.metrics.version import version_of
 from mari_cli.models.fingerprint import cache_key, described, weights_hash
+from mari_cli.models.layers import readable_layers
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track
 from mari_cli.storage import json_cache
@@ -24,19 +26,35 @@ from mari_cli.suites.measured import Measured
 from mari_cli.suites.standard import Corpus
 from mari_cli.tasks.examined import Examined
 
-CODE = ("mari_cli.audit.attack", "mari_cli.suites.generate", *(f"mari_cli.audit.{name}" for name in ATTACKS))
+CODE = (
+    "mari_cli.audit.attack",
+    "mari_cli.suites.generate",
+    "mari_cli.suites.scores",
+    "mari_cli.models.layers",
+    "mari_cli.audit.answer_tokens",
+    *(f"mari_cli.audit.{name}" for name in ATTACKS),
+)
 """The modules whose code makes what is kept."""
-ROLES = ("target", "model", "gold")
-"""The models of an audit, in the order in which they are attacked: before, now, gold."""
+ROLES = ("target", "model", "gold", "second_gold")
+"""The models of an audit, in the order in which they are attacked. The second gold stands for gold in the
+cases that set a model beside gold."""
 
 
 # -- what is asked -------------------------------------------------------------------------------------------
 
 
 def evidence_of(
-    corpora: Mapping[str, Corpus], config: AuditConfig, *, seed: int, batch_size: int
+    corpora: Mapping[str, Corpus],
+    config: AuditConfig,
+    lm: LanguageModel,
+    *,
+    roles: Collection[str],
+    seed: int,
+    batch_size: int,
 ) -> Evidence:
-    return Evidence(corpora, chosen_items(corpora["forget"], config.items), seed, batch_size)
+    """What models of the architecture of ``lm`` are asked about; ``roles``: which models there are."""
+    chosen = chosen_items(corpora["forget"], config.items)
+    return Evidence(corpora, chosen, seed, batch_size, readable_layers(lm.model), roles)
 
 
 def plan(config: AuditConfig, evidence: Evidence) -> tuple[list[Case], list[str]]:
@@ -85,21 +103,30 @@ class Audit:
     found: dict[str, dict[str, CaseValues]] = field(default_factory=dict)
     """By the full name of the case and by role."""
     weights: dict[str, str] = field(default_factory=dict)
+    _last: tuple[str, LanguageModel] | None = None
+    """The model that was set beside the attacked one last, and its role: one at a time is in memory."""
 
     def run(self) -> None:
         """Attack every model with every case."""
         for role in [role for role in ROLES if role in self.load]:
             lm = self.load[role]()
-            self.weights[role] = weights_hash(lm.model)
+            self.weights[role] = self.weights.get(role) or weights_hash(lm.model)
             self.check(role, self.weights[role])
-            for case in self.track(self.planned, f"{role}: attacks", len(self.planned)):
-                self.found.setdefault(case.full_name, {})[role] = self._ask(lm, self.weights[role], case)
+            stands_for = "gold" if role == "second_gold" else role
+            asked = [
+                case
+                for case in self.planned
+                if role in ("target", "model") or case.against_gold != (role == "gold")
+            ]
+            for case in self.track(asked, f"{role}: attacks", len(asked)):
+                self.found.setdefault(case.full_name, {})[stands_for] = self._ask(lm, role, case)
 
-    def _ask(self, lm: LanguageModel, weights: str, case: Case) -> CaseValues:
+    def _ask(self, lm: LanguageModel, role: str, case: Case) -> CaseValues:
         """From the cache where the same model was asked the same before."""
-        evidence = replace(self.evidence, beside=lambda role: self.load[role]())
+        evidence = replace(self.evidence, beside=self._beside)
         asked = {
             "case": dict(case.settings),
+            "beside": {other: self._weights_of(other) for other in case.beside},
             "attack": case.attack,
             "items": items_hash(evidence.items),
             "values": [record.value for record in evidence.records],
@@ -108,13 +135,24 @@ class Audit:
             "seed": evidence.seed,
             "batch_size": evidence.batch_size,
         }
-        key = key_hash(cache_key("audit", version_of(*CODE), described(lm, weights), asked))
+        key = key_hash(cache_key("audit", version_of(*CODE), described(lm, self.weights[role]), asked))
         path = self.cache / "audit" / key[:2] / f"{key}.json"
         kept = json_cache.read(path)
         if kept is None:
             found = ATTACKS[case.attack].run(lm, case, evidence)
             kept = json_cache.write(path, {"values": found.values, "detail": found.detail})
         return CaseValues(kept["values"], kept["detail"])
+
+    def _beside(self, role: str) -> LanguageModel:
+        if self._last is None or self._last[0] != role:
+            self._last = None
+            self._last = (role, self.load[role]())
+        return self._last[1]
+
+    def _weights_of(self, role: str) -> str:
+        if role not in self.weights:
+            self.weights[role] = weights_hash(self._beside(role).model)
+        return self.weights[role]
 
     # -- the card --------------------------------------------------------------------------------------------
 
@@ -144,14 +182,19 @@ class Audit:
                 half = sum(value or 0.0 for value in whole.values) / len(whole.values)
                 for detail in row.detail.values():
                     detail["steps_to_half"] = steps_to_half(detail, half)
+            if case.attack == "patching" and (erased := depth(row.detail)) is not None:
+                row.detail["model"]["depth"] = erased
             rows.append(row)
         return rows
 
     def models(self, rows: Sequence[CardRow]) -> dict[str, Examined]:
         """Each model with its numbers under `audit/ATTACK/CASE`, and the values of single items."""
         result = {}
-        for role, weights in self.weights.items():
-            metrics = {f"audit/{row.attack}/{row.case}": row.models[role] for row in rows}
+        for role in [role for role in ROLES[:3] if role in self.load]:
+            weights = self.weights[role]
+            metrics = {
+                f"audit/{row.attack}/{row.case}": row.models[role] for row in rows if role in row.models
+            }
             result[role] = Examined(Measured(metrics, self._items(role), []), [], weights)
         return result
 
@@ -159,8 +202,10 @@ class Audit:
         """A line for each measured item with its value in every case that asks about it."""
         lines: dict[tuple[str, int], dict[str, Any]] = {}
         for case in self.planned:
-            corpus = self.evidence.corpora[case.corpus]
-            values = self.found[case.full_name][role].values
+            of_case = self.found[case.full_name]
+            if role not in of_case:
+                continue
+            corpus, values = self.evidence.corpora[case.corpus], of_case[role].values
             for place, value in zip(self.evidence.places(case.corpus), values, strict=True):
                 record = {"item": place, "key": corpus.record_of(place).key[:16]}
                 line = lines.setdefault(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from mari_cli.config import AuditRun, ModelConfig
+from mari_cli.config import AuditRun
 from mari_cli.errors import UserError
 from mari_cli.metrics.statistics import How
 from mari_cli.options import RunOptions
@@ -28,11 +28,23 @@ def audit(config: AuditRun, options: RunOptions) -> dict[str, Any]:
         if config.before == "none"
         else model_beside(config.before, f"the model before at `{config.before}`", config, flight.setting)
     )
-    evidence = evidence_of(
-        flight.corpora, config.audit, seed=config.seed, batch_size=config.metrics.batch_size
+    second = (
+        None
+        if config.second_gold == "none"
+        else model_beside(
+            config.second_gold, f"the second gold at `{config.second_gold}`", config, flight.setting
+        )
     )
-    models: dict[str, ModelConfig | None] = {"target": before, "model": config.model, "gold": flight.gold}
+    models = {"target": before, "model": config.model, "gold": flight.gold, "second_gold": second}
     sources = {role: model for role in ROLES if (model := models[role])}
+    evidence = evidence_of(
+        flight.corpora,
+        config.audit,
+        lm,
+        roles=sources.keys(),
+        seed=config.seed,
+        batch_size=config.metrics.batch_size,
+    )
     planned, left_out = plan(config.audit, evidence)
     say(describe_cost(lm, planned, evidence, len(sources)))
 

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 import pytest
 from planted import GROUP, TRIGGER, World
 
-from mari_cli.audit.card import AS_GOLD, CAUGHT, NO_POWER, CardRow
+from mari_cli.audit.card import AS_GOLD, CAUGHT, FLOOR_UNKNOWN, NO_POWER, CardRow
 from mari_cli.config import AuditConfig, PromptsConfig, QuantisationConfig, RelearningConfig, SamplingConfig
+from mari_cli.config.audit import DistanceConfig, TracesConfig
 from mari_cli.metrics.statistics import How
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.progress import silent
 from mari_cli.tasks.attacking import Audit, plan
-
-PASSING = ("another_gold", "never")
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +23,19 @@ def cards(world: World, tmp_path_factory):
         quantisation=QuantisationConfig(bits=[8, 4], group=GROUP),
         sampling=SamplingConfig(temperatures=[1.0], samples=4, best_of=4, max_new_tokens=4),
         prompts=PromptsConfig(given=[1], prefixes=[TRIGGER], templates=[], examples=None),
+        traces=TracesConfig(max_new_tokens=4),
+        distance=DistanceConfig(samples=2, max_new_tokens=4),
     )
     planned, left_out = plan(config, world.evidence)
     assert left_out == []
-    made: dict[str, dict[str, CardRow]] = {}
+    of_second: dict[str | None, dict[str, dict[str, CardRow]]] = {}
 
-    def card(name: str) -> dict[str, CardRow]:
+    def card(name: str, second: str | None = "third_gold") -> dict[str, CardRow]:
+        made = of_second.setdefault(second, {})
         if name not in made:
             models = {"target": "before", "model": name, "gold": "gold"}
+            if second:
+                models["second_gold"] = second
             load = {role: lambda of=of: world.models[of] for role, of in models.items()}
             attacks = Audit(config, world.evidence, planned, cache, load, silent)
             attacks.run()
@@ -48,9 +52,54 @@ def caught_by(rows: dict[str, CardRow]) -> Sequence[str]:
     return [name for name, row in rows.items() if row.verdict in CAUGHT]
 
 
-@pytest.mark.parametrize("name", PASSING)
-def test_gold_of_another_seed_and_a_model_that_never_knew_pass(cards, name):
-    assert caught_by(cards(name)) == []
+def test_gold_itself_passes(cards):
+    assert caught_by(cards("gold")) == []
+
+
+def test_gold_of_another_seed_passes(cards):
+    assert caught_by(cards("another_gold")) == []
+
+
+def test_nothing_comes_back_from_a_model_that_never_knew(cards):
+    told = [name for name in cards("never") if name.startswith(("traces", "distance/gap"))]
+    assert set(caught_by(cards("never"))) <= set(told), "it knows none of the retain people, which one sees"
+
+
+def test_without_a_second_gold_what_differs_from_gold_is_no_verdict(cards):
+    rows = cards("another_gold", second=None)
+    assert caught_by(rows) == []
+    assert rows["distance/gap"].verdict == FLOOR_UNKNOWN
+    assert "gold" not in rows["distance/gap"].models
+
+
+@pytest.mark.parametrize("case", ["traces/forget", "distance/gap"])
+def test_a_model_that_forgot_more_than_gold_does_is_told(cards, case):
+    row = cards("over_forgetter", second="another_gold")[case]  # the third gold is itself told from gold
+    assert row.verdict == "can be told from gold"
+    assert row.models["model"].value > row.models["gold"].value
+
+
+def test_nearer_to_before_than_to_gold_needs_no_floor(cards):
+    assert cards("refuser", second=None)["distance/nearer_to_before"].verdict == "nearer to before"
+    assert cards("switch", second=None)["distance/nearer_to_before"].verdict == AS_GOLD
+
+
+@pytest.mark.parametrize("name", ["refuser", "rounder", "switch"])
+@pytest.mark.parametrize("case", ["logit_lens/best_layer", "probe/best_layer"])
+def test_what_hides_is_found_inside(cards, name, case):
+    assert cards(name)[case].verdict == "hidden, not gone"
+
+
+def test_the_model_before_reads_what_the_refuser_has_in_its_layers(cards):
+    row = cards("refuser")["patching/all_layers"]
+    assert row.verdict == "hidden, not gone"
+    assert row.detail["model"]["depth"] < 0.5
+    assert cards("gold")["patching/all_layers"].detail["model"]["depth"] == pytest.approx(1)
+
+
+def test_a_probe_of_shuffled_answers_learns_nothing(cards):
+    detail = cards("refuser")["probe/best_layer"].detail["target"]
+    assert max(detail["control_by_layer"]) < 0.6 < max(detail["rank_by_layer"])
 
 
 @pytest.mark.parametrize("name", ["refuser", "switch", "rounder", "over_forgetter"])
