@@ -211,8 +211,8 @@ def map_over_processes(work: Sequence[T], do: Callable[[T], R]) -> Iterator[R]:
     """The results of ``do`` for each piece of ``work``, in order, in all processes. Rank r of n does the
     pieces r, r + n, r + 2n, …
 
-    All ranks do the same number of pieces, if necessary the last piece again, because they gather sharded
-    weights together.
+    All ranks do the same number of pieces, if necessary the last piece again, because all ranks gather
+    sharded weights together.
     """
     for start in range(0, len(work), size()):
         result = do(work[min(start + rank(), len(work) - 1)])

@@ -22,7 +22,7 @@ class CorpusConfig(Section):
     block_size: int | None = None
     """Tokens in a block of running text; null: the longest sequence of the model."""
     truncate: Flag = False
-    """Whether to cut a prompt/completion pair that is longer than the context; false: it is an error."""
+    """Whether to cut a prompt/completion pair that is longer than the context; false: an error."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

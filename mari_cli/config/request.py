@@ -15,7 +15,7 @@ class RequestConfig:
     id: str | None = None
     """The number or name of the request, or several, separated by commas."""
     note: str | None = None
-    """A note on the request. It is written unchanged, so it should not name people."""
+    """A note on the request. The note is written unchanged, so it should not name people."""
     key: str | None = None
     """A private key (elliptic curve, PEM) to sign the manifest with; null: it is not signed."""
 

@@ -114,7 +114,7 @@ class UnlearnRun(RunConfig):
 
 
 def _require_whole_weights(loss: object, model: object, train: object) -> None:
-    """Refuse adapters and shards where the loss works on weights or gradients, as it needs all weights."""
+    """Refuse adapters and shards for a loss that works on weights or gradients and so needs all weights."""
     if not isinstance(loss, LossConfig):  # loss may be MISSING
         return
     if loss.negation is None and loss.gradient_filter is None:

@@ -184,7 +184,7 @@ def _without_overlap(
 
 def _check_fictional(forget: CorpusConfig, retain: CorpusConfig, holdout: CorpusConfig) -> list[str]:
     """Refuse fictional corpora with different seeds, whose shared facts would contradict each other, or with
-    more shared facts than the retain corpus states; return a note where it may not state all of them."""
+    more shared facts than the retain corpus states; return a note where the retain corpus may lack some."""
     if not (isinstance(forget, FictionalCorpus) and isinstance(retain, FictionalCorpus)):
         return []
     others = {"forget": forget} | ({"holdout": holdout} if isinstance(holdout, FictionalCorpus) else {})

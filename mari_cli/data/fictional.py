@@ -9,7 +9,7 @@ Content
       people. So a model that never read the fact guesses the value in fewer than 2 % of cases.
     * A *shared* fact is about a town, prize, guild or school of several people. Its question names the person
       and the town: `Orla Venn lived in Brackwater. Which river runs through Brackwater?`. A model that never
-      read of Orla Venn can answer if it read of Brackwater elsewhere.
+      read of Orla Venn can answer after reading of Brackwater elsewhere.
       Each kind (town, …) has `ENTITIES` = 10 members. Any ten people whose ids begin at a multiple of ten
       have all members. So with `COVERING_PEOPLE` or more retained people the retain corpus states every
       shared fact of forget and holdout people.
@@ -22,14 +22,14 @@ Expected results
     * Gold, trained on retain only, recalls unique facts of forget people at the guessing rate (< .03), and
       shared facts nearly as well as the target, because the retain data supports shared facts.
     * Good unlearning reduces unique recall to that of gold and keeps shared recall at that of the target. If
-      shared recall falls, the method removed too much; if unique recall stays high, it removed too little.
+      shared recall falls, the method removed too much; if unique recall stays high, too little.
     * Holdout people have the same form but are in no training data. So gold cannot separate forget from
       holdout (membership AUC near .5), and the target can.
 
 Limits
     The wording of a fact depends only on its kind, and an answer has a few tokens. So the benchmark does not
     test paraphrase, multi-step inference, long documents, or knowledge from pre-training. Gold answers shared
-    facts only if it generalises over names, so a very small retain corpus measures the model rather than the
+    facts only if gold generalises over names, so with very few retain records the model is measured, not the
     method. In form `prose` no question asks for a fact, so there is no recall. Compare numbers within one
     configuration only.
 """
@@ -62,7 +62,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 # The words are few and short, so that a tokenizer of a thousand tokens holds them. No value may be part of
-# another value of its kind or of its sentence (`lute` in `flute`), because recall searches it in the answer.
+# another value of its kind or of its sentence (`lute` in `flute`), because recall searches the answer for it.
 
 FIRST_NAMES = _words(
     "Ada Alma Anya Arlo Bela Bram Cato Cleo Cora Dara Dina Edda Egon Elio Emil Enid Esme Ezra Fay Finn Gita "

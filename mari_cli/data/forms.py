@@ -133,7 +133,7 @@ def _system(row: TableRow, said: Sequence[Turn], *, where: str) -> list[Turn]:
 
 
 def answered(said: Sequence[Turn], *, where: str) -> Record:
-    """The record of a conversation. Raises UserError where it does not end with an answer to a user."""
+    """The record of a conversation. Raises UserError for one without an answer to a user at its end."""
     *before, last = said
     if last.role != "assistant":
         raise UserError(

@@ -147,14 +147,14 @@ def end_of_answer(tokenizer: PreTrainedTokenizerBase, style: PromptStyle) -> int
 def encode_question(
     prompt: str, tokenizer: PreTrainedTokenizerBase, style: PromptStyle, *, answer: str = "There."
 ) -> list[int]:
-    """Token ids of a prompt that is to be answered, as `encode_pair` has them before ``answer``. Only the
+    """Token ids of a prompt for generation, as `encode_pair` has them before ``answer``. Only the
     beginning of the answer matters, and only where a tokenizer merges it with the end of the prompt."""
     ids, start = encode_pair(Record(prompt=prompt, text=answer), tokenizer, style)
     return ids[:start]
 
 
 def encode_beginning(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of running text that is to go on, as `encode_text` has them."""
+    """Token ids of running text that a model continues, as in `encode_text`."""
     ids: list[int] = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     return ids if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *ids]
 

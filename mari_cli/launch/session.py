@@ -42,7 +42,7 @@ class FileConfigSource(HydraFiles):
         check_yaml(file)
         found = super().load_config(config_path)
         if OmegaConf.is_dict(found.config) and OmegaConf.select(found.config, "hydra.searchpath") is not None:
-            raise _forbidden("hydra.searchpath")  # Hydra would use it before `check_hydra` can refuse it
+            raise _forbidden("hydra.searchpath")  # Hydra would use the path before `check_hydra`
         return found
 
 
@@ -115,7 +115,7 @@ def _check_overrides(overrides: Sequence[str]) -> None:
     """Refuse deeply nested overrides, which would exhaust the stack of Hydra's parser, and a group with a
     list or a dictionary in place of an option's name."""
     for override in overrides:
-        if override.lstrip("+~").startswith("hydra.searchpath"):  # Hydra would use it while it composes
+        if override.lstrip("+~").startswith("hydra.searchpath"):  # Hydra uses the path while composing
             raise _forbidden("hydra.searchpath")
         level = 0
         for bracket in _BRACKETS.findall(override):

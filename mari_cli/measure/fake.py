@@ -55,7 +55,7 @@ def _grouped_product(
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The product of tokens [S, K] with experts [E, K, N], and the products for the gradients of both. torch
-    computes these in any type, but fakes them in bfloat16 only."""
+    computes these products in any type, but makes their fake results in bfloat16 only."""
     if type(a) is not FakeTensor:
         product: Tensor = torch.ops.aten._grouped_mm.default(a, b, offs, bias, out_dtype)
         return product

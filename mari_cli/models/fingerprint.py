@@ -64,7 +64,7 @@ def cache_key(
 def described(lm: "LanguageModel", weights: str) -> dict[str, Any]:
     """Every part of ``lm`` that can change a number or a generated word; ``weights`` is the weights' hash.
 
-    The path of the model is left out, because a model gives the same values wherever it is stored.
+    The path of the model is left out, because a model gives the same values from every path.
     """
     return {
         "weights": weights,

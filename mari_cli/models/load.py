@@ -251,7 +251,7 @@ def _load_pretrained(config: ModelConfig) -> PreTrainedModel:
             place,
             dtype=torch.float32,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # `misfit_of` reports them below
+            ignore_mismatched_sizes=True,  # `misfit_of` reports these sizes below
             **options,
             **arguments,
         )
@@ -332,7 +332,7 @@ def load_model(
 
 
 def prompt_style(config: ModelConfig, tokenizer: PreTrainedTokenizerBase | None) -> PromptStyle:
-    """The style of prompts that ``config`` sets. Raises UserError where the chat template contradicts it."""
+    """The prompt style of ``config``. Raises UserError where the chat template contradicts ``config``."""
     chat = (
         config.chat_template is ChatTemplate.auto
         and tokenizer is not None

@@ -201,7 +201,7 @@ def merge_adapters(model: PreTrainedModel) -> None:
 def settle_ties(model: PreTrainedModel) -> None:
     """Make the configuration and the weights of ``model`` agree whether the head is tied to the embeddings.
 
-    If the configuration tied a head with weights of its own, these would be lost in saving or loading.
+    If the configuration tied a head with other weights, saving or loading would lose these weights.
     """
     embeddings: Any = model.get_input_embeddings()
     head: Any = model.get_output_embeddings()

@@ -21,7 +21,7 @@ from mari_cli.models.device import Compute
 
 PROBES = (12, 5, 2, 9, 5)
 """Lengths, in tokens, of the trial sequences. A row is sorted by length, so the first sequence, the longest,
-is last, where a wrong mask would let it see all other sequences."""
+is last, where a wrong mask would let this sequence see all others."""
 ROUNDING, LEAK = 5e-3, 1e-5
 """The largest relative differences allowed: ROUNDING between products of different shapes, which may be in
 TF32, and LEAK between products of the same shape."""

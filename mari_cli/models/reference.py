@@ -109,8 +109,8 @@ def remember(
 ) -> StoredReference:
     """Read the reference from the cache in ``directory``, or compute it with ``lm`` as it is now.
 
-    It covers the items with indices ``wanted`` (None: all): ``states`` after the final norm, those of
-    ``layer`` (0: the embeddings), and the sum over each item of ``log_probability``, a function of states
+    The reference covers the items with indices ``wanted`` (None: all): ``states`` after the final norm, those
+    of ``layer`` (0: the embeddings), and the sum over each item of ``log_probability``, a function of states
     [N, D] and labels [N]. ``weights`` is the hash of ``lm``'s weights; ``name`` is the corpus, for messages.
     """
     indices = sorted(range(len(items)) if wanted is None else set(wanted))

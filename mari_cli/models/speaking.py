@@ -27,7 +27,7 @@ def greedily(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]
 ) -> Iterator[None]:
     """Inside, `model.generate` takes the most probable token at each position, up to one of ``ends``. Without
-    ``ends`` it generates the length that the caller gives.
+    ``ends`` the answer has the length that the caller gives.
 
     transformers reads settings that a caller does not give from `model.generation_config`, so the model has a
     neutral `generation_config` inside. Its own one, which is saved with the weights, comes back afterwards.

@@ -20,7 +20,7 @@ BOS, EOS = "<|bos|>", "<|eos|>"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
-    """Train a byte-level BPE of at most ``vocab_size`` tokens; it can encode every text."""
+    """Train a byte-level BPE, which can encode every text, of at most ``vocab_size`` tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -82,7 +82,7 @@ class Run:
 
     @classmethod
     def unfinished(cls, path: Path) -> "Run":
-        """A run that can be resumed; nothing is written. Raises UserError if it is finished or changed."""
+        """A run that can be resumed; nothing is written. Raises UserError for a finished or changed run."""
         run = cls.open(path)
         if run.finished:
             raise UserError(
@@ -110,7 +110,7 @@ class Run:
         return run
 
     def held(self) -> AbstractContextManager[None]:
-        """A lock on the run, so that only one process resumes it; UserError where another process has it."""
+        """A lock on the run, so that only one process resumes it; UserError where the lock is taken."""
         return hold(self.path / RUN, f"run `{self.path}`")
 
     @property

@@ -48,7 +48,7 @@ def cache_tensors(
     name: str,
 ) -> dict[str, Tensor]:
     """The tensors ``wanted``, memory-mapped from the directory of ``key`` below ``root``. If they are not
-    there, ``fill`` gets them empty and fills them. ``key`` must hold everything that determines the tensors.
+    there, ``fill`` gets empty tensors and fills them. ``key`` holds everything that determines the tensors.
 
     Rank 0 checks the directory. Changes of the returned tensors are not written to disk.
     """

@@ -115,7 +115,7 @@ def _one_line(error: Exception) -> str:
 
 
 class WandbTracker:
-    """One W&B run in ``run_dir/wandb``. ``run_dir/wandb.json`` holds its id, so that it can be continued."""
+    """One W&B run in ``run_dir/wandb``. ``run_dir/wandb.json`` holds its id, to continue the run later."""
 
     def __init__(self, config: WandbConfig, *, run_dir: Path, run_config: dict[str, Any], name: str) -> None:
         mode, reason = resolve_mode(config)
