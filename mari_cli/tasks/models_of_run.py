@@ -9,10 +9,10 @@ from typing import Any
 from mari_cli.config import LoraConfig, ModelConfig, RunConfig
 from mari_cli.errors import UserError
 from mari_cli.places import is_there
+from mari_cli.storage.layout import CHECKPOINT
 from mari_cli.storage.manifest import read_manifest
 from mari_cli.storage.run import Run
 
-CHECKPOINT = "checkpoint"
 ROLES = {"before": ("target",), "now": ("unlearned", "model"), "gold": ("gold",)}
 """The words for the models of a run, and their roles in its result."""
 

@@ -16,10 +16,11 @@ from mari_cli.metrics.metric import logged_as
 from mari_cli.options import RunOptions
 from mari_cli.places import place
 from mari_cli.progress import say
+from mari_cli.report.model_card import CARD, model_card
 from mari_cli.report.page import render, write_report
 from mari_cli.report.read import SCHEMA_VERSION, read_run
 from mari_cli.storage import atomic, json_files
-from mari_cli.storage.layout import METRICS, RUN
+from mari_cli.storage.layout import CHECKPOINT, METRICS, RUN
 from mari_cli.storage.run import Run
 from mari_cli.tasks.examined import Examined, as_json
 from mari_cli.tasks.manifest import NOWHERE, Origin, describe_run
@@ -134,7 +135,10 @@ class RunRecord:
         result |= {} if audit is None else {"audit": list(audit)}
         result |= {} if requests is None else {"requests": dict(requests)}
         report = self.run.path / "report.html"
-        write_report(report, render([read_run(self.run.path, result=result)], title=f"mari {task}: {name}"))
+        read = read_run(self.run.path, result=result)
+        write_report(report, render([read], title=f"mari {task}: {name}"))
+        if (self.run.path / CHECKPOINT).is_dir():
+            self.run.write_text(f"{CHECKPOINT}/{CARD}", model_card(read))
         final = models.get("unlearned") or models.get("model")
         assert final
         self.tracker.summary(

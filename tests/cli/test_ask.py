@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 from tiny import TINY
 
 from mari_cli import launch
@@ -114,6 +115,8 @@ def test_draws_follow_their_seed_and_greedy_answers_take_none(mari, run):
 
 def test_running_text_is_gone_on_with_and_adapters_are_asked_with_their_base(mari, text_run):
     assert is_running_text(text_run)
+    card = ModelCard((text_run / "checkpoint" / "README.md").read_text())
+    assert (card.data.library_name, card.data.base_model) == ("peft", None)
     said = mari("ask", str(text_run), "On Monday it rained, and the", "--json")
     assert said.code == 0, said.err
     assert "there is no gold model beside" in said.err

@@ -71,7 +71,13 @@ def test_an_adapter_that_was_kept_is_measured_as_the_run_measured_it(tmp_path, c
     out, own = tmp_path / "run", tmp_path / "cache"
     result = run(out, own, *LORA, "model.lora.merge=false", "train.keep=last")["models"]["unlearned"]
     names = {path.name for path in (out / "checkpoint").iterdir()}
-    assert names >= {"adapter_config.json", "adapter_model.safetensors", "base.json", "tokenizer.json"}
+    assert names >= {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "base.json",
+        "tokenizer.json",
+        "README.md",
+    }
     assert "model.safetensors" not in names
     again = evaluated(out, tmp_path / "evaluation", own)
     assert again["hash"] == result["hash"]

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 from tiny import TINY
 
 from mari_cli import launch
@@ -78,6 +79,18 @@ def test_what_is_missing_added_or_a_link_is_named(run):
         "data.json": "is a link, and a run leaves none",
         "elsewhere": "was added after the end of the run",
     }
+
+
+def test_the_card_of_the_model_is_covered_and_holds_ids_but_no_note_and_no_text(run):
+    assert "checkpoint/README.md" in read_manifest(run)["files"]
+    text = (run / "checkpoint" / "README.md").read_text()
+    assert ModelCard(text).data.library_name == "transformers"
+    assert "Asked for by `R-1` and `007`." in text
+    assert "16 records were to be forgotten" in text
+    assert "of May" not in text
+    config = load_run_config(run)
+    texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
+    assert not any(record.text in text or str(record.prompt) in text for record in texts.forget)
 
 
 def test_a_result_that_was_taken_away_is_named(run):
