@@ -52,6 +52,18 @@ def require_model(path: str | None) -> None:
     )
 
 
+def require_answer() -> None:
+    """Refuse to go on where the hub cannot be reached."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise UserError("HF_HUB_OFFLINE is set, and this needs the hub", "unset it")
+    if not _answers(constants.ENDPOINT):
+        raise UserError(
+            f"{constants.ENDPOINT} does not answer", "check the connection, and HF_ENDPOINT where it is set"
+        )
+
+
 @lru_cache
 def _answers(endpoint: str) -> bool:
     """Whether ``endpoint`` answers, also with an error. The result is kept, because silence costs seconds."""

@@ -364,6 +364,7 @@ app.command(epilog=evidence.OF_AUDIT)(evidence.audit)
 app.command(epilog=evidence.OF_VERIFY)(evidence.verify)
 app.command(epilog=evidence.OF_REQUESTS)(evidence.requests)
 app.command(epilog=people.OF_ASK)(people.ask)
+app.command(epilog=people.OF_PUSH)(people.push)
 
 
 @config_app.command(

@@ -24,6 +24,13 @@ OF_ASK = epilog(
 )
 
 
+OF_PUSH = epilog(
+    "mari push runs/npo somebody/forgetful --dry-run",
+    "mari push runs/npo somebody/forgetful",
+    "mari push runs/npo somebody/forgetful --public --revision second --overwrite",
+)
+
+
 class DeviceName(StrEnum):
     auto = "auto"
     cpu = "cpu"
@@ -197,3 +204,52 @@ def _as_json(conversation: "Conversation", questions: list[str], answers: dict[s
         ],
     }
     return json.dumps(content, indent=1, ensure_ascii=False)
+
+
+def push(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="A finished run of `mari unlearn` or `mari finetune`.",
+            show_default=False,
+        ),
+    ],
+    repo: Annotated[
+        str, typer.Argument(metavar="REPO", help="USER/NAME, or NAME of your own.", show_default=False)
+    ],
+    public: Annotated[
+        bool, typer.Option("--public", help="Everybody may read it; else a new repository is private.")
+    ] = False,
+    revision: Annotated[
+        str | None,
+        typer.Option(metavar="BRANCH", help="Where the commit goes; else the main branch."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files; send nothing.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what the repository holds.")
+    ] = False,
+    unverified: Annotated[
+        bool, typer.Option("--unverified", help="Push though the run is not what its manifest says.")
+    ] = False,
+) -> None:
+    """Upload the model of a run and its card to the Hugging Face hub, as one commit.
+
+    The token is that of `hf auth login`, or HF_TOKEN; HF_ENDPOINT names another hub. Of a run that kept
+    adapters alone, these are uploaded.
+    """
+    from mari_cli.cli import tables
+    from mari_cli.tasks.push import pack
+    from mari_cli.tasks.push import push as send
+
+    parcel = pack(run, repo, unverified=unverified)
+    for told in parcel.notes:
+        note(f"note: {told}")
+    if dry_run:
+        tables.print_grid(tables.of_parcel(parcel))
+        return
+    address, notes = send(parcel, public=public, revision=revision, overwrite=overwrite)
+    for told in notes:
+        note(f"note: {told}")
+    tables.print_grid(tables.of_parcel(parcel))
+    typer.echo(address)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from mari_cli.errors import one_line
+from mari_cli.errors import counted, one_line, size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mari_cli.launch import Option, SweepJob
     from mari_cli.metrics.metric import Metric
     from mari_cli.storage.run_list import RunSummary
+    from mari_cli.tasks.push import Parcel
     from mari_cli.tasks.requests import RequestLine
     from mari_cli.tasks.verify import Check
 
@@ -422,6 +423,12 @@ def of_answers(questions: Sequence[str], answers: Mapping[str, Sequence[str]]) -
         for place, question in enumerate(questions)
     ]
     return Grid(["question", *answers], rows, numbers=len(answers) + 1, ruled=True)
+
+
+def of_parcel(parcel: "Parcel") -> Grid:
+    total = sum(map(parcel.size, parcel.files))
+    rows = [[name, size(parcel.size(name))] for name in sorted(parcel.files)]
+    return Grid(["file", "size"], [*rows, [counted(len(rows), "file"), size(total)]], numbers=1)
 
 
 def shown_lines(text: str) -> str:

@@ -24,6 +24,15 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def git_blob_hash(path: Path) -> str:
+    """The hash by which git knows a file's content: SHA-1 over its size and its bytes."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def directory_hash(path: Path) -> str:
     """SHA-256 of the names (relative, sorted) and contents of all files below ``path``."""
     names = sorted(entry.relative_to(path).as_posix() for entry in path.rglob("*") if entry.is_file())

@@ -9,7 +9,8 @@ import pytest
 from mari_cli import __version__
 
 COMMANDS = ["", "finetune", "unlearn", "plan", "evaluate", "sweep", "compare", "metrics", "audit", "verify",
-            "requests", "ask", "config", "config show", "config list", "runs", "runs list"]  # fmt: skip
+            "requests", "ask", "push", "config", "config show", "config list", "runs",
+            "runs list"]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
