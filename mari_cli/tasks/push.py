@@ -200,7 +200,7 @@ def _token() -> str:
 def _told_as_errors(repo: str) -> Iterator["HfApi"]:
     """The hub's interface; what it refuses is told in a line, in which no token stands."""
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined] # its base
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined] # it is documented
 
     token = _token()
@@ -219,7 +219,7 @@ def _told_as_errors(repo: str) -> Iterator["HfApi"]:
             f"{what or f'the hub refuses with status {status}'}: {said}",
             LOGIN if what else f"{constants.ENDPOINT} said so; nothing was committed",
         ) from None
-    except (HfHubHTTPError.__mro__[1], OSError, ValueError) as error:  # what its client for HTTP raises
+    except (HTTPError, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         said = (str(error) or type(error).__name__).replace(token, "…")
