@@ -34,7 +34,7 @@ PRIVATE = ("request.note", "request.key")
 
 def model_card(run: RunData) -> str:
     """The card of the model that ``run`` made: YAML for the hub, then Markdown for people."""
-    parts = [*_opening(run), *_forgotten(run), *_measured(run), *_proof(), *_use(run), *_made(run)]
+    parts = [*_head(run), *_request(run), *_numbers(run), *_proof(), *_use(run), *_origin(run)]
     return f"---\n{_front_matter(run)}\n---\n\n" + "\n\n".join(parts) + "\n"
 
 
@@ -107,11 +107,11 @@ def _task(run: RunData) -> str:
     return f"unlearned by {run.loss}" if run.task == "unlearn" else "fine-tuned"
 
 
-def _opening(run: RunData) -> list[str]:
+def _head(run: RunData) -> list[str]:
     return [f"# {_plain(_title(run))}", _plain(summarise([run]).headline)]
 
 
-def _forgotten(run: RunData) -> list[str]:
+def _request(run: RunData) -> list[str]:
     records = {
         role: of["records"] for role, of in run.data.items() if role in ("forget", "retain", "holdout")
     }
@@ -134,7 +134,7 @@ def _forgotten(run: RunData) -> list[str]:
     ]
 
 
-def _measured(run: RunData) -> list[str]:
+def _numbers(run: RunData) -> list[str]:
     roles = [role for role in COLUMNS if role in run.models]
     header = ["metric", *(COLUMNS[role] for role in roles), "n"]
     lines = [header, ["---"] * len(header)]
@@ -191,7 +191,7 @@ def _use(run: RunData) -> list[str]:
     return ["## How to load it", about, "\n".join(["```python", *lines, "```"])]
 
 
-def _made(run: RunData) -> list[str]:
+def _origin(run: RunData) -> list[str]:
     packages = run.environment.get("packages") or {}
     versions = ", ".join(
         f"{name} {packages[name]}" for name in ("torch", "transformers") if packages.get(name)
