@@ -19,6 +19,14 @@ from mari_cli.metrics.statistics import How, mean_estimate
 AS_GOLD, TOO_FEW = "as gold", "too few items"
 NO_POWER = "no power here"
 """Of an attack that does not tell the model before from gold: it clears nobody."""
+BOUND = (
+    "the bound from marginal information (Fano, Bayes) is about one token that is drawn from the pooled "
+    "distribution of the answers: it says nothing about the classifier of traces, which sees losses and many "
+    "tokens of an answer together, nor about the probe, which reads hidden states; their accuracies are "
+    "measured beside it and may lie above it"
+)
+"""What the bound does and does not cover of the detectors on the card."""
+DETECTORS = ("traces", "probe")
 LESS, AS_BEFORE = "less than before", "as before"
 FLOOR_UNKNOWN = "told from gold, floor unknown"
 """Of outputs that differ from gold's, where no second gold says how much two golds differ."""

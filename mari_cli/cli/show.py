@@ -31,6 +31,10 @@ def show(config: "RunConfig", result: Any, *, json: bool = False) -> None:
         tables.print_grid(tables.of_matrix(result["requests"]))
         typer.echo()
     tables.print_grid(tables.of_logs(result["logs"]) if several else tables.of_run(result))
+    if "audit" in result:
+        typer.echo()
+        tables.print_grid(tables.of_card(result))
+        typer.echo(f"\n{result['notes'][0]}\n")
     typer.echo(out / "report.html" if (out / "report.html").exists() else out)
 
 

@@ -372,7 +372,7 @@ def of_runs(runs: Sequence["RunSummary"]) -> Grid:
     return Grid(["run", "task", "name", "status", "created", *metrics], rows, numbers=5)
 
 
-BESIDE = {"target": "before", "model": "now", "gold": "gold"}
+BESIDE = {"target": "before", "model": "now", "unlearned": "now", "gold": "gold"}
 """The models of an audit, by role."""
 
 
@@ -387,7 +387,7 @@ def of_card(result: dict[str, Any]) -> Grid:
                 " ".join(_cells(row["models"][role])[:2]) if role in row["models"] else NOTHING
                 for role in roles
             ),
-            str(row["models"]["model"]["n"]),
+            str(next(iter(row["models"].values()))["n"]),
             row["verdict"],
         ]
         for row in result["audit"]

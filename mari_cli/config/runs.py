@@ -95,15 +95,28 @@ class UnlearnRun(RunConfig):
     """The model that never saw the forget data: `finetune` (on retain only), `none`, a path, or `auto`, which
     is `finetune` if the run fine-tunes the target, else `none`. With `forget.requests` also `each`: a gold
     model after each request, trained without this request and those before it."""
+    audit: AuditConfig | None = None
+    """The attacks on target, unlearned model and gold at the end of the run; null: none."""
+    second_gold: str = "none"
+    """For the audit, a gold model of another seed, or `none`: how much two golds differ is the floor of what
+    tells the model from gold."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(
+            self.second_gold == "none" or self.audit is not None,
+            "second_gold needs an audit, as audit=quick",
+        )
         _require_dropout(self.model, self.train)
         _require_whole_weights(self.loss, self.model, self.train)
         _require_one_split(self.forget, self.retain, self.suite)
         require(
             self.gold != "each" or self.in_turn,
             "gold=each is a gold model after each request, so it needs forget.requests",
+        )
+        require(
+            self.audit is None or not self.in_turn,
+            "audit must be null with forget.requests; `mari audit` takes the run of each request afterwards",
         )
 
     @property

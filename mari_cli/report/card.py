@@ -8,7 +8,7 @@ from mari_cli.metrics.estimate import Estimate
 from mari_cli.report.format import interval, number
 from mari_cli.report.read import RunData, estimates_of
 
-BESIDE = {"target": "before", "model": "now", "gold": "gold"}
+BESIDE = {"target": "before", "model": "now", "unlearned": "now", "gold": "gold"}
 """The models of an audit, by role, in the order in which they are read."""
 GOOD = ("as gold", "less than before")
 """Verdicts that nothing is left to say against."""
@@ -32,7 +32,7 @@ class Card:
 
 
 def robustness_card(runs: list[RunData]) -> Card | None:
-    """Of one run of `mari audit`; None of any other."""
+    """Of one run that was audited; None of any other."""
     rows = runs[0].result.get("audit") if len(runs) == 1 else None
     if not rows:
         return None
@@ -48,4 +48,4 @@ def _line_of(row: Mapping[str, Any], roles: list[str]) -> CardLine:
         for found in estimates
     ]
     tone = "good" if row["verdict"] in GOOD else "past"
-    return CardLine(row["attack"], row["says"], cells, of_models["model"].n, row["verdict"], tone)
+    return CardLine(row["attack"], row["says"], cells, next(iter(of_models.values())).n, row["verdict"], tone)

@@ -73,11 +73,12 @@ class Assessment:
         loss: str | None = None,
         outcome: Outcome | None = None,
         requests: Mapping[str, Any] | None = None,
+        audit: Sequence[Mapping[str, Any]] | None = None,
     ) -> dict[str, Any]:
         """Set the models side by side, and write items, examples, report and result; returns the result.
 
         ``lm`` decodes the questions of the examples. ``notes`` come before those on the measurements.
-        ``requests``: what `RunRecord.finish` says of them.
+        ``requests`` and ``audit``: what `RunRecord.finish` says of them.
         """
         config = self.flight.config
         models, missing = summarise_models(self.models, self.flight.suite, config.metrics, seed=config.seed)
@@ -93,4 +94,5 @@ class Assessment:
             notes=[*notes, *missing, *found.notes],
             entered=found.entered,
             requests=requests,
+            audit=audit,
         )

@@ -7,24 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from mari_cli.audit.attack import Case, CaseValues, Evidence, chosen_items, measure_recall
-from mari_cli.audit.card import CardRow, card_row, conclusion, worst
+from mari_cli.audit.card import BOUND, DETECTORS, CardRow, card_row, conclusion, worst
 from mari_cli.audit.patching import depth
 from mari_cli.audit.registry import ATTACKS
 from mari_cli.audit.relearning import steps_to_half
-from mari_cli.config import AuditConfig
+from mari_cli.config import AuditConfig, AuditRun, ModelConfig, UnlearnRun
 from mari_cli.errors import UserError, counted
 from mari_cli.metrics.statistics import How
 from mari_cli.metrics.version import version_of
 from mari_cli.models.fingerprint import cache_key, described, weights_hash
 from mari_cli.models.layers import readable_layers
 from mari_cli.models.load import LanguageModel
+from mari_cli.places import is_there
 from mari_cli.progress import Track
 from mari_cli.storage import json_cache
 from mari_cli.storage.hashing import key_hash
 from mari_cli.suites.examiner import items_hash
 from mari_cli.suites.measured import Measured
 from mari_cli.suites.standard import Corpus
+from mari_cli.tasks import inputs
 from mari_cli.tasks.examined import Examined
+from mari_cli.tasks.preflight import Preflight
+from mari_cli.tasks.setting import model_beside
 
 CODE = (
     "mari_cli.audit.attack",
@@ -70,18 +74,37 @@ def plan(config: AuditConfig, evidence: Evidence) -> tuple[list[Case], list[str]
     return found, left_out
 
 
+def passes_of(planned: Sequence[Case], evidence: Evidence, models: int) -> int:
+    """Forward passes of one item that the audit of so many models takes, about."""
+    return round(sum(case.passes for case in planned) * len(evidence.chosen) * models)
+
+
 def describe_cost(lm: LanguageModel, planned: Sequence[Case], evidence: Evidence, models: int) -> str:
     """What the audit will take, from one batch that is timed."""
     some = evidence.items[: evidence.batch_size]
     begun = time.monotonic()
     measure_recall(lm, some, prompted=evidence.has_prompts, batch_size=evidence.batch_size)
     each = (time.monotonic() - begun) / len(some)
-    passes = sum(case.passes for case in planned) * len(evidence.chosen) * models
+    passes = passes_of(planned, evidence, models)
     minutes = passes * each / 60
     return (
         f"audit: {counted(len(planned), 'case')} on {counted(len(evidence.chosen), 'item')} of "
         f"{counted(models, 'model')}: about {passes:,.0f} forward passes, {minutes:.1f} min"
     )
+
+
+def second_gold_of(config: AuditRun | UnlearnRun, flight: Preflight[Any]) -> ModelConfig | None:
+    """The model that `second_gold` names; refused now where it cannot be loaded or has another tokenizer."""
+    path = config.second_gold
+    if path == "none":
+        return None
+    if not is_there(path):
+        raise UserError(
+            f"no second gold model at `{path}`", "`second_gold` is a model or run directory, or `none`"
+        )
+    model = model_beside(path, f"the second gold model at `{path}`", config, flight.setting)
+    flight.models.update(inputs.of_model(flight.load(model), "the second gold model"))
+    return model
 
 
 # -- the attacks ---------------------------------------------------------------------------------------------
@@ -156,10 +179,11 @@ class Audit:
 
     # -- the card --------------------------------------------------------------------------------------------
 
-    def card(self, how: How) -> tuple[list[CardRow], str]:
-        """The worst row of each group, and what they say together."""
+    def card(self, how: How) -> tuple[list[CardRow], list[str]]:
+        """The worst row of each group, and what they say together in sentences, the main one first."""
         rows = worst(self._rows(how))
-        return rows, conclusion(rows, gold="gold" in self.load)
+        said = [conclusion(rows, gold="gold" in self.load)]
+        return rows, [*said, *([BOUND] if any(row.attack in DETECTORS for row in rows) else [])]
 
     def _rows(self, how: How) -> list[CardRow]:
         """A row for each case that any item was asked."""

@@ -13,7 +13,7 @@ from mari_cli.places import is_there, place
 from mari_cli.progress import say, track
 from mari_cli.storage.layout import MANIFEST, RUN
 from mari_cli.storage.manifest import changes, read_manifest
-from mari_cli.tasks.attacking import ROLES, Audit, describe_cost, evidence_of, plan
+from mari_cli.tasks.attacking import ROLES, Audit, describe_cost, evidence_of, plan, second_gold_of
 from mari_cli.tasks.preflight import check
 from mari_cli.tasks.run_record import record_run
 from mari_cli.tasks.setting import cache_directory, model_beside
@@ -28,13 +28,7 @@ def audit(config: AuditRun, options: RunOptions) -> dict[str, Any]:
         if config.before == "none"
         else model_beside(config.before, f"the model before at `{config.before}`", config, flight.setting)
     )
-    second = (
-        None
-        if config.second_gold == "none"
-        else model_beside(
-            config.second_gold, f"the second gold at `{config.second_gold}`", config, flight.setting
-        )
-    )
+    second = second_gold_of(config, flight)
     models = {"target": before, "model": config.model, "gold": flight.gold, "second_gold": second}
     sources = {role: model for role in ROLES if (model := models[role])}
     evidence = evidence_of(
@@ -69,7 +63,7 @@ def audit(config: AuditRun, options: RunOptions) -> dict[str, Any]:
             examples=[],
             outcome=None,
             compute=flight.setting.compute,
-            notes=[said, *notes, *flight.notes, *left_out],
+            notes=[*said, *notes, *flight.notes, *left_out],
             audit=[row.as_json() for row in rows],
         )
 

@@ -1,5 +1,6 @@
 """`mari plan`: what a run of `mari unlearn` will cost, without weights and without a GPU."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,11 +22,12 @@ from mari_cli.models.packing import foresee
 from mari_cli.models.skeleton import skeleton
 from mari_cli.progress import say
 from mari_cli.sections import display_name
+from mari_cli.suites.standard import Corpus
 from mari_cli.tasks import supporting
 from mari_cli.tasks.alternatives import alternative_items
 from mari_cli.tasks.forgetting import Draws, context_layer, draws_of
 from mari_cli.tasks.imagined_items import Imagined, imagined_items
-from mari_cli.tasks.plan_costs import cost_of_support, cost_on_disk
+from mari_cli.tasks.plan_costs import cost_of_audit, cost_of_support, cost_on_disk
 from mari_cli.tasks.setting import (
     Setting,
     batches,
@@ -66,7 +68,7 @@ def plan(
     if memory is None and config.train.memory_limit is not None:
         limit = bytes_of(config.train.memory_limit, "train.memory_limit")
     objective = losses.build(config.loss)
-    config, lm, draws, shapes_from = _subject(config, objective, on, lengths)
+    config, lm, draws, shapes_from, corpora = _subject(config, objective, on, lengths)
     if (sequences := sum(draws.sizes.values())) > MOST_SEQUENCES:
         raise UserError(
             f"a step of {sequences} sequences is not planned: each is counted, {MOST_SEQUENCES} at most",
@@ -123,6 +125,7 @@ def plan(
             "ratio": chosen.peak / baseline.peak,
         },
         "support": cost_of_support(config, lm, draws),
+        "audit": cost_of_audit(config, lm, corpora),
         "disk": cost_on_disk(config, lm, draws),
         "time": {
             "assumed_share_of_peak": on.share if on.flops else None,
@@ -178,9 +181,9 @@ def _compute(config: UnlearnRun, on: DeviceSpec) -> AsOn:
 
 def _subject(
     config: UnlearnRun, objective: Objective, on: DeviceSpec, lengths: str | None
-) -> tuple[UnlearnRun, LanguageModel, Draws, str]:
-    """The run with the support that is chosen for it, the model without weights, what it is trained on, and
-    where its shapes are from."""
+) -> tuple[UnlearnRun, LanguageModel, Draws, str, Mapping[str, Corpus]]:
+    """The run with the support that is chosen for it, the model without weights, what it is trained on, where
+    its shapes are from, and its corpora, none where lengths stand for them."""
     compute = _compute(config, on)
     if lengths is not None:
         model, source = skeleton(
@@ -197,7 +200,7 @@ def _subject(
         if source_of(config.loss) is SupportSource.auto:
             config = supporting.with_support(config, source=SupportSource.twins)
         context_layer(config, lm)
-        return config, lm, Imagined(config, items, objective.needs), source
+        return config, lm, Imagined(config, items, objective.needs), source, {}
     try:
         texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
         tokenizer = load_tokenizer(config.model, words_of(texts))
@@ -214,7 +217,7 @@ def _subject(
     alternatives = alternative_items(config, lm, corpora["forget"])
     draws, _ = draws_of(config, corpora, alternatives, objective.needs)
     held_out = {"holdout": corpora["holdout"].items} if "holdout" in corpora else {}
-    return config, lm, replace(draws, items={**draws.items, **held_out}), source
+    return config, lm, replace(draws, items={**draws.items, **held_out}), source, corpora
 
 
 def _vocabulary(config: ModelConfig) -> int | None:

@@ -1,12 +1,16 @@
 """What a planned run costs besides its steps: the models that are asked before step 1, and the disk."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from mari_cli.config import UnlearnRun
 from mari_cli.losses.support import SupportSource
 from mari_cli.models.load import LanguageModel
+from mari_cli.suites.standard import Corpus
 from mari_cli.suites.states import BYTES as STATES_BYTES
 from mari_cli.supports.twins import Way
+from mari_cli.tasks.attacking import evidence_of, passes_of, plan
+from mari_cli.tasks.closing_audit import roles_of
 from mari_cli.tasks.forgetting import Draws
 from mari_cli.tasks.imagined_items import total_over
 from mari_cli.tasks.setting import disk_of_run
@@ -52,6 +56,28 @@ def cost_of_support(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict
         "forward_tokens": forwards,
         "training_tokens": training,
         "operations": weights * (2.0 * forwards + 6.0 * training),
+    }
+
+
+def cost_of_audit(
+    config: UnlearnRun, lm: LanguageModel, corpora: Mapping[str, Corpus]
+) -> dict[str, Any] | None:
+    """What the attacks at the end of the run take; None where there are none, or where lengths stand for the
+    corpora."""
+    if config.audit is None or not corpora:
+        return None
+    roles = roles_of(config, second_gold=config.second_gold != "none")
+    evidence = evidence_of(
+        corpora, config.audit, lm, roles=roles, seed=config.seed, batch_size=config.metrics.batch_size
+    )
+    cases, left_out = plan(config.audit, evidence)
+    items = len(evidence.chosen)
+    return {
+        "cases": len(cases),
+        "items": items,
+        "models": len(roles),
+        "forward_passes": passes_of(cases, evidence, len(roles)),
+        "left_out": left_out,
     }
 
 

@@ -58,6 +58,10 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             told += f", at most {support['training_tokens']:,} trained on"
         steps = support["operations"] / flops["step"]
         out.append(("support", f"{support['operations'] / 1e12:.3g} T", f"{told}; as {steps:.0f} steps"))
+    if audit := found["audit"]:
+        told = f"{counted(audit['cases'], 'case')} on {counted(audit['items'], 'item')} of "
+        told += f"{counted(audit['models'], 'model')}, at the end of the run"
+        out.append(("audit", f"{audit['forward_passes']:,}", f"forward passes of one item, about; {told}"))
     spare = memory["needed"] - memory["peak"]
     if spare:
         out.append(("  kept free", size(spare), "for CUDA itself, and what cannot be fitted together"))

@@ -150,11 +150,25 @@ class RunRecord:
             for name in dict.fromkeys(name for metrics in measured for name in metrics)
         ]
         self.tracker.table("results", ["metric", *models], table)
+        if audit is not None:
+            self._track_card(audit)
         self.tracker.artifact(report, name="report", kind="report")
         key = self.config.request.key
         about = describe_run(self.run.path, result, self.config, self.origin, self.places)
         self.run.finish(result, about, place(key) if key else None)
         return result
+
+    def _track_card(self, audit: Sequence[Mapping[str, Any]]) -> None:
+        """The robustness card in the tracker: a table, and each value of the model that was attacked."""
+        roles = list(dict.fromkeys(role for row in audit for role in row["models"]))
+        lines = []
+        for row in audit:
+            values = {role: found["value"] for role, found in row["models"].items()}
+            n = next(found["n"] for found in row["models"].values())
+            lines.append([row["attack"], row["case"], *map(values.get, roles), n, row["verdict"]])
+            own = next(values[role] for role in ("unlearned", "model") if role in values)
+            self.tracker.summary({f"audit/{row['attack']}/{row['case']}": own})
+        self.tracker.table("audit", ["attack", "case", *roles, "n", "verdict"], lines)
 
 
 @contextmanager

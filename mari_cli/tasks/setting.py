@@ -58,6 +58,11 @@ def finetunes_target(config: UnlearnRun) -> bool:
     return config.target is TargetChoice.finetune or (config.target is TargetChoice.auto and from_scratch)
 
 
+def finetunes_gold(config: UnlearnRun) -> bool:
+    """Whether the run trains its gold model itself."""
+    return config.gold in ("finetune", "each") or (config.gold == "auto" and finetunes_target(config))
+
+
 def batches(config: RunConfig) -> dict[str, int]:
     """The sequences of a step that processes share, by the key that sets their number."""
     match config:

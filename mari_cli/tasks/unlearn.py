@@ -29,6 +29,7 @@ from mari_cli.tasks.alternatives import (
     writes_alternatives,
 )
 from mari_cli.tasks.assessment import Assessment
+from mari_cli.tasks.closing_audit import ClosingAudit
 from mari_cli.tasks.forgetting import (
     context_layer,
     describe_outcome,
@@ -39,7 +40,7 @@ from mari_cli.tasks.memory_budget import fit_to_memory
 from mari_cli.tasks.negation import Negation
 from mari_cli.tasks.preflight import Preflight, check, make_trainable
 from mari_cli.tasks.run_record import record_run
-from mari_cli.tasks.setting import cache_directory, dropout_seed, finetunes_target, in_shards
+from mari_cli.tasks.setting import cache_directory, dropout_seed, finetunes_gold, finetunes_target, in_shards
 from mari_cli.tasks.support_sources import support
 from mari_cli.tasks.training import adapt, fine_tuned_model, keep, take_up
 from mari_cli.train.gradient_filter import filter_with, mlp_matrices, read_components
@@ -79,6 +80,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
         config, train=fit_to_memory(base, config.train, objective, draws.items_at, config.train.steps)
     )
     flight = replace(flight, config=config, notes=[*flight.notes, *chosen])
+    closing = ClosingAudit.plan(flight, base)
     del base  # target and gold are loaded anew
 
     with record_run(flight) as record:
@@ -140,6 +142,10 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
             del lm
             lm = flight.load(gold_from)
             assessment.take("gold", lm)
+        audit = None
+        if closing:
+            audit, said = closing.run(record, target_from, gold_from)
+            notes = [*said, *notes]
         return assessment.finish(
             record,
             lm,
@@ -147,6 +153,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
             loss=display_name(config.loss),
             notes=notes,
             outcome=outcome,
+            audit=audit,
         )
 
 
@@ -180,8 +187,7 @@ def prepare_target(flight: Preflight[UnlearnRun]) -> ModelConfig:
 
 def prepare_gold(flight: Preflight[UnlearnRun]) -> ModelConfig | None:
     """The place of the gold model, which never saw the forget data; None where the run has none."""
-    choice = flight.config.gold
-    if choice in ("finetune", "each") or (choice == "auto" and finetunes_target(flight.config)):
+    if finetunes_gold(flight.config):
         return fine_tune_anew(flight, flight.corpora["retain"].items, "gold")
     return flight.gold
 

@@ -14,7 +14,18 @@ CONF = Path(str(resources.files("mari_cli.conf")))
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 OPTIONS = launch.options()
 GROUPS = {
-    "unlearn": {"model", "forget", "retain", "holdout", "loss", "train", "metrics", "suite", "tracker"},
+    "unlearn": {
+        "model",
+        "forget",
+        "retain",
+        "holdout",
+        "loss",
+        "train",
+        "metrics",
+        "suite",
+        "tracker",
+        "audit",
+    },
     "finetune": {"model", "forget", "retain", "holdout", "train", "metrics", "tracker"},
     "evaluate": {"model", "forget", "retain", "holdout", "metrics", "suite", "tracker"},
     "audit": {"model", "forget", "retain", "holdout", "metrics", "audit", "tracker"},
