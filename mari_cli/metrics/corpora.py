@@ -111,7 +111,8 @@ _DRIFTS = [
 ]
 
 _OF_TOKENS = ByIntervals(
-    "it takes predictions at every token, which no run keeps", ("mari_cli.metrics.marginal",)
+    "it takes predictions at every token, which no run keeps",
+    ("mari_cli.metrics.marginal", "mari_cli.metrics.bound"),
 )
 _MARGINAL = [
     Metric(
@@ -135,6 +136,18 @@ _MARGINAL = [
         description="I(X;Z|C) with C the position in the answer, over the whole retain and forget sets",
         source="Xu, Ni, Broecker, Strohmer 2025 (Forgetting-MarI), weighting ours",
         degenerate="a position that only one set reaches adds 0; biased upwards by finite sets",
+        aggregate=_OF_TOKENS,
+    ),
+    Metric(
+        name="marginal/support",
+        label="marginal information, against the support",
+        unit="nats",
+        direction="down",
+        high=log(2),
+        description="mean over forget positions of I(X;Z) between what the retain data supports there "
+        "(`loss.support`) and its mixture with the prediction; followed during training alone",
+        source="Xu, Ni, Broecker, Strohmer 2025 (Forgetting-MarI), support ours",
+        degenerate="0 where the prediction is the support; absent for a loss without one",
         aggregate=_OF_TOKENS,
     ),
     Metric(

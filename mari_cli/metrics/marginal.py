@@ -13,47 +13,16 @@ resamples, I = items of a set, C = positions in an answer.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import log, log1p
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from mari_cli.errors import UserError
-from mari_cli.losses.marginal import generalised_jsd
+from mari_cli.losses.marginal import generalised_jsd, with_rest
+from mari_cli.metrics.bound import check_prior, fano_accuracy_bound, prior_entropy
 from mari_cli.metrics.estimate import Estimate
 
 _VALUES_AT_ONCE = 1 << 18  # of a divergence: temporaries that stay in a core's cache
-
-
-def _check_prior(prior: float) -> None:
-    if not 0 < prior < 1:
-        raise ValueError(f"prior must be between 0 and 1, got {prior}")
-
-
-def _entropy_gap(x: float) -> float:
-    """log 2 - h((1-x)/2) for x in [0, 1], h the binary entropy in nats: x²/2 + …, without cancellation."""
-    return log(2) if x >= 1 else ((1 + x) * log1p(x) + (1 - x) * log1p(-x)) / 2
-
-
-def prior_entropy(prior: float) -> float:
-    """H(Z) in nats: no information about Z is above it."""
-    _check_prior(prior)
-    return log(2) - _entropy_gap(abs(1 - 2 * prior))
-
-
-def fano_accuracy_bound(information_nats: float, *, prior: float = 0.5) -> float:
-    """No detector is right about Z more often: 1 - h⁻¹(H(Z) - I), h⁻¹ on [0, 1/2].
-
-    Fano: a detector's error P has h(P) >= H(Z|X) = H(Z) - I, and H(Z) = log 2 at prior 1/2. Information is
-    clamped to [0, H(Z)]. Solved for 1 - 2P, which keeps its digits near I = 0, where h is flat.
-    """
-    information = min(max(information_nats, 0.0), prior_entropy(prior))
-    gap = min(_entropy_gap(abs(1 - 2 * prior)) + information, log(2))
-    if gap == 0:
-        return 0.5
-    x = brentq(lambda x: _entropy_gap(x) - gap, 0.0, 1.0, xtol=1e-15, rtol=1e-15)
-    return (1 + float(x)) / 2
 
 
 def total_variation(p: Tensor, q: Tensor) -> Tensor:
@@ -66,7 +35,7 @@ def bayes_accuracy(p_r: Tensor, p_ru: Tensor, *, prior: float = 0.5) -> Tensor:
 
     Over the last dimension, Σ max((1-π) p_r, π p_ru), which is 1/2 + TV/2 at prior 1/2.
     """
-    _check_prior(prior)
+    check_prior(prior)
     if prior == 0.5:
         return 0.5 + total_variation(p_r, p_ru) / 2
     return 0.5 + ((1 - prior) * p_r - prior * p_ru).abs().sum(-1) / 2
@@ -279,6 +248,32 @@ def marginal_information(
             sides[key % 2].add(_within(index_n, key, all_r).to(p_nV.device), p_run)
     close(current)
     return _estimates(*sides, token, token_B, prior=prior, share=share, confidence=confidence)
+
+
+@torch.no_grad()
+def support_information(
+    h_MD: Tensor,
+    ids_MK: Tensor,
+    q_MK: Tensor,
+    head: Callable[[Tensor], Tensor],
+    *,
+    share: float,
+    prior: float = 0.5,
+    chunk: int = 256,
+) -> float:
+    """The mean over M forget positions of I(X;Z) between q, what the retain data supports there, and the
+    mixture (1-ρ) q + ρ p with the model's prediction p: in nats, in [0, H(Z)], 0 where p is q.
+
+    q is ``q_MK`` at the K tokens ``ids_MK`` and one outcome for all others. ``share``: ρ. ``head`` maps
+    hidden states to logits, as in `marginal_information`.
+    """
+    total = 0.0
+    for rows in torch.arange(len(h_MD)).split(chunk):
+        p_nV = head(h_MD[rows]).double().softmax(-1)
+        p_nL = with_rest(p_nV.gather(-1, ids_MK[rows].to(p_nV.device).long()))
+        q_nL = with_rest(q_MK[rows].to(p_nL))
+        total += float(generalised_jsd(q_nL, q_nL.lerp(p_nL, share), prior).sum())
+    return total / len(h_MD)
 
 
 def _within(index_n: Tensor, key: int, all_r: int) -> Tensor:

@@ -80,14 +80,8 @@ def score_attacks(
     """Scores of all attacks that need nothing beyond ``scores``; also of the gradient norm if the config asks
     for this attack, and of the reference attack if ``reference_nll``, mean token losses, is given. ``texts``:
     for each item the text that contains it."""
-    packed = [scored_text(examiner.lm, *pair) for pair in zip(items, texts, strict=True)]
+    found = plain_attacks(examiner.lm, items, scores, texts)
     losses = [score.answer_nll for score in scores]
-    found = {
-        "loss": [attack_scores.loss(nll) for nll in losses],
-        "zlib": [attack_scores.zlib_ratio(nll, text) for nll, text in zip(losses, packed, strict=True)],
-        "min_k": [score.min_k for score in scores],
-        "min_k_plus_plus": [score.min_k_plus_plus for score in scores],
-    }
     if reference_nll is not None:
         found["reference"] = [
             attack_scores.reference(nll, theirs) for nll, theirs in zip(losses, reference_nll, strict=True)
@@ -95,6 +89,20 @@ def score_attacks(
     if examiner.config.gradnorm:
         found["gradnorm"] = examiner.gradnorms(items, what)
     return found
+
+
+def plain_attacks(
+    lm: "LanguageModel", items: "Sequence[Item]", scores: "Sequence[ItemScore]", texts: Sequence[str]
+) -> dict[str, list[float]]:
+    """Scores of the attacks that need the scores of the model alone; ``texts`` as in `score_attacks`."""
+    packed = [scored_text(lm, *pair) for pair in zip(items, texts, strict=True)]
+    losses = [score.answer_nll for score in scores]
+    return {
+        "loss": [attack_scores.loss(nll) for nll in losses],
+        "zlib": [attack_scores.zlib_ratio(nll, text) for nll, text in zip(losses, packed, strict=True)],
+        "min_k": [score.min_k for score in scores],
+        "min_k_plus_plus": [score.min_k_plus_plus for score in scores],
+    }
 
 
 def scored_text(lm: "LanguageModel", item: "Item", text: str) -> str:

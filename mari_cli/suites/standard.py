@@ -5,6 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from mari_cli import distributed
 from mari_cli.config import MetricsConfig
 from mari_cli.data.records import Fact, Record
@@ -15,13 +18,13 @@ from mari_cli.metrics import statistics
 from mari_cli.metrics.aggregation import Aggregation, Combine, exp_ratio, mean, ratio
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.generation import recalled, verbatim_rouge_l
-from mari_cli.metrics.marginal import marginal_information
-from mari_cli.metrics.membership import LOSS, MIN_K
+from mari_cli.metrics.marginal import marginal_information, support_information
+from mari_cli.metrics.membership import LOSS, MIN_K, advantage_of, worst_threshold_advantage
 from mari_cli.metrics.membership import auc as auc_of
 from mari_cli.metrics.statistics import How
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import Track
-from mari_cli.suites.attacks import membership, privleak, score_attacks
+from mari_cli.suites.attacks import membership, plain_attacks, privleak, score_attacks
 from mari_cli.suites.draws import drawn, seeds_of
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.finite import is_finite, leave_out
@@ -79,14 +82,27 @@ def _of_answers(role: str) -> dict[str, Aggregation]:
 
 
 def quick(
-    lm: LanguageModel, corpora: CorporaByRole, *, batch_size: int, min_k: float, track: Track
+    lm: LanguageModel,
+    corpora: CorporaByRole,
+    *,
+    batch_size: int,
+    min_k: float,
+    track: Track,
+    states: Mapping[str, StoredStates] | None = None,
 ) -> dict[str, float]:
-    """The few metrics that are followed during training, without intervals and generation."""
+    """The few metrics that are followed during training, without intervals and generation. ``states``: by
+    role, where the hidden states of its items are kept."""
     values: dict[str, float] = {}
     scores = {}
     for role, corpus in corpora.items():
         scores[role] = score(
-            lm, corpus.items, batch_size=batch_size, min_k=min_k, track=track, description=f"scoring {role}"
+            lm,
+            corpus.items,
+            batch_size=batch_size,
+            min_k=min_k,
+            track=track,
+            description=f"scoring {role}",
+            keep=states[role].put if states and role in states else None,
         )
         for name, how in _of_answers(role).items():
             columns = [scores[role].column(column.name) for column in how.columns]
@@ -99,7 +115,29 @@ def quick(
         nlls = ([-nll for nll in scored.column("answer_nll")] for scored in (forget, holdout))
         values[f"privacy/{LOSS}_auc"] = _auc(*nlls)
         values[f"privacy/{MIN_K}_auc"] = _auc(forget.column(MIN_K), holdout.column(MIN_K))
+        values |= _advantages(lm, corpora, scores)
     return values
+
+
+def _advantages(
+    lm: LanguageModel, corpora: CorporaByRole, scores: Mapping[str, CorpusScores]
+) -> dict[str, float]:
+    """By full name, what the best threshold of each attack adds to guessing."""
+    forget, holdout = (
+        plain_attacks(
+            lm,
+            corpora[role].items,
+            scores[role].items,
+            [corpora[role].record_of(i).text for i in range(len(corpora[role].items))],
+        )
+        for role in MEMBERSHIP
+    )
+    return {
+        f"privacy/{advantage_of(attack)}": worst_threshold_advantage(values, holdout[attack])
+        if is_finite([*values, *holdout[attack]])
+        else math.nan
+        for attack, values in forget.items()
+    }
 
 
 def _auc(forget: Sequence[float], holdout: Sequence[float]) -> float:
@@ -233,6 +271,37 @@ def _marginal(
         confidence=config.confidence,
         seed=seed,
     )
+
+
+def followed_information(
+    lm: LanguageModel,
+    corpora: CorporaByRole,
+    states: Mapping[str, StoredStates],
+    config: MetricsConfig,
+    *,
+    seed: int,
+    support: tuple[Tensor, Tensor] | None = None,
+) -> dict[str, float]:
+    """Marginal information without intervals, from the ``states`` of all items; nothing where one of them is
+    not finite. ``support``: tokens and their probabilities at each forget position."""
+    retain, forget = (
+        states[role].supervised(range(len(corpora[role].items))) for role in ("retain", "forget")
+    )
+    if not (torch.isfinite(retain.h_ND).all() and torch.isfinite(forget.h_ND).all()):
+        return {}
+    head = head_of(lm.model)
+
+    def predict(h_nD: Tensor) -> Tensor:
+        return head(h_nD.to(lm.device))
+
+    found = marginal_information(retain, forget, predict, prior=config.prior, resamples=1, seed=seed)
+    values = {name: estimate.value for name, estimate in found.items()}
+    if support is not None:
+        share = len(forget.h_ND) / (len(forget.h_ND) + len(retain.h_ND))
+        values["marginal/support"] = support_information(
+            forget.h_ND, *support, predict, share=share, prior=config.prior
+        )
+    return values
 
 
 def _generate(

@@ -3,9 +3,12 @@
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
+import torch
+
+from mari_cli import distributed
 from mari_cli.config import UnlearnConfig, UnlearnRun
 from mari_cli.data.batches import draw, drawn_indices
 from mari_cli.data.tokenize import Item
@@ -20,10 +23,12 @@ from mari_cli.models.lora import adapters_off
 from mari_cli.models.reference import StoredReference, remember
 from mari_cli.progress import say, silent, track
 from mari_cli.suites.benchmarks import benchmarks
+from mari_cli.suites.draws import drawn as drawn_items
 from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.registry import headlines
-from mari_cli.suites.standard import Corpus, quick
-from mari_cli.tasks.setting import cache_directory, seed_for
+from mari_cli.suites.standard import Corpus, followed_information, quick
+from mari_cli.suites.states import StoredStates
+from mari_cli.tasks.setting import cache_directory, in_shards, seed_for
 from mari_cli.tasks.training import describe_skipped
 from mari_cli.train.loop import Job, Outcome
 from mari_cli.train.step import Group, Recalled, Reference, chunk_for, operand_head
@@ -174,11 +179,30 @@ def forgetting_job(
     }
 
     followed = headlines("followed")
+    chosen = drawn_items(len(corpora["forget"].items), train.evaluate_items, [seed_for(seed, "watched")])
+    asks_support = config.loss.support_request is not None
+
+    @lru_cache(maxsize=1)
+    def supported() -> tuple[torch.Tensor, torch.Tensor] | None:
+        return reference_of({"forget": chosen}).recall("forget", range(len(chosen))).supported_MK
 
     def evaluate(lm: LanguageModel, step: int) -> dict[str, float]:
+        states = {}
+        if config.metrics.marginal and not in_shards(train):  # the head must be whole in one process
+            cache = cache_directory(config)
+            states = {role: StoredStates(watched[role].items, cache) for role in ("retain", "forget")}
         values = quick(
-            lm, watched, batch_size=config.metrics.batch_size, min_k=config.metrics.min_k, track=silent
+            lm,
+            watched,
+            batch_size=config.metrics.batch_size,
+            min_k=config.metrics.min_k,
+            track=silent,
+            states=states,
         )
+        if states and distributed.is_rank_zero():
+            values |= followed_information(
+                lm, watched, states, config.metrics, seed=seed, support=supported() if asks_support else None
+            )
         say(
             f"step {step}: "
             + ", ".join(f"{name} {value:.3f}" for name, value in values.items() if name in followed)

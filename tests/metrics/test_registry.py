@@ -21,6 +21,7 @@ OTHERS = [
     "rwku/mia_retain_nll",
     "marginal/pooled",
     "marginal/token",
+    "marginal/support",
     "marginal/fano_accuracy_bound",
     "marginal/bayes_accuracy",
     "marginal/tv",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from mari_cli.report.plots.bound import bound
 from mari_cli.report.plots.items import scatter, strips
 from mari_cli.report.plots.overview import facts, glance, marginal
 from mari_cli.report.plots.style import Plot
@@ -16,6 +17,7 @@ FIGURES: dict[str, Callable[[list[RunData]], Plot | None]] = {
     "scatter": scatter,
     "strips": strips,
     "marginal": marginal,
+    "bound": bound,
     "recall": facts,
     "truth_ratios": truth_ratios,
     "roc": roc,
