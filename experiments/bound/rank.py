@@ -5,8 +5,9 @@
 Each finished run (a sweep stands for its jobs) gives one pair: the information of the model that it left,
 and the advantage of the best detector (the largest |TPR - FPR| of loss, zlib, min-k and min-k++). With
 `--along` each evaluation during training gives a pair, too; the interval then still resamples runs. With
-`--beside` the models before unlearning and the gold models count as well, each once. The best of four thresholds, chosen on the items that it is measured
-on, is above 0 for a model that nothing tells apart: the last column of the first table says how far.
+`--beside` the models before unlearning and the gold models count as well, each once. The best of four
+thresholds, chosen on the items that it is measured on, is above 0 for a model that nothing tells apart: the
+last line says how far.
 """
 
 import json

@@ -291,15 +291,15 @@ def followed_information(
         return {}
     head = head_of(lm.model)
 
-    def predict(h_nD: Tensor) -> Tensor:
+    def logits_of(h_nD: Tensor) -> Tensor:
         return head(h_nD.to(lm.device))
 
-    found = marginal_information(retain, forget, predict, prior=config.prior, resamples=1, seed=seed)
+    found = marginal_information(retain, forget, logits_of, prior=config.prior, resamples=1, seed=seed)
     values = {name: estimate.value for name, estimate in found.items()}
     if support is not None:
         share = len(forget.h_ND) / (len(forget.h_ND) + len(retain.h_ND))
         values["marginal/support"] = support_information(
-            forget.h_ND, *support, predict, share=share, prior=config.prior
+            forget.h_ND, *support, logits_of, share=share, prior=config.prior
         )
     return values
 

@@ -183,7 +183,7 @@ def forgetting_job(
     asks_support = config.loss.support_request is not None
 
     @lru_cache(maxsize=1)
-    def supported() -> tuple[torch.Tensor, torch.Tensor] | None:
+    def q_of_watched() -> tuple[torch.Tensor, torch.Tensor] | None:
         return reference_of({"forget": chosen}).recall("forget", range(len(chosen))).supported_MK
 
     def evaluate(lm: LanguageModel, step: int) -> dict[str, float]:
@@ -201,7 +201,12 @@ def forgetting_job(
         )
         if states and distributed.is_rank_zero():
             values |= followed_information(
-                lm, watched, states, config.metrics, seed=seed, support=supported() if asks_support else None
+                lm,
+                watched,
+                states,
+                config.metrics,
+                seed=seed,
+                support=q_of_watched() if asks_support else None,
             )
         say(
             f"step {step}: "

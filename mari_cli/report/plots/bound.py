@@ -50,7 +50,7 @@ def accuracies(values: Mapping[str, Any], tokens: float | None, prior: float) ->
 
 
 def bound(runs: list[RunData]) -> Plot | None:
-    """Of one run: bounds as lines over training steps, detectors as points, and before, now and gold beside."""
+    """Of one run: bounds as lines over training steps, detectors as points; before, now and gold beside."""
     made = results(comparison_rows(runs))
     if len(made) != 1 or made[0].seeds:
         return None
