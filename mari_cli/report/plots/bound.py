@@ -108,8 +108,8 @@ def bound(runs: list[RunData]) -> Plot | None:
     above = _above(ends)
     caption = (
         "Lines: how often a detector can be right at most, by the information of one token, and of the n "
-        "tokens of an answer as if they were independent. Points: how often the best threshold of a membership "
-        "score "
+        "tokens of an answer as if they were independent. Points: how often the best threshold of a "
+        "membership score "
         "is right, of forget and unseen answers in equal parts; it is chosen on the same items. "
         "The two are not of one question: a line asks whether the forget data took part in a mean prediction, "
         f"a point whether a whole answer was learned. {above}"
