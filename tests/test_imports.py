@@ -21,7 +21,8 @@ ARROWS: dict[str, set[str]] = {
     "config": {"losses", "sections"},
     "places": {"errors"},
     "options": {"config"},
-    "launch": {"errors", "config", "options", "places", "begun", "storage"},
+    "search": {"errors"},
+    "launch": {"errors", "config", "options", "places", "begun", "search", "storage"},
     "storage": {"errors", "places", "progress", "distributed"},
     "begun": {"errors", "config", "storage"},
     "distributed": set(),
@@ -42,21 +43,23 @@ ARROWS: dict[str, set[str]] = {
     "supports": {"errors", "places", "progress", "storage", "transfer", "data", "lm_head", "losses",
                  "models"},
     "tracking": {"errors", "config", "storage"},
-    "report": {"errors", "storage", "metrics", "docs", "suites"},
+    "report": {"errors", "search", "storage", "metrics", "docs", "suites"},
     "tasks": {"audit", "errors", "config", "sections", "options", "places", "progress", "storage", "begun",
-              "distributed", "hub", "data", "losses", "models", "measure", "metrics", "suites", "supports",
-              "train", "tracking", "report"},
-    "cli": {"errors", "config", "options", "hub", "launch", "storage", "metrics", "suites", "docs", "tasks"},
+              "distributed", "hub", "data", "losses", "models", "measure", "metrics", "search", "suites",
+              "supports", "train", "tracking", "report"},
+    "cli": {"errors", "config", "options", "hub", "launch", "search", "storage", "metrics", "suites", "docs",
+            "tasks"},
     "__main__": {"cli"},
 }  # fmt: skip
 """Room: the rooms it may import from. `mari_cli` itself holds the version and imports nothing."""
 
-ONLY_DOOR = {"hydra": {"launch"}, "wandb": {"tracking"}, "lm_eval": {"suites"}, "typer": {"cli"}}
-LIGHT = {"errors", "sections", "config", "options", "places", "launch", "storage", "begun", "progress",
-         "docs", "cli", "__main__"}  # fmt: skip
+ONLY_DOOR = {"hydra": {"launch"}, "wandb": {"tracking"}, "lm_eval": {"suites"}, "typer": {"cli"},
+             "optuna": {"search"}}  # fmt: skip
+LIGHT = {"errors", "sections", "config", "options", "places", "launch", "search", "storage", "begun",
+         "progress", "docs", "cli", "__main__"}  # fmt: skip
 OFF_THE_WAY = {"tensor_cache.py"}
 """Files of such a room that only a task imports."""
-HEAVY = {"torch", "transformers", "datasets", "lm_eval", "wandb"}
+HEAVY = {"torch", "transformers", "datasets", "lm_eval", "wandb", "optuna"}
 HEAVY_FOR_HELP = HEAVY | {"hydra", "omegaconf", "rich", "matplotlib", "numpy"}
 
 

@@ -25,6 +25,7 @@ from mari_cli.cli.parts import (
     epilog,
     make_app,
 )
+from mari_cli.cli.searching import run_search
 from mari_cli.cli.show import show, show_comparison
 from mari_cli.cli.start import LoadedLater, start
 
@@ -230,6 +231,8 @@ def evaluate(
         "mari sweep loss.mari_weight=1,3,10,30 --launcher joblib --jobs 2",
         "mari sweep loss=mari,npo --launcher submitit_slurm hydra.launcher.partition=gpu",
         "mari sweep --task finetune corpora=both,retain",
+        "mari sweep loss=npo,simnpo 'train.lr=tag(log,interval(1e-4,1e-3))' 'npo:loss.beta=choice(0.1,0.5)' "
+        "sweep.trials=6 sweep.report_seeds=[1,2]",
         "mari sweep --resume sweeps/first",
         keys=True,
     )
@@ -255,10 +258,15 @@ def sweep(
         ),
     ] = None,
 ) -> None:
-    """Run every combination of `KEY=A,B,…`, and compare what came out.
+    """Run every combination of `KEY=A,B,…`, and compare what came out; or search settings for each method.
 
     All combinations are checked before the first starts. A job that fails does not stop the others; the exit
     code is then 1.
+
+    A range makes it a search: choice(1,3,10), interval(0,1), tag(log,interval(1e-5,1e-3)) or
+    int(interval(1,8)). Commas separate methods, METHOD:KEY=RANGE is of one method alone, and every method
+    gets sweep.trials trials of the same steps. sweep.aim is the metric to choose by (distance_to_gold), and
+    sweep.report_seeds names the seeds on which the best trial of each method is run again.
     """
     from mari_cli import launch
     from mari_cli.cli import tables
@@ -279,6 +287,10 @@ def sweep(
         )
     else:
         planned = launch.take_up(resume, given)
+    if isinstance(planned, launch.PlannedSearch):
+        if not run_search(planned):
+            raise typer.Exit(1)
+        return
     note(f"{counted(len(planned.jobs), 'job')} in {planned.directory}")
     results = launch.sweep(LoadedLater(planned.task), planned)
 

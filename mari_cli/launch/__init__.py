@@ -4,11 +4,14 @@ All other code gets the dataclasses of ``mari_cli.config``, never a DictConfig. 
 through this package unchanged.
 """
 
+from mari_cli.launch.begin import plan, take_up
+from mari_cli.launch.combinations import is_of_launcher
 from mari_cli.launch.compose import complete, compose, configured, show
 from mari_cli.launch.experiment import Experiment, implied_choices
 from mari_cli.launch.groups import Option, options
 from mari_cli.launch.parse import parse
 from mari_cli.launch.run import Interrupted, interruptible, prepare, resume, run
 from mari_cli.launch.saved_config import TASKS, load_run_config
+from mari_cli.launch.search import PlannedSearch, Report, Searched, search
 from mari_cli.launch.session import session
-from mari_cli.launch.sweep import Failed, PlannedSweep, SweepJob, is_of_launcher, plan, sweep, take_up
+from mari_cli.launch.sweep import Failed, PlannedSweep, SweepJob, sweep

@@ -1,5 +1,7 @@
 """The saved configuration of a run: read again, or offered as options of another run."""
 
+import copy
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,21 @@ def load_run_config(run: Path) -> RunConfig:
             f"`{run}` is no run directory: it has no `config.yaml`",
             "`mari runs list` shows the runs there are",
         )
+    return parse(read_config(run))
+
+
+def read_config(run: Path) -> DictConfig:
+    """The same before it is resolved."""
     try:
         data = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
     except yaml.YAMLError as error:
         raise explain(error, "unlearn") from error
+    return typed(data, run)
+
+
+def typed(data: Any, run: Path) -> DictConfig:
+    """The configuration in ``data``, as YAML holds it, with its schema, not resolved. ``run``: where it is
+    from, for messages."""
     assert isinstance(data, dict)
     tasks = {task: config.SCHEMAS[task] for task in TASKS}
     task = _kind(data, "task", tasks, run)
@@ -47,7 +60,18 @@ def load_run_config(run: Path) -> RunConfig:
     except OmegaConfBaseException as error:
         raise explain(error, task) from error
     assert isinstance(merged, DictConfig)
-    return parse(merged)
+    return merged
+
+
+def changed(cfg: DictConfig, changes: Mapping[str, Any]) -> DictConfig:
+    """A copy of what `typed` made, with ``changes`` by dotted key; UserError for a key that it lacks."""
+    copied = copy.deepcopy(cfg)
+    try:
+        for key, value in changes.items():
+            OmegaConf.update(copied, key, value, merge=False)
+    except OmegaConfBaseException as error:
+        raise explain(error, str(cfg.task)) from error
+    return copied
 
 
 def _kind(data: dict[Any, Any], word: str, group: dict[str, type], run: Path) -> str:

@@ -19,6 +19,7 @@ from mari_cli.errors import UserError
 from mari_cli.launch.typed import is_path
 from mari_cli.places import place
 from mari_cli.storage import atomic, hashing, json_files
+from mari_cli.storage.environment import version_of
 from mari_cli.storage.layout import CONFIG, SWEEP
 from mari_cli.storage.locks import hold
 from mari_cli.storage.run import now
@@ -53,11 +54,13 @@ def begin(
     jobs: Sequence[Mapping[str, Any]],
     texts: Sequence[str],
     configs: Sequence[RunConfig],
+    search: Mapping[str, Any] | None = None,
 ) -> None:
     """Make the directory of a new sweep: with all that it is to be known by, or not at all.
 
     ``jobs``: `name` (of the run directory), `varied` and `command` of each; ``texts``: their configurations
-    as YAML. ``launcher``: the overrides that choose it.
+    as YAML. ``launcher``: the overrides that choose it. ``search``: what is searched, where anything is; the
+    jobs are its methods then, and ``configs`` all that name a file.
     """
     refuse_existing(directory)
     try:
@@ -73,9 +76,10 @@ def begin(
                 "command": list(command),
                 "created": now(),
                 "launcher": list(launcher),
-                "versions": _versions(configs),
+                "versions": _versions(configs, search),
                 "named": _hash_paths(configs),
                 "jobs": entries,
+                **({"search": dict(search)} if search else {}),
             }
             json_files.atomic_write_json(scratch / SWEEP, about)
     except OSError as error:
@@ -120,7 +124,7 @@ def job_directory(directory: Path, number: int) -> Path:
 
 def require_same(directory: Path, about: Mapping[str, Any], configs: Sequence[RunConfig]) -> None:
     """Refuse to go on where what the jobs name, or what computes, is not what the sweep was begun with."""
-    named, here = _hash_paths(configs), _versions(configs)
+    named, here = _hash_paths(configs), _versions(configs, about.get("search"))
     changed = [f"what is in {path}" for path in about["named"] if named.get(path) != about["named"][path]]
     others = {
         name: (about["versions"].get(name), version)
@@ -134,8 +138,10 @@ def _missing(about: Mapping[str, Any], fields: Mapping[str, type]) -> str | None
     return next((name for name, kind in fields.items() if not isinstance(about.get(name), kind)), None)
 
 
-def _versions(configs: Sequence[RunConfig]) -> dict[str, str]:
-    return {name: version for config in configs for name, version in versions(config).items()}
+def _versions(configs: Sequence[RunConfig], search: Mapping[str, Any] | None) -> dict[str, str]:
+    """Of what computes, and of what chooses the trials of a search."""
+    found = {name: version for config in configs for name, version in versions(config).items()}
+    return {**found, "optuna": version_of("optuna") or "not installed"} if search else found
 
 
 def _hash_paths(configs: Sequence[RunConfig]) -> dict[str, str]:

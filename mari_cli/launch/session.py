@@ -25,6 +25,7 @@ from mari_cli.launch.groups import CONF, conf_folder
 from mari_cli.launch.hydra_errors import explain
 from mari_cli.launch.parse import unresolved
 from mari_cli.launch.saved_config import register_run
+from mari_cli.launch.typed import quote
 from mari_cli.launch.values import DEEPEST, leaves
 from mari_cli.launch.yaml_files import check_file, check_yaml
 from mari_cli.places import place
@@ -43,7 +44,19 @@ class FileConfigSource(HydraFiles):
         found = super().load_config(config_path)
         if OmegaConf.is_dict(found.config) and OmegaConf.select(found.config, "hydra.searchpath") is not None:
             raise _forbidden("hydra.searchpath")  # Hydra would use the path before `check_hydra`
+        _write_lists(found.config)
         return found
+
+
+def _write_lists(cfg: Any) -> None:
+    """Hydra takes text alone for what is swept over: a list, as of `sweep.report_seeds`, becomes text."""
+    params: Any = OmegaConf.select(cfg, "hydra.sweeper.params") if OmegaConf.is_dict(cfg) else None
+    for key in list(params) if OmegaConf.is_dict(params) else ():
+        if OmegaConf.is_list(node := params._get_node(key)):
+            items: Any = OmegaConf.to_container(node, resolve=False)
+            params[key] = (
+                f"[{','.join(quote(item) if isinstance(item, str) else str(item) for item in items)}]"
+            )
 
 
 _stored: dict[str, type] = {}

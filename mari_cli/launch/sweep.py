@@ -1,29 +1,24 @@
-"""Every combination of `KEY=A,B,…`: composed and checked at once, then run one by one through a launcher."""
+"""Every combination of `KEY=A,B,…`, run one by one through a launcher."""
 
-import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 
 from mari_cli import config
 from mari_cli.config import RunConfig
 from mari_cli.errors import UserError
 from mari_cli.launch import saved_sweep
+from mari_cli.launch.combinations import Composed, directory_name, is_of_launcher
 from mari_cli.launch.experiment import Experiment
-from mari_cli.launch.groups import conf_folder
-from mari_cli.launch.parse import parse
 from mari_cli.launch.run import interruptible, require_resumable, run
 from mari_cli.launch.saved_config import load_run_config
-from mari_cli.launch.session import check_hydra, compose_with_hydra, session
+from mari_cli.launch.session import session
 from mari_cli.launch.typed import quote
 from mari_cli.options import PreparedRun, RunOptions, Task
 from mari_cli.storage.layout import RUN
@@ -93,58 +88,33 @@ class _GuardedTask:
             return Failed(f"{type(error).__name__}: {error}")
 
 
-def plan(experiment: Experiment) -> PlannedSweep:
-    """Compose and check every combination, so that a typo in the last one does not wait for the first to end.
+def plan_sweep(composed: Composed) -> PlannedSweep:
+    """Every combination checked, so that a typo in the last one does not wait for the first to end.
 
     Without `-c` the jobs are of the experiment's task; a file says itself what it describes.
     """
-    with compose_with_hydra(experiment) as controller:
-        loader = controller.config_loader
-        master = controller.compose_config(
-            config_name=experiment.primary,
-            overrides=experiment.arguments,
-            run_mode=RunMode.MULTIRUN,
-            with_log_configuration=False,
-        )
-        given = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
-        given += list(master.hydra.overrides.task)
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides(given)
-        combinations = [tuple(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
-        composed = [loader.load_sweep_config(master, list(overrides)) for overrides in combinations]
-        directory = Path(str(composed[0].hydra.sweep.dir))
-    hydras = [master.hydra, *(cfg.hydra for cfg in composed)]
-    for cfg in composed:
-        with open_dict(cfg):
-            del cfg["hydra"]
-    configs = [parse(cfg, experiment) for cfg in composed]
-    check_hydra(hydras, experiment)
-    task = configs[0].task
-    if _out(composed[0]) != _out(
-        OmegaConf.create((conf_folder() / f"{task}.yaml").read_text(encoding="utf-8"))
-    ):  # the user has chosen one
-        directory = Path(configs[0].out)
+    experiment, directory = composed.experiment, composed.directory
     saved_sweep.refuse_existing(directory)
     jobs = []
     for number, (overrides, varied, cfg) in enumerate(
-        zip(combinations, _varied(combinations), configs, strict=True)
+        zip(composed.combinations, composed.varied, composed.configs, strict=True)
     ):
         name = "_".join(
             [str(number), *(f"{key.rpartition('.')[2]}={value}" for key, value in varied.items())]
         )
-        out = directory / re.sub(r"[^\w.=+-]+", "-", name)[:100]
+        out = directory / directory_name(name)
         kept = [override for override in overrides if not override.startswith("out=")]
-        command = Experiment(task, kept, experiment.file).command
+        command = Experiment(composed.task, kept, experiment.file).command
         jobs.append(SweepJob(number, overrides, varied, replace(cfg, out=str(out)), command))
-    return PlannedSweep(experiment, task, directory, tuple(jobs))
+    return PlannedSweep(experiment, composed.task, directory, tuple(jobs))
 
 
-def take_up(directory: Path, launcher: Sequence[str] = ()) -> PlannedSweep:
+def take_up_sweep(directory: Path, about: Mapping[str, Any], launcher: Sequence[str] = ()) -> PlannedSweep:
     """The sweep in a directory, to go on with: finished jobs stay, cut ones go on, the rest begin.
 
-    ``launcher``: overrides that choose another launcher than the sweep had. That no job, and nothing that a
-    job names, has changed is checked before the first goes on.
+    ``about``: what `saved_sweep.read` says of it. ``launcher``: overrides that choose another launcher than
+    the sweep had. That no job, and nothing that a job names, has changed is checked before the first goes on.
     """
-    about = saved_sweep.read(directory)
     jobs = []
     for number, job in enumerate(about["jobs"]):
         cfg = load_run_config(saved_sweep.job_directory(directory, number))
@@ -187,37 +157,34 @@ def _begin(planned: PlannedSweep) -> None:
 def _launch(task: Task, planned: PlannedSweep, todo: Sequence[SweepJob]) -> list[Any]:
     if not todo:
         return []
-    experiment, directory = planned.experiment, planned.directory
     if planned.resumed:
-        # what is composed for each job is not what it does: it only tells the launcher how many there are
-        todo = [replace(job, overrides=(f"seed={job.number}",)) for job in todo]
-        numbers = ",".join(str(job.number) for job in todo)
-        experiment = replace(experiment, overrides=[f"seed={numbers}", *experiment.overrides])
-        directory = directory / "resumed" / now().replace(":", "-")
+        place = planned.directory / "resumed" / now().replace(":", "-")
+        return launch_composed(task, planned.experiment, place, todo, total=len(planned.jobs))
+    return _multirun(task, planned.experiment, planned.directory, todo, len(planned.jobs))
+
+
+def launch_composed(
+    task: Task, experiment: Experiment, directory: Path, todo: Sequence[SweepJob], *, total: int
+) -> list[Any]:
+    """Run jobs whose configurations are at hand: results or Failed, in their order.
+
+    ``experiment`` chooses the launcher, ``directory`` is where the launcher writes. What Hydra composes for
+    each job is not what the job does: it only tells the launcher how many there are.
+    """
+    jobs = [replace(job, overrides=(f"seed={job.number}",)) for job in todo]
+    numbers = ",".join(str(job.number) for job in jobs)
+    counting = replace(experiment, overrides=[f"seed={numbers}", *experiment.overrides])
+    return _multirun(task, counting, directory, jobs, total)
+
+
+def _multirun(
+    task: Task, experiment: Experiment, directory: Path, todo: Sequence[SweepJob], total: int
+) -> list[Any]:
     arguments = [*experiment.arguments, f"hydra.sweep.dir={quote(str(directory))}"]
     with session(experiment) as controller:
         batches = controller.multirun(
             config_name=experiment.primary,
-            task_function=_GuardedTask(task, tuple(todo), len(planned.jobs)),
+            task_function=_GuardedTask(task, tuple(todo), total),
             overrides=arguments,
         )
         return [job.return_value for batch in batches for job in batch]
-
-
-def is_of_launcher(override: str) -> bool:
-    """Whether an override is about where jobs run, not about what they do."""
-    return override.startswith(("hydra/launcher=", "hydra.launcher."))
-
-
-def _varied(combinations: Sequence[tuple[str, ...]]) -> list[dict[str, str]]:
-    """Of each job's overrides, those that not every job has."""
-    common = set(combinations[0]).intersection(*combinations[1:])
-    return [
-        dict(override.partition("=")[::2] for override in overrides if override not in common)
-        for overrides in combinations
-    ]
-
-
-def _out(cfg: Any) -> Any:
-    """`out` as it is written, unresolved."""
-    return cfg._get_node("out")._value()

@@ -6,7 +6,7 @@ of items, the interval of the difference is computed from the two intervals. Ove
 sample, and Student's t gives the interval.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, sqrt
 from typing import Literal
@@ -152,3 +152,21 @@ def difference_over_seeds(
     test = stats.ttest_rel(x, y) if paired else stats.ttest_ind(x, y, equal_var=False)
     interval = test.confidence_interval(confidence)
     return Difference(value=value, n=n, by="seeds", low=float(interval.low), high=float(interval.high))
+
+
+def difference_over_strata(parts: Sequence[Difference]) -> Difference | None:
+    """The mean of independent differences, as of one pair of models on each of several seeds, from their
+    intervals: the distances to the ends add in squares (Zou and Donner 2008). It is of the seeds that there
+    are, not of all that could be. None where a part has no interval."""
+    ends = [
+        (part.value - part.low, part.high - part.value)
+        for part in parts
+        if part.low is not None and part.high is not None
+    ]
+    if not parts or len(ends) < len(parts):
+        return None
+    value = sum(part.value for part in parts) / len(parts)
+    below, above = (sqrt(sum(end**2 for end in of_side)) / len(parts) for of_side in zip(*ends, strict=True))
+    return Difference(
+        value=value, n=sum(part.n for part in parts), by=parts[0].by, low=value - below, high=value + above
+    )

@@ -277,12 +277,14 @@ def change(from_before: Difference | None, *, direction: str) -> Change | None:
 
 
 def by_seed(runs: Iterable[RunData]) -> list[tuple[RunData, ...]]:
-    """The runs in groups that differ in their seed alone, each in the order of seeds."""
-    groups: list[tuple[str, list[RunData]]] = []
+    """The runs in groups that differ in their seed alone, each in the order of seeds. The seed of a corpus,
+    as `forget.seed`, may be the run's seed in every run of a group."""
+    groups: list[tuple[set[str], list[RunData]]] = []
     for run in runs:
-        alike = _describe_without_seed(run)
+        alike = {_describe_without_seed(run, following=following) for following in (False, True)}
         for known, group in groups:
-            if known == alike and run.seed is not None and run.seed not in [other.seed for other in group]:
+            if known & alike and run.seed is not None and run.seed not in [other.seed for other in group]:
+                known &= alike
                 group.append(run)
                 break
         else:
@@ -294,8 +296,13 @@ _PLACES = frozenset({"seed", "out", "cache", "tracker"})
 """Top-level keys that may differ between runs of one method: the seed, and keys that change no number."""
 
 
-def _describe_without_seed(run: RunData) -> str:
+def _describe_without_seed(run: RunData, *, following: bool) -> str:
+    """The configuration as text. With ``following``, a corpus seed that equals the run's seed is left out."""
     config = {key: value for key, value in run.config.items() if key not in _PLACES}
+    for key in ("forget", "retain", "holdout") if following else ():
+        section = config.get(key)
+        if isinstance(section, dict) and "seed" in section and section["seed"] == run.seed:
+            config[key] = {**section, "seed": "of the run"}
     return json.dumps([run.task, run.name, run.loss, config], sort_keys=True, default=str)
 
 
@@ -387,12 +394,17 @@ def data_hashes(run: RunData) -> tuple[tuple[str, str], ...]:
 
 
 def differing_corpora(runs: list[RunData]) -> list[str]:
-    """Corpora that differ between the runs, so that their numbers must not be compared."""
-    found: dict[str, set[str]] = {}
-    for run in runs:
-        for corpus, digest in data_hashes(run):
-            found.setdefault(corpus, set()).add(digest)
-    return [corpus for corpus, digests in found.items() if len(digests) > 1]
+    """Corpora that differ between the methods on one seed, so that their numbers must not be compared."""
+    found: dict[str, None] = {}
+    for ours, theirs in combinations(by_seed(runs), 2):
+        others = {run.seed: run for run in theirs}
+        pairs = [(run, others[run.seed]) for run in ours if run.seed in others] or [(ours[0], theirs[0])]
+        for a, b in pairs:
+            hashes = dict(data_hashes(a))
+            for corpus, digest in data_hashes(b):
+                if hashes.get(corpus, digest) != digest:
+                    found[corpus] = None
+    return list(found)
 
 
 def unshared(rows: list[ComparisonRow]) -> list[str]:

@@ -36,9 +36,11 @@ from mari_cli.report.format import interval, listed, number, percent
 from mari_cli.report.items import item_tables
 from mari_cli.report.narrative import confidence, estimate_words, summarise
 from mari_cli.report.plots import FIGURES
+from mari_cli.report.plots.pareto import pareto
 from mari_cli.report.plots.style import colour_of
 from mari_cli.report.read import RunData
 from mari_cli.report.request_matrix import OPEN, request_matrix
+from mari_cli.report.search import COLUMNS, Search, trial_rows
 from mari_cli.storage import atomic
 from mari_cli.suites.registry import headlines
 
@@ -88,8 +90,10 @@ LineGroup = tuple[str, list[Line]]
 """A heading inside a table, and what stands under it."""
 
 
-def render(runs: list[RunData], *, title: str) -> str:
-    """One run as before / unlearned / gold, several as a comparison; the same runs give the same bytes."""
+def render(runs: list[RunData], *, title: str, search: Search | None = None) -> str:
+    """One run as before / unlearned / gold, several as a comparison; the same runs give the same bytes.
+
+    ``search``: what they are the result of."""
     assert runs
     rows = comparison_rows(runs)
     made = results(rows)
@@ -102,6 +106,8 @@ def render(runs: list[RunData], *, title: str) -> str:
     )
     environment.filters["code"] = _code
     figures = {name: figure for name, draw in FIGURES.items() if (figure := draw(runs))}
+    if search and (drawn := pareto(search)):
+        figures["pareto"] = drawn
     level = confidence(runs)
     single = len(made) == 1
     card = robustness_card(runs)
@@ -118,6 +124,7 @@ def render(runs: list[RunData], *, title: str) -> str:
         card=card,
         matrix=request_matrix(runs),
         open_tables=OPEN,
+        search=search and (search, trial_rows(search), COLUMNS),
         figures={name: (Markup(figure.svg), figure) for name, figure in figures.items()},
         single=single,
         confidence=level,

@@ -20,6 +20,7 @@ from mari_cli.report.comparison import (
 from mari_cli.report.narrative import confidence, summarise
 from mari_cli.report.page import render, write_report
 from mari_cli.report.read import estimates_of, read_runs
+from mari_cli.report.search import Search
 from mari_cli.storage.room_on_disk import require_writable
 
 
@@ -37,10 +38,11 @@ class Compared:
     """What to know before the numbers are compared."""
 
 
-def compare(runs: list[Path], out: Path | None = None) -> Compared:
+def compare(runs: list[Path], out: Path | None = None, *, search: Search | None = None) -> Compared:
     """Read ``runs`` (a sweep stands for its finished jobs) and set them side by side, in the order given.
 
-    With ``out``, write the report there; nothing that exists is overwritten.
+    With ``out``, write the report there; nothing that exists is overwritten. ``search``: what they are the
+    result of, which the report then shows, too.
     """
     if not runs:
         raise UserError("no runs to compare", "`mari runs list` shows the finished runs")
@@ -49,7 +51,7 @@ def compare(runs: list[Path], out: Path | None = None) -> Compared:
     found = read_runs(runs)
     if out is not None:
         title = found[0].name if len(found) == 1 else f"{len(found)} runs compared"
-        write_report(out, render(found, title=title))
+        write_report(out, render(found, title=title, search=search))
     rows = comparison_rows(found)
     made = results(rows)
     pair, differences = None, {}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mari_cli import __version__
+from mari_cli import __version__, launch
 
 COMMANDS = ["", "finetune", "unlearn", "plan", "evaluate", "sweep", "compare", "metrics", "audit", "verify",
             "requests", "ask", "push", "config", "config show", "config list", "runs",
@@ -50,6 +50,9 @@ def test_every_example_in_the_help_is_a_config_that_composes(example, mari, tmp_
     if ">" in words or "hydra.launcher.partition=gpu" in words:
         pytest.skip("needs a shell, or a cluster")
     task = command
+    if any(word.startswith("sweep.") for word in words):
+        assert launch.plan(launch.Experiment("unlearn", words)).num_trials
+        return
     if command == "sweep":
         task = words[words.index("--task") + 1] if "--task" in words else "unlearn"
         words = [re.sub(r",.*", "", word) for word in words if "=" in word]

@@ -1,0 +1,155 @@
+"""What the words of a sweep come to: every combination of `KEY=A,B,…` composed and checked, and the ranges
+that are left for a search."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from mari_cli.config import RunConfig
+from mari_cli.launch.experiment import Experiment
+from mari_cli.launch.groups import conf_folder
+from mari_cli.launch.parse import parse
+from mari_cli.launch.ranges import is_interval, is_searched, take_apart
+from mari_cli.launch.session import check_hydra, compose_with_hydra, session
+from mari_cli.launch.values import leaves
+
+LONGEST_NAME = 100
+"""Characters of the name of a job's directory."""
+
+
+@dataclass(frozen=True)
+class Composed:
+    """Every combination of a sweep: of a search, its methods. Nothing is written yet."""
+
+    experiment: Experiment
+    """Without the words that steer a search."""
+    given: Experiment
+    """As it was typed."""
+    task: str
+    directory: Path
+    combinations: list[tuple[str, ...]]
+    configs: list[RunConfig]
+    texts: list[str]
+    """The configurations as YAML, with their references."""
+    launcher: list[str]
+    """Overrides that choose it, those of a file among them."""
+    ranges: list[Override]
+    """What is searched, of every method; with ``of_methods`` and ``steering`` empty: nothing is."""
+    of_methods: list[tuple[str, Override]]
+    steering: dict[str, str]
+
+    @property
+    def is_search(self) -> bool:
+        return bool(self.ranges or self.of_methods or self.steering)
+
+    @property
+    def varied(self) -> list[dict[str, str]]:
+        """Of each combination the overrides that not all have."""
+        common = set(self.combinations[0]).intersection(*self.combinations[1:])
+        return [
+            dict(override.partition("=")[::2] for override in overrides if override not in common)
+            for overrides in self.combinations
+        ]
+
+
+def compose_combinations(given: Experiment) -> Composed:
+    """Compose and check every combination; a range takes no part in any."""
+    words = take_apart(given.overrides)
+    experiment = replace(given, overrides=words.of_hydra)
+    with compose_with_hydra(experiment) as controller:
+        loader = controller.config_loader
+        master = controller.compose_config(
+            config_name=experiment.primary,
+            overrides=experiment.arguments,
+            run_mode=RunMode.MULTIRUN,
+            with_log_configuration=False,
+        )
+        parser = OverridesParser.create(config_loader=loader)
+        params: Any = OmegaConf.to_container(master.hydra.sweeper, resolve=False)
+        params = params["params"] or {}  # unresolved: `${seed}` is another in each job
+        in_file = take_apart([f"{key}={value}" for key, value in params.items()])
+        task_overrides: Any = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
+        parsed = parser.parse_overrides([*in_file.of_hydra, *task_overrides])
+        last = {override.get_key_element(): override for override in parsed}  # what is typed holds
+        typed_for = {(method, key): value for method, key, value in (*in_file.of_methods, *words.of_methods)}
+        of_methods = [
+            (method, parser.parse_override(f"{key}={value}")) for (method, key), value in typed_for.items()
+        ]
+        steering = {**in_file.of_search, **words.of_search}
+        searches = bool(of_methods or steering or any(map(is_interval, last.values())))
+        ranges = [override for override in last.values() if searches and is_searched(override)]
+        parted = [override for override in last.values() if override not in ranges]
+        combinations = [tuple(job) for batch in BasicSweeper.split_arguments(parted, None) for job in batch]
+        composed = [loader.load_sweep_config(master, list(overrides)) for overrides in combinations]
+        directory = Path(str(composed[0].hydra.sweep.dir))
+    hydras = [master.hydra, *(cfg.hydra for cfg in composed)]
+    for cfg in composed:
+        with open_dict(cfg):
+            del cfg["hydra"]
+    configs = [parse(cfg, experiment) for cfg in composed]
+    check_hydra(hydras, experiment)
+    task = configs[0].task
+    if _out(composed[0]) != _out(
+        OmegaConf.create((conf_folder() / f"{task}.yaml").read_text(encoding="utf-8"))
+    ):  # the user has chosen one
+        directory = Path(configs[0].out)
+    return Composed(
+        experiment=experiment,
+        given=given,
+        task=task,
+        directory=directory,
+        combinations=combinations,
+        configs=configs,
+        texts=[OmegaConf.to_yaml(cfg) for cfg in composed],
+        launcher=_launcher(master.hydra, experiment),
+        ranges=ranges,
+        of_methods=of_methods,
+        steering=steering,
+    )
+
+
+def directory_name(name: str) -> str:
+    """``name`` as the directory of a job has it."""
+    return re.sub(r"[^\w.=+-]+", "-", name)[:LONGEST_NAME]
+
+
+def is_of_launcher(override: str) -> bool:
+    """Whether an override is about where jobs run, not about what they do."""
+    return override.startswith(("hydra/launcher=", "hydra.launcher."))
+
+
+def _launcher(ours: DictConfig, experiment: Experiment) -> list[str]:
+    """Overrides that choose the launcher as it was composed, from a file or from the command line."""
+    choice = f"hydra/launcher={ours.runtime.choices['hydra/launcher']}"
+    if not experiment.file:
+        return [override for override in experiment.overrides if is_of_launcher(override)]
+    plain = Experiment(experiment.task, [choice])
+    with session(plain) as controller:
+        expected = controller.compose_config(
+            config_name=plain.primary,
+            overrides=plain.arguments,
+            run_mode=RunMode.MULTIRUN,
+            with_log_configuration=False,
+        ).hydra
+    theirs, given = _flat(expected.launcher), _flat(ours.launcher)
+    return [
+        choice,
+        *(f"hydra.launcher.{key}={value}" for key, value in given.items() if value != theirs.get(key)),
+    ]
+
+
+def _flat(section: DictConfig) -> Mapping[str, Any]:
+    return dict(leaves(OmegaConf.to_container(section, resolve=False), built=True))
+
+
+def _out(cfg: Any) -> Any:
+    """`out` as it is written, unresolved."""
+    return cfg._get_node("out")._value()
