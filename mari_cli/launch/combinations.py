@@ -17,7 +17,7 @@ from mari_cli.config import RunConfig
 from mari_cli.launch.experiment import Experiment
 from mari_cli.launch.groups import conf_folder
 from mari_cli.launch.parse import parse
-from mari_cli.launch.ranges import is_interval, is_searched, take_apart
+from mari_cli.launch.ranges import is_interval, is_range, take_apart
 from mari_cli.launch.session import check_hydra, compose_with_hydra, session
 from mari_cli.launch.values import leaves
 
@@ -85,7 +85,7 @@ def compose_combinations(given: Experiment) -> Composed:
         ]
         steering = {**in_file.of_search, **words.of_search}
         searches = bool(of_methods or steering or any(map(is_interval, last.values())))
-        ranges = [override for override in last.values() if searches and is_searched(override)]
+        ranges = [override for override in last.values() if searches and is_range(override)]
         parted = [override for override in last.values() if override not in ranges]
         combinations = [tuple(job) for batch in BasicSweeper.split_arguments(parted, None) for job in batch]
         composed = [loader.load_sweep_config(master, list(overrides)) for overrides in combinations]

@@ -17,12 +17,12 @@ from mari_cli.launch.combinations import Composed
 from mari_cli.launch.experiment import Experiment
 from mari_cli.launch.hydra_errors import keys
 from mari_cli.launch.parse import parse
-from mari_cli.launch.ranges import is_searched, range_of, steering_value
-from mari_cli.launch.saved_config import changed, typed
+from mari_cli.launch.ranges import is_range, range_of, steering_value
+from mari_cli.launch.saved_config import add_schema, apply_changes
 from mari_cli.launch.typed import quote
 from mari_cli.search.plan import SearchConfig, read_settings
 from mari_cli.search.sampler import Sampler
-from mari_cli.search.space import Choice, Range, Scalar, Settings, as_plain, combinations, from_plain
+from mari_cli.search.space import Assignment, OneOf, Range, Scalar, as_plain, combinations, from_plain
 from mari_cli.storage.json_files import damaged
 from mari_cli.storage.layout import CONFIG, SWEEP
 
@@ -48,16 +48,16 @@ class Method:
     """Empty where nothing is searched."""
 
     @cached_property
-    def _composed(self) -> DictConfig:
-        return typed(yaml.safe_load(self.text), Path(self.name))
+    def _tree(self) -> DictConfig:
+        return add_schema(yaml.safe_load(self.text), Path(self.name))
 
     def configured(self, changes: Mapping[str, Any]) -> RunConfig:
         """The configuration with ``changes`` by dotted key; UserError where it is impossible."""
-        return parse(changed(self._composed, changes))
+        return parse(apply_changes(self._tree, changes))
 
     def node(self, key: str) -> Any:
         """What stands at ``key`` in the configuration, unresolved; None where it has no such key."""
-        cfg: Any = self._composed
+        cfg: Any = self._tree
         for part in key.split("."):
             if not OmegaConf.is_dict(cfg) or part not in cfg:
                 return None
@@ -137,13 +137,13 @@ def every_config(methods: Sequence[Method], settings: SearchConfig) -> Iterator[
     for method in methods:
         yield method.configured({})
         for of_key in method.ranges:
-            if isinstance(of_key, Choice) and any(isinstance(value, str) for value in of_key.values):
+            if isinstance(of_key, OneOf) and any(isinstance(value, str) for value in of_key.values):
                 yield from (method.configured({of_key.key: value}) for value in of_key.values)
         if settings.report_seeds:
             yield method.configured({**report_changes(settings), "seed": settings.report_seeds[0]})
 
 
-def saved(settings: SearchConfig, methods: Sequence[Method]) -> dict[str, Any]:
+def methods_as_plain(settings: SearchConfig, methods: Sequence[Method]) -> dict[str, Any]:
     """What `sweep.json` holds of a search, to be read by `read_methods`."""
     return {
         "settings": {
@@ -162,7 +162,7 @@ def saved(settings: SearchConfig, methods: Sequence[Method]) -> dict[str, Any]:
 
 
 def read_methods(directory: Path, about: Mapping[str, Any]) -> tuple[SearchConfig, list[Method]]:
-    """What `saved` made, from `sweep.json`; UserError where it is no longer that."""
+    """What `methods_as_plain` made, from `sweep.json`; UserError where it is no longer that."""
     try:
         search = about["search"]
         fields = dict(search["settings"])
@@ -205,7 +205,7 @@ def _ranges_of(composed: Composed, name: str, varied: Mapping[str, str]) -> Iter
         if prefix in (name, *varied.values()):
             found[str(override.key_or_group)] = override
     for override in found.values():
-        if not is_searched(override):
+        if not is_range(override):
             raise UserError(
                 f"`{name}:{override.input_line}` is no range",
                 "write `METHOD:KEY=choice(1,3,10)`; what a method has without any choice belongs to its file",
@@ -353,6 +353,6 @@ def _value(config: RunConfig, key: str) -> Scalar:
     return value  # type: ignore[no-any-return]
 
 
-def short(settings: Settings) -> str:
+def short(settings: Assignment) -> str:
     """Settings in the name of a directory."""
     return "_".join(f"{key.rpartition('.')[2]}={as_typed(value)}" for key, value in settings.items())

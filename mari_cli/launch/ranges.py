@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 
 from mari_cli.errors import UserError
 from mari_cli.search.plan import PREFIX
-from mari_cli.search.space import Choice, Interval, Range, Scalar
+from mari_cli.search.space import Interval, OneOf, Range, Scalar
 
 _OF_METHOD = re.compile(r"([^\s:=]+):([\w./@]+)=(.*)", re.DOTALL)
 MOST_VALUES = 10_000
@@ -65,7 +65,7 @@ def steering_value(name: str, text: str) -> Any:
     return value.text if isinstance(value, QuotedString) else value
 
 
-def is_searched(override: Override) -> bool:
+def is_range(override: Override) -> bool:
     """Whether it is a range, and not a list of methods or one value."""
     return override.is_sweep_override() and not _is_list_of_methods(override)
 
@@ -91,14 +91,14 @@ def range_of(override: Override) -> Range:
         return Interval(key, value.start, value.end, log="log" in value.tags, whole=whole)
     if isinstance(value, ChoiceSweep):
         _check_tags(key, value.tags - {"log"})
-        return Choice(key, tuple(_plain(key, one) for one in value.list))
+        return OneOf(key, tuple(_plain(key, one) for one in value.list))
     if isinstance(value, RangeSweep):
         numbers = list(islice(value.range(), MOST_VALUES + 1))
         if len(numbers) > MOST_VALUES:
             raise UserError(
                 f"`{key}`: the range holds more than {MOST_VALUES} values", f"write an interval: {HOW}"
             )
-        return Choice(key, tuple(numbers))
+        return OneOf(key, tuple(numbers))
     raise UserError(f"`{key}={override.get_value_element_as_str()}` is no range that can be searched", HOW)
 
 

@@ -38,10 +38,10 @@ def read_config(run: Path) -> DictConfig:
         data = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
     except yaml.YAMLError as error:
         raise explain(error, "unlearn") from error
-    return typed(data, run)
+    return add_schema(data, run)
 
 
-def typed(data: Any, run: Path) -> DictConfig:
+def add_schema(data: Any, run: Path) -> DictConfig:
     """The configuration in ``data``, as YAML holds it, with its schema, not resolved. ``run``: where it is
     from, for messages."""
     assert isinstance(data, dict)
@@ -63,8 +63,8 @@ def typed(data: Any, run: Path) -> DictConfig:
     return merged
 
 
-def changed(cfg: DictConfig, changes: Mapping[str, Any]) -> DictConfig:
-    """A copy of what `typed` made, with ``changes`` by dotted key; UserError for a key that it lacks."""
+def apply_changes(cfg: DictConfig, changes: Mapping[str, Any]) -> DictConfig:
+    """A copy of what `add_schema` made, with ``changes`` by dotted key; UserError for a key that it lacks."""
     copied = copy.deepcopy(cfg)
     try:
         for key, value in changes.items():

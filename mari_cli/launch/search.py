@@ -21,10 +21,10 @@ from mari_cli.launch.methods import (
     BUDGET,
     Method,
     every_config,
+    methods_as_plain,
     plan_methods,
     read_methods,
     report_changes,
-    saved,
     short,
 )
 from mari_cli.launch.run import interruptible, require_resumable
@@ -176,7 +176,7 @@ def _begin(planned: PlannedSearch) -> None:
         texts=[method.text for method in planned.methods],
         configs=list(every_config(planned.methods, planned.settings)),
         search={
-            **saved(planned.settings, planned.methods),
+            **methods_as_plain(planned.settings, planned.methods),
             "file": str(planned.file) if planned.file else None,
         },
     )

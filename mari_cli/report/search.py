@@ -62,7 +62,7 @@ class Search:
     @property
     def sentences(self) -> list[str]:
         """What the search comes to, in words."""
-        return [self.chosen_on, *ranking(self)]
+        return [self.chosen_on, *ranking_words(self)]
 
     @property
     def chosen_on(self) -> str:
@@ -109,7 +109,7 @@ class Ranked:
     side: Side
 
 
-def rank(search: Search) -> list[Ranked]:
+def order_methods(search: Search) -> list[Ranked]:
     """The methods by the aim, best first; empty where fewer than two have a figure, or where the aim is read
     against gold's value."""
     if search.aim.direction == "gold":
@@ -117,7 +117,7 @@ def rank(search: Search) -> list[Ranked]:
     sign = -1 if search.aim.direction == "up" else 1
     found = []
     for method in search.methods:
-        runs = [search.read[path] for path in _compared(search, method) if path in search.read]
+        runs = [search.read[path] for path in _paths_of(search, method) if path in search.read]
         role = "unlearned" if runs and "unlearned" in runs[0].models else "model"
         values = [
             estimate.value for run in runs if (estimate := run.models[role].metrics.get(search.aim.metric))
@@ -128,16 +128,16 @@ def rank(search: Search) -> list[Ranked]:
     return sorted(found, key=lambda one: sign * one.value) if len(found) > 1 else []
 
 
-def _compared(search: Search, method: SearchedMethod) -> Sequence[Path]:
+def _paths_of(search: Search, method: SearchedMethod) -> Sequence[Path]:
     if search.report_seeds:
         return method.reports
     chosen = best(method.trials)
     return [search.directory / chosen.run] if chosen else []
 
 
-def ranking(search: Search) -> list[str]:
+def ranking_words(search: Search) -> list[str]:
     """The order in a sentence, and in another which pairs cannot be told apart."""
-    ranked = rank(search)
+    ranked = order_methods(search)
     if not ranked:
         return []
     metric = search.aim.metric

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 OURS = ("unlearned", "model")
 """Roles of the models that a run itself makes."""
-Direction = Literal["down", "up", "gold"]
-WORDS: dict[Direction, str] = {"down": "smallest", "up": "largest", "gold": "as gold's"}
+Towards = Literal["down", "up", "gold"]
+WORDS: dict[Towards, str] = {"down": "smallest", "up": "largest", "gold": "as gold's"}
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Aim:
     """``direction``: `down` is the smallest value, `up` the largest, `gold` the one nearest to gold's."""
 
     metric: str
-    direction: Direction
+    direction: Towards
 
     @property
     def words(self) -> str:

@@ -69,11 +69,11 @@ def read_settings(given: Mapping[str, Any]) -> SearchConfig:
         together=None if given.get("together") is None else _whole(given, "together", 1, MOST_TRIALS),
         report_seeds=tuple(
             _whole({"report_seeds": seed}, "report_seeds", 0, 2**63 - 1)
-            for seed in _list(given, "report_seeds")
+            for seed in _read_list(given, "report_seeds")
         ),
-        report_overrides=tuple(str(word) for word in _list(given, "report_overrides")),
+        report_overrides=tuple(str(word) for word in _read_list(given, "report_overrides")),
         report_untuned=_flag(given, "report_untuned"),
-        fixed=tuple(str(name) for name in _list(given, "fixed")),
+        fixed=tuple(str(name) for name in _read_list(given, "fixed")),
     )
     if len(set(found.report_seeds)) < len(found.report_seeds):
         raise UserError("`sweep.report_seeds` holds a seed twice", "write each seed once")
@@ -102,7 +102,7 @@ def _text(given: Mapping[str, Any], name: str, default: str) -> str:
     return value
 
 
-def _list(given: Mapping[str, Any], name: str) -> list[Any]:
+def _read_list(given: Mapping[str, Any], name: str) -> list[Any]:
     value = given.get(name)
     if value is None:
         return []

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
-from mari_cli.search.space import Choice, Range, Scalar, Settings, combinations
+from mari_cli.search.space import Assignment, OneOf, Range, Scalar, combinations
 from mari_cli.search.trials import Trial
 
 DIGITS = 4
@@ -30,13 +30,13 @@ class Sampler(StrEnum):
 def propose(
     ranges: Sequence[Range],
     finished: Sequence[Trial],
-    tried: Sequence[Settings],
+    tried: Sequence[Assignment],
     *,
     sampler: Sampler,
     seed: int,
     method: str,
     trials: int,
-) -> Settings:
+) -> Assignment:
     """The next settings of a ``method`` that has ``trials`` in all.
 
     ``finished``: the trials that a sampler learns from (`tpe` alone does). ``tried``: the settings of all
@@ -57,7 +57,7 @@ def propose(
 
 def _ask(
     ranges: Sequence[Range], finished: Sequence[Trial], sampler: Sampler, seed: int, trials: int
-) -> Settings:
+) -> Assignment:
     import optuna
     from optuna.trial import TrialState, create_trial
 
@@ -86,7 +86,7 @@ def _ask(
 def _distribution(of_key: Range) -> Any:
     from optuna import distributions
 
-    if isinstance(of_key, Choice):
+    if isinstance(of_key, OneOf):
         return distributions.CategoricalDistribution(of_key.values)
     if of_key.whole:
         return distributions.IntDistribution(int(of_key.low), int(of_key.high), log=of_key.log)
@@ -95,15 +95,15 @@ def _distribution(of_key: Range) -> Any:
 
 def _rounded(of_key: Range, value: Scalar) -> Scalar:
     """A drawn number with as many digits as people type, inside of its interval."""
-    if isinstance(of_key, Choice) or of_key.whole or not isinstance(value, float):
+    if isinstance(of_key, OneOf) or of_key.whole or not isinstance(value, float):
         return value
     return min(max(float(f"{value:.{DIGITS}g}"), of_key.low), of_key.high)
 
 
-def _nth_combination(ranges: Sequence[Range], number: int) -> Settings:
+def _nth_combination(ranges: Sequence[Range], number: int) -> Assignment:
     """Of choices and whole numbers, the last key changing fastest."""
     values = [
-        of_key.values if isinstance(of_key, Choice) else range(int(of_key.low), int(of_key.high) + 1)
+        of_key.values if isinstance(of_key, OneOf) else range(int(of_key.low), int(of_key.high) + 1)
         for of_key in ranges
     ]
     chosen = next(itertools.islice(itertools.product(*values), number, None))

@@ -8,7 +8,7 @@ from typing import Any
 from mari_cli.errors import UserError
 
 Scalar = bool | int | float | str | None
-Settings = dict[str, Scalar]
+Assignment = dict[str, Scalar]
 """A value for each key."""
 
 
@@ -66,7 +66,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Choice:
+class OneOf:
     """One of several values."""
 
     key: str
@@ -95,7 +95,7 @@ class Choice:
         return any(type(value) is type(known) and value == known for known in self.values)
 
 
-Range = Interval | Choice
+Range = Interval | OneOf
 
 
 def combinations(ranges: Sequence[Range]) -> float:
@@ -124,5 +124,5 @@ def as_plain(of_key: Range) -> dict[str, Any]:
 def from_plain(plain: Mapping[str, Any]) -> Range:
     """A range from `as_plain`; KeyError or TypeError where it is none."""
     if "values" in plain:
-        return Choice(key=plain["key"], values=tuple(plain["values"]))
+        return OneOf(key=plain["key"], values=tuple(plain["values"]))
     return Interval(**plain)

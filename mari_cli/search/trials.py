@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mari_cli.search.space import Settings
+from mari_cli.search.space import Assignment
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Trial:
     method: int
     number: int
     """Within the method, from 0."""
-    settings: Settings
+    settings: Assignment
     run: str
     """The name of its directory in that of the sweep."""
     value: float | None = None

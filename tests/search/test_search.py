@@ -8,11 +8,11 @@ from mari_cli.errors import UserError
 from mari_cli.search.aim import Aim
 from mari_cli.search.plan import read_settings
 from mari_cli.search.sampler import Sampler, propose
-from mari_cli.search.space import Choice, Interval, as_plain, combinations, from_plain
+from mari_cli.search.space import Interval, OneOf, as_plain, combinations, from_plain
 from mari_cli.search.trials import Trial, best, middle
 
 LR = Interval("train.lr", 1e-5, 1e-3, log=True)
-BETA = Choice("loss.beta", (0.1, 0.5, 1))
+BETA = OneOf("loss.beta", (0.1, 0.5, 1))
 WHOLE = Interval("train.steps", 1, 3, whole=True)
 
 
@@ -39,10 +39,10 @@ def test_an_interval_that_nothing_can_be_drawn_of_is_refused(low, high, log, tol
 
 def test_a_choice_holds_each_value_once():
     with pytest.raises(UserError, match="twice"):
-        Choice("loss.beta", (0.1, 0.5, 0.1))
+        OneOf("loss.beta", (0.1, 0.5, 0.1))
 
 
-@pytest.mark.parametrize("of_key", [LR, BETA, WHOLE, Choice("a.b", (None, True, "word", 3))])
+@pytest.mark.parametrize("of_key", [LR, BETA, WHOLE, OneOf("a.b", (None, True, "word", 3))])
 def test_a_range_comes_back_from_json_as_it_was(of_key):
     assert from_plain(json.loads(json.dumps(as_plain(of_key)))) == of_key
 
@@ -97,7 +97,7 @@ def test_tpe_learns_from_what_came_out_and_random_does_not():
 @pytest.mark.parametrize("sampler", list(Sampler))
 def test_no_settings_come_twice_and_a_small_space_is_used_up(sampler):
     pytest.importorskip("optuna")
-    space = [BETA, Choice("train.dropout", (True, False))]
+    space = [BETA, OneOf("train.dropout", (True, False))]
     found = sequence(space, sampler=sampler, trials=int(combinations(space)))
     assert len({json.dumps(one.settings) for one in found}) == 6
 
