@@ -41,8 +41,12 @@ def require_checkpoint(run: Path) -> dict[str, Any]:
     if not (run / CHECKPOINT).is_dir():
         made = opened.about().get("task")
         why = f"`mari {made}` makes none" if made in ("evaluate", "audit") else f"it has no `{CHECKPOINT}/`"
+        in_turn = sorted(place.parent for place in run.glob(f"[0-9][0-9]*-*/{CHECKPOINT}"))
         raise UserError(
-            f"run `{run}` holds no model: {why}", "give a finished run of `mari unlearn` or `mari finetune`"
+            f"run `{run}` holds no model: {why}",
+            f"the run of its last request holds it: `{in_turn[-1]}`"
+            if in_turn
+            else "give a finished run of `mari unlearn` or `mari finetune`",
         )
     return read_manifest(run)
 

@@ -11,7 +11,7 @@ from synthetic_run import write_run
 from mari_cli.report.page import render, write_report
 from mari_cli.report.read import read_run, read_runs
 
-KINDS = ("run", "audit", "sweep", "bare")
+KINDS = ("run", "audit", "requests", "sweep", "bare")
 PHONE, PAPER, DESK = 380, 718, 1280
 """Widths in CSS pixels: a small phone, A4 within its margins, a desk."""
 READABLE, READABLE_LARGE = 4.5, 3.0
@@ -22,14 +22,16 @@ CUT_OFF = """() => [...document.querySelectorAll('main *')]
   .filter(e => !e.closest('.unseen') && e.clientHeight > 0 && e.scrollHeight > e.clientHeight + 2
     && ["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowY))
   .map(e => e.className || e.tagName)"""
-SCROLLED = """() => [...document.querySelectorAll('.claim .table')]
+SCROLLED = """() => [...document.querySelectorAll('.measures, .card')].map(e => e.parentElement)
   .filter(e => e.scrollWidth > e.clientWidth).map(e => `${e.scrollWidth} in ${e.clientWidth}`)"""
 INVISIBLE = """() => [...document.querySelectorAll(':is(h1, h2, h3, h4, p, li, td, th, dt, dd, pre, svg)')]
   .filter(e => !e.closest('.unseen, .measures .left') && e.textContent.trim() && !e.checkVisibility(
     {contentVisibilityAuto: true, visibilityProperty: true}))
   .map(e => `${e.tagName}: ${e.textContent.trim().slice(0, 40)}`)"""
 FAINT = """([least, leastLarge]) => {
-  const parse = text => (text.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+  const numbers = text => (text.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+  const parse = text => text.startsWith('color(')
+    ? numbers(text).map((v, i) => i < 3 ? 255 * v : v) : numbers(text);
   const over = (top, below) => {
     const a = top[3] ?? 1;
     return [0, 1, 2].map(i => top[i] * a + below[i] * (1 - a));
@@ -90,11 +92,27 @@ def audited(result: dict[str, Any]) -> None:
     ]
 
 
+def of_requests(result: dict[str, Any]) -> None:
+    """Two requests in turn; and a distance to gold, whose page has the longest names."""
+    one = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 16}
+    cells = [
+        {"value": one | {"value": value}, "reading": reading, "gold": one, "as_gold": False}
+        for value, reading in ((0.01, ""), (0.5, "its turn"), (0.99, "as then"))
+    ]
+    asked = [{"number": n, "label": f"{n}", "records": 8, "run": f"0{n}-a", "manifest": "0"} for n in (1, 2)]
+    rows = [{"of": of, "metric": "forget/answer_nll", "cells": cells} for of in ("1", "2")]
+    steps = ["before", "after 1", "after 2"]
+    result["requests"] = {"requests": asked, "steps": steps, "weights": ["0"] * 3, "rows": rows}
+    for role, value in (("target", 1.0), ("unlearned", 0.3), ("gold", 0.0)):
+        result["models"][role]["metrics"]["distance_to_gold"] = one | {"value": value}
+
+
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("reports")
     write_run(folder / "run", method="npo")
     write_run(folder / "audit", edit=audited)
+    write_run(folder / "requests", edit=of_requests)
     runs = [
         write_run(folder / "sweep" / method, method=method) for method in ("mari", "npo", "kl_ga", "weak")
     ]

@@ -74,6 +74,15 @@ def test_a_start_in_a_hub_that_does_not_answer_is_told(tmp_path):
     assert "--before none" in str(refusal.value.hint)
 
 
+def test_of_requests_in_turn_the_run_of_the_last_one_is_named(tmp_path):
+    run = finished(tmp_path, "unlearn", "unlearned", places={}, checkpoint=False)
+    for name in ("01-a", "02-b"):
+        (run / name / "checkpoint").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds no model") as refusal:
+        models_of_run(run, UnlearnRun(model=ModelConfig(name="m", path="x")))
+    assert refusal.value.hint == f"the run of its last request holds it: `{run / '02-b'}`"
+
+
 @pytest.mark.parametrize("task", ["evaluate", "audit", "unlearn"])
 def test_a_run_without_a_checkpoint_is_refused(task, tmp_path):
     run = finished(tmp_path, task, "model", places={}, checkpoint=False)
