@@ -21,6 +21,8 @@ from mari_cli.lm_head import head_of
 from mari_cli.models.backbone import hidden_states
 from mari_cli.models.load import LanguageModel
 
+HARMLESS = ("retain", "holdout")
+"""Corpora that hold nothing of the forget data, and are taught in its place."""
 LEAST_MEASURED = 8
 """Items that must be left to measure once some are taught."""
 
@@ -43,32 +45,41 @@ def cases(config: AuditConfig, evidence: Evidence) -> tuple[list[Case], list[str
                     "relearning",
                     f"{count}_items_lr_{lr:g}",
                     f"{counted(count, 'forget item')} taught again for {counted(settings.steps, 'step')}, "
-                    "the others asked",
+                    f"the others asked; learning rate {lr:g}{_worst_of(settings.lrs)}",
                     {"items": count, "lr": lr, "steps": settings.steps, "batch": batch, "corpus": "forget"},
                     len(looks) + 3 * settings.steps * batch / len(evidence.chosen),
                     group=f"{count}_items",
                 )
             )
-    if settings.harmless:
-        batch = settings.batch
+    for corpus in HARMLESS if settings.harmless else ():
+        if corpus not in evidence.corpora:
+            notes.append(f"relearning on a harmless {corpus} corpus is left out: there is none")
+            continue
+        taught = min(settings.harmless or 0, len(evidence.corpora[corpus].items))
+        batch = min(taught, settings.batch)
         for lr in settings.lrs:
             found.append(
                 Case(
                     "relearning",
-                    f"retain_lr_{lr:g}",
-                    f"taught harmless retain items for {counted(settings.steps, 'step')}",
+                    f"{corpus}_lr_{lr:g}",
+                    f"taught {counted(taught, f'harmless {corpus} item')} for "
+                    f"{counted(settings.steps, 'step')}; learning rate {lr:g}{_worst_of(settings.lrs)}",
                     {
-                        "items": settings.harmless,
+                        "items": taught,
                         "lr": lr,
                         "steps": settings.steps,
                         "batch": batch,
-                        "corpus": "retain",
+                        "corpus": corpus,
                     },
                     len(looks) + 3 * settings.steps * batch / len(evidence.chosen),
-                    group="retain_items",
+                    group=f"{corpus}_items",
                 )
             )
     return found, notes
+
+
+def _worst_of(lrs: Sequence[float]) -> str:
+    return f", the worst of {len(lrs)}" if len(lrs) > 1 else ""
 
 
 def run(lm: LanguageModel, case: Case, evidence: Evidence) -> CaseValues:

@@ -10,7 +10,8 @@ class RelearningConfig:
     items: list[int] = field(default_factory=lambda: [4, 16, 64])
     """Numbers of forget items that are taught again, one case for each; the other items are the questions."""
     harmless: int | None = None
-    """Number of retain items that are taught instead, in a case of their own; null: no such case."""
+    """Number of retain items, and of holdout items, that are taught instead, in cases of their own; null: no
+    such cases."""
     lrs: list[float] = field(default_factory=lambda: [1e-5, 1e-4, 1e-3])
     """Learning rates. All are tried, and the card shows the worst."""
     steps: int = 64
