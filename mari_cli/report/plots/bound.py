@@ -111,7 +111,8 @@ def bound(runs: list[RunData]) -> Plot | None:
         "tokens of an answer as if they were independent. Points: how often the best threshold of a "
         "membership score "
         "is right, of forget and unseen answers in equal parts; it is chosen on the same items. "
-        "The two are not of one question: a line asks whether the forget data took part in a mean prediction, "
+        "The two are not of one question: a line asks whether the forget data took part in a mean "
+        "prediction, "
         f"a point whether a whole answer was learned. {above}"
     )
     return Plot(svg=svg, caption=caption.strip(), legend=legend)
