@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from matplotlib.axes import Axes
+
 from mari_cli.metrics.bound import accuracy_of_advantage, fano_accuracy_bound, information_of_tokens
 from mari_cli.metrics.membership import ATTACKS, advantage_of
 from mari_cli.report.comparison import comparison_rows, results
@@ -64,47 +66,31 @@ def bound(runs: list[RunData]) -> Plot | None:
     ends = {role: found for role, found in ends.items() if "fano" in found}
     if not (steps or ends) or not any(name in found for _, found in _all(steps, ends) for name in DETECTORS):
         return None
-    lines = {
+    lines: dict[str, Line] = {
         "tokens": ("ink", "-", f"n tokens, Fano (n = {tokens:.1f})" if tokens else ""),
         "fano": ("run0", "-", "one token, Fano"),
         "bayes": ("run0", style.DASHED, "one token, Bayes (best possible)"),
         "support": ("run5", "-", "one token against the support, Fano"),
     }
-    legend = []
-    with style.draw_on(3.6, columns=2) as (figure, [along, beside]):
-        for name, (colour, line, label) in lines.items():
-            path = [(step, found[name]) for step, found in steps if name in found]
-            if path:
-                along.plot(*zip(*path, strict=True), color=COLOURS[colour], linestyle=line)
-            if path or any(name in found for found in ends.values()):
-                legend.append(Key(label=label, colour=colour, shape="line"))
-        for attack, colour in DETECTORS.items():
-            path = [(step, found[attack]) for step, found in steps if attack in found]
-            if path:
-                along.plot(*zip(*path, strict=True), "o", color=COLOURS[colour], markersize=4)
-            legend.append(Key(label=f"{ATTACKS[attack].label}, best threshold", colour=colour))
-        names = [name for name in (*lines, *DETECTORS) if any(name in found for found in ends.values())]
-        for role, found in ends.items():
-            shape, _ = MARKS[role]
-            colour = {"target": "before", "gold": "gold"}.get(role, "run0")
-            values = [(found[name], place) for place, name in enumerate(names) if name in found]
-            beside.plot(*zip(*values, strict=True), shape, color=COLOURS[colour], markersize=6)
-            legend.append(
-                Key(label=MARKS[role][1], colour=colour, shape="ring" if role == "target" else "dot")
-            )
-        words = {name: label for name, (_, _, label) in lines.items()}
-        style.name_lines(beside, [words.get(name) or ATTACKS[name].label for name in names])
-        beside.axvline(0.5, color=COLOURS["muted"], linewidth=0.9, linestyle=style.DASHED)
-        beside.set_xlabel("accuracy, whole sets")
-        along.axhline(0.5, color=COLOURS["muted"], linewidth=0.9, linestyle=style.DASHED)
-        along.set_xlabel("step")
-        along.set_ylabel("accuracy, sample that is watched")
-        style.plain_numbers(along, "x", ticks=6, whole=True)
-        style.plain_numbers(along, "y", ticks=6)
-        style.plain_numbers(beside, "x", ticks=6)
-        if not steps:
-            along.set_visible(False)
+    words = {name: label for name, (_, _, label) in lines.items()}
+    with style.draw_on(3.6, columns=1 + bool(steps)) as (figure, axes):
+        if steps:
+            _draw_along(axes[0], steps, lines)
+        _draw_beside(axes[-1], ends, words)
         svg = style.to_svg(figure, "bounds and detectors by training step")
+    seen = {name for _, found in _all(steps, ends) for name in found}
+    legend = [
+        Key(label=lines[name][2], colour=lines[name][0], shape="line") for name in lines if name in seen
+    ]
+    legend += [
+        Key(label=f"{ATTACKS[attack].label}, best threshold", colour=colour)
+        for attack, colour in DETECTORS.items()
+        if attack in seen
+    ]
+    shapes = {"target": "ring", "gold": "diamond"}
+    legend += [
+        Key(label=MARKS[role][1], colour=_colour_of(role), shape=shapes.get(role, "dot")) for role in ends
+    ]
     above = _above(ends)
     caption = (
         "Lines: how often a detector can be right at most, by the information of one token, and of the n "
@@ -116,6 +102,39 @@ def bound(runs: list[RunData]) -> Plot | None:
         f"a point whether a whole answer was learned. {above}"
     )
     return Plot(svg=svg, caption=caption.strip(), legend=legend)
+
+
+Line = tuple[str, Any, str]
+"""Of a bound: CSS variable, style and label."""
+
+
+def _draw_along(axis: Axes, steps: list[tuple[int, dict[str, float]]], lines: Mapping[str, Line]) -> None:
+    for name, (colour, line, _) in lines.items():
+        if path := [(step, found[name]) for step, found in steps if name in found]:
+            axis.plot(*zip(*path, strict=True), color=COLOURS[colour], linestyle=line)
+    for attack, colour in DETECTORS.items():
+        if path := [(step, found[attack]) for step, found in steps if attack in found]:
+            axis.plot(*zip(*path, strict=True), "o", color=COLOURS[colour], markersize=4)
+    axis.axhline(0.5, color=COLOURS["muted"], linewidth=0.9, linestyle=style.DASHED)
+    axis.set_xlabel("step")
+    axis.set_ylabel("accuracy, watched sample")
+    style.plain_numbers(axis, "x", ticks=6, whole=True)
+    style.plain_numbers(axis, "y", ticks=6)
+
+
+def _draw_beside(axis: Axes, ends: Mapping[str, dict[str, float]], words: Mapping[str, str]) -> None:
+    names = [name for name in (*words, *DETECTORS) if any(name in found for found in ends.values())]
+    for role, found in ends.items():
+        values = [(found[name], place) for place, name in enumerate(names) if name in found]
+        axis.plot(*zip(*values, strict=True), MARKS[role][0], color=COLOURS[_colour_of(role)], markersize=6)
+    style.name_lines(axis, [words.get(name) or ATTACKS[name].label for name in names])
+    axis.axvline(0.5, color=COLOURS["muted"], linewidth=0.9, linestyle=style.DASHED)
+    axis.set_xlabel("accuracy, whole sets")
+    style.plain_numbers(axis, "x", ticks=6)
+
+
+def _colour_of(role: str) -> str:
+    return {"target": "before", "gold": "gold"}.get(role, "run0")
 
 
 def _values(model: ModelResult) -> dict[str, float]:
