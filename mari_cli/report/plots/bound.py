@@ -66,7 +66,7 @@ def bound(runs: list[RunData]) -> Plot | None:
     ends = {role: found for role, found in ends.items() if "fano" in found}
     if not (steps or ends) or not any(name in found for _, found in _all(steps, ends) for name in DETECTORS):
         return None
-    lines: dict[str, Line] = {
+    lines: dict[str, DrawnLine] = {
         "tokens": ("ink", "-", f"n tokens, Fano (n = {tokens:.1f})" if tokens else ""),
         "fano": ("run0", "-", "one token, Fano"),
         "bayes": ("run0", style.DASHED, "one token, Bayes (best possible)"),
@@ -104,11 +104,13 @@ def bound(runs: list[RunData]) -> Plot | None:
     return Plot(svg=svg, caption=caption.strip(), legend=legend)
 
 
-Line = tuple[str, Any, str]
+DrawnLine = tuple[str, Any, str]
 """Of a bound: CSS variable, style and label."""
 
 
-def _draw_along(axis: Axes, steps: list[tuple[int, dict[str, float]]], lines: Mapping[str, Line]) -> None:
+def _draw_along(
+    axis: Axes, steps: list[tuple[int, dict[str, float]]], lines: Mapping[str, DrawnLine]
+) -> None:
     for name, (colour, line, _) in lines.items():
         if path := [(step, found[name]) for step, found in steps if name in found]:
             axis.plot(*zip(*path, strict=True), color=COLOURS[colour], linestyle=line)
