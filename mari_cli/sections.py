@@ -5,7 +5,8 @@ a `Section`; SCHEMAS holds all schemas by name.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
@@ -73,6 +74,20 @@ def fraction(section: str, config: object, *names: str, open_above: bool = False
             )
 
 
+def choices(section: str, config: Any) -> None:
+    """Turn a word into the member that it names, in each field of ``config`` that holds a StrEnum.
+
+    The code compares members by identity: a plain word would silently choose another branch.
+    """
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if not (isinstance(field.type, type) and issubclass(field.type, StrEnum)) or value == MISSING:
+            continue
+        words = [str(member) for member in field.type]
+        require(value in words, f"{section}.{field.name} must be one of {', '.join(words)}, got {value}")
+        object.__setattr__(config, field.name, field.type(value))
+
+
 # -- sections of several kinds -------------------------------------------------------------------------------
 
 
@@ -102,6 +117,7 @@ class Section:
             f"`section={meant}` chooses {meant}; a label is any other word",
         )
         label("section", self)
+        choices("section", self)
 
 
 def label(section: str, config: Any) -> None:

@@ -88,7 +88,7 @@ def readings(
                 assert of_role.layer_ND is not None
                 found[reading] = of_role.layer_ND
             case _:
-                raise NotImplementedError(type(reading).__name__)
+                raise NotImplementedError(f"add a case for {type(reading).__name__} here: its plain formula")
     return found
 
 

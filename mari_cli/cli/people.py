@@ -50,7 +50,7 @@ def ask(
         list[str] | None,
         typer.Argument(
             metavar="QUESTION",
-            help="What is asked; `-` reads a question a line from stdin. Without any: a prompt.",
+            help="What is asked; `-` reads a question a line from stdin. Without a question: interactive.",
             show_default=False,
         ),
     ] = None,
@@ -65,7 +65,7 @@ def ask(
         float, typer.Option(min=0, help="0 gives the most probable tokens; above, answers are drawn.")
     ] = 0.0,
     seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Of the draws; else 0.", show_default=False)
+        int | None, typer.Option(metavar="N", help="Seed of the drawn answers; else 0.", show_default=False)
     ] = None,
     device: Annotated[DeviceName | None, typer.Option(help="Where the models run; else as the run.")] = None,
     before: Annotated[

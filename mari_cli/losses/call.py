@@ -38,7 +38,7 @@ def unlearning_loss(
     pools over a step pools over these batches.
 
     Raises ValueError where the loss needs a batch or a reference that is missing, or a distribution that only
-    `mari unlearn` makes.
+    `mari unlearn` makes, and where a batch has no labels or a sequence without any.
     """
     objective = config.objective()
     needs = objective.needs
@@ -50,6 +50,8 @@ def unlearning_loss(
         missing.append("reference")
     if missing:
         raise ValueError(f"loss={config.kind} needs `{missing[0]}`")
+    for role, batch in batches.items():
+        _check_labels(role, batch)
     if needs.stored_tokens is not None:
         raise ValueError(f"loss={config.kind} needs a distribution that only `mari unlearn` makes")
 
@@ -107,6 +109,17 @@ class _Carry(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         gradients = [upstream.to(gradient) * gradient for gradient in ctx.saved_tensors]
         return None, None, *gradients, *(None for _ in gradients)
+
+
+def _check_labels(role: str, batch: CollatedBatch) -> None:
+    """A mean over the tokens of a sequence without labels would be 0/0."""
+    if "labels" not in batch:
+        raise ValueError(f"the batch `{role}` has no `labels`")
+    empty = (batch["labels"][:, 1:] == -100).all(1).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(
+            f"sequence {empty[0]} of `{role}` has no label: all are -100 (was its answer cut off?)"
+        )
 
 
 def _states(model: nn.Module, batch: CollatedBatch, layer: int | None) -> tuple[Tensor, Tensor | None]:

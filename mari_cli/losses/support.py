@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mari_cli.sections import Flag, flags, non_negative, positive, require
+from mari_cli.sections import Flag, choices, flags, non_negative, positive, require
 
 
 class SupportSource(StrEnum):
@@ -90,6 +90,7 @@ class SupportConfig:
     on answers that q gets wrong equals that of the model before step 1 on the holdout's."""
 
     def __post_init__(self) -> None:
+        choices("loss.support", self)
         positive("loss.support", self, "floor", "key_records", "twins", "sharpen", "share")
         non_negative("loss.support", self, "weight", "contrast")
         flags("loss.support", self, "quantiles")

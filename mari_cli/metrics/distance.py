@@ -79,7 +79,7 @@ def choose_metrics(
             if apart.separable:
                 forget.append(name)
             else:
-                left_out[name] = "target and gold are not separable by it"
+                left_out[name] = "target and gold do not differ clearly in it"
         elif before.value == 0:
             left_out[name] = "0 for the target: there is nothing to lose"
         else:

@@ -24,7 +24,7 @@ def require_writable(path: Path, key: str) -> None:
     try:
         if os.path.lexists(path):
             what = "is a directory" if path.is_dir() else "exists already"
-            raise UserError(f"report `{path}` {what}", "choose a file that does not exist yet")
+            raise UserError(f"report `{path}` {what}", f"choose another file with `{key}`")
         longest = longest_name(path.absolute().parts)
         there = next(parent for parent in path.absolute().parents if parent.exists())
         if longest <= LONGEST_NAME and there.is_dir() and os.access(there, os.W_OK | os.X_OK):

@@ -42,7 +42,7 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         (
             "padding",
             f"{run['padding']:.1%}",
-            f"{step['padding']:.1%} in the heaviest step, which all below is of",
+            f"{step['padding']:.1%} in the heaviest step; the rows below are of that step",
         ),
         (
             "operations a step",

@@ -135,8 +135,9 @@ def _choose(
         contrast = PLAIN_CONTRAST if asked.contrast is None else asked.contrast
         changes |= {"generated": generated, "contrast": contrast}
         notes.append(
-            f"support: twins, {generated:g} of them generated, with contrast {contrast:g}: there is no "
-            "holdout to set that by (`holdout`: data like the forget data that no model has seen)"
+            f"support: twins, {generated:g} of them generated, with contrast {contrast:g}: fixed numbers, "
+            "for there is no holdout to choose them by (`holdout`: data like the forget data that no model "
+            "has seen)"
         )
     return with_support(config, **changes), replace(prepared, config=replace(asked, **changes)), notes
 

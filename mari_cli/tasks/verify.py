@@ -112,7 +112,9 @@ def _check_signature(run: Path, manifest: Mapping[str, Any], key: Path | None) -
         if key:
             return Check("signature", CheckVerdict.fails, "the run is not signed, and a key was given")
         return Check(
-            "signature", CheckVerdict.left, "the run is not signed: whoever can write can make it anew"
+            "signature",
+            CheckVerdict.left,
+            "the run is not signed: anybody who may write here could make another manifest",
         )
     if key is None:
         return Check("signature", CheckVerdict.unknown, f"`{SIGNATURE}` is there, but no `--key` was given")

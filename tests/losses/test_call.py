@@ -11,10 +11,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
 from mari_cli.losses.ascent import KLGA, GradDiff
 from mari_cli.losses.call import unlearning_loss
 from mari_cli.losses.ceu import CEUConfig
-from mari_cli.losses.mari import Estimator, MariConfig
+from mari_cli.losses.mari import Estimator, GradientThrough, MariConfig
 from mari_cli.losses.pdu import PDUConfig
 from mari_cli.losses.preference import DPOConfig, NPOConfig
 from mari_cli.losses.rmu import RMUConfig
+from mari_cli.losses.support import SupportConfig
 from mari_cli.losses.undial import UndialConfig
 from mari_cli.losses.wga import WGAConfig
 
@@ -116,6 +117,33 @@ def test_what_is_missing_is_named():
         unlearning_loss(context, model(), batch(1), batch(2), reference=model(5))
 
 
+def test_a_batch_without_labels_and_a_sequence_without_any_are_refused():
+    bare = {name: value for name, value in batch(1).items() if name != "labels"}
+    with pytest.raises(ValueError, match="batch `forget` has no `labels`"):
+        unlearning_loss(NPOConfig(name="npo"), model(), bare, batch(2), reference=model(1))
+    cut = batch(2)
+    cut["labels"][1] = -100
+    with pytest.raises(ValueError, match="sequence 1 of `retain` has no label"):
+        unlearning_loss(NPOConfig(name="npo"), model(), batch(1), cut, reference=model(1))
+
+
+@pytest.mark.parametrize("estimator", list(Estimator))
+def test_a_word_chooses_what_its_member_chooses(estimator):
+    found = MariConfig(name="mari", estimator=str(estimator))
+    assert found == MariConfig(name="mari", estimator=estimator)
+    assert found.estimator is estimator
+    assert MariConfig(name="mari", gradient_through="both").gradient_through is GradientThrough.both
+
+
+def test_a_word_that_names_no_member_is_refused():
+    with pytest.raises(
+        ValueError, match="retain_loss must be one of none, nll, kl, jensen_shannon, states, got klll"
+    ):
+        NPOConfig(name="npo", retain_loss="klll")
+    with pytest.raises(ValueError, match=r"loss\.support\.source must be one of .*, got twin$"):
+        SupportConfig(source="twin")
+
+
 def test_the_readmes_example_trains_with_the_trainer_of_transformers(tmp_path):
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     assert len(example.splitlines()) <= 25
@@ -124,7 +152,12 @@ def test_the_readmes_example_trains_with_the_trainer_of_transformers(tmp_path):
     lm = model()
     settings = {"max_steps": 3, "per_device_train_batch_size": 1, "report_to": [], "use_cpu": True}
     args = TrainingArguments(
-        str(tmp_path), remove_unused_columns=False, save_strategy="no", learning_rate=1e-2, **settings
+        str(tmp_path),
+        remove_unused_columns=False,
+        label_names=["forget", "retain"],
+        save_strategy="no",
+        learning_rate=1e-2,
+        **settings,
     )
     pairs = [{"forget": batch(1), "retain": batch(2)}]
     before, config = log_p(lm, batch(1)).sum().item(), NPOConfig(name="npo")
@@ -132,8 +165,11 @@ def test_the_readmes_example_trains_with_the_trainer_of_transformers(tmp_path):
         model=lm,
         args=args,
         train_dataset=pairs,
+        eval_dataset=pairs,
         data_collator=lambda rows: rows[0],
         loss=config,
     )
+    at_start = trainer.evaluate()["eval_loss"]
     trainer.train()
+    assert trainer.evaluate()["eval_loss"] < at_start
     assert log_p(lm.eval(), batch(1)).sum().item() < before - 0.1

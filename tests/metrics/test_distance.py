@@ -145,7 +145,7 @@ def test_a_metric_that_does_not_tell_target_from_gold_is_left_out_and_said():
     ]
     entered = choose_metrics(TARGET, twin, HOW)
     assert entered.forget == ()
-    assert entered.left_out["forget/answer_nll"] == "target and gold are not separable by it"
+    assert entered.left_out["forget/answer_nll"] == "target and gold do not differ clearly in it"
     found = distances_to_gold({"target": TARGET, "gold": twin}, entered, HOW)
     assert found["target"].keys() == {KEPT_SIDE}
 

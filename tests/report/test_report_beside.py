@@ -15,7 +15,7 @@ SIDES = ("distance_to_gold", "distance_to_gold/forget_side", "distance_to_gold/k
 ENTERED = {
     "forget": ["forget/answer_nll", "privacy/loss_auc"],
     "kept": ["retain/token_accuracy"],
-    "left_out": {"forget/exact_match": "target and gold are not separable by it"},
+    "left_out": {"forget/exact_match": "target and gold do not differ clearly in it"},
 }
 
 
@@ -46,7 +46,7 @@ def test_the_headline_gives_the_figure_and_a_claim_says_what_it_is_made_of(tmp_p
     assert points["Forget side"].startswith("0.300 (0.200–0.400): 0 is as gold, 1 as far from it as before.")
     assert "loss AUC 0.046 short of gold" in points["Forget side"]
     assert points["Kept side"].endswith("The mean over retain token accuracy 1 %.")
-    assert points["Left out"] == "forget exact match (target and gold are not separable by it)."
+    assert points["Left out"] == "forget exact match (target and gold do not differ clearly in it)."
 
 
 def test_what_was_never_seen_is_told_to_have_moved_or_not(tmp_path):

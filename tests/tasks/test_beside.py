@@ -105,7 +105,7 @@ def test_a_metric_that_does_not_tell_target_from_gold_is_left_out_with_a_note():
     found = beside(twins, CONFIG, seed=0)
     [note] = found.notes
     assert note.startswith("distance to gold is without forget answer NLL, forget token accuracy")
-    assert note.endswith("target and gold are not separable by it")
+    assert note.endswith("target and gold do not differ clearly in it")
     assert "distance_to_gold/forget_side" not in metrics(found, "unlearned")
     assert metrics(found, "unlearned")["distance_to_gold/kept_side"].value == 0
 

@@ -242,7 +242,7 @@ def letters(*names: str, times: int = 3) -> str:
     ("forget", "holdout", "source", "generated", "says"),
     [
         (letters("Orla", "Udo"), letters("Pia", "Jost"), "twins", None, None),
-        (letters("Orla", "Udo"), None, "twins", PLAIN_GENERATED, "no holdout to set that by"),
+        (letters("Orla", "Udo"), None, "twins", PLAIN_GENERATED, "no holdout to choose them by"),
         (letters("Orla", times=1), letters("Pia"), "neighbours", None, "no key strings"),
     ],
 )
