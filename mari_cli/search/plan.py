@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from typing import Any
 
 from mari_cli.errors import UserError, nearest
@@ -75,6 +76,11 @@ def read_settings(given: Mapping[str, Any]) -> SearchConfig:
         report_untuned=_flag(given, "report_untuned"),
         fixed=tuple(str(name) for name in _read_list(given, "fixed")),
     )
+    if found.sampler is not Sampler.grid and find_spec("optuna") is None:
+        raise UserError(
+            f"`{PREFIX}sampler={found.sampler}` needs optuna, which is not installed",
+            f"`pip install optuna`, or `{PREFIX}sampler=grid` over choices",
+        )
     if len(set(found.report_seeds)) < len(found.report_seeds):
         raise UserError("`sweep.report_seeds` holds a seed twice", "write each seed once")
     if (found.report_overrides or found.report_untuned) and not found.report_seeds:

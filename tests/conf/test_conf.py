@@ -145,9 +145,11 @@ def test_the_cache_is_where_the_environment_says(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "file", sorted(EXPERIMENTS.glob("*/run*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}"
+    "file",
+    sorted([*EXPERIMENTS.glob("*/run*.yaml"), *EXPERIMENTS.glob("*/reduced.yaml")]),
+    ids=lambda file: f"{file.parent.name}/{file.stem}",
 )
 def test_every_experiment_composes_alone_and_as_a_sweep(file):
     planned = launch.plan(Experiment("unlearn", file=file))
-    assert planned.jobs
+    assert planned.methods if isinstance(planned, launch.PlannedSearch) else planned.jobs
     launch.parse(launch.compose(Experiment(planned.task, file=file)))

@@ -172,12 +172,21 @@ def test_an_aim_is_a_cost(direction, now, gold, cost):
     ],
 )
 def test_what_no_search_can_take_is_refused_with_a_hint(given, told):
+    pytest.importorskip("optuna")
     with pytest.raises(UserError, match=told) as refused:
         read_settings(given)
     assert refused.value.hint
 
 
 def test_trials_that_learn_run_one_by_one_and_others_all_together():
+    pytest.importorskip("optuna")
     assert read_settings({"trials": 6}).at_once == 1
     assert read_settings({"trials": 6, "together": 2}).at_once == 2
     assert read_settings({"trials": 6, "sampler": "random"}).at_once == 6
+
+
+def test_without_optuna_a_grid_alone_can_be_searched(monkeypatch):
+    monkeypatch.setattr("mari_cli.search.plan.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs optuna, which is not installed"):
+        read_settings({"trials": 2})
+    assert read_settings({"trials": 2, "sampler": "grid"}).trials == 2
