@@ -4,7 +4,8 @@
 
 Each finished run (a sweep stands for its jobs) gives one pair: the information of the model that it left,
 and the advantage of the best detector (the largest |TPR - FPR| of loss, zlib, min-k and min-k++). With
-`--along` each evaluation during training gives a pair, too; the interval then still resamples runs. With
+`--along` each evaluation during training gives a pair instead (of the sample that is watched, in which the
+forget data has another share, so that the two cannot be pooled); the interval still resamples runs. With
 `--beside` the models before unlearning and the gold models count as well, each once. The best of four
 thresholds, chosen on the items that it is measured on, is above 0 for a model that nothing tells apart: the
 last line says how far.
@@ -12,11 +13,13 @@ last line says how far.
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from mari_cli.errors import UserError
 from mari_cli.metrics.bound import rank_correlation
 from mari_cli.metrics.membership import advantage_of
 from mari_cli.metrics.statistics import How
@@ -38,6 +41,8 @@ def advantage(values: dict[str, float]) -> float | None:
 def points(run: RunData, *, along: bool, beside: set[str] | None) -> list[dict[str, float]]:
     """The metrics by full name of each model of a run that counts. ``beside``: hashes of the models before
     unlearning and of gold models that were counted; None: these do not count."""
+    if along:
+        return run.eval_rows
     models = []
     for role in ("unlearned", "model", "target", "gold"):
         model = run.models.get(role)
@@ -48,7 +53,7 @@ def points(run: RunData, *, along: bool, beside: set[str] | None) -> list[dict[s
                 continue
             beside.add(str(model.hash))
         models.append({name: estimate.value for name, estimate in model.metrics.items()})
-    return [*models, *(run.eval_rows if along else [])]
+    return models
 
 
 def pairs_of(runs: list[RunData], estimator: str, *, along: bool = False, beside: bool = False) -> Pairs:
@@ -71,7 +76,7 @@ def chance(run: RunData) -> float:
 
 def main(
     runs: Annotated[list[Path], typer.Argument(help="Runs; a sweep stands for its jobs.")],
-    along: Annotated[bool, typer.Option("--along", help="Count evaluations during training, too.")] = False,
+    along: Annotated[bool, typer.Option("--along", help="Take the evaluations during training.")] = False,
     beside: Annotated[
         bool, typer.Option("--beside", help="Count the models before unlearning and gold models, too.")
     ] = False,
@@ -79,7 +84,11 @@ def main(
     out: Annotated[Path | None, typer.Option(help="A JSON file for the pairs.")] = None,
 ) -> None:
     """Print for each estimator of the information its rank correlation with the best detector's advantage."""
-    found = read_runs(runs)
+    try:
+        found = read_runs(runs)
+    except UserError as error:
+        print(f"error: {error}\n  hint: {error.hint}", file=sys.stderr)
+        raise typer.Exit(2) from None
     told: dict[str, Any] = {}
     for estimator in ESTIMATORS:
         pairs = pairs_of(found, estimator, along=along, beside=beside)
