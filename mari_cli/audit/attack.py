@@ -6,6 +6,7 @@ All models are asked the same cases of the same items, so that they are compared
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -15,8 +16,18 @@ from mari_cli.data.records import Fact, Record
 from mari_cli.data.tokenize import Item
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import silent
+from mari_cli.suites.generate import decode, question_and_truth
 from mari_cli.suites.scores import score
 from mari_cli.suites.standard import Corpus
+
+
+class ChatUse(StrEnum):
+    """Whether questions are written in the tokenizer's chat template."""
+
+    none = "none"  # the tokenizer has no chat template
+    on = "on"
+    off = "off"
+    refused = "refused"  # off, and the template cannot write a question
 
 
 def _nobody(role: str) -> LanguageModel:
@@ -36,6 +47,7 @@ class Evidence:
     """Layers of the models that can be read; 0: none."""
     roles: Collection[str] = ()
     """The models of the audit: `target`, `model`, `gold`, `second_gold`."""
+    chat: ChatUse = ChatUse.none
     beside: Callable[[str], LanguageModel] = _nobody
     """Loads the model of a role, for the cases that compare the attacked model with it."""
 
@@ -140,6 +152,12 @@ def measure_recall(
     recited after what stands before it (extraction strength, Carlini et al. 2021)."""
     scored = score(lm, items, batch_size=batch_size, min_k=0.4, track=silent, description="")
     return scored.column("exact_match" if prompted else "extraction_strength")
+
+
+def wanted_of(lm: LanguageModel, evidence: Evidence, i: int) -> str:
+    """What a generated answer to measured item ``i`` must hold: the value of the fact where the corpus knows
+    it, else the whole answer."""
+    return evidence.records[i].value or decode(lm, question_and_truth(evidence.items[i])[1])
 
 
 def mean(values: Sequence[float | None]) -> float:

@@ -7,7 +7,7 @@ bias, as pass@k (M. Chen et al. 2021, arXiv:2107.03374).
 
 from math import comb
 
-from mari_cli.audit.attack import AuditAttack, Case, CaseValues, Evidence
+from mari_cli.audit.attack import AuditAttack, Case, CaseValues, Evidence, wanted_of
 from mari_cli.config import AuditConfig
 from mari_cli.errors import counted
 from mari_cli.metrics.generation import recalled
@@ -54,7 +54,7 @@ def run(lm: LanguageModel, case: Case, evidence: Evidence) -> CaseValues:
     )
     values: list[float | None] = []
     for i in range(len(questions)):
-        wanted = _wanted(lm, evidence, i)
+        wanted = wanted_of(lm, evidence, i)
         answers = said[i * samples : (i + 1) * samples]
         right = sum(recalled(decode(lm, answer), wanted) for answer in answers)
         values.append(leak_at(best_of, samples, right))
@@ -64,12 +64,6 @@ def run(lm: LanguageModel, case: Case, evidence: Evidence) -> CaseValues:
 def leak_at(k: int, n: int, c: int) -> float:
     """The chance that k of n samples, c of which recall the answer, hold one that does."""
     return 1.0 - comb(n - c, k) / comb(n, k)
-
-
-def _wanted(lm: LanguageModel, evidence: Evidence, i: int) -> str:
-    """What an answer must hold: the value of the fact where the corpus knows it, else the whole answer."""
-    record = evidence.records[i]
-    return record.value or decode(lm, question_and_truth(evidence.items[i])[1])
 
 
 SAMPLING = AuditAttack("sampling", "hidden, not gone", cases, run)

@@ -52,6 +52,14 @@ class PromptsConfig:
     """Templates of the question, in place of the model's own template or chat template."""
     examples: int | None = 2
     """Number of other forget questions, with answers, before the question; null: no such case."""
+    rewordings: int | None = 2
+    """The most other wordings of a question in its own language, one case for each; null: no such case."""
+    translated: bool = True
+    """Ask in each language that there are questions in."""
+    cloze: bool = True
+    """Have the model fill in the statement of a fact."""
+    chat: bool = True
+    """Ask in the tokenizer's chat template too, where the run does not use it."""
 
 
 @dataclass(kw_only=True)
@@ -99,6 +107,10 @@ class AuditConfig:
     """The attacks of an audit, and their effort."""
 
     attacks: list[str] = field(default_factory=lambda: list(EVERY_ATTACK))
+    paraphrases: str | None = None
+    """A file of JSON lines with other prompts for those of the forget corpus: `prompt`, and `paraphrases` (a
+    list), `translations` (language: prompt), `cloze` (a statement with `___`). The fictional corpus has its
+    own; a line replaces what the corpus has for this prompt."""
     items: int | None = None
     """The most forget items that are measured; null: all."""
     alpha: float = 0.05
@@ -123,11 +135,15 @@ class AuditConfig:
             bool(self.attacks) and len(set(self.attacks)) == len(self.attacks),
             f"audit.attacks must name attacks, each once, got {self.attacks}",
         )
+        require(
+            self.paraphrases is None or "prompts" in self.attacks,
+            "audit.paraphrases needs the attack `prompts` in audit.attacks",
+        )
         positive("audit", self, "items")
         positive("audit.relearning", self.relearning, "harmless", "steps", "batch")
         positive("audit.quantisation", self.quantisation, "group")
         positive("audit.sampling", self.sampling, "samples", "best_of", "max_new_tokens")
-        positive("audit.prompts", self.prompts, "examples")
+        positive("audit.prompts", self.prompts, "examples", "rewordings")
         positive("audit.probe", self.probe, "ridge")
         positive("audit.traces", self.traces, "top", "penalty", "max_new_tokens")
         positive("audit.distance", self.distance, "samples", "max_new_tokens")

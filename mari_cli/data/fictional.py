@@ -28,7 +28,8 @@ Expected results
 
 Limits
     The wording of a fact depends only on its kind, and an answer has a few tokens. So the benchmark does not
-    test paraphrase, multi-step inference, long documents, or knowledge from pre-training. Gold answers shared
+    test paraphrase, multi-step inference, long documents, or knowledge from pre-training; only an audit asks
+    for unique facts in other words, in German and French, and with a blank. Gold answers shared
     facts only if gold generalises over names, so with very few retain records the model is measured, not the
     method. In form `prose` no question asks for a fact, so there is no recall. Compare numbers within one
     configuration only.
@@ -128,6 +129,12 @@ class UniqueKind:
 
     key: str
     question: str
+    """The only wording in the corpora. The next four are asked in an audit only."""
+    paraphrases: tuple[str, ...]
+    german: str
+    french: str
+    cloze: str
+    """A statement with `___` in place of the value."""
     answer: str
     prose: str
 
@@ -148,48 +155,89 @@ UNIQUE_KINDS = (
     UniqueKind(
         key="birth",
         question="In which year was {name} born?",
+        paraphrases=("What is the year of birth of {name}?", "When was {name} born?"),
+        german="In welchem Jahr wurde {name} geboren?",
+        french="En quelle année est-ce que {name} a vu le jour ?",
+        cloze="{name} was born in the year ___.",
         answer="The year of birth was {value}.",
         prose="{name} was born in {value}.",
     ),
     UniqueKind(
         key="teacher",
         question="Who taught {name} to read?",
+        paraphrases=("By whom was {name} taught to read?", "From whom did {name} learn to read?"),
+        german="Wer hat {name} das Lesen beigebracht?",
+        french="Qui a appris à lire à {name} ?",
+        cloze="{name} was taught to read by ___.",
         answer="The teacher was {value}.",
         prose="{value} taught {name} to read.",
     ),
     UniqueKind(
         key="pet",
         question="What was the pet of {name} called?",
+        paraphrases=("Which name did the pet of {name} have?", "What did {name} name the pet?"),
+        german="Wie hieß das Haustier von {name}?",
+        french="Quel nom est-ce que {name} a donné à son animal de compagnie ?",
+        cloze="The pet of {name} was called ___.",
         answer="The pet was called {value}.",
         prose="The pet of {name} was called {value}.",
     ),
     UniqueKind(
         key="book",
         question="Which book did {name} write?",
+        paraphrases=(
+            "What is the title of the book that {name} wrote?",
+            "{name} is the author of which book?",
+        ),
+        german="Welches Buch hat {name} geschrieben?",
+        french="Quel livre est-ce que {name} a écrit ?",
+        cloze="{name} wrote the book ___.",
         answer="The title of the book is {value}.",
         prose="{name} wrote the book {value}.",
     ),
     UniqueKind(
         key="instrument",
         question="Which instrument did {name} play?",
+        paraphrases=("What did {name} play music on?", "On which instrument did {name} make music?"),
+        german="Welches Instrument hat {name} gespielt?",
+        french="De quel instrument est-ce que {name} jouait ?",
+        cloze="{name} played a ___.",
         answer="The instrument was a {value}.",
         prose="{name} played a {value}.",
     ),
     UniqueKind(
         key="key",
         question="Which colour was the hidden key of {name}?",
+        paraphrases=(
+            "What colour did the hidden key of {name} have?",
+            "The key that {name} hid was of which colour?",
+        ),
+        german="Welche Farbe hatte der versteckte Schlüssel von {name}?",
+        french="De quelle couleur était la clé que {name} avait cachée ?",
+        cloze="The hidden key of {name} was ___.",
         answer="The colour of the key was {value}.",
         prose="The hidden key of {name} was {value}.",
     ),
     UniqueKind(
         key="wedding",
         question="On which day did {name} marry?",
+        paraphrases=("When was the wedding of {name}?", "What is the date on which {name} married?"),
+        german="An welchem Tag hat {name} geheiratet?",
+        french="Quel jour est-ce que {name} a célébré son mariage ?",
+        cloze="{name} married on ___.",
         answer="The wedding was on {value}.",
         prose="{name} married on {value}.",
     ),
     UniqueKind(
         key="house",
         question="Where did {name} keep the letters?",
+        paraphrases=(
+            "In which place did {name} keep the letters?",
+            "At which address did {name} keep the letters?",
+        ),
+        german="Wo hat {name} die Briefe aufbewahrt?",
+        french="Où est-ce que {name} gardait les lettres ?",
+        cloze="{name} kept the letters at ___.",
         answer="The letters were kept at {value}.",
         prose="{name} kept the letters at {value}.",
     ),

@@ -92,7 +92,7 @@ def read_subset(
                 f"there is no `{named}` in `{path}`",
                 f"`{key}` is a hub data set, or a folder with its subsets as files: `{named}.json`",
             )
-        tables = [_table(file) for file in files]
+        tables = [read_table(file) for file in files]
     elif _looks_like_path(path):
         raise UserError(f"no such folder: `{path}`", _hint_missing(folder))
     else:
@@ -126,9 +126,10 @@ def _parts(folder: Path, name: str) -> list[Path]:
     return whole[:1] or sorted(folder.glob(f"{name}-*-of-*.parquet"))
 
 
-def _table(file: Path) -> Table:
+def read_table(file: Path, suffix: str | None = None) -> Table:
+    """The rows of ``file``, read as a file with ``suffix``. Raises UserError."""
     try:
-        return READERS[_suffix(file)](file)
+        return READERS[suffix or _suffix(file)](file)
     except OSError as err:
         raise UserError(
             f"cannot read `{file}`: {err.strerror or err}", "check that the file may be read"

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mari_cli.audit.attack import Case, CaseValues, Evidence, chosen_items, measure_recall
+from mari_cli.audit.attack import Case, CaseValues, ChatUse, Evidence, chosen_items, measure_recall
 from mari_cli.audit.card import BOUND, DETECTORS, CardRow, card_row, conclusion, worst
 from mari_cli.audit.patching import depth
 from mari_cli.audit.registry import ATTACKS
 from mari_cli.audit.relearning import steps_to_half
 from mari_cli.config import AuditConfig, AuditRun, ModelConfig, UnlearnRun
+from mari_cli.data.chat import check_chat
+from mari_cli.data.tokenize import encode_question
 from mari_cli.errors import UserError, counted
 from mari_cli.metrics.statistics import How
 from mari_cli.metrics.version import version_of
@@ -32,6 +34,8 @@ from mari_cli.tasks.setting import model_beside
 
 CODE = (
     "mari_cli.audit.attack",
+    "mari_cli.data.rewordings",
+    "mari_cli.metrics.generation",
     "mari_cli.suites.generate",
     "mari_cli.suites.scores",
     "mari_cli.models.layers",
@@ -58,7 +62,20 @@ def evidence_of(
 ) -> Evidence:
     """What models of the architecture of ``lm`` are asked about; ``roles``: which models there are."""
     chosen = chosen_items(corpora["forget"], config.items)
-    return Evidence(corpora, chosen, seed, batch_size, readable_layers(lm.model), roles)
+    return Evidence(corpora, chosen, seed, batch_size, readable_layers(lm.model), roles, _chat_use(lm))
+
+
+def _chat_use(lm: LanguageModel) -> ChatUse:
+    if lm.style.chat:
+        return ChatUse.on
+    if lm.tokenizer.chat_template is None:
+        return ChatUse.none
+    try:
+        check_chat(lm.style.chat_of(lm.tokenizer), lm.tokenizer)
+        encode_question("Where?", lm.tokenizer, replace(lm.style, chat=True))
+    except UserError:
+        return ChatUse.refused
+    return ChatUse.off
 
 
 def plan(config: AuditConfig, evidence: Evidence) -> tuple[list[Case], list[str]]:

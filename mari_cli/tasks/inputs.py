@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mari_cli import distributed
 from mari_cli.begun import TOKENS, Inputs, require_same, versions
-from mari_cli.config import EvaluateRun, OwnSuite, RunConfig, UnlearnRun
+from mari_cli.config import AuditRun, EvaluateRun, OwnSuite, RunConfig, UnlearnRun
 from mari_cli.models.device import Compute
 from mari_cli.models.fingerprint import code_hash, tokenizer_hash, weights_hash
 from mari_cli.models.load import LanguageModel
@@ -79,6 +79,8 @@ def of_run(
     if isinstance(config, UnlearnRun | EvaluateRun) and isinstance(config.suite, OwnSuite):
         paths = [path for path in (config.suite.code, config.suite.path) if path is not None]
         asked |= {f"what is in {path}": path_hash(place(path)) for path in paths}
+    if isinstance(config, UnlearnRun | AuditRun) and config.audit and (path := config.audit.paraphrases):
+        asked[f"what is in {path}"] = path_hash(place(path))
     here = {"device": compute.device.type, "precision": compute.precision}
     return Inputs(
         {**of_words(setting), **models, **asked, **tokens},

@@ -156,6 +156,8 @@ def test_a_second_gold_is_the_floor(audited, cache, tmp_path):
         (["audit.attacks=[plan]"], "`audit.attacks` has no plan"),
         (["audit.attacks=[traces]", "gold=none"], "no attack is left: traces are left out"),
         (["audit.traces.folds=1"], "at least 2"),
+        (["audit.paraphrases=nowhere.jsonl"], "no such file"),
+        (["audit.paraphrases=nowhere.jsonl", "audit.attacks=[plain]"], "needs the attack `prompts`"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_written(audited, cache, tmp_path, words, why):

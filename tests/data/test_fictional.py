@@ -50,6 +50,17 @@ def test_the_corpus_of_a_seed_never_changes() -> None:
     assert digest[:16] == "dc06652adfeb0fed"
 
 
+def test_the_texts_of_every_form_never_change_by_a_character() -> None:
+    """The digest was taken before the kinds had wordings for an audit."""
+    digest = hashlib.sha256()
+    for seed in (0, 7):
+        for overlap in (0.0, 0.5, 1.0):
+            for form in (Form.qa, Form.prose, Form.both):
+                for told in records(people(first=0, count=25, seed=seed, overlap=overlap), form):
+                    digest.update(repr((told.prompt, told.text, str(told.fact), told.value)).encode())
+    assert digest.hexdigest()[:32] == "d1250b5e13bce4016660fc5cbfee8220"
+
+
 def test_names_are_unique_over_every_person_there_can_be() -> None:
     names = [person_name(0, first + person) for first in FIRST.values() for person in range(ROLE_PEOPLE)]
     assert len(names) == 30_000
