@@ -20,7 +20,7 @@ from mari_cli.audit.attack import (
 )
 from mari_cli.config import AuditConfig
 from mari_cli.data.records import Record
-from mari_cli.data.rewordings import Rewording, asked_otherwise, question_of, read_rewordings, reword
+from mari_cli.data.rewordings import Rewording, asked_otherwise, by_rule, question_of, read_rewordings
 from mari_cli.data.tokenize import Item, PromptStyle, encode_beginning, encode_pair, turn_enders
 from mari_cli.errors import UserError, counted
 from mari_cli.metrics.generation import recalled
@@ -121,7 +121,7 @@ def _rewordings(config: AuditConfig, evidence: Evidence) -> list[Rewording]:
             f"`{path}` names none of the {counted(len(records), 'question')} that are measured",
             "its `prompt` is a question of the forget corpus, word for word; `audit.items=null` measures all",
         )
-    return [given.get(question_of(record).strip()) or reword(record) or Rewording() for record in records]
+    return [given.get(question_of(record).strip()) or by_rule(record) or Rewording() for record in records]
 
 
 def run(lm: LanguageModel, case: Case, evidence: Evidence) -> CaseValues:

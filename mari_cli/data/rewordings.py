@@ -51,11 +51,11 @@ def asked_otherwise(record: Record, question: str) -> Record:
 # -- by rule -------------------------------------------------------------------------------------------------
 
 
-def reword(record: Record) -> Rewording | None:
+def by_rule(record: Record) -> Rewording | None:
     """How ``record`` can be asked otherwise, if it is a unique fact as the fictional corpus writes it."""
     for of in UNIQUE_KINDS:
-        name = _filled(of.question, "name", question_of(record))
-        if name and _filled(of.answer, "value", record.text):
+        name = _slot_of(of.question, "name", question_of(record))
+        if name and _slot_of(of.answer, "value", record.text):
             return Rewording(
                 paraphrases=[wording.format(name=name) for wording in of.paraphrases],
                 translations={"german": of.german.format(name=name), "french": of.french.format(name=name)},
@@ -64,7 +64,7 @@ def reword(record: Record) -> Rewording | None:
     return None
 
 
-def _filled(template: str, slot: str, text: str) -> str | None:
+def _slot_of(template: str, slot: str, text: str) -> str | None:
     """What stands in ``text`` in place of {slot} of ``template``; None where the texts differ elsewhere."""
     before, after = template.split(f"{{{slot}}}")
     inside = text.removeprefix(before).removesuffix(after)
@@ -100,8 +100,8 @@ def _rewording(row: TableRow, where: str) -> Rewording:
         raise UserError(f"{where} has a field `{unknown[0]}`", f"the fields are {listed(FIELDS)}")
     if not any(name in row for name in FIELDS[1:]):
         raise UserError(f"{where} has no other prompt", f"give one of {listed(FIELDS[1:])}")
-    own: list[Any] = _filled_in(row, "paraphrases", list, where)
-    by_language: dict[str, Any] = _filled_in(row, "translations", dict, where)
+    own: list[Any] = _content_of(row, "paraphrases", list, where)
+    by_language: dict[str, Any] = _content_of(row, "translations", dict, where)
     for language in by_language:
         if not LANGUAGE.fullmatch(language):
             raise UserError(f"`{language}` in {where} names no language", "write it in letters, as `German`")
@@ -125,7 +125,7 @@ def _rewording(row: TableRow, where: str) -> Rewording:
     )
 
 
-def _filled_in(row: TableRow, name: str, form: type, where: str) -> Any:
+def _content_of(row: TableRow, name: str, form: type, where: str) -> Any:
     """What is in the field ``name``, of type ``form`` and not empty; an empty one where there is no field."""
     value = row.get(name, form())
     if not isinstance(value, form):

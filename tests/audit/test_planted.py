@@ -22,7 +22,15 @@ def cards(world: World, tmp_path_factory):
         relearning=RelearningConfig(items=[8], harmless=8, lrs=[1e-4, 3e-3], steps=8, batch=8),
         quantisation=QuantisationConfig(bits=[8, 4], group=GROUP),
         sampling=SamplingConfig(temperatures=[1.0], samples=4, best_of=4, max_new_tokens=4),
-        prompts=PromptsConfig(given=[1], prefixes=[TRIGGER], templates=[], examples=None),
+        prompts=PromptsConfig(
+            given=[1],
+            prefixes=[TRIGGER],
+            templates=[],
+            examples=None,
+            rewordings=None,
+            translated=False,
+            cloze=False,
+        ),
         traces=TracesConfig(max_new_tokens=4),
         distance=DistanceConfig(samples=2, max_new_tokens=4),
     )

@@ -8,7 +8,7 @@ import pytest
 from mari_cli.config import Form
 from mari_cli.data.fictional import UNIQUE_KINDS, people, records
 from mari_cli.data.records import Record, Turn
-from mari_cli.data.rewordings import asked_otherwise, question_of, read_rewordings, reword
+from mari_cli.data.rewordings import asked_otherwise, by_rule, question_of, read_rewordings
 from mari_cli.errors import UserError
 
 SOME = people(first=0, count=20, seed=3, overlap=0.0)
@@ -17,7 +17,7 @@ SOME = people(first=0, count=20, seed=3, overlap=0.0)
 def test_every_kind_has_wordings_of_its_own_with_the_name_and_without_the_value() -> None:
     for person in SOME:
         for told, record in zip(person.statements, records([person], Form.qa), strict=True):
-            found = reword(record)
+            found = by_rule(record)
             assert found is not None
             texts = [*found.paraphrases, *found.translations.values(), found.cloze]
             assert len(found.paraphrases) >= 2
@@ -35,11 +35,11 @@ def test_the_cloze_is_a_statement_with_the_value_in_the_gap() -> None:
 
 def test_a_question_of_another_corpus_has_no_rule() -> None:
     fictional = records(SOME[:1], Form.qa)[0]
-    assert reword(Record(prompt="Who is Ada?", text="The teacher was Bo.")) is None
-    assert reword(Record(prompt=fictional.prompt, text="In 1832.")) is None
-    assert reword(Record(text="Ada was born in 1832.")) is None
+    assert by_rule(Record(prompt="Who is Ada?", text="The teacher was Bo.")) is None
+    assert by_rule(Record(prompt=fictional.prompt, text="In 1832.")) is None
+    assert by_rule(Record(text="Ada was born in 1832.")) is None
     shared = records(people(first=0, count=1, seed=0, overlap=1.0), Form.qa)
-    assert [reword(record) for record in shared] == [None] * 8
+    assert [by_rule(record) for record in shared] == [None] * 8
 
 
 def test_of_a_conversation_the_last_turn_is_asked_otherwise() -> None:
