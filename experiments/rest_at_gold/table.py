@@ -22,7 +22,10 @@ COLUMNS = {
 
 def with_interval(estimate: dict[str, Any]) -> str:
     digits = 2 if abs(estimate["value"]) >= 5 else 3
-    return f"{estimate['value']:.{digits}f} [{estimate['low']:.{digits}f}, {estimate['high']:.{digits}f}]"
+    value = f"{estimate['value']:.{digits}f}"
+    if estimate["low"] is None:  # too few items for one
+        return value
+    return f"{value} [{estimate['low']:.{digits}f}, {estimate['high']:.{digits}f}]"
 
 
 def evaluations(run: Path) -> dict[int, dict[str, float]]:
