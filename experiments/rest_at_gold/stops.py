@@ -14,6 +14,8 @@ from pathlib import Path
 
 Look = Mapping[str, float]
 
+GAP = 2.0
+"""In nats: the value of `train.stop.true_token_gap` that README names."""
 RETAIN_DROP = 0.03
 """How far retain accuracy may fall, relative: the default of `train.stop.retain_drop`."""
 
@@ -30,7 +32,7 @@ def rules_of(looks: list[dict[str, float]], gold: float) -> dict[str, Callable[[
     floor = looks[0]["retain/token_accuracy"] * (1 - RETAIN_DROP)
     nearest = min(looks[1:], key=lambda look: abs(look["forget/answer_nll"] - gold))
     return {
-        "true_token_gap=0": lambda look: look["forget/true_token_gap"] <= 0,
+        f"true_token_gap={GAP:g}": lambda look: look["forget/true_token_gap"] <= GAP,
         "at_holdout": lambda look: look["forget/answer_nll"] >= look["holdout/answer_nll"],
         "retain_drop": lambda look: look["retain/token_accuracy"] < floor,
         "nearest gold": lambda look: look is nearest,
