@@ -133,6 +133,12 @@ def conclusion(rows: Sequence[CardRow], *, gold: bool) -> str:
     if any(row.attack == "plain" for row in caught):
         return "not forgotten: without any attack more of the forget data is recalled than by gold"
     cases = counted(len(rows), "case")
+    if rows and all(row.verdict in (TOO_FEW, NO_POWER) for row in rows):
+        few = sum(row.verdict == TOO_FEW for row in rows)
+        return (
+            f"nothing can be told: of {cases} {few} have too few items to tell anything from gold, and "
+            f"{len(rows) - few} bring no more out of the model before"
+        )
     back = [row for row in caught if row.verdict != TOLD]
     said = [f"none of {cases} brings back more than from gold"]
     if back:

@@ -66,7 +66,8 @@ class Door(TyperGroup):
         """Exit codes: 2 the user can fix it, 130 interrupted, 1 a fault of mari (with a traceback)."""
         hush()
         # of several processes only rank 0 prints
-        if threading.current_thread() is threading.main_thread() and os.environ.get("RANK", "0") == "0":
+        handles = threading.current_thread() is threading.main_thread() and os.environ.get("RANK", "0") == "0"
+        if handles:
             signal.signal(signal.SIGTERM, interrupt)
         try:
             _check_streams()
@@ -93,6 +94,12 @@ class Door(TyperGroup):
                 "`mari plan` says what a run needs, and what makes it fit",
             )
             raise SystemExit(2) from None
+        except KeyboardInterrupt:  # before a command began, or after it ended
+            note("interrupted")
+            raise SystemExit(130) from None
+        finally:
+            if handles:  # what is left to do is Python's own end, which nothing needs to interrupt in order
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
         raise SystemExit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:

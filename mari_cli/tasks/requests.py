@@ -140,7 +140,10 @@ def _of_request(id: str, known: Sequence[KnownRun]) -> Iterator[RequestLine]:
     for run in known:
         if id_of(run) in holding and not (id in run.ids and run.unlearns):
             yield _line(id, run, f"still holds it: {holding[id_of(run)]}")
-    for run in cleared:
+    # runs that did something else to a model that holds it: what such a run began with holds it too
+    others = [run for run in known if id_of(run) in holding and run.task == "unlearn" and run not in cleared]
+    seen: set[str] = set()
+    for run in [*cleared, *others]:
         adapters = run.manifest["adapters"]
         if adapters:
             base = adapters["base"]
@@ -149,7 +152,8 @@ def _of_request(id: str, known: Sequence[KnownRun]) -> Iterator[RequestLine]:
             )
         elif run.start and not any(other.final == run.start for other in known):
             model = run.manifest["start"]["model"]
-            if model and run.manifest["models"].get("target") == run.start:
+            if model and model not in seen and run.manifest["models"].get("target") == run.start:
+                seen.add(model)
                 yield RequestLine(
                     id, str(model), f"still holds it: `{run.path}` began with it", "", run.start[:12], ""
                 )

@@ -76,6 +76,17 @@ def test_the_model_that_it_was_removed_from_still_holds_it(archive):
     assert archive.told("R1") == {"done": "unlearned (npo)", "target": f"{HELD}: it was trained on it"}
 
 
+def test_the_model_that_the_first_of_two_requests_began_with_holds_the_second_one_too(tmp_path):
+    found = Archive(tmp_path)
+    found.run("first", "unlearn", start="s", final="u1", records=("a",), ids=("R1",))
+    found.run("second", "unlearn", start="u1", final="u2", records=("b",), ids=("R2",), parent="first")
+    told = found.told("R2")
+    assert told["second"] == "unlearned (npo)"
+    assert told["first"].startswith(f"{HELD}: `")
+    assert told["somewhere"].startswith(f"{HELD}: `")
+    assert set(found.told("R1")) == {"first", "second", "somewhere"}
+
+
 def test_models_made_from_one_that_holds_it_hold_it(archive):
     archive.run("merge", "finetune", start="t", final="m", records=("x",), parent="target")
     archive.run("other", "unlearn", start="m", final="o", records=("x",), ids=("R2",), parent="merge")
