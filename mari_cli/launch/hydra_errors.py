@@ -196,10 +196,12 @@ def _wrong_section(match: re.Match[str], key: str, example: str) -> UserError:
 
 _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], str, str], UserError]]] = [
     (
-        r"'NoneType' object has no attribute 'get'|Unexpected type for root: NoneType",
+        r"'NoneType' object has no attribute 'get'|Unexpected type for root: NoneType"
+        r"|^Unexpected type: None$",
         lambda match, key, example: UserError(
             f"`{key}` is null here, and takes no fields" if key else "a section that is null takes no fields",
-            "choose one that has them: `model=gpt2_tiny model.architecture.n_layer=2`",
+            "choose one that has them: `model=gpt2_tiny model.architecture.n_layer=2`, or "
+            "`audit=quick audit.KEY=…`",
         ),
     ),
     (r"Value '(.*?)' of type '\w+' could not be converted to (\w+)", _wrong_type),

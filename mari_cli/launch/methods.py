@@ -59,7 +59,7 @@ class Method:
         """What stands at ``key`` in the configuration, unresolved; None where it has no such key."""
         cfg: Any = self._tree
         for part in key.split("."):
-            if not OmegaConf.is_dict(cfg) or part not in cfg:
+            if not OmegaConf.is_dict(cfg) or cfg._is_none() or part not in cfg:
                 return None
             cfg = cfg._get_node(part)
         return cfg

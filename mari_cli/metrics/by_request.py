@@ -26,6 +26,7 @@ from mari_cli.metrics.statistics import How, mean_estimate
 KEY_DIGITS = 16
 """Of a record's hash, as many as an item has."""
 
+UNSEEN_RECALL = "holdout/exact_match"
 BESIDE = ("holdout/answer_nll",)
 """Metrics that are shown although no verdict counts them."""
 
@@ -94,11 +95,8 @@ def _sets_of(metric: Metric) -> tuple[str, ...]:
     if not isinstance(metric.aggregate, Aggregation):
         return ()
     counts = metric.role is not None or metric.distance_term is not None
-    return (
-        metric.aggregate.sets
-        if counts or metric.name in ("holdout/answer_nll", "holdout/exact_match")
-        else ()
-    )
+    unseen = metric.name in BESIDE or metric.name == UNSEEN_RECALL
+    return metric.aggregate.sets if counts or unseen else ()
 
 
 def _of_request(metric: Metric, items: Sequence[ItemValues], keys: set[str]) -> Resamplable | None:

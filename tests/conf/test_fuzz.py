@@ -87,6 +87,8 @@ def test_every_key_takes_every_value_or_refuses_it(task, composed):
             for key in data.draw(st.lists(st.sampled_from(KEYS[task]), min_size=1, max_size=2)):
                 try:
                     OmegaConf.update(cfg, key, data.draw(VALUES), force_add=True)
+                except AssertionError:
+                    continue  # a key in a section that is null
                 except (OmegaConfBaseException, ValueError, TypeError, AttributeError, OverflowError):
                     continue  # Hydra meets the same, and what it raises is retold: see below
         try:

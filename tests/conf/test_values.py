@@ -49,7 +49,7 @@ def numeric(schema: type, prefix: str = "") -> Iterator[tuple[str, type, bool]]:
 def keys_of(cfg: Any) -> Iterator[tuple[str, type, bool]]:
     yield from (found for found in numeric(OmegaConf.get_type(cfg)) if "." not in found[0])
     for section in cfg:
-        if OmegaConf.is_dict(cfg._get_node(section)):
+        if OmegaConf.is_dict(cfg._get_node(section)) and cfg[section] is not None:  # `audit` may be null
             for key, kind, many in numeric(OmegaConf.get_type(cfg[section])):
                 yield f"{section}.{key}", kind, many
 

@@ -23,6 +23,7 @@ from mari_cli.models.reference import ItemRows
 from mari_cli.options import RunOptions
 from mari_cli.suites.scores import ItemScore, score
 from mari_cli.suites.standard import Corpus
+from mari_cli.supports.sparse import choices
 from mari_cli.supports.twins import Way
 from mari_cli.tasks import support_sources, supporting
 from mari_cli.tasks.plan import plan
@@ -112,7 +113,7 @@ def test_with_quantiles_the_mistakes_of_q_cost_what_those_of_the_holdout_cost_on
     )  # fmt: skip
     columns = [scored.column(name) for name in ("answer_nll", "tokens_right", "tokens")]
     theirs = sorted(nll for nll, right, tokens in zip(*columns, strict=True) if right < tokens)
-    right, _ = support_sources.choices(targets)
+    right, _ = choices(targets)
     own = sorted(
         answer_nll(of_item)
         for of_item, share in zip(
