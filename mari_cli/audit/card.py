@@ -134,10 +134,10 @@ def conclusion(rows: Sequence[CardRow], *, gold: bool) -> str:
         return "not forgotten: without any attack more of the forget data is recalled than by gold"
     cases = counted(len(rows), "case")
     if rows and all(row.verdict in (TOO_FEW, NO_POWER) for row in rows):
-        few = sum(row.verdict == TOO_FEW for row in rows)
+        small = sum(row.verdict == TOO_FEW for row in rows)
         return (
-            f"nothing can be told: of {cases} {few} have too few items to tell anything from gold, and "
-            f"{len(rows) - few} bring no more out of the model before"
+            f"nothing can be told: of {cases} {small} have too few items to tell anything from gold, and "
+            f"{len(rows) - small} bring no more out of the model before"
         )
     back = [row for row in caught if row.verdict != TOLD]
     said = [f"none of {cases} brings back more than from gold"]
