@@ -133,11 +133,12 @@ def conclusion(rows: Sequence[CardRow], *, gold: bool) -> str:
     if any(row.attack == "plain" for row in caught):
         return "not forgotten: without any attack more of the forget data is recalled than by gold"
     cases = counted(len(rows), "case")
-    if rows and all(row.verdict in (TOO_FEW, NO_POWER) for row in rows):
-        small = sum(row.verdict == TOO_FEW for row in rows)
+    few = [row for row in rows if row.verdict == TOO_FEW]
+    weak = [row for row in rows if row.verdict == NO_POWER]
+    if rows and len(few) + len(weak) == len(rows):
         return (
-            f"nothing can be told: of {cases} {small} have too few items to tell anything from gold, and "
-            f"{len(rows) - small} bring no more out of the model before"
+            f"nothing can be told: of {cases} {len(few)} have too few items to tell anything from gold, and "
+            f"{len(weak)} bring no more out of the model before"
         )
     back = [row for row in caught if row.verdict != TOLD]
     said = [f"none of {cases} brings back more than from gold"]
@@ -150,9 +151,9 @@ def conclusion(rows: Sequence[CardRow], *, gold: bool) -> str:
             "its outputs are told from gold's, and without a second gold of another seed (`second_gold=`) "
             "nobody can say whether they differ more than two golds do"
         )
-    if few := [row for row in rows if row.verdict == TOO_FEW]:
+    if few:
         said.append(f"{len(few)} of {cases} have too few items to tell anything from gold")
-    if weak := [row for row in rows if row.verdict == NO_POWER]:
+    if weak:
         said.append(f"{len(weak)} of {cases} say nothing here: they bring no more out of the model before")
     if not back and not any("target" in row.models for row in rows):
         said.append("there is no model before, so nobody can say which of them could bring anything back")

@@ -31,6 +31,16 @@ OF_PUSH = epilog(
 )
 
 
+FinishedRun = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help="A finished run of `mari unlearn` or `mari finetune`.",
+        show_default=False,
+    ),
+]
+
+
 class DeviceName(StrEnum):
     auto = "auto"
     cpu = "cpu"
@@ -38,14 +48,7 @@ class DeviceName(StrEnum):
 
 
 def ask(
-    run: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN",
-            help="A finished run of `mari unlearn` or `mari finetune`.",
-            show_default=False,
-        ),
-    ],
+    run: FinishedRun,
     questions: Annotated[
         list[str] | None,
         typer.Argument(
@@ -207,14 +210,7 @@ def _as_json(conversation: "Conversation", questions: list[str], answers: dict[s
 
 
 def push(
-    run: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN",
-            help="A finished run of `mari unlearn` or `mari finetune`.",
-            show_default=False,
-        ),
-    ],
+    run: FinishedRun,
     repo: Annotated[
         str, typer.Argument(metavar="REPO", help="USER/NAME, or NAME of your own.", show_default=False)
     ],

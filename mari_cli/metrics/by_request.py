@@ -26,9 +26,10 @@ from mari_cli.metrics.statistics import How, mean_estimate
 KEY_DIGITS = 16
 """Of a record's hash, as many as an item has."""
 
-UNSEEN_RECALL = "holdout/exact_match"
 BESIDE = ("holdout/answer_nll",)
 """Metrics that are shown although no verdict counts them."""
+UNSEEN_RECALL = "holdout/exact_match"
+"""A metric that has rows although neither a verdict nor a distance counts it."""
 
 
 class CellReading(StrEnum):

@@ -45,10 +45,11 @@ def test_its_loss_is_that_of_learning_the_forget_data_and_asks_for_nothing_else(
         TaskVectorConfig(name="task_vector", retain_weight=1.0)
 
 
+@pytest.mark.parametrize("loss", ["task_vector", "repselect"])
 @pytest.mark.parametrize("word", ["model.lora.rank=2", "train.parallel=fsdp"])
-def test_what_is_no_whole_weight_is_refused(word, tmp_path):
-    words = [*TINY, "loss=task_vector", word, f"out={tmp_path / 'run'}"]
-    with pytest.raises(UserError, match=r"for `?loss=task_vector"):
+def test_what_is_no_whole_weight_is_refused(word, loss, tmp_path):
+    words = [*TINY, f"loss={loss}", word, f"out={tmp_path / 'run'}"]
+    with pytest.raises(UserError, match=rf"for `?loss={loss}"):
         launch.prepare(launch.Experiment("unlearn", words))
 
 

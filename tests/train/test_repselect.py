@@ -114,13 +114,6 @@ def test_a_model_without_mlps_and_a_retain_side_are_refused():
         RepSelectConfig(name="repselect", components=0)
 
 
-@pytest.mark.parametrize("word", ["model.lora.rank=2", "train.parallel=fsdp"])
-def test_weights_that_are_not_the_models_own_are_refused(word, tmp_path):
-    words = [*TINY, "loss=repselect", word, f"out={tmp_path / 'run'}"]
-    with pytest.raises(UserError, match=r"for `?loss=repselect"):
-        launch.prepare(launch.Experiment("unlearn", words))
-
-
 @pytest.mark.smoke
 def test_a_run_forgets_through_the_mlps_alone(tmp_path, cache):
     from safetensors.torch import load_file
