@@ -25,6 +25,7 @@ from mari_cli.launch.groups import CONF, conf_folder
 from mari_cli.launch.hydra_errors import explain
 from mari_cli.launch.parse import unresolved
 from mari_cli.launch.saved_config import register_run
+from mari_cli.launch.sources import ImportlibResourcesConfigSource, StructuredConfigSource
 from mari_cli.launch.typed import quote
 from mari_cli.launch.values import DEEPEST, leaves
 from mari_cli.launch.yaml_files import check_file, check_yaml
@@ -66,7 +67,8 @@ _stored: dict[str, type] = {}
 def register() -> None:
     """Register the schemas with Hydra as ``schema/NAME``, separate from the options that users choose."""
     Plugins.instance()  # registers Hydra's own sources, so it must come first
-    SourcesRegistry.instance().types["file"] = FileConfigSource
+    sources = (FileConfigSource, ImportlibResourcesConfigSource, StructuredConfigSource)
+    SourcesRegistry.instance().types.update({source.scheme(): source for source in sources})
     store = ConfigStore.instance()
     for name, schema in config.SCHEMAS.items():
         if _stored.get(name) is not schema:  # storing all takes a quarter of the time that composing takes
