@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 from markdown_it import MarkdownIt
 from markupsafe import Markup
@@ -40,6 +41,7 @@ def _anchor(page: Page) -> str:
     return f"about-{page.name}"
 
 
+@cache
 def _definition(page: Page) -> Definition:
     """A page as HTML. Tags in its text are escaped, and its headings are two levels lower in a report."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")

@@ -9,10 +9,11 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from mari_cli.errors import UserError, counted
@@ -97,14 +98,6 @@ def render(runs: list[RunData], *, title: str, search: Search | None = None) -> 
     assert runs
     rows = comparison_rows(runs)
     made = results(rows)
-    environment = Environment(  # autoescape: corpora and names are untrusted
-        loader=PackageLoader("mari_cli.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["code"] = _code
     figures = {name: figure for name, draw in FIGURES.items() if (figure := draw(runs))}
     if search and (drawn := pareto(search)):
         figures["pareto"] = drawn
@@ -117,7 +110,7 @@ def render(runs: list[RunData], *, title: str, search: Search | None = None) -> 
     columns = _single_order(rows) if single else rows
     names = metric_names(rows)
     suites = list(dict.fromkeys(suite for name in names if (suite := suite_of(name))))
-    page = environment.get_template("page.html.j2").render(
+    page = _template().render(
         title=title,
         facts=_facts(runs),
         summary=summary,
@@ -158,6 +151,20 @@ def render(runs: list[RunData], *, title: str, search: Search | None = None) -> 
         arrow_words=ARROW_WORDS,
     )
     return re.sub(r"\n\s*\n+", "\n", page)
+
+
+@cache
+def _template() -> Template:
+    """The page's template, compiled once in a process: a sweep writes a page for each run."""
+    environment = Environment(  # autoescape: corpora and names are untrusted
+        loader=PackageLoader("mari_cli.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["code"] = _code
+    return environment.get_template("page.html.j2")
 
 
 def write_report(path: Path, html: str) -> None:
