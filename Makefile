@@ -24,7 +24,7 @@ demo: $(READY) ## a tiny model learns an invented archive and forgets a part of 
 
 .PHONY: test
 test: $(READY) ## the whole test suite
-	$(BIN)/pytest -n 2 --dist loadfile --durations=10 -rs
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 -rs
 
 .PHONY: smoke
 smoke: $(READY) ## every loss end to end on a tiny GPT-2

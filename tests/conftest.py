@@ -30,6 +30,16 @@ def shared() -> Path:
     return SHARED
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with long tests begin first, so that no process works alone at the end (see `make test`)."""
+    ranks = {"slow": 0, "smoke": 1}
+    of_file: dict[Path, int] = {}
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        of_file[item.path] = min(of_file.get(item.path, 2), *(ranks.get(mark, 2) for mark in marks), 2)
+    items.sort(key=lambda item: of_file[item.path])
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """`gpu` tests are seen to be skipped where there is no GPU."""
     if item.get_closest_marker("gpu"):

@@ -1,15 +1,11 @@
 """Requests one after another, end to end: a chain of runs, their matrix, and going on after a kill."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from importlib import resources
 from pathlib import Path
 
 import pytest
+from forked import Forked
 from schema import problems
 from tiny import TINY
 
@@ -90,20 +86,7 @@ def test_the_matrix_is_of_the_models_that_the_requests_left(whole):
 
 def test_a_run_that_is_killed_in_its_second_request_ends_with_the_same_bits(whole, tmp_path, cache):
     cut = tmp_path / "cut"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "mari_cli", "unlearn"]
-    process = subprocess.Popen(
-        [*command, *arguments(cut, cache)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    metrics = cut / RUNS[1] / "metrics.jsonl"
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        if metrics.exists() and '"step": 3,' in metrics.read_text():
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            break
-        time.sleep(0.005)
-    assert process.returncode == -signal.SIGKILL, process.stderr and process.stderr.read()
+    Forked("unlearn", *arguments(cut, cache), told=tmp_path / "told").kill_after(cut / RUNS[1], 3)
     assert not (cut / RUNS[1] / "result.json").exists()
     first = (cut / RUNS[0] / "result.json").read_bytes()
     launch.run(unlearn, launch.resume("unlearn", cut))

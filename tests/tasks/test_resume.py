@@ -1,34 +1,14 @@
 """A run that is killed goes on, and ends where it would have ended, to the last bit."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
+from forked import Forked
 from tiny import TINY
 
 pytestmark = pytest.mark.slow
 STEPS = 12
-
-
-def start(*arguments: str) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "mari_cli", *arguments],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen) -> None:
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
 
 
 def rows(run: Path) -> list[dict]:
@@ -36,19 +16,6 @@ def rows(run: Path) -> list[dict]:
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     clocks = ("seconds", "tokens_per_second")
     return [{key: value for key, value in row.items() if key not in clocks} for row in found]
-
-
-def kill_after(process: subprocess.Popen, run: Path, step: int) -> None:
-    """SIGKILL once ``step`` is in the metrics: no handler runs, nothing is tidied up."""
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        path = run / "metrics.jsonl"
-        if path.exists() and f'"step": {step},' in path.read_text():
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            return
-        time.sleep(0.005)
-    pytest.fail(f"the run ended before step {step} was seen: {process.stderr.read()}")
 
 
 CASES = {
@@ -67,12 +34,12 @@ def test_a_killed_run_resumes_to_the_same_bits(case, tmp_path, cache):
     arguments = [*TINY, *CASES[case], f"cache={cache}", f"train.steps={STEPS}", "train.evaluate_every=3",
                  "train.stop.retain_drop=null", "train.stop.at_holdout=false"]  # fmt: skip
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    finish(start("unlearn", *arguments, f"out={whole}"))
+    told = tmp_path / "told"
+    Forked("unlearn", *arguments, f"out={whole}", told=told).finish()
 
-    process = start("unlearn", *arguments, f"out={cut}")
-    kill_after(process, cut, 5)  # between two checkpoints
+    Forked("unlearn", *arguments, f"out={cut}", told=told).kill_after(cut, 5)  # between two checkpoints
     assert not (cut / "result.json").exists()
-    finish(start("unlearn", "--resume", str(cut)))
+    Forked("unlearn", "--resume", str(cut), told=told).finish()
 
     assert (cut / "checkpoint" / "model.safetensors").read_bytes() == (
         whole / "checkpoint" / "model.safetensors"
@@ -87,11 +54,11 @@ def test_a_killed_fine_tuning_resumes_to_the_same_bits(tmp_path, cache):
     tiny = [item.replace("finetune.", "train.") for item in TINY if not item.startswith("train.")]
     arguments = [*tiny, f"cache={cache}", "train.epochs=6", "train.batch_size=8"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    finish(start("finetune", *arguments, f"out={whole}"))
+    told = tmp_path / "told"
+    Forked("finetune", *arguments, f"out={whole}", told=told).finish()
 
-    process = start("finetune", *arguments, f"out={cut}")
-    kill_after(process, cut, 10)
-    finish(start("finetune", "--resume", str(cut)))
+    Forked("finetune", *arguments, f"out={cut}", told=told).kill_after(cut, 10)
+    Forked("finetune", "--resume", str(cut), told=told).finish()
     assert (cut / "checkpoint" / "model.safetensors").read_bytes() == (
         whole / "checkpoint" / "model.safetensors"
     ).read_bytes()

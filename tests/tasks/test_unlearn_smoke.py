@@ -42,6 +42,11 @@ LOSSES = [
 SUPPORTS = ["mari_twins", "mari_base", "mari_assistant", "who_is_harry_potter"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _undrawn() -> None:
+    """Here figures are drawn."""
+
+
 def run(out: Path, cache: Path, *overrides: str) -> dict:
     arguments = [*TINY, f"out={out}", f"cache={cache}", *overrides]
     return launch.run(unlearn, launch.prepare(launch.Experiment("unlearn", arguments)))
