@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import undrawn
 
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
     ["mari_cli.cli", "mari_cli.tasks.unlearn", "mari_cli.tasks.finetune", "undrawn"]
 )
+"""What starts processes of tests, each in a blink."""
 
 
 def _main(words: Sequence[str], told: Path) -> None:
@@ -35,7 +36,7 @@ class Forked:
     def __init__(self, *words: str, told: Path) -> None:
         """``told``: the file for what it says on stderr."""
         self.told = told
-        self.process = _server.Process(target=_main, args=(words, told))
+        self.process = SERVER.Process(target=_main, args=(words, told))
         self.process.start()
 
     def finish(self) -> None:

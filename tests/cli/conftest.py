@@ -20,6 +20,11 @@ class Said:
     err: str
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _undrawn(undrawn_figures: None) -> None:
+    """tests/report draws."""
+
+
 @pytest.fixture
 def mari(monkeypatch, capfd, tmp_path) -> Callable[..., Said]:
     """`mari …` in this process, in an empty directory, on a terminal 100 columns wide without colours."""

@@ -23,6 +23,7 @@ def result(tmp_path_factory):
     arguments = [
         "metrics.benchmarks=[]",
         "metrics.bootstrap=200",
+        "train.steps=200",  # of 400: it comes to rest here
         f"out={out / 'run'}",
         f"cache={out / 'cache'}",
     ]

@@ -1,4 +1,4 @@
-"""Processes of a test: spawned once, talking over gloo, each giving back what it found."""
+"""Processes of a test: started once, talking over gloo, each giving back what it found."""
 
 import os
 import pickle
@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import torch.multiprocessing as mp
+from forked import SERVER
 
 
 def together(processes: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -15,10 +15,9 @@ def together(processes: int, work: Callable[..., Any], *arguments: Any) -> list[
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = mp.get_context("spawn")
-    queue = context.SimpleQueue()
+    queue = SERVER.SimpleQueue()
     workers = [
-        context.Process(target=_work, args=(rank, processes, port, queue, work, arguments), daemon=True)
+        SERVER.Process(target=_work, args=(rank, processes, port, queue, work, arguments), daemon=True)
         for rank in range(processes)
     ]
     for worker in workers:
