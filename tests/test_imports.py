@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,29 +68,34 @@ def room(file: Path) -> str:
     return file.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def imported(file: Path, *, module_level: bool = False) -> Iterator[str]:
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@cache
+def imported(file: Path, *, module_level: bool = False) -> tuple[str, ...]:
     """Dotted names that ``file`` imports; at module level only, those that importing it runs."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    typing_only = {
-        id(node)
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
-        for node in ast.walk(block)
-    }
-    inside = {
-        id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(function)
-    }
-    for node in ast.walk(tree):
-        if module_level and id(node) in typing_only | inside:
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    left_out = set(map(id, _not_run(parsed(file)))) if module_level else set()
+    return tuple(
+        name for node in ast.walk(parsed(file)) if id(node) not in left_out for name in _named(node, file)
+    )
+
+
+def _not_run(tree: ast.Module) -> Iterator[ast.AST]:
+    """Nodes below `if TYPE_CHECKING` or inside of a function."""
+    for block in ast.walk(tree):
+        typing_only = isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        if typing_only or isinstance(block, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from ast.walk(block)
+
+
+def _named(node: ast.AST, file: Path) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, f"{file}: imports are absolute"
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
