@@ -1,7 +1,7 @@
 """What is forecast is what is measured; and of all ways that fit the cheapest is taken."""
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -22,6 +22,7 @@ from mari_cli.train import step as steps
 from mari_cli.train.forecast import (
     GIB,
     AsOn,
+    Forecast,
     Settings,
     count_step,
     fake_reference,
@@ -132,13 +133,18 @@ CASES = {
 }
 
 
+@cache
+def forecast_of(case: str) -> Forecast:
+    make, loss, config = CASES[case]
+    return forecast(make(), GROUPS, build(loss), Settings.of(config), config)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_forecast_is_what_the_allocator_says_within_5_percent(case):
     make, loss, config = CASES[case]
-    lm, objective = make(), build(loss)
-    found = forecast(lm, GROUPS, objective, Settings.of(config), config)
+    found = forecast_of(case)
     assert sum(found.parts.values()) == found.peak
-    assert found.peak == pytest.approx(measured(lm, GROUPS, objective, config), rel=0.05)
+    assert found.peak == pytest.approx(measured(make(), GROUPS, build(loss), config), rel=0.05)
 
 
 def mixed(count: int, longest: int = 139) -> list[Item]:
@@ -188,7 +194,7 @@ def test_as_on_a_gpu_one_kernel_attends_over_all_documents_and_holds_its_output_
 def test_a_fake_step_is_counted_as_a_real_one(case):
     make, loss, config = CASES[case]
     lm, objective = make(), build(loss)
-    unreal = forecast(lm, GROUPS, objective, Settings.of(config), config)
+    unreal = forecast_of(case)
     told = partial(reference, groups=GROUPS, objective=objective)
     real = count_step(lm, GROUPS, objective, Settings.of(config), config, reference=told)
     assert unreal.flops == real.flops
