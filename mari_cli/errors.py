@@ -1,6 +1,8 @@
-"""Errors that a user can fix, in one line plus a hint. Standard library only, so every module may import."""
+"""Errors that a user can fix, in one line plus a hint, and quantities in words. Standard library only, so
+every module may import."""
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -29,6 +31,18 @@ def size(count: float) -> str:
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
     return f"{count:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """``seconds`` in a suitable unit: `20 ms`, `7.2 s`, `45 s`, `2 min`, `2 h 05 min`."""
+    if not math.isfinite(seconds):
+        return "not finite"
+    if 0 < seconds < 0.1:
+        return f"{seconds * 1e3:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

@@ -1,10 +1,11 @@
-"""Messages and progress bars with the remaining time, on stderr.
+"""Messages and progress with the remaining time, on stderr: a bar on a terminal, else a line now and then.
 
 Of several processes only rank 0 prints; a launcher sets RANK for each process.
 """
 
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
@@ -18,8 +19,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from mari_cli.errors import duration
+
 T = TypeVar("T")
 _console = Console(stderr=True, highlight=False)
+SHORTEST = 1.0
+"""Seconds that a loop runs before a line tells how long the rest will take."""
+QUIET = (5.0, 60.0)
+"""Least and most seconds between two lines of progress, where no terminal shows a bar."""
 
 
 class Track(Protocol):
@@ -28,19 +35,53 @@ class Track(Protocol):
     def __call__(self, items: Iterable[T], description: str, total: int, done: int = 0) -> Iterator[T]: ...
 
 
+class _Lines:
+    """Progress where no terminal shows a bar. A line comes after `QUIET` seconds in which nothing was said;
+    the longer the process has run, the longer that is. Short loops in a row count together."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.quiet = 0.0
+        """Seconds that loops have run since the last line."""
+
+    def track(self, items: Iterable[T], description: str, total: int, done: int) -> Iterator[T]:
+        began = before = time.monotonic()
+        for number, item in enumerate(items, start=1):
+            yield item
+            now = time.monotonic()
+            self.quiet += now - before
+            before = now
+            left = total - done - number
+            if left > 0 and now - began >= SHORTEST and self.quiet >= self._distance(now):
+                rest = duration((now - began) / number * left)
+                say(f"{description}: {done + number} of {total}, eta {rest}")
+
+    def _distance(self, now: float) -> float:
+        shortest, longest = QUIET
+        return min(longest, max(shortest, (now - self.began) / 10))
+
+
+_LINES = _Lines()
+
+
 def _speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
 def say(message: str) -> None:
+    _LINES.quiet = 0.0
     if _speaks():
         _console.print(message, markup=False, soft_wrap=True)
 
 
 def track(items: Iterable[T], description: str, total: int, done: int = 0) -> Iterator[T]:
-    """Yield ``items`` with a bar, if stderr is a terminal. ``done`` of ``total`` items were done before."""
-    if not (_speaks() and _console.is_terminal):
+    """Yield ``items`` with a bar, or with lines where stderr is no terminal. ``done`` of ``total`` items were
+    done before."""
+    if not _speaks():
         yield from items
+        return
+    if not _console.is_terminal:
+        yield from _LINES.track(items, description, total, done)
         return
     columns = (
         TextColumn("{task.description}"),

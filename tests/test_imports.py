@@ -16,7 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
-    "progress": set(),
+    "progress": {"errors"},
     "sections": set(),
     "lm_head": {"errors"},
     "config": {"losses", "sections"},

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mari_cli import config
-from mari_cli.errors import UserError, counted
+from mari_cli.errors import UserError, counted, duration
 from mari_cli.launch import saved_sweep
 from mari_cli.launch.combinations import Composed, directory_name
 from mari_cli.launch.experiment import Experiment
@@ -350,7 +350,5 @@ class _Runs:
     def _say(self, done: int) -> None:
         if self.carried_out:
             left = self.seconds / self.carried_out * (self.total - done)
-            took = f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
-            print(
-                f"{done} of {counted(self.total, 'run')} done, about {took} left", file=sys.stderr, flush=True
-            )
+            told = f"{done} of {counted(self.total, 'run')} done, about {duration(left)} left"
+            print(told, file=sys.stderr, flush=True)

@@ -34,17 +34,6 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %".replace("-", "−")
 
 
-def duration(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        return number(seconds)
-    if 0 < seconds < 0.1:
-        return f"{seconds * 1e3:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
-
-
 def listed(words: list[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join([*([", ".join(words[:-1])] if words[:-1] else []), *words[-1:]])

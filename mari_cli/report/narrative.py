@@ -7,6 +7,7 @@ no verdict; a loss above gold's is over-forgetting; a bound for one token is no 
 import math
 from dataclasses import dataclass, field
 
+from mari_cli.errors import duration
 from mari_cli.metrics.corpora import suite_of
 from mari_cli.metrics.difference import difference_of_estimates
 from mari_cli.metrics.estimate import Estimate, OverSeeds
@@ -22,7 +23,7 @@ from mari_cli.report.comparison import (
     results,
     unshared,
 )
-from mari_cli.report.format import duration, interval, listed, number, percent
+from mari_cli.report.format import interval, listed, number, percent
 from mari_cli.report.gold_distance import differing_distances, distance, distances, drift
 from mari_cli.report.read import RunData
 from mari_cli.report.verdict import (

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mari_cli.config import Parallel
-from mari_cli.errors import counted, size
-from mari_cli.report.format import duration
+from mari_cli.errors import counted, duration, size
 
 
 def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 from synthetic_run import write_run
 
+from mari_cli.errors import duration
 from mari_cli.metrics.difference import difference_of_estimates, difference_over_seeds
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.report.comparison import (
@@ -21,7 +22,7 @@ from mari_cli.report.comparison import (
     side_of,
     standing,
 )
-from mari_cli.report.format import duration, listed, number, percent
+from mari_cli.report.format import listed, number, percent
 from mari_cli.report.read import RunData, read_run, read_runs
 from mari_cli.tasks.compare import compare
 
