@@ -28,8 +28,11 @@ def show(config: "RunConfig", result: Any, *, json: bool = False) -> None:
         typer.echo(file.read_text(encoding="utf-8"), nl=False)
         return
     if "requests" in result:  # of a run of several requests
-        tables.print_grid(tables.of_matrix(result["requests"]))
-        typer.echo()
+        from mari_cli.metrics.by_request import legend
+
+        found = result["requests"]
+        tables.print_grid(tables.of_matrix(found))
+        typer.echo(f"{legend(found, lambda reading: tables.word_in_cell(reading) or 'no word')}\n")
     tables.print_grid(tables.of_logs(result["logs"]) if several else tables.of_run(result))
     if "audit" in result:
         typer.echo()

@@ -58,7 +58,8 @@ def _with_others(prepare: Any) -> AbstractContextManager[PreparedRun]:
 
 
 def _load(name: str, run: PreparedRun) -> Task:
-    require_model(run.config)
+    if started_here() == 1:
+        _check(run.config, run.options)
     if run.options.processes == 1:
         return load_task(name)
     from mari_cli.tasks.together import run_in_processes
@@ -66,11 +67,10 @@ def _load(name: str, run: PreparedRun) -> Task:
     return partial(run_in_processes, name)
 
 
-def require_model(config: Any) -> None:
-    """Refuse a model that does not exist, before torch is loaded: the user sees a typo at once."""
-    from mari_cli import hub
+def _check(config: Any, options: RunOptions) -> None:
+    from mari_cli.tasks.early_checks import check_early
 
-    hub.require_model(config.model.path)
+    check_early(config, options)
 
 
 @dataclass(frozen=True)
@@ -80,5 +80,5 @@ class LoadedLater:
     name: str
 
     def __call__(self, config: Any, options: RunOptions, /) -> Any:
-        require_model(config)
+        _check(config, options)
         return load_task(self.name)(config, options)

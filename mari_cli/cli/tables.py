@@ -185,9 +185,8 @@ def of_run(result: dict[str, Any]) -> Grid:
 def of_matrix(found: dict[str, Any]) -> Grid:
     """The request × step matrix: a row for each metric and request, a column for each step, and gold's where
     there is one. A reading other than `as then` and `as before` follows the value after a colon."""
-    from mari_cli.metrics.by_request import CellReading, label_of_row, shown_metrics
+    from mari_cli.metrics.by_request import label_of_row, shown_metrics
 
-    plain = ("", CellReading.still, CellReading.kept)
     lines = [row for name in shown_metrics(found) for row in found["rows"] if row["metric"] == name]
     golds = [
         step
@@ -198,13 +197,13 @@ def of_matrix(found: dict[str, Any]) -> Grid:
     def told(cell: dict[str, Any] | None) -> str:
         if cell is None:
             return NOTHING
-        reading = "" if cell["reading"] in plain else f":{cell['reading'].replace(' ', '-')}"
-        return f"{_number(cell['value']['value'])}{reading}"
+        word = word_in_cell(cell["reading"])
+        return f"{_number(cell['value']['value'])}{word and f':{word}'}"
 
     rows = [
         [
             row["metric"],
-            label_of_row(found, row["of"]).replace(" ", "_"),
+            label_of_row(found, row["of"]),
             *map(told, row["cells"]),
             *(
                 _number(cell["gold"]["value"]) if (cell := row["cells"][step]) and cell["gold"] else NOTHING
@@ -215,6 +214,13 @@ def of_matrix(found: dict[str, Any]) -> Grid:
     ]
     headed = [*found["steps"], *(f"gold/{found['steps'][step]}" for step in golds)]
     return Grid(["metric", "request", *headed], rows, numbers=2, grouped=True)
+
+
+def word_in_cell(reading: str) -> str:
+    """A reading of the matrix without a space; empty where the test tells no difference."""
+    from mari_cli.metrics.by_request import CellReading
+
+    return "" if reading in (CellReading.still, CellReading.kept) else reading.replace(" ", "-")
 
 
 def _cells(estimate: dict[str, Any] | None) -> list[str]:

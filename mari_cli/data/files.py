@@ -52,7 +52,7 @@ def read_files(config: FileCorpus, *, corpus: str) -> tuple[list[Record], list[s
                 f"leave out `{corpus}.text_field`, `{corpus}.prompt_field` and `{corpus}.completion_field`",
             )
         parts = [_read_file(file, config, corpus=corpus) for file in files]
-    elif _looks_like_path(config.path):
+    elif looks_like_path(config.path):
         raise UserError(f"no such file: `{config.path}`", _hint_missing(path))
     else:
         parts = [_records(_hub_table(config, corpus=corpus), config, source=config.path, corpus=corpus)]
@@ -93,7 +93,7 @@ def read_subset(
                 f"`{key}` is a hub data set, or a folder with its subsets as files: `{named}.json`",
             )
         tables = [read_table(file) for file in files]
-    elif _looks_like_path(path):
+    elif looks_like_path(path):
         raise UserError(f"no such folder: `{path}`", _hint_missing(folder))
     else:
         config = FileCorpus(path=path, subset=subset, split=split or "train")
@@ -157,7 +157,7 @@ def _suffix(path: Path) -> str:
     return path.suffix.lower()
 
 
-def _looks_like_path(name: str) -> bool:
+def looks_like_path(name: str) -> bool:
     return (
         Path(name).suffix.lower() in SUFFIXES
         or name.startswith((".", "/", "~"))

@@ -32,7 +32,7 @@ class Request:
     number: int
     """Its place in the order, from 1."""
     label: str
-    """What it is called in tables: a file's name, a person's, or which part it is."""
+    """What the user named: a file, a person, or which part of the forget corpus."""
     records: list[Record]
 
     @property
@@ -40,8 +40,8 @@ class Request:
         return {record.key for record in self.records}
 
     @property
-    def directory(self) -> str:
-        """The name of its run's directory, `02-letters`."""
+    def name(self) -> str:
+        """`02-letters`: its name in tables, reports and messages, and that of its run's directory."""
         return f"{self.number:02d}-{re.sub(r'[^a-zA-Z0-9_.=+-]+', '-', self.label).strip('-') or 'request'}"
 
 
@@ -82,7 +82,7 @@ def refuse_retained(requests: Sequence[Request], retain: Sequence[Record], *, dr
         common = len(request.keys & kept)
         if common and not drop:
             raise UserError(
-                f"request {request.number} (`{request.label}`) and the retain corpus share "
+                f"request `{request.name}` and the retain corpus share "
                 f"{counted(common, 'record')}: they cannot be forgotten and kept",
                 "leave them out of the retain corpus with `retain.drop_overlap=true`",
             )
@@ -92,12 +92,12 @@ def _refuse_common(one: Request, other: Request) -> None:
     common = len(one.keys & other.keys)
     if not common:
         return
-    who = f"requests {one.number} (`{one.label}`) and {other.number} (`{other.label}`)"
+    who = f"requests `{one.name}` and `{other.name}`"
     if one.keys == other.keys:
         raise UserError(f"{who} are the same", "leave out one of the two")
     raise UserError(
         f"{who} share {counted(common, 'record')}",
-        f"leave them out of request {other.number}: when it comes they are forgotten already",
+        f"leave them out of `{other.name}`: when it comes they are forgotten already",
     )
 
 

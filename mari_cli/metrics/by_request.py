@@ -7,7 +7,7 @@ paired difference on its items: of a request whose turn has been, against the mo
 against the model before the first request (does it erode?).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -43,6 +43,18 @@ class CellReading(StrEnum):
     erodes = "erodes"  # the way that its own unlearning will go, or worse where that is known
     better = "better"
     moved = "moved"  # separable, and nothing says which way is worse
+
+
+MEANINGS = {
+    CellReading.turn: "unlearned in this step",
+    CellReading.still: "not separable from just after its turn",
+    CellReading.back: "since its turn moved back towards the model before the first request",
+    CellReading.further: "since its turn moved further away from the model before",
+    CellReading.kept: "not separable from the model before the first request",
+    CellReading.erodes: "worse than the model before, although nobody asked yet or it is to be kept",
+    CellReading.better: "better than the model before",
+    CellReading.moved: "separable from the model before, and nothing says which way is worse",
+}
 
 
 @dataclass(frozen=True)
@@ -190,8 +202,13 @@ def shown_metrics(found: Mapping[str, Any]) -> list[str]:
 
 
 def label_of_row(found: Mapping[str, Any], of: str) -> str:
-    """`1 letters` for the first request; `retain` and `holdout` as they are."""
-    names = {
-        str(request["number"]): f"{request['number']} {request['label']}" for request in found["requests"]
-    }
+    """The name of a request; `retain` and `holdout` as they are."""
+    names = {str(request["number"]): str(request["label"]) for request in found["requests"]}
     return names.get(of, of)
+
+
+def legend(found: Mapping[str, Any], word: Callable[[str], str] = str) -> str:
+    """One line that explains the words in the cells of a matrix; ``word`` is how a cell shows a reading."""
+    used = {cell["reading"] for row in found["rows"] for cell in row["cells"] if cell is not None}
+    told = [f"{word(reading)} = {MEANINGS[reading]}" for reading in CellReading if reading in used]
+    return "; ".join(told)

@@ -19,7 +19,6 @@ from transformers import (
 
 from mari_cli.errors import UserError, nearest
 from mari_cli.models.files import UNREADABLE, check_memory, check_shapes, check_sizes, gist, system_errors
-from mari_cli.models.lora import is_adapter
 from mari_cli.storage import atomic
 
 if TYPE_CHECKING:  # which imports this file
@@ -120,23 +119,6 @@ def _shapes(model: PreTrainedModel) -> dict[str, str]:
         tied = first.setdefault(id(tensor), name)
         shapes[name] = f"{list(tensor.shape)}" + (f" of `{tied}`" if tied != name else "")
     return shapes
-
-
-def refuse_other_formats(path: str, place: Path) -> None:
-    """Refuse formats other than safetensors, above all pickles, because loading a pickle runs its code."""
-    if not place.is_dir() or is_adapter(place):
-        return
-    if not (place / "config.json").is_file():
-        raise UserError(
-            f"no model in `{path}`: it has no config.json",
-            "a model directory holds config.json, *.safetensors and tokenizer.json",
-        )
-    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in place.glob(pattern))
-    if pickles and not any(place.glob("*.safetensors")):
-        raise UserError(
-            f"the weights in `{path}` are pickled (`{pickles[0]}`), and a pickle can run any code",
-            "where you trust it, load it with transformers and `save_pretrained` it: that writes safetensors",
-        )
 
 
 def misfit_of(model: PreTrainedModel, info: dict[str, Any]) -> str | None:

@@ -19,7 +19,6 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from mari_cli import hub
 from mari_cli.config import ChatTemplate, ModelConfig, Packing
 from mari_cli.data.chat import check_chat
 from mari_cli.data.records import Record
@@ -30,17 +29,16 @@ from mari_cli.models.checks import (
     check_fields,
     check_finite,
     misfit_of,
-    refuse_other_formats,
 )
 from mari_cli.models.device import Compute
 from mari_cli.models.files import UNREADABLE, check_files, explain_damage, system_errors, unbuildable
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.head import check_parity
+from mari_cli.models.locate import find_model, is_adapter, refuse_other_formats
 from mari_cli.models.lora import (
     Base,
     apply_adapter,
     has_adapters,
-    is_adapter,
     merged_state,
     read_base,
     settle_ties,
@@ -49,9 +47,8 @@ from mari_cli.models.lora import (
 from mari_cli.models.packing import Layout, settle
 from mari_cli.models.speaking import stops
 from mari_cli.models.tokenizer import check_chat_template, check_tokenizer, only_own_tokens, train_tokenizer
-from mari_cli.places import is_there, place
+from mari_cli.places import is_there
 from mari_cli.storage import atomic, room_on_disk
-from mari_cli.storage.layout import RUN
 
 
 @dataclass
@@ -115,30 +112,6 @@ class LanguageModel:
             self.tokenizer.save_pretrained(directory)
 
 
-def _find_model(path: str) -> str:
-    """The directory or file at ``path`` (of a run: its checkpoint), or ``path`` as a name on the hub. Raises
-    UserError for a path that does not exist."""
-    local = place(path)
-    if (local / "checkpoint").is_dir():
-        return str(local / "checkpoint")
-    if (local / RUN).is_file():
-        raise UserError(
-            f"run `{path}` holds no model: it has no checkpoint",
-            "only a finished run of `mari unlearn` or `mari finetune` has one",
-        )
-    if local.is_file() and local.suffix != ".gguf":
-        raise UserError(
-            f"`{path}` is a file, but a model is a directory",
-            "give the directory with its config.json, or a .gguf file",
-        )
-    if local.exists():
-        return str(local)
-    if path.startswith(("/", ".", "~")) or path.count("/") > 1 or local.suffix == ".gguf":
-        raise UserError(f"no model at `{path}`: no such file or directory", "check `model.path`")
-    hub.settle()
-    return path
-
-
 def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedTokenizerBase:
     """The tokenizer that ``config`` names; ``corpus`` is read only where a tokenizer is trained."""
     hush()
@@ -183,7 +156,7 @@ def base_of(config: ModelConfig, *, weights: str, sha256: str) -> Base:
             "an adapter needs a base that stays on disk, but this model is made from its architecture",
             "leave out `model.lora.merge=false`, or save the model first and give it as `model.path`",
         )
-    place = _find_model(config.path)
+    place = find_model(config.path)
     if Path(place).exists():
         return Base(str(Path(place).resolve()), None, weights, sha256)
     return Base(place, config.revision, weights, sha256)
@@ -209,7 +182,7 @@ def _load_adapted(config: ModelConfig, directory: Path) -> PreTrainedModel:
 
 def place_of(path: str) -> tuple[str, dict[str, Any]]:
     """The directory or hub name, and the further arguments of `from_pretrained`."""
-    place = _find_model(path)
+    place = find_model(path)
     if place.endswith(".gguf"):
         return str(Path(place).parent), {"gguf_file": Path(place).name}
     return place, {}

@@ -23,13 +23,14 @@ from transformers.pytorch_utils import Conv1D
 from mari_cli.config import LoraConfig, Weights
 from mari_cli.errors import UserError, counted, nearest
 from mari_cli.models.files import UNREADABLE, gist
+from mari_cli.models.locate import ADAPTER_CONFIG, is_adapter
 from mari_cli.places import place
 
 ADAPTER = "default"
 """peft's name for the only adapter of a model."""
 PREFIX = "base_model.model."
 """The prefix of a parameter's name in peft's files."""
-CONFIG, TENSORS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
+TENSORS, BASE = "adapter_model.safetensors", "base.json"
 
 
 def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> None:
@@ -260,17 +261,15 @@ def write_adapter(model: PreTrainedModel, directory: Path, base: Base) -> None:
     (directory / BASE).write_text(json.dumps(asdict(base), indent=2) + "\n")
 
 
-def is_adapter(directory: Path) -> bool:
-    return (directory / CONFIG).is_file() and not (directory / "config.json").is_file()
-
-
 def read_base(directory: Path) -> Base:
     """The base of the adapter in ``directory``, which mari or peft wrote. Raises UserError without a base."""
     base = _named_base(directory)
     seen, there = {directory.resolve()}, _directory_of(base)
     while is_adapter(there):  # an adapter on top of another one
         if there in seen:
-            raise UserError(f"the adapter at `{directory}` is its own base", f"name its base in its {CONFIG}")
+            raise UserError(
+                f"the adapter at `{directory}` is its own base", f"name its base in its {ADAPTER_CONFIG}"
+            )
         seen.add(there)
         there = _directory_of(_named_base(there))
     return base
@@ -285,7 +284,7 @@ def _directory_of(base: Base) -> Path:
 def _named_base(directory: Path) -> Base:
     ours = directory / BASE
     try:
-        content = json.loads((ours if ours.is_file() else directory / CONFIG).read_text())
+        content = json.loads((ours if ours.is_file() else directory / ADAPTER_CONFIG).read_text())
         base = (
             Base(**content)
             if ours.is_file()
@@ -297,10 +296,10 @@ def _named_base(directory: Path) -> Base:
     except UNREADABLE as error:
         raise UserError(
             f"cannot read the adapter at `{directory}`: {gist(error)}",
-            f"an adapter directory holds {CONFIG} and {TENSORS}",
+            f"an adapter directory holds {ADAPTER_CONFIG} and {TENSORS}",
         ) from error
     if not base.path:
-        raise UserError(f"the adapter at `{directory}` names no base", f"add it to its {CONFIG}")
+        raise UserError(f"the adapter at `{directory}` names no base", f"add it to its {ADAPTER_CONFIG}")
     return base
 
 
@@ -388,7 +387,7 @@ def _check_vocabulary(
                 f"the adapter at `{directory}` has {counted(other[0], 'token')}, "
                 f"its base `{base.path}` {size}",
                 f"resize the base as for the training (`resize_token_embeddings({other[0]})`), save it, and "
-                f"name it in {CONFIG}",
+                f"name it in {ADAPTER_CONFIG}",
             )
 
 

@@ -20,7 +20,8 @@ from mari_cli.models.files import (
     unbuildable,
 )
 from mari_cli.models.load import hush, place_of, switch_off_dropout
-from mari_cli.models.lora import is_adapter, read_base, shape_adapter
+from mari_cli.models.locate import is_adapter
+from mari_cli.models.lora import read_base, shape_adapter
 
 _LLAMA_1B = {
     "model_type": "llama", "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192,

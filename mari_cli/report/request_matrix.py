@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from mari_cli.metrics.by_request import CellReading, label_of_row, shown_metrics
+from mari_cli.metrics.by_request import CellReading, label_of_row, legend, shown_metrics
 from mari_cli.metrics.metric import Metric
 from mari_cli.report.comparison import metric_of
 from mari_cli.report.format import interval, number
@@ -53,6 +53,8 @@ class HeatTable:
 class RequestMatrix:
     sentences: list[str]
     tables: list[HeatTable]
+    legend: str
+    """What the words in the cells mean."""
 
 
 def request_matrix(runs: list[RunData]) -> RequestMatrix | None:
@@ -60,7 +62,9 @@ def request_matrix(runs: list[RunData]) -> RequestMatrix | None:
     found = runs[0].result.get("requests") if len(runs) == 1 else None
     if not found:
         return None
-    return RequestMatrix(_sentences(found), [_table(found, name) for name in shown_metrics(found)])
+    return RequestMatrix(
+        _sentences(found), [_table(found, name) for name in shown_metrics(found)], legend(found)
+    )
 
 
 def _sentences(found: Mapping[str, Any]) -> list[str]:

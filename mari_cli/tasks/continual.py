@@ -26,7 +26,7 @@ from mari_cli.options import RunOptions
 from mari_cli.progress import say
 from mari_cli.sections import display_name
 from mari_cli.storage.json_files import json_lines
-from mari_cli.storage.layout import MANIFEST, RUN
+from mari_cli.storage.layout import MANIFEST, REQUESTS, RUN
 from mari_cli.storage.manifest import read_manifest
 from mari_cli.storage.run import Run
 from mari_cli.tasks import supporting
@@ -36,7 +36,7 @@ from mari_cli.tasks.examined import Examined
 from mari_cli.tasks.preflight import Preflight, check, make_trainable
 from mari_cli.tasks.run_record import hold_run, record_in
 from mari_cli.tasks.setting import finetunes_target, tokenize_corpora
-from mari_cli.tasks.unlearn import GOLD_WORDS, fine_tune_anew, prepare_gold, prepare_target, unlearn
+from mari_cli.tasks.unlearn import fine_tune_anew, prepare_gold, prepare_target, unlearn
 
 ITEMS = "items_by_step.jsonl"
 """The item values of every model, from which the matrix can be made again."""
@@ -49,13 +49,14 @@ def unlearn_in_turn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
     again, one that was cut off goes on.
     """
     began = time.monotonic()
-    flight, base = check(config, options, gold_words=GOLD_WORDS)
+    flight, base = check(config, options)
     requests = flight.setting.texts.requests
     _check_together(config, requests)
     _check_each(flight, base, requests)
     make_trainable(config, base)
     del base
     with hold_run(flight) as run:
+        run.write_json(REQUESTS, {"requests": _asked(config, requests)})
         target, golds = prepare_target(flight), _prepare_golds(flight, requests)
         final_gold = golds.get(len(requests))
         assessment = Assessment.begin(flight)
@@ -127,7 +128,7 @@ def _check_each(flight: Preflight[UnlearnRun], base: LanguageModel, requests: Se
             alternative_items(config, base, corpora["forget"])
             supporting.prepare(config, setting, corpora, base.style)
         except UserError as error:
-            raise UserError(f"request {request.number} (`{request.label}`): {error}", error.hint) from error
+            raise UserError(f"request `{request.name}`: {error}", error.hint) from error
 
 
 def _prepare_golds(flight: Preflight[UnlearnRun], requests: Sequence[Request]) -> dict[int, ModelConfig]:
@@ -150,6 +151,18 @@ def _items_of(flight: Preflight[UnlearnRun], request: Request) -> Iterator[Item]
     return (item for item in corpus.items if corpus.records[item.record].key in keys)
 
 
+def _asked(config: UnlearnRun, requests: Sequence[Request]) -> list[dict[str, Any]]:
+    """What `mari requests` reads of requests whose runs have not begun."""
+    return [
+        {
+            "id": config.request.id if len(config.request.ids) == 1 else name,
+            "run": request.name,
+            "records": sorted(request.keys),
+        }
+        for request, name in zip(requests, _names(config, requests), strict=True)
+    ]
+
+
 # -- one request ---------------------------------------------------------------------------------------------
 
 
@@ -158,16 +171,23 @@ def _config_of(
 ) -> UnlearnRun:
     """The run of one request. Where it has a gold model, that is measured beside."""
     assert isinstance(config.forget, ForgetConfig)
-    ids = config.request.ids or [other.directory for other in requests]
+    ids = config.request.ids
+    shared = ids[0] if len(ids) == 1 else None
     gold = golds.get(request.number)
     return replace(
         config,
         forget=replace(config.forget, request_number=request.number),
         target=TargetChoice.as_is,
         gold=str(gold.path) if gold else "none",
-        out=str(Path(config.out) / request.directory),
-        request=replace(config.request, id=ids[request.number - 1] if len(ids) > 1 else ids[0]),
+        out=str(Path(config.out) / request.name),
+        request=replace(config.request, id=shared or _names(config, requests)[request.number - 1]),
     )
+
+
+def _names(config: UnlearnRun, requests: Sequence[Request]) -> list[str]:
+    """What each request is called: by its id where each has one of its own."""
+    ids = config.request.ids
+    return ids if len(ids) == len(requests) else [request.name for request in requests]
 
 
 def _as_it_lies(model: ModelConfig) -> ModelConfig:
@@ -181,7 +201,7 @@ def _unlearn_one(
     """Do the run of one request, or go on with it; nothing where it is finished."""
     out = Path(config.out)
     begun, finished = distributed.broadcast(((out / RUN).is_file(), Run(out).finished))
-    said = f"request {request.number} of {len(requests)} (`{request.label}`)"
+    said = f"request `{request.name}` of {len(requests)}"
     if finished:
         say(f"{said}: done before")
         return
@@ -220,7 +240,10 @@ def _matrix(
         how,
     )
     return {
-        "requests": [_described(Path(config.out), request) for request in requests],
+        "requests": [
+            _described(Path(config.out), request, name)
+            for request, name in zip(requests, _names(config, requests), strict=True)
+        ],
         "steps": ["before", *(_after(request.number) for request in requests)],
         "weights": [found.weights for found in steps],
         "rows": [row.as_json() for row in rows],
@@ -231,14 +254,14 @@ def _values(found: Examined) -> list[ItemValues]:
     return [item_values({"model": ""} | row) for row in found.measured.items]
 
 
-def _described(out: Path, request: Request) -> dict[str, Any]:
-    run = out / request.directory
+def _described(out: Path, request: Request, name: str) -> dict[str, Any]:
+    run = out / request.name
     manifest = read_manifest(run)["sha256"] if (run / MANIFEST).is_file() else None
     return {
         "number": request.number,
-        "label": request.label,
+        "label": name,
         "records": len(request.records),
-        "run": request.directory,
+        "run": request.name,
         "manifest": manifest,
     }
 
@@ -248,10 +271,8 @@ def _notes(config: UnlearnRun, requests: Sequence[Request]) -> list[str]:
     notes = ["while a request was unlearned, no step saw the records of later requests"]
     if config.forget.keep_later:
         notes = ["while a request was unlearned, the records of later requests were retain data"]
-    for request in requests:
-        training = Run(Path(config.out) / request.directory).result()["training"]
+    for request, name in zip(requests, _names(config, requests), strict=True):
+        training = Run(Path(config.out) / request.name).result()["training"]
         if training["kept_step"] == 0:
-            notes.append(
-                f"request {request.number} (`{request.label}`) was not forgotten: no step of its run was kept"
-            )
+            notes.append(f"request `{name}` was not forgotten: no step of its run was kept")
     return notes

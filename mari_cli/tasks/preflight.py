@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from mari_cli import distributed
 from mari_cli.config import (
     AuditRun,
     EvaluateRun,
@@ -19,10 +17,10 @@ from mari_cli.models.checks import check_saving
 from mari_cli.models.device import Compute, choose_compute
 from mari_cli.models.load import LanguageModel, base_of, describe_architecture, load_model
 from mari_cli.options import RunOptions
-from mari_cli.storage.run import refuse_existing
 from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import Suite, suite_of
 from mari_cli.tasks import inputs
+from mari_cli.tasks.early_checks import check_names
 from mari_cli.tasks.setting import (
     Setting,
     finetunes_target,
@@ -66,26 +64,20 @@ class Preflight(Generic[R]):
         return load_for(self.config, self.setting, model)
 
 
-def check(
-    config: R, options: RunOptions, *, gold_words: Sequence[str] = ("none",)
-) -> tuple[Preflight[R], LanguageModel]:
+def check(config: R, options: RunOptions) -> tuple[Preflight[R], LanguageModel]:
     """Read what ``config`` names, and load the model that it names. Raises UserError for what cannot be used.
 
-    ``gold_words``: values of `gold` that are not a path. Gold and reference are loaded here and dropped, so
-    that a model that cannot be loaded ends the run now and not after hours."""
-    if (
-        not options.resume and distributed.is_rank_zero()
-    ):  # rank 0 may have made the directory when other ranks come here
-        refuse_existing(Path(config.out))
+    Gold and reference are loaded here and dropped, so that a model that cannot be loaded ends the run now and
+    not after hours."""
+    check_names(config, options)
     setting = prepare(config, compute_of(config))
     if options.resume:
         inputs.require_same_words(config, setting)
     suite, gold = None, None
     if isinstance(config, UnlearnRun | EvaluateRun):
         suite = suite_of(config.suite)
-        gold = gold_at_path(config, setting, words=gold_words)
-    if isinstance(config, AuditRun):
-        gold = gold_at_path(config, setting, words=gold_words)
+    if isinstance(config, UnlearnRun | EvaluateRun | AuditRun):
+        gold = gold_at_path(config, setting)
     instead = suite if isinstance(config, EvaluateRun) else None
     reference = reference_at_path(config, setting, instead)
     known: dict[str, str] = {}

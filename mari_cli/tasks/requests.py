@@ -1,7 +1,8 @@
 """`mari requests`: what was asked to be forgotten, which runs did it, and which models still hold it.
 
-Manifests alone are read: a run leads to the one that it started from by the hash of its manifest, or by the
-weights that it began with.
+Of finished runs manifests alone are read: a run leads to the one that it started from by the hash of its
+manifest, or by the weights that it began with. Of a run that has not ended its `config.yaml` says with which
+model it begins, and `requests.json` which requests are still to come.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,9 @@ from typing import Any
 import yaml
 
 from mari_cli.errors import UserError
-from mari_cli.storage.layout import CONFIG, MANIFEST
+from mari_cli.places import place
+from mari_cli.storage import json_files
+from mari_cli.storage.layout import CHECKPOINT, CONFIG, MANIFEST, REQUESTS, RUN
 from mari_cli.storage.manifest import Types, read_manifest, require_types
 from mari_cli.storage.run import Run
 from mari_cli.storage.run_list import Status, list_runs
@@ -97,14 +100,37 @@ class KnownRun:
         return named == other.manifest["sha256"] or (self.start is not None and self.start == other.final)
 
 
+@dataclass(frozen=True)
+class PendingRequest:
+    """A request whose run has not ended, or has not begun."""
+
+    id: str
+    run: Path
+    state: str
+    begins_with: str | None
+    """Path of the model that the run begins with; None where the run makes its model first."""
+    records: frozenset[str] = frozenset()
+    """Hashes of what is to be forgotten, where they are known."""
+    created: str = ""
+    note: str = ""
+
+    def starts_from(self, run: KnownRun) -> bool:
+        if self.begins_with is None:
+            return False
+        path = place(self.begins_with)
+        return _same(run.path, path.parent if path.name == CHECKPOINT else path)
+
+
 def requests(roots: Sequence[Path]) -> tuple[list[RequestLine], list[str]]:
     """A line for each run that has to do with a request, request by request; and what could not be read."""
-    known, unfinished, notes = [], [], []
+    known: list[KnownRun] = []
+    pending: list[PendingRequest] = []
+    notes: list[str] = []
     for root in roots:
         for summary in list_runs(root):
             if not (summary.path / MANIFEST).is_file():
                 if summary.status is Status.unfinished:
-                    unfinished += list(_asked_in(summary.path))
+                    pending += _pending_in(summary.path)
                 else:
                     notes.append(f"`{summary.path}` has no `{MANIFEST}`: nobody can tell what it did")
                 continue
@@ -116,33 +142,38 @@ def requests(roots: Sequence[Path]) -> tuple[list[RequestLine], list[str]]:
                 known.append(KnownRun(summary.path, manifest))
             except UserError as error:
                 notes.append(str(error))
-    ids = dict.fromkeys([*(id for run in known for id in run.ids), *(line.request for line in unfinished)])
-    lines = []
-    for id in ids:
-        lines += list(_of_request(id, known))
-        lines += [line for line in unfinished if line.request == id]
-    return lines, notes
+    ids = dict.fromkeys([*(id for run in known for id in run.ids), *(one.id for one in pending)])
+    return [line for id in ids for line in _of_request(id, known, [p for p in pending if p.id == id])], notes
 
 
-def _of_request(id: str, known: Sequence[KnownRun]) -> Iterator[RequestLine]:
+def _of_request(
+    id: str, known: Sequence[KnownRun], pending: Sequence[PendingRequest]
+) -> Iterator[RequestLine]:
     """Its own runs first, then the models that came of them, then those that still hold what it is about."""
     own = [run for run in known if id in run.ids]
     for run in own:
         yield _line(id, run, _done(run))
+    for one in pending:
+        yield RequestLine(id, str(one.run), one.state, one.created, "", one.note)
     cleared = [run for run in own if run.unlearns]
     told = {id_of(run) for run in own}
-    holding = _holders(cleared, known)
+    holding = _holders(cleared, pending, known)
     for run in known:
         if id_of(run) not in told and id_of(run) not in holding and run.final:
             ancestor = next((other for other in cleared if _descends(run, other, known)), None)
             if ancestor:
                 yield _line(id, run, f"made from `{ancestor.path}`, where it was unlearned")
     for run in known:
-        if id_of(run) in holding and not (id in run.ids and run.unlearns):
+        if id_of(run) in holding:
             yield _line(id, run, f"still holds it: {holding[id_of(run)]}")
     # runs that did something else to a model that holds it: what such a run began with holds it too
     others = [run for run in known if id_of(run) in holding and run.task == "unlearn" and run not in cleared]
     seen: set[str] = set()
+    for one in pending:
+        model = one.begins_with
+        if model is not None and model not in seen and not any(one.starts_from(run) for run in known):
+            seen.add(model)
+            yield RequestLine(id, model, f"still holds it: `{one.run}` begins with it", "", "", "")
     for run in [*cleared, *others]:
         adapters = run.manifest["adapters"]
         if adapters:
@@ -177,25 +208,34 @@ def _done(run: KnownRun) -> str:
             return "measured"
 
 
-def _holders(cleared: Sequence[KnownRun], known: Sequence[KnownRun]) -> dict[str, str]:
-    """By path, why a run's model holds what the runs ``cleared`` have unlearned."""
+def _holders(
+    cleared: Sequence[KnownRun], pending: Sequence[PendingRequest], known: Sequence[KnownRun]
+) -> dict[str, str]:
+    """By path, why a run's model holds what ``cleared`` have unlearned, and ``pending`` are to unlearn."""
     found: dict[str, str] = {}
-    for done in cleared:
+    removals = [(done.records, done.is_child_of, f"`{done.path}` began with it") for done in cleared]
+    removals += [(one.records, one.starts_from, f"`{one.run}` begins with it") for one in pending]
+    for records, starts_from, began in removals:
+
+        def clears(run: KnownRun, records: frozenset[str] = records) -> bool:
+            return run.unlearns and bool(records) and run.records >= records
+
         queue = []
         for run in known:
-            if run.taught & done.records:
+            if run.taught & records:
                 queue.append((run, "it was trained on it"))
-            elif run.final and done.is_child_of(run):
-                queue.append((run, f"`{done.path}` began with it"))
+            elif run.final and starts_from(run):
+                queue.append((run, began))
         while queue:
             run, why = queue.pop(0)
-            if id_of(run) in found:
+            if id_of(run) in found or clears(run):
                 continue
             found[id_of(run)] = why
-            for child in known:
-                clears = child.unlearns and child.records >= done.records
-                if child.final and child.is_child_of(run) and not clears:
-                    queue.append((child, f"made from `{run.path}`"))
+            queue += [
+                (child, f"made from `{run.path}`")
+                for child in known
+                if child.final and child.is_child_of(run)
+            ]
             if run.task == "unlearn":  # which adds nothing: what it began with holds it too
                 queue += [(other, f"`{run.path}` began with it") for other in known if run.is_child_of(other)]
     return found
@@ -232,16 +272,58 @@ def _is_of_several(config: Mapping[str, Any]) -> bool:
     )
 
 
-def _asked_in(path: Path) -> Iterator[RequestLine]:
-    """Of a run that is not finished."""
+def _pending_in(path: Path) -> list[PendingRequest]:
+    """What a run that has not ended was asked to forget; of several requests, those that have no run yet."""
     try:
         config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
-        if _is_of_several(config):
-            return
         request = config.get("request") or {}
-        ids = [part.strip() for part in str(request.get("id") or "").split(",") if part.strip()]
         created = str(Run(path).about().get("created", ""))
-    except (OSError, ValueError, AttributeError, yaml.YAMLError, UserError):
-        return
-    for id in ids:
-        yield RequestLine(id, str(path), "asked, not finished", created, "", str(request.get("note") or ""))
+        note = str(request.get("note") or "")
+        model = (config.get("model") or {}).get("path")
+        if not _is_of_several(config):
+            ids = [part.strip() for part in str(request.get("id") or "").split(",") if part.strip()]
+            several = (path.parent / REQUESTS).is_file()
+            state = f"pending: {_of_process(path.parent if several else path)}"
+            state += "" if model else "; its target is trained first"
+            records = _records_of(path) if several else frozenset()
+            return [PendingRequest(id, path, state, model, records, created, note) for id in ids]
+        asked = json_files.read_object(path / REQUESTS)["requests"]
+        begun = [one for one in asked if (path / one["run"] / RUN).is_file()]
+        if begun:  # what the last of these leaves, or begins with where it has not ended
+            last = path / begun[-1]["run"]
+            model = str(last) if (last / MANIFEST).is_file() else _model_of(last)
+        state = f"pending: its run has not begun; {_of_process(path)}"
+        state += "" if model else "; the target is trained first"
+        return [
+            PendingRequest(
+                one["id"], path / one["run"], state, model, frozenset(one["records"]), created, note
+            )
+            for one in asked
+            if one not in begun
+        ]
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, yaml.YAMLError, UserError):
+        return []
+
+
+def _of_process(path: Path) -> str:
+    """Whether the run at ``path`` is running."""
+    try:
+        with Run(path).held():
+            return f"cut off, and `mari unlearn --resume {path}` goes on"
+    except UserError:
+        return "running"
+
+
+def _records_of(path: Path) -> frozenset[str]:
+    """Hashes of what the run at ``path``, one of several requests, is to forget."""
+    asked = json_files.read_object(path.parent / REQUESTS)["requests"]
+    return frozenset(next((one["records"] for one in asked if one["run"] == path.name), []))
+
+
+def _model_of(path: Path) -> str | None:
+    config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
+    return config["model"]["path"]  # type: ignore[no-any-return]
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)

@@ -2,8 +2,7 @@
 
 import hashlib
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,14 +30,14 @@ from mari_cli.data.tokenize import check_prompts, count_tokens
 from mari_cli.errors import UserError, counted
 from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel, load_tokenizer, prompt_style
-from mari_cli.places import is_there, place
+from mari_cli.places import place
 from mari_cli.storage import hashing, room_on_disk
-from mari_cli.storage.signature import check_key
 from mari_cli.suites.benchmarks import check_benchmarks
 from mari_cli.suites.examiner import items_hash
 from mari_cli.suites.registry import METRICS
 from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import Suite
+from mari_cli.tasks.early_checks import GOLD_WORDS
 from mari_cli.tracking import check_tracker
 
 
@@ -128,11 +127,9 @@ class Setting:
 
 
 def prepare(config: RunConfig, compute: Compute) -> Setting:
-    """Read the corpora and choose the tokenizer. Every refusal that needs no model happens here."""
-    _check_places(config)
+    """Read the corpora and choose the tokenizer. What needs no model is refused here, or was refused by
+    early_checks.py."""
     check_tracker(config.tracker)
-    if config.request.key:
-        check_key(config.request.key)
     texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
     tokenizer = load_tokenizer(config.model, words_of(texts))
     style = prompt_style(config.model, tokenizer)
@@ -147,25 +144,6 @@ def words_of(texts: Texts) -> Iterator[str]:
     names would have more tokens than the names of the forget data, and even gold would tell the two apart."""
     records = [*texts.forget, *texts.retain, *(texts.holdout or [])]
     return (part for record in records for part in (record.prompt, record.text) if part)
-
-
-def _check_places(config: RunConfig) -> None:
-    """Refuse an `out` or a `cache` that cannot be made. Neither is made yet."""
-    for key, path in (("out", Path(config.out)), ("cache", cache_directory(config))):
-        try:
-            there = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
-        except OSError as error:
-            raise UserError(
-                f"cannot make `{key}={path}`: {(error.strerror or str(error)).lower()}",
-                f"choose another `{key}=`",
-            ) from error
-        # /proc and other file systems that keep no files report no free space, and refuse only at mkdir
-        kept = os.statvfs(there).f_blocks > 0
-        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK) and kept):
-            raise UserError(
-                f"cannot make `{key}={path}`: `{there}` is no directory to write in",
-                f"choose another `{key}=`",
-            )
 
 
 def tokenize_corpora(config: RunConfig, setting: Setting, lm: LanguageModel) -> dict[str, Corpus]:
@@ -199,18 +177,11 @@ def disk_of_run(model: torch.nn.Module) -> int:
     return max(7 * trained, 4 * trained + weights)
 
 
-def gold_at_path(
-    config: UnlearnRun | EvaluateRun | AuditRun, setting: Setting, *, words: Sequence[str]
-) -> ModelConfig | None:
-    """The gold model that `gold` names by its path; None where it is one of ``words``. Refused where there is
-    none, and where it reads text in other tokens."""
-    if config.gold in words:
+def gold_at_path(config: UnlearnRun | EvaluateRun | AuditRun, setting: Setting) -> ModelConfig | None:
+    """The gold model that `gold` names by its path; None where `gold` is one of `GOLD_WORDS`. Refused where
+    the model reads text in other tokens."""
+    if config.gold in GOLD_WORDS[config.task]:
         return None
-    if not is_there(config.gold):
-        listed = ", ".join(f"`{word}`" for word in words)
-        raise UserError(
-            f"no gold model at `{config.gold}`", f"`gold` is a model or run directory, or one of {listed}"
-        )
     return model_beside(config.gold, f"the gold model at `{config.gold}`", config, setting)
 
 
@@ -227,8 +198,8 @@ def model_beside(path: str, what: str, config: RunConfig, setting: Setting) -> M
 
 
 def reference_at_path(config: RunConfig, setting: Setting, suite: Suite | None = None) -> ModelConfig | None:
-    """The model that `metrics.mia_reference` names; refused where there is none, where it reads text in other
-    tokens, and where there is no holdout: none of ``suite``, or of the corpora where there is no suite."""
+    """The model that `metrics.mia_reference` names; refused where it reads text in other tokens, and where
+    there is no holdout: none of ``suite``, or of the corpora where there is no suite."""
     path = config.metrics.mia_reference
     if path is None:
         return None
@@ -237,8 +208,6 @@ def reference_at_path(config: RunConfig, setting: Setting, suite: Suite | None =
             f"`metrics.mia_reference` is about membership, which `suite={suite.name}` does not ask for",
             "leave out one of the two",
         )
-    if not is_there(path):
-        raise UserError(f"no model at `metrics.mia_reference={path}`", "give a model or run directory")
     if suite is None:
         held_out = setting.texts.holdout is not None
     else:

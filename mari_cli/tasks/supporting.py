@@ -16,7 +16,6 @@ from mari_cli.losses.base import LossConfig
 from mari_cli.losses.mari import MariConfig
 from mari_cli.losses.support import PLAIN_CONTRAST, PLAIN_GENERATED, SupportConfig, SupportSource
 from mari_cli.models.load import LanguageModel, load_tokenizer
-from mari_cli.places import is_there
 from mari_cli.report.format import listed
 from mari_cli.storage import hashing
 from mari_cli.suites.standard import Corpus
@@ -186,8 +185,6 @@ def _at_path(name: str, config: UnlearnRun, setting: Setting) -> ModelConfig:
     key, path = f"loss.support.{name}", getattr(asked, name)
     if path is None:
         raise UserError(f"`loss.support.source={asked.source}` needs `{key}`", f"give {NEEDED[name]}")
-    if path.startswith(("/", ".", "~")) and not is_there(path):
-        raise UserError(f"no model at `{key}={path}`", "give a model or run directory")
     model = replace(config.model, path=path, architecture=None, revision=None, tokenizer=None)
     if load_tokenizer(model, []).get_vocab() != setting.tokenizer.get_vocab():
         raise UserError(

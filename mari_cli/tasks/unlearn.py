@@ -46,9 +46,6 @@ from mari_cli.tasks.training import adapt, fine_tuned_model, keep, take_up
 from mari_cli.train.gradient_filter import filter_with, mlp_matrices, read_components
 from mari_cli.train.loop import fit
 
-GOLD_WORDS = ("finetune", "none", "auto", "each")
-"""Values of `gold` that are not a path."""
-
 
 def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
     """Run it and return the result (result.json). Bad input is refused before anything is written."""
@@ -57,7 +54,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
 
         return unlearn_in_turn(config, options)
     objective = losses.build(config.loss)
-    flight, base = check(config, options, gold_words=GOLD_WORDS)
+    flight, base = check(config, options)
     setting, corpora = flight.setting, flight.corpora
     if config.train.evaluate_benchmarks and in_shards(config.train):
         check_without_generation(config.metrics)

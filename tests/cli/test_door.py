@@ -266,7 +266,7 @@ def test_a_directory_that_is_gone_is_refused(tmp_path):
 @pytest.mark.parametrize("key", ["out", "cache"])
 def test_a_place_that_cannot_be_is_refused_before_anything_is_loaded(key, tmp_path):
     from mari_cli import launch
-    from mari_cli.tasks.setting import _check_places
+    from mari_cli.tasks.early_checks import _check_places
 
     (tmp_path / "file").touch()
     for place in ("a" * 300, "b/" * 3000, tmp_path / "file" / "x", "/proc/x", "/sys/x/y"):

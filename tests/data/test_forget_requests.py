@@ -39,7 +39,7 @@ def files(tmp_path):
 
 
 def told(texts: Texts) -> list[tuple[str, int]]:
-    return [(request.directory, len(request.records)) for request in texts.requests]
+    return [(request.name, len(request.records)) for request in texts.requests]
 
 
 def test_files_and_folders_are_requests_in_their_order(files):
@@ -86,10 +86,10 @@ def test_later_requests_are_retain_data_until_their_turn():
 @pytest.mark.parametrize(
     ("requests", "said"),
     [
-        ("[{}/asked/a.jsonl,{}/asked/a.jsonl]", "requests 1 (`a`) and 2 (`a`) are the same"),
+        ("[{}/asked/a.jsonl,{}/asked/a.jsonl]", "requests `01-a` and `02-a` are the same"),
         ("[{}/asked/a.jsonl,{}/two of a.jsonl]", "share 2 records"),
         ("[{}/asked/a.jsonl,{}/asked]", "share 3 records"),
-        ("[{}/asked/a.jsonl,{}/with b.jsonl]", "request 2 (`with b`) and the retain corpus share 1 record"),
+        ("[{}/asked/a.jsonl,{}/with b.jsonl]", "request `02-with-b` and the retain corpus share 1 record"),
         ("[{}/asked/a.jsonl,{}/asked/d.jsonl]", "request 2: no such file"),
         ("[{}/asked/a.jsonl,{}/empty.jsonl]", "request 2: the forget corpus is empty"),
         ("{}/nothing", "no requests in folder"),
@@ -113,7 +113,7 @@ def test_a_name_that_matches_nobody_is_refused():
     assert "is called `Juno Dormer`" in str(error := refused("forget.requests=[Pia Norford,Juno Dormer]"))
     assert error.hint == "did you mean `Juno Dorner`?"
     assert "names somebody twice" in str(refused("forget.requests=[[Pia Norford,pia norford]]"))
-    assert "requests 1 (`Pia Norford`) and 2 (`Pia Norford`)" in str(
+    assert "requests `01-Pia-Norford` and `02-Pia-Norford`" in str(
         refused("forget.requests=[Pia Norford,Pia Norford]")
     )
     assert "more parts than there are fictional people" in str(refused("forget.requests=21"))

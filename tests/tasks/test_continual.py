@@ -81,7 +81,9 @@ def test_the_matrix_is_of_the_models_that_the_requests_left(whole):
     assert {"retain", "holdout"} <= {row["of"] for row in matrix["rows"]}
     page = (whole / "report.html").read_text()
     assert "Request by request" in page
-    assert "2 people 2 to 2" in page
+    assert [request["label"] for request in matrix["requests"]] == RUNS
+    assert all(f"<td>{name}</td>" in page for name in RUNS)
+    assert "its turn = unlearned in this step" in page
 
 
 def test_a_run_that_is_killed_in_its_second_request_ends_with_the_same_bits(whole, tmp_path, cache):
@@ -89,6 +91,9 @@ def test_a_run_that_is_killed_in_its_second_request_ends_with_the_same_bits(whol
     Forked("unlearn", *arguments(cut, cache), told=tmp_path / "told").kill_after(cut / RUNS[1], 3)
     assert not (cut / RUNS[1] / "result.json").exists()
     first = (cut / RUNS[0] / "result.json").read_bytes()
+    told = {(line.request, Path(line.run).name): line.state for line in requests([cut])[0]}
+    assert told[RUNS[1], RUNS[1]] == f"pending: cut off, and `mari unlearn --resume {cut}` goes on"
+    assert told[RUNS[1], RUNS[0]].startswith("still holds it")
     launch.run(unlearn, launch.resume("unlearn", cut))
     assert (cut / RUNS[0] / "result.json").read_bytes() == first
     for name in RUNS:

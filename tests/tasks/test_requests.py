@@ -1,5 +1,6 @@
 """`mari requests`: what was asked and done, and which models still hold it, by manifests alone."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -138,7 +139,69 @@ def test_the_base_of_adapters_holds_it(archive):
 
 def test_what_was_asked_and_is_not_finished_is_told(archive):
     archive.run("begun", "unlearn", ids=("R5",), finished=False)
-    assert archive.told("R5") == {"begun": "asked, not finished"}
+    told = archive.told("R5")["begun"]
+    assert told.startswith("pending: cut off, and `mari unlearn --resume ")
+    assert told.endswith("its target is trained first")
+
+
+@pytest.fixture
+def in_turn(tmp_path: Path) -> Archive:
+    """Three requests of one run: the first is done, the second was cut off, the third has not begun."""
+    found = Archive(tmp_path)
+    found.run("target", "finetune", start="base", final="t", records=("a", "b", "c"))
+    config = {"task": "unlearn", "forget": {"requests": 3}, "model": {"path": str(tmp_path / "target")}}
+    whole = Run.create(tmp_path / "in-turn", json_text(config), command=["mari"], task="unlearn")
+    asked = [{"id": f"0{n}-{key}", "run": f"0{n}-{key}", "records": [key]} for n, key in enumerate("abc", 1)]
+    whole.write_json("requests.json", {"requests": asked})
+    found.run("in-turn/01-a", "unlearn", start="t", final="u", records=("a",), ids=("01-a",), parent="target")
+    second = config | {"model": {"path": str(whole.path / "01-a")}, "request": {"id": "02-b"}}
+    second["forget"] = {"requests": 3, "request_number": 2}
+    Run.create(whole.path / "02-b", json_text(second), command=["mari"], task="unlearn")
+    return found
+
+
+def test_a_pending_request_is_told_with_the_models_that_hold_it(in_turn):
+    lines, notes = requests([in_turn.root])
+    assert notes == []
+    told = {(line.request, Path(line.run).name): line.state for line in lines}
+    goes_on = f"cut off, and `mari unlearn --resume {in_turn.root / 'in-turn'}` goes on"
+    assert told["01-a", "01-a"] == "unlearned (npo)"
+    assert told["02-b", "02-b"] == f"pending: {goes_on}"
+    assert told["03-c", "03-c"] == f"pending: its run has not begun; {goes_on}"
+    for request in ("02-b", "03-c"):
+        assert told[request, "target"] == f"{HELD}: it was trained on it"
+        assert told[request, "01-a"] == f"{HELD}: `{in_turn.root / 'in-turn' / request}` begins with it"
+
+
+def test_a_request_whose_run_is_running_is_told_as_such(in_turn):
+    whole = in_turn.root / "in-turn"
+    with Run(whole).held():
+        assert in_turn.told("03-c")["03-c"] == "pending: its run has not begun; running"
+
+
+def test_before_the_first_request_is_done_the_model_of_the_run_holds_all(in_turn):
+    whole = in_turn.root / "in-turn"
+    for run in ("01-a", "02-b"):
+        shutil.rmtree(whole / run)
+    for request in ("01-a", "02-b", "03-c"):
+        assert in_turn.told(request)["target"].startswith(HELD)
+
+
+def test_a_model_that_is_no_run_holds_what_a_run_that_was_cut_off_began_with(tmp_path):
+    config = json_text({"task": "unlearn", "model": {"path": "models/base"}, "request": {"id": "R1"}})
+    Run.create(tmp_path / "cut", config, command=["mari"], task="unlearn")
+    lines, _ = requests([tmp_path])
+    assert [line.run for line in lines] == [str(tmp_path / "cut"), "models/base"]
+    assert lines[1].state == f"{HELD}: `{tmp_path / 'cut'}` begins with it"
+
+
+def test_of_two_runs_of_one_request_the_first_holds_what_only_the_second_removed(tmp_path):
+    found = Archive(tmp_path)
+    found.run("first", "unlearn", start="s", final="u1", records=("a",), ids=("R1",))
+    found.run("second", "unlearn", start="u1", final="u2", records=("b",), ids=("R1",), parent="first")
+    lines, _ = requests([tmp_path])
+    states = [line.state for line in lines if Path(line.run).name == "first"]
+    assert states == ["unlearned (npo)", f"{HELD}: `{tmp_path / 'second'}` began with it"]
 
 
 def test_a_manifest_that_was_changed_is_told_and_not_read(archive):
