@@ -239,12 +239,6 @@ _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], str, str], UserError]]] 
             "a group takes the name of one of its options", "`mari config list` names them"
         ),
     ),
-    (
-        r"primary config '(.*?)' must be a DictConfig",
-        lambda match, key, example: UserError(
-            f"`{match[1]}.yaml` does not hold keys and values", "begin it with `defaults: [unlearn, _self_]`"
-        ),
-    ),
 ]
 
 

@@ -1,10 +1,13 @@
 """One run: prepared from a command or from the directory of an unfinished run, and carried out."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from omegaconf import DictConfig
 
 from mari_cli.begun import Inputs, require_same, versions
 from mari_cli.config import RunConfig
@@ -36,7 +39,17 @@ def prepare(experiment: Experiment, *, processes: int = 1) -> PreparedRun:
             f"`hydra/launcher={launcher}` has no effect on a single run",
             "`mari sweep` launches a single run too; `hydra/launcher=basic` runs it here",
         )
+    if varied := _varied(of_hydra, experiment):
+        told = f"`{experiment.file}` describes a sweep over {varied}, and this is one run of it"
+        print(f"note: {told}; `mari sweep -c {experiment.file}` does all", file=sys.stderr)
     return PreparedRun(config, RunOptions(experiment.command, processes=processes))
+
+
+def _varied(of_hydra: DictConfig, experiment: Experiment) -> str:
+    """The keys that the file sweeps over, and that no override sets; empty where there are none."""
+    given = {override.partition("=")[0] for override in experiment.overrides}
+    swept = [key for key in of_hydra.sweeper.params or {} if not str(key).startswith("sweep.")]
+    return ", ".join(f"`{key}`" for key in swept if key not in given)
 
 
 def resume(task: str, directory: Path, *, processes: int = 1) -> PreparedRun:

@@ -28,7 +28,7 @@ from mari_cli.launch.saved_config import register_run
 from mari_cli.launch.sources import ImportlibResourcesConfigSource, StructuredConfigSource
 from mari_cli.launch.typed import quote
 from mari_cli.launch.values import DEEPEST, leaves
-from mari_cli.launch.yaml_files import check_file, check_yaml
+from mari_cli.launch.yaml_files import check_file, check_yaml, require_defaults
 from mari_cli.places import place
 
 # Hydra 1.4 deprecates this parameter, and Hydra 1.3 warns without it
@@ -87,6 +87,7 @@ def session(experiment: Experiment) -> Iterator[Any]:
     if experiment.file:
         _check_file(experiment.file)
         check_yaml(experiment.file)
+        require_defaults(experiment.file, experiment.task)
         scope: Any = hydra.initialize_config_dir(
             str(experiment.file.parent.resolve()), job_name="mari", **_VERSION
         )

@@ -1,18 +1,23 @@
 """Checks of a user's YAML file before it is loaded: its kind, and the size that it would have in memory."""
 
 import os
+import shlex
 import stat
 from pathlib import Path
 
 import yaml
 
 from mari_cli.errors import UserError
+from mari_cli.storage.json_files import read_object
+from mari_cli.storage.layout import RUN
 
 MOST_BYTES = 2**20
 MOST_NODES = 100_000
 """The most values, after each alias is replaced by its content. A complete run has some hundred values."""
 DEEPEST = 50
 BEGIN = "begin it with `defaults: [unlearn, _self_]`, or `finetune`, or `evaluate`"
+DEFAULTS = "defaults: [{task}, _self_]"
+"""The first line of the file of a run."""
 
 
 def check_file(file: Path) -> None:
@@ -66,13 +71,51 @@ def check_yaml(file: Path) -> None:
         return
     if root is None:
         raise UserError(f"`{file}` is empty", BEGIN)
-    if isinstance(root, yaml.ScalarNode) and not root.tag.endswith(":str"):
+    if isinstance(root, yaml.ScalarNode):
         raise UserError(f"`{file}` does not hold keys and values", BEGIN)
     if _size(root, {}) > MOST_NODES:
         raise UserError(
             f"`{file}` has more than {MOST_NODES} values, once each alias is replaced by what it stands for",
             "write fewer aliases (`*NAME`)",
         )
+
+
+def require_defaults(file: Path, task: str) -> None:
+    """Raise UserError where ``file`` does not say in `defaults:` which run of mari it builds on.
+
+    ``task`` is the command that reads it. Text that is not YAML passes, as in `check_yaml`."""
+    try:
+        root = yaml.safe_load(file.read_bytes())
+    except yaml.YAMLError:
+        return
+    line = DEFAULTS.format(task=task)
+    if not isinstance(root, dict):
+        raise UserError(
+            f"`{file}` does not hold keys and values", f"begin it with `{line}`, then write `KEY: VALUE`"
+        )
+    if "defaults" not in root:
+        if "task" in root:
+            raise UserError(
+                f"`{file}` is the saved configuration of a run, and `-c` takes none", _again(file)
+            )
+        raise UserError(f"`{file}` has no `defaults:`", f"add this line at its beginning: `{line}`")
+    named = root["defaults"]
+    if not isinstance(named, list):
+        raise UserError(f"`defaults` in `{file}` is not a list", f"write `{line}`")
+    if not any(isinstance(entry, str) and entry != "_self_" for entry in named):
+        raise UserError(
+            f"`defaults` in `{file}` does not name what the run builds on",
+            f"put `{task}` first: `defaults: [{task}, …, _self_]`",
+        )
+
+
+def _again(config: Path) -> str:
+    """How to do the run again whose saved configuration is ``config``."""
+    about = config.with_name(RUN)
+    if not about.is_file():
+        return "type the run's own command again, with another `out=`: it stands in the run's `run.json`"
+    words = [word for word in read_object(about)["command"] if not word.startswith("out=")]
+    return f"type the run's own command again: `{shlex.join(words)} out=ANOTHER`"
 
 
 def _deepest(text: str) -> tuple[int, int]:

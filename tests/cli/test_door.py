@@ -10,6 +10,7 @@ import pytest
 
 from mari_cli.cli import door
 from mari_cli.errors import UserError
+from mari_cli.storage.run import Run
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "RANK")}
 
@@ -136,7 +137,16 @@ FILES = {
     "a number": (b"5\n", "`file.yaml` does not hold keys and values"),
     "null": (b"null\n", "`file.yaml` does not hold keys and values"),
     "a date": (b"2020-01-01\n", "`file.yaml` does not hold keys and values"),
-    "a word": (b"hello", "does not describe a run"),
+    "a word": (b"hello", "does not hold keys and values"),
+    "a list": (b"- seed\n", "does not hold keys and values"),
+    "no defaults": (b"loss:\n  beta: 1\n", "has no `defaults:`"),
+    "defaults of nothing": (b"defaults: []\n", "does not name what the run builds on"),
+    "defaults of itself": (b"defaults: [_self_]\nseed: 1\n", "does not name what the run builds on"),
+    "defaults of a loss alone": (
+        b"defaults: [override loss: npo, _self_]\n",
+        "does not name what the run builds on",
+    ),
+    "defaults in one word": (b"defaults: unlearn\n", "`defaults` in `file.yaml` is not a list"),
     "not UTF-8": (b"\xff\xfe\x00a", "`file.yaml` is not UTF-8 (byte 1)"),
     "a NUL": (BEGIN.encode() + b"seed: \0\n", "`file.yaml` holds a character that YAML does not allow"),
     "aliases of aliases": (f"{BEGIN}model:\n  architecture:\n    a0: &a0 [1]\n{BOMB}".encode(), "each alias"),
@@ -184,8 +194,34 @@ def test_no_file_is_a_traceback(name, refused, tmp_path):
 def test_a_file_that_describes_no_run_takes_no_overrides(override, refused, tmp_path):
     (tmp_path / "file.yaml").write_text("model:\n  name: mine\n")
     said, hint = refused("config", "show", "-c", "file.yaml", override)
-    assert "does not describe a run" in said
-    assert "defaults: [unlearn, _self_]" in hint
+    assert "has no `defaults:`" in said
+    assert "add this line at its beginning: `defaults: [unlearn, _self_]`" in hint
+
+
+def test_the_line_that_a_file_lacks_is_that_of_its_command(refused, tmp_path):
+    (tmp_path / "file.yaml").write_text("seed: 1\n")
+    assert "`defaults: [finetune, _self_]`" in refused("finetune", "-c", "file.yaml")[1]
+
+
+def test_the_saved_configuration_of_a_run_is_answered_with_its_command(refused, tmp_path):
+    Run.create(tmp_path / "run", "task: unlearn\n", command=["mari", "unlearn", "loss=npo", "out=run"])
+    said, hint = refused("unlearn", "-c", "run/config.yaml")
+    assert said == "`run/config.yaml` is the saved configuration of a run, and `-c` takes none"
+    assert hint == "type the run's own command again: `mari unlearn loss=npo out=ANOTHER`"
+
+
+def test_one_run_of_the_file_of_a_sweep_is_told_as_such(tmp_path, capsys):
+    from mari_cli import launch
+
+    file = tmp_path / "file.yaml"
+    file.write_text(f"{BEGIN}hydra: {{sweeper: {{params: {{loss: 'mari,npo', seed: '0,1'}}}}}}\n")
+    launch.prepare(launch.Experiment("unlearn", ["seed=3"], file))
+    assert capsys.readouterr().err == (
+        f"note: `{file}` describes a sweep over `loss`, and this is one run of it; "
+        f"`mari sweep -c {file}` does all\n"
+    )
+    launch.prepare(launch.Experiment("unlearn", ["seed=3", "loss=npo"], file))
+    assert capsys.readouterr().err == ""
 
 
 def test_a_file_beside_it_is_looked_at_too(refused, tmp_path):
@@ -272,3 +308,37 @@ def test_a_place_that_cannot_be_is_refused_before_anything_is_loaded(key, tmp_pa
     for place in ("a" * 300, "b/" * 3000, tmp_path / "file" / "x", "/proc/x", "/sys/x/y"):
         with pytest.raises(UserError, match=f"cannot make `{key}=|`{key}` is too long"):
             _check_places(launch.configured(launch.Experiment("finetune", [f"{key}={place}"])))
+
+
+EARLY = [
+    "unlearn train.lr=abc",
+    "unlearn model.path=./nowhere",
+    "unlearn model.path=empty",
+    "unlearn forget.path=nowhere.jsonl retain.path=rest.jsonl",
+    "unlearn forget.requests=[rest.jsonl,nowhere.jsonl] retain.path=rest.jsonl",
+    "unlearn gold=nowhere",
+    "unlearn out=empty",
+    "unlearn cache=rest.jsonl",
+    "unlearn metrics.mia_reference=nowhere",
+    "finetune forget.text_field=nothing forget.path=rest.jsonl retain.path=rest.jsonl",
+    "evaluate ./nowhere",
+    "audit ./nowhere",
+    "unlearn --resume nowhere",
+]
+
+
+def test_what_needs_no_torch_is_refused_without_it(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "rest.jsonl").write_text('{"text": "somebody lived somewhere"}\n')
+    code = (
+        "import sys\n"
+        "from mari_cli.cli import main\n"
+        f"for words in {EARLY!r}:\n"
+        "    sys.argv = ['mari', *words.split()]\n"
+        "    try:\n        main()\n"
+        "    except SystemExit as stop:\n        assert stop.code == 2, words\n"
+        "    assert 'torch' not in sys.modules, words\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("error: ") == len(EARLY)

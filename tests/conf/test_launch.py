@@ -230,9 +230,9 @@ def test_no_number_and_no_word_stands_for_true_or_false(key, value):
 
 def test_a_key_is_never_its_own_guess(tmp_path):
     (tmp_path / "file.yaml").write_text("seed: 1\n")
-    with pytest.raises(UserError, match="`out` cannot be set") as refused:
+    with pytest.raises(UserError, match="has no `defaults:`") as refused:
         launch.configured(Experiment("unlearn", ["out=x"], file=tmp_path / "file.yaml"))
-    assert "begin it with" in str(refused.value.hint)
+    assert "`defaults: [unlearn, _self_]`" in str(refused.value.hint)
 
 
 @pytest.mark.parametrize("override", ["gold=x", "loss=npo", "loss.beta=3", "target=finetune"])
