@@ -14,13 +14,16 @@ last line says how far.
 import json
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
+from scipy import stats
 
 from mari_cli.errors import UserError
-from mari_cli.metrics.bound import rank_correlation
+from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.membership import advantage_of
 from mari_cli.metrics.statistics import How
 from mari_cli.report.read import RunData, read_runs
@@ -29,6 +32,37 @@ DETECTORS = ("loss", "zlib", "min_k", "min_k_plus_plus")
 ESTIMATORS = ("pooled", "token", "support")
 Pairs = dict[str, list[tuple[float, float]]]
 """By run, (information in nats, advantage)."""
+
+
+def rank_correlation(runs: Mapping[str, Sequence[tuple[float, float]]], how: How) -> Estimate:
+    """Spearman's ρ of the pairs of all runs, in [-1, 1], with a percentile interval.
+
+    ``runs``: by name, the pairs of a run. Runs are resampled, each with all its pairs, for pairs of one run
+    are not independent. ``n``: pairs. Draws in which one side is constant have no ρ and are left out; there
+    is no interval with fewer than three runs. NaN where one side is constant in the data.
+    """
+    pairs = [np.asarray(of_run, float).reshape(-1, 2) for of_run in runs.values()]
+    every = np.concatenate(pairs)
+    value = _spearman(every)
+    if len(pairs) < 3:
+        return Estimate(value=value, n=len(every))
+    generator = np.random.default_rng(how.seed)
+    drawn = generator.integers(len(pairs), size=(how.resamples, len(pairs)))
+    found = np.array([_spearman(np.concatenate([pairs[i] for i in draw])) for draw in drawn])
+    found = found[np.isfinite(found)]
+    if not len(found):
+        return Estimate(value=value, n=len(every))
+    tail = (1 - how.confidence) / 2
+    low, high = np.quantile(found, [tail, 1 - tail])
+    return Estimate(value=value, n=len(every), low=float(low), high=float(high))
+
+
+def _spearman(pairs: np.ndarray) -> float:
+    """Pearson's r of the ranks, ties at their mean rank."""
+    if len(pairs) < 2 or (np.ptp(pairs, axis=0) == 0).any():
+        return float("nan")
+    x, y = stats.rankdata(pairs[:, 0]), stats.rankdata(pairs[:, 1])
+    return float(np.corrcoef(x, y)[0, 1])
 
 
 def advantage(values: dict[str, float]) -> float | None:

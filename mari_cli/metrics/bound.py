@@ -7,15 +7,9 @@ are *not* independent draws of the pooled prediction, so that the pooled figure 
 what the best threshold of a membership score reaches stands beside it, and may lie above.
 """
 
-from collections.abc import Mapping, Sequence
 from math import log, log1p
 
-import numpy as np
-from scipy import stats
 from scipy.optimize import brentq
-
-from mari_cli.metrics.estimate import Estimate
-from mari_cli.metrics.statistics import How
 
 
 def check_prior(prior: float) -> None:
@@ -58,34 +52,3 @@ def information_of_tokens(information_nats: float, tokens: float, *, prior: floa
 def accuracy_of_advantage(advantage: float) -> float:
     """The accuracy (1 + a) / 2 of a threshold with |TPR - FPR| = a, where both answers are equally likely."""
     return (1 + advantage) / 2
-
-
-def rank_correlation(runs: Mapping[str, Sequence[tuple[float, float]]], how: How) -> Estimate:
-    """Spearman's ρ of the pairs of all runs, in [-1, 1], with a percentile interval.
-
-    ``runs``: by name, the pairs of a run. Runs are resampled, each with all its pairs, for pairs of one run
-    are not independent. ``n``: pairs. Draws in which one side is constant have no ρ and are left out; there
-    is no interval with fewer than three runs. NaN where one side is constant in the data.
-    """
-    pairs = [np.asarray(of_run, float).reshape(-1, 2) for of_run in runs.values()]
-    every = np.concatenate(pairs)
-    value = _spearman(every)
-    if len(pairs) < 3:
-        return Estimate(value=value, n=len(every))
-    generator = np.random.default_rng(how.seed)
-    drawn = generator.integers(len(pairs), size=(how.resamples, len(pairs)))
-    found = np.array([_spearman(np.concatenate([pairs[i] for i in draw])) for draw in drawn])
-    found = found[np.isfinite(found)]
-    if not len(found):
-        return Estimate(value=value, n=len(every))
-    tail = (1 - how.confidence) / 2
-    low, high = np.quantile(found, [tail, 1 - tail])
-    return Estimate(value=value, n=len(every), low=float(low), high=float(high))
-
-
-def _spearman(pairs: np.ndarray) -> float:
-    """Pearson's r of the ranks, ties at their mean rank."""
-    if len(pairs) < 2 or (np.ptp(pairs, axis=0) == 0).any():
-        return float("nan")
-    x, y = stats.rankdata(pairs[:, 0]), stats.rankdata(pairs[:, 1])
-    return float(np.corrcoef(x, y)[0, 1])

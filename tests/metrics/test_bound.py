@@ -1,6 +1,8 @@
 """The bound against measurement: each formula in closed form, in float64."""
 
+import runpy
 from math import log, sqrt
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +13,18 @@ from mari_cli.metrics.bound import (
     fano_accuracy_bound,
     information_of_tokens,
     prior_entropy,
-    rank_correlation,
 )
 from mari_cli.metrics.marginal import bayes_accuracy, support_information
 from mari_cli.metrics.membership import worst_threshold_advantage
 from mari_cli.metrics.statistics import How
+
+RANK = Path(__file__).parents[2] / "experiments" / "bound" / "rank.py"
+
+
+@pytest.fixture(scope="module")
+def rank_correlation():
+    """The experiment's own function."""
+    return runpy.run_path(str(RANK))["rank_correlation"]
 
 
 def test_many_tokens_tell_no_more_than_the_coin_holds():
@@ -73,7 +82,7 @@ def test_information_against_the_support_is_the_paper_s_on_its_outcomes():
     assert support_information(logits, ids, own, lambda h: h, share=0.5) == pytest.approx(0, abs=1e-15)
 
 
-def test_rank_correlation_is_spearman_s():
+def test_rank_correlation_is_spearman_s(rank_correlation):
     pairs = [(1.0, 2.0), (2.0, 1.0), (3.0, 4.0), (4.0, 3.0), (5.0, 5.0)]
     runs = {str(i): [pair] for i, pair in enumerate(pairs)}
     # 1 - 6 Σd² / (n (n² - 1)), no ties
@@ -84,7 +93,7 @@ def test_rank_correlation_is_spearman_s():
     assert rank_correlation(grown, How(200)).value == pytest.approx(-0.8, abs=1e-12)
 
 
-def test_runs_are_drawn_whole():
+def test_runs_are_drawn_whole(rank_correlation):
     """Ten pairs of one run tell no more than one pair: the interval must not shrink with copies."""
     single = {str(i): [(float(i), float((7 * i) % 10))] for i in range(10)}
     copied = {name: of_run * 10 for name, of_run in single.items()}
@@ -93,7 +102,7 @@ def test_runs_are_drawn_whole():
     assert (one.n, ten.n) == (10, 100)
 
 
-def test_without_a_spread_there_is_no_rank_correlation():
+def test_without_a_spread_there_is_no_rank_correlation(rank_correlation):
     found = rank_correlation({"a": [(1.0, 1.0)], "b": [(1.0, 2.0)], "c": [(1.0, 3.0)]}, How(100))
     assert found.value != found.value
     assert found.low is None
