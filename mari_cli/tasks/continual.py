@@ -56,7 +56,7 @@ def unlearn_in_turn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
     make_trainable(config, base)
     del base
     with hold_run(flight) as run:
-        run.write_json(REQUESTS, {"requests": _asked(config, requests)})
+        run.write_json(REQUESTS, {"requests": _plain_requests(config, requests)})
         target, golds = prepare_target(flight), _prepare_golds(flight, requests)
         final_gold = golds.get(len(requests))
         assessment = Assessment.begin(flight)
@@ -151,7 +151,7 @@ def _items_of(flight: Preflight[UnlearnRun], request: Request) -> Iterator[Item]
     return (item for item in corpus.items if corpus.records[item.record].key in keys)
 
 
-def _asked(config: UnlearnRun, requests: Sequence[Request]) -> list[dict[str, Any]]:
+def _plain_requests(config: UnlearnRun, requests: Sequence[Request]) -> list[dict[str, Any]]:
     """What `mari requests` reads of requests whose runs have not begun."""
     return [
         {

@@ -114,11 +114,11 @@ class PendingRequest:
     created: str = ""
     note: str = ""
 
-    def starts_from(self, run: KnownRun) -> bool:
+    def starts_from(self, other: KnownRun) -> bool:
         if self.begins_with is None:
             return False
         path = place(self.begins_with)
-        return _same(run.path, path.parent if path.name == CHECKPOINT else path)
+        return _same(other.path, path.parent if path.name == CHECKPOINT else path)
 
 
 def requests(roots: Sequence[Path]) -> tuple[list[RequestLine], list[str]]:
