@@ -30,14 +30,14 @@ from mari_cli.tasks.plan import plan
 from mari_cli.tasks.preflight import check, load_for
 from mari_cli.tasks.recitation import describe_recitation
 from mari_cli.tasks.setting import prepare, tokenize_corpora
-from mari_cli.tasks.unlearn import GOLD_WORDS, prepare_target
+from mari_cli.tasks.unlearn import prepare_target
 
 
 def asking(cache, *overrides: str) -> SimpleNamespace:
     """All that `unlearn` has before it asks for the support."""
     arguments = [*TINY, "loss.support.twins=2", f"out={cache / 'none'}", f"cache={cache}", *overrides]
     config = launch.configured(launch.Experiment("unlearn", arguments))
-    flight, lm = check(config, RunOptions(["mari"]), gold_words=GOLD_WORDS)
+    flight, lm = check(config, RunOptions(["mari"]))
     config, prepared, _ = supporting.prepare(config, flight.setting, flight.corpora, lm.style)
     flight = replace(flight, config=config)
     target = prepare_target(flight)
