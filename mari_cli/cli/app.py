@@ -26,7 +26,7 @@ from mari_cli.cli.parts import (
     make_app,
 )
 from mari_cli.cli.searching import run_search
-from mari_cli.cli.show import show, show_comparison
+from mari_cli.cli.show import forgot_nothing, show, show_comparison
 from mari_cli.cli.start import LoadedLater, start
 
 app = make_app(cls=Door)
@@ -295,8 +295,11 @@ def sweep(
     results = launch.sweep(LoadedLater(planned.task), planned)
 
     tables.print_grid(tables.of_sweep(planned.jobs, results))
-    if nearest := tables.nearest_to_gold(planned.jobs, results):
-        typer.echo(f"\n{nearest}\n")
+    for said in (
+        tables.nearest_to_gold(planned.jobs, results),
+        forgot_nothing(planned.jobs, results),
+    ):
+        typer.echo(f"\n{said}\n" if said else "", nl=False)
     done = []
     for job, result in zip(planned.jobs, results, strict=True):
         if isinstance(result, launch.Failed):

@@ -1,5 +1,6 @@
 """What a command prints when its task has ended: a table, which models cannot be told apart, and a path."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from mari_cli.cli.door import note
 
 if TYPE_CHECKING:
     from mari_cli.config import RunConfig
+    from mari_cli.launch import SweepJob
     from mari_cli.tasks.compare import Compared
 
 
@@ -52,3 +54,13 @@ def show_comparison(found: "Compared") -> None:
         tables.print_grid(tables.of_differences(found.pair, found.differences))
     if found.not_separable:
         typer.echo(f"\n{found.not_separable}\n")
+
+
+def forgot_nothing(jobs: Sequence["SweepJob"], results: Sequence[Any]) -> str | None:
+    """A sentence that names the jobs of which no step was kept: they left the model from before."""
+    found = [
+        f"{job.number} ({job.label})"
+        for job, result in zip(jobs, results, strict=True)
+        if isinstance(result, dict) and (result.get("training") or {}).get("kept_step") == 0
+    ]
+    return f"forgot nothing, for no step was kept: job {', job '.join(found)}" if found else None

@@ -1,5 +1,8 @@
 """Sentences about the distance to gold, its terms, and the drift of data that no model has seen."""
 
+from collections.abc import Sequence
+
+from mari_cli.errors import counted
 from mari_cli.metrics.corpora import (
     AUC_FROM_GOLD,
     DISTANCE,
@@ -58,6 +61,19 @@ def in_short(row: ComparisonRow) -> str:
     return f"The distance to gold is {_format(whole)}, where 0 is gold and 1 is before."
 
 
+def forgot_nothing(runs: Sequence[RunData], forget_sides: Sequence[Estimate]) -> str:
+    """That and why ``runs`` of one method forgot nothing; empty where they forgot something.
+    ``forget_sides``: the forget side of their distance to gold, where it was measured."""
+    kept = [run for run in runs if run.training and run.training.kept_step == 0]
+    if kept and len(kept) == len(runs):
+        return "forgot nothing: no step was kept, it is the model from before"
+    if kept:
+        return f"forgot nothing in {len(kept)} of {counted(len(runs), 'run')}: no step was kept"
+    if forget_sides and all(side.value >= 1 or (side.high or 0.0) >= 1 for side in forget_sides):
+        return "forgot nothing that these items show: it is as far from gold as before"
+    return ""
+
+
 def distances(rows: list[ComparisonRow]) -> Points:
     """(model, its distance and both sides), the nearest first; models without a distance are left out."""
     found = [(estimate.value, row, estimate) for row in rows if (estimate := row.estimate(DISTANCE))]
@@ -68,7 +84,10 @@ def distances(rows: list[ComparisonRow]) -> Points:
             for word, name in (("forget", FORGET_SIDE), ("kept", KEPT_SIDE))
             if (side := row.estimate(name))
         ]
-        points.append((row.label, f"{_format(estimate)}: {listed(sides)} (n = {estimate.n})."))
+        forget = [side] if (side := row.estimate(FORGET_SIDE)) else []
+        nothing = forgot_nothing(row.runs, forget) if row.role == "unlearned" else ""
+        told = f"{_format(estimate)}: {listed(sides)} (n = {estimate.n})"
+        points.append((row.label, f"{told}; {nothing}." if nothing else f"{told}."))
     return points
 
 

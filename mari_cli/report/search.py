@@ -12,6 +12,7 @@ from mari_cli.metrics.corpora import DISTANCE, FORGET_SIDE, KEPT_SIDE
 from mari_cli.metrics.difference import Difference, difference_over_strata
 from mari_cli.report.comparison import Side, data_hashes, difference, metric_of
 from mari_cli.report.format import listed, number
+from mari_cli.report.gold_distance import forgot_nothing
 from mari_cli.report.read import RunData, read_run
 from mari_cli.search.aim import Aim
 from mari_cli.search.trials import Trial, best, middle
@@ -62,7 +63,7 @@ class Search:
     @property
     def sentences(self) -> list[str]:
         """What the search comes to, in words."""
-        return [self.chosen_on, *ranking_words(self)]
+        return [self.chosen_on, *ranking_words(self), *idle_words(self)]
 
     @property
     def chosen_on(self) -> str:
@@ -142,7 +143,9 @@ def ranking_words(search: Search) -> list[str]:
         return []
     metric = search.aim.metric
     places = "; ".join(
-        f"{place}. {one.name} {number(one.value)}" for place, one in enumerate(ranked, start=1)
+        f"{place}. {one.name} {number(one.value)}"
+        + (f" ({nothing})" if (nothing := _nothing(one.side)) else "")
+        for place, one in enumerate(ranked, start=1)
     )
     sentences = [f"Ranking by {metric_of(metric).label}, mean over the seeds: {places}."]
     pairs = list(combinations(ranked, 2))
@@ -153,6 +156,25 @@ def ranking_words(search: Search) -> list[str]:
         count = len(ranked[0].side.runs)
         sentences.append(_told_apart(over, f"over {count} seeds, in pairs (Student's t)"))
     return sentences
+
+
+def idle_words(search: Search) -> list[str]:
+    """Where there is no ranking to say so: which methods forgot nothing."""
+    if order_methods(search):
+        return []
+    sides = {
+        method.name: Side(role="unlearned", runs=tuple(runs))
+        for method in search.methods
+        if (runs := [search.read[path] for path in _paths_of(search, method) if path in search.read])
+    }
+    return [f"{name} {nothing}." for name, side in sides.items() if (nothing := _nothing(side))]
+
+
+def _nothing(side: Side) -> str:
+    """That a method forgot nothing, where it did not."""
+    models = [run.models[side.role] for run in side.runs if side.role in run.models]
+    forget = [model.metrics[FORGET_SIDE] for model in models if FORGET_SIDE in model.metrics]
+    return forgot_nothing(side.runs, forget) if side.role == "unlearned" else ""
 
 
 def difference_on_items(metric: str, a: Side, b: Side) -> Difference | None:

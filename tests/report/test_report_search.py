@@ -1,5 +1,6 @@
 """A search in a report: ranking, what cannot be told apart, and the front between forgetting and keeping."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -82,6 +83,34 @@ def test_a_ranking_is_of_the_seeds_that_nothing_was_chosen_on(searched):
     assert "Settings were chosen on seed 1; the figures of the runs side by side are of seeds 2 and 3" in told
     assert "1. mari 0.145; 2. npo 0.645" in told
     assert "Every two of them are told apart on the items of these seeds" in told
+
+
+@pytest.mark.parametrize(
+    ("seeds_without_a_step", "forget_side", "said"),
+    [
+        ((2, 3), 0.6, "npo 0.645 (forgot nothing: no step was kept, it is the model from before)"),
+        ((3,), 0.6, "npo 0.645 (forgot nothing in 1 of 2 runs: no step was kept)"),
+        ((), 0.97, "npo 0.645 (forgot nothing that these items show: it is as far from gold as before)"),
+    ],
+)
+def test_a_ranking_says_which_method_forgot_nothing(searched, seeds_without_a_step, forget_side, said):
+    for path in searched.methods[1].reports:
+        result = json.loads((path / "result.json").read_text())
+        if int(path.name[-1]) in seeds_without_a_step:
+            result["training"]["kept_step"] = 0
+        side = result["models"]["unlearned"]["metrics"]["distance_to_gold/forget_side"]
+        side |= {"value": forget_side, "low": forget_side - 0.05, "high": forget_side + 0.05}
+        (path / "result.json").write_text(json.dumps(result))
+    assert f"1. mari 0.145; 2. {said}." in " ".join(searched.sentences)
+
+
+def test_without_a_ranking_it_is_said_as_well(searched):
+    for path in searched.methods[1].reports:
+        result = json.loads((path / "result.json").read_text())
+        result["training"]["kept_step"] = 0
+        (path / "result.json").write_text(json.dumps(result))
+    alone = replace(searched, methods=searched.methods[1:])
+    assert "npo forgot nothing: no step was kept" in alone.sentences[-1]
 
 
 def test_without_report_seeds_it_says_that_figures_flatter(searched):
