@@ -81,7 +81,8 @@ class SupportConfig:
     """`base`, `reinforced`: epochs of tuning, as a share of `finetune.epochs`."""
     sharpen: float | None = None
     """`base`: q is the tuned model's prediction to this power; null: the power at which q's loss on the
-    holdout equals that of the model before step 1."""
+    holdout equals that of the model before step 1. `twins`: the power of q; null: 1, but where `contrast` is
+    null too and no contrast leaves the wanted share of right tokens, a power takes the contrast's place."""
     retain_model: str | None = None
     both_model: str | None = None
     """`siblings`: paths of the two small models."""

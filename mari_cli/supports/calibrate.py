@@ -1,6 +1,6 @@
 """Calibration of one or two parameters, so that q is as uncertain as wanted; gold is not used."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from scipy.optimize import brentq, minimize_scalar
@@ -8,6 +8,8 @@ from scipy.optimize import brentq, minimize_scalar
 from mari_cli.supports.sparse import Mistakes
 
 TOLERANCE = 1e-6
+CLOSE = 0.05
+"""A share of right tokens this near to the wanted one is as good as equal."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,21 @@ def calibrated(nll: Callable[[float], float], wanted: float, *, least: float, mo
 
 
 @dataclass(frozen=True)
-class CalibratedTwice(Calibrated):
-    """Two parameters: ``value`` is the second."""
+class Second:
+    """A second parameter: the mistakes of q at a first and this one, and where this one is looked for."""
 
+    mistakes: Callable[[float, float], Mistakes]
+    least: float
+    most: float
+    between: int = 0
+    """How many first parameters are tried besides, evenly between the neighbours of the best one."""
+
+
+@dataclass(frozen=True)
+class CalibratedTwice(Calibrated):
+    """Two parameters: ``value`` is the second, and ``by`` its name."""
+
+    by: str
     first: float
     right: float
     """The share of right tokens in mistakes, with both parameters; the next field is the wanted share."""
@@ -53,20 +67,35 @@ class CalibratedTwice(Calibrated):
 
 
 def calibrated_twice(
-    mistakes: Callable[[float, float], Mistakes], wanted: Mistakes, *, firsts: Sequence[float], most: float
+    seconds: Mapping[str, Second], wanted: Mistakes, *, firsts: Sequence[float]
 ) -> CalibratedTwice:
-    """The one of ``firsts`` whose mistakes have the wanted share of right tokens, each with the second
-    parameter, in [0, ``most``], that gives the wanted loss. One of ``firsts`` for which no second parameter
-    gives this loss is taken only if that is so for all. Of equal ones the first is taken."""
-    found = []
-    for first in firsts:
+    """The one of ``firsts`` whose mistakes have the wanted share of right tokens, each with the value of a
+    second parameter that gives the wanted loss.
 
-        def loss(second: float, first: float = first) -> float:
-            return mistakes(first, second).loss
+    ``seconds`` are tried in their order until one comes within `CLOSE` of the wanted share at the wanted
+    loss; where none does, the nearest pair is taken, and one that misses the loss only if all do. Of equal
+    pairs the first is taken.
+    """
+    found: list[tuple[float, float, CalibratedTwice]] = []
+    for by, second in seconds.items():
+        own = [_at(first, by, second, wanted) for first in firsts]
+        best = min(range(len(own)), key=lambda i: own[i][:2])
+        low, high = firsts[max(best - 1, 0)], firsts[min(best + 1, len(firsts) - 1)]
+        step = (high - low) / (second.between + 1)
+        own += [_at(low + step * k, by, second, wanted) for k in range(1, second.between + 1) if step]
+        found += own
+        off, apart, nearest = min(found, key=lambda one: one[:2])
+        if off == 0 and apart <= CLOSE:
+            break
+    return nearest
 
-        second = calibrated(loss, wanted.loss, least=0.0, most=most)
-        right = mistakes(first, second.value).right
-        off = 0.0 if second.exact else abs(second.reached - wanted.loss)
-        both = CalibratedTwice(**asdict(second), first=first, right=right, wanted_right=wanted.right)
-        found.append((off, abs(right - wanted.right), both))
-    return min(found, key=lambda one: one[:2])[2]
+
+def _at(first: float, by: str, second: Second, wanted: Mistakes) -> tuple[float, float, CalibratedTwice]:
+    """How far the loss and the share of right tokens stay from what is wanted at ``first``, and with what."""
+    one = calibrated(
+        lambda value: second.mistakes(first, value).loss, wanted.loss, least=second.least, most=second.most
+    )
+    right = second.mistakes(first, one.value).right
+    off = 0.0 if one.exact else abs(one.reached - wanted.loss)
+    both = CalibratedTwice(**asdict(one), by=by, first=first, right=right, wanted_right=wanted.right)
+    return off, abs(right - wanted.right), both

@@ -16,6 +16,12 @@ p0(y | true context) > `EXPLAINED` · p(y | twin), is replaced by a draw from th
 
     log r = (1 − λ) log r_plain + λ log r_generated − const
 
+A model that knows its data by heart is certain of what it does not know, too: more certain than r. Where
+answers are long, a contrast that gives r such losses makes too many tokens wrong. A power β leaves the same
+tokens right, and takes the contrast's place there:
+
+    log q = β log r − const
+
 Cost: S + 1 forward passes of the forget data; generated, for each twin two more, token by token. (Not from
 the paper.) Shapes: m positions of a batch, c of a chunk, S twins, D hidden size, V vocabulary.
 """
@@ -214,6 +220,18 @@ def contrasted(log_r: Tensor, log_p0: Tensor, contrast: float) -> Tensor:
     """log r + a · min(0, log r − log p0), not normalised. A probability of 0 stays 0."""
     taken_off = contrast * (log_r - log_p0).clamp_max(0)
     return torch.where(log_r > -math.inf, log_r + taken_off, log_r)
+
+
+def combined(log_p: Mapping[str, Tensor], *, generated: float, contrast: float, power: float) -> Tensor:
+    """log q, not normalised, of the log-probabilities of each `Way` and of the model `before`. ``generated``
+    is λ, ``contrast`` is a, ``power`` is β."""
+    if generated == 0:
+        log_r = log_p[Way.plain]
+    elif generated == 1:
+        log_r = log_p[Way.generated]
+    else:
+        log_r = blended(log_p[Way.plain], log_p[Way.generated], generated)
+    return power * contrasted(log_r, log_p["before"], contrast)
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from mari_cli.suites.scores import ItemScore
 from mari_cli.suites.standard import Corpus
 from mari_cli.supports import assistant, base, quantiles, reinforced, siblings, twins
 from mari_cli.supports.asked import Asked, combined_mistakes, write_combined
-from mari_cli.supports.calibrate import Calibrated, CalibratedTwice, calibrated, calibrated_twice
+from mari_cli.supports.calibrate import Calibrated, CalibratedTwice, Second, calibrated, calibrated_twice
 from mari_cli.supports.gold import golden
 from mari_cli.supports.quantiles import Moved, match_quantiles, move
 from mari_cli.supports.sparse import (
@@ -48,6 +48,7 @@ from mari_cli.train.step import chunk_for, operand_head
 
 MOST_CONTRAST = 64.0
 SHARES = [step / 10 for step in range(11)]
+BETWEEN = 9
 LEAST_POWER, MOST_POWER = 0.05, 16.0
 MOST_WEIGHT = 16.0
 """Where a calibration looks."""
@@ -350,43 +351,54 @@ def _of_twins(asking: _Asking) -> tuple[Targets, list[str]]:
     del lm, fill
     notes = _told([_of_keys(prepared)])
     generated = config.generated if len(ways) > 1 else float(ways == [Way.generated])
-    contrast = config.contrast
+    contrast, power = config.contrast, config.sharpen
     if generated is None or contrast is None:
         shares = SHARES if generated is None else [generated]
-        most = MOST_CONTRAST if contrast is None else 0.0
 
-        def mistaken(share: float, more: float) -> Mistakes:
-            q = partial(_said, generated=share, contrast=(contrast or 0.0) + more)
+        def mistaken(share: float, contrast: float, power: float) -> Mistakes:
+            q = partial(twins.combined, generated=share, contrast=contrast, power=power)
             return mistakes_of(said, q, floor=config.floor)
 
+        seconds = {
+            "contrast": Second(
+                lambda share, value: mistaken(share, (contrast or 0.0) + value, power or 1.0),
+                least=0.0,
+                most=MOST_CONTRAST if contrast is None else 0.0,
+            )
+        }
+        if contrast is None and power is None:
+            seconds["power"] = Second(
+                lambda share, value: mistaken(share, 0.0, value),
+                least=LEAST_POWER,
+                most=MOST_POWER,
+                between=BETWEEN,
+            )
+        between = {by: [one.least, one.most, one.between] for by, one in seconds.items()}
         found = _calibrated(
             asking,
             CalibratedTwice,
-            lambda wanted: calibrated_twice(mistaken, wanted, firsts=shares, most=most),
+            lambda wanted: calibrated_twice(seconds, wanted, firsts=shares),
             holdout,
-            {"of": said.key, "floor": config.floor, "shares": shares, "contrast": [contrast, most]},
+            {"of": said.key, "floor": config.floor, "shares": shares}
+            | {"given": [contrast, power], **between},
         )
-        generated, contrast = found.first, (contrast or 0.0) + found.value
+        generated = found.first
+        if found.by == "power":
+            contrast, power = 0.0, found.value
+        else:
+            contrast = (contrast or 0.0) + found.value
+        setting = f"to the power {power:.4g}" if found.by == "power" else f"contrast {contrast:.4g}"
         notes += _told(
             [
-                f"support: {generated:.2g} of the twins generated, contrast {contrast:.4g}, so that forget "
-                f"answers that it gets wrong have a loss of {found.reached:.4g}{_as_before(found)}, and "
+                f"support: {generated:.2g} of the twins generated, {setting}, so that forget answers "
+                f"that it gets wrong have a loss of {found.reached:.4g}{_as_before(found)}, and "
                 f"{found.right:.3f} of their tokens right, where the holdout's have {found.wanted_right:.3f}"
             ]
         )
-    supported = partial(_said, generated=generated, contrast=contrast)
-    return _make_targets(asking, said, holdout, notes, supported, generated=generated, contrast=contrast)
-
-
-def _said(log_p: Mapping[str, Tensor], *, generated: float, contrast: float) -> Tensor:
-    """log q [m, K+1] of twins, not normalised."""
-    if generated == 0:
-        log_r = log_p[Way.plain]
-    elif generated == 1:
-        log_r = log_p[Way.generated]
-    else:
-        log_r = twins.blended(log_p[Way.plain], log_p[Way.generated], generated)
-    return twins.contrasted(log_r, log_p["before"], contrast)
+    power = 1.0 if power is None else power
+    supported = partial(twins.combined, generated=generated, contrast=contrast, power=power)
+    key = {"generated": generated, "contrast": contrast, "power": power}
+    return _make_targets(asking, said, holdout, notes, supported, **key)
 
 
 def _of_keys(prepared: Prepared) -> str:

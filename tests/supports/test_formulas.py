@@ -12,7 +12,7 @@ from mari_cli.progress import silent
 from mari_cli.supports.asked import Asked, combined_mistakes, write_combined
 from mari_cli.supports.assistant import subtracted
 from mari_cli.supports.base import sharpened
-from mari_cli.supports.calibrate import calibrated, calibrated_twice
+from mari_cli.supports.calibrate import Second, calibrated, calibrated_twice
 from mari_cli.supports.reinforced import weakened
 from mari_cli.supports.siblings import corrected
 from mari_cli.supports.sparse import Mistakes
@@ -153,12 +153,39 @@ def test_two_numbers_are_set_by_the_loss_of_mistakes_and_by_their_right_tokens()
     def made(first: float, second: float) -> Mistakes:
         return Mistakes(1 + first + second, 0.9 - first)
 
-    found = calibrated_twice(made, Mistakes(1.5, 0.7), firsts=[0.0, 0.2, 0.4, 1.0], most=10.0)
+    def chosen(wanted: Mistakes, firsts: list[float]):
+        return calibrated_twice({"sum": Second(made, 0.0, 10.0)}, wanted, firsts=firsts)
+
+    found = chosen(Mistakes(1.5, 0.7), [0.0, 0.2, 0.4, 1.0])
     assert (found.first, found.value) == pytest.approx((0.2, 0.3))
     assert found.exact
     # 0.9 - 1.0 is nearer 0.1 than the others are, but no second number takes its loss down to 1.5
-    found = calibrated_twice(made, Mistakes(1.5, 0.1), firsts=[0.0, 0.2, 0.4, 1.0], most=10.0)
+    found = chosen(Mistakes(1.5, 0.1), [0.0, 0.2, 0.4, 1.0])
     assert found.first == 0.4
     # a loss that is met by none: the nearest to it
-    found = calibrated_twice(made, Mistakes(0.5, 0.1), firsts=[0.0, 0.2, 0.4], most=10.0)
+    found = chosen(Mistakes(0.5, 0.1), [0.0, 0.2, 0.4])
     assert (found.first, found.value, found.exact) == (0.0, 0.0, False)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "by"), [(0.7, "lowers"), (0.66, "lowers"), (0.8, "keeps"), (0.9, "keeps")]
+)
+def test_another_second_number_is_tried_where_the_first_misses_the_right_tokens(wanted, by):
+    """One makes mistakes of right tokens, the other leaves them right; both reach each loss."""
+    seconds = {
+        "lowers": Second(lambda first, second: Mistakes(1 + second, 0.9 - first - second / 10), 0.0, 10.0),
+        "keeps": Second(lambda first, second: Mistakes(1 + second, 0.9 - first), 0.0, 10.0),
+    }
+    found = calibrated_twice(seconds, Mistakes(3.0, wanted), firsts=[0.0, 0.1])
+    assert found.by == by
+    assert found.reached == pytest.approx(3.0)
+    assert abs(found.right - wanted) <= 0.05
+
+
+def test_more_first_numbers_are_tried_beside_the_best():
+    """Right tokens are 0.9 - first, and 0.57 are wanted; of 0, 0.2, 0.4, 0.6, 0.4 is the nearest."""
+    second = Second(lambda first, second: Mistakes(1 + first + second, 0.9 - first), 0.0, 10.0, between=9)
+    found = calibrated_twice({"sum": second}, Mistakes(2.0, 0.57), firsts=[0.0, 0.2, 0.4, 0.6])
+    assert (found.first, found.right, found.value) == pytest.approx((0.32, 0.58, 0.68))
+    found = calibrated_twice({"sum": second}, Mistakes(2.0, 0.25), firsts=[0.0, 0.2, 0.4, 0.6])
+    assert found.first == 0.6

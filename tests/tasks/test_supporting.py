@@ -102,6 +102,17 @@ def test_twins_are_set_so_that_the_forget_answers_are_as_unlikely_as_the_holdout
     assert mean_nll(targets, asked.corpora["forget"].items) == pytest.approx(holdouts(asked), abs=4e-3)
 
 
+def test_q_of_twins_is_raised_to_the_power_that_is_given(cache):
+    given = ["loss=mari_twins", "loss.support.generated=0", "loss.support.contrast=0",
+             "loss.context.stored_tokens=9999", "loss.support.floor=1e-30"]  # fmt: skip
+    once, twice = (
+        q_of(asking(cache, *given, f"loss.support.sharpen={power}").made()[0], 4000) for power in (1, 2)
+    )
+    expected = once.double().square()
+    expected /= expected.sum(1, keepdim=True)
+    torch.testing.assert_close(twice.double(), expected, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("source", ["loss=mari_twins", "loss=mari_base"])
 def test_with_quantiles_the_mistakes_of_q_cost_what_those_of_the_holdout_cost_one_by_one(source, cache):
     asked = asking(cache, source, "loss.support.quantiles=true")
