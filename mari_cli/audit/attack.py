@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,6 +49,8 @@ class Evidence:
     roles: Collection[str] = ()
     """The models of the audit: `target`, `model`, `gold`, `second_gold`."""
     chat: ChatUse = ChatUse.none
+    device: torch.device = field(default_factory=partial(torch.device, "cpu"))
+    """Where the models compute."""
     beside: Callable[[str], LanguageModel] = _nobody
     """Loads the model of a role, for the cases that compare the attacked model with it."""
 
@@ -89,6 +92,8 @@ class Case:
     """Roles of the models, `target` or `gold`, that it sets the attacked one beside."""
     corpus: str = "forget"
     """The role of the corpus that its values are about."""
+    taught: int = 0
+    """How many of the measured items it teaches, and does not ask."""
     chance: float = 0.0
     """Of a case against gold, the value of a model that is gold itself."""
     verdict: str = ""
@@ -107,6 +112,10 @@ class Case:
     @property
     def row(self) -> str:
         return self.group or self.name
+
+    def measured(self, evidence: Evidence) -> int:
+        """The most items that it gives a value: those that it teaches, it does not ask."""
+        return len(evidence.places(self.corpus)) - self.taught
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ divided by the number of cases (Bonferroni), so that a gold model of another see
 cases. A difference below `margin` is none, whatever its p-value: two golds differ by a little, too.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -80,7 +81,7 @@ def card_row(
         more, p_value = above(values["model"], gold)
         if more:
             verdict = caught
-        elif 0.5 ** _pairs(values["model"], gold) >= alpha / tests:
+        elif _pairs(values["model"], gold) < least_items(tests, alpha):
             verdict = TOO_FEW
         else:
             powerless = "target" in values and not above(values["target"], gold)[0]
@@ -94,6 +95,11 @@ def card_row(
     }
     detail = {role: of_model.detail for role, of_model in found.items() if of_model.detail}
     return CardRow(attack.name, case.row, case.says, models, verdict, p_value, detail)
+
+
+def least_items(tests: int, alpha: float) -> int:
+    """The fewest items on which one of ``tests`` sign tests can come out below `alpha`: where all differ."""
+    return math.floor(math.log2(tests / alpha)) + 1
 
 
 def sign_test(more: Sequence[float | None], less: Sequence[float | None]) -> tuple[float, float]:
@@ -143,7 +149,8 @@ def conclusion(rows: Sequence[CardRow], *, gold: bool) -> str:
     back = [row for row in caught if row.verdict != TOLD]
     said = [f"none of {cases} brings back more than from gold"]
     if back:
-        said = [f"{len(back)} of {cases} bring back more than from gold: {_listed(back)}"]
+        bring = "brings" if len(back) == 1 else "bring"
+        said = [f"{len(back)} of {cases} {bring} back more than from gold: {_listed(back)}"]
     if told := [row for row in caught if row.verdict == TOLD]:
         said.append(f"it differs from gold by more than a second gold does: {_listed(told)}")
     if any(row.verdict == FLOOR_UNKNOWN for row in rows):
@@ -152,9 +159,11 @@ def conclusion(rows: Sequence[CardRow], *, gold: bool) -> str:
             "nobody can say whether they differ more than two golds do"
         )
     if few:
-        said.append(f"{len(few)} of {cases} have too few items to tell anything from gold")
+        have = "has" if len(few) == 1 else "have"
+        said.append(f"{len(few)} of {cases} {have} too few items to tell anything from gold")
     if weak:
-        said.append(f"{len(weak)} of {cases} say nothing here: they bring no more out of the model before")
+        say = "says nothing here: it brings" if len(weak) == 1 else "say nothing here: they bring"
+        said.append(f"{len(weak)} of {cases} {say} no more out of the model before")
     if not back and not any("target" in row.models for row in rows):
         said.append("there is no model before, so nobody can say which of them could bring anything back")
     return "; ".join(said)

@@ -49,6 +49,7 @@ def cases(config: AuditConfig, evidence: Evidence) -> tuple[list[Case], list[str
                     {"items": count, "lr": lr, "steps": settings.steps, "batch": batch, "corpus": "forget"},
                     len(looks) + 3 * settings.steps * batch / len(evidence.chosen),
                     group=f"{count}_items",
+                    taught=count,
                 )
             )
     for corpus in HARMLESS if settings.harmless else ():

@@ -387,7 +387,7 @@ def of_card(result: dict[str, Any]) -> Grid:
     roles = [role for role in BESIDE if role in result["models"]]
     rows = [
         [
-            row["attack"],
+            row["attack"].replace("_", " "),
             row["case"].replace("_", " "),
             *(
                 " ".join(_cells(row["models"][role])[:2]) if role in row["models"] else NOTHING

@@ -24,6 +24,8 @@ class QuantisationConfig:
     bits: list[int] = field(default_factory=lambda: [8, 4])
     group: int = 128
     """Number of inputs of a linear layer that share a scale."""
+    nf4: bool = True
+    """Round to the 4-bit NormalFloat of bitsandbytes too, where that is installed."""
 
 
 @dataclass(kw_only=True)

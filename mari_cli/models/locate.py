@@ -6,6 +6,7 @@ from mari_cli import hub
 from mari_cli.errors import UserError
 from mari_cli.places import place
 from mari_cli.storage.layout import RUN
+from mari_cli.storage.run import Run, without_model
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -17,10 +18,7 @@ def find_model(path: str) -> str:
     if (local / "checkpoint").is_dir():
         return str(local / "checkpoint")
     if (local / RUN).is_file():
-        raise UserError(
-            f"run `{path}` holds no model: it has no checkpoint",
-            "only a finished run of `mari unlearn` or `mari finetune` has one",
-        )
+        raise without_model(Run(local))
     if local.is_file() and local.suffix != ".gguf":
         raise UserError(
             f"`{path}` is a file, but a model is a directory",

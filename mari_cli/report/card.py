@@ -48,4 +48,11 @@ def _line_of(row: Mapping[str, Any], roles: list[str]) -> CardLine:
         for found in estimates
     ]
     tone = "good" if row["verdict"] in GOOD else "past"
-    return CardLine(row["attack"], row["says"], cells, next(iter(of_models.values())).n, row["verdict"], tone)
+    return CardLine(
+        row["attack"].replace("_", " "),
+        row["says"],
+        cells,
+        next(iter(of_models.values())).n,
+        row["verdict"],
+        tone,
+    )

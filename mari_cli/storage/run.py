@@ -21,7 +21,7 @@ from mari_cli.errors import UserError
 from mari_cli.storage.atomic import atomic_directory, atomic_write_text, recover, retold_disk_errors
 from mari_cli.storage.hashing import content_hash, file_hash
 from mari_cli.storage.json_files import atomic_write_json, damaged, finite, json_text, read_object
-from mari_cli.storage.layout import CONFIG, INPUTS, METRICS, RESULT, RUN, STATE
+from mari_cli.storage.layout import CHECKPOINT, CONFIG, INPUTS, METRICS, RESULT, RUN, STATE
 from mari_cli.storage.locks import hold
 from mari_cli.storage.manifest import write_manifest
 
@@ -238,6 +238,23 @@ def refuse_existing(path: Path) -> None:
     """Raise UserError where ``path`` exists, before ``Run.create`` would raise the same error."""
     if os.path.lexists(path):
         raise _exists_error(path)
+
+
+def without_model(run: Run) -> UserError:
+    """Why a run, which has no `checkpoint/`, holds no model, and where one is."""
+    try:
+        run.result()
+    except UserError as unfinished:
+        return unfinished
+    made = run.about().get("task")
+    why = f"`mari {made}` makes none" if made in ("evaluate", "audit") else f"it has no `{CHECKPOINT}/`"
+    in_turn = sorted(place.parent for place in run.path.glob(f"[0-9][0-9]*-*/{CHECKPOINT}"))
+    return UserError(
+        f"run `{run.path}` holds no model: {why}",
+        f"the run of its last request holds it: `{in_turn[-1]}`"
+        if in_turn
+        else "give a finished run of `mari unlearn` or `mari finetune`",
+    )
 
 
 def _exists_error(path: Path) -> UserError:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mari_cli.audit.attack import Case, CaseValues, ChatUse, Evidence, chosen_items, measure_recall
-from mari_cli.audit.card import BOUND, DETECTORS, CardRow, card_row, conclusion, worst
+from mari_cli.audit.card import BOUND, DETECTORS, CardRow, card_row, conclusion, least_items, worst
 from mari_cli.audit.patching import depth
 from mari_cli.audit.registry import ATTACKS
 from mari_cli.audit.relearning import steps_to_half
@@ -62,7 +62,8 @@ def evidence_of(
 ) -> Evidence:
     """What models of the architecture of ``lm`` are asked about; ``roles``: which models there are."""
     chosen = chosen_items(corpora["forget"], config.items)
-    return Evidence(corpora, chosen, seed, batch_size, readable_layers(lm.model), roles, _chat_use(lm))
+    layers = readable_layers(lm.model)
+    return Evidence(corpora, chosen, seed, batch_size, layers, roles, _chat_use(lm), lm.device)
 
 
 def _chat_use(lm: LanguageModel) -> ChatUse:
@@ -89,6 +90,23 @@ def plan(config: AuditConfig, evidence: Evidence) -> tuple[list[Case], list[str]
     if not found:
         raise UserError(f"no attack is left: {'; '.join(left_out)}", "choose others: `audit.attacks=[plain]`")
     return found, left_out
+
+
+def without_verdict(config: AuditConfig, planned: Sequence[Case], evidence: Evidence) -> list[str]:
+    """A note where some cases, or all, measure too few items for a verdict."""
+    least = least_items(len(planned), config.alpha)
+    few = [case for case in planned if case.measured(evidence) < least]
+    if not few:
+        return []
+    cases, most = counted(len(planned), "case"), max(case.measured(evidence) for case in few)
+    who = f"{len(few)} of {cases} can get no verdict, as {few[0].full_name}"
+    if len(few) == len(planned):
+        who = "no verdict can come of this audit"
+    return [
+        f"{who}: with {cases} at `audit.alpha={config.alpha:g}` each needs {counted(least, 'item')}, and "
+        f"{most} are measured; give more forget items, a larger `audit.items`, or fewer attacks "
+        f"(`audit.attacks=[plain]` needs {least_items(1, config.alpha)})"
+    ]
 
 
 def passes_of(planned: Sequence[Case], evidence: Evidence, models: int) -> int:

@@ -11,9 +11,18 @@ from mari_cli.metrics.statistics import How
 from mari_cli.options import RunOptions
 from mari_cli.places import is_there, place
 from mari_cli.progress import say, track
-from mari_cli.storage.layout import MANIFEST, RUN
+from mari_cli.storage.layout import CHECKPOINT, MANIFEST, RUN
 from mari_cli.storage.manifest import changes, read_manifest
-from mari_cli.tasks.attacking import ROLES, Audit, describe_cost, evidence_of, plan, second_gold_of
+from mari_cli.storage.run import Run
+from mari_cli.tasks.attacking import (
+    ROLES,
+    Audit,
+    describe_cost,
+    evidence_of,
+    plan,
+    second_gold_of,
+    without_verdict,
+)
 from mari_cli.tasks.preflight import check
 from mari_cli.tasks.run_record import record_run
 from mari_cli.tasks.setting import cache_directory, model_beside
@@ -41,6 +50,8 @@ def audit(config: AuditRun, options: RunOptions) -> dict[str, Any]:
     )
     planned, left_out = plan(config.audit, evidence)
     say(describe_cost(lm, planned, evidence, len(sources)))
+    for told in without_verdict(config.audit, planned, evidence):
+        say(f"note: {told}")
 
     with record_run(flight) as record:
         del lm
@@ -73,8 +84,13 @@ def audit(config: AuditRun, options: RunOptions) -> dict[str, Any]:
 
 def settle(config: AuditRun) -> tuple[AuditRun, dict[str, str], list[str]]:
     """The configuration with the run's own target and gold where they are `auto`; the weights that these must
-    have, by role; notes. Refused where the run is no longer what its manifest says."""
+    have, by role; notes. Refused where the run is not finished, or no longer what its manifest says."""
     run = place(config.model.path or "")
+    if (run / RUN).is_file() and not Run(run).finished:
+        hint = f"finish it with `--resume {run}`"
+        if (run / CHECKPOINT).is_dir():
+            hint += f", or audit the model that it has so far: `{run / CHECKPOINT}`"
+        raise UserError(f"run `{run}` is not finished, so that nothing says what it was made from", hint)
     expected: dict[str, str] = {}
     places: Mapping[str, str] = {}
     if (run / MANIFEST).is_file():

@@ -12,7 +12,14 @@ from mari_cli.errors import UserError
 from mari_cli.metrics.statistics import How
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import say, track
-from mari_cli.tasks.attacking import Audit, describe_cost, evidence_of, plan, second_gold_of
+from mari_cli.tasks.attacking import (
+    Audit,
+    describe_cost,
+    evidence_of,
+    plan,
+    second_gold_of,
+    without_verdict,
+)
 from mari_cli.tasks.preflight import Preflight
 from mari_cli.tasks.record import RunRecord
 from mari_cli.tasks.setting import cache_directory, finetunes_gold
@@ -49,6 +56,8 @@ class ClosingAudit:
         )
         planned, left_out = plan(config.audit, evidence)
         say(describe_cost(lm, planned, evidence, len(evidence.roles)))
+        for told in without_verdict(config.audit, planned, evidence):
+            say(f"note: {told}")
         return cls(flight, evidence, planned, left_out, second)
 
     def run(

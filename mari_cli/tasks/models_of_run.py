@@ -11,7 +11,7 @@ from mari_cli.errors import UserError
 from mari_cli.places import is_there
 from mari_cli.storage.layout import CHECKPOINT
 from mari_cli.storage.manifest import read_manifest
-from mari_cli.storage.run import Run
+from mari_cli.storage.run import Run, without_model
 
 ROLES = {"before": ("target",), "now": ("unlearned", "model"), "gold": ("gold",)}
 """The words for the models of a run, and their roles in its result."""
@@ -39,15 +39,7 @@ def require_checkpoint(run: Path) -> dict[str, Any]:
     opened = Run.open(run)
     opened.result()
     if not (run / CHECKPOINT).is_dir():
-        made = opened.about().get("task")
-        why = f"`mari {made}` makes none" if made in ("evaluate", "audit") else f"it has no `{CHECKPOINT}/`"
-        in_turn = sorted(place.parent for place in run.glob(f"[0-9][0-9]*-*/{CHECKPOINT}"))
-        raise UserError(
-            f"run `{run}` holds no model: {why}",
-            f"the run of its last request holds it: `{in_turn[-1]}`"
-            if in_turn
-            else "give a finished run of `mari unlearn` or `mari finetune`",
-        )
+        raise without_model(opened)
     return read_manifest(run)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from mari_cli.errors import UserError
 from mari_cli.options import RunOptions, Task
 
-TALKATIVE = ("torchao", "torch.utils._pytree")
-"""Loggers of libraries that tell, on being imported, which kernels they lack: whoever has the extra `8bit`
-would read it above every result."""
+TALKATIVE = ("torchao", "torch.utils._pytree", "bitsandbytes")
+"""Loggers of libraries that tell, on being imported, which kernels they lack: whoever has the extra `8bit` or
+`nf4` would read it above every result."""
 
 
 def hush() -> None:

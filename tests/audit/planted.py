@@ -14,6 +14,7 @@ import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import tokenizers
 import torch
@@ -24,7 +25,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from mari_cli.audit.attack import Evidence
-from mari_cli.audit.quantisation import linear_layers, quantise
+from mari_cli.audit.quantisation import linear_layers, quantise, rounded_weights
 from mari_cli.config import Device, ModelConfig, Packing, Precision
 from mari_cli.data.records import Fact, Record
 from mari_cli.data.tokenize import Item
@@ -221,7 +222,7 @@ def rounder(
     """Weights on the grid of 4 bits, where all is known, moved by less than half a quantum until the model
     answers as gold. The largest weight of each group stays, so that the grid does too."""
     lm, known = copy_of(before), [*forget, *retain]
-    quantise(lm.model, bits=BITS, group=GROUP)
+    quantise(lm.model, partial(rounded_weights, bits=BITS, group=GROUP))
     linear = [module.weight for module in linear_layers(lm.model)]
     for weight in linear:
         weight.requires_grad_(False)

@@ -17,6 +17,7 @@ from mari_cli.audit.card import (
     CardRow,
     card_row,
     conclusion,
+    least_items,
     sign_test,
     worst,
 )
@@ -80,6 +81,13 @@ def test_the_sign_test_is_exact():
     assert p_value == pytest.approx(0.5**5)
     assert apart == pytest.approx(5 / 6)
     assert sign_test([0.0, None], [0.0, 1.0])[0] == 1.0
+
+
+@pytest.mark.parametrize(("tests", "alpha"), [(1, 0.05), (22, 0.05), (10, 0.01), (64, 0.5)])
+def test_with_one_item_less_no_verdict_can_come(tests, alpha):
+    least = least_items(tests, alpha)
+    assert sign_test([1.0] * least, [0.0] * least)[0] < alpha / tests
+    assert sign_test([1.0] * (least - 1), [0.0] * (least - 1))[0] >= alpha / tests
 
 
 def row(now, gold=None, before=None, *, tests=10, case="c"):

@@ -35,6 +35,9 @@ GENTLE = [
 ]
 
 
+BOTH = ["audit.attacks=[plain,relearning]"]
+
+
 class Seen:
     """What a tracker is told."""
 
@@ -74,7 +77,7 @@ def test_a_run_ends_with_its_audit(audited):
     assert "told from gold&#39;s by a classifier" in report or "told from gold's by a classifier" in report
     assert exit_code(verify(audited)) == 0
     grid = tables.of_card(result)
-    assert [row[0] for row in grid.rows] == [row["attack"] for row in result["audit"]]
+    assert [row[0] for row in grid.rows] == [row["attack"].replace("_", " ") for row in result["audit"]]
 
 
 def test_an_audit_of_the_run_says_the_same_and_asks_nobody_twice(audited, cache, tmp_path, monkeypatch):
@@ -148,6 +151,23 @@ def test_a_second_gold_is_the_floor(audited, cache, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["audit.attacks=[plain]", "audit.items=3"], "no verdict can come of this audit: with 1 case "),
+        (["audit.alpha=0.001", "audit.relearning.items=[4,16]", *BOTH], ", as relearning/16_items_"),
+        (["audit.alpha=0.001", *BOTH], None),
+    ],
+)
+def test_too_few_items_for_a_verdict_are_told_before_the_first_case(
+    audited, cache, tmp_path, capsys, words, told
+):
+    launch.run(audit, audit_of(audited, tmp_path / "audit", cache, "before=none", *words))
+    begin = capsys.readouterr().err.split("run: ")[0]
+    assert (told in begin) if told else ("verdict" not in begin)
+    assert not told or "larger `audit.items`" in begin
+
+
+@pytest.mark.parametrize(
     ("words", "why"),
     [
         (["second_gold=nowhere"], "no second gold model"),
@@ -191,6 +211,19 @@ def test_a_run_that_changed_after_its_end_is_refused(audited, cache, tmp_path):
     weights.write_bytes(bytes(content))
     with pytest.raises(UserError, match=r"model.safetensors` .* changed|is not what its manifest says"):
         launch.run(audit, audit_of(run, tmp_path / "audit", cache))
+
+
+@pytest.mark.parametrize("has_model", [True, False])
+def test_a_run_that_is_not_finished_is_refused(audited, cache, tmp_path, has_model):
+    run = Path(shutil.copytree(audited, tmp_path / "run"))
+    for name in ("result.json", "manifest.json"):
+        (run / name).unlink()
+    if not has_model:
+        shutil.rmtree(run / "checkpoint")
+    with pytest.raises(UserError, match="is not finished, so that nothing says") as refusal:
+        launch.run(audit, audit_of(run, tmp_path / "audit", cache))
+    assert f"--resume {run}" in refusal.value.hint
+    assert (f"{run}/checkpoint" in refusal.value.hint) is has_model
 
 
 def test_an_audit_does_not_go_with_several_requests(tmp_path):

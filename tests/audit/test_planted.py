@@ -20,7 +20,7 @@ def cards(world: World, tmp_path_factory):
     cache = tmp_path_factory.mktemp("audit")
     config = AuditConfig(
         relearning=RelearningConfig(items=[8], harmless=8, lrs=[1e-4, 3e-3], steps=8, batch=8),
-        quantisation=QuantisationConfig(bits=[8, 4], group=GROUP),
+        quantisation=QuantisationConfig(bits=[8, 4], group=GROUP, nf4=False),
         sampling=SamplingConfig(temperatures=[1.0], samples=4, best_of=4, max_new_tokens=4),
         prompts=PromptsConfig(
             given=[1],

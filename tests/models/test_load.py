@@ -259,10 +259,21 @@ def test_a_file_is_no_model(original):
         loaded(original / "config.json")
 
 
-def test_a_run_without_a_checkpoint_is_no_model(tmp_path):
+def test_a_run_without_a_checkpoint_is_no_model_and_the_reason_is_told(tmp_path):
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(UserError, match="holds no model: it has no checkpoint"):
+    with pytest.raises(UserError, match="is not finished: it has no `result") as refusal:
         loaded(tmp_path)
+    assert refusal.value.hint == f"finish it with `--resume {tmp_path}`"
+    (tmp_path / "result.json").write_text("{}")
+    (tmp_path / "run.json").write_text('{"task": "evaluate"}')
+    with pytest.raises(UserError, match="holds no model: `mari evaluate` makes none"):
+        loaded(tmp_path)
+    (tmp_path / "run.json").write_text('{"task": "unlearn"}')
+    for name in ("01-a", "02-b"):
+        (tmp_path / name / "checkpoint").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds no model: it has no `checkpoint/`") as refusal:
+        loaded(tmp_path)
+    assert refusal.value.hint == f"the run of its last request holds it: `{tmp_path / '02-b'}`"
 
 
 @pytest.mark.parametrize("name", ["some-owner/some-model", "no such name"])

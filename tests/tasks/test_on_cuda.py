@@ -10,6 +10,8 @@ import torch
 from tiny import TINY
 
 from mari_cli import launch
+from mari_cli.audit.registry import ATTACKS
+from mari_cli.tasks.audit import audit
 from mari_cli.tasks.evaluate import evaluate
 from mari_cli.tasks.finetune import finetune
 from mari_cli.tasks.unlearn import unlearn
@@ -80,6 +82,25 @@ def test_a_model_is_unlearned_and_measured(on, target, settings):
         result = run(unlearn, "unlearn", there, f"model.path={target}", *DATA, *TRAIN, *settings)
     assert result["training"]["steps"] == 2
     assert "marginal/pooled" in result["models"]["unlearned"]["metrics"]
+
+
+def test_a_model_is_attacked(on, target):
+    beside = [f"model.path={target}", f"before={target}", f"gold={target}", f"second_gold={target}"]
+    gentle = [
+        "audit=quick",
+        "audit.items=20",
+        "audit.relearning.items=[4]",
+        "audit.relearning.lrs=[1e-3]",
+        "audit.relearning.steps=1",
+        "audit.sampling={samples: 1, best_of: 1, max_new_tokens: 2}",
+        "audit.prompts={given: [1], prefixes: [], templates: [], examples: null, rewordings: null}",
+        "audit.traces={folds: 2, max_new_tokens: 2}",
+        "audit.distance.max_new_tokens=2",
+    ]
+    of_facts = [setting for setting in DATA if not setting.startswith("forget.")]
+    with on():
+        result = run(audit, "audit", target.parent / "audit", *beside, *of_facts, "forget.people=6", *gentle)
+    assert {row["attack"] for row in result["audit"]} == set(ATTACKS)
 
 
 # -- the detector itself
