@@ -113,7 +113,7 @@ class Case:
     def row(self) -> str:
         return self.group or self.name
 
-    def measured(self, evidence: Evidence) -> int:
+    def most_asked(self, evidence: Evidence) -> int:
         """The most items that it gives a value: those that it teaches, it does not ask."""
         return len(evidence.places(self.corpus)) - self.taught
 

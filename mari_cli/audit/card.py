@@ -170,7 +170,7 @@ def conclusion(rows: Sequence[CardRow], *, gold: bool) -> str:
 
 
 def _listed(rows: Sequence[CardRow]) -> str:
-    return ", ".join(f"{row.attack} ({row.case.replace('_', ' ')}): {row.verdict}" for row in rows)
+    return ", ".join(f"{row.attack} ({row.case}): {row.verdict}".replace("_", " ") for row in rows)
 
 
 def _above(row: CardRow) -> tuple[bool, float]:

@@ -123,6 +123,12 @@ def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedToke
             )
         return train_tokenizer(corpus, config.tokenizer_vocab_size)
     source = config.tokenizer or config.path
+    if source is None and config.architecture is None:
+        raise UserError(
+            "no model is named",
+            "`model.path=` takes a directory, a run or a name on the hub; as does the first word of "
+            "`mari audit` and of `mari evaluate`",
+        )
     if source is None:
         raise UserError(
             "a model from an architecture has no tokenizer of its own",

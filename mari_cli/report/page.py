@@ -108,7 +108,8 @@ def render(runs: list[RunData], *, title: str, search: Search | None = None) -> 
     if card:
         summary = replace(summary, headline=runs[0].notes[0], claims=[])
     columns = _single_order(rows) if single else rows
-    names = metric_names(rows)
+    on_card = "audit/" if card else None
+    names = [name for name in metric_names(rows) if not (on_card and name.startswith(on_card))]
     suites = list(dict.fromkeys(suite for name in names if (suite := suite_of(name))))
     page = _template().render(
         title=title,

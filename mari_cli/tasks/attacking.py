@@ -95,10 +95,10 @@ def plan(config: AuditConfig, evidence: Evidence) -> tuple[list[Case], list[str]
 def without_verdict(config: AuditConfig, planned: Sequence[Case], evidence: Evidence) -> list[str]:
     """A note where some cases, or all, measure too few items for a verdict."""
     least = least_items(len(planned), config.alpha)
-    few = [case for case in planned if case.measured(evidence) < least]
+    few = [case for case in planned if case.most_asked(evidence) < least]
     if not few:
         return []
-    cases, most = counted(len(planned), "case"), max(case.measured(evidence) for case in few)
+    cases, most = counted(len(planned), "case"), max(case.most_asked(evidence) for case in few)
     who = f"{len(few)} of {cases} can get no verdict, as {few[0].full_name}"
     if len(few) == len(planned):
         who = "no verdict can come of this audit"

@@ -4,10 +4,13 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tiny import TINY
+from wandb_log import records
 
 from mari_cli import launch
 from mari_cli.audit.card import BOUND, CAUGHT
@@ -15,6 +18,7 @@ from mari_cli.audit.registry import ATTACKS
 from mari_cli.cli import tables
 from mari_cli.errors import UserError
 from mari_cli.launch import Experiment
+from mari_cli.report.card import MEANINGS
 from mari_cli.tasks.audit import audit
 from mari_cli.tasks.record import RunRecord
 from mari_cli.tasks.unlearn import unlearn
@@ -73,7 +77,10 @@ def test_a_run_ends_with_its_audit(audited):
     assert set(rows["traces/forget"]["models"]) == {"target", "unlearned"}, "gold has no distance from itself"
     assert all(row["verdict"] for row in rows.values())
     assert result["notes"][1] == BOUND
+    assert {row["verdict"] for row in result["audit"]} <= MEANINGS.keys()
     report = (audited / "report.html").read_text()
+    assert "Step by step and layer by layer" in report
+    assert "steps to half of before" in report
     assert "told from gold&#39;s by a classifier" in report or "told from gold's by a classifier" in report
     assert exit_code(verify(audited)) == 0
     grid = tables.of_card(result)
@@ -131,6 +138,30 @@ def test_the_tracker_gets_the_card(audited):
     assert len(lines) == len(rows)
     own = rows[0]["models"]["unlearned"]["value"]
     assert record.tracker.values[f"audit/{rows[0]['attack']}/{rows[0]['case']}"] == own
+
+
+def test_the_real_client_of_wandb_keeps_the_card(audited, cache, tmp_path):
+    out, home = tmp_path / "audit", tmp_path / "home"
+    home.mkdir()
+    words = [f"out={out}", f"cache={cache}", "audit=quick", *GENTLE, "audit.attacks=[plain]", "tracker=wandb"]
+    command = [sys.executable, "-c", "from mari_cli.cli import main; main()", "audit", str(audited), *words]
+    variables = os.environ | {"HOME": str(home), "WANDB_MODE": "offline"}
+    done = subprocess.run(command, env=variables, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "W&B: offline (auto: WANDB_MODE=offline)" in done.stderr
+    (log,) = (out / "wandb").glob("offline-run-*/run-*.wandb")
+    summary = {
+        item.key or "/".join(item.nested_key): json.loads(item.value_json)
+        for record in records(log)
+        if record.WhichOneof("record_type") == "summary"
+        for item in record.summary.update
+    }
+    (row,) = json.loads((out / "result.json").read_text())["audit"]
+    assert summary["audit/plain/greedy"] == row["models"]["model"]["value"]
+    (table,) = log.parent.glob("files/media/table/audit*.json")
+    values = [row["models"][role]["value"] for role in ("target", "model", "gold")]
+    assert json.loads(table.read_text())["data"] == [["plain", "greedy", *values, 24, row["verdict"]]]
+    assert exit_code(verify(out)) == 0
 
 
 def test_without_gold_the_card_says_what_it_cannot_say(audited, cache, tmp_path):

@@ -341,6 +341,12 @@ def test_an_architecture_needs_to_be_told_its_tokenizer():
         load_tokenizer(ModelConfig(name="x", architecture=GPT2), [])
 
 
+def test_where_no_model_is_named_the_message_says_so():
+    with pytest.raises(UserError, match="no model is named") as refusal:
+        load_tokenizer(ModelConfig(name="pretrained"), [])
+    assert "mari audit" in refusal.value.hint
+
+
 def test_a_tokenizer_larger_than_the_models_vocabulary_is_refused(directory):
     larger = train_tokenizer([TEXT + " Elsewhere, much larger words were spoken."], 400)
     with pytest.raises(
