@@ -126,8 +126,8 @@ def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedToke
     if source is None and config.architecture is None:
         raise UserError(
             "no model is named",
-            "`model.path=` takes a directory, a run or a name on the hub; as does the first word of "
-            "`mari audit` and of `mari evaluate`",
+            "`model.path=` takes a directory, a run or a name on the hub, as the first word of "
+            "`mari audit` and of `mari evaluate` does",
         )
     if source is None:
         raise UserError(
