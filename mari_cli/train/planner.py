@@ -1,23 +1,41 @@
 """The cheapest way to take a step that fits a memory; every way gives the same gradient."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from mari_cli import distributed
-from mari_cli.config import Memory, OptimConfig, OptimizerName, Parallel
+from mari_cli.config import LoraConfig, Memory, OptimConfig, OptimizerName, Parallel, Weights
 from mari_cli.errors import UserError, size
 from mari_cli.losses.objective import Objective
+from mari_cli.measure import fake
 from mari_cli.models.load import LanguageModel
+from mari_cli.models.lora import add_adapters
 from mari_cli.train.forecast import Forecast, Settings, forecast
 from mari_cli.train.step import KEPT_BYTES, Group, chunk_for, logits_bytes, operand_head
 
 SMALL_CHUNK = 128
 """Positions; of fewer the products with the head would be slow."""
+GENEROUS = 1.5
+"""How far above the limit a guess may be before its way is not counted."""
 
 
 class DoesNotFit(UserError):
     """No setting makes a step fit."""
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Settings that change more than the way of taking a step."""
+
+    words: str
+    """As a user types them."""
+    guess: int
+    """Bytes that they need, about: what is far too much is not counted."""
+    config: OptimConfig
+    processes: int
+    rank: int | None = None
+    """Of adapters, where they are to be trained alone."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +49,8 @@ class Choice:
     processes: int
     sequences: dict[str, int]
     """Of a step, by role; none where a micro-batch, and so a process's share, is part of the loss."""
+    count: Callable[["Alternative", Settings], int | None]
+    """What each process needs with other settings, counted; None where they cannot be."""
 
     @property
     def nearest(self) -> Forecast:
@@ -54,7 +74,17 @@ def choose(
     sequences = {} if apart else {role: len(items) for role, items in groups.items()}
 
     def chosen(forecast: Forecast | None) -> Choice:
-        return Choice(forecast, configured, tried, processes, sequences)
+        return Choice(forecast, configured, tried, processes, sequences, count)
+
+    def count(other: Alternative, settings: Settings) -> int | None:
+        tell(f"a step with {other.words}")
+        try:
+            model = lm if other.rank is None else _with_adapters(lm, other.rank)
+            return forecast(
+                model, groups, objective, settings, other.config, processes=other.processes
+            ).needed
+        except UserError:  # no adapters fit the model, or nothing can be foreseen of it
+            return None
 
     def attempt(settings: Settings) -> Forecast:
         tell(f"a step {settings.beyond(first) or 'as configured'}")
@@ -143,14 +173,13 @@ def require(choice: Choice, config: OptimConfig, *, limit: int) -> None:
     if chosen is None:
         raise _refusal(choice, config, limit=limit)
     if config.memory is not Memory.auto and chosen.settings != first:
-        shared = _more_processes(choice, choice.configured, config)
-        fitting = [f"`{more}` about {size(need)}" for more, need in shared.items() if need <= limit][:1]
+        more = _more_processes(choice, choice.configured, config)
         raise DoesNotFit(
             f"a step as configured needs {size(choice.configured.needed)}, more than {size(limit)}",
             "; ".join(
                 [
                     f"`{chosen.settings.beyond(first)}` needs {size(chosen.needed)}",
-                    *fitting,
+                    *_fitting(choice, more, first, limit=limit, most=1),
                     "`train.memory=auto` chooses by itself",
                 ]
             ),
@@ -163,47 +192,75 @@ def _refusal(choice: Choice, config: OptimConfig, *, limit: int) -> DoesNotFit:
     asked = near.settings.beyond(Settings.of(config))
     needed, optimizer = near.needed, near.parts["optimizer"]
     adapters = needed - near.parts["gradients"] - optimizer
-    ways = {}
-    sharded = choice.processes > 1 and config.parallel is Parallel.fsdp
-    if near.gradients >= near.parts["weights"] // 2:  # all weights are trained
-        ways = {
-            "model.lora.rank=16": adapters,
-            "model.lora.rank=16 train.weights=bfloat16": adapters - near.parts["weights"] // 2,
-        }
+    now, ways = choice.processes, []
+    sharded = now > 1 and config.parallel is Parallel.fsdp
     if not sharded and config.optimizer is not OptimizerName.adamw_8bit:
-        ways = {"train.optimizer=adamw_8bit": needed - optimizer * 3 // 4, **ways}
-    ways |= _more_processes(choice, near, config)
-    ways = ways or {"a model with fewer parameters": near.fixed}
-    fitting = {setting: need for setting, need in ways.items() if need <= limit}
-    shown = fitting or dict([min(ways.items(), key=lambda way: way[1])])
+        eight = replace(config, optimizer=OptimizerName.adamw_8bit)
+        ways.append(Alternative("train.optimizer=adamw_8bit", needed - optimizer * 3 // 4, eight, now))
+    if near.gradients >= near.parts["weights"] // 2:  # all weights are trained
+        halved = replace(config, weights=Weights.bfloat16)
+        half, lora = adapters - near.parts["weights"] // 2, "model.lora.rank=16"
+        ways.append(Alternative(lora, adapters, config, now, rank=16))
+        ways.append(Alternative(f"{lora} train.weights=bfloat16", half, halved, now, rank=16))
+    ways += _more_processes(choice, near, config)
+    fitting = _fitting(choice, ways, near.settings, limit=limit, most=3)
+    smaller = "a model with fewer parameters"
+    if near.fixed <= limit:
+        smaller += ", shorter sequences or fewer of them a step"
     return DoesNotFit(
         f"a step does not fit {size(limit)}: "
         + (f"with `{asked}` it still needs {size(needed)}" if asked else f"it needs {size(needed)}")
         + (f", {size(near.fixed)} of it whatever the batch" if near.fixed > limit else ""),
-        f"{f'with `{asked}` ' if asked else ''}about: "
-        + "; ".join(f"`{setting}` {size(need)}" for setting, need in list(shown.items())[:3]),
+        f"{f'with `{asked}` ' if asked else ''}{'; '.join(fitting)}"
+        if fitting
+        else f"no other setting makes it fit; {smaller} would",
     )
 
 
-def _more_processes(choice: Choice, near: Forecast, config: OptimConfig) -> dict[str, int]:
-    """What each of so many processes would need, about: of sequences its share, and with shards of weights,
-    gradients and optimiser states as well. Only of so many as have equal shares."""
+def _fitting(
+    choice: Choice, ways: Sequence[Alternative], settings: Settings, *, limit: int, most: int
+) -> list[str]:
+    """At most ``most`` of ``ways`` that fit, each with what it needs: counted, as a run would count it."""
+    found: list[str] = []
+    for way in ways:
+        if len(found) < most and way.guess <= GENEROUS * limit:
+            need = choice.count(way, settings)
+            if need is not None and need <= limit:
+                found.append(f"`{way.words}` needs {size(need)}")
+    return found
+
+
+def _with_adapters(lm: LanguageModel, rank: int) -> LanguageModel:
+    """``lm`` without content, and with adapters of ``rank`` alone to be trained."""
+    world = fake.mode()
+    model = fake.twin(lm.model, world)
+    with world:
+        add_adapters(model, LoraConfig(rank=rank), seed=0)
+    return replace(lm, model=model)
+
+
+def _more_processes(choice: Choice, near: Forecast, config: OptimConfig) -> list[Alternative]:
+    """More processes: each takes its share of the sequences, and with shards of weights, gradients and
+    optimiser states as well. Only so many as have equal shares."""
     now, sharded = choice.processes, choice.processes > 1 and config.parallel is Parallel.fsdp
     if not choice.sequences:
-        return {}
+        return []
     cut = sum(near.parts[part] for part in ("weights", "gradients", "optimizer"))
-    found = {}
+    in_shards = replace(config, parallel=Parallel.fsdp)
+    found = []
     for processes in (now * 2**k for k in range(4)):
         if any(count % processes for count in choice.sequences.values()):
             continue
         at_once, share = (max(count // n for count in choice.sequences.values()) for n in (now, processes))
         at_once = min(near.settings.micro_batch or at_once, at_once)
         spared = round(near.parts["activations"] * (1 - min(1.0, share / at_once)))
-        in_shards = near.needed - spared - round(cut * (1 - (now if sharded else 1) / processes))
+        less = near.needed - spared - round(cut * (1 - (now if sharded else 1) / processes))
+        words = f"--nproc {processes}"
         if processes > now and not sharded and spared:
-            found[f"--nproc {processes}"] = near.needed - spared
-        if processes > now or (processes > 1 and not sharded):
-            found[f"--nproc {processes} train.parallel=fsdp"] = in_shards
+            found.append(Alternative(words, near.needed - spared, config, processes))
+        shards_go = config.optimizer is not OptimizerName.adamw_8bit
+        if shards_go and (processes > now or (processes > 1 and not sharded)):
+            found.append(Alternative(f"{words} train.parallel=fsdp", less, in_shards, processes))
     return found
 
 

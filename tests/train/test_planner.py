@@ -1,5 +1,6 @@
 """What is forecast is what is measured; and of all ways that fit the cheapest is taken."""
 
+import re
 from dataclasses import replace
 from functools import cache, partial
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mari_cli.config import Memory, Packing, Parallel, UnlearnConfig
+from mari_cli.config import Memory, OptimizerName, Packing, Parallel, UnlearnConfig
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
 from mari_cli.losses.mari import Estimator, MariConfig, PoolingScope
@@ -311,7 +312,45 @@ def test_what_cannot_fit_is_refused_with_what_comes_nearest():
         UserError, match=r"does not fit 1\.0 MiB.*gradient_checkpointing.*whatever the batch"
     ) as refused:
         planner.require(choice, config, limit=limit)
-    assert "about" in refused.value.hint
+    assert refused.value.hint == "no other setting makes it fit; a model with fewer parameters would"
+
+
+@pytest.mark.parametrize("share", [0.15, 0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("memory", [Memory.auto, Memory.as_configured])
+def test_what_a_refusal_offers_fits_when_it_is_planned(share, memory):
+    """Each offer is planned again as if a user had typed it."""
+    config = UnlearnConfig(chunk=128, memory=memory, gradient_checkpointing=True, keep_logits=False)
+    lm, groups = language_model(), {role: items(4, 30) for role in ("forget", "retain")}
+    limit = int(share * planner.choose(lm, groups, build(TOKEN), config, limit=None).chosen.needed)
+    choice = planner.choose(lm, groups, build(TOKEN), config, limit=limit)
+    if choice.chosen is not None and memory is Memory.auto:
+        return
+    with pytest.raises(UserError) as refused:
+        planner.require(choice, config, limit=limit)
+    ways = re.findall(r"`([^`]*)` needs", refused.value.hint)
+    assert ways or "no other setting makes it fit" in refused.value.hint
+    for words in ways:
+        typed = dict(part.split("=") for part in words.split() if "=" in part)
+        with_it = replace(
+            config,
+            memory=Memory.auto,
+            parallel=Parallel(typed.get("train.parallel", "ddp")),
+            optimizer=OptimizerName(typed.get("train.optimizer", "adamw")),
+        )
+        if "model.lora.rank" in typed:
+            continue  # its own test
+        processes = int(words.partition("--nproc ")[2].split(" ")[0] or 1)
+        again = planner.choose(lm, groups, build(TOKEN), with_it, limit=limit, processes=processes)
+        assert again.chosen is not None, words
+
+
+def test_adapters_are_offered_where_a_step_with_them_fits():
+    config = UnlearnConfig(chunk=128)
+    lm, groups = language_model(), {role: items(4, 30) for role in ("forget", "retain")}
+    adapted = planner._with_adapters(lm, 16)
+    needed = planner.choose(adapted, groups, build(TOKEN), config, limit=None).chosen.needed
+    assert not any(p.requires_grad for n, p in adapted.model.named_parameters() if "lora_" not in n)
+    assert needed < planner.choose(lm, groups, build(TOKEN), config, limit=None).chosen.needed
 
 
 def test_settings_that_are_not_to_be_changed_are_refused_with_those_that_fit():
@@ -321,15 +360,18 @@ def test_settings_that_are_not_to_be_changed_are_refused_with_those_that_fit():
     with pytest.raises(UserError, match="a step as configured needs") as refused:
         planner.require(choice, config, limit=limit)
     assert "`train.gradient_checkpointing=true` needs" in refused.value.hint
-    assert "`--nproc 2` about" in refused.value.hint
+    assert "`--nproc 2` needs" in refused.value.hint
 
 
 def test_of_several_processes_more_are_named_of_those_that_share_evenly():
     config = UnlearnConfig(chunk=128, parallel=Parallel.fsdp)
     lm, groups = language_model(), {role: items(4, 30) for role in ("forget", "retain")}
-    choice = planner.choose(lm, groups, build(TOKEN), config, limit=2**20, processes=2)
+    leanest = replace(config, micro_batch=1, gradient_checkpointing=True, keep_logits=False)
+    of_four = planner.choose(lm, groups, build(TOKEN), leanest, limit=None, processes=4).chosen
+    limit = int(1.05 * of_four.needed)
+    choice = planner.choose(lm, groups, build(TOKEN), config, limit=limit, processes=2)
     with pytest.raises(UserError) as refused:
-        planner.require(choice, config, limit=2**20)
+        planner.require(choice, config, limit=limit)
     assert "`--nproc 4 train.parallel=fsdp`" in refused.value.hint
     assert "adamw_8bit" not in refused.value.hint  # which takes no shards
     assert "--nproc 2 " not in refused.value.hint
