@@ -27,8 +27,9 @@ def empty(shape: Iterable[int], dtype: torch.dtype, world: FakeTensorMode) -> Te
         return torch.empty(tuple(shape), dtype=dtype)
 
 
-def twin(model: M, world: FakeTensorMode) -> M:
-    """A copy of ``model`` with fake tensors on a CPU. The tensors of ``model`` may be on any device."""
+def twin(model: M, world: FakeTensorMode | torch.device) -> M:
+    """A copy of ``model`` with tensors of ``world``: fake ones on a CPU, or those of the device `meta`. The
+    tensors of ``model`` may be on any device."""
     fakes: dict[int, object] = {}
     with world:
         for tensor in [*model.parameters(), *model.buffers()]:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from mari_cli import distributed
 from mari_cli.config import LoraConfig, Memory, OptimConfig, OptimizerName, Parallel, Weights
 from mari_cli.errors import UserError, size
@@ -179,7 +181,7 @@ def require(choice: Choice, config: OptimConfig, *, limit: int) -> None:
             "; ".join(
                 [
                     f"`{chosen.settings.beyond(first)}` needs {size(chosen.needed)}",
-                    *_fitting(choice, more, first, limit=limit, most=1),
+                    *_count_fitting(choice, more, first, limit=limit, most=1),
                     "`train.memory=auto` chooses by itself",
                 ]
             ),
@@ -203,7 +205,7 @@ def _refusal(choice: Choice, config: OptimConfig, *, limit: int) -> DoesNotFit:
         ways.append(Alternative(lora, adapters, config, now, rank=16))
         ways.append(Alternative(f"{lora} train.weights=bfloat16", half, halved, now, rank=16))
     ways += _more_processes(choice, near, config)
-    fitting = _fitting(choice, ways, near.settings, limit=limit, most=3)
+    fitting = _count_fitting(choice, ways, near.settings, limit=limit, most=3)
     smaller = "a model with fewer parameters"
     if near.fixed <= limit:
         smaller += ", shorter sequences or fewer of them a step"
@@ -217,7 +219,7 @@ def _refusal(choice: Choice, config: OptimConfig, *, limit: int) -> DoesNotFit:
     )
 
 
-def _fitting(
+def _count_fitting(
     choice: Choice, ways: Sequence[Alternative], settings: Settings, *, limit: int, most: int
 ) -> list[str]:
     """At most ``most`` of ``ways`` that fit, each with what it needs: counted, as a run would count it."""
@@ -232,9 +234,9 @@ def _fitting(
 
 def _with_adapters(lm: LanguageModel, rank: int) -> LanguageModel:
     """``lm`` without content, and with adapters of ``rank`` alone to be trained."""
-    world = fake.mode()
-    model = fake.twin(lm.model, world)
-    with world:
+    meta = torch.device("meta")
+    model = fake.twin(lm.model, meta)
+    with meta:
         add_adapters(model, LoraConfig(rank=rank), seed=0)
     return replace(lm, model=model)
 
