@@ -49,4 +49,5 @@ def test_the_report_of_an_audit_reads_its_numbers_in_one_way(tmp_path):
     assert "Suite: audit" not in page
     assert "All numbers" not in page
     assert "Not measured here" not in page
+    assert "What the numbers mean" not in page, "nothing would stand below it"
     assert "(<code>second_gold=</code>)" in page.split("</header>")[0]
