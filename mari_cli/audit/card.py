@@ -144,7 +144,7 @@ def conclusion(rows: Sequence[CardRow], *, gold: bool) -> str:
     if rows and len(few) + len(weak) == len(rows):
         return (
             f"nothing can be told: of {cases} {len(few)} have too few items to tell anything from gold, and "
-            f"{len(weak)} bring no more out of the model before"
+            f"{len(weak)} bring no more out of the model before than out of gold"
         )
     back = [row for row in caught if row.verdict != TOLD]
     said = [f"none of {cases} brings back more than from gold"]
@@ -163,7 +163,7 @@ def conclusion(rows: Sequence[CardRow], *, gold: bool) -> str:
         said.append(f"{len(few)} of {cases} {have} too few items to tell anything from gold")
     if weak:
         say = "says nothing here: it brings" if len(weak) == 1 else "say nothing here: they bring"
-        said.append(f"{len(weak)} of {cases} {say} no more out of the model before")
+        said.append(f"{len(weak)} of {cases} {say} no more out of the model before than out of gold")
     if not back and not any("target" in row.models for row in rows):
         said.append("there is no model before, so nobody can say which of them could bring anything back")
     return "; ".join(said)
