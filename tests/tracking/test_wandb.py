@@ -69,6 +69,7 @@ def read(log: Path) -> dict[str, Any]:
 
 TRACK = """
 import sys
+import time
 from pathlib import Path
 from mari_cli.config import WandbConfig
 from mari_cli.tracking import check_tracker, open_tracker
@@ -94,6 +95,7 @@ rows = [["forget/token_accuracy", 0.99, None], ["mmlu", 1, "–"]]
 tracker.table("result", ["metric", "target", "gold"], rows)
 tracker.artifact(run_dir / "report.html", name="report", kind="report")
 tracker.artifact(run_dir / "checkpoint", name="checkpoint", kind="model")
+time.sleep(1)  # W&B measures the system beside the run: on a busy machine a run may end before that
 tracker.finish(3)
 tracker.finish(0)
 sys.stderr.write(tracker.note)
