@@ -295,11 +295,9 @@ def sweep(
     results = launch.sweep(LoadedLater(planned.task), planned)
 
     tables.print_grid(tables.of_sweep(planned.jobs, results))
-    for said in (
-        tables.nearest_to_gold(planned.jobs, results),
-        forgot_nothing(planned.jobs, results),
-    ):
-        typer.echo(f"\n{said}\n" if said else "", nl=False)
+    for told in (tables.nearest_to_gold, forgot_nothing):
+        if said := told(planned.jobs, results):
+            typer.echo(f"\n{said}")
     done = []
     for job, result in zip(planned.jobs, results, strict=True):
         if isinstance(result, launch.Failed):

@@ -21,7 +21,7 @@ from mari_cli.models.fingerprint import cache_key, described, weights_hash
 from mari_cli.models.layers import readable_layers
 from mari_cli.models.load import LanguageModel
 from mari_cli.places import is_there
-from mari_cli.progress import Track
+from mari_cli.progress import Track, say
 from mari_cli.storage import json_cache
 from mari_cli.storage.hashing import key_hash
 from mari_cli.suites.examiner import items_hash
@@ -92,21 +92,30 @@ def plan(config: AuditConfig, evidence: Evidence) -> tuple[list[Case], list[str]
     return found, left_out
 
 
-def without_verdict(config: AuditConfig, planned: Sequence[Case], evidence: Evidence) -> list[str]:
-    """A note where some cases, or all, measure too few items for a verdict."""
+def announce(config: AuditConfig, lm: LanguageModel, evidence: Evidence) -> tuple[list[Case], list[str]]:
+    """Say what the audit will take, and where no verdict can come of it: what `plan` returns."""
+    planned, left_out = plan(config, evidence)
+    say(_describe_cost(lm, planned, evidence))
+    if few := _describe_too_few(config, planned, evidence):
+        say(f"note: {few}")
+    return planned, left_out
+
+
+def _describe_too_few(config: AuditConfig, planned: Sequence[Case], evidence: Evidence) -> str | None:
+    """What to say where some cases, or all, measure too few items for a verdict."""
     least = least_items(len(planned), config.alpha)
     few = [case for case in planned if case.most_asked(evidence) < least]
     if not few:
-        return []
+        return None
     cases, most = counted(len(planned), "case"), max(case.most_asked(evidence) for case in few)
     who = f"{len(few)} of {cases} can get no verdict, as {few[0].full_name}"
     if len(few) == len(planned):
         who = "no verdict can come of this audit"
-    return [
+    return (
         f"{who}: with {cases} at `audit.alpha={config.alpha:g}` each needs {counted(least, 'item')}, and "
         f"{most} are measured; give more forget items, a larger `audit.items`, or fewer attacks "
         f"(`audit.attacks=[plain]` needs {least_items(1, config.alpha)})"
-    ]
+    )
 
 
 def passes_of(planned: Sequence[Case], evidence: Evidence, models: int) -> int:
@@ -114,8 +123,9 @@ def passes_of(planned: Sequence[Case], evidence: Evidence, models: int) -> int:
     return round(sum(case.passes for case in planned) * len(evidence.chosen) * models)
 
 
-def describe_cost(lm: LanguageModel, planned: Sequence[Case], evidence: Evidence, models: int) -> str:
+def _describe_cost(lm: LanguageModel, planned: Sequence[Case], evidence: Evidence) -> str:
     """What the audit will take, from one batch that is timed."""
+    models = len(evidence.roles)
     some = evidence.items[: evidence.batch_size]
     begun = time.monotonic()
     measure_recall(lm, some, prompted=evidence.has_prompts, batch_size=evidence.batch_size)

@@ -10,19 +10,11 @@ from mari_cli.errors import UserError
 from mari_cli.metrics.statistics import How
 from mari_cli.options import RunOptions
 from mari_cli.places import is_there, place
-from mari_cli.progress import say, track
+from mari_cli.progress import track
 from mari_cli.storage.layout import CHECKPOINT, MANIFEST, RUN
 from mari_cli.storage.manifest import changes, read_manifest
 from mari_cli.storage.run import Run
-from mari_cli.tasks.attacking import (
-    ROLES,
-    Audit,
-    describe_cost,
-    evidence_of,
-    plan,
-    second_gold_of,
-    without_verdict,
-)
+from mari_cli.tasks.attacking import ROLES, Audit, announce, evidence_of, second_gold_of
 from mari_cli.tasks.preflight import check
 from mari_cli.tasks.run_record import record_run
 from mari_cli.tasks.setting import cache_directory, model_beside
@@ -48,10 +40,7 @@ def audit(config: AuditRun, options: RunOptions) -> dict[str, Any]:
         seed=config.seed,
         batch_size=config.metrics.batch_size,
     )
-    planned, left_out = plan(config.audit, evidence)
-    say(describe_cost(lm, planned, evidence, len(sources)))
-    for told in without_verdict(config.audit, planned, evidence):
-        say(f"note: {told}")
+    planned, left_out = announce(config.audit, lm, evidence)
 
     with record_run(flight) as record:
         del lm

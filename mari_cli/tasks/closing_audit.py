@@ -11,15 +11,8 @@ from mari_cli.config import ModelConfig, UnlearnRun
 from mari_cli.errors import UserError
 from mari_cli.metrics.statistics import How
 from mari_cli.models.load import LanguageModel
-from mari_cli.progress import say, track
-from mari_cli.tasks.attacking import (
-    Audit,
-    describe_cost,
-    evidence_of,
-    plan,
-    second_gold_of,
-    without_verdict,
-)
+from mari_cli.progress import track
+from mari_cli.tasks.attacking import Audit, announce, evidence_of, second_gold_of
 from mari_cli.tasks.preflight import Preflight
 from mari_cli.tasks.record import RunRecord
 from mari_cli.tasks.setting import cache_directory, finetunes_gold
@@ -54,10 +47,7 @@ class ClosingAudit:
             seed=config.seed,
             batch_size=config.metrics.batch_size,
         )
-        planned, left_out = plan(config.audit, evidence)
-        say(describe_cost(lm, planned, evidence, len(evidence.roles)))
-        for told in without_verdict(config.audit, planned, evidence):
-            say(f"note: {told}")
+        planned, left_out = announce(config.audit, lm, evidence)
         return cls(flight, evidence, planned, left_out, second)
 
     def run(

@@ -322,7 +322,8 @@ def _records_of(path: Path) -> frozenset[str]:
 
 def _model_of(path: Path) -> str | None:
     config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
-    return config["model"]["path"]  # type: ignore[no-any-return]
+    found: str | None = config["model"]["path"]
+    return found
 
 
 def _same(one: Path, other: Path) -> bool:

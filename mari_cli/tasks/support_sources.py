@@ -384,10 +384,10 @@ def _of_twins(asking: _Asking) -> tuple[Targets, list[str]]:
         )
         generated = found.first
         if found.by == "power":
-            contrast, power = 0.0, found.value
+            contrast, power, setting = 0.0, found.value, f"to the power {found.value:.4g}"
         else:
             contrast = (contrast or 0.0) + found.value
-        setting = f"to the power {power:.4g}" if found.by == "power" else f"contrast {contrast:.4g}"
+            setting = f"contrast {contrast:.4g}"
         notes += _told(
             [
                 f"support: {generated:.2g} of the twins generated, {setting}, so that forget answers "
