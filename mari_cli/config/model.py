@@ -1,7 +1,7 @@
 """The section `model`: the source of the model, its prompts, and its adapters."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from enum import StrEnum
 from typing import Any
@@ -81,6 +81,10 @@ class ModelConfig:
     """Template of a prompt without a chat template; the completion follows directly. In a conversation the
     template is used for each question, and an empty line follows each answer."""
     lora: LoraConfig = field(default_factory=LoraConfig)
+
+    def at(self, path: str) -> "ModelConfig":
+        """The model at ``path``, with the architecture and the tokenizer that lie there."""
+        return replace(self, path=path, architecture=None, revision=None, tokenizer=None)
 
     def __post_init__(self) -> None:
         label("model", self)

@@ -94,15 +94,7 @@ def _kind(data: dict[Any, Any], word: str, group: dict[str, type], run: Path) ->
 def register_run(run: Path) -> None:
     """Register the sections of ``run`` as options of their groups, with its checkpoint as the model."""
     cfg = load_run_config(run)
-    model = replace(
-        cfg.model,
-        name=label_of(str(run)),
-        path=str(run),
-        revision=None,
-        architecture=None,
-        tokenizer=None,
-        lora=config.LoraConfig(),
-    )
+    model = replace(cfg.model.at(str(run)), name=label_of(str(run)), lora=config.LoraConfig())
     sections = {"model": model, **{corpus: getattr(cfg, corpus) for corpus in CORPORA}}
     for group, node in sections.items():
         ConfigStore.instance().store(name=RUN_OPTION, node=node, group=group, package=group)

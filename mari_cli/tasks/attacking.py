@@ -52,21 +52,17 @@ cases that set a model beside gold."""
 
 
 def evidence_of(
-    corpora: Mapping[str, Corpus],
-    config: AuditConfig,
-    lm: LanguageModel,
-    *,
-    roles: Collection[str],
-    seed: int,
-    batch_size: int,
+    corpora: Mapping[str, Corpus], config: AuditRun | UnlearnRun, lm: LanguageModel, *, roles: Collection[str]
 ) -> Evidence:
     """What models of the architecture of ``lm`` are asked about; ``roles``: which models there are."""
-    chosen = chosen_items(corpora["forget"], config.items)
-    layers = readable_layers(lm.model)
-    return Evidence(corpora, chosen, seed, batch_size, layers, roles, _chat_use(lm), lm.device)
+    assert config.audit is not None
+    chosen = chosen_items(corpora["forget"], config.audit.items)
+    layers, batch = readable_layers(lm.model), config.metrics.batch_size
+    return Evidence(corpora, chosen, config.seed, batch, layers, roles, chat_use(lm), lm.device)
 
 
-def _chat_use(lm: LanguageModel) -> ChatUse:
+def chat_use(lm: LanguageModel) -> ChatUse:
+    """Whether the run of ``lm`` uses its chat template, and whether an attack can."""
     if lm.style.chat:
         return ChatUse.on
     if lm.tokenizer.chat_template is None:

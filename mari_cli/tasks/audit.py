@@ -32,14 +32,7 @@ def audit(config: AuditRun, options: RunOptions) -> dict[str, Any]:
     second = second_gold_of(config, flight)
     models = {"target": before, "model": config.model, "gold": flight.gold, "second_gold": second}
     sources = {role: model for role in ROLES if (model := models[role])}
-    evidence = evidence_of(
-        flight.corpora,
-        config.audit,
-        lm,
-        roles=sources.keys(),
-        seed=config.seed,
-        batch_size=config.metrics.batch_size,
-    )
+    evidence = evidence_of(flight.corpora, config, lm, roles=sources.keys())
     planned, left_out = announce(config.audit, lm, evidence)
 
     with record_run(flight) as record:

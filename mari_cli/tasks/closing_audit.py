@@ -1,7 +1,7 @@
 """The audit with which a run of `mari unlearn` ends, planned and told before its first step."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from mari_cli.errors import UserError
 from mari_cli.metrics.statistics import How
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import track
+from mari_cli.storage.layout import CHECKPOINT
 from mari_cli.tasks.attacking import Audit, announce, evidence_of, second_gold_of
 from mari_cli.tasks.preflight import Preflight
 from mari_cli.tasks.record import RunRecord
@@ -39,14 +40,8 @@ class ClosingAudit:
                 "leave it out, and run `mari audit RUN` afterwards",
             )
         second = second_gold_of(config, flight)
-        evidence = evidence_of(
-            flight.corpora,
-            config.audit,
-            lm,
-            roles=roles_of(config, second_gold=second is not None),
-            seed=config.seed,
-            batch_size=config.metrics.batch_size,
-        )
+        roles = roles_of(config, second_gold=second is not None)
+        evidence = evidence_of(flight.corpora, config, lm, roles=roles)
         planned, left_out = announce(config.audit, lm, evidence)
         return cls(flight, evidence, planned, left_out, second)
 
@@ -56,13 +51,7 @@ class ClosingAudit:
         """Attack target, the model that the run has made, and gold: the rows of the card, and notes."""
         config = self.flight.config
         assert config.audit is not None
-        made = replace(
-            config.model,
-            path=str(record.run.path / "checkpoint"),
-            architecture=None,
-            revision=None,
-            tokenizer=None,
-        )
+        made = config.model.at(str(record.run.path / CHECKPOINT))
         models = {"target": target, "model": made, "gold": gold, "second_gold": self.second_gold}
         load = {role: partial(self.flight.load, model) for role, model in models.items() if model}
         audit = Audit(config.audit, self.evidence, self.planned, cache_directory(config), load, track)

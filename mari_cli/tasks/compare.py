@@ -1,13 +1,12 @@
 """Finished runs side by side: their results for the terminal, one page for the browser."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mari_cli.errors import UserError
 from mari_cli.metrics.difference import Difference
-from mari_cli.metrics.estimate import Estimate
 from mari_cli.report.comparison import (
     comparison_rows,
     confidence_of,
@@ -22,6 +21,7 @@ from mari_cli.report.page import render, write_report
 from mari_cli.report.read import estimates_of, read_runs
 from mari_cli.report.search import Search
 from mari_cli.storage.room_on_disk import require_writable
+from mari_cli.tasks.examined import as_json
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,5 @@ def merged(
         metrics = {seed: estimates_of(model["metrics"]) for seed, model in zip(seeds, of_seeds, strict=True)}
         over = metrics_over_seeds(metrics, confidence=confidence)
         one = role in ("target", "gold") and len(hashes) == 1
-        models[role] = of_seeds[0] if one else {"metrics": _plain(over), "hash": " ".join(hashes)}
+        models[role] = of_seeds[0] if one else {"metrics": as_json(over), "hash": " ".join(hashes)}
     return {"name": first["name"], "seeds": list(seeds), "models": models}
-
-
-def _plain(metrics: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
-    return {name: asdict(estimate) for name, estimate in metrics.items()}

@@ -61,11 +61,11 @@ def unlearn_in_turn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
         final_gold = golds.get(len(requests))
         assessment = Assessment.begin(flight)
         steps = [assessment.take("target", flight.load(target))]
-        before = _as_it_lies(target) if finetunes_target(config) else target
+        before = target.at(str(target.path)) if finetunes_target(config) else target
         for request in requests:
             asked = _config_of(config, request, requests, golds)
             _unlearn_one(replace(asked, model=before), options, run, request, requests)
-            before = _as_it_lies(replace(target, path=asked.out))
+            before = target.at(asked.out)
             last = request is requests[-1]
             lm = flight.load(before)
             steps.append(assessment.take("unlearned" if last else _after(request.number), lm))
@@ -188,11 +188,6 @@ def _names(config: UnlearnRun, requests: Sequence[Request]) -> list[str]:
     """What each request is called: by its id where each has one of its own."""
     ids = config.request.ids
     return ids if len(ids) == len(requests) else [request.name for request in requests]
-
-
-def _as_it_lies(model: ModelConfig) -> ModelConfig:
-    """A model that was saved here, with the tokenizer beside it."""
-    return replace(model, architecture=None, revision=None, tokenizer=None)
 
 
 def _unlearn_one(

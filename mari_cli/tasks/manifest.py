@@ -12,8 +12,6 @@ from mari_cli.storage.json_files import finite, read_object
 from mari_cli.storage.run import now
 
 CODE = Path(mari_cli.__file__).parent
-FINAL = ("unlearned", "model")
-"""Roles in a result of the model that a run ends with."""
 ADAPTERS = ("adapter_model.safetensors", "base.json")
 
 

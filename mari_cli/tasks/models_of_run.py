@@ -56,9 +56,7 @@ def models_of_run(
     known = {word: next((weights[r] for r in roles if r in weights), None) for word, roles in ROLES.items()}
     if config.task == "finetune" and config.model.path:
         places["target"], known["before"] = config.model.path, manifest["start"]["weights"]
-    own = replace(
-        config.model, path=str(run), revision=None, architecture=None, tokenizer=None, lora=LoraConfig()
-    )
+    own = replace(config.model.at(str(run)), lora=LoraConfig())
     found = {"now": ModelOfRun(own, known["now"])}
     notes = []
     for word, given in (("before", before), ("gold", gold)):

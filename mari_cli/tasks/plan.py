@@ -76,7 +76,11 @@ def plan(
         )
     packed = lm.layout.packed
     groups = heaviest_step(draws.items_at, config.train.steps, packed=packed)
-    choice = planner.choose(lm, groups, objective, config.train, limit=limit, processes=processes, tell=_tell)
+
+    def tell(tried: str) -> None:
+        say(f"counting {tried}")
+
+    choice = planner.choose(lm, groups, objective, config.train, limit=limit, processes=processes, tell=tell)
     if limit is not None:
         planner.require(choice, config.train, limit=limit)
     chosen = choice.chosen
@@ -105,7 +109,7 @@ def plan(
             "targets": sum(item.num_targets for of_role in groups.values() for item in of_role),
             "padding": 1 - count_tokens(groups) / heaviest,
         },
-        "settings": {**asdict(chosen.settings), "changed": chosen.settings.beyond(_settings(config))},
+        "settings": {**asdict(chosen.settings), "changed": chosen.settings.beyond(Settings.of(config.train))},
         "why": planner.reason(choice, limit=limit),
         "tried": [
             {"settings": asdict(f.settings), "flops": f.flops, "needed": f.needed} for f in choice.tried
@@ -135,14 +139,6 @@ def plan(
         },
         "run": {"steps": config.train.steps, **asdict(run)},
     }
-
-
-def _tell(tried: str) -> None:
-    say(f"counting {tried}")
-
-
-def _settings(config: UnlearnRun) -> Settings:
-    return Settings.of(config.train)
 
 
 def _device(name: str | None, memory: str | None) -> DeviceSpec:

@@ -67,9 +67,7 @@ def cost_of_audit(
     if config.audit is None or not corpora:
         return None
     roles = roles_of(config, second_gold=config.second_gold != "none")
-    evidence = evidence_of(
-        corpora, config.audit, lm, roles=roles, seed=config.seed, batch_size=config.metrics.batch_size
-    )
+    evidence = evidence_of(corpora, config, lm, roles=roles)
     cases, left_out = plan(config.audit, evidence)
     items = len(evidence.chosen)
     return {

@@ -156,18 +156,18 @@ def _of_request(
     for one in pending:
         yield RequestLine(id, str(one.run), one.state, one.created, "", one.note)
     cleared = [run for run in own if run.unlearns]
-    told = {id_of(run) for run in own}
+    told = {run.path for run in own}
     holding = _holders(cleared, pending, known)
     for run in known:
-        if id_of(run) not in told and id_of(run) not in holding and run.final:
+        if run.path not in told and run.path not in holding and run.final:
             ancestor = next((other for other in cleared if _descends(run, other, known)), None)
             if ancestor:
                 yield _line(id, run, f"made from `{ancestor.path}`, where it was unlearned")
     for run in known:
-        if id_of(run) in holding:
-            yield _line(id, run, f"still holds it: {holding[id_of(run)]}")
+        if run.path in holding:
+            yield _line(id, run, f"still holds it: {holding[run.path]}")
     # runs that did something else to a model that holds it: what such a run began with holds it too
-    others = [run for run in known if id_of(run) in holding and run.task == "unlearn" and run not in cleared]
+    others = [run for run in known if run.path in holding and run.task == "unlearn" and run not in cleared]
     seen: set[str] = set()
     for one in pending:
         model = one.begins_with
@@ -190,10 +190,6 @@ def _of_request(
                 )
 
 
-def id_of(run: KnownRun) -> str:
-    return str(run.path)
-
-
 def _done(run: KnownRun) -> str:
     match run.task:
         case "unlearn" if run.unlearns:
@@ -210,9 +206,9 @@ def _done(run: KnownRun) -> str:
 
 def _holders(
     cleared: Sequence[KnownRun], pending: Sequence[PendingRequest], known: Sequence[KnownRun]
-) -> dict[str, str]:
+) -> dict[Path, str]:
     """By path, why a run's model holds what ``cleared`` have unlearned, and ``pending`` are to unlearn."""
-    found: dict[str, str] = {}
+    found: dict[Path, str] = {}
     removals = [(done.records, done.is_child_of, f"`{done.path}` began with it") for done in cleared]
     removals += [(one.records, one.starts_from, f"`{one.run}` begins with it") for one in pending]
     for records, starts_from, began in removals:
@@ -228,9 +224,9 @@ def _holders(
                 queue.append((run, began))
         while queue:
             run, why = queue.pop(0)
-            if id_of(run) in found or clears(run):
+            if run.path in found or clears(run):
                 continue
-            found[id_of(run)] = why
+            found[run.path] = why
             queue += [
                 (child, f"made from `{run.path}`")
                 for child in known
@@ -242,13 +238,13 @@ def _holders(
 
 
 def _descends(run: KnownRun, ancestor: KnownRun, known: Sequence[KnownRun]) -> bool:
-    seen: set[str] = set()
+    seen: set[Path] = set()
     queue = [run]
     while queue:
         here = queue.pop()
-        if id_of(here) in seen:
+        if here.path in seen:
             continue
-        seen.add(id_of(here))
+        seen.add(here.path)
         if here is not run and here is ancestor:
             return True
         queue += [other for other in known if other.final and here.is_child_of(other)]

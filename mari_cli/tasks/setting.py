@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +188,7 @@ def gold_at_path(config: UnlearnRun | EvaluateRun | AuditRun, setting: Setting) 
 def model_beside(path: str, what: str, config: RunConfig, setting: Setting) -> ModelConfig:
     """The model at ``path``, called ``what``, to be measured beside the run's; refused where its own
     tokenizer is another."""
-    model = replace(config.model, path=path, architecture=None, revision=None, tokenizer=None)
+    model = config.model.at(path)
     if load_tokenizer(model, []).get_vocab() != setting.tokenizer.get_vocab():
         raise UserError(
             f"{what} has another tokenizer, so its losses are of other tokens",

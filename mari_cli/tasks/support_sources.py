@@ -15,7 +15,6 @@ from mari_cli.data.tokenize import Item
 from mari_cli.errors import counted
 from mari_cli.losses.support import SupportSource
 from mari_cli.models.context import Targets
-from mari_cli.models.device import choose_compute
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.reference import StoredReference, remember
@@ -105,19 +104,16 @@ class _Asking:
 
     def tuned(self, name: str, model: ModelConfig, items: Sequence[Item], epochs: int) -> ModelConfig:
         """``model`` tuned on ``items``, to be asked as ``name``."""
-        tuning = replace(self.config.finetune, epochs=epochs)
-        compute = choose_compute(tuning.device, tuning.precision, tuning.weights, section="finetune.")
-        directory = fine_tuned_model(
+        return fine_tuned_model(
             model,
-            replace(self.setting, compute=compute),
+            self.setting,
             items,
-            tuning,
+            replace(self.config.finetune, epochs=epochs),
             seed=self.config.seed,
             cache=self.cache,
             track=track,
             role=name,
         )
-        return replace(model, path=str(directory), architecture=None, revision=None)
 
     def keep(
         self,
@@ -260,10 +256,8 @@ def _weighed(
         )
         weight = found.value
         notes += _told(
-            [
-                f"support: a correction of weight {weight:.4g}, so that forget answers that it gets wrong "
-                f"have a loss of {found.reached:.4g}{_as_before(found)}"
-            ]
+            f"support: a correction of weight {weight:.4g}, so that forget answers that it gets wrong "
+            f"have a loss of {found.reached:.4g}{_as_before(found)}"
         )
     return _make_targets(asking, asking.combined(models, combine, said=said, weight=weight), holdout, notes)
 
@@ -300,10 +294,8 @@ def _of_base(asking: _Asking) -> tuple[Targets, list[str]]:
         )
         power = found.value
         notes += _told(
-            [
-                f"support: predictions to the power {power:.4g}, so that holdout answers that it gets wrong "
-                f"have a loss of {found.reached:.4g}{_as_before(found)}"
-            ]
+            f"support: predictions to the power {power:.4g}, so that holdout answers that it gets wrong "
+            f"have a loss of {found.reached:.4g}{_as_before(found)}"
         )
     del lm
     return _make_targets(asking, asking.combined([model], base.sharpened, power=power), holdout, notes)
@@ -349,7 +341,7 @@ def _of_twins(asking: _Asking) -> tuple[Targets, list[str]]:
     said = asking.keep(fill, [*ways, "before"], before.remembered, key, vocabulary)
     holdout = asking.holdout(lm, weights)
     del lm, fill
-    notes = _told([_of_keys(prepared)])
+    notes = _told(_of_keys(prepared))
     generated = config.generated if len(ways) > 1 else float(ways == [Way.generated])
     contrast, power = config.contrast, config.sharpen
     if generated is None or contrast is None:
@@ -389,11 +381,9 @@ def _of_twins(asking: _Asking) -> tuple[Targets, list[str]]:
             contrast = (contrast or 0.0) + found.value
             setting = f"contrast {contrast:.4g}"
         notes += _told(
-            [
-                f"support: {generated:.2g} of the twins generated, {setting}, so that forget answers "
-                f"that it gets wrong have a loss of {found.reached:.4g}{_as_before(found)}, and "
-                f"{found.right:.3f} of their tokens right, where the holdout's have {found.wanted_right:.3f}"
-            ]
+            f"support: {generated:.2g} of the twins generated, {setting}, so that forget answers "
+            f"that it gets wrong have a loss of {found.reached:.4g}{_as_before(found)}, and "
+            f"{found.right:.3f} of their tokens right, where the holdout's have {found.wanted_right:.3f}"
         )
     power = 1.0 if power is None else power
     supported = partial(twins.combined, generated=generated, contrast=contrast, power=power)
@@ -413,10 +403,11 @@ def _of_keys(prepared: Prepared) -> str:
     return note
 
 
-def _told(notes: list[str]) -> list[str]:
+def _told(*notes: str) -> list[str]:
+    """``notes``, which are printed now."""
     for note in notes:
         say(note)
-    return notes
+    return list(notes)
 
 
 def _calibrated(
@@ -472,7 +463,7 @@ def _make_targets(
             return move(q_mK, moved.shift_M[here], floor=config.floor)
 
         settings |= {"quantiles": quantiles.DEFINITION, "holdout": hashing.content_hash(wrong)}
-        notes += _told([_of_quantiles(moved)])
+        notes += _told(_of_quantiles(moved))
     found = targets(
         said,
         supported,
@@ -483,7 +474,7 @@ def _make_targets(
         name="support, as a step takes it",
         change=change,
     )
-    return found, [*notes, *_told(describe_recitation(found, asking.corpora, holdout))]
+    return found, [*notes, *_told(*describe_recitation(found, asking.corpora, holdout))]
 
 
 def _of_quantiles(moved: Moved) -> str:

@@ -185,7 +185,7 @@ def _at_path(name: str, config: UnlearnRun, setting: Setting) -> ModelConfig:
     key, path = f"loss.support.{name}", getattr(asked, name)
     if path is None:
         raise UserError(f"`loss.support.source={asked.source}` needs `{key}`", f"give {NEEDED[name]}")
-    model = replace(config.model, path=path, architecture=None, revision=None, tokenizer=None)
+    model = config.model.at(path)
     if load_tokenizer(model, []).get_vocab() != setting.tokenizer.get_vocab():
         raise UserError(
             f"the model at `{key}={path}` has another tokenizer, so it predicts other tokens",

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from mari_cli.data.batches import epoch_batches
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError, counted
 from mari_cli.losses.objective import FINE_TUNING
+from mari_cli.models.device import choose_compute
 from mari_cli.models.fingerprint import cache_key, described, weights_hash
 from mari_cli.models.head import check_parity
 from mari_cli.models.load import LanguageModel, base_of, load_model
@@ -170,8 +171,8 @@ def fine_tuned_model(
     cache: Path,
     track: Track,
     role: str,
-) -> Path:
-    """Directory of ``base`` fine-tuned on ``items``: from the cache if trained before, else trained now.
+) -> ModelConfig:
+    """``base`` fine-tuned on ``items``: from the cache if trained before, else trained now.
 
     The key is the content of all that determines the result, the starting weights and every token included. A
     training that died goes on from its last state; two runs that want the same model wait for one training.
@@ -179,7 +180,7 @@ def fine_tuned_model(
     lm = load_model(
         base,
         setting.tokenizer,
-        setting.compute,
+        choose_compute(config.device, config.precision, config.weights, section="finetune."),
         seed=seed_for(seed, "initialisation"),
         dropout=config.dropout,
         gradient_checkpointing=config.gradient_checkpointing,
@@ -204,7 +205,7 @@ def fine_tuned_model(
         is_whole=lambda there: json_cache.read_here(there.with_name(SEAL)) == directory_hash(there),
         make=make,
     )
-    return path.parent
+    return replace(base, path=str(path.parent), architecture=None, revision=None)
 
 
 def _make(

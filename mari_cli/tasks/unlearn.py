@@ -12,7 +12,6 @@ from mari_cli.data.tokenize import Item
 from mari_cli.losses import objective as losses
 from mari_cli.losses.objective import Objective
 from mari_cli.models.backbone import choose_layer
-from mari_cli.models.device import choose_compute
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.options import RunOptions
@@ -176,9 +175,9 @@ def _gradient_filter(
 
 def prepare_target(flight: Preflight[UnlearnRun]) -> ModelConfig:
     """The place of the model to unlearn, which is fine-tuned first where `target` asks for it."""
-    corpora: Mapping[str, Corpus] = flight.corpora
     if not finetunes_target(flight.config):
         return flight.config.model
+    corpora = flight.corpora
     return fine_tune_anew(flight, [*corpora["forget"].items, *corpora["retain"].items], "target")
 
 
@@ -191,16 +190,14 @@ def prepare_gold(flight: Preflight[UnlearnRun]) -> ModelConfig | None:
 
 def fine_tune_anew(flight: Preflight[UnlearnRun], items: Sequence[Item], role: str) -> ModelConfig:
     """The place of the run's model, fine-tuned on ``items``; ``role`` says what it is trained as."""
-    config, tuning = flight.config, flight.config.finetune
-    compute = choose_compute(tuning.device, tuning.precision, tuning.weights, section="finetune.")
-    directory = fine_tuned_model(
+    config = flight.config
+    return fine_tuned_model(
         config.model,
-        replace(flight.setting, compute=compute),
+        flight.setting,
         items,
-        tuning,
+        config.finetune,
         seed=config.seed,
         cache=cache_directory(config),
         track=track,
         role=role,
     )
-    return replace(config.model, path=str(directory), architecture=None, revision=None)

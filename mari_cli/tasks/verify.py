@@ -193,7 +193,10 @@ def _check_lineage(manifest: Mapping[str, Any]) -> list[Check]:
 
 def _replay(run: Path, config: "RunConfig") -> Check:
     """Do the run again with an empty cache, in as many threads, and compare bits."""
+    import torch
+
     from mari_cli.begun import versions
+    from mari_cli.config import TrackerConfig
     from mari_cli.options import RunOptions
     from mari_cli.tasks.worker import load_task
 
@@ -207,9 +210,10 @@ def _replay(run: Path, config: "RunConfig") -> Check:
             out=str(out),
             cache=str(Path(scratch) / "cache"),
             request=replace(config.request, key=None),
-            tracker=_no_tracker(),
+            tracker=TrackerConfig(name="none"),
         )
-        _set_threads(environment)
+        if threads := (environment.get("device") or {}).get("threads"):
+            torch.set_num_threads(threads)
         try:
             load_task(config.task)(again, RunOptions(["mari", "verify", "--replay"]))
         except UserError as error:
@@ -243,19 +247,6 @@ def _not_here(
         if values.get(name) != now
     ]
     return f"other versions: {', '.join(other)}" if other else None
-
-
-def _no_tracker() -> Any:
-    from mari_cli.config import TrackerConfig
-
-    return TrackerConfig(name="none")
-
-
-def _set_threads(environment: Mapping[str, Any]) -> None:
-    import torch
-
-    if threads := (environment.get("device") or {}).get("threads"):
-        torch.set_num_threads(threads)
 
 
 def _differing(run: Path, again: Path) -> Iterator[str]:

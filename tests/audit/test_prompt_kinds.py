@@ -23,7 +23,7 @@ from mari_cli.metrics.statistics import How
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import silent
 from mari_cli.suites.standard import Corpus
-from mari_cli.tasks.attacking import Audit, evidence_of, plan
+from mari_cli.tasks.attacking import Audit, chat_use, plan
 
 ONLY = {"given": [], "prefixes": [], "templates": [], "examples": None}
 
@@ -184,8 +184,7 @@ def test_a_chat_template_that_the_run_does_not_use_is_tried(world):
 
     def use(template: str | None) -> ChatUse:
         lm.tokenizer.chat_template = template
-        config = AuditConfig()
-        return evidence_of(world.evidence.corpora, config, lm, roles=(), seed=0, batch_size=8).chat
+        return chat_use(lm)
 
     assert use(None) is ChatUse.none
     assert use("{{ raise_exception('no') }}") is ChatUse.refused

@@ -93,14 +93,15 @@ def ask_everything(
     if "code" in change:
         change["code"](patch)
     directory = directory.rename(directory.with_name(change.get("moved", "model")))
-    compute = choose_compute(Device.cpu, change.get("precision", Precision.float32))
+    precision = change.get("precision", Precision.float32)
+    compute = choose_compute(Device.cpu, precision)
     packing, config = change.get("packing", Packing.auto), change.get("config", {})
     lm = at(directory, compute, packing, **config)
     training.fine_tuned_model(
         ModelConfig(name="tiny", path=str(directory), **config),
         Setting(Texts(forget=RECORDS, retain=RECORDS, holdout=None, notes=[]), lm.tokenizer, compute),
         items,
-        FinetuneConfig(epochs=1, batch_size=3, packing=packing),
+        FinetuneConfig(epochs=1, batch_size=3, packing=packing, device=Device.cpu, precision=precision),
         seed=0,
         cache=cache,
         track=silent,
