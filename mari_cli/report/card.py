@@ -9,7 +9,7 @@ from mari_cli.report.format import interval, number
 from mari_cli.report.read import RunData, estimates_of
 
 BESIDE = {"target": "before", "model": "now", "unlearned": "now", "gold": "gold"}
-"""The models of an audit, by role, in the order in which they are read."""
+"""The models of a run by role, as a reader meets them and in that order."""
 GOOD = ("as gold", "less than before")
 """Verdicts that nothing is left to say against."""
 

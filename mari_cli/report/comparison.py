@@ -202,12 +202,14 @@ class ComparisonRow:
     def side(self) -> Side:
         return side_of(self.role, self.runs)
 
-    def estimate(self, metric: str) -> Estimate | None:
-        return self.model.metrics.get(metric)
+    def estimate(self, metric: str, of: Literal["model", "target", "gold"] = "model") -> Estimate | None:
+        """Of the row's own model, or of target or gold beside it."""
+        model: ModelResult | None = getattr(self, of)
+        return model.metrics.get(metric) if model else None
 
     def distance(self, metric: str) -> float | None:
         """The value minus gold's value."""
-        here, gold = self.estimate(metric), self.gold.metrics.get(metric) if self.gold else None
+        here, gold = self.estimate(metric), self.estimate(metric, of="gold")
         return None if here is None or gold is None or self.role == "gold" else here.value - gold.value
 
     def standing(self, metric: str) -> Standing | None:
@@ -321,16 +323,12 @@ def _group_labels(groups: list[tuple[RunData, ...]]) -> list[str]:
         [first, *others] = group
         told = []
         if names.count(first.name) > 1:
-            told.append(_name_without_seed(first) if others else first.path.resolve().name)
+            directory = first.path.resolve().name
+            told.append(re.sub(r"_?seed=-?\d+", "", directory) if others else directory)
         if others:
             told.append(f"{len(group)} seeds")
         labels.append(f"{first.name} ({', '.join(told)})" if told else first.name)
     return labels
-
-
-def _name_without_seed(run: RunData) -> str:
-    """The name of the run's directory without its seed."""
-    return re.sub(r"_?seed=-?\d+", "", run.path.resolve().name)
 
 
 def comparison_rows(runs: list[RunData]) -> list[ComparisonRow]:
@@ -375,6 +373,12 @@ def _row(label: str, role: ModelRole, group: tuple[RunData, ...]) -> ComparisonR
 def results(rows: list[ComparisonRow]) -> list[ComparisonRow]:
     """The rows of the models that runs made or measured, without target and gold."""
     return [row for row in rows if row.role in ("unlearned", "model")]
+
+
+def reading_order(rows: Iterable[ComparisonRow]) -> list[ComparisonRow]:
+    """Before, after, gold: the order in which one run is read."""
+    order = {"target": 0, "model": 1, "unlearned": 1, "gold": 2}
+    return sorted(rows, key=lambda row: order[row.role])
 
 
 def metric_names(rows: Iterable[ComparisonRow]) -> list[str]:

@@ -33,17 +33,13 @@ def distance(row: ComparisonRow) -> tuple[list[str], Points]:
         sentences.append(f"The distance to gold is {_format(whole)}, the sum of both sides (n = {items}).")
     points = []
     if forget:
-        meaning = "0 is as gold, 1 as far from it as before"
         terms = listed(_forget_terms(row, entered.forget))
+        meaning = "0 is as gold, 1 as far from it as before"
         points.append(("Forget side", f"{_format(forget)}: {meaning}. The mean over {terms}."))
     if kept:
+        terms = listed(_kept_terms(row, entered.kept))
         meaning = "the share of what should be kept that was lost"
-        points.append(
-            (
-                "Kept side",
-                f"{_format(kept)}: {meaning}. The mean over {listed(_kept_terms(row, entered.kept))}.",
-            )
-        )
+        points.append(("Kept side", f"{_format(kept)}: {meaning}. The mean over {terms}."))
     reasons: dict[str, list[str]] = {}
     for name, reason in entered.left_out.items():
         reasons.setdefault(reason, []).append(metric_of(name).label)
@@ -97,7 +93,7 @@ def drift(row: ComparisonRow) -> list[str]:
     apart = row.estimate(AUC_FROM_GOLD)
     sentences = []
     if before and row.role == "unlearned":
-        theirs = row.gold.metrics.get(FROM_TARGET) if row.gold else None
+        theirs = row.estimate(FROM_TARGET, of="gold")
         beside = f"; gold is {_format_signed(theirs)} from there" if theirs else ""
         sentences.append(
             f"What was never seen moved by {_format_signed(before)} nats a token from "
@@ -134,8 +130,7 @@ def _forget_terms(row: ComparisonRow, names: tuple[str, ...]) -> list[str]:
     terms = []
     for name in names:
         here = row.estimate(name)
-        gold = row.gold.metrics.get(name) if row.gold else None
-        before = row.target.metrics.get(name) if row.target else None
+        gold, before = row.estimate(name, of="gold"), row.estimate(name, of="target")
         if not here or not gold or not before or gold.value == before.value:
             continue
         signed = float(to_gold(here.value, gold.value, before.value))
@@ -149,9 +144,7 @@ def _kept_terms(row: ComparisonRow, names: tuple[str, ...]) -> list[str]:
     return [
         f"{metric_of(name).label} {percent(max(0.0, float(lost(here.value, before.value))))}"
         for name in names
-        if (here := row.estimate(name))
-        and (before := row.target.metrics.get(name) if row.target else None)
-        and before.value != 0
+        if (here := row.estimate(name)) and (before := row.estimate(name, of="target")) and before.value != 0
     ]
 
 

@@ -14,6 +14,7 @@ from mari_cli.docs import pages
 from mari_cli.errors import counted, one_line
 from mari_cli.metrics.corpora import suite_of
 from mari_cli.metrics.estimate import Estimate
+from mari_cli.report.card import BESIDE
 from mari_cli.report.comparison import comparison_rows, metric_of, results
 from mari_cli.report.format import interval, listed, number
 from mari_cli.report.gold_distance import in_short
@@ -22,8 +23,6 @@ from mari_cli.report.read import RunData
 from mari_cli.suites.registry import headlines
 
 CARD = "README.md"
-COLUMNS = {"target": "before", "model": "now", "unlearned": "now", "gold": "gold"}
-"""The models of a run by role, as a reader meets them."""
 OURS = ("unlearned", "model")
 """The roles of the model that the card is of."""
 ADAPTER = "adapter_config.json"
@@ -34,7 +33,9 @@ PRIVATE = ("request.note", "request.key")
 
 def model_card(run: RunData) -> str:
     """The card of the model that ``run`` made: YAML for the hub, then Markdown for people."""
-    parts = [*_head(run), *_request(run), *_numbers(run), *_proof(), *_use(run), *_origin(run)]
+    head = [f"# {_plain(_title(run))}", _plain(summarise([run]).headline)]
+    proof = re.sub(r"^#", "##", pages.proof_page().text, flags=re.MULTILINE).strip()  # one level deeper
+    parts = [*head, *_request(run), *_numbers(run), proof, *_use(run), *_origin(run)]
     return f"---\n{_front_matter(run)}\n---\n\n" + "\n\n".join(parts) + "\n"
 
 
@@ -100,15 +101,8 @@ def _headlines(run: RunData) -> Iterator[tuple[str, Estimate]]:
 
 
 def _title(run: RunData) -> str:
-    return one_line(f"{run.setting('model.name') or 'a model'}, {_task(run)}")
-
-
-def _task(run: RunData) -> str:
-    return f"unlearned by {run.loss}" if run.task == "unlearn" else "fine-tuned"
-
-
-def _head(run: RunData) -> list[str]:
-    return [f"# {_plain(_title(run))}", _plain(summarise([run]).headline)]
+    done = f"unlearned by {run.loss}" if run.task == "unlearn" else "fine-tuned"
+    return one_line(f"{run.setting('model.name') or 'a model'}, {done}")
 
 
 def _request(run: RunData) -> list[str]:
@@ -135,8 +129,8 @@ def _request(run: RunData) -> list[str]:
 
 
 def _numbers(run: RunData) -> list[str]:
-    roles = [role for role in COLUMNS if role in run.models]
-    header = ["metric", *(COLUMNS[role] for role in roles), "n"]
+    roles = [role for role in BESIDE if role in run.models]
+    header = ["metric", *(BESIDE[role] for role in roles), "n"]
     lines = [header, ["---"] * len(header)]
     for name, estimate in _headlines(run):
         cells = [_cell(run.models[role].metrics.get(name)) for role in roles]
@@ -161,11 +155,6 @@ def _cell(estimate: Estimate | None) -> str:
         return "–"
     between = interval(estimate.low, estimate.high)
     return f"{number(estimate.value)} [{between}]" if between else number(estimate.value)
-
-
-def _proof() -> list[str]:
-    """The page on what a run proves, one level of headings deeper."""
-    return [re.sub(r"^#", "##", pages.proof_page().text, flags=re.MULTILINE).strip()]
 
 
 def _use(run: RunData) -> list[str]:

@@ -155,7 +155,7 @@ def _forgotten(row: ComparisonRow) -> Claim:
     )
 
 
-_READS: dict[Standing | Change, tuple[str, str]] = {
+READS: dict[Standing | Change, tuple[str, str]] = {
     Standing.at: ("as gold", "good"),
     Standing.short: ("not yet forgotten", "short"),
     Standing.away: ("further from gold than before", "short"),
@@ -165,6 +165,7 @@ _READS: dict[Standing | Change, tuple[str, str]] = {
     Change.better: ("better than before", "good"),
     Change.worse: ("worse than before", "past"),
 }
+"""In words, and the colour of the words."""
 
 
 def _figure(name: str, estimate: Estimate | None) -> Figure:
@@ -181,11 +182,9 @@ def _measure(row: ComparisonRow, name: str) -> Measure | None:
     here = row.estimate(name)
     if here is None:
         return None
-    gold = row.gold.metrics.get(name) if row.gold else None
-    before = row.target.metrics.get(name) if row.target else None
-    metric = metric_of(name)
+    gold, metric = row.estimate(name, of="gold"), metric_of(name)
     read = row.standing(name) if metric.role == "forgotten" else row.change(name)
-    reading, tone = _READS[read] if read else ("", "")
+    reading, tone = READS[read] if read else ("", "")
     note = ""
     if guesses(row, name):
         reading, tone, note = "", "", "The model guessed before already, so this cannot show a loss."
@@ -197,7 +196,7 @@ def _measure(row: ComparisonRow, name: str) -> Measure | None:
     return Measure(
         says=metric.says or metric.label,
         n=here.n,
-        before=_figure(name, before),
+        before=_figure(name, row.estimate(name, of="target")),
         now=_figure(name, here),
         gold=_figure(name, gold),
         reading=reading,
@@ -266,13 +265,11 @@ def _bound(made: list[ComparisonRow], rows: list[ComparisonRow]) -> Claim:
             "Somebody who sees one single token of the model's predictions, "
             "and has to say whether the forget data played a part in it, "
             f"is right in at most {_fine(bound.value)} of cases; guessing gives {_fine(chance)}."
-            + (f" The best possible detector reaches {_fine(bayes.value)} on these sets." if bayes else "")
-            + (
-                f" That is “{worst.label}”, the most detectable of the runs by this measure."
-                if len(told) > 1
-                else ""
-            )
         )
+        if bayes:
+            sentences.append(f"The best possible detector reaches {_fine(bayes.value)} on these sets.")
+        if len(told) > 1:
+            sentences.append(f"That is “{worst.label}”, the most detectable of the runs by this measure.")
         if bayes and math.isfinite(bayes.value) and bayes.value > bound.value + 1e-9:
             sentences.append(
                 "This bound lies below the best detector's accuracy, which cannot be: "

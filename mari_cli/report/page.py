@@ -22,20 +22,19 @@ from mari_cli.metrics.estimate import OverSeeds
 from mari_cli.metrics.metric import Metric
 from mari_cli.report.card import robustness_card
 from mari_cli.report.comparison import (
-    Change,
     ComparisonRow,
-    Standing,
     comparison_rows,
     metric_names,
     metric_of,
     not_separable,
+    reading_order,
     results,
     run_labels,
 )
 from mari_cli.report.definitions import STATISTICS, WHAT_IT_PROVES, anchor_of, definitions
 from mari_cli.report.format import interval, listed, number, percent
 from mari_cli.report.items import item_tables
-from mari_cli.report.narrative import confidence, estimate_words, summarise
+from mari_cli.report.narrative import READS, confidence, estimate_words, summarise
 from mari_cli.report.plots import FIGURES
 from mari_cli.report.plots.pareto import pareto
 from mari_cli.report.plots.style import colour_of
@@ -49,16 +48,6 @@ ARROWS = {"up": "↑", "down": "↓", "gold": "◆"}
 ARROW_WORDS = {"up": "higher is better", "down": "lower is better", "gold": "best at gold's value"}
 SCOPES = {"step": "whole step", "micro": "micro-batch"}
 """`loss.pooling_scope`, in words."""
-_TONES = {
-    Standing.at: "good",
-    Standing.short: "short",
-    Standing.away: "short",
-    Standing.past: "past",
-    Standing.off: "past",
-    Change.kept: "good",
-    Change.better: "good",
-    Change.worse: "past",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +96,7 @@ def render(runs: list[RunData], *, title: str, search: Search | None = None) -> 
     summary = summarise(runs)
     if card:
         summary = replace(summary, headline=runs[0].notes[0], claims=[])
-    columns = _single_order(rows) if single else rows
+    columns = reading_order(rows) if single else rows
     on_card = "audit/" if card else None
     names = [name for name in metric_names(rows) if not (on_card and name.startswith(on_card))]
     suites = list(dict.fromkeys(suite for name in names if (suite := suite_of(name))))
@@ -191,12 +180,6 @@ def _when(created: str) -> str:
     return f"{moment:%Y-%m-%d %H:%M}" + ("" if moment.tzinfo is None else f" {moment.tzname()}")
 
 
-def _single_order(rows: list[ComparisonRow]) -> list[ComparisonRow]:
-    """Before, after, gold: the order in which one run is read."""
-    order = {"target": 0, "model": 1, "unlearned": 1, "gold": 2}
-    return sorted(rows, key=lambda row: order[row.role])
-
-
 def _facts(runs: list[RunData]) -> list[str]:
     """The line under the title."""
     [first, *others] = runs
@@ -240,7 +223,7 @@ def _cell(row: ComparisonRow, name: str) -> Cell:
         title=estimate_words(estimate),
         distance="" if distance is None else number(distance, signed=True),
         reading=str(reading) if reading and row.role != "target" else "",
-        tone=_TONES[reading] if reading and row.role != "target" else "",
+        tone=READS[reading][1] if reading and row.role != "target" else "",
     )
 
 
@@ -367,15 +350,12 @@ def _training(run: RunData) -> str:
             f"all {steps}" if planned in (None, training.steps) else f"{training.steps} of {planned} steps"
         )
         ended = f"ran {all_of}; no stop rule ended it"
-    kept = "" if training.kept_step is None else f". Kept: step {training.kept_step}"
-    last = training.kept_step == training.steps
+    if training.kept_step is None:
+        return f"{ended}."
+    last = ", the last one" if training.kept_step == training.steps else ""
     why = run.setting("train.keep")
-    choice = (
-        ""
-        if training.kept_step is None or why is None
-        else f" (`train.keep={why}`{', the last one' if last else ''})"
-    )
-    return f"{ended}{kept}{choice}."
+    choice = "" if why is None else f" (`train.keep={why}`{last})"
+    return f"{ended}. Kept: step {training.kept_step}{choice}."
 
 
 def _steps(run: RunData) -> str:
@@ -420,7 +400,7 @@ def _examples(runs: list[RunData]) -> list[tuple[str | None, str, list[tuple[str
     """(prompt, true answer, [(label, colour, what it said)]): all runs' answers to a question together."""
     rows = comparison_rows(runs)
     found: dict[tuple[str | None, str], list[tuple[str, str, str]]] = {}
-    for row in _single_order(rows):
+    for row in reading_order(rows):
         for example in row.run.examples:
             if row.role in example.outputs:
                 said = (row.label, colour_of(row, rows), example.outputs[row.role])
@@ -451,12 +431,6 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(entry, Mapping):
             flat += _flat(entry, f"{prefix}{key}.")
         else:
-            words = (
-                ", ".join(map(str, entry))
-                if isinstance(entry, list)
-                else "–"
-                if entry is None
-                else str(entry)
-            )
-            flat.append((f"{prefix}{key}", words))
+            words = ", ".join(map(str, entry)) if isinstance(entry, list) else str(entry)
+            flat.append((f"{prefix}{key}", "–" if entry is None else words))
     return flat

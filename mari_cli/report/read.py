@@ -167,21 +167,16 @@ class RunData:
         }
 
 
-def is_finished(path: Path) -> bool:
-    """Whether the run is finished: it has a result, which is written after all other files."""
-    return Run(path).finished
-
-
 def run_directories(path: Path) -> list[Path]:
     """Finished runs that ``path`` stands for: itself, or the finished jobs of a sweep. Raises UserError."""
     if not path.exists():
         raise UserError(f"run directory `{path}` does not exist", "`mari runs list` shows the finished runs")
     if not path.is_dir():
         raise UserError(f"`{path}` is a file, not a run directory", f"did you mean `{path.parent}`?")
-    if is_finished(path):
+    if Run(path).finished:
         return [path]
     started = (path / RUN).is_file()
-    jobs = [] if started else sorted((d for d in path.iterdir() if is_finished(d)), key=_natural_sort_key)
+    jobs = [] if started else sorted((d for d in path.iterdir() if Run(d).finished), key=_natural_sort_key)
     if jobs:
         return jobs
     if started:

@@ -45,11 +45,19 @@ class Search:
 
     @property
     def runs(self) -> list[Path]:
-        """Those that the page compares: of the report, or else the best trials."""
+        """Those that the page compares."""
+        return [path for method in self.methods for path in self.paths_of(method)]
+
+    def paths_of(self, method: SearchedMethod) -> Sequence[Path]:
+        """Runs that a method is judged by: those of the report, or else its best trial."""
         if self.report_seeds:
-            return [path for method in self.methods for path in method.reports]
-        chosen = [best(method.trials) for method in self.methods]
-        return [self.directory / trial.run for trial in chosen if trial]
+            return method.reports
+        chosen = best(method.trials)
+        return [self.directory / chosen.run] if chosen else []
+
+    def runs_of(self, method: SearchedMethod) -> tuple[RunData, ...]:
+        """Those of `paths_of` that are finished."""
+        return tuple(self.read[path] for path in self.paths_of(method) if path in self.read)
 
     @cached_property
     def read(self) -> dict[Path, RunData]:
@@ -118,22 +126,15 @@ def order_methods(search: Search) -> list[Ranked]:
     sign = -1 if search.aim.direction == "up" else 1
     found = []
     for method in search.methods:
-        runs = [search.read[path] for path in _paths_of(search, method) if path in search.read]
+        runs = search.runs_of(method)
         role = "unlearned" if runs and "unlearned" in runs[0].models else "model"
         values = [
             estimate.value for run in runs if (estimate := run.models[role].metrics.get(search.aim.metric))
         ]
         if runs and len(values) == len(runs) and all(map(math.isfinite, values)):
-            side = Side(role=role, runs=tuple(runs))  # type: ignore[arg-type]
+            side = Side(role=role, runs=runs)  # type: ignore[arg-type]
             found.append(Ranked(name=method.name, value=sum(values) / len(values), side=side))
     return sorted(found, key=lambda one: sign * one.value) if len(found) > 1 else []
-
-
-def _paths_of(search: Search, method: SearchedMethod) -> Sequence[Path]:
-    if search.report_seeds:
-        return method.reports
-    chosen = best(method.trials)
-    return [search.directory / chosen.run] if chosen else []
 
 
 def ranking_words(search: Search) -> list[str]:
@@ -163,9 +164,9 @@ def idle_words(search: Search) -> list[str]:
     if order_methods(search):
         return []
     sides = {
-        method.name: Side(role="unlearned", runs=tuple(runs))
+        method.name: Side(role="unlearned", runs=runs)
         for method in search.methods
-        if (runs := [search.read[path] for path in _paths_of(search, method) if path in search.read])
+        if (runs := search.runs_of(method))
     }
     return [f"{name} {nothing}." for name, side in sides.items() if (nothing := _nothing(side))]
 

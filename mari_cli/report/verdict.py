@@ -7,7 +7,6 @@ no verdict; a loss above gold's is over-forgetting.
 import math
 
 from mari_cli.errors import counted
-from mari_cli.metrics.estimate import Estimate
 from mari_cli.report.comparison import (
     Change,
     ComparisonRow,
@@ -76,8 +75,8 @@ def verdict(row: ComparisonRow) -> str:
             f"{_labels(short)} {_is(short)} still short of the gold model's, "
             f"while {_labels(past)} went past it."
         )
-    if len(short) == len(standings):
-        verb = "is" if len(short) == 1 else "are all"
+    if len(short) == count:
+        verb = "is" if count == 1 else "are all"
         return f"Not forgotten: {everything} {verb} still short of the gold model's."
     if short:
         return (
@@ -87,7 +86,8 @@ def verdict(row: ComparisonRow) -> str:
     if past:
         return f"Over-forgotten: on the forget data, {_labels(past)} went past the gold model's."
     if off:
-        return f"Not as the gold model: on the forget data, {_labels(off)} {_verb_of(off)} from gold's."
+        differ = "differs" if len(off) == 1 else "differ"
+        return f"Not as the gold model: on the forget data, {_labels(off)} {differ} from gold's."
     if row.target and all(
         (apart := row.before_from_gold(name)) is not None and apart.separable is False
         for name in standings
@@ -97,15 +97,9 @@ def verdict(row: ComparisonRow) -> str:
             "The model was like one that never saw the forget data before already: "
             "there was nothing to forget that these measures could show."
         )
-    if len(standings) == 1:
-        return (
-            f"On the forget data, {everything} does not tell the model from one that never saw it."
-            + _note_few_items(row, list(standings))
-        )
-    return (
-        f"On the forget data, none of {everything} tells the model from one that never saw it."
-        + _note_few_items(row, list(standings))
-    )
+    tells = f"{everything} does not tell" if count == 1 else f"none of {everything} tells"
+    few = _note_few_items(row, list(standings))
+    return f"On the forget data, {tells} the model from one that never saw it.{few}"
 
 
 FEW = 30
@@ -177,21 +171,15 @@ def _several(made: list[ComparisonRow]) -> str:
 
 def guesses(row: ComparisonRow, name: str) -> bool:
     """Whether the model was at chance before, so that the metric cannot show a loss."""
-    before = row.target.metrics.get(name) if row.target else None
-    guess = metric_of(name).chance
-    return guess is not None and before is not None and _interval_contains(before, guess)
+    before, guess = row.estimate(name, of="target"), metric_of(name).chance
+    if guess is None or before is None or before.low is None or before.high is None:
+        return False
+    return before.low <= guess <= before.high
 
 
 def _is_finite(row: ComparisonRow, name: str) -> bool:
-    return all(
-        math.isfinite(value.value)
-        for value in (row.estimate(name), row.gold.metrics.get(name) if row.gold else None)
-        if value
-    )
-
-
-def _interval_contains(estimate: Estimate, value: float) -> bool:
-    return estimate.low is not None and estimate.high is not None and estimate.low <= value <= estimate.high
+    values = row.estimate(name), row.estimate(name, of="gold")
+    return all(math.isfinite(value.value) for value in values if value)
 
 
 def _labels(names: list[str]) -> str:
@@ -200,7 +188,3 @@ def _labels(names: list[str]) -> str:
 
 def _is(names: list[str]) -> str:
     return "is" if len(names) == 1 else "are"
-
-
-def _verb_of(names: list[str]) -> str:
-    return "differs" if len(names) == 1 else "differ"

@@ -11,7 +11,7 @@ from mari_cli.metrics.membership import ATTACKS, advantage_of
 from mari_cli.report.comparison import comparison_rows, results
 from mari_cli.report.plots import style
 from mari_cli.report.plots.style import COLOURS, Key, Plot
-from mari_cli.report.read import ModelResult, RunData
+from mari_cli.report.read import RunData
 
 DETECTORS = {"loss": "run1", "zlib": "run2", "min_k": "run3", "min_k_plus_plus": "run4"}
 """Attacks that are drawn, with their colours."""
@@ -60,10 +60,11 @@ def bound(runs: list[RunData]) -> Plot | None:
     tokens = tokens_of_answer(run)
     steps = [(int(row["step"]), accuracies(row, tokens, prior)) for row in run.eval_rows if "step" in row]
     steps = [(step, found) for step, found in steps if "fano" in found]
-    ends = {
-        role: accuracies(_values(run.models[role]), tokens, prior) for role in MARKS if role in run.models
-    }
-    ends = {role: found for role, found in ends.items() if "fano" in found}
+    ends = {}
+    for role in [role for role in MARKS if role in run.models]:
+        values = {name: estimate.value for name, estimate in run.models[role].metrics.items()}
+        if "fano" in (found := accuracies(values, tokens, prior)):
+            ends[role] = found
     if not (steps or ends) or not any(name in found for _, found in _all(steps, ends) for name in DETECTORS):
         return None
     lines: dict[str, DrawnLine] = {
@@ -95,11 +96,9 @@ def bound(runs: list[RunData]) -> Plot | None:
     caption = (
         "Lines: how often a detector can be right at most, by the information of one token, and of the n "
         "tokens of an answer as if they were independent. Points: how often the best threshold of a "
-        "membership score "
-        "is right, of forget and unseen answers in equal parts; it is chosen on the same items. "
-        "The two are not of one question: a line asks whether the forget data took part in a mean "
-        "prediction, "
-        f"a point whether a whole answer was learned. {above}"
+        "membership score is right, of forget and unseen answers in equal parts; it is chosen on the same "
+        "items. The two are not of one question: a line asks whether the forget data took part in a mean "
+        f"prediction, a point whether a whole answer was learned. {above}"
     )
     return Plot(svg=svg, caption=caption.strip(), legend=legend)
 
@@ -137,10 +136,6 @@ def _draw_beside(axis: Axes, ends: Mapping[str, dict[str, float]], words: Mappin
 
 def _colour_of(role: str) -> str:
     return {"target": "before", "gold": "gold"}.get(role, "run0")
-
-
-def _values(model: ModelResult) -> dict[str, float]:
-    return {name: estimate.value for name, estimate in model.metrics.items()}
 
 
 def _all(steps: list[tuple[int, dict[str, float]]], ends: Mapping[str, dict[str, float]]) -> list[Any]:

@@ -46,32 +46,15 @@ def scatter(runs: list[RunData]) -> Plot | None:
                     for x, y, fact in style.thin_out(points)
                     if (fact == "shared") is shared and math.isfinite(x + y)
                 ]
-                if chosen:
-                    axis.plot(
-                        [max(style.NLL_FLOOR, x) for x, _ in chosen],
-                        [max(style.NLL_FLOOR, y) for _, y in chosen],
-                        linestyle="none",
-                        marker="o",
-                        markersize=3.6,
-                        markerfacecolor="none" if shared else colour,
-                        markeredgecolor=colour,
-                        markeredgewidth=0.9 if shared else 0,
-                        alpha=0.75,
-                    )
+                xs, ys = ([max(style.NLL_FLOOR, point[i]) for point in chosen] for i in (0, 1))
+                face, edge = ("none", 0.9) if shared else (colour, 0)
+                axis.plot(xs, ys, "o", color=colour, ms=3.6, mfc=face, mew=edge, alpha=0.75)
             axis.plot([low, high], [low, high], color=COLOURS["muted"], linewidth=0.8, linestyle=style.DASHED)
-            gold = style.finite(row.gold.metrics.get("forget/answer_nll")) if row.gold else None
+            gold = style.finite(row.estimate("forget/answer_nll", of="gold"))
             if gold and gold.value > 0:
                 axis.axhline(gold.value, color=COLOURS["gold"], linewidth=1.2)
-                axis.annotate(
-                    "gold's mean",
-                    (high, gold.value),
-                    xytext=(-2, -4),
-                    textcoords="offset points",
-                    ha="right",
-                    va="top",
-                    fontsize=8,
-                    color=COLOURS["gold"],
-                )
+                at, ink = (high, gold.value), COLOURS["gold"]
+                style.annotate(axis, "gold's mean", at, (-2, -4), ink, ha="right", va="top")
             axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
             style.log_scale(axis, "x")
             style.log_scale(axis, "y")
@@ -149,16 +132,8 @@ def strips(runs: list[RunData]) -> Plot | None:
             thin = style.thin_out(ordered)
             # multiples of the golden ratio fill a strip evenly and are reproducible
             offsets = [0.56 * ((i * 0.6180339887498949) % 1 - 0.5) for i in range(len(thin))]
-            axis.plot(
-                thin,
-                [line + offset for offset in offsets],
-                linestyle="none",
-                marker="o",
-                markersize=2.6,
-                markerfacecolor=COLOURS[colour],
-                markeredgewidth=0,
-                alpha=0.45,
-            )
+            ys = [line + offset for offset in offsets]
+            axis.plot(thin, ys, "o", color=COLOURS[colour], ms=2.6, mew=0, alpha=0.45)
             middle = ordered[len(ordered) // 2]
             axis.plot([middle, middle], [line - 0.36, line + 0.36], color=COLOURS["ink"], linewidth=1.6)
         style.log_scale(axis, "x")

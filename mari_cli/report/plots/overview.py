@@ -8,7 +8,7 @@ from matplotlib.ticker import FixedLocator
 from mari_cli.metrics.corpora import suite_of
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.generation import FACTS
-from mari_cli.report.comparison import comparison_rows, metric_of, results
+from mari_cli.report.comparison import comparison_rows, metric_of, reading_order, results
 from mari_cli.report.format import number
 from mari_cli.report.plots import style
 from mari_cli.report.plots.style import COLOURS, Plot
@@ -40,7 +40,7 @@ def glance(runs: list[RunData]) -> Plot | None:
                 if row.role == "gold":
                     _draw_band(axis, estimate, line)
                 elif row.role != "target":
-                    before = style.finite(row.target.metrics.get(name)) if row.target else None
+                    before = style.finite(row.estimate(name, of="target"))
                     if before:
                         way = [before.value, estimate.value], [y, y]
                         axis.plot(*way, color=COLOURS["before"], linewidth=0.9, alpha=0.6)
@@ -86,17 +86,9 @@ def marginal(runs: list[RunData]) -> Plot | None:
                 estimate = style.finite(row.estimate(name))
                 if estimate:
                     style.whisker(left, estimate, line + offset, colour, width=2.4)
-                    left.plot(
-                        [estimate.value],
-                        [line + offset],
-                        marker="s" if hollow else "o",
-                        markersize=6,
-                        markerfacecolor=COLOURS["paper"] if hollow else COLOURS[colour],
-                        markeredgecolor=COLOURS[colour],
-                        markeredgewidth=1.4 if hollow else 0,
-                        linestyle="none",
-                        zorder=4,
-                    )
+                    at, ink = ([estimate.value], [line + offset]), COLOURS[colour]
+                    marker, face, edge = ("s", COLOURS["paper"], 1.4) if hollow else ("o", ink, 0)
+                    left.plot(*at, marker, color=ink, ms=6, mfc=face, mew=edge, zorder=4)
             bayes = style.finite(row.estimate("marginal/bayes_accuracy"))
             fano = style.finite(row.estimate("marginal/fano_accuracy_bound"))
             ink = COLOURS[colour]
@@ -136,9 +128,7 @@ def facts(runs: list[RunData]) -> Plot | None:
     names = [fact.name for fact in FACTS if any(style.finite(row.estimate(fact.name)) for row in made)]
     if not names:
         return None
-    there = [row for row in rows if any(style.finite(row.estimate(name)) for name in names)]
-    order = {"target": 0, "unlearned": 1, "model": 1, "gold": 2}
-    there = sorted(there, key=lambda row: order[row.role])
+    there = [row for row in reading_order(rows) if any(style.finite(row.estimate(name)) for name in names)]
     with style.draw_on(0.75 + 0.36 * len(there), columns=len(names)) as (figure, axes):
         for axis, name in zip(axes, names, strict=True):
             for line, row in enumerate(there):
@@ -151,15 +141,8 @@ def facts(runs: list[RunData]) -> Plot | None:
                 if ends := style.ends_of(estimate):
                     axis.plot(ends, [line, line], color=COLOURS["ink"], linewidth=1.1)
                     end = max(end, ends[1])
-                axis.annotate(
-                    number(estimate.value),
-                    (end, line),
-                    xytext=(5, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=8,
-                    color=COLOURS["muted"],
-                )
+                told = number(estimate.value)
+                style.annotate(axis, told, (end, line), (5, 0), COLOURS["muted"], va="center")
             axis.set_xlim(0, 1.12)
             axis.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
             style.plain_numbers(axis, "x")

@@ -1,6 +1,7 @@
 """Every trial of a search between two wishes: as gold on the forget data, and nothing lost of the rest."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from mari_cli.report.plots import style
 from mari_cli.report.plots.style import COLOURS, RUN_COLOURS, Key, Plot
@@ -26,28 +27,13 @@ def pareto(search: Search) -> Plot | None:
     with style.draw_on(4.4) as (figure, [axis]):
         for number, reported_here, (kept, forget) in points:
             colour = COLOURS[f"run{number % RUN_COLOURS}"]
-            axis.plot(
-                [kept],
-                [forget],
-                linestyle="none",
-                marker="o",
-                markersize=9 if reported_here else 5.5,
-                markerfacecolor=colour if reported_here else "none",
-                markeredgecolor=COLOURS["paper"] if reported_here else colour,
-                markeredgewidth=0.8 if reported_here else 1.3,
-                zorder=5 if reported_here else 4,
-                clip_on=False,
-            )
+            look: dict[str, Any] = {"ms": 5.5, "mfc": "none", "mec": colour, "mew": 1.3, "zorder": 4}
+            if reported_here:
+                look = {"ms": 9, "mfc": colour, "mec": COLOURS["paper"], "mew": 0.8, "zorder": 5}
+            axis.plot([kept], [forget], "o", clip_on=False, **look)
         front = nondominated([at for _, _, at in points])
-        axis.step(
-            [x for x, _ in front],
-            [y for _, y in front],
-            where="post",
-            color=COLOURS["muted"],
-            linewidth=0.9,
-            linestyle=style.DASHED,
-            zorder=2,
-        )
+        xs, ys = zip(*front, strict=True)
+        axis.step(xs, ys, where="post", color=COLOURS["muted"], lw=0.9, ls=style.DASHED, zorder=2)
         axis.plot([0], [0], marker="D", markersize=8, color=COLOURS["gold"], linestyle="none", clip_on=False)
         for scale, which in ((axis.set_xscale, "x"), (axis.set_yscale, "y")):
             scale("symlog", linthresh=LINEAR)

@@ -201,6 +201,13 @@ def mark(
     )
 
 
+def annotate(
+    axis: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], colour: str, **more: Any
+) -> None:
+    """Write small ``text``, ``offset`` points from ``at``."""
+    axis.annotate(text, at, xytext=offset, textcoords="offset points", fontsize=8, color=colour, **more)
+
+
 def ends_of(estimate: Estimate) -> tuple[float, float] | None:
     """The ends of the estimate's interval; None if it has no finite interval."""
     if estimate.low is None or estimate.high is None or not math.isfinite(estimate.low + estimate.high):

@@ -76,16 +76,8 @@ def _draw_distance(
     at, d = float(test.statistic_location), float(test.statistic)
     ends = [sum(value <= at for value in sample) / len(sample) for sample in (values, gold)]
     axis.plot([at, at], ends, color=colour, linewidth=1.6, linestyle=(0, (3, 2)))
-    axis.annotate(
-        f"{label}: D = {number(d)}",
-        (1, 0),
-        xytext=(-4, 6 + 11 * line),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        ha="right",
-        fontsize=8,
-        color=colour,
-    )
+    text, offset = f"{label}: D = {number(d)}", (-4, 6 + 11 * line)
+    style.annotate(axis, text, (1, 0), offset, colour, xycoords="axes fraction", ha="right")
 
 
 def roc(runs: list[RunData]) -> Plot | None:
