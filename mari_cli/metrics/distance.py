@@ -18,7 +18,7 @@ at most by their mean deviation, and the quantile of this, on both sides of the 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import nan
+from math import isclose, nan
 from typing import Any
 
 import numpy as np
@@ -215,4 +215,5 @@ def _within(value: float, strayed: Floats, n: int, confidence: float) -> Estimat
     reach = float(np.quantile(np.nan_to_num(strayed, nan=np.inf), confidence, method="higher"))
     if not np.isfinite(value + reach):
         return Estimate(value=value, n=n)
-    return Estimate(value=value, n=n, low=max(0.0, value - reach), high=value + reach)
+    down_to_gold = reach > value or isclose(reach, value)  # a difference of roundings is no distance
+    return Estimate(value=value, n=n, low=0.0 if down_to_gold else value - reach, high=value + reach)

@@ -129,6 +129,12 @@ def test_near_gold_the_interval_holds_the_value_and_begins_at_0():
     assert 0 < distance.value < distance.high < 0.1
 
 
+def test_an_interval_down_to_gold_begins_at_0_and_not_at_a_rounding():
+    value = 0.1 + 0.2  # 5.6e-17 above 0.3
+    assert of_distance._within(value, np.full(10, 0.3), n=5, confidence=0.95).low == 0.0
+    assert of_distance._within(value, np.full(10, 0.2), n=5, confidence=0.95).low == pytest.approx(0.1)
+
+
 def test_a_metric_that_does_not_tell_target_from_gold_is_left_out_and_said():
     rng = np.random.default_rng(4)
     twin = [
