@@ -1,5 +1,6 @@
 """Every combination of `KEY=A,B,…`, run one by one through a launcher."""
 
+import contextlib
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -62,6 +63,10 @@ class PlannedSweep:
     jobs: tuple[SweepJob, ...]
     resumed: bool = False
 
+    @property
+    def configs(self) -> list[RunConfig]:
+        return [job.config for job in self.jobs]
+
 
 @dataclass(frozen=True)
 class _GuardedTask:
@@ -71,6 +76,8 @@ class _GuardedTask:
     jobs: tuple[SweepJob, ...]
     """Those that are launched."""
     total: int
+    cwd: Path
+    """Where the sweep was started. A process that joblib keeps from an earlier sweep may stand elsewhere."""
 
     def __call__(self, cfg: DictConfig) -> Any:
         job = self.jobs[HydraConfig.get().job.num]
@@ -79,8 +86,9 @@ class _GuardedTask:
         )
         print(f"job {job.number + 1} of {self.total}: {job.label}", file=sys.stderr, flush=True)
         try:
-            options = RunOptions(job.command, resume=(job.out / RUN).is_file())
-            return run(self.task, PreparedRun(job.config, options))
+            with contextlib.chdir(self.cwd):
+                options = RunOptions(job.command, resume=(job.out / RUN).is_file())
+                return run(self.task, PreparedRun(job.config, options))
         except UserError as error:
             return Failed(f"{error} ({error.hint})" if error.hint else str(error))
         except Exception as error:  # whatever it is, the sweep goes on and reports it
@@ -150,7 +158,7 @@ def _begin(planned: PlannedSweep) -> None:
         launcher=[key for key in experiment.overrides if is_of_launcher(key)],
         jobs=[{"name": job.out.name, "varied": job.varied, "command": job.command} for job in jobs],
         texts=[config.to_yaml(job.config) for job in jobs],
-        configs=[job.config for job in jobs],
+        configs=planned.configs,
     )
 
 
@@ -184,7 +192,7 @@ def _multirun(
     with session(experiment) as controller:
         batches = controller.multirun(
             config_name=experiment.primary,
-            task_function=_GuardedTask(task, tuple(todo), total),
+            task_function=_GuardedTask(task, tuple(todo), total, Path.cwd()),
             overrides=arguments,
         )
         return [job.return_value for batch in batches for job in batch]

@@ -403,6 +403,15 @@ def test_a_sweep_that_was_cut_off_goes_on_wherever_it_now_lies(launcher, cut_swe
     assert launch.sweep(record, launch.take_up(Path("moved"))) == results  # nothing is left to do
 
 
+def test_jobs_side_by_side_run_where_their_sweep_was_started(tmp_path, monkeypatch):
+    for name in ("first", "second"):  # joblib keeps the processes of the first
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        arguments = ["seed=0,1", "out=s", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+        launch.sweep(record, launch.plan(Experiment("unlearn", arguments)))
+        assert (tmp_path / name / "s" / "1_seed=1" / "result.json").is_file()
+
+
 def test_a_sweep_that_nothing_was_done_of_goes_on_from_its_directory_alone(demo, tmp_path):
     planned = launch.plan(Experiment("unlearn", ["method=mari,npo", "out=s"], demo))
     with pytest.raises(launch.Interrupted):
