@@ -27,7 +27,7 @@ from mari_cli.cli.parts import (
 )
 from mari_cli.cli.searching import run_search
 from mari_cli.cli.show import forgot_nothing, show, show_comparison
-from mari_cli.cli.start import LoadedLater, start
+from mari_cli.cli.start import LoadedLater, check_jobs, start
 
 app = make_app(cls=Door)
 config_app = make_app(
@@ -156,11 +156,13 @@ def plan(
     content.
     """
     from mari_cli import launch
+
+    cfg = launch.configured(launch.Experiment("unlearn", overrides or [], config))
+
     from mari_cli.cli import tables
     from mari_cli.tasks import plan_table
     from mari_cli.tasks.plan import plan as plan_run
 
-    cfg = launch.configured(launch.Experiment("unlearn", overrides or [], config))
     found = plan_run(
         cfg,  # type: ignore[arg-type]
         lengths=lengths,
@@ -269,9 +271,7 @@ def sweep(
     sweep.report_seeds names the seeds on which the best trial of each method is run again.
     """
     from mari_cli import launch
-    from mari_cli.cli import tables
     from mari_cli.errors import UserError, counted
-    from mari_cli.tasks.compare import compare as compare_runs
 
     if jobs is not None and launcher is not Launcher.joblib:
         raise UserError("`--jobs` needs `--launcher joblib`", "the basic launcher runs one job after another")
@@ -287,12 +287,17 @@ def sweep(
         )
     else:
         planned = launch.take_up(resume, given)
+    if resume is None:
+        check_jobs(planned.configs)
     if isinstance(planned, launch.PlannedSearch):
         if not run_search(planned):
             raise typer.Exit(1)
         return
     note(f"{counted(len(planned.jobs), 'job')} in {planned.directory}")
     results = launch.sweep(LoadedLater(planned.task), planned)
+
+    from mari_cli.cli import tables
+    from mari_cli.tasks.compare import compare as compare_runs
 
     tables.print_grid(tables.of_sweep(planned.jobs, results))
     for told in (tables.nearest_to_gold, forgot_nothing):
@@ -327,6 +332,10 @@ def compare(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The report to write.")] = Path("compare.html"),
 ) -> None:
     """Put finished runs side by side: a table here, plots in an HTML file."""
+    from mari_cli.storage.run_list import run_directories
+
+    for run in runs:  # a folder that is none is refused before the statistics are loaded
+        run_directories(run)
     from mari_cli.cli import tables
     from mari_cli.tasks.compare import compare as compare_runs
 

@@ -73,6 +73,13 @@ def _check(config: Any, options: RunOptions) -> None:
     check_early(config, options)
 
 
+def check_jobs(configs: Sequence[Any]) -> None:
+    """Raise UserError where a job of a sweep names something that cannot be used. No job has started."""
+    from mari_cli.tasks.early_checks import check_each
+
+    check_each(configs, RunOptions(command=()))
+
+
 @dataclass(frozen=True)
 class LoadedLater:
     """The task of a sweep. Each process loads the task at its first call; launchers pickle this object."""

@@ -139,8 +139,8 @@ def every_config(methods: Sequence[Method], settings: SearchConfig) -> Iterator[
         for of_key in method.ranges:
             if isinstance(of_key, OneOf) and any(isinstance(value, str) for value in of_key.values):
                 yield from (method.configured({of_key.key: value}) for value in of_key.values)
-        if settings.report_seeds:
-            yield method.configured({**report_changes(settings), "seed": settings.report_seeds[0]})
+        for seed in settings.report_seeds:  # a path may hold the seed
+            yield method.configured({**report_changes(settings), "seed": seed})
 
 
 def methods_as_plain(settings: SearchConfig, methods: Sequence[Method]) -> dict[str, Any]:

@@ -53,6 +53,11 @@ class PlannedSearch:
     file: Path | None
     resumed: bool = False
 
+    @property
+    def configs(self) -> list[config.RunConfig]:
+        """Every configuration that may name a file or a model."""
+        return list(every_config(self.methods, self.settings))
+
     def trials_of(self, method: Method) -> int:
         return self.settings.trials if method.ranges else 1
 
@@ -174,7 +179,7 @@ def _begin(planned: PlannedSearch) -> None:
             for method in planned.methods
         ],
         texts=[method.text for method in planned.methods],
-        configs=list(every_config(planned.methods, planned.settings)),
+        configs=planned.configs,
         search={
             **methods_as_plain(planned.settings, planned.methods),
             "file": str(planned.file) if planned.file else None,

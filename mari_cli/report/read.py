@@ -31,8 +31,9 @@ from mari_cli.report.shape import (
     too_deep,
     wrong,
 )
-from mari_cli.storage.layout import CONFIG, METRICS, RESULT, RUN
+from mari_cli.storage.layout import CONFIG, METRICS, RESULT
 from mari_cli.storage.run import Run
+from mari_cli.storage.run_list import run_directories
 
 SCHEMA_VERSION = 1
 MOST_ALIASES = 50
@@ -167,29 +168,6 @@ class RunData:
         }
 
 
-def run_directories(path: Path) -> list[Path]:
-    """Finished runs that ``path`` stands for: itself, or the finished jobs of a sweep. Raises UserError."""
-    if not path.exists():
-        raise UserError(f"run directory `{path}` does not exist", "`mari runs list` shows the finished runs")
-    if not path.is_dir():
-        raise UserError(f"`{path}` is a file, not a run directory", f"did you mean `{path.parent}`?")
-    if Run(path).finished:
-        return [path]
-    started = (path / RUN).is_file()
-    jobs = [] if started else sorted((d for d in path.iterdir() if Run(d).finished), key=_natural_sort_key)
-    if jobs:
-        return jobs
-    if started:
-        raise UserError(
-            f"run `{path}` is not finished: it has no `result.json`",
-            f"go on with it: `--resume {path}`",
-        )
-    raise UserError(
-        f"`{path}` is not a run directory: it has no `result.json`, and no finished run lies in it",
-        "`mari runs list` shows the finished runs",
-    )
-
-
 def read_run(path: Path, *, result: dict[str, Any] | None = None) -> RunData:
     """Read a run directory. Raises UserError for a directory without a valid result.
 
@@ -250,12 +228,6 @@ def read_runs(paths: list[Path]) -> list[RunData]:
     """Every finished run among ``paths`` and in the sweeps among them, each once. Raises UserError."""
     directories = {run.resolve(): run for path in paths for run in run_directories(path)}
     return [read_run(run) for run in directories.values()]
-
-
-def _natural_sort_key(path: Path) -> list[tuple[bool, int, str]]:
-    """Sort key that puts job 10 after job 9."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts if part]
 
 
 def _read_text(path: Path) -> str:

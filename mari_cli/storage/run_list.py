@@ -1,6 +1,7 @@
 """The list of runs below a folder, finished or not."""
 
 import os
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -43,6 +44,29 @@ def list_runs(root: Path) -> list[RunSummary]:
     return sorted(runs, key=lambda run: (run.created, str(run.path)))
 
 
+def run_directories(path: Path) -> list[Path]:
+    """Finished runs that ``path`` stands for: itself, or the finished jobs of a sweep. Raises UserError."""
+    if not path.exists():
+        raise UserError(f"run directory `{path}` does not exist", "`mari runs list` shows the finished runs")
+    if not path.is_dir():
+        raise UserError(f"`{path}` is a file, not a run directory", f"did you mean `{path.parent}`?")
+    if Run(path).finished:
+        return [path]
+    started = (path / RUN).is_file()
+    jobs = [] if started else sorted((d for d in path.iterdir() if Run(d).finished), key=_natural_sort_key)
+    if jobs:
+        return jobs
+    if started:
+        raise UserError(
+            f"run `{path}` is not finished: it has no `result.json`",
+            f"go on with it: `--resume {path}`",
+        )
+    raise UserError(
+        f"`{path}` is not a run directory: it has no `result.json`, and no finished run lies in it",
+        "`mari runs list` shows the finished runs",
+    )
+
+
 def _summary(run: Run) -> RunSummary:
     try:
         about = run.about()
@@ -64,3 +88,9 @@ def _summary(run: Run) -> RunSummary:
         )
     except (UserError, OSError, AttributeError, KeyError, TypeError, RecursionError):  # damaged files
         return RunSummary(path=run.path, name=run.path.name, task="", status=Status.unreadable, created="")
+
+
+def _natural_sort_key(path: Path) -> list[tuple[bool, int, str]]:
+    """Sort key that puts job 10 after job 9."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts if part]

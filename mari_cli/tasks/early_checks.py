@@ -1,7 +1,7 @@
 """Refusals that need neither torch nor a model. They come first: a user sees a typo within a second."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,22 @@ MOST_READ = 2**24
 
 def check_early(config: RunConfig, options: RunOptions) -> None:
     """Raise UserError where a new or resumed run names something that cannot be used. Nothing is written."""
-    if isinstance(config, EvaluateRun) and config.from_log is not None:
-        return  # the task reads logs, without torch
-    check_names(config, options)
-    if config.model.path is not None:
-        require_model(config.model.path)
-    if all(map(_can_be_read_twice, (config.forget, config.retain, config.holdout))):
-        load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
+    check_each([config], options)
+
+
+def check_each(configs: Iterable[RunConfig], options: RunOptions) -> None:
+    """`check_early` for each job of a sweep, before the first starts. Equal corpora are read once."""
+    checked: list[list[CorpusConfig]] = []
+    for config in configs:
+        if isinstance(config, EvaluateRun) and config.from_log is not None:
+            continue  # the task reads logs, without torch
+        check_names(config, options)
+        if config.model.path is not None:
+            require_model(config.model.path)
+        corpora = [config.forget, config.retain, config.holdout]
+        if corpora not in checked and all(map(_can_be_read_twice, corpora)):
+            load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
+            checked.append(corpora)
 
 
 def check_names(config: RunConfig, options: RunOptions) -> None:

@@ -324,12 +324,25 @@ EARLY = [
     "evaluate ./nowhere",
     "audit ./nowhere",
     "unlearn --resume nowhere",
+    "compare nowhere",
+    "verify nowhere",
+    "requests nowhere",
+    "ask nowhere what",
+    "push nowhere me/it",
+    "plan -c nowhere.yaml",
+    "plan train.stepss=1",
+    "sweep --resume nowhere",
+    "sweep loss=npo,nop",
+    "sweep loss=npo,mari model.path=./nowhere",
+    "sweep seed=0 forget.path=${seed}.jsonl retain.path=rest.jsonl train.lr=interval(0.1,0.2)"
+    " loss=npo,mari sweep.trials=2 sweep.report_seeds=[1]",
 ]
 
 
-def test_what_needs_no_torch_is_refused_without_it(tmp_path):
+def test_what_needs_neither_torch_nor_scipy_is_refused_without_them(tmp_path):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "rest.jsonl").write_text('{"text": "somebody lived somewhere"}\n')
+    for name in ("rest", "0"):  # `1.jsonl`, on which a search is to report, is missing
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"text": "{name}: somebody lived somewhere"}}\n')
     code = (
         "import sys\n"
         "from mari_cli.cli import main\n"
@@ -337,7 +350,7 @@ def test_what_needs_no_torch_is_refused_without_it(tmp_path):
         "    sys.argv = ['mari', *words.split()]\n"
         "    try:\n        main()\n"
         "    except SystemExit as stop:\n        assert stop.code == 2, words\n"
-        "    assert 'torch' not in sys.modules, words\n"
+        "    assert not {'torch', 'scipy'} & sys.modules.keys(), words\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

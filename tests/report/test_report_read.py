@@ -6,7 +6,8 @@ import pytest
 from synthetic_run import write_run
 
 from mari_cli.errors import UserError
-from mari_cli.report.read import read_run, read_runs, run_directories
+from mari_cli.report.read import read_run, read_runs
+from mari_cli.storage.run_list import run_directories
 
 
 def test_a_run_directory_is_read_as_it_was_written(tmp_path: Path) -> None:
