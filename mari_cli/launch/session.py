@@ -23,6 +23,7 @@ from mari_cli.errors import UserError
 from mari_cli.launch.experiment import Experiment, is_run
 from mari_cli.launch.groups import CONF, conf_folder
 from mari_cli.launch.hydra_errors import explain
+from mari_cli.launch.loader import ConfigLoaderImpl, KnownConfigs
 from mari_cli.launch.parse import unresolved
 from mari_cli.launch.saved_config import register_run
 from mari_cli.launch.sources import ImportlibResourcesConfigSource, StructuredConfigSource
@@ -62,6 +63,8 @@ def _write_lists(cfg: Any) -> None:
 
 _stored: dict[str, type] = {}
 """The schemas that Hydra's store has already, by name."""
+_known: KnownConfigs = {}
+"""The configs that were composed of mari's own options and ``_stored``."""
 
 
 def register() -> None:
@@ -75,6 +78,7 @@ def register() -> None:
             group, _, option = f"schema/{name}".rpartition("/")
             store.store(name=option, node=schema, group=group)
             _stored[name] = schema
+            _known.clear()
 
 
 @contextmanager
@@ -93,11 +97,15 @@ def session(experiment: Experiment) -> Iterator[Any]:
         )
     else:
         scope = hydra.initialize_config_module(CONF, job_name="mari", **_VERSION)
+    known = {} if experiment.file else _known  # the files of a user may change
     if experiment.model and is_run(Path(experiment.model)):
         register_run(place(experiment.model))
+        known = {}
     with scope:
         try:
-            yield GlobalHydra.instance().hydra
+            controller: Any = GlobalHydra.instance().hydra
+            controller.config_loader = ConfigLoaderImpl(controller.config_loader.config_search_path, known)
+            yield controller
         except UserError:
             raise
         except RecursionError:

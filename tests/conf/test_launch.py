@@ -3,11 +3,14 @@
 import contextlib
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl as HydraLoader
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
@@ -610,6 +613,61 @@ def test_hydras_controller_has_what_we_use_of_it():
             config_name="unlearn", task_function=lambda cfg: cfg.seed, overrides=["seed=4,5"]
         )
         assert [job.return_value for job in batch] == [4, 5]
+
+
+CHOICES = [
+    [],
+    ["loss=npo", "seed=3"],
+    ["seed=4", "loss=npo,kl_ga", "train.lr=1e-3,1e-4"],
+    ["loss={name:mine}", "+model.architecture.foo=3", "~second_gold", "~train"],
+    ["+audit=quick", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "train@finetune=finetune"],
+    ["lss=3"],
+    ["loss=no_such_loss", "lss=3"],
+    ["train.lr=soon"],
+]
+
+
+@pytest.mark.parametrize("mode", RunMode)
+@pytest.mark.parametrize("words", CHOICES, ids=map(str, CHOICES))
+def test_our_loader_composes_what_hydras_does_also_of_what_it_knows(words, mode):
+    found = []
+    for make in (None, HydraLoader, None):
+        with launch.session(Experiment("unlearn")) as controller:
+            if make:
+                controller.config_loader = make(controller.config_loader.config_search_path)
+            try:
+                cfg = controller.compose_config("unlearn", words, mode)
+            except HydraException as error:
+                found.append((type(error), str(error), str(error.__cause__)))
+            else:
+                flags = [part._get_flag(flag) for part in (cfg, cfg.hydra) for flag in ("struct", "readonly")]
+                types = {key: OmegaConf.get_type(node) for key, node in cfg.items_ex(resolve=False)}
+                found.append((OmegaConf.to_yaml(cfg), types, flags))
+    assert found[0] == found[1]
+    assert found[2] == found[1]
+
+
+@dataclass
+class UnlearnRunAndMore(UnlearnRun):
+    more: int = 7
+
+
+def test_a_config_that_is_known_is_another_in_another_directory_and_with_another_schema(
+    tmp_path, monkeypatch
+):
+    def composed():
+        with launch.session(Experiment("unlearn")) as controller:
+            return controller.compose_config("unlearn", [], RunMode.RUN)
+
+    first = composed()
+    first.seed = 5  # of this one alone
+    monkeypatch.chdir(tmp_path)
+    assert composed().seed == 0
+    assert composed().hydra.runtime.cwd == str(tmp_path)
+    monkeypatch.setitem(config.SCHEMAS, "unlearn", UnlearnRunAndMore)
+    assert composed().more == 7
+    monkeypatch.undo()
+    assert "more" not in composed()
 
 
 def test_our_jobs_are_those_that_hydra_launches(demo):
