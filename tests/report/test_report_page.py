@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import undrawn
 from scipy.stats import ks_2samp
 from synthetic_run import write_run
 
 from mari_cli.errors import UserError
 from mari_cli.report.page import render, write_report
-from mari_cli.report.plots import FIGURES
+from mari_cli.report.plots import FIGURES, style
 from mari_cli.report.read import read_runs
 from mari_cli.suites.registry import describe
 from mari_cli.tasks.compare import compare
@@ -51,6 +52,29 @@ def page_of(*paths: Path, title: str = "A report") -> str:
     return render(read_runs(list(paths)), title=title)
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that no test changes."""
+    return write_run(tmp_path_factory.mktemp("page") / "a")
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> str:
+    """The page of ``run``, drawn once: to draw all figures takes longer than any test of the page."""
+    return page_of(run)
+
+
+@pytest.fixture(scope="module")
+def page_without_gold(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return page_of(write_run(tmp_path_factory.mktemp("page") / "a", without=("gold",)))
+
+
+@pytest.fixture
+def undrawn_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what stands in the tables: the figures are made and not drawn."""
+    monkeypatch.setattr(style, "to_svg", undrawn.to_svg)
+
+
 def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path / "a"), write_run(tmp_path / "b", method="npo"))
     outline = Outline(page)
@@ -62,16 +86,14 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     assert not re.search(r"url\((?!#)|@import|https?://", page)
 
 
-def test_references_inside_figures_lead_somewhere(tmp_path: Path) -> None:
-    page = page_of(write_run(tmp_path / "a"))
+def test_references_inside_figures_lead_somewhere(page: str) -> None:
     ids = set(re.findall(r'\bid="([^"]+)"', page))
     assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page))
     assert {a or b for a, b in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page)} <= ids
 
 
-def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "a")
-    assert page_of(path) == page_of(path)
+def test_the_same_run_gives_the_same_bytes(run: Path, page: str) -> None:
+    assert page_of(run) == page
 
 
 def test_a_page_of_ten_runs_stays_under_two_megabytes(tmp_path: Path) -> None:
@@ -81,6 +103,7 @@ def test_a_page_of_ten_runs_stays_under_two_megabytes(tmp_path: Path) -> None:
     assert "The first 8 of 10 runs are drawn." in page
 
 
+@pytest.mark.usefixtures("undrawn_page")
 def test_every_metric_shown_is_explained(tmp_path: Path) -> None:
     def ask_more(result: dict[str, Any]) -> None:
         for model in result["models"].values():
@@ -96,6 +119,7 @@ def test_every_metric_shown_is_explained(tmp_path: Path) -> None:
         assert metric.description.replace("`", "") in text.replace("`", "")
 
 
+@pytest.mark.usefixtures("undrawn_page")
 def test_one_run_shows_before_after_gold_and_the_signed_distance(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path / "a", name="mari token"))
     assert re.findall(r"</i>(\w[\w ]*)</th>", page)[:3] == ["before", "mari token", "gold"]
@@ -128,8 +152,8 @@ def test_a_name_with_dollars_is_drawn_as_it_is(tmp_path: Path) -> None:
     assert "lr=$x_1$ _under" in Outline(page).text
 
 
-def test_an_empty_answer_is_said_to_be_one(tmp_path: Path) -> None:
-    assert "(said nothing)" in page_of(write_run(tmp_path / "a"))
+def test_an_empty_answer_is_said_to_be_one(page: str) -> None:
+    assert "(said nothing)" in page
 
 
 @pytest.mark.parametrize(
@@ -187,8 +211,8 @@ def test_several_runs_are_compared_in_one_table(tmp_path: Path) -> None:
     assert page.count("model.prompt_template=Question: {prompt}") == 3
 
 
-def test_the_command_is_quoted_for_the_shell(tmp_path: Path) -> None:
-    text = Outline(page_of(write_run(tmp_path / "a"))).text
+def test_the_command_is_quoted_for_the_shell(page: str) -> None:
+    text = Outline(page).text
     assert "mari unlearn loss=mari 'model.prompt_template=Question: {prompt}'" in text
 
 
@@ -202,8 +226,8 @@ def test_a_model_that_was_only_measured_has_a_page_too(tmp_path: Path) -> None:
     assert "nothing was unlearned" in page
 
 
-def test_every_figure_is_labelled_for_those_who_do_not_see_it(tmp_path: Path) -> None:
-    outline = Outline(page_of(write_run(tmp_path / "a")))
+def test_every_figure_is_labelled_for_those_who_do_not_see_it(page: str) -> None:
+    outline = Outline(page)
     labels = [attributes.get("aria-label") for tag, attributes in outline.tags if tag == "svg"]
     assert len(labels) == len(FIGURES)
     assert all(labels)
@@ -247,6 +271,7 @@ def test_compare_of_nothing_is_refused() -> None:
 # -- definitions -----------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("undrawn_page")
 def test_every_metric_of_the_tables_is_a_link_to_its_definition_in_the_page(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path / "a"), write_run(tmp_path / "b", method="npo"))
     links = re.findall(r'<a class="metric" href="#about-(\w+)">([^<]+)</a>', page)
@@ -259,8 +284,7 @@ def test_every_metric_of_the_tables_is_a_link_to_its_definition_in_the_page(tmp_
     assert len(defined) == len(set(defined))
 
 
-def test_a_definition_is_the_metrics_page(tmp_path: Path) -> None:
-    page = page_of(write_run(tmp_path / "a"))
+def test_a_definition_is_the_metrics_page(page: str) -> None:
     definition = page[page.index('id="about-extraction_strength"') :]
     definition = definition[: definition.index("</section>")]
     assert "<h4>Degenerate cases</h4>" in definition
@@ -292,6 +316,7 @@ def seeded(path: Path, seed: int, **options: Any) -> Path:
     return run
 
 
+@pytest.mark.usefixtures("undrawn_page")
 def test_runs_of_one_method_that_differ_in_their_seed_are_one_row(tmp_path: Path) -> None:
     paths = [seeded(tmp_path / f"{m}{s}", s, method=m) for m in ("mari", "npo") for s in (0, 1, 2)]
     page = page_of(*paths)
@@ -311,6 +336,7 @@ def test_runs_of_one_method_that_differ_in_their_seed_are_one_row(tmp_path: Path
     assert third - second == pytest.approx(0.01, abs=2e-3)
 
 
+@pytest.mark.usefixtures("undrawn_page")
 def test_one_method_over_seeds_is_read_as_one_run(tmp_path: Path) -> None:
     page = page_of(*(seeded(tmp_path / str(s), s) for s in (0, 1)))
     assert re.findall(r"</i>([\w ()]+)</th>", page)[:3] == ["before", "mari (2 seeds)", "gold"]
@@ -320,8 +346,7 @@ def test_one_method_over_seeds_is_read_as_one_run(tmp_path: Path) -> None:
 # -- suites and items ------------------------------------------------------------------------------
 
 
-def test_a_suite_has_a_table_of_its_own(tmp_path: Path) -> None:
-    page = page_of(write_run(tmp_path / "a"))
+def test_a_suite_has_a_table_of_its_own(page: str) -> None:
     general = page[page.index("All numbers") : page.index("Suite: tofu")]
     suite = page[page.index("Suite: tofu") : page.index("Membership attacks")]
     assert "TOFU forget quality" not in general
@@ -330,38 +355,33 @@ def test_a_suite_has_a_table_of_its_own(tmp_path: Path) -> None:
     assert page.index("mari: D = ") > page.index("Suite: tofu")
 
 
-def test_without_gold_there_is_no_distance_between_truth_ratios(tmp_path: Path) -> None:
-    page = page_of(write_run(tmp_path / "a", without=("gold",)))
-    assert ": D = " not in page[: page.index("<h2>Definitions</h2>")]
-    assert "no forget quality" in page
+def test_without_gold_there_is_no_distance_between_truth_ratios(page_without_gold: str) -> None:
+    assert ": D = " not in page_without_gold[: page_without_gold.index("<h2>Definitions</h2>")]
+    assert "no forget quality" in page_without_gold
 
 
-def test_the_distance_drawn_is_that_of_the_test_behind_forget_quality(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "a")
-    rows = [json.loads(line) for line in (path / "items.jsonl").read_text().splitlines()]
+def test_the_distance_drawn_is_that_of_the_test_behind_forget_quality(run: Path, page: str) -> None:
+    rows = [json.loads(line) for line in (run / "items.jsonl").read_text().splitlines()]
     ratios = {
         role: [row["truth_ratio"] for row in rows if row["model"] == role and "truth_ratio" in row]
         for role in ("target", "unlearned", "gold")
     }
-    page = page_of(path)
     for label, role in (("before", "target"), ("mari", "unlearned")):
         assert f"{label}: D = {ks_2samp(ratios[role], ratios['gold']).statistic:.3f}<" in page
 
 
-def test_a_log_truth_ratio_is_drawn_as_well(tmp_path: Path) -> None:
+def test_a_log_truth_ratio_is_drawn_as_well(tmp_path: Path, page: str) -> None:
     path = write_run(tmp_path / "a")
-    before = page_of(path)
     rows = [json.loads(line) for line in (path / "items.jsonl").read_text().splitlines()]
     for row in rows:
         if "truth_ratio" in row:
             row["log_truth_ratio"] = math.log(row.pop("truth_ratio"))
     rows[-1]["log_truth_ratio"] = -800.0  # a collapsed model's
     (path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert re.findall(r"before: D = [\d.]+", page_of(path)) == re.findall(r"before: D = [\d.]+", before)
+    assert re.findall(r"before: D = [\d.]+", page_of(path)) == re.findall(r"before: D = [\d.]+", page)
 
 
-def test_every_attack_has_a_panel_with_a_curve_for_each_model(tmp_path: Path) -> None:
-    page = page_of(write_run(tmp_path / "a"))
+def test_every_attack_has_a_panel_with_a_curve_for_each_model(page: str) -> None:
     figure = page[page.index("Membership attacks") :]
     figure = figure[: figure.index("</figure>")]
     assert re.findall(r">(loss|zlib|min-k|min-k\+\+)<", figure) == ["loss", "zlib", "min-k"]
@@ -369,6 +389,7 @@ def test_every_attack_has_a_panel_with_a_curve_for_each_model(tmp_path: Path) ->
         assert len(re.findall(rf"stroke: var\(--{colour}\)", figure)) == 3
 
 
+@pytest.mark.usefixtures("undrawn_page")
 def test_items_are_listed_with_the_best_remembered_first_and_without_a_word_of_them(tmp_path: Path) -> None:
     path = write_run(tmp_path / "a", n=300)
     page = page_of(path)
@@ -487,12 +508,12 @@ def test_runs_whose_suites_asked_other_questions_are_not_to_be_compared(tmp_path
     assert "muse/verbatim_forget" in compare(paths).warnings[0]
 
 
-def test_items_without_gold_are_listed_by_their_loss(tmp_path: Path) -> None:
-    page = page_of(write_run(tmp_path / "a", without=("gold",)))
-    assert "First whose loss is lowest" in page
-    assert "now − gold" not in page
+def test_items_without_gold_are_listed_by_their_loss(page_without_gold: str) -> None:
+    assert "First whose loss is lowest" in page_without_gold
+    assert "now − gold" not in page_without_gold
 
 
+@pytest.mark.usefixtures("undrawn_page")
 def test_an_item_without_a_finite_loss_comes_last(tmp_path: Path) -> None:
     path = write_run(tmp_path / "a", n=20)
     rows = [json.loads(line) for line in (path / "items.jsonl").read_text().splitlines()]
@@ -507,11 +528,11 @@ def test_an_item_without_a_finite_loss_comes_last(tmp_path: Path) -> None:
     assert "not finite" in last
 
 
-def test_the_training_says_how_its_steps_were_taken_and_how_fast(tmp_path: Path) -> None:
+def test_the_training_says_how_its_steps_were_taken_and_how_fast(tmp_path: Path, page: str) -> None:
     def on_a_gpu(result: dict[str, Any]) -> None:
         result["training"] |= {"gradient_checkpointing": True, "kernels": "compiled", "micro_batch": None}
 
-    text = Outline(page_of(write_run(tmp_path / "a"))).text
+    text = Outline(page).text
     assert (
         "A step: sequences padded (auto: its attention is not causal); predictions pooled over the whole "
         "step; 4 sequences of each corpus at a time; logits of 1,024 positions at a time; kernels eager "
@@ -521,11 +542,11 @@ def test_the_training_says_how_its_steps_were_taken_and_how_fast(tmp_path: Path)
     rows = [json.loads(line) for line in (there / "metrics.jsonl").read_text().splitlines()]
     rows = [row | {"mfu": 0.413, "peak_bytes": 20.25 * 2**30} for row in rows]
     (there / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    page = Outline(page_of(there)).text
-    assert "activations made twice (checkpointing); kernels compiled." in page
-    assert "860 tokens a second, 41 % of the device's peak (MFU) and 20.2 GiB at the peak." in page
-    assert "tokens_per_second" not in page
-    assert "peak_bytes" not in page
+    text = Outline(page_of(there)).text
+    assert "activations made twice (checkpointing); kernels compiled." in text
+    assert "860 tokens a second, 41 % of the device's peak (MFU) and 20.2 GiB at the peak." in text
+    assert "tokens_per_second" not in text
+    assert "peak_bytes" not in text
 
 
 def test_of_a_run_that_does_not_say_nothing_is_said(tmp_path: Path) -> None:
