@@ -5,7 +5,7 @@ from mari_cli.errors import UserError
 from mari_cli.metrics.corpora import DISTANCE, suite_of
 from mari_cli.search.aim import Aim
 from mari_cli.suites.registry import describe
-from mari_cli.tasks.setting import finetunes_target
+from mari_cli.tasks.shares import finetunes_target
 
 
 def choose_aim(config: RunConfig, metric: str, direction: str | None) -> Aim:

@@ -16,7 +16,8 @@ from mari_cli.storage.layout import CHECKPOINT
 from mari_cli.tasks.attacking import Audit, announce, evidence_of, second_gold_of
 from mari_cli.tasks.preflight import Preflight
 from mari_cli.tasks.record import RunRecord
-from mari_cli.tasks.setting import cache_directory, finetunes_gold
+from mari_cli.tasks.setting import cache_directory
+from mari_cli.tasks.shares import finetunes_gold
 
 
 @dataclass(frozen=True)

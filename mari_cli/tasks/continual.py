@@ -35,7 +35,8 @@ from mari_cli.tasks.assessment import Assessment
 from mari_cli.tasks.examined import Examined
 from mari_cli.tasks.preflight import Preflight, check, make_trainable
 from mari_cli.tasks.run_record import hold_run, record_in
-from mari_cli.tasks.setting import finetunes_target, tokenize_corpora
+from mari_cli.tasks.setting import tokenize_corpora
+from mari_cli.tasks.shares import finetunes_target
 from mari_cli.tasks.unlearn import fine_tune_anew, prepare_gold, prepare_target, unlearn
 
 ITEMS = "items_by_step.jsonl"

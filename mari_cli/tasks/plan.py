@@ -30,12 +30,11 @@ from mari_cli.tasks.imagined_items import Imagined, imagined_items
 from mari_cli.tasks.plan_costs import cost_of_audit, cost_of_support, cost_on_disk
 from mari_cli.tasks.setting import (
     Setting,
-    batches,
     refuse_shards,
-    require_whole_shares,
     tokenize_corpora,
     words_of,
 )
+from mari_cli.tasks.shares import batches, require_whole_shares
 from mari_cli.tasks.supporting import source_of
 from mari_cli.train import planner
 from mari_cli.train.forecast import AsOn, Settings, forecast_fine_tuning

@@ -23,7 +23,6 @@ from mari_cli.tasks import inputs
 from mari_cli.tasks.early_checks import check_names
 from mari_cli.tasks.setting import (
     Setting,
-    finetunes_target,
     gold_at_path,
     prepare,
     reference_at_path,
@@ -32,6 +31,7 @@ from mari_cli.tasks.setting import (
     seed_for,
     tokenize_corpora,
 )
+from mari_cli.tasks.shares import finetunes_target
 from mari_cli.tasks.training import adapt
 from mari_cli.train.optim import check_optimizer
 

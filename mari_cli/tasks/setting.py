@@ -1,7 +1,6 @@
 """Corpora, model, device and disk of a run, with the checks that every task makes before it writes."""
 
 import hashlib
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +14,17 @@ from mari_cli.config import (
     AuditRun,
     CorpusConfig,
     EvaluateRun,
-    FinetuneRun,
     ModelConfig,
     OptimConfig,
     OptimizerName,
     Parallel,
     RunConfig,
-    TargetChoice,
     UnlearnRun,
 )
 from mari_cli.data.corpora import Texts, load_corpora
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import check_prompts, count_tokens
-from mari_cli.errors import UserError, counted
+from mari_cli.errors import UserError
 from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel, load_tokenizer, prompt_style
 from mari_cli.places import place
@@ -50,52 +47,6 @@ def dropout_seed(seed: int) -> int:
     """A different seed in each process, or dropout would draw the same mask in all of them."""
     process = f" {distributed.rank()}" if distributed.rank() else ""
     return seed_for(seed, f"dropout{process}")
-
-
-def finetunes_target(config: UnlearnRun) -> bool:
-    from_scratch = config.model.architecture is not None
-    return config.target is TargetChoice.finetune or (config.target is TargetChoice.auto and from_scratch)
-
-
-def finetunes_gold(config: UnlearnRun) -> bool:
-    """Whether the run trains its gold model itself."""
-    return config.gold in ("finetune", "each") or (config.gold == "auto" and finetunes_target(config))
-
-
-def batches(config: RunConfig) -> dict[str, int]:
-    """The sequences of a step that processes share, by the key that sets their number."""
-    match config:
-        case UnlearnRun():
-            found = {
-                "train.forget_batch": config.train.forget_batch,
-                "train.retain_batch": config.train.retain_batch,
-            }
-            if finetunes_target(config) or config.gold == "finetune":
-                found["finetune.batch_size"] = config.finetune.batch_size
-            return found
-        case FinetuneRun():
-            return {"train.batch_size": config.train.batch_size}
-        case _:
-            return {}
-
-
-def require_whole_shares(batches: Mapping[str, int], processes: int) -> None:
-    """Refuse batches, named by their keys, that several processes cannot share evenly."""
-    uneven = {key: batch for key, batch in batches.items() if batch % processes}
-    if not uneven:
-        return
-    common = math.gcd(*batches.values())
-    fitting = [count for count in range(1, common + 1) if common % count == 0]
-    count = min(fitting, key=lambda count: abs(count - processes))
-    nearest = []
-    for key, batch in uneven.items():
-        below = batch - batch % processes
-        nearest.append(" or ".join(f"`{key}={size}`" for size in (below, below + processes) if size))
-    raise UserError(
-        " and ".join(f"`{key}={batch}`" for key, batch in uneven.items())
-        + f" on {processes} processes: each takes an equal share of a step",
-        f"use {', '.join(nearest)}, or {counted(count, 'process', 'processes')}",
-    )
 
 
 def in_shards(config: OptimConfig) -> bool:

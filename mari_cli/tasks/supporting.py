@@ -23,7 +23,8 @@ from mari_cli.supports import twins
 from mari_cli.supports.keys import Keys, find_keys, given_keys, read_keys
 from mari_cli.supports.twins import Way
 from mari_cli.tasks import inputs
-from mari_cli.tasks.setting import Setting, finetunes_target
+from mari_cli.tasks.setting import Setting
+from mari_cli.tasks.shares import finetunes_target
 
 Load = Callable[[ModelConfig], LanguageModel]
 

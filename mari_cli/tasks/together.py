@@ -21,7 +21,7 @@ from mari_cli import distributed
 from mari_cli.config import Device, FinetuneRun, RunConfig, UnlearnRun
 from mari_cli.errors import UserError
 from mari_cli.options import PreparedRun, RunOptions
-from mari_cli.tasks.setting import batches, require_whole_shares
+from mari_cli.tasks.shares import batches, require_whole_shares
 from mari_cli.tasks.worker import work
 
 

@@ -39,7 +39,8 @@ from mari_cli.tasks.memory_budget import fit_to_memory
 from mari_cli.tasks.negation import Negation
 from mari_cli.tasks.preflight import Preflight, check, make_trainable
 from mari_cli.tasks.run_record import record_run
-from mari_cli.tasks.setting import cache_directory, dropout_seed, finetunes_gold, finetunes_target, in_shards
+from mari_cli.tasks.setting import cache_directory, dropout_seed, in_shards
+from mari_cli.tasks.shares import finetunes_gold, finetunes_target
 from mari_cli.tasks.support_sources import support
 from mari_cli.tasks.training import adapt, fine_tuned_model, keep, take_up
 from mari_cli.train.gradient_filter import filter_with, mlp_matrices, read_components

@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, E
 from mari_cli import launch
 from mari_cli.cli import main
 from mari_cli.errors import UserError
-from mari_cli.tasks.setting import batches, require_whole_shares
+from mari_cli.tasks.shares import batches, require_whole_shares
 from mari_cli.tasks.together import reason_of
 from mari_cli.tasks.unlearn import unlearn
 from mari_cli.tasks.worker import Refused
