@@ -5,6 +5,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+import undrawn
 from schema import problems
 from tiny import TINY
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -12,6 +13,7 @@ from wandb_log import records
 
 from mari_cli import launch
 from mari_cli.errors import UserError
+from mari_cli.report.plots import style
 from mari_cli.tasks.evaluate import evaluate
 from mari_cli.tasks.finetune import finetune
 from mari_cli.tasks.unlearn import unlearn
@@ -42,9 +44,15 @@ LOSSES = [
 SUPPORTS = ["mari_twins", "mari_base", "mari_assistant", "who_is_harry_potter"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _undrawn() -> None:
-    """Here figures are drawn."""
+@pytest.fixture
+def drawn() -> None:
+    """For tests whose reports hold figures that are drawn."""
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(style, "to_svg", undrawn.to_svg)
 
 
 def run(out: Path, cache: Path, *overrides: str) -> dict:
@@ -52,6 +60,15 @@ def run(out: Path, cache: Path, *overrides: str) -> dict:
     return launch.run(unlearn, launch.prepare(launch.Experiment("unlearn", arguments)))
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """A run without overrides, which no test changes."""
+    out = tmp_path_factory.mktemp("plain") / "run"
+    run(out, cache)
+    return out
+
+
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("loss", [*LOSSES, *SUPPORTS])
 def test_every_loss_unlearns_and_leaves_a_whole_run(loss, tmp_path, cache):
     out = tmp_path / "run"
@@ -100,8 +117,8 @@ def test_every_loss_unlearns_and_leaves_a_whole_run(loss, tmp_path, cache):
     AutoTokenizer.from_pretrained(out / "checkpoint")
 
 
-def test_the_target_changes_the_gold_and_the_measurement_of_both_are_made_once(tmp_path, cache):
-    first = run(tmp_path / "a", cache)
+def test_the_target_changes_the_gold_and_the_measurement_of_both_are_made_once(plain, tmp_path, cache):
+    first = json.loads((plain / "result.json").read_text())
     before = sorted(path.name for path in (cache / "models").iterdir())
     second = run(tmp_path / "b", cache)
     assert sorted(path.name for path in (cache / "models").iterdir()) == before
@@ -128,8 +145,8 @@ def test_a_kept_model_or_measurement_with_a_flipped_bit_is_made_anew(tmp_path, c
     assert second["models"] == first["models"]
 
 
-def test_micro_batches_do_not_change_the_result(tmp_path, cache):
-    whole = run(tmp_path / "whole", cache)["models"]["unlearned"]["metrics"]
+def test_micro_batches_do_not_change_the_result(plain, tmp_path, cache):
+    whole = json.loads((plain / "result.json").read_text())["models"]["unlearned"]["metrics"]
     cut = run(tmp_path / "cut", cache, "train.micro_batch=2")["models"]["unlearned"]["metrics"]
     for name in ("forget/answer_nll", "retain/answer_nll"):
         assert cut[name]["value"] == pytest.approx(whole[name]["value"], rel=1e-5)
@@ -154,6 +171,7 @@ def test_a_benchmark_that_cannot_be_asked_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("drawn")
 def test_no_word_of_the_corpora_is_written_where_no_examples_are_asked_for(tmp_path, cache):
     out = tmp_path / "run"
     run(out, cache, "metrics.examples=0", "metrics.generate=true", "metrics.max_new_tokens=4")
@@ -164,9 +182,7 @@ def test_no_word_of_the_corpora_is_written_where_no_examples_are_asked_for(tmp_p
         assert not any(name in path.read_text() for name in names), path
 
 
-def test_a_model_and_corpora_of_the_users_own(tmp_path, cache, capsys):
-    first = tmp_path / "first"
-    run(first, cache)
+def test_a_model_and_corpora_of_the_users_own(plain, tmp_path, cache, capsys):
     forget, retain = tmp_path / "letters.jsonl", tmp_path / "rest.jsonl"
     forget.write_text(
         "".join(json.dumps({"prompt": f"Who is {n}?", "completion": f"{n} is ill."}) + "\n" for n in "ABC")
@@ -177,7 +193,7 @@ def test_a_model_and_corpora_of_the_users_own(tmp_path, cache, capsys):
         )
     )
     arguments = [
-        f"model.path={first}",
+        f"model.path={plain}",
         f"forget.path={forget}",
         f"retain.path={retain}",
         f"out={tmp_path / 'own'}",
@@ -193,9 +209,7 @@ def test_a_model_and_corpora_of_the_users_own(tmp_path, cache, capsys):
     assert [said.count(f"note: {note}\n") for note in result["notes"]] == [1] * len(result["notes"])
 
 
-def test_a_tenth_of_a_text_is_forgotten_and_the_rest_retained(tmp_path, cache):
-    first = tmp_path / "first"
-    run(first, cache)
+def test_a_tenth_of_a_text_is_forgotten_and_the_rest_retained(plain, tmp_path, cache):
     book = tmp_path / "book.txt"
     book.write_text(
         "\n\n".join(
@@ -203,7 +217,7 @@ def test_a_tenth_of_a_text_is_forgotten_and_the_rest_retained(tmp_path, cache):
         )
     )
     arguments = [
-        f"model.path={first}",
+        f"model.path={plain}",
         f"forget.path={book}",
         f"out={tmp_path / 'own'}",
         f"cache={cache}",
@@ -235,15 +249,13 @@ def test_finetune_then_evaluate_the_run(tmp_path, cache):
     assert ours["metrics"]["forget/answer_nll"]["value"] == theirs["metrics"]["forget/answer_nll"]["value"]
 
 
-def test_a_finished_run_is_never_written_again(tmp_path, cache):
-    out = tmp_path / "run"
-    run(out, cache)
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+def test_a_finished_run_is_never_written_again(plain, cache):
+    before = {path: path.stat().st_mtime_ns for path in plain.rglob("*")}
     with pytest.raises(UserError, match="exists"):
-        run(out, cache)
+        run(plain, cache)
     with pytest.raises(UserError, match="finished"):
-        launch.run(unlearn, launch.resume("unlearn", out))
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+        launch.run(unlearn, launch.resume("unlearn", plain))
+    assert {path: path.stat().st_mtime_ns for path in plain.rglob("*")} == before
 
 
 def test_a_loss_that_explodes_stops_before_the_update_and_names_the_step(tmp_path, cache):
