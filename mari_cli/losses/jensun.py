@@ -19,9 +19,7 @@ from mari_cli.sections import require
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mari_cli.losses.engine import Readings
-    from mari_cli.losses.objective import Objective, Terms
-    from mari_cli.losses.step import Step
+    from mari_cli.losses.objective import Objective
 
 
 @register
@@ -41,21 +39,10 @@ class JensUnConfig(HeldLossConfig):
         return self.refusal
 
     def objective(self) -> "Objective":
-        import torch
-
-        from mari_cli.losses.objective import beside_retain
+        from mari_cli.losses.objective import mean_beside_retain
         from mari_cli.losses.readings import LogP
 
-        refusal = LogP("alternative")
-
-        def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
-            value = torch.zeros(())
-            if refusal in readings:
-                count = step.positions["alternative"].step_positions
-                value = jensen_shannon_to_token(readings[refusal]).sum() / count
-            return value, {"jensun": value}
-
-        return beside_retain(self, forget, [refusal], nonlinear=(refusal,))
+        return mean_beside_retain(self, "jensun", LogP("alternative"), jensen_shannon_to_token)
 
 
 def jensen_shannon_to_token(log_p_N: "Tensor") -> "Tensor":

@@ -106,16 +106,19 @@ def build(config: LossConfig) -> Objective:
 # -- what losses are made of ---------------------------------------------------------------------------------
 
 
-def step_mean(reading: Reading, step: Step, readings: Readings) -> Tensor:
-    """This part's contribution to the mean of a reading over the step's positions."""
-    read_N = readings.get(reading)
-    return torch.zeros(()) if read_N is None else read_N.sum() / step.positions[reading.role].step_positions
+def step_mean(
+    reading: Reading, step: Step, readings: Readings, formula: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """This part's contribution to the mean over the step's positions of a reading, or of its ``formula``."""
+    if reading not in readings:
+        return torch.zeros(())
+    value_N = formula(readings[reading]) if formula else readings[reading]
+    return value_N.sum() / step.positions[reading.role].step_positions
 
 
 def mean_nll(role: str, step: Step, readings: Readings) -> Tensor:
     """This part's contribution to the mean negative log-likelihood over the step's positions, in nats."""
-    log_p_N = readings.get(LogP(role))
-    return torch.zeros(()) if log_p_N is None else -log_p_N.sum() / step.positions[role].step_positions
+    return step_mean(LogP(role), step, readings, torch.neg)
 
 
 def sequence_log_p(role: str, step: Step, readings: Readings, *, length_normalised: bool = False) -> Tensor:
@@ -213,6 +216,19 @@ def beside_retain(
         reference_log_p=reference_log_p,
         layer=config.retain_layer,
     )
+
+
+def mean_beside_retain(
+    config: HeldLossConfig, name: str, reading: OfLogits, formula: Callable[[Tensor], Tensor] | None = None
+) -> Objective:
+    """`beside_retain` of the mean, called ``name``, of a reading or of its ``formula`` over the step's
+    positions."""
+
+    def forget(step: Step, readings: Readings) -> tuple[Tensor, Terms]:
+        value = step_mean(reading, step, readings, formula)
+        return value, {name: value}
+
+    return beside_retain(config, forget, [reading], nonlinear=(reading,) if formula else ())
 
 
 FINE_TUNING = Objective(

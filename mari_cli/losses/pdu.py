@@ -17,9 +17,7 @@ from mari_cli.sections import non_negative, require
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mari_cli.losses.engine import Readings
     from mari_cli.losses.objective import Objective, Terms
-    from mari_cli.losses.step import Step
 
 
 @register
@@ -48,16 +46,8 @@ class PDUConfig(HeldLossConfig):
 
         import torch
 
-        from mari_cli.losses.objective import RetainWeight, beside_retain
+        from mari_cli.losses.objective import RetainWeight, mean_beside_retain
         from mari_cli.losses.readings import LogitMargin
-
-        margin = LogitMargin("forget")
-
-        def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
-            value = torch.zeros(())
-            if margin in readings:
-                value = readings[margin].square().sum() / step.positions["forget"].step_positions
-            return value, {"logit_margin": value}
 
         def after(weight: "Tensor", terms: "Terms", done: int) -> "Tensor":
             retain = terms[f"retain_{self.retain_loss.value}"]
@@ -65,7 +55,7 @@ class PDUConfig(HeldLossConfig):
                 return weight
             return dual_step(weight, retain.to(weight), limit=self.retain_limit, rate=self.dual_rate)
 
-        objective = beside_retain(self, forget, [margin], nonlinear=(margin,))
+        objective = mean_beside_retain(self, "logit_margin", LogitMargin("forget"), torch.square)
         return replace(objective, retain_weight=RetainWeight(self.retain_weight, after))
 
 

@@ -15,9 +15,7 @@ from mari_cli.sections import non_negative
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mari_cli.losses.engine import Readings
-    from mari_cli.losses.objective import Objective, Terms
-    from mari_cli.losses.step import Step
+    from mari_cli.losses.objective import Objective
 
 
 @register
@@ -34,21 +32,13 @@ class SatImpConfig(HeldLossConfig):
         non_negative("loss", self, "beta1", "beta2")
 
     def objective(self) -> "Objective":
-        import torch
-
-        from mari_cli.losses.objective import beside_retain
+        from mari_cli.losses.objective import mean_beside_retain
         from mari_cli.losses.readings import LogP
 
-        log_p = LogP("forget")
+        def formula(log_p_N: "Tensor") -> "Tensor":
+            return satimp(log_p_N, beta1=self.beta1, beta2=self.beta2)
 
-        def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
-            value = torch.zeros(())
-            if log_p in readings:
-                value_N = satimp(readings[log_p], beta1=self.beta1, beta2=self.beta2)
-                value = value_N.sum() / step.positions["forget"].step_positions
-            return value, {"satimp": value}
-
-        return beside_retain(self, forget, [log_p], nonlinear=(log_p,))
+        return mean_beside_retain(self, "satimp", LogP("forget"), formula)
 
 
 def satimp(log_p_N: "Tensor", *, beta1: float, beta2: float) -> "Tensor":

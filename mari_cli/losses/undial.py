@@ -12,11 +12,7 @@ from mari_cli.losses.base import HeldLossConfig, RetainLoss, register
 from mari_cli.sections import positive
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from mari_cli.losses.engine import Readings
-    from mari_cli.losses.objective import Objective, Terms
-    from mari_cli.losses.step import Step
+    from mari_cli.losses.objective import Objective
 
 
 @register
@@ -35,13 +31,8 @@ class UndialConfig(HeldLossConfig):
         positive("loss", self, "strength")
 
     def objective(self) -> "Objective":
-        from mari_cli.losses.objective import beside_retain, step_mean
+        from mari_cli.losses.objective import mean_beside_retain
         from mari_cli.losses.readings import TargetCrossEntropy
 
         distilled = TargetCrossEntropy("forget", lowered=self.strength)
-
-        def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
-            value = step_mean(distilled, step, readings)
-            return value, {"distillation": value}
-
-        return beside_retain(self, forget, [distilled], nonlinear=())
+        return mean_beside_retain(self, "distillation", distilled)

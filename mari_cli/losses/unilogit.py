@@ -16,11 +16,7 @@ from typing import TYPE_CHECKING
 from mari_cli.losses.base import HeldLossConfig, RetainLoss, register
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from mari_cli.losses.engine import Readings
-    from mari_cli.losses.objective import Objective, Terms
-    from mari_cli.losses.step import Step
+    from mari_cli.losses.objective import Objective
 
 
 @register
@@ -30,13 +26,7 @@ class UnilogitConfig(HeldLossConfig):
     retain_loss: RetainLoss = RetainLoss.kl
 
     def objective(self) -> "Objective":
-        from mari_cli.losses.objective import beside_retain, step_mean
+        from mari_cli.losses.objective import mean_beside_retain
         from mari_cli.losses.readings import UniformTarget
 
-        uniform = UniformTarget("forget")
-
-        def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
-            value = step_mean(uniform, step, readings)
-            return value, {"unilogit": value}
-
-        return beside_retain(self, forget, [uniform], nonlinear=())
+        return mean_beside_retain(self, "unilogit", UniformTarget("forget"))

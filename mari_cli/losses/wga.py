@@ -14,9 +14,7 @@ from mari_cli.sections import non_negative
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mari_cli.losses.engine import Readings
-    from mari_cli.losses.objective import Objective, Terms
-    from mari_cli.losses.step import Step
+    from mari_cli.losses.objective import Objective
 
 
 @register
@@ -31,20 +29,10 @@ class WGAConfig(HeldLossConfig):
         non_negative("loss", self, "beta")
 
     def objective(self) -> "Objective":
-        import torch
-
-        from mari_cli.losses.objective import beside_retain
+        from mari_cli.losses.objective import mean_beside_retain
         from mari_cli.losses.readings import LogP
 
-        log_p = LogP("forget")
-
-        def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
-            value = torch.zeros(())
-            if log_p in readings:
-                value = wga(readings[log_p], beta=self.beta).sum() / step.positions["forget"].step_positions
-            return value, {"wga": value}
-
-        return beside_retain(self, forget, [log_p], nonlinear=(log_p,))
+        return mean_beside_retain(self, "wga", LogP("forget"), lambda log_p_N: wga(log_p_N, beta=self.beta))
 
 
 def wga(log_p_N: "Tensor", *, beta: float) -> "Tensor":
