@@ -16,7 +16,8 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def read_files(config: FileCorpus, *, corpus: str) -> tuple[list[Record], list[s
     assert config.path is not None, "a corpus without a path has nothing to read"
     path = place(config.path)
     if config.path and is_there(path):  # an empty path would be the current folder
-        files = _files(path)
+        with _readable(path):
+            files = _files(path)
         fields_named = config.text_field is not None or config.prompt_field is not None
         if fields_named and all(_suffix(file) == ".txt" for file in files):
             raise UserError(
@@ -128,12 +130,17 @@ def _parts(folder: Path, name: str) -> list[Path]:
 
 def read_table(file: Path, suffix: str | None = None) -> Table:
     """The rows of ``file``, read as a file with ``suffix``. Raises UserError."""
-    try:
+    with _readable(file):
         return READERS[suffix or _suffix(file)](file)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Inside, an error of the system in reading ``path`` becomes a UserError."""
+    try:
+        yield
     except OSError as err:
-        raise UserError(
-            f"cannot read `{file}`: {err.strerror or err}", "check that the file may be read"
-        ) from err
+        raise UserError(f"cannot read `{path}`: {err.strerror or err}", "check that it may be read") from err
 
 
 def passages(text: str, *, characters: int) -> list[str]:
@@ -178,13 +185,6 @@ def _hint_missing(path: Path) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    try:
-        return _listed_files(path)
-    except OSError as err:
-        raise UserError(f"cannot read `{path}`: {err.strerror or err}", "check that it may be read") from err
-
-
-def _listed_files(path: Path) -> list[Path]:
     if path.is_dir():
         inside = sorted(file for file in path.rglob("*") if not file.is_dir())
         files = [f for f in inside if not any(part.startswith(".") for part in f.relative_to(path).parts)]
@@ -212,16 +212,12 @@ def _listed_files(path: Path) -> list[Path]:
 
 
 def _read_file(path: Path, config: FileCorpus, *, corpus: str) -> tuple[list[Record], list[str]]:
-    try:
+    with _readable(path):
         if _suffix(path) == ".txt":
             text = _read_text(path).replace("\r\n", "\n").replace("\r", "\n")
             found = passages(text, characters=config.passage_characters)
             return [Record(text=passage) for passage in found], []
         return _records(READERS[_suffix(path)](path), config, source=str(path), corpus=corpus)
-    except OSError as err:
-        raise UserError(
-            f"cannot read `{path}`: {err.strerror or err}", "check that the file may be read"
-        ) from err
 
 
 ENCODINGS = {
