@@ -48,3 +48,11 @@ def duration(seconds: float) -> str:
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice most similar to ``word``; None where no choice is similar."""
     return next(iter(difflib.get_close_matches(word, list(choices), n=1)), None)
+
+
+def did_you_mean(
+    word: str, choices: Iterable[str], otherwise: str | None = None, *, key: str = ""
+) -> str | None:
+    """A hint with the choice most similar to ``word`` after ``key``; ``otherwise`` where none is similar."""
+    near = nearest(word, choices)
+    return otherwise if near is None else f"did you mean `{key}{near}`?"

@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from mari_cli.data.records import Turn
-from mari_cli.errors import UserError, nearest
+from mari_cli.errors import UserError, did_you_mean
 
 THINKING = ("enable_thinking", "thinking")
 """Arguments that tell a template whether the model thinks before an answer."""
@@ -101,12 +101,11 @@ def check_chat(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> None:
     known = set(re.findall(r"\w+", chat.template))
     for name in chat.arguments:
         if name in RESERVED or name not in known:
-            near = nearest(name, known - set(RESERVED))
+            section = "model.chat_template_args"
+            otherwise = f"leave it out of `{section}`"
             raise UserError(
                 f"the chat template has no argument `{name}`",
-                f"did you mean `model.chat_template_args.{near}`?"
-                if near
-                else "leave it out of `model.chat_template_args`",
+                did_you_mean(name, known - set(RESERVED), otherwise, key=f"{section}."),
             )
     question = [Turn("user", "Where?")]
     if len({chat.write(tokenizer, question, generation_prompt=True) for _ in range(RENDERINGS)}) > 1:

@@ -11,7 +11,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from mari_cli.errors import UserError, nearest
+from mari_cli.errors import UserError, did_you_mean
 
 STATISTICS = "statistics"
 """The page that is about all metrics."""
@@ -75,10 +75,8 @@ def find(name: str) -> Page:
         }
         page = bare.get(name)
     if page is None:
-        guess = nearest(name, metric_pages())
-        raise UserError(
-            f"no page about `{name}`", f"did you mean `{guess}`?" if guess else "`mari metrics` lists them"
-        )
+        hint = did_you_mean(name, metric_pages(), "`mari metrics` lists them")
+        raise UserError(f"no page about `{name}`", hint)
     return page
 
 

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from mari_cli import config
-from mari_cli.errors import UserError, nearest
+from mari_cli.errors import UserError, did_you_mean, nearest
 from mari_cli.launch.typed import is_path, shell_word, unquoted
 from mari_cli.launch.yaml_files import BEGIN
 
@@ -177,10 +177,9 @@ def _not_a_choice(match: re.Match[str], key: str, example: str) -> UserError:
         return UserError(
             f"`{key}` must be one of {listed}, got `false`", 'in YAML, off needs quotes: `"off"`'
         )
-    near = nearest(value, choices)
     return UserError(
         f"`{key}` must be one of {listed}, got `{value}`",
-        f"did you mean `{key}={near}`?" if near else example,
+        did_you_mean(value, choices, example, key=f"{key}="),
     )
 
 

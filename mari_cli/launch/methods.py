@@ -11,7 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from mari_cli.config import RunConfig
-from mari_cli.errors import UserError, nearest
+from mari_cli.errors import UserError, did_you_mean, nearest
 from mari_cli.launch import saved_sweep
 from mari_cli.launch.combinations import Composed
 from mari_cli.launch.experiment import Experiment
@@ -232,10 +232,9 @@ def _check_fixed(methods: Sequence[Method], settings: SearchConfig) -> None:
     known = {word for method in methods for word in (*method.varied.values(), method.name)}
     for name in settings.fixed:
         if name not in known:
-            guess = nearest(name, known)
             raise UserError(
                 f"`sweep.fixed` names `{name}`, which is no method of the sweep",
-                f"did you mean `{guess}`?" if guess else f"the methods are {', '.join(sorted(known))}",
+                did_you_mean(name, known, f"the methods are {', '.join(sorted(known))}"),
             )
     for method in methods:
         if not method.ranges and not _is_fixed(method, settings):
@@ -282,8 +281,7 @@ def _no_such_key(method: Method, key: str, composed: Composed) -> UserError:
     if key in there:
         return UserError(told, f"search it for one method alone: `METHOD:{key}=…`")
     own = [known for known in there if method.node(known) is not None]
-    guess = nearest(key, own)
-    return UserError(told, f"did you mean `{guess}`?" if guess else "`mari config show` lists every key")
+    return UserError(told, did_you_mean(key, own, "`mari config show` lists every key"))
 
 
 def _check_size(method: Method, settings: SearchConfig) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from typing import Any
 
-from mari_cli.errors import UserError, nearest
+from mari_cli.errors import UserError, did_you_mean
 from mari_cli.search.sampler import Sampler
 
 PREFIX = "sweep."
@@ -49,12 +49,9 @@ def read_settings(given: Mapping[str, Any]) -> SearchConfig:
     known = [field.name for field in fields(SearchConfig)]
     for name in given:
         if name not in known:
-            guess = nearest(name, known)
+            otherwise = f"a search has {', '.join(PREFIX + word for word in known)}"
             raise UserError(
-                f"unknown config key `{PREFIX}{name}`",
-                f"did you mean `{PREFIX}{guess}`?"
-                if guess
-                else f"a search has {', '.join(PREFIX + word for word in known)}",
+                f"unknown config key `{PREFIX}{name}`", did_you_mean(name, known, otherwise, key=PREFIX)
             )
     if given.get("trials") is None:
         raise UserError(

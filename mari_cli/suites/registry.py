@@ -1,6 +1,6 @@
 """Every metric by its full name `group/metric`: those of the corpora and those of the suites."""
 
-from mari_cli.errors import UserError, nearest
+from mari_cli.errors import UserError, did_you_mean
 from mari_cli.metrics import corpora
 from mari_cli.metrics.metric import Metric, Metrics, Role, View, register
 from mari_cli.suites import lm_metrics, muse_metrics, rwku_metrics, tofu_metrics
@@ -23,8 +23,7 @@ def describe(full_name: str) -> Metric:
         return METRICS[full_name]
     if benchmark := lm_metrics.describe_benchmark(full_name):
         return benchmark
-    guess = nearest(full_name, METRICS)
-    raise UserError(f"unknown metric `{full_name}`", f"did you mean `{guess}`?" if guess else None)
+    raise UserError(f"unknown metric `{full_name}`", did_you_mean(full_name, METRICS))
 
 
 def headlines(view: View) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any
 from mari_cli.config import RwkuSuite, SuiteConfig
 from mari_cli.data.files import read_subset
 from mari_cli.data.records import Record
-from mari_cli.errors import UserError, nearest
+from mari_cli.errors import UserError, did_you_mean
 from mari_cli.metrics.generation import rouge_l_recall
 from mari_cli.metrics.statistics import How
 from mari_cli.models.load import LanguageModel
@@ -119,9 +119,9 @@ def _read(config: RwkuSuite, name: str) -> list[Mapping[str, object]]:
         return rows
     about = [row for row in rows if row["subject"] == config.subject]
     if not about:
-        near = nearest(config.subject, {str(row["subject"]) for row in rows})
+        known, otherwise = {str(row["subject"]) for row in rows}, "`suite.subject` is a person's name there"
         raise UserError(
             f"{where} asks nothing about `{config.subject}`",
-            f"did you mean `suite.subject={near}`?" if near else "`suite.subject` is a person's name there",
+            did_you_mean(config.subject, known, otherwise, key="suite.subject="),
         )
     return about
