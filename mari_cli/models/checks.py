@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import (
     CONFIG_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -17,8 +18,16 @@ from transformers import (
     PreTrainedModel,
 )
 
-from mari_cli.errors import UserError, nearest
-from mari_cli.models.files import UNREADABLE, check_memory, check_shapes, check_sizes, gist, system_errors
+from mari_cli.errors import UserError, did_you_mean
+from mari_cli.models.files import (
+    UNREADABLE,
+    check_memory,
+    check_shapes,
+    check_sizes,
+    gist,
+    system_errors,
+    unbuildable,
+)
 from mari_cli.storage import atomic
 
 if TYPE_CHECKING:  # which imports this file
@@ -34,22 +43,34 @@ def check_buildable(config: PreTrainedConfig, *, trust_remote_code: bool = False
     check_memory(sum(parameter.numel() for parameter in shapes.parameters()))
 
 
+def config_of(architecture: dict[str, Any], **ours: Any) -> PreTrainedConfig:
+    """The configuration of `model.architecture`, with ``ours`` in place of its values. Raises UserError."""
+    values = dict(architecture)
+    model_type = values.pop("model_type", None)
+    if model_type is None:
+        raise UserError("model.architecture has no `model_type`", "for instance `model_type: gpt2`")
+    check_fields(model_type, values)
+    try:
+        return AutoConfig.for_model(model_type, **values | ours)
+    except UNREADABLE as error:
+        raise unbuildable(model_type, error) from error
+
+
 def check_fields(model_type: Any, values: dict[str, Any]) -> None:
     """Refuse unknown fields. transformers ignores them, so a typo would go unnoticed."""
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
-        near = nearest(str(model_type), CONFIG_MAPPING)
+        otherwise = "it is one of transformers' names, as `gpt2` or `llama`"
         raise UserError(
             f"no architecture is called `{model_type}`",
-            f"did you mean `{near}`?" if near else "it is one of transformers' names, as `gpt2` or `llama`",
+            did_you_mean(str(model_type), CONFIG_MAPPING, otherwise),
         )
     schema: Any = CONFIG_MAPPING[model_type]
     known = {field.name for field in fields(schema)} | set(schema.attribute_map)
     for name in values:
         if name not in known:
-            near = nearest(name, known)
             raise UserError(
                 f"unknown config key `model.architecture.{name}`: a `{model_type}` has no such field",
-                f"did you mean `model.architecture.{near}`?" if near else "see its configuration class",
+                did_you_mean(name, known, "see its configuration class", key="model.architecture."),
             )
 
 

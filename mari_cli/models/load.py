@@ -24,12 +24,7 @@ from mari_cli.data.chat import check_chat
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import Item, PromptStyle, end_of_answer, tokenize
 from mari_cli.errors import UserError, counted
-from mari_cli.models.checks import (
-    check_buildable,
-    check_fields,
-    check_finite,
-    misfit_of,
-)
+from mari_cli.models.checks import check_buildable, check_finite, config_of, misfit_of
 from mari_cli.models.device import Compute
 from mari_cli.models.files import UNREADABLE, check_files, explain_damage, system_errors, unbuildable
 from mari_cli.models.fingerprint import weights_hash
@@ -195,20 +190,18 @@ def place_of(path: str) -> tuple[str, dict[str, Any]]:
 
 
 def _build(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    values = dict(config.architecture or {})
-    model_type = values.pop("model_type", None)
-    if model_type is None:
-        raise UserError("model.architecture has no `model_type`", "for instance `model_type: gpt2`")
-    check_fields(model_type, values)
-    values |= {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id}
-    values |= {"eos_token_id": tokenizer.eos_token_id}
+    architecture = config_of(
+        config.architecture or {},
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     try:
-        architecture = AutoConfig.for_model(model_type, **values)
         check_buildable(architecture)
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, dtype=torch.float32)
     except UNREADABLE as error:
-        raise unbuildable(model_type, error) from error
+        raise unbuildable(architecture.model_type, error) from error
     return model
 
 

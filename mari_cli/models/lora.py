@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from mari_cli.config import LoraConfig, Weights
-from mari_cli.errors import UserError, counted, nearest
+from mari_cli.errors import UserError, counted, did_you_mean
 from mari_cli.models.files import UNREADABLE, gist
 from mari_cli.models.locate import ADAPTER_CONFIG, is_adapter
 from mari_cli.places import place
@@ -76,11 +76,10 @@ def _check_targets(model: PreTrainedModel, targets: list[str]) -> None:
             )
         if not named:
             words = dict.fromkeys(name.rpartition(".")[2] for name in linear)
-            near = nearest(target, words) or nearest(target, linear)
-            listed = ", ".join(f"`{word}`" for word in words)
+            listed = "it has " + ", ".join(f"`{word}`" for word in words)
             raise UserError(
                 f"model.lora.targets: `{type(model).__name__}` has no linear layer called `{target}`",
-                f"did you mean `{near}`?" if near else f"it has {listed}",
+                did_you_mean(target, words, did_you_mean(target, linear, listed)),
             )
 
 
@@ -99,7 +98,14 @@ def _check_rank(model: PreTrainedModel, rank: int) -> None:
 def _inject(settings: Any, model: PreTrainedModel) -> None:
     import peft
 
-    with _silence_peft():
+    with warnings.catch_warnings():  # layouts, which peft corrects, and ties, which `settle_ties` sets
+        for settled in (
+            "fan_in_fan_out is set to",
+            "The following (rank|alpha)_pattern keys",
+            "Model has `tie_word_embeddings=True`",
+            "You have requested `ensure_weight_tying`",
+        ):
+            warnings.filterwarnings("ignore", message=settled)
         peft.inject_adapter_in_model(settings, model, ADAPTER)
 
 
@@ -120,20 +126,6 @@ def _check_linear(model: PreTrainedModel) -> None:
                 f"the adapter of `{name}` would be no plain linear one",
                 "name linear layers, as `model.lora.targets=[q_proj,v_proj]`",
             )
-
-
-@contextmanager
-def _silence_peft() -> Iterator[None]:
-    """Silence peft's warnings about layouts, which peft corrects, and ties, which `settle_ties` sets."""
-    with warnings.catch_warnings():
-        for settled in (
-            "fan_in_fan_out is set to",
-            "The following (rank|alpha)_pattern keys",
-            "Model has `tie_word_embeddings=True`",
-            "You have requested `ensure_weight_tying`",
-        ):
-            warnings.filterwarnings("ignore", message=settled)
-        yield
 
 
 def _adapter_layers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:

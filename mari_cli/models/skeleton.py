@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from mari_cli.config import ModelConfig
 from mari_cli.errors import UserError
-from mari_cli.models.checks import check_fields
+from mari_cli.models.checks import config_of
 from mari_cli.models.files import (
     UNREADABLE,
     check_files,
@@ -91,7 +91,8 @@ def _shapes(config: ModelConfig, vocabulary: int | None) -> tuple[PreTrainedConf
             raise UserError(
                 "no model given", "choose one: `model=llama_3_2_1b`, or `model.path=DIR_OR_HUB_ID`"
             )
-        return _build_config(dict(config.architecture), vocabulary), "model.architecture"
+        ours = {} if vocabulary is None else {"vocab_size": vocabulary}
+        return config_of(config.architecture, **ours), "model.architecture"
     place, arguments = place_of(config.path)
     if is_adapter(Path(place)):
         base = read_base(Path(place))
@@ -105,7 +106,7 @@ def _shapes(config: ModelConfig, vocabulary: int | None) -> tuple[PreTrainedConf
         return AutoConfig.from_pretrained(place, local_files_only=True, **options), place
     except UNREADABLE as error:
         if config.path in PUBLISHED:
-            return _build_config(dict(PUBLISHED[config.path]), None), "as published"
+            return config_of(PUBLISHED[config.path]), "as published"
         try:
             return AutoConfig.from_pretrained(place, **options), "the hub"
         except UNREADABLE:
@@ -115,16 +116,3 @@ def _shapes(config: ModelConfig, vocabulary: int | None) -> tuple[PreTrainedConf
         "its shapes are enough: `model.path=null` and "
         "`model.architecture={model_type: llama, vocab_size: 128256, hidden_size: 2048, …}`",
     )
-
-
-def _build_config(values: dict[str, Any], vocabulary: int | None) -> PreTrainedConfig:
-    model_type = values.pop("model_type", None)
-    if model_type is None:
-        raise UserError("model.architecture has no `model_type`", "for instance `model_type: gpt2`")
-    check_fields(model_type, values)
-    if vocabulary is not None:
-        values["vocab_size"] = vocabulary
-    try:
-        return AutoConfig.for_model(model_type, **values)
-    except UNREADABLE as error:
-        raise unbuildable(model_type, error) from error
