@@ -7,7 +7,7 @@ cases. A difference below `margin` is none, whatever its p-value: two golds diff
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from scipy.stats import binomtest
@@ -49,9 +49,6 @@ class CardRow:
     p_value: float | None
     """Of the sign test against gold, or against before where there is no gold; before Bonferroni."""
     detail: dict[str, Any] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def card_row(

@@ -8,7 +8,7 @@ against the model before the first request (does it erode?).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -75,9 +75,6 @@ class MatrixRow:
     metric: str
     cells: list[MatrixCell | None]
     """One for each step, the model before the first request included."""
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def rows_of(

@@ -1,7 +1,7 @@
 """`mari audit`: does it come back? Before, now and gold under the same attacks, and a verdict in words."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -57,7 +57,7 @@ def audit(config: AuditRun, options: RunOptions) -> dict[str, Any]:
             outcome=None,
             compute=flight.setting.compute,
             notes=[*said, *notes, *flight.notes, *left_out],
-            audit=[row.as_json() for row in rows],
+            audit=[asdict(row) for row in rows],
         )
 
 

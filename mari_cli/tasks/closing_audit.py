@@ -1,7 +1,7 @@
 """The audit with which a run of `mari unlearn` ends, planned and told before its first step."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -58,7 +58,7 @@ class ClosingAudit:
         audit = Audit(config.audit, self.evidence, self.planned, cache_directory(config), load, track)
         audit.run()
         rows, said = audit.card(How(config.metrics.bootstrap, config.metrics.confidence, config.seed))
-        return [_of_run(row.as_json()) for row in rows], [*said, *self.left_out]
+        return [_of_run(asdict(row)) for row in rows], [*said, *self.left_out]
 
 
 def roles_of(config: UnlearnRun, *, second_gold: bool) -> list[str]:

@@ -7,7 +7,7 @@ matrix (metrics/by_request.py). Nothing is trained here but target and gold mode
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mari_cli.data.requests import Request
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError, counted
 from mari_cli.losses import objective as losses
-from mari_cli.metrics.by_request import MatrixRow, rows_of
+from mari_cli.metrics.by_request import rows_of
 from mari_cli.metrics.items import ItemValues, item_values
 from mari_cli.metrics.statistics import How
 from mari_cli.models.load import LanguageModel
@@ -229,7 +229,7 @@ def _matrix(
     """What result.json says of the requests."""
     config = flight.config
     how = How(config.metrics.bootstrap, config.metrics.confidence, config.seed)
-    rows: list[MatrixRow] = rows_of(
+    rows = rows_of(
         [request.keys for request in requests],
         [_values(found) for found in steps],
         {step: _values(found) for step, found in golds.items()},
@@ -242,7 +242,7 @@ def _matrix(
         ],
         "steps": ["before", *(_after(request.number) for request in requests)],
         "weights": [found.weights for found in steps],
-        "rows": [row.as_json() for row in rows],
+        "rows": [asdict(row) for row in rows],
     }
 
 

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -195,55 +195,43 @@ def fine_tuned_model(
         "seed": seed,
     }
     key = key_hash(cache_key("models", RECIPE, described(lm, weights), asked))
-    path = cache / "models" / key / CHECKPOINT
-    make = partial(
-        _make, lm=lm, items=items, config=config, weights=weights, seed=seed, track=track, role=role
-    )
+    directory = cache / "models" / key
+
+    def make(path: Path) -> None:
+        """The checkpoint, with its seal and its log beside it."""
+        say(
+            f"{role}: fine-tuning on {counted(len(items), 'item')}, at most {counted(config.epochs, 'epoch')}"
+        )
+        with atomic.retold_disk_errors(directory), (directory / METRICS).open("a") as metrics:
+            outcome = fine_tune(
+                lm,
+                items,
+                config,
+                weights=weights,
+                seed=seed,
+                state_dir=directory / STATE,
+                track=track,
+                description=role,
+                section="finetune.",
+                log=(lambda record: print(json.dumps(record), file=metrics, flush=True)),
+            )
+        if outcome.failed:
+            raise UserError(
+                f"{role}: fine-tuning was stopped. {outcome.stopped_by}",
+                f"lower `finetune.lr` (now {config.lr:g})",
+            )
+        if distributed.is_rank_zero():
+            lm.save(path)
+        # the first one's counts, and the others need not read it
+        json_cache.write(directory / SEAL, directory_hash(path) if distributed.is_rank_zero() else None)
+        if distributed.is_rank_zero():
+            shutil.rmtree(directory / STATE)
+        say(f"{role}: {outcome.stopped_by or 'all epochs done'} after {counted(outcome.steps, 'step')}")
+
     find_or_make(
-        path,
+        directory / CHECKPOINT,
         name=role,
         is_whole=lambda there: json_cache.read_here(there.with_name(SEAL)) == directory_hash(there),
         make=make,
     )
-    return replace(base, path=str(path.parent), architecture=None, revision=None)
-
-
-def _make(
-    path: Path,
-    *,
-    lm: LanguageModel,
-    items: Sequence[Item],
-    config: FinetuneConfig,
-    weights: str,
-    seed: int,
-    track: Track,
-    role: str,
-) -> None:
-    """Fine-tune ``lm`` and save it as ``path``, with its seal and its log beside it."""
-    directory = path.parent
-    say(f"{role}: fine-tuning on {counted(len(items), 'item')}, at most {counted(config.epochs, 'epoch')}")
-    with atomic.retold_disk_errors(directory), (directory / METRICS).open("a") as metrics:
-        outcome = fine_tune(
-            lm,
-            items,
-            config,
-            weights=weights,
-            seed=seed,
-            state_dir=directory / STATE,
-            track=track,
-            description=role,
-            section="finetune.",
-            log=(lambda record: print(json.dumps(record), file=metrics, flush=True)),
-        )
-    if outcome.failed:
-        raise UserError(
-            f"{role}: fine-tuning was stopped. {outcome.stopped_by}",
-            f"lower `finetune.lr` (now {config.lr:g})",
-        )
-    if distributed.is_rank_zero():
-        lm.save(path)
-    # the first one's counts, and the others need not read it
-    json_cache.write(directory / SEAL, directory_hash(path) if distributed.is_rank_zero() else None)
-    if distributed.is_rank_zero():
-        shutil.rmtree(directory / STATE)
-    say(f"{role}: {outcome.stopped_by or 'all epochs done'} after {counted(outcome.steps, 'step')}")
+    return replace(base, path=str(directory), architecture=None, revision=None)
