@@ -173,7 +173,7 @@ def plan(
     if as_json:
         typer.echo(plan_table.as_json(found))
     else:
-        tables.print_grid(tables.of_plan(plan_table.rows(found)))
+        tables.print_grid(tables.Grid(["figure", "value", "what it is"], plan_table.rows(found), numbers=3))
 
 
 @app.command(

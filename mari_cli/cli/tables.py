@@ -346,10 +346,6 @@ def of_differences(pair: tuple[str, str], differences: Mapping[str, Any]) -> Gri
     return Grid([" − ".join(pair), "difference", "low", "high", "by", "separable"], rows, numbers=1)
 
 
-def of_plan(rows: Sequence[Sequence[str]]) -> Grid:
-    return Grid(["figure", "value", "what it is"], rows, numbers=3)
-
-
 BETTER = {"up": "higher", "down": "lower", "gold": "as gold"}
 
 

@@ -66,12 +66,7 @@ def compose_combinations(given: Experiment) -> Composed:
     experiment = replace(given, overrides=words.of_hydra)
     with compose_with_hydra(experiment) as controller:
         loader = controller.config_loader
-        master = controller.compose_config(
-            config_name=experiment.primary,
-            overrides=experiment.arguments,
-            run_mode=RunMode.MULTIRUN,
-            with_log_configuration=False,
-        )
+        master = _multirun_config(controller, experiment)
         parser = OverridesParser.create(config_loader=loader)
         params: Any = OmegaConf.to_container(master.hydra.sweeper, resolve=False)
         params = params["params"] or {}  # unresolved: `${seed}` is another in each job
@@ -116,6 +111,15 @@ def compose_combinations(given: Experiment) -> Composed:
     )
 
 
+def _multirun_config(controller: Any, experiment: Experiment) -> Any:
+    return controller.compose_config(
+        config_name=experiment.primary,
+        overrides=experiment.arguments,
+        run_mode=RunMode.MULTIRUN,
+        with_log_configuration=False,
+    )
+
+
 def directory_name(name: str) -> str:
     """``name`` as the directory of a job has it."""
     return re.sub(r"[^\w.=+-]+", "-", name)[:LONGEST_NAME]
@@ -133,13 +137,8 @@ def _launcher(ours: DictConfig, experiment: Experiment) -> list[str]:
         return [override for override in experiment.overrides if is_of_launcher(override)]
     plain = Experiment(experiment.task, [choice])
     with session(plain) as controller:
-        expected = controller.compose_config(
-            config_name=plain.primary,
-            overrides=plain.arguments,
-            run_mode=RunMode.MULTIRUN,
-            with_log_configuration=False,
-        ).hydra
-    theirs, given = _flat(expected.launcher), _flat(ours.launcher)
+        theirs = _flat(_multirun_config(controller, plain).hydra.launcher)
+    given = _flat(ours.launcher)
     return [
         choice,
         *(f"hydra.launcher.{key}={value}" for key, value in given.items() if value != theirs.get(key)),

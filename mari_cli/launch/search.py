@@ -261,15 +261,11 @@ def _tell(trial: Trial, result: Any, aim: Aim) -> Trial:
 def _require_aim(aim: Aim, results: Sequence[Any]) -> None:
     """Stop after the first round where no run measures what the search is for."""
     done = [result for result in results if not isinstance(result, Failed)]
-    if done and not any(_measures(aim, result) for result in done):
+    if done and not any(aim.metric in of["metrics"] for result in done for of in result["models"].values()):
         raise UserError(
             f"no run measures `{aim.metric}`, which the search is for",
             "choose another: `sweep.aim=…`; `mari metrics` lists what is measured",
         )
-
-
-def _measures(aim: Aim, result: Any) -> bool:
-    return any(aim.metric in model["metrics"] for model in result["models"].values())
 
 
 # -- the report's runs ---------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 Of every forget item one, or several: then first one of each item, then a second one of each, and so on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle, islice
 
@@ -39,7 +39,7 @@ def alternative_items(config: UnlearnRun, lm: LanguageModel, forget: Corpus) -> 
                 f"the tokenizer of `{lm.name}` makes no token of {wanted!r}",
                 f"{loss.kind} wants these tokens: choose others",
             )
-        return [_relabel(item, tokens) for item in forget.items]
+        return [replace(item, wanted=tuple(islice(cycle(tokens), item.num_targets))) for item in forget.items]
     if not loss.alternative_answers and asked is None:
         return []
     if any(record.prompt is None for record in forget.records):
@@ -159,13 +159,4 @@ def _longest(item: Item, asked: Alternates, lm: LanguageModel) -> Item:
     """The prompt of ``item`` with an answer as long as the model may write, and its end."""
     question, _ = question_and_truth(item)
     room = max(1, min(asked.max_new_tokens + 1, lm.max_length - len(question)))
-    return Item((*question, *_filler(room)), len(question), item.record)
-
-
-def _filler(length: int) -> Iterator[int]:
-    return islice(cycle((0,)), length)
-
-
-def _relabel(item: Item, tokens: Sequence[int]) -> Item:
-    """``item`` with ``tokens``, over and over, as what is wanted at its targets."""
-    return replace(item, wanted=tuple(islice(cycle(tokens), item.num_targets)))
+    return Item((*question, *[0] * room), len(question), item.record)

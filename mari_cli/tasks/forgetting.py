@@ -86,7 +86,11 @@ class Draws:
 
     def indices_at(self, step: int) -> dict[str, list[int]]:
         """By role of the loss."""
-        drawn = {role: self._draw(STREAM_OF[role], step) for role in self.needs.roles}
+        streams = {role: STREAM_OF[role] for role in self.needs.roles}
+        drawn = {
+            role: draw(len(self.items[stream]), self.sizes[stream], step, seed=self._seed(stream))
+            for role, stream in streams.items()
+        }
         if "alternative" in drawn:
             first = step % self._rounds * len(self.items["forget"])
             drawn["alternative"] = [first + i for i in drawn["alternative"]]
@@ -120,9 +124,6 @@ class Draws:
     def _rounds(self) -> int:
         """How many alternatives a forget item has; its next one is taken in the next step."""
         return max(1, len(self.items["alternative"]) // len(self.items["forget"]))
-
-    def _draw(self, stream: str, step: int) -> list[int]:
-        return draw(len(self.items[stream]), self.sizes[stream], step, seed=self._seed(stream))
 
     def _seed(self, stream: str) -> int:
         return seed_for(self.config.seed, f"{stream} order")

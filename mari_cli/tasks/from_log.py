@@ -258,7 +258,8 @@ def _several(
     say(f"runs: {out}")
     names = names_of([Path(its.path) for its in told])
     listed = []
-    for its, name, folder in zip(told, names, _folders(names), strict=True):
+    for number, (its, name) in enumerate(zip(told, names, strict=True)):
+        folder = f"{number}_{re.sub(r'[^A-Za-z0-9_.=+-]+', '-', name)[-100:]}"  # what a path can hold
         model = replace(config.model, name=name.replace("/", " "))
         run = replace(config, from_log=its.path, out=str(out / folder), model=model)
         result = _record(
@@ -288,13 +289,6 @@ def _together(notes: Sequence[Sequence[str]]) -> list[str]:
     return [
         note if count == len(notes) else f"{count} of {len(notes)} logs: {note}"
         for note, count in counts.items()
-    ]
-
-
-def _folders(names: Sequence[str]) -> list[str]:
-    """A folder for the run of each: its name without what a path cannot hold, after its number."""
-    return [
-        f"{number}_{re.sub(r'[^A-Za-z0-9_.=+-]+', '-', name)[-100:]}" for number, name in enumerate(names)
     ]
 
 

@@ -90,7 +90,7 @@ def push(
         if there is not None:
             notes = _check_visibility(there, public=public)
         at = revision
-        if there is not None and revision is not None and not _has_revision(api, there.id, revision):
+        if there is not None and revision is not None and not api.revision_exists(there.id, revision):
             at = None  # a new branch begins as the main one is
         held = {} if there is None else _held(api, there.id, at)
         others = _others(held, parcel)
@@ -148,10 +148,6 @@ def _check_visibility(there: "ModelInfo", *, public: bool) -> list[str]:
             "say `--public` if that is meant, or choose another name",
         )
     return [f"`{there.id}` was private, and stays so"] if there.private and public else []
-
-
-def _has_revision(api: "HfApi", repo: str, revision: str) -> bool:
-    return bool(api.revision_exists(repo, revision))
 
 
 def _held(api: "HfApi", repo: str, revision: str | None) -> dict[str, str]:

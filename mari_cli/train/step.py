@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from mari_cli import distributed
@@ -155,7 +155,9 @@ def backward(
 
     passes = max(len(parts) for parts in cuts.values())
     total: Terms = {}
-    narrow = [] if passes == 1 or reduced_elsewhere else _trained_in_16_bits(lm.model)
+    narrow = []
+    if passes > 1 and not reduced_elsewhere:
+        narrow = [p for p in lm.model.parameters() if p.requires_grad and p.dtype.itemsize == 2]
     own = [] if reduced_elsewhere else [p for p in lm.model.parameters() if not isinstance(p, DTensor)]
     processes = distributed.GradientSum(own)
     # 16-bit gradients can be exchanged only after their float32 sums are rounded
@@ -194,10 +196,6 @@ def logits_bytes(groups: Group, vocabulary: int) -> int:
 
 def chunk_for(vocabulary: int) -> int:
     return max(8, CHUNK_BYTES // (4 * vocabulary) // 8 * 8)
-
-
-def _trained_in_16_bits(model: nn.Module) -> list[Tensor]:
-    return [p for p in model.parameters() if p.requires_grad and p.dtype.itemsize == 2]
 
 
 @contextmanager
