@@ -1,10 +1,13 @@
 """The shape of the source does not grow back: limits on what experiments/house/measure.py counts."""
 
+import ast
 import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+import mari_cli
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "house" / "measure.py"
 FRAMES = 12
@@ -13,6 +16,8 @@ LONGEST = 499
 """Lines of a file."""
 PAIRS = 3
 """Pairs of functions that differ in a verb's ending."""
+READ_BY_NAME = {"retain_model", "both_model"}
+"""Keys of the configuration that are read with getattr, by names in a list."""
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +45,22 @@ def test_a_name_means_one_thing(house):
     assert not house.names_with_two_meanings()
     assert not house.renamed_classes()
     assert len(house.participle_pairs()) <= PAIRS
+
+
+def test_every_key_of_the_configuration_is_read():
+    """A key that nothing reads but the check of its value would change nothing."""
+    keys, read = set(), set()
+    for file in sorted(Path(mari_cli.__file__).parent.rglob("*.py")):
+        tree = ast.parse(file.read_text())
+        checks = [node for node in ast.walk(tree) if getattr(node, "name", None) == "__post_init__"]
+        checked = {id(node) for check in checks for node in ast.walk(check)}
+        read |= {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and id(n) not in checked}
+        if file.parent.name in ("config", "losses"):
+            keys |= {
+                field.target.id
+                for section in ast.walk(tree)
+                if isinstance(section, ast.ClassDef)
+                for field in section.body
+                if isinstance(field, ast.AnnAssign)
+            }
+    assert keys - read == READ_BY_NAME
