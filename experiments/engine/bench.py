@@ -37,7 +37,7 @@ from mari_cli.measure import fake
 from mari_cli.measure.memory import MemoryTracker, allocator_peak, held
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import add_adapters
-from mari_cli.models.packing import Layout, settle
+from mari_cli.models.packing import Layout, choose_layout
 from mari_cli.models.skeleton import PUBLISHED
 from mari_cli.train.forecast import AsOn, Settings, forecast, forecast_fine_tuning
 from mari_cli.train.optim import adamw
@@ -237,7 +237,7 @@ def forecast_figures() -> list[Figure]:
     groups, figures = {"forget": items[:12], "retain": items[12:]}, []
     for packing in (Packing.never, Packing.always):
         lm = timed_model(STORIES)
-        lm = replace(lm, layout=settle(lm.model, lm.compute, packing))
+        lm = replace(lm, layout=choose_layout(lm.model, lm.compute, packing))
         width, head = lm.model.get_input_embeddings().weight.shape[1], operand_head(lm).frozen()
         targets = [item.num_targets for item in groups["retain"]]
 

@@ -320,13 +320,13 @@ def _alike(jobs: Sequence["SweepJob"], keys: Sequence[str]) -> list[list[int]]:
 
 def _of_group(group: Sequence[tuple["SweepJob", Any]]) -> tuple[int, dict[str, Any]]:
     """The number of finished jobs of a method, and the metrics over these jobs."""
-    from mari_cli.tasks.compare import merged
+    from mari_cli.tasks.compare import merge_seeds
 
     done = {job.config.seed: result for job, result in group if isinstance(result, dict)}
     if not done:
         return 0, {}
     confidence = group[0][0].config.metrics.confidence
-    return len(done), _ours(merged(list(done.values()), list(done), confidence=confidence))
+    return len(done), _ours(merge_seeds(list(done.values()), list(done), confidence=confidence))
 
 
 def of_differences(pair: tuple[str, str], differences: Mapping[str, Any]) -> Grid:

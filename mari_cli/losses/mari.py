@@ -131,7 +131,7 @@ class MariConfig(LossConfig):
         pointwise information of the observed tokens and the anchor where their weights are not 0."""
         import torch
 
-        from mari_cli.losses.objective import Needs, Objective, like, step_mean
+        from mari_cli.losses.objective import Needs, Objective, cast_like, step_mean
         from mari_cli.losses.readings import (
             KL,
             Anchor,
@@ -165,7 +165,7 @@ class MariConfig(LossConfig):
             information = pointwise = torch.zeros(())
             if read in readings and step.pools is not None:
                 value_C = readings[read]
-                information = (like(value_C, step.pools.weight_C) * value_C).sum()
+                information = (cast_like(value_C, step.pools.weight_C) * value_C).sum()
             elif read in readings:
                 count = step.positions["forget"].step_positions
                 information, *more = (value_M.sum() / count for value_M in readings[read])

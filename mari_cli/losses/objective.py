@@ -126,19 +126,19 @@ def sequence_log_p(role: str, step: Step, readings: Readings, *, length_normalis
     positions, log_p_N = step.positions[role], readings[LogP(role)]
     sequence_N = sent(positions.sequence_N, log_p_N.device)
     log_p_S = log_p_N.new_zeros(positions.sequences).index_add(0, sequence_N, log_p_N)
-    return log_p_S / like(log_p_S, lengths(positions)) if length_normalised else log_p_S
+    return log_p_S / cast_like(log_p_S, lengths(positions)) if length_normalised else log_p_S
 
 
 def step_distance(h_ND: Tensor, target: Tensor, positions: Positions) -> Tensor:
     """This part's contribution to the mean over the step's sequences of (1/T) Σ_t ‖h_t - target_t‖², T the
     number of supervised tokens of a sequence. ``target`` [N, D] or [D]."""
-    square_N = (h_ND - like(h_ND, target)).pow(2).sum(-1)
+    square_N = (h_ND - cast_like(h_ND, target)).pow(2).sum(-1)
     sequence_N = sent(positions.sequence_N, h_ND.device)
     square_S = square_N.new_zeros(positions.sequences).index_add(0, sequence_N, square_N)
-    return (square_S / like(square_S, lengths(positions))).sum() / positions.step_sequences
+    return (square_S / cast_like(square_S, lengths(positions))).sum() / positions.step_sequences
 
 
-def like(other: Tensor, tensor: Tensor) -> Tensor:
+def cast_like(other: Tensor, tensor: Tensor) -> Tensor:
     """``tensor`` on the device and in the dtype of ``other``."""
     return sent(tensor, other.device, other.dtype)
 
@@ -186,7 +186,7 @@ def with_retain(
             name, reading = held[retain]
             found[name] = retain_term(reading, step, read)
             changed = step.retain_weight
-            weight = config.retain_weight if changed is None else like(found[name], changed)
+            weight = config.retain_weight if changed is None else cast_like(found[name], changed)
             loss = loss + weight * found[name]
         return {"loss": loss, **found}
 

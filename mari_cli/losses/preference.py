@@ -36,7 +36,7 @@ class NPOConfig(HeldLossConfig):
     def objective(self) -> "Objective":
         import torch
 
-        from mari_cli.losses.objective import beside_retain, lengths, like, sequence_log_p
+        from mari_cli.losses.objective import beside_retain, cast_like, lengths, sequence_log_p
         from mari_cli.losses.readings import LogP
 
         def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
@@ -44,9 +44,9 @@ class NPOConfig(HeldLossConfig):
             if LogP("forget") in readings:
                 by_length = self.length_normalised
                 log_p_S = sequence_log_p("forget", step, readings, length_normalised=by_length)
-                reference_S = like(log_p_S, step.reference_log_p["forget"])
+                reference_S = cast_like(log_p_S, step.reference_log_p["forget"])
                 if by_length:
-                    reference_S = reference_S / like(log_p_S, lengths(step.positions["forget"]))
+                    reference_S = reference_S / cast_like(log_p_S, lengths(step.positions["forget"]))
                 value_S = npo(log_p_S, reference_S, beta=self.beta)
                 value = value_S.sum() / step.positions["forget"].step_sequences
             return value, {"npo": value}
@@ -84,7 +84,7 @@ def preferring_alternatives(config: HeldLossConfig, *, beta: float) -> "Objectiv
     sequences, plus the retain loss of ``config``."""
     import torch
 
-    from mari_cli.losses.objective import beside_retain, like, sequence_log_p
+    from mari_cli.losses.objective import beside_retain, cast_like, sequence_log_p
     from mari_cli.losses.readings import LogP
 
     def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
@@ -93,7 +93,7 @@ def preferring_alternatives(config: HeldLossConfig, *, beta: float) -> "Objectiv
             both = []
             for role in ("alternative", "forget"):
                 log_p_S = sequence_log_p(role, step, readings)
-                both += [log_p_S, like(log_p_S, step.reference_log_p[role])]
+                both += [log_p_S, cast_like(log_p_S, step.reference_log_p[role])]
             value = dpo(*both, beta=beta).sum() / step.positions["forget"].step_sequences
         return value, {"dpo": value}
 

@@ -39,7 +39,7 @@ from mari_cli.models.lora import (
     settle_ties,
     write_adapter,
 )
-from mari_cli.models.packing import Layout, settle
+from mari_cli.models.packing import Layout, choose_layout
 from mari_cli.models.speaking import stops
 from mari_cli.models.tokenizer import check_chat_template, check_tokenizer, only_own_tokens, train_tokenizer
 from mari_cli.places import is_there
@@ -109,7 +109,7 @@ class LanguageModel:
 
 def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedTokenizerBase:
     """The tokenizer that ``config`` names; ``corpus`` is read only where a tokenizer is trained."""
-    hush()
+    silence_transformers()
     if config.tokenizer == "train":
         if config.path is not None:
             raise UserError(
@@ -144,7 +144,7 @@ def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedToke
     return only_own_tokens(tokenizer) if "gguf_file" in arguments else tokenizer
 
 
-def hush() -> None:
+def silence_transformers() -> None:
     """Silence transformers' progress bars and warnings, because mari prints its own messages."""
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()
@@ -266,7 +266,7 @@ def load_model(
 ) -> LanguageModel:
     """Load or initialise the model on ``compute``'s device, with float32 weights; ``seed`` is for the
     initialisation. Raises UserError for a model that is unreadable, does not fit or is not supported."""
-    hush()
+    silence_transformers()
     if config.path is None and config.architecture is None:
         raise UserError("no model given", "set `model.path=DIR_OR_HUB_ID`, or choose one: `model=gpt2_tiny`")
     model = _load_pretrained(config) if config.path else _build(config, tokenizer, seed)
@@ -299,7 +299,7 @@ def load_model(
         max_length=config.max_length or context or 1024,
         style=prompt_style(config, tokenizer),
         compute=compute,
-        layout=settle(model, compute, packing),
+        layout=choose_layout(model, compute, packing),
     )
 
 

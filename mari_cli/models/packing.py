@@ -39,7 +39,7 @@ class Layout:
         return f"{'packed' if self.packed else 'padded'} ({self.reason})"
 
 
-def settle(model: PreTrainedModel, compute: Compute, packing: Packing) -> Layout:
+def choose_layout(model: PreTrainedModel, compute: Compute, packing: Packing) -> Layout:
     """Choose the layout, and install the attention that a packed layout needs into ``model``.
 
     Sequences are not packed where a trial shows other hidden states, or where the architecture reads across
@@ -47,9 +47,9 @@ def settle(model: PreTrainedModel, compute: Compute, packing: Packing) -> Layout
     return _choose(model, packing, partial(_compare, compute=compute), "no padding, same states")
 
 
-def foresee(model: PreTrainedModel, packing: Packing) -> Layout:
-    """The layout that `settle` will choose, for a model without weights. The function finds obstacles to
-    packing, but assumes that the hidden states are equal."""
+def foresee_layout(model: PreTrainedModel, packing: Packing) -> Layout:
+    """The layout that `choose_layout` will choose, for a model without weights. The function finds obstacles
+    to packing, but assumes that the hidden states are equal."""
     return _choose(model, packing, _run_probes, "no padding, if a try before step 1 gives the same states")
 
 

@@ -93,7 +93,7 @@ class StoredReference:
         return sum(t.nbytes for t in (self.last_ND, self.layer_ND, self.log_p_S) if t is not None)
 
 
-def remember(
+def store_reference(
     lm: LanguageModel,
     items: Sequence[Item],
     wanted: Collection[int] | None,

@@ -19,7 +19,7 @@ from mari_cli.models.files import (
     retold,
     unbuildable,
 )
-from mari_cli.models.load import hush, place_of, switch_off_dropout
+from mari_cli.models.load import place_of, silence_transformers, switch_off_dropout
 from mari_cli.models.locate import is_adapter
 from mari_cli.models.lora import read_base, shape_adapter
 
@@ -65,7 +65,7 @@ def skeleton(
     ``vocabulary`` is the number of tokens of the tokenizer, for a model from an architecture. UserError is
     raised where no shapes are found.
     """
-    hush()
+    silence_transformers()
     architecture, source = _shapes(config, vocabulary)
     try:
         check_sizes(architecture)

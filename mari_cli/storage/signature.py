@@ -42,7 +42,7 @@ def write_signature(file: Path, signature: Path, key: Path) -> None:
     os.replace(scratch, signature)
 
 
-def check(file: Path, signature: Path, key: str | Path) -> None:
+def check_signature(file: Path, signature: Path, key: str | Path) -> None:
     """Raise NotSigned where ``signature`` does not belong to ``file`` and to the public ``key``. Raises
     UserError where ``key`` cannot be read."""
     path = _require_file(key, "the public key")

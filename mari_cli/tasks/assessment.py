@@ -9,7 +9,7 @@ from mari_cli.models.load import LanguageModel
 from mari_cli.progress import track
 from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import Row
-from mari_cli.tasks.beside import beside
+from mari_cli.tasks.beside import compare_models
 from mari_cli.tasks.examined import Examined
 from mari_cli.tasks.measuring import (
     ask_reference,
@@ -82,7 +82,7 @@ class Assessment:
         """
         config = self.flight.config
         models, missing = summarise_models(self.models, self.flight.suite, config.metrics, seed=config.seed)
-        found = beside(models, config.metrics, seed=config.seed)
+        found = compare_models(models, config.metrics, seed=config.seed)
         return record.finish(
             task=config.task,
             name=name,

@@ -15,15 +15,15 @@ from mari_cli.storage.layout import CHECKPOINT, MANIFEST, RUN
 from mari_cli.storage.manifest import changes, read_manifest
 from mari_cli.storage.run import Run
 from mari_cli.tasks.attacking import ROLES, Audit, announce, evidence_of, second_gold_of
-from mari_cli.tasks.preflight import check
+from mari_cli.tasks.preflight import check_run
 from mari_cli.tasks.run_record import record_run
 from mari_cli.tasks.setting import cache_directory, model_beside
 
 
 def audit(config: AuditRun, options: RunOptions) -> dict[str, Any]:
     """Run it and return the result (result.json). Bad input is refused before anything is written."""
-    config, expected, notes = settle(config)
-    flight, lm = check(config, options)
+    config, expected, notes = resolve_auto(config)
+    flight, lm = check_run(config, options)
     before = (
         None
         if config.before == "none"
@@ -64,7 +64,7 @@ def audit(config: AuditRun, options: RunOptions) -> dict[str, Any]:
 # -- what is audited, and beside what ------------------------------------------------------------------------
 
 
-def settle(config: AuditRun) -> tuple[AuditRun, dict[str, str], list[str]]:
+def resolve_auto(config: AuditRun) -> tuple[AuditRun, dict[str, str], list[str]]:
     """The configuration with the run's own target and gold where they are `auto`; the weights that these must
     have, by role; notes. Refused where the run is not finished, or no longer what its manifest says."""
     run = place(config.model.path or "")

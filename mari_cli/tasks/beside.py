@@ -24,7 +24,7 @@ class Beside:
     """What is left out, and why."""
 
 
-def beside(models: Mapping[str, Examined], config: MetricsConfig, *, seed: int) -> Beside:
+def compare_models(models: Mapping[str, Examined], config: MetricsConfig, *, seed: int) -> Beside:
     """Of each model, from the items of all; nothing is asked of a model here."""
     how = How(config.bootstrap, config.confidence, seed)
     items = {

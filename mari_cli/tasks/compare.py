@@ -27,7 +27,7 @@ from mari_cli.tasks.examined import as_json
 @dataclass(frozen=True)
 class Compared:
     results: list[dict[str, Any]]
-    """As `merged` makes them, those of one method over its seeds in one."""
+    """As `merge_seeds` makes them, those of one method over its seeds in one."""
     pair: tuple[str, str] | None
     """What the differences are of, where there are two models; None for any other number of them."""
     differences: dict[str, Difference]
@@ -61,7 +61,7 @@ def compare(runs: list[Path], out: Path | None = None, *, search: Search | None 
         differences = {name: apart for name, apart in told if apart is not None}
     return Compared(
         results=[
-            merged([run.result for run in row.runs], row.seeds, confidence=confidence_of(row.runs))
+            merge_seeds([run.result for run in row.runs], row.seeds, confidence=confidence_of(row.runs))
             for row in made
         ],
         pair=pair,
@@ -71,7 +71,7 @@ def compare(runs: list[Path], out: Path | None = None, *, search: Search | None 
     )
 
 
-def merged(
+def merge_seeds(
     found: Sequence[dict[str, Any]], seeds: Sequence[int], *, confidence: float = 0.95
 ) -> dict[str, Any]:
     """Results of runs that differ in their seed alone, as one: means, Student's t intervals, each seed's

@@ -33,7 +33,7 @@ from mari_cli.tasks import supporting
 from mari_cli.tasks.alternatives import alternative_items
 from mari_cli.tasks.assessment import Assessment
 from mari_cli.tasks.examined import Examined
-from mari_cli.tasks.preflight import Preflight, check, make_trainable
+from mari_cli.tasks.preflight import Preflight, check_run, make_trainable
 from mari_cli.tasks.run_record import hold_run, record_in
 from mari_cli.tasks.setting import tokenize_corpora
 from mari_cli.tasks.shares import finetunes_target
@@ -50,7 +50,7 @@ def unlearn_in_turn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
     again, one that was cut off goes on.
     """
     began = time.monotonic()
-    flight, base = check(config, options)
+    flight, base = check_run(config, options)
     requests = flight.setting.texts.requests
     _check_together(config, requests)
     _check_each(flight, base, requests)
@@ -127,7 +127,7 @@ def _check_each(flight: Preflight[UnlearnRun], base: LanguageModel, requests: Se
         try:
             corpora = tokenize_corpora(config, setting, base)
             alternative_items(config, base, corpora["forget"])
-            supporting.prepare(config, setting, corpora, base.style)
+            supporting.prepare_support(config, setting, corpora, base.style)
         except UserError as error:
             raise UserError(f"request `{request.name}`: {error}", error.hint) from error
 

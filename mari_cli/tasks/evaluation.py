@@ -5,13 +5,13 @@ from typing import Any
 from mari_cli.config import EvaluateRun
 from mari_cli.options import RunOptions
 from mari_cli.tasks.assessment import Assessment
-from mari_cli.tasks.preflight import check
+from mari_cli.tasks.preflight import check_run
 from mari_cli.tasks.run_record import record_run
 
 
 def evaluate_model(config: EvaluateRun, options: RunOptions) -> dict[str, Any]:
     """Run it and return the result (result.json). Bad input is refused before anything is written."""
-    flight, lm = check(config, options)
+    flight, lm = check_run(config, options)
     with record_run(flight) as record:
         assessment = Assessment.begin(flight)
         assessment.take("model", lm)

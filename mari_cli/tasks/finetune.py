@@ -10,14 +10,14 @@ from mari_cli.options import RunOptions
 from mari_cli.progress import say, track
 from mari_cli.storage.layout import STATE
 from mari_cli.tasks.assessment import Assessment
-from mari_cli.tasks.preflight import check, make_trainable
+from mari_cli.tasks.preflight import check_run, make_trainable
 from mari_cli.tasks.run_record import record_run
-from mari_cli.tasks.training import describe_skipped, fine_tune, keep, take_up
+from mari_cli.tasks.training import cut_metrics, describe_skipped, fine_tune, save_checkpoint
 
 
 def finetune(config: FinetuneRun, options: RunOptions) -> dict[str, Any]:
     """Run it and return the result (result.json). Bad input is refused before anything is written."""
-    flight, lm = check(config, options)
+    flight, lm = check_run(config, options)
     base_hash = weights_hash(lm.model)
     make_trainable(config, lm)
     roles = ("forget", "retain") if config.corpora is Corpora.both else (config.corpora.value,)
@@ -27,7 +27,7 @@ def finetune(config: FinetuneRun, options: RunOptions) -> dict[str, Any]:
         assessment = Assessment.begin(flight)
         if has_adapters(lm.model):
             say(f"training {describe_adapters(lm.model)}")
-        notes = [*flight.notes, *take_up(record.run, base_hash)]
+        notes = [*flight.notes, *cut_metrics(record.run, base_hash)]
         outcome = fine_tune(
             lm,
             [item for role in roles for item in flight.corpora[role].items],
@@ -40,7 +40,7 @@ def finetune(config: FinetuneRun, options: RunOptions) -> dict[str, Any]:
             description=f"fine-tuning on {described}",
         )
         say(f"{outcome.stopped_by or 'all epochs done'} after {counted(outcome.steps, 'step')}")
-        keep(record.run, lm, config, config.model, base_hash)
+        save_checkpoint(record.run, lm, config, config.model, base_hash)
         merge_adapters(lm.model)
         assessment.take("model", lm, afresh=True)
         return assessment.finish(

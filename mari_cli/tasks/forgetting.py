@@ -20,7 +20,7 @@ from mari_cli.models.backbone import choose_layer
 from mari_cli.models.context import Targets, context_targets
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import adapters_off
-from mari_cli.models.reference import StoredReference, remember
+from mari_cli.models.reference import StoredReference, store_reference
 from mari_cli.progress import say, silent, track
 from mari_cli.suites.benchmarks import benchmarks
 from mari_cli.suites.draws import drawn as drawn_items
@@ -267,7 +267,7 @@ def open_reference(
     read = None if needs.states is None else choose_layer(lm.model, needs.states.layer)
 
     def ask(role: str) -> StoredReference:
-        return remember(
+        return store_reference(
             lm,
             items[role],
             None if layer is not None else drawn[role],  # contexts are looked for in all of a corpus

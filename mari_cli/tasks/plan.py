@@ -18,7 +18,7 @@ from mari_cli.measure import devices
 from mari_cli.measure.devices import DeviceSpec
 from mari_cli.models.load import LanguageModel, load_tokenizer, prompt_style
 from mari_cli.models.lora import add_adapters
-from mari_cli.models.packing import foresee
+from mari_cli.models.packing import foresee_layout
 from mari_cli.models.skeleton import skeleton
 from mari_cli.progress import say
 from mari_cli.sections import display_name
@@ -207,7 +207,7 @@ def _subject(
     lm = _language_model(config, model, tokenizer, compute)
     setting = Setting(texts, tokenizer, compute)
     corpora = tokenize_corpora(config, setting, lm)
-    config, _, _ = supporting.prepare(config, setting, corpora, lm.style)
+    config, _, _ = supporting.prepare_support(config, setting, corpora, lm.style)
     context_layer(config, lm)
     alternatives = alternative_items(config, lm, corpora["forget"])
     draws, _ = draws_of(config, corpora, alternatives, objective.needs)
@@ -230,7 +230,7 @@ def _vocabulary(config: ModelConfig) -> int | None:
 
 def _language_model(run: UnlearnRun, model: PreTrainedModel, tokenizer: Any, compute: AsOn) -> LanguageModel:
     """As the run will train it: laid out, and with its adapters."""
-    config, layout = run.model, foresee(model, run.train.packing)
+    config, layout = run.model, foresee_layout(model, run.train.packing)
     with torch.device("meta"):
         add_adapters(model, config.lora, seed=0)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)

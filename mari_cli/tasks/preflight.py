@@ -24,7 +24,7 @@ from mari_cli.tasks.early_checks import check_names
 from mari_cli.tasks.setting import (
     Setting,
     gold_at_path,
-    prepare,
+    read_setting,
     reference_at_path,
     refuse_shards,
     require_disk,
@@ -64,13 +64,13 @@ class Preflight(Generic[R]):
         return load_for(self.config, self.setting, model)
 
 
-def check(config: R, options: RunOptions) -> tuple[Preflight[R], LanguageModel]:
+def check_run(config: R, options: RunOptions) -> tuple[Preflight[R], LanguageModel]:
     """Read what ``config`` names, and load the model that it names. Raises UserError for what cannot be used.
 
     Gold and reference are loaded here and dropped, so that a model that cannot be loaded ends the run now and
     not after hours."""
     check_names(config, options)
-    setting = prepare(config, compute_of(config))
+    setting = read_setting(config, compute_of(config))
     if options.resume:
         inputs.require_same_words(config, setting)
     suite, gold = None, None

@@ -77,7 +77,7 @@ class Setting:
     compute: Compute
 
 
-def prepare(config: RunConfig, compute: Compute) -> Setting:
+def read_setting(config: RunConfig, compute: Compute) -> Setting:
     """Read the corpora and choose the tokenizer. What needs no model is refused here, or was refused by
     early_checks.py."""
     check_tracker(config.tracker)

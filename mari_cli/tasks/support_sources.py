@@ -17,7 +17,7 @@ from mari_cli.losses.support import SupportSource
 from mari_cli.models.context import Targets
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import LanguageModel
-from mari_cli.models.reference import StoredReference, remember
+from mari_cli.models.reference import StoredReference, store_reference
 from mari_cli.progress import say, track
 from mari_cli.storage import hashing, json_cache
 from mari_cli.suites.examiner import Examiner, items_hash
@@ -79,7 +79,7 @@ class _Asking:
 
     def of(self, lm: LanguageModel, role: str, *, weights: str | None = None) -> Asked:
         """``lm`` at the positions of the corpus ``role``."""
-        remembered = remember(
+        remembered = store_reference(
             lm,
             self.corpora[role].items,
             None,

@@ -73,7 +73,7 @@ def ways_of(config: SupportConfig, forget: Sequence[Item]) -> list[Way]:
     return [way for way, absent in ((Way.plain, 1), (Way.generated, 0)) if config.generated != absent]
 
 
-def prepare(
+def prepare_support(
     config: UnlearnRun, setting: Setting, corpora: Mapping[str, Corpus], style: PromptStyle
 ) -> tuple[UnlearnRun, Prepared | None, list[str]]:
     """``config`` with the source that `auto` stands for, what is known of it (None where the loss asks none

@@ -52,7 +52,7 @@ def adapt(config: FinetuneRun | UnlearnRun, lm: LanguageModel) -> None:
         check_parity(lm.model)
 
 
-def keep(
+def save_checkpoint(
     run: Run,
     lm: LanguageModel,
     config: FinetuneRun | UnlearnRun,
@@ -71,7 +71,7 @@ def keep(
         lm.save_adapter(path, base_of(base, weights=config.train.weights.value, sha256=base_hash))
 
 
-def take_up(run: Run, weights: str) -> list[str]:
+def cut_metrics(run: Run, weights: str) -> list[str]:
     """Cut the metrics of ``run``, which begins with ``weights``, to the step that its training goes on from;
     returns a note where they lack some of the steps before."""
     if not run.writes:

@@ -37,12 +37,12 @@ from mari_cli.tasks.forgetting import (
 )
 from mari_cli.tasks.memory_budget import fit_to_memory
 from mari_cli.tasks.negation import Negation
-from mari_cli.tasks.preflight import Preflight, check, make_trainable
+from mari_cli.tasks.preflight import Preflight, check_run, make_trainable
 from mari_cli.tasks.run_record import record_run
 from mari_cli.tasks.setting import cache_directory, dropout_seed, in_shards
 from mari_cli.tasks.shares import finetunes_gold, finetunes_target
 from mari_cli.tasks.support_sources import support
-from mari_cli.tasks.training import adapt, fine_tuned_model, keep, take_up
+from mari_cli.tasks.training import adapt, cut_metrics, fine_tuned_model, save_checkpoint
 from mari_cli.train.gradient_filter import filter_with, mlp_matrices, read_components
 from mari_cli.train.loop import fit
 
@@ -54,7 +54,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
 
         return unlearn_in_turn(config, options)
     objective = losses.build(config.loss)
-    flight, base = check(config, options)
+    flight, base = check_run(config, options)
     setting, corpora = flight.setting, flight.corpora
     if config.train.evaluate_benchmarks and in_shards(config.train):
         check_without_generation(config.metrics)
@@ -62,7 +62,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
     asked = config.loss.alternates_request
     if asked is not None and asked.path is not None:
         flight.models["the answers of `loss.path`"] = content_hash([item.labels for item in alternatives])
-    config, prepared, chosen = supporting.prepare(config, setting, corpora, base.style)
+    config, prepared, chosen = supporting.prepare_support(config, setting, corpora, base.style)
     layer = context_layer(config, base)
     if objective.needs.states is not None:
         choose_layer(base.model, objective.needs.states.layer)  # raises now where the model has no such layer
@@ -117,7 +117,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
             job = replace(job, evaluate=negation.around(job.evaluate))
         if config.loss.gradient_filter is not None:
             job = replace(job, filter_gradients=_gradient_filter(config, lm, corpora["forget"], objective))
-        notes += take_up(record.run, target_hash)
+        notes += cut_metrics(record.run, target_hash)
         torch.manual_seed(dropout_seed(config.seed))
         outcome = fit(
             lm,
@@ -132,7 +132,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
         if negation:
             negation.apply(lm.model)
         notes += describe_outcome(outcome, draws.sizes, config.train)
-        keep(record.run, lm, config, target_from, target_hash)
+        save_checkpoint(record.run, lm, config, target_from, target_hash)
         merge_adapters(lm.model)
         assessment.take("unlearned", lm, afresh=True)  # all runs that share a target compute this once
         if gold_from:

@@ -106,7 +106,7 @@ def _require_finished(run: Path) -> None:
 
 
 def _check_signature(run: Path, manifest: Mapping[str, Any], key: Path | None) -> Check:
-    from mari_cli.storage.signature import NotSigned, check
+    from mari_cli.storage.signature import NotSigned, check_signature
 
     if manifest["signature"] is None:
         if key:
@@ -121,7 +121,7 @@ def _check_signature(run: Path, manifest: Mapping[str, Any], key: Path | None) -
     if not (run / SIGNATURE).is_file():
         return Check("signature", CheckVerdict.fails, f"`{SIGNATURE}` is missing")
     try:
-        check(run / MANIFEST, run / SIGNATURE, key)
+        check_signature(run / MANIFEST, run / SIGNATURE, key)
     except NotSigned as error:
         return Check(
             "signature", CheckVerdict.fails, f"`{SIGNATURE}` is not by the owner of `{key}`: {error}"

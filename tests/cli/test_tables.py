@@ -11,7 +11,7 @@ from mari_cli.launch import Experiment, Failed, options, plan
 from mari_cli.metrics.difference import Difference
 from mari_cli.storage.run_list import RunSummary, Status
 from mari_cli.suites.registry import METRICS
-from mari_cli.tasks.compare import merged
+from mari_cli.tasks.compare import merge_seeds
 
 
 def model(**values: float) -> dict:
@@ -261,7 +261,7 @@ def test_seeds_that_go_with_different_methods_stay_apart():
 
 
 def test_a_method_of_several_seeds_is_a_row_of_results_and_a_shared_target_has_no_seeds():
-    both = merged([after("mari", 1.0), after("mari", 1.2)], [0, 1])
+    both = merge_seeds([after("mari", 1.0), after("mari", 1.2)], [0, 1])
     grid = tables.of_results([both, after("npo", 3.0)])
     cells = [dict(zip(grid.columns, row, strict=True)) for row in grid.rows if row[0].endswith("nll")]
     assert [(row["model"], row["seeds"]) for row in cells] == [

@@ -18,7 +18,7 @@ from mari_cli.errors import UserError
 from mari_cli.models import attention
 from mari_cli.models.backbone import hidden_states, rows, run_backbone
 from mari_cli.models.load import LanguageModel
-from mari_cli.models.packing import settle
+from mari_cli.models.packing import choose_layout
 
 WINDOW = {"sliding_window": 5, "num_key_value_heads": 1}
 EXACT = {name: shape for name, shape in ARCHITECTURES.items() if not name.startswith("gemma2")} | {
@@ -240,7 +240,7 @@ def test_a_model_that_mixes_tokens_outside_its_attention_is_padded(strength):
         return output + strength * output.cumsum(1)
 
     lm.model.base_model.layers[0].register_forward_hook(mix)
-    layout = settle(lm.model, lm.compute, Packing.auto)
+    layout = choose_layout(lm.model, lm.compute, Packing.auto)
     assert not layout.packed
     assert "relative difference" in layout.reason
     assert lm.model.config._attn_implementation == attention.PLAIN

@@ -20,14 +20,14 @@ from mari_cli.models.context import context_targets
 from mari_cli.models.device import choose_compute
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import load_model
-from mari_cli.models.reference import remember
+from mari_cli.models.reference import store_reference
 from mari_cli.progress import silent
 from mari_cli.storage.run import Run
 from mari_cli.tasks.alternatives import alternative_items
 from mari_cli.tasks.forgetting import context_layer, draws_of, forgetting_job
 from mari_cli.tasks.manifest import NOWHERE
 from mari_cli.tasks.record import RunRecord
-from mari_cli.tasks.setting import prepare, tokenize_corpora
+from mari_cli.tasks.setting import read_setting, tokenize_corpora
 from mari_cli.tracking import NoTracker
 from mari_cli.train.loop import fit
 
@@ -54,7 +54,7 @@ def unlearned(loss: str, tmp_path, *overrides: str) -> tuple[list[tuple[int, boo
     config = launch.parse(launch.compose(experiment))
     assert isinstance(config, UnlearnRun)
     compute = choose_compute(config.train.device, config.train.precision)
-    setting = prepare(config, compute)
+    setting = read_setting(config, compute)
     lm = load_model(config.model, setting.tokenizer, compute, seed=0)
     corpora = tokenize_corpora(config, setting, lm)
     objective = build(config.loss)
@@ -137,7 +137,7 @@ def remembered(lm, tmp_path, wanted=WANTED, *, data=None, **changed):
         "states": True, "layer": 1, "log_probability": log_probability(lm), "directory": tmp_path,
         "weights": weights_hash(lm.model), "batch_size": 3, "track": silent, "name": "retain",
     }  # fmt: skip
-    return remember(lm, data or items(), wanted, **{**options, **changed})
+    return store_reference(lm, data or items(), wanted, **{**options, **changed})
 
 
 def in_float64():

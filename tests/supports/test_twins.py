@@ -16,7 +16,7 @@ from mari_cli.lm_head import head_of
 from mari_cli.models.backbone import hidden_states
 from mari_cli.models.device import choose_compute
 from mari_cli.models.load import load_model
-from mari_cli.models.reference import remember
+from mari_cli.models.reference import store_reference
 from mari_cli.models.tokenizer import train_tokenizer
 from mari_cli.progress import silent
 from mari_cli.supports import twins
@@ -64,7 +64,7 @@ def lm():
 def asked(whose, tmp_path, **changed):
     """log r and log p0 [M, V] of items, through `ask_twins`."""
     items = [one.item for one in whose]
-    remembered = remember(
+    remembered = store_reference(
         lm(), items, None, states=True, layer=None, log_probability=None, directory=tmp_path,
         weights="", batch_size=4, track=silent, name="forget",
     )  # fmt: skip
@@ -254,7 +254,7 @@ class WidePositions(TorchDispatchMode):
 def test_no_more_logits_exist_at_one_time_than_those_of_a_chunk(ways, tmp_path):
     whose = [Named(Item((1, 40, 41, *range(number, number + 9)), 4, number), NAMED.of_prompt().keys)
              for number in range(8)]  # fmt: skip
-    remembered = remember(
+    remembered = store_reference(
         lm(), [one.item for one in whose], None, states=True, layer=None, log_probability=None,
         directory=tmp_path, weights="", batch_size=8, track=silent, name="forget",
     )  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 
 from mari_cli.config import MetricsConfig
 from mari_cli.suites.measured import Measured
-from mari_cli.tasks.beside import beside
+from mari_cli.tasks.beside import compare_models
 from mari_cli.tasks.examined import Examined
 
 CONFIG = MetricsConfig(bootstrap=60)
@@ -43,7 +43,7 @@ def metrics(found, role):
 
 
 def test_of_three_models_the_distance_the_drift_and_the_overall_score_are_told():
-    found = beside(MODELS, CONFIG, seed=0)
+    found = compare_models(MODELS, CONFIG, seed=0)
     named = metrics(found, "unlearned")
     assert {"distance_to_gold", "distance_to_gold/forget_side", "distance_to_gold/kept_side"} <= named.keys()
     assert {"holdout/nll_from_target", "holdout/nll_from_gold", "privacy/loss_auc_from_gold"} <= named.keys()
@@ -59,7 +59,7 @@ def test_of_three_models_the_distance_the_drift_and_the_overall_score_are_told()
 
 
 def test_without_a_target_there_is_no_distance_and_no_overall_score_and_that_is_said():
-    found = beside({"model": MODELS["unlearned"], "gold": MODELS["gold"]}, CONFIG, seed=0)
+    found = compare_models({"model": MODELS["unlearned"], "gold": MODELS["gold"]}, CONFIG, seed=0)
     named = metrics(found, "model")
     assert {"holdout/nll_from_gold", "privacy/loss_auc_from_gold", "tofu/privacy_score"} <= named.keys()
     assert not [name for name in named if "overall" in name or "distance" in name or "from_target" in name]
@@ -73,7 +73,7 @@ def test_without_a_target_there_is_no_distance_and_no_overall_score_and_that_is_
 
 
 def test_without_a_gold_model_only_what_needs_none_is_told():
-    found = beside({"target": MODELS["target"], "unlearned": MODELS["unlearned"]}, CONFIG, seed=0)
+    found = compare_models({"target": MODELS["target"], "unlearned": MODELS["unlearned"]}, CONFIG, seed=0)
     assert metrics(found, "unlearned").keys() == {
         "holdout/nll_from_target",
         "tofu/memorization_score",
@@ -95,14 +95,14 @@ def test_the_overall_score_lacks_a_holdout_generated_answers_or_a_useful_target_
         "generated answers": changed(lambda row: {k: v for k, v in row.items() if k != "rouge_l_recall"}),
     }
     for what, models in lacking.items():
-        found = beside(models, CONFIG, seed=0)
+        found = compare_models(models, CONFIG, seed=0)
         assert found.notes == [f"the overall score on TOFU is left out: it needs {what}"]
         assert not [name for name in metrics(found, "unlearned") if "overall" in name]
 
 
 def test_a_metric_that_does_not_tell_target_from_gold_is_left_out_with_a_note():
     twins = {role: examined(0.05) for role in ("target", "unlearned", "gold")}
-    found = beside(twins, CONFIG, seed=0)
+    found = compare_models(twins, CONFIG, seed=0)
     [note] = found.notes
     assert note.startswith("distance to gold is without forget answer NLL, forget token accuracy")
     assert note.endswith("target and gold do not differ clearly in it")
@@ -111,4 +111,4 @@ def test_a_metric_that_does_not_tell_target_from_gold_is_left_out_with_a_note():
 
 
 def test_one_run_of_the_same_items_and_seed_gives_the_same_bits():
-    assert beside(MODELS, CONFIG, seed=3).models == beside(MODELS, CONFIG, seed=3).models
+    assert compare_models(MODELS, CONFIG, seed=3).models == compare_models(MODELS, CONFIG, seed=3).models

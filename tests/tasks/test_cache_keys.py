@@ -118,7 +118,7 @@ def ask_everything(
     place.touch()
     options = {"directory": cache, "track": silent}
     remembered = [
-        reference.remember(
+        reference.store_reference(
             lm, some, None, states=states, layer=1, log_probability=None, weights=of.weights, batch_size=3,
             name="retain", **options,
         )

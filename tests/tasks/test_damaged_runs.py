@@ -11,7 +11,7 @@ from test_changed import RUNS, everything, runs_cut, workshop  # noqa: F401
 from mari_cli import begun, launch
 from mari_cli.errors import UserError
 from mari_cli.storage.run import Run
-from mari_cli.tasks.training import take_up
+from mari_cli.tasks.training import cut_metrics
 from mari_cli.train import state
 
 
@@ -84,7 +84,7 @@ def read(run: Path, weights: str) -> tuple[dict, Path | None, list[str], list[di
     begun.require_same(found, begun.Inputs(values=begun.versions(config)))
     with found.held():
         found = Run.resume(run)
-        notes = take_up(found, weights)
+        notes = cut_metrics(found, weights)
         return found.about(), state.find(run / "state", weights), notes, found.metrics()
 
 

@@ -48,7 +48,7 @@ def test_the_disk_it_asks_for_is_what_the_caches_take(loss, tmp_path, monkeypatc
     config = configured(f"loss={loss}", f"cache={tmp_path}", "train.retain_batch=2")
     found = plan(config, device="cpu")["disk"]
     compute = planning._compute(config, planning._device("cpu", None))
-    setting = settings.prepare(config, compute)
+    setting = settings.read_setting(config, compute)
     lm = load_for(config, setting, config.model)
     corpora = settings.tokenize_corpora(config, setting, lm)
     items = {"forget": corpora["forget"].items, "retain": corpora["retain"].items, "alternative": []}
@@ -63,7 +63,7 @@ def test_the_disk_it_asks_for_is_what_the_caches_take(loss, tmp_path, monkeypatc
 def test_the_disk_it_asks_for_to_measure_is_what_the_hidden_states_take(tmp_path, monkeypatch):
     config = configured(f"cache={tmp_path}", "retain.validation_fraction=0")
     compute = planning._compute(config, planning._device("cpu", None))
-    setting = settings.prepare(config, compute)
+    setting = settings.read_setting(config, compute)
     lm = load_for(config, setting, config.model)
     corpora = settings.tokenize_corpora(config, setting, lm)
     asked: list[int] = []

@@ -27,9 +27,9 @@ from mari_cli.supports.sparse import choices
 from mari_cli.supports.twins import Way
 from mari_cli.tasks import support_sources, supporting
 from mari_cli.tasks.plan import plan
-from mari_cli.tasks.preflight import check, load_for
+from mari_cli.tasks.preflight import check_run, load_for
 from mari_cli.tasks.recitation import describe_recitation
-from mari_cli.tasks.setting import prepare, tokenize_corpora
+from mari_cli.tasks.setting import read_setting, tokenize_corpora
 from mari_cli.tasks.unlearn import prepare_target
 
 
@@ -37,8 +37,8 @@ def asking(cache, *overrides: str) -> SimpleNamespace:
     """All that `unlearn` has before it asks for the support."""
     arguments = [*TINY, "loss.support.twins=2", f"out={cache / 'none'}", f"cache={cache}", *overrides]
     config = launch.configured(launch.Experiment("unlearn", arguments))
-    flight, lm = check(config, RunOptions(["mari"]))
-    config, prepared, _ = supporting.prepare(config, flight.setting, flight.corpora, lm.style)
+    flight, lm = check_run(config, RunOptions(["mari"]))
+    config, prepared, _ = supporting.prepare_support(config, flight.setting, flight.corpora, lm.style)
     flight = replace(flight, config=config)
     target = prepare_target(flight)
     made = partial(
@@ -268,10 +268,10 @@ def test_without_a_loss_chosen_the_support_is_what_the_data_allows(
     given = [f"{role}.path={tmp_path / role}.jsonl" for role, text in files.items() if text]
     corpora_of = ["forget=jsonl", *given]
     config = launch.configured(launch.Experiment("unlearn", ["model=gpt2_tiny", *corpora_of]))
-    setting = prepare(config, choose_compute(config.train.device, config.train.precision))
+    setting = read_setting(config, choose_compute(config.train.device, config.train.precision))
     lm = load_for(config, setting, config.model)
     corpora = tokenize_corpora(config, setting, lm)
-    chosen, prepared, notes = supporting.prepare(config, setting, corpora, lm.style)
+    chosen, prepared, notes = supporting.prepare_support(config, setting, corpora, lm.style)
     assert (prepared and prepared.config) == (chosen.loss.support if source == "twins" else None)
     assert (chosen.loss.support.source, chosen.loss.support.generated) == (source, generated)
     assert [says in note for note in notes] == ([True] if says else [])

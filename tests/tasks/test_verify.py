@@ -18,7 +18,7 @@ from mari_cli.storage.hashing import content_hash, file_hash
 from mari_cli.storage.json_files import json_text
 from mari_cli.storage.layout import MANIFEST, RESULT, SIGNATURE
 from mari_cli.storage.manifest import files_of, read_manifest
-from mari_cli.storage.signature import NotSigned, check
+from mari_cli.storage.signature import NotSigned, check_signature
 from mari_cli.tasks.unlearn import unlearn
 from mari_cli.tasks.verify import CheckVerdict, exit_code, verify
 
@@ -255,7 +255,7 @@ def test_a_change_of_one_byte_in_a_signature_is_found(signed, keys):
         other = (content[place] + dice.randrange(1, 256)) % 256
         path.write_bytes(content[:place] + bytes([other]) + content[place + 1 :])
         with pytest.raises(NotSigned):
-            check(signed / MANIFEST, path, keys / "ours.pub")
+            check_signature(signed / MANIFEST, path, keys / "ours.pub")
 
 
 def test_a_forged_manifest_is_found_by_its_signature(signed, keys):

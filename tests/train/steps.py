@@ -24,7 +24,7 @@ from mari_cli.losses.undial import UndialConfig
 from mari_cli.losses.unilogit import UnilogitConfig
 from mari_cli.losses.wga import WGAConfig
 from mari_cli.models.backbone import hidden_states
-from mari_cli.models.packing import settle
+from mari_cli.models.packing import choose_layout
 from mari_cli.train.step import Recalled, Reference, positions_of
 
 V, K = 23, 5
@@ -40,7 +40,7 @@ class Bare:
     def __init__(self, model, *, packing=Packing.never):
         self.model = model.double().eval()
         self.compute = self
-        self.layout = settle(self.model, self, packing)
+        self.layout = choose_layout(self.model, self, packing)
 
     def autocast(self):
         return torch.autocast("cpu", enabled=False)

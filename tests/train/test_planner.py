@@ -17,7 +17,7 @@ from mari_cli.losses.preference import NPOConfig
 from mari_cli.measure import fake
 from mari_cli.measure.memory import allocator_peak, held
 from mari_cli.models.load import LanguageModel, checkpoint_activations
-from mari_cli.models.packing import Layout, settle
+from mari_cli.models.packing import Layout, choose_layout
 from mari_cli.train import planner
 from mari_cli.train import step as steps
 from mari_cli.train.forecast import (
@@ -158,7 +158,7 @@ MIXED = {"forget": mixed(12), "retain": mixed(13)}
 
 def packed(**changes) -> LanguageModel:
     lm = language_model(**changes)
-    return replace(lm, layout=settle(lm.model, lm.compute, Packing.always))
+    return replace(lm, layout=choose_layout(lm.model, lm.compute, Packing.always))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from mari_cli.models.device import Compute
 from mari_cli.models.head import check_parity
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import add_adapters
-from mari_cli.models.packing import foresee
+from mari_cli.models.packing import foresee_layout
 from mari_cli.train.forecast import AsOn, Settings, Unforeseeable, count_step, fake_reference, forecast
 from mari_cli.train.step import backward
 
@@ -73,7 +73,7 @@ def language_model(family: str, compute: Compute) -> LanguageModel:
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **{**SIZES, **MADE[family]})
     model = AutoModelForCausalLM.from_config(config).eval()
-    return LanguageModel(model, None, family, 64, None, compute, foresee(model, Packing.auto))
+    return LanguageModel(model, None, family, 64, None, compute, foresee_layout(model, Packing.auto))
 
 
 @pytest.mark.parametrize("compute", COMPUTE)

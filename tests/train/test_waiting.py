@@ -13,7 +13,7 @@ from mari_cli.config import Device, OptimConfig, Packing, Precision, Weights
 from mari_cli.losses.objective import build
 from mari_cli.models.device import choose_compute
 from mari_cli.models.load import LanguageModel
-from mari_cli.models.packing import settle
+from mari_cli.models.packing import choose_layout
 from mari_cli.progress import silent
 from mari_cli.train.loop import Job, fit
 from mari_cli.train.optim import Optimizer
@@ -124,7 +124,7 @@ def nobody_waits() -> Iterator[None]:
 def on_gpu(make, precision: str) -> LanguageModel:
     model = make().model.float().cuda()
     compute = choose_compute(Device.cuda, Precision(precision))
-    layout = settle(model, compute, Packing.always)
+    layout = choose_layout(model, compute, Packing.always)
     return LanguageModel(model, None, "tiny", 32, None, compute, layout)
 
 
