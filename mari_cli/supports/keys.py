@@ -38,11 +38,6 @@ class Keys:
     by_rarity: int
     """Items whose rare words replace a key string, because they have none, or none in their prompt."""
 
-    @property
-    def without(self) -> int:
-        """The number of items without any key token."""
-        return sum(not tokens for tokens in self.tokens)
-
 
 def find_keys(
     forget: Sequence[Located], retain: Sequence[Located], starts: Sequence[int], *, least: int

@@ -258,7 +258,8 @@ def ask_twins(
     lm.model.eval()
     batches = list(length_sorted([len(one.item.input_ids) for one in whose], batch_size))
     for batch in track(batches, "twins", len(batches)):
-        at_m = torch.cat([torch.arange(*_ends(forget.rows.slices[i])) for i in batch])
+        slices = [forget.rows.slices[i] for i in batch]
+        at_m = torch.cat([torch.arange(rows.start, rows.stop) for rows in slices])
         before_mD = forget.states(batch)
         label_m = forget.labels_N[at_m].to(lm.device)
         drawn = {
@@ -300,10 +301,6 @@ def _mean_of_twins(head: Head, states: Sequence[Tensor], pairs: Sequence[Sequenc
         log_r_cV = log_p_cV if log_r_cV is None else torch.logaddexp(log_r_cV, log_p_cV)
     assert log_r_cV is not None
     return log_r_cV - math.log(len(states))
-
-
-def _ends(rows: slice) -> tuple[int, int]:
-    return rows.start, rows.stop
 
 
 class _PendingTwin:

@@ -23,6 +23,11 @@ def tokenizer():
 STYLE = PromptStyle("Question: {prompt}\nAnswer: ", chat=False)
 
 
+def without(keys):
+    """Items without any key token."""
+    return sum(not tokens for tokens in keys.tokens)
+
+
 def pairs(*texts: tuple[str, str]):
     return of_records([Record(prompt=prompt, text=text) for prompt, text in texts])
 
@@ -71,7 +76,7 @@ def test_the_names_are_found_and_common_words_trimmed_off_their_edges():
     assert [words.replace(" ", "").casefold() for words in said] == [
         "orlacrickorlacrick", "orlacrickorlacrick", "orlacrick",
     ]  # fmt: skip
-    assert keys.by_rarity == keys.without == 0
+    assert keys.by_rarity == without(keys) == 0
 
 
 def test_what_a_retain_record_says_is_no_key():
@@ -129,7 +134,7 @@ def test_given_keys_are_those_of_the_file(tmp_path):
     _, located = pairs(("Who is Orla Crick?", "A dyer."), ("Who is Lena?", "Ill."))
     keys = given_keys(strings, located, path="keys.txt")
     assert keys.strings == ("Orla Crick",)
-    assert keys.without == 1
+    assert without(keys) == 1
 
 
 @pytest.mark.parametrize(
