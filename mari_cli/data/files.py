@@ -140,7 +140,9 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as err:
-        raise UserError(f"cannot read `{path}`: {err.strerror or err}", "check that it may be read") from err
+        raise UserError(
+            f"cannot read `{path}`: {err.strerror or err}", "check that the file may be read"
+        ) from err
 
 
 def passages(text: str, *, characters: int) -> list[str]:
