@@ -153,6 +153,14 @@ def test_help_loads_nothing_heavy():
     assert not HEAVY_FOR_HELP.intersection(done.stderr.split())
 
 
+def test_a_run_without_benchmarks_loads_neither_lm_eval_nor_what_draws():
+    code = (
+        "import sys, mari_cli.tasks.unlearn\n"
+        "assert not {'lm_eval', 'datasets', 'matplotlib'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_config_is_composed_without_torch():
     code = (
         "import sys\n"

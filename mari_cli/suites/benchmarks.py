@@ -24,9 +24,8 @@ from mari_cli.metrics.version import version_of
 from mari_cli.progress import Track, say
 from mari_cli.storage import hashing, json_cache
 from mari_cli.storage.hashing import key_hash
-from mari_cli.suites import mmlu_sample
 from mari_cli.suites.examiner import Examiner
-from mari_cli.suites.lm_metrics import benchmark_name, range_of
+from mari_cli.suites.lm_metrics import MMLU_SAMPLE, benchmark_name, range_of
 from mari_cli.suites.suite import Row
 
 if TYPE_CHECKING:  # lm_eval takes seconds to import, which a run without benchmarks saves
@@ -53,7 +52,7 @@ def check_benchmarks(config: MetricsConfig, tokenizer: PreTrainedTokenizerBase) 
             "`metrics.benchmark_chat_template=true`, and the tokenizer has no chat template",
             "leave it out: the questions are then asked as they are",
         )
-    if set(config.benchmarks) != {mmlu_sample.NAME}:  # lm_eval lists its tasks first, which takes seconds
+    if set(config.benchmarks) != {MMLU_SAMPLE}:  # lm_eval lists its tasks first, which takes seconds
         say(f"benchmarks: {', '.join(config.benchmarks)}")
     _read(config)
 

@@ -31,13 +31,14 @@ def _wmdp(part: str, subject: str) -> Known:
     return Known(f"WMDP{part}", "acc", 0.25, asks, "Li et al. 2024", "down")
 
 
+MMLU_SAMPLE = "mmlu_sample"
 BENCHMARKS: dict[str, Known] = {
     "mmlu": _mmlu("", "57 subjects"),
     "mmlu_stem": _mmlu(" STEM", "its sciences and mathematics"),
     "mmlu_humanities": _mmlu(" humanities", "its humanities"),
     "mmlu_social_sciences": _mmlu(" social sciences", "its social sciences"),
     "mmlu_other": _mmlu(" other", "its other subjects"),
-    "mmlu_sample": _mmlu(" (sample)", "57 subjects: the 281 development questions that lm_eval carries"),
+    MMLU_SAMPLE: _mmlu(" (sample)", "57 subjects: the 281 development questions that lm_eval carries"),
     "arc_easy": Known("ARC-Easy", "acc", 0.25, "school science of mostly four choices", "Clark et al. 2018"),
     "arc_challenge": Known(
         "ARC-Challenge",
@@ -71,7 +72,7 @@ BENCHMARKS: dict[str, Known] = {
 }
 """Benchmarks of which more is known than lm_eval tells, by task or group."""
 _PARTS = {"mmlu_stem", "mmlu_humanities", "mmlu_social_sciences", "mmlu_other"}
-_IN_A_LIST_OF_RUNS = {"mmlu", "mmlu_sample"}
+_IN_A_LIST_OF_RUNS = {"mmlu", MMLU_SAMPLE}
 
 
 _JUDGED: dict[str, tuple[str, str, float, float]] = {

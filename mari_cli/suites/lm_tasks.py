@@ -39,7 +39,7 @@ from mari_cli.errors import UserError
 from mari_cli.places import place
 from mari_cli.storage import hashing
 from mari_cli.suites import mmlu_sample
-from mari_cli.suites.lm_metrics import LOWER_IS_BETTER
+from mari_cli.suites.lm_metrics import LOWER_IS_BETTER, MMLU_SAMPLE
 
 VERSION = importlib.metadata.version("lm_eval")
 UNREADABLE = (OSError, ValueError, LookupError, httpx.HTTPError, jinja2.TemplateError)
@@ -99,7 +99,7 @@ def read(names: tuple[str, ...], *, root: str | None, limit: int | None, fewshot
             tasks, benchmark = _find_tasks(name, folder, limit)
             for task in tasks:
                 _settle(task, fewshot, root=root)
-                found = _questions(task, None if name == mmlu_sample.NAME else limit)
+                found = _questions(task, None if name == MMLU_SAMPLE else limit)
                 before = questions.setdefault(found.name, found)
                 if before.config_hash != found.config_hash:
                     raise UserError(
@@ -162,11 +162,11 @@ def _folder(root: str) -> Path:
 
 
 def _find_tasks(name: str, folder: Path | None, limit: int | None) -> tuple[list[Task], Benchmark]:
-    if name == mmlu_sample.NAME:
+    if name == MMLU_SAMPLE:
         return [mmlu_sample.sample_task(limit)], Benchmark(name, (name,), {}, (name,))
     index = _index()
     if name not in index.task_index:
-        close = difflib.get_close_matches(name, [*index.all_tasks, mmlu_sample.NAME], n=3)
+        close = difflib.get_close_matches(name, [*index.all_tasks, MMLU_SAMPLE], n=3)
         raise UserError(
             f"unknown benchmark `{name}`",
             f"did you mean {' or '.join(f'`{word}`' for word in close)}?"

@@ -15,7 +15,8 @@ import yaml
 from datasets import Dataset
 from lm_eval.api.task import ConfigurableTask
 
-NAME = "mmlu_sample"
+from mari_cli.suites.lm_metrics import MMLU_SAMPLE
+
 VERSION = 1
 """Raise it when the questions or their words change."""
 
@@ -80,7 +81,7 @@ def sample_task(limit: int | None = None) -> ConfigurableTask:
     ]
     return ConfigurableTask(
         config={
-            "task": NAME,
+            "task": MMLU_SAMPLE,
             "custom_dataset": lambda **_: {"test": Dataset.from_list(rows)},
             "test_split": "test",
             "num_fewshot": 0,

@@ -17,7 +17,6 @@ from mari_cli.options import RunOptions
 from mari_cli.places import place
 from mari_cli.progress import say
 from mari_cli.report.model_card import CARD, model_card
-from mari_cli.report.page import render, write_report
 from mari_cli.report.read import SCHEMA_VERSION, read_run
 from mari_cli.storage import atomic, json_files
 from mari_cli.storage.layout import CHECKPOINT, METRICS, RUN
@@ -136,6 +135,8 @@ class RunRecord:
         result |= {} if requests is None else {"requests": dict(requests)}
         report = self.run.path / "report.html"
         read = read_run(self.run.path, result=result)
+        from mari_cli.report.page import render, write_report  # with matplotlib, slow to load
+
         write_report(report, render([read], title=f"mari {task}: {name}"))
         if (self.run.path / CHECKPOINT).is_dir():
             self.run.write_text(f"{CHECKPOINT}/{CARD}", model_card(read))
