@@ -10,7 +10,7 @@ import pytest
 import mari_cli
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "house" / "measure.py"
-FRAMES = 11
+FRAMES = 12
 """Own frames from `mari unlearn` to the first logits of a step."""
 LONGEST = 490
 """Lines of a file."""

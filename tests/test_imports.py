@@ -153,10 +153,10 @@ def test_help_loads_nothing_heavy():
     assert not HEAVY_FOR_HELP.intersection(done.stderr.split())
 
 
-def test_a_run_without_benchmarks_loads_neither_lm_eval_nor_what_draws():
+def test_a_run_loads_neither_lm_eval_nor_scikit_learn_nor_matplotlib_at_its_start():
     code = (
         "import sys, mari_cli.tasks.unlearn\n"
-        "assert not {'lm_eval', 'datasets', 'matplotlib'} & sys.modules.keys()\n"
+        "assert not {'lm_eval', 'datasets', 'matplotlib', 'sklearn'} & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -15,9 +15,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from mari_cli.audit.answer_tokens import labels_of
@@ -128,6 +125,10 @@ def told_apart(
 ) -> list[float]:
     """Of each item the share of its two outputs that a classifier learned on the other folds tells rightly.
     ``penalty`` is the inverse of scikit-learn's C. A fold is a stretch of the corpus."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     count = len(one_IF)
     right: list[float] = []
     for fold in range(folds):
