@@ -27,7 +27,7 @@ from mari_cli.cli.parts import (
 )
 from mari_cli.cli.searching import run_search
 from mari_cli.cli.show import forgot_nothing, show, show_comparison
-from mari_cli.cli.start import LoadedLater, check_jobs, start
+from mari_cli.cli.start import LoadedLater, check_runs, start
 
 app = make_app(cls=Door)
 config_app = make_app(
@@ -159,7 +159,7 @@ def plan(
 
     cfg = launch.configured(launch.Experiment("unlearn", overrides or [], config))
 
-    from mari_cli.cli import tables
+    from mari_cli.cli import tables  # what follows loads torch: a mistyped key is refused before
     from mari_cli.tasks import plan_table
     from mari_cli.tasks.plan import plan as plan_run
 
@@ -272,6 +272,7 @@ def sweep(
     """
     from mari_cli import launch
     from mari_cli.errors import UserError, counted
+    from mari_cli.options import RunOptions
 
     if jobs is not None and launcher is not Launcher.joblib:
         raise UserError("`--jobs` needs `--launcher joblib`", "the basic launcher runs one job after another")
@@ -280,6 +281,7 @@ def sweep(
     given = [*(overrides or []), *extra]
     if resume is None:
         planned = launch.plan(launch.Experiment(str(task), given, config))
+        check_runs(planned.configs, RunOptions(command=()))
     elif config or not all(launch.is_of_launcher(override) for override in given):
         raise UserError(
             "a sweep goes on as it began: `--resume` takes no KEY=VALUE and no `-c`, only where its jobs run",
@@ -287,8 +289,6 @@ def sweep(
         )
     else:
         planned = launch.take_up(resume, given)
-    if resume is None:
-        check_jobs(planned.configs)
     if isinstance(planned, launch.PlannedSearch):
         if not run_search(planned):
             raise typer.Exit(1)

@@ -59,7 +59,7 @@ def _with_others(prepare: Any) -> AbstractContextManager[PreparedRun]:
 
 def _load(name: str, run: PreparedRun) -> Task:
     if started_here() == 1:
-        _check(run.config, run.options)
+        check_runs([run.config], run.options)
     if run.options.processes == 1:
         return load_task(name)
     from mari_cli.tasks.together import run_in_processes
@@ -67,17 +67,11 @@ def _load(name: str, run: PreparedRun) -> Task:
     return partial(run_in_processes, name)
 
 
-def _check(config: Any, options: RunOptions) -> None:
+def check_runs(configs: Sequence[Any], options: RunOptions) -> None:
+    """Raise UserError where a run names something that cannot be used. No run has started."""
     from mari_cli.tasks.early_checks import check_early
 
-    check_early(config, options)
-
-
-def check_jobs(configs: Sequence[Any]) -> None:
-    """Raise UserError where a job of a sweep names something that cannot be used. No job has started."""
-    from mari_cli.tasks.early_checks import check_each
-
-    check_each(configs, RunOptions(command=()))
+    check_early(configs, options)
 
 
 @dataclass(frozen=True)
@@ -87,5 +81,5 @@ class LoadedLater:
     name: str
 
     def __call__(self, config: Any, options: RunOptions, /) -> Any:
-        _check(config, options)
+        check_runs([config], options)
         return load_task(self.name)(config, options)

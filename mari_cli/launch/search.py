@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class PlannedSearch:
     file: Path | None
     resumed: bool = False
 
-    @property
+    @cached_property
     def configs(self) -> list[config.RunConfig]:
         """Every configuration that may name a file or a model."""
         return list(every_config(self.methods, self.settings))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mari_cli.metrics.corpora import DISTANCE, FORGET_SIDE, KEPT_SIDE
 from mari_cli.metrics.difference import Difference, difference_over_strata
-from mari_cli.report.comparison import Side, data_hashes, difference, metric_of
+from mari_cli.report.comparison import ModelRole, Side, data_hashes, difference, metric_of
 from mari_cli.report.format import listed, number
 from mari_cli.report.gold_distance import forgot_nothing
 from mari_cli.report.read import RunData, read_run
@@ -127,12 +127,12 @@ def order_methods(search: Search) -> list[Ranked]:
     found = []
     for method in search.methods:
         runs = search.runs_of(method)
-        role = "unlearned" if runs and "unlearned" in runs[0].models else "model"
+        role: ModelRole = "unlearned" if runs and "unlearned" in runs[0].models else "model"
         values = [
             estimate.value for run in runs if (estimate := run.models[role].metrics.get(search.aim.metric))
         ]
         if runs and len(values) == len(runs) and all(map(math.isfinite, values)):
-            side = Side(role=role, runs=runs)  # type: ignore[arg-type]
+            side = Side(role=role, runs=runs)
             found.append(Ranked(name=method.name, value=sum(values) / len(values), side=side))
     return sorted(found, key=lambda one: sign * one.value) if len(found) > 1 else []
 

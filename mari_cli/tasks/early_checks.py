@@ -33,24 +33,24 @@ MOST_READ = 2**24
 """Bytes of a corpus that is read here and once more by the task; a larger one is read by the task alone."""
 
 
-def check_early(config: RunConfig, options: RunOptions) -> None:
-    """Raise UserError where a new or resumed run names something that cannot be used. Nothing is written."""
-    check_each([config], options)
+def check_early(configs: Iterable[RunConfig], options: RunOptions) -> None:
+    """Raise UserError where a new or resumed run, or a job of a sweep, names something that cannot be used.
 
-
-def check_each(configs: Iterable[RunConfig], options: RunOptions) -> None:
-    """`check_early` for each job of a sweep, before the first starts. Equal corpora are read once."""
-    checked: list[list[CorpusConfig]] = []
+    Nothing is written. What several jobs have in common, a model or the corpora, is looked at once.
+    """
+    models: set[str] = set()
+    read: list[list[CorpusConfig]] = []
     for config in configs:
         if isinstance(config, EvaluateRun) and config.from_log is not None:
             continue  # the task reads logs, without torch
         check_names(config, options)
-        if config.model.path is not None:
-            require_model(config.model.path)
+        if config.model.path is not None and config.model.path not in models:
+            require_model(config.model.path)  # a name is asked for at the hub
+            models.add(config.model.path)
         corpora = [config.forget, config.retain, config.holdout]
-        if corpora not in checked and all(map(_can_be_read_twice, corpora)):
+        if corpora not in read and all(map(_can_be_read_twice, corpora)):
             load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
-            checked.append(corpora)
+            read.append(corpora)
 
 
 def check_names(config: RunConfig, options: RunOptions) -> None:

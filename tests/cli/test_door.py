@@ -310,6 +310,19 @@ def test_a_place_that_cannot_be_is_refused_before_anything_is_loaded(key, tmp_pa
             _check_places(launch.configured(launch.Experiment("finetune", [f"{key}={place}"])))
 
 
+def test_what_the_jobs_of_a_sweep_have_in_common_is_looked_at_once(monkeypatch):
+    from mari_cli import launch
+    from mari_cli.options import RunOptions
+    from mari_cli.tasks import early_checks
+
+    asked = []
+    monkeypatch.setattr(early_checks, "require_model", asked.append)
+    monkeypatch.setattr(early_checks, "load_corpora", lambda **_: asked.append("corpora"))
+    planned = launch.plan(launch.Experiment("unlearn", ["model=pretrained", "model.path=a/b", "seed=0,1,2"]))
+    early_checks.check_early(planned.configs, RunOptions(command=()))
+    assert sorted(asked) == ["a/b", "corpora"]
+
+
 EARLY = [
     "unlearn train.lr=abc",
     "unlearn model.path=./nowhere",
