@@ -1,4 +1,4 @@
-"""What `--help` says, word by word, and that its examples run as far as the config."""
+"""What `--help` says, word by word; its examples, and those of README and guide, run as far as the config."""
 
 import re
 import shlex
@@ -32,23 +32,31 @@ def test_without_a_word_mari_says_what_it_can_do(mari):
     assert mari().out == mari("--help").out
 
 
+ROOT = Path(__file__).parents[2]
+NEEDS_A_RUN = ("ask", "compare", "config", "metrics", "push", "requests", "runs", "verify")
+"""Commands that compose nothing: what they ask for is a run, and they have tests of their own."""
+
+
 def examples() -> list[str]:
-    golden = Path(__file__).parent / "golden"
-    lines = [line for file in sorted(golden.glob("help*.txt")) for line in file.read_text().splitlines()]
-    return sorted({re.split(r" {3,}", line.strip())[0] for line in lines if re.match(r" +mari \w", line)})
+    """Commands of help, README and guide that compose a config: indented lines that begin with `mari`."""
+    golden = ROOT / "tests/cli/golden"
+    guide = ROOT / "mari_cli/docs/guide"
+    files = [*golden.glob("help*.txt"), ROOT / "README.md", *guide.glob("*.md")]
+    lines = [line for file in sorted(files) for line in file.read_text(encoding="utf-8").splitlines()]
+    shown = [re.split(r" {3,}| +# ", line.strip())[0] for line in lines if re.match(r" {2,}mari \w", line)]
+    return sorted({line for line in shown if composes(line)})
 
 
-@pytest.mark.parametrize("example", examples())
-def test_every_example_in_the_help_is_a_config_that_composes(example, mari, tmp_path):
+def composes(example: str) -> bool:
+    """Not what needs a run, an experiment file, a shell or a cluster; nor what a reader is to fill in."""
     command, *words = shlex.split(example)[1:]
-    if (
-        "--resume" in words
-        or "-c" in words
-        or command in ("ask", "compare", "config", "metrics", "push", "requests", "runs", "verify")
-    ):
-        pytest.skip("needs a run or an experiment file; those have tests of their own")
-    if ">" in words or "hydra.launcher.partition=gpu" in words:
-        pytest.skip("needs a shell, or a cluster")
+    elsewhere = {"--resume", "-c", ">", "…", "hydra.launcher.partition=gpu", "loss=NAME"}
+    return command not in NEEDS_A_RUN and elsewhere.isdisjoint(words)
+
+
+@pytest.mark.parametrize("example", examples(), ids=str)
+def test_every_example_is_a_config_that_composes(example, mari):
+    command, *words = shlex.split(example)[1:]
     task = command
     if any(word.startswith("sweep.") for word in words):
         assert launch.plan(launch.Experiment("unlearn", words)).num_trials
