@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -51,6 +52,17 @@ def test_a_name_means_one_thing(house):
     assert not house.names_with_two_meanings()
     assert not house.renamed_classes()
     assert len(house.participle_pairs()) <= PAIRS
+
+
+def test_what_a_source_of_support_is_stands_in_its_own_file():
+    """Plan, preparation and cost ask the registry; `auto` alone knows that twins come first."""
+    room = Path(mari_cli.__file__).parent / "tasks"
+    naming = {
+        file.relative_to(room).as_posix()
+        for file in room.rglob("*.py")
+        if re.search(r"SupportSource\.(siblings|assistant|base|reinforced|gold)\b", file.read_text())
+    }
+    assert naming == {"sources/registry.py"}
 
 
 def test_every_key_of_the_configuration_is_read():

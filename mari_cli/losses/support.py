@@ -44,7 +44,7 @@ calibration with a holdout found on two fictional worlds (0.2, 0.86; 0.3, 0.93) 
 @dataclass(kw_only=True)
 class SupportConfig:
     """The source of what the retain data supports at each forget position (`loss.estimator=context`): a
-    distribution q over tokens, made before step 1 (mari_cli/supports/)."""
+    distribution q over tokens, made before step 1 (mari_cli/tasks/sources/)."""
 
     source: SupportSource = SupportSource.neighbours
     """`auto`: `twins` where the forget data has key strings, else `neighbours`; the run's log names the

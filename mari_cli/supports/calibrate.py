@@ -7,6 +7,8 @@ from scipy.optimize import brentq, minimize_scalar
 
 from mari_cli.supports.sparse import Mistakes
 
+LEAST_POWER, MOST_POWER = 0.05, 16.0
+"""Where a power of q is looked for."""
 TOLERANCE = 1e-6
 CLOSE = 0.05
 """A share of right tokens this near to the wanted one is as good as equal."""

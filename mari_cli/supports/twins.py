@@ -49,6 +49,7 @@ from mari_cli.models.continuation import continued
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.reference import StoredReference
 from mari_cli.progress import Track
+from mari_cli.supports.keys import Keys
 from mari_cli.supports.sparse import Write
 
 DEFINITION = 2
@@ -132,6 +133,15 @@ class Named:
             return self
         keys = {place: kind for place, kind in self.keys.items() if place < self.item.supervised_from}
         return replace(self, keys=keys)
+
+
+@dataclass(frozen=True)
+class Names:
+    """What is swapped for what."""
+
+    keys: Keys
+    named: Sequence[Named]
+    pools: SwapTokens
 
 
 def name_tokens(item: Item, located: Located, tokens: Sequence[int]) -> Named:

@@ -1,6 +1,7 @@
 """What a planned run costs besides its steps: the models that are asked before step 1, and the disk."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mari_cli.config import UnlearnRun
@@ -8,14 +9,14 @@ from mari_cli.losses.support import SupportSource
 from mari_cli.models.load import LanguageModel
 from mari_cli.suites.standard import Corpus
 from mari_cli.suites.states import BYTES as STATES_BYTES
-from mari_cli.supports.twins import Way
 from mari_cli.tasks.attacking import evidence_of, passes_of, plan
 from mari_cli.tasks.closing_audit import roles_of
 from mari_cli.tasks.forgetting import Draws
 from mari_cli.tasks.imagined_items import total_over
 from mari_cli.tasks.setting import disk_of_run
-from mari_cli.tasks.support_sources import epochs_of_share
-from mari_cli.tasks.supporting import asked_of, source_of, ways_of
+from mari_cli.tasks.sources.registry import SOURCES
+from mari_cli.tasks.sources.source import SourceCost
+from mari_cli.tasks.supporting import source_of
 
 
 def cost_of_support(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, Any]:
@@ -24,39 +25,24 @@ def cost_of_support(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict
     source = source_of(config.loss)
     if source is None:
         return {"source": None, "forward_tokens": 0, "training_tokens": 0, "operations": 0.0}
-    asked, finetune = asked_of(config), config.finetune
-    found = draws.items
-    tokens = {role: total_over(items, lambda item: len(item.input_ids)) for role, items in found.items()}
-    holdout = tokens.get("holdout", 0)
-    forwards, training = tokens["forget"], 0
-    match source:
-        case SupportSource.neighbours:
-            forwards += tokens["retain"]
-        case SupportSource.twins:
-            ways = ways_of(asked, draws.items["forget"])
-            forwards += len(ways) * asked.twins * tokens["forget"] + holdout
-            if Way.generated in ways:  # token by token first
-                forwards += asked.twins * tokens["forget"]
-        case SupportSource.base:
-            forwards += holdout * (1 if asked.sharpen is not None else 2)
-            training = epochs_of_share(config) * tokens["retain"]
-        case SupportSource.gold:
-            forwards += holdout
-        case SupportSource.siblings:
-            forwards += 2 * tokens["forget"] + holdout
-        case SupportSource.assistant:
-            forwards += tokens["forget"] + holdout
-            training = finetune.epochs * tokens["forget"]
-        case SupportSource.reinforced:
-            forwards += tokens["forget"] + holdout
-            training = 0 if asked.model is not None else epochs_of_share(config) * tokens["forget"]
+    cost = _of_source(source, config, draws)
     weights = sum(p.numel() for p in lm.model.parameters())
     return {
         "source": source.value,
-        "forward_tokens": forwards,
-        "training_tokens": training,
-        "operations": weights * (2.0 * forwards + 6.0 * training),
+        "forward_tokens": cost.forward_tokens,
+        "training_tokens": cost.training_tokens,
+        "operations": weights * (2.0 * cost.forward_tokens + 6.0 * cost.training_tokens),
     }
+
+
+def _of_source(source: SupportSource, config: UnlearnRun, draws: Draws) -> SourceCost:
+    """With the one reading of the forget data that every source begins with."""
+    read = {role: total_over(items, lambda item: len(item.input_ids)) for role, items in draws.items.items()}
+    tokens = {"holdout": 0, **read}
+    if source is SupportSource.neighbours:
+        return SourceCost(tokens["forget"] + tokens["retain"])
+    cost = SOURCES[source].cost(config, draws.items, tokens)
+    return replace(cost, forward_tokens=tokens["forget"] + cost.forward_tokens)
 
 
 def cost_of_audit(
@@ -77,17 +63,6 @@ def cost_of_audit(
         "forward_passes": passes_of(cases, evidence, len(roles)),
         "left_out": left_out,
     }
-
-
-STATES = {
-    SupportSource.twins: 1,
-    SupportSource.base: 1,
-    SupportSource.gold: 1,
-    SupportSource.siblings: 3,
-    SupportSource.assistant: 2,
-    SupportSource.reinforced: 2,
-}
-"""How many models' states at the forget positions are kept; small models count as if they were as wide."""
 
 
 def cost_on_disk(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, int]:
@@ -111,16 +86,12 @@ def cost_on_disk(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[st
             if "retain" not in needs.beside_reference:
                 context += retain * width * each
         else:
-            distributions = 1
-            if source is SupportSource.twins:  # and what the model before says
-                distributions += len(ways_of(asked_of(config), draws.items["forget"]))
-            support = STATES[source] * forget * width * each
-            support += forget * (8 * stored + 4 * distributions * (stored + 1))
-            if source is SupportSource.base and asked_of(config).sharpen is None:
+            cost = _of_source(source, config, draws)
+            support = cost.states * forget * width * each
+            support += forget * (8 * stored + 4 * cost.distributions * (stored + 1))
+            if cost.holdout_states:
                 support += total_over(items.get("holdout", ()), lambda item: item.num_targets) * width * each
-            trained = source is SupportSource.reinforced and asked_of(config).model is None
-            if trained or source in (SupportSource.base, SupportSource.assistant):
-                # the model that is trained
+            if cost.training_tokens:  # the model that is trained
                 support += 4 * sum(p.numel() for p in lm.model.parameters())
     measured = 0
     metrics = draws.config.metrics

@@ -41,7 +41,6 @@ from mari_cli.tasks.preflight import Preflight, check_run, make_trainable
 from mari_cli.tasks.run_record import record_run
 from mari_cli.tasks.setting import cache_directory, dropout_seed, in_shards
 from mari_cli.tasks.shares import finetunes_gold, finetunes_target
-from mari_cli.tasks.support_sources import support
 from mari_cli.tasks.training import adapt, cut_metrics, fine_tuned_model, save_checkpoint
 from mari_cli.train.gradient_filter import filter_with, mlp_matrices, read_components
 from mari_cli.train.loop import fit
@@ -91,7 +90,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
         corpora, notes = assessment.corpora, [*flight.notes]
         targets = None
         if prepared:  # while the target is not in memory yet
-            targets, more = support(config, setting, corpora, prepared, target_from, flight.load)
+            targets, more = supporting.support(config, setting, corpora, prepared, target_from, flight.load)
             notes += more
         lm = flight.load(target_from)
         target_hash = assessment.take("target", lm).weights

@@ -10,12 +10,12 @@ from mari_cli.lm_head import Head
 from mari_cli.models.reference import ItemRows, StoredReference
 from mari_cli.progress import silent
 from mari_cli.supports.asked import Asked, combined_mistakes, write_combined
-from mari_cli.supports.assistant import subtracted
-from mari_cli.supports.base import sharpened
 from mari_cli.supports.calibrate import Second, calibrated, calibrated_twice
-from mari_cli.supports.reinforced import weakened
-from mari_cli.supports.siblings import corrected
 from mari_cli.supports.sparse import Mistakes
+from mari_cli.tasks.sources.assistant import subtracted
+from mari_cli.tasks.sources.base import sharpened
+from mari_cli.tasks.sources.reinforced import weakened
+from mari_cli.tasks.sources.siblings import corrected
 
 
 def model(seed: int, *, vocabulary: int = 20, scale: float = 2.0) -> Asked:

@@ -25,11 +25,13 @@ from mari_cli.suites.scores import ItemScore, score
 from mari_cli.suites.standard import Corpus
 from mari_cli.supports.sparse import choices
 from mari_cli.supports.twins import Way
-from mari_cli.tasks import support_sources, supporting
+from mari_cli.tasks import supporting
 from mari_cli.tasks.plan import plan
 from mari_cli.tasks.preflight import check_run, load_for
 from mari_cli.tasks.recitation import describe_recitation
 from mari_cli.tasks.setting import read_setting, tokenize_corpora
+from mari_cli.tasks.sources import asking as asking_of_sources
+from mari_cli.tasks.sources.twins import ways_of
 from mari_cli.tasks.unlearn import prepare_target
 
 
@@ -41,9 +43,7 @@ def asking(cache, *overrides: str) -> SimpleNamespace:
     config, prepared, _ = supporting.prepare_support(config, flight.setting, flight.corpora, lm.style)
     flight = replace(flight, config=config)
     target = prepare_target(flight)
-    made = partial(
-        support_sources.support, config, flight.setting, flight.corpora, prepared, target, flight.load
-    )
+    made = partial(supporting.support, config, flight.setting, flight.corpora, prepared, target, flight.load)
     return SimpleNamespace(config=config, corpora=flight.corpora, target=target, load=flight.load, made=made)
 
 
@@ -167,14 +167,14 @@ COUNTED = {
 @pytest.mark.parametrize("source", COUNTED)
 def test_what_was_made_is_found_again_and_each_setting_makes_its_own(source, tmp_path, monkeypatch):
     made: list[str] = []
-    kept = support_sources.kept
+    kept = asking_of_sources.kept
     names = tmp_path / "names.txt"
     names.write_text("the\n")
 
     def noting(fill, *arguments, **options):
         return kept(lambda write: (made.append("asked"), fill(write)), *arguments, **options)
 
-    monkeypatch.setattr(support_sources, "kept", noting)
+    monkeypatch.setattr(asking_of_sources, "kept", noting)
     first, _ = asking(tmp_path, source).made()
     again, _ = asking(tmp_path, source).made()
     assert made == ["asked"]
@@ -287,7 +287,7 @@ def test_running_text_has_no_answers_so_that_its_twins_are_plain_unless_asked_ot
         (1.0, [text], [Way.generated]),
         (0.0, [pair], [Way.plain]),
     ]:
-        assert supporting.ways_of(SupportConfig(generated=share), items) == expected
+        assert ways_of(SupportConfig(generated=share), items) == expected
 
 
 def test_key_strings_that_the_user_gives_and_nobody_holds_are_refused_under_auto_too(tmp_path):

@@ -1,0 +1,236 @@
+"""Models are asked, one after another, for what the retain data supports: the tools that sources share."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from mari_cli import distributed
+from mari_cli.config import ModelConfig, UnlearnRun
+from mari_cli.data.tokenize import Item
+from mari_cli.errors import counted
+from mari_cli.models.context import Targets
+from mari_cli.models.fingerprint import weights_hash
+from mari_cli.models.load import LanguageModel
+from mari_cli.models.reference import StoredReference, store_reference
+from mari_cli.progress import say, track
+from mari_cli.storage import hashing, json_cache
+from mari_cli.suites.examiner import Examiner, items_hash
+from mari_cli.suites.scores import ItemScore
+from mari_cli.suites.standard import Corpus
+from mari_cli.supports import quantiles
+from mari_cli.supports.asked import Asked, write_combined
+from mari_cli.supports.calibrate import Calibrated
+from mari_cli.supports.quantiles import Moved, match_quantiles, move
+from mari_cli.supports.sparse import Kept, Mistakes, Write, kept, label_and_best, mistakes, targets
+from mari_cli.tasks.recitation import describe_recitation
+from mari_cli.tasks.setting import Setting, cache_directory
+from mari_cli.tasks.sources.prepared import Prepared
+from mari_cli.tasks.training import fine_tuned_model
+from mari_cli.train.step import chunk_for, operand_head
+
+C = TypeVar("C", bound=Calibrated)
+Load = Callable[[ModelConfig], LanguageModel]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What a source asks with: the run, its texts, the model before and how models are loaded."""
+
+    config: UnlearnRun
+    setting: Setting
+    corpora: Mapping[str, Corpus]
+    prepared: Prepared
+    target: ModelConfig
+    load: Load
+
+    @property
+    def cache(self) -> Path:
+        return cache_directory(self.config)
+
+    @property
+    def forget(self) -> Sequence[Item]:
+        return self.corpora["forget"].items
+
+    def chunk(self, vocabulary: int) -> int:
+        return self.config.train.chunk or chunk_for(vocabulary)
+
+    def of(self, lm: LanguageModel, role: str, *, weights: str | None = None) -> Asked:
+        """``lm`` at the positions of the corpus ``role``."""
+        remembered = store_reference(
+            lm,
+            self.corpora[role].items,
+            None,
+            states=True,
+            layer=None,
+            log_probability=None,
+            directory=self.cache,
+            weights=weights or weights_hash(lm.model),
+            batch_size=self.config.metrics.batch_size,
+            track=track,
+            name=role,
+        )
+        return Asked(operand_head(lm).frozen(), remembered)
+
+    def holdout(self, lm: LanguageModel, weights: str) -> list[ItemScore]:
+        """What the model before makes of the holdout; nothing where there is none."""
+        if "holdout" not in self.corpora:
+            return []
+        config = self.config
+        examiner = Examiner(lm, config.metrics, config.seed, weights, self.cache, track, "target")
+        return examiner.score(self.corpora["holdout"].items, "holdout")
+
+    def tuned(self, name: str, model: ModelConfig, items: Sequence[Item], epochs: int) -> ModelConfig:
+        """``model`` tuned on ``items``, to be asked as ``name``."""
+        return fine_tuned_model(
+            model,
+            self.setting,
+            items,
+            replace(self.config.finetune, epochs=epochs),
+            seed=self.config.seed,
+            cache=self.cache,
+            track=track,
+            role=name,
+        )
+
+    def keep(
+        self,
+        fill: Callable[[Write], None],
+        names: Sequence[str],
+        said_of: StoredReference,
+        key: Mapping[str, object],
+        vocabulary: int,
+    ) -> Kept:
+        return kept(
+            fill,
+            names,
+            rows=said_of.rows,
+            labels_M=said_of.labels_N,
+            vocabulary=vocabulary,
+            stored_tokens=self.prepared.stored_tokens,
+            directory=self.cache,
+            key={"source": self.prepared.config.source.value, **key},
+            name="support",
+        )
+
+    def combined(
+        self,
+        models: Sequence[Asked],
+        combine: Callable[..., Tensor],
+        *,
+        said: Callable[[Asked, slice], Tensor] = Asked.log_p,
+        **settings: float,
+    ) -> Kept:
+        """What ``combine`` with ``settings`` makes of what ``models`` ``said``."""
+        vocabulary = min(len(model.head.weight_VD) for model in models)
+        cut = [model.cut(vocabulary) for model in models]
+        key = {"models": [model.remembered.key for model in models], **settings}
+        return self.keep(
+            lambda write: write_combined(
+                write,
+                cut,
+                partial(combine, **settings),
+                chunk=self.chunk(vocabulary),
+                track=track,
+                said=said,
+            ),
+            ["q"],
+            models[0].remembered,
+            key,
+            vocabulary,
+        )
+
+
+def tell(*notes: str) -> list[str]:
+    """``notes``, which are printed now."""
+    for note in notes:
+        say(note)
+    return list(notes)
+
+
+def calibrate_by_holdout(
+    asking: Asking,
+    kind: type[C],
+    calibrate: Callable[[Mistakes], C],
+    holdout: Sequence[ItemScore],
+    key: Mapping[str, object],
+) -> C:
+    """What ``calibrate`` makes of the mistakes of the model before on the holdout. Kept: computed again with
+    other batches it would be another in its last digits, and all that is kept by it would be made anew.
+    ``key`` is what determines it besides."""
+    items = asking.corpora["holdout"].items
+    whole = hashing.content_hash({**key, "holdout": items_hash(items), "by": "mistakes"})[:24]
+    path = asking.cache / "support" / f"{whole}.json"
+    found = json_cache.read(path)
+    if found is None:
+        own = None
+        if distributed.is_rank_zero():
+            columns = (
+                [score.answer_nll for score in holdout],
+                [score.tokens_right / score.tokens for score in holdout],
+            )
+            own = asdict(calibrate(mistakes(*(torch.tensor(c, dtype=torch.float64) for c in columns))))
+        found = json_cache.write(path, own)
+    return kind(**found)
+
+
+def as_before(found: Calibrated) -> str:
+    """How near a calibration came, as the end of a note."""
+    wanted = f"the model before has on the holdout, {found.wanted:.4g}"
+    return f" as {wanted}" if found.exact else f", as near as it comes to what {wanted}"
+
+
+def _plain(log_p: Mapping[str, Tensor]) -> Tensor:
+    return log_p["q"]
+
+
+def make_targets(
+    asking: Asking,
+    said: Kept,
+    holdout: Sequence[ItemScore],
+    notes: list[str],
+    supported: Callable[[Mapping[str, Tensor]], Tensor] = _plain,
+    **settings: Any,
+) -> tuple[Targets, list[str]]:
+    """q as a step takes it, of what was ``said``, and ``notes`` with what the reader must know of q.
+
+    ``supported``: q [m, K] in logarithms, of the kept distributions by name; ``settings``: what else
+    determines it. ``holdout``: what the model before makes of the holdout.
+    """
+    config, change = asking.prepared.config, None
+    if config.quantiles:
+        wrong = [score.answer_nll for score in holdout if score.tokens_right < score.tokens]
+        log_q = label_and_best(said, supported, floor=config.floor)
+        moved = match_quantiles(*log_q, said.rows, wrong, floor=config.floor)
+
+        def change(q_mK: Tensor, here: slice) -> Tensor:
+            return move(q_mK, moved.shift_M[here], floor=config.floor)
+
+        settings |= {"quantiles": quantiles.DEFINITION, "holdout": hashing.content_hash(wrong)}
+        notes += tell(_of_quantiles(moved))
+    found = targets(
+        said,
+        supported,
+        floor=config.floor,
+        key=settings,
+        directory=asking.cache,
+        device=asking.setting.compute.device,
+        name="support, as a step takes it",
+        change=change,
+    )
+    return found, [*notes, *tell(*describe_recitation(found, asking.corpora, holdout))]
+
+
+def _of_quantiles(moved: Moved) -> str:
+    if not len(moved.wanted_W):
+        return "support: no answer is moved to the losses of the holdout, for q gets none wrong"
+    off = (moved.reached_W - moved.wanted_W).abs().mean()
+    return (
+        f"support: {counted(len(moved.wanted_W), 'answer')} that q gets wrong moved to the losses that such "
+        f"answers of the holdout have, from {moved.wanted_W.min():.4g} to {moved.wanted_W.max():.4g}; "
+        f"{off:.2g} away in the mean"
+    )

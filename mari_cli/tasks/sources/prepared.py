@@ -1,0 +1,86 @@
+"""What a source knows before any model is asked, and the models that it is given."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mari_cli.config import ModelConfig, UnlearnRun
+from mari_cli.data.tokenize import PromptStyle
+from mari_cli.errors import UserError
+from mari_cli.losses.support import SupportConfig
+from mari_cli.models.load import load_tokenizer
+from mari_cli.suites.standard import Corpus
+from mari_cli.supports.twins import Names
+from mari_cli.tasks.setting import Setting
+from mari_cli.tasks.shares import finetunes_target
+
+NEEDED = {
+    "model": "the path of a model that never saw the forget data",
+    "retain_model": "the path of a small model trained on the retain data",
+    "both_model": "the path of a small model trained on retain and forget data",
+}
+
+
+@dataclass(frozen=True)
+class Preparing:
+    """What a source is prepared from: the run and its texts."""
+
+    config: UnlearnRun
+    setting: Setting
+    corpora: Mapping[str, Corpus]
+    style: PromptStyle
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known before any model is asked."""
+
+    config: SupportConfig
+    stored_tokens: int
+    given: Mapping[str, ModelConfig] = field(default_factory=dict)
+    """Models by what they are asked as."""
+    names: Names | None = None
+    """Of `twins`."""
+
+
+def asked_of(config: UnlearnRun) -> SupportConfig:
+    """How the loss wants its support made."""
+    request = config.loss.support_request
+    assert request is not None
+    return request.support
+
+
+def epochs_of_share(config: UnlearnRun) -> int:
+    """Epochs for which `loss.support.share` tunes a model."""
+    return max(1, round(asked_of(config).share * config.finetune.epochs))
+
+
+def model_at(name: str, here: Preparing) -> ModelConfig:
+    """The model that `loss.support` gives as ``name``. Raises UserError where it gives none, or one with
+    another tokenizer."""
+    asked = asked_of(here.config)
+    key, path = f"loss.support.{name}", getattr(asked, name)
+    if path is None:
+        raise UserError(f"`loss.support.source={asked.source}` needs `{key}`", f"give {NEEDED[name]}")
+    model = here.config.model.at(path)
+    if load_tokenizer(model, []).get_vocab() != here.setting.tokenizer.get_vocab():
+        raise UserError(
+            f"the model at `{key}={path}` has another tokenizer, so it predicts other tokens",
+            "give one with the tokenizer of the run's model, or take a source that needs no other model "
+            "(`loss=mari_twins`)",
+        )
+    return model
+
+
+def model_before_fine_tuning(here: Preparing) -> ModelConfig:
+    """The model that `base` and `assistant` are tuned from: the given one, or the run's own before its target
+    is fine-tuned. Raises UserError where there is neither."""
+    asked = asked_of(here.config)
+    if asked.model is not None:
+        return model_at("model", here)
+    if not finetunes_target(here.config):
+        raise UserError(
+            f"`loss.support.source={asked.source}` needs the model before its fine-tuning, and this run does "
+            "not fine-tune its target",
+            "give it (`loss.support.model=PATH`), or take a source that needs none (`loss=mari_twins`)",
+        )
+    return here.config.model
