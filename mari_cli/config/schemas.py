@@ -1,5 +1,8 @@
 """The schemas of all sections, by their names in conf/, and a configuration as plain data."""
 
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -52,12 +55,22 @@ SCHEMAS.update(
 
 
 def to_plain(config: object) -> dict[str, Any]:
-    """A configuration as plain dictionaries, lists, strings and numbers."""
-    plain = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    """A configuration, of dataclasses, as plain dictionaries, lists, strings and numbers."""
+    plain = _plain(config)
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value.name if isinstance(value, Enum) else value
 
 
 def to_yaml(config: object) -> str:
     """A configuration as YAML, in the form of config.yaml."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return OmegaConf.to_yaml(OmegaConf.create(to_plain(config)))
