@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,25 +18,34 @@ SERVER.set_forkserver_preload(
 """What starts processes of tests, each in a blink."""
 
 
-def _main(words: Sequence[str], told: Path) -> None:
-    from mari_cli.cli import main
-    from mari_cli.report.plots import style
+Program = Callable[[Sequence[str]], None]
 
-    style.to_svg = undrawn.to_svg
-    with told.open("wb") as file, open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), sys.stdout.fileno())
-        os.dup2(file.fileno(), sys.stderr.fileno())
+
+def mari(words: Sequence[str]) -> None:
+    """The command ``mari`` with ``words`` after it."""
+    from mari_cli.cli import main
+
     sys.argv = ["mari", *words]
     main()
 
 
-class Forked:
-    """A process that runs `mari WORDS`. It has read no file and drawn no number before."""
+def _run(program: Program, words: Sequence[str], told: Path) -> None:
+    from mari_cli.report.plots import style
 
-    def __init__(self, *words: str, told: Path) -> None:
-        """``told``: the file for what it says on stderr."""
+    style.to_svg = undrawn.to_svg
+    with told.open("wb") as err, told.with_suffix(".out").open("wb") as out:
+        os.dup2(out.fileno(), sys.stdout.fileno())
+        os.dup2(err.fileno(), sys.stderr.fileno())
+    program(words)
+
+
+class Forked:
+    """A process that runs ``program`` with ``words``. It has read no file and drawn no number before."""
+
+    def __init__(self, *words: str, told: Path, program: Program = mari) -> None:
+        """``told``: the file for what it says on stderr; what it prints is beside it, in a file `.out`."""
         self.told = told
-        self.process = SERVER.Process(target=_main, args=(words, told))
+        self.process = SERVER.Process(target=_run, args=(program, words, told))
         self.process.start()
 
     def finish(self) -> None:
@@ -44,14 +53,18 @@ class Forked:
         self.process.join(300)
         assert self.process.exitcode == 0, self.told.read_text()
 
-    def kill_after(self, run: Path, step: int) -> None:
-        """SIGKILL once ``step`` is in the metrics: no handler runs, nothing is tidied up."""
+    def wait_for_step(self, run: Path, step: int) -> None:
+        """Until ``step`` is in the metrics of ``run``."""
         path, deadline = run / "metrics.jsonl", time.monotonic() + 300
         while time.monotonic() < deadline and self.process.is_alive():
             if path.exists() and f'"step": {step},' in path.read_text():
-                self.process.kill()
-                self.process.join()
-                assert self.process.exitcode == -signal.SIGKILL
                 return
             time.sleep(0.005)
         pytest.fail(f"the run ended before step {step} was seen: {self.told.read_text()}")
+
+    def kill_after(self, run: Path, step: int) -> None:
+        """SIGKILL once ``step`` is in the metrics: no handler runs, nothing is tidied up."""
+        self.wait_for_step(run, step)
+        self.process.kill()
+        self.process.join()
+        assert self.process.exitcode == -signal.SIGKILL

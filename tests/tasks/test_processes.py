@@ -6,16 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked, mari
 from tiny import TINY
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ErrorHandler, ProcessFailure
 
 from mari_cli import launch
 from mari_cli.cli import main
 from mari_cli.errors import UserError
+from mari_cli.tasks import together
 from mari_cli.tasks.shares import batches, require_whole_shares
 from mari_cli.tasks.together import reason_of
 from mari_cli.tasks.unlearn import unlearn
@@ -36,8 +40,20 @@ def start(*arguments: str) -> subprocess.Popen:
     )
 
 
-def workers_of(process: subprocess.Popen) -> list[int]:
-    """Those of its children that multiprocessing has spawned to work."""
+def mari_with_forked_workers(words: Sequence[str]) -> None:
+    """`mari WORDS`, whose workers have imported torch already."""
+    together.LaunchConfig = partial(together.LaunchConfig, start_method="fork")
+    mari(words)
+
+
+def torchrun(words: Sequence[str]) -> None:
+    from torch.distributed.run import main
+
+    main(words)
+
+
+def workers_of(process: int) -> list[int]:
+    """Those of its children that multiprocessing has started to work."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -45,7 +61,7 @@ def workers_of(process: subprocess.Popen) -> list[int]:
             command = (entry / "cmdline").read_text()
         except OSError:
             continue
-        if parent == process.pid and "spawn_main" in command:
+        if parent == process and "resource_tracker" not in command:
             found.append(int(entry.name))
     return sorted(found)
 
@@ -76,15 +92,17 @@ def test_a_killed_process_ends_all_with_one_error_and_the_run_goes_on_in_one_pro
         unlearn, launch.prepare(launch.Experiment("unlearn", [*arguments, f"out={tmp_path / 'whole'}"]))
     )
     cut = tmp_path / "cut"
-    process = start("unlearn", "--nproc", "2", *arguments, "train.parallel=fsdp", f"out={cut}")
-    wait_for_step(5, cut, process)
-    workers = workers_of(process)
+    words = ["unlearn", "--nproc", "2", *arguments, "train.parallel=fsdp", f"out={cut}"]
+    run = Forked(*words, told=tmp_path / "told", program=mari_with_forked_workers)
+    run.wait_for_step(cut, 5)
+    workers = workers_of(run.process.pid)
     assert len(workers) == 2
     os.kill(workers[1], signal.SIGKILL)
     killed = time.monotonic()
-    _, errors = process.communicate(timeout=60)
+    run.process.join(60)
     assert time.monotonic() - killed < 20
-    assert process.returncode == 2
+    assert run.process.exitcode == 2
+    errors = run.told.read_text()
     told = [line for line in errors.splitlines() if "error" in line.lower()]
     assert told == ["error: process 1 of 2 was killed (SIGKILL); the others were ended"]
     assert f"`mari unlearn --resume {cut} --nproc 2` goes on" in errors
@@ -104,7 +122,8 @@ def test_a_run_that_is_told_to_end_ends_all_its_processes_and_says_how_to_go_on(
     out = tmp_path / "run"
     process = start("unlearn", "--nproc", "2", *TINY, *LONG, f"cache={cache}", f"out={out}")
     wait_for_step(1, out, process)
-    workers = workers_of(process)
+    workers = workers_of(process.pid)
+    assert len(workers) == 2
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -119,11 +138,16 @@ def test_torchrun_starts_the_same_run_and_only_the_first_process_speaks(tmp_path
     alone = launch.run(
         unlearn, launch.prepare(launch.Experiment("unlearn", [*arguments, f"out={tmp_path / 'alone'}"]))
     )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "mari_cli"]
-    command = [*torchrun, "unlearn", *arguments, f"out={tmp_path / 'both'}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("report.html") == 1
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from mari_cli.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+    )
+    workers = ["--nproc-per-node", "2", "--start-method", "fork", "--run-path", str(script)]
+    words = [*workers, "unlearn", *arguments, f"out={tmp_path / 'both'}"]
+    run = Forked(*words, told=tmp_path / "told", program=torchrun)
+    run.finish()
+    assert run.told.with_suffix(".out").read_text().count("report.html") == 1
     result = json.loads((tmp_path / "both" / "result.json").read_text())
     assert values(result) == pytest.approx(values(alone), rel=1e-3, abs=1e-4)
 
