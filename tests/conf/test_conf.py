@@ -2,6 +2,7 @@
 
 import re
 from importlib import resources
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -36,14 +37,35 @@ def parsed(task: str, *overrides: str) -> config.RunConfig:
     return launch.parse(launch.compose(Experiment(task, overrides)))
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: f"{option.group}={option.name}")
-def test_every_option_composes_in_every_command_that_has_its_group(option):
-    for task in launch.TASKS:
-        fits = option.group in GROUPS[task] and not (option.group == "train" and option.name != task)
-        if fits:
-            cfg = parsed(task, f"{option.group}={option.name}")
-            assert type(cfg) is config.SCHEMAS[task]
-            assert getattr(cfg, option.group) is not None
+def names(task: str, group: str) -> list[str]:
+    """The options of ``group`` that ``task`` has."""
+    found = [option.name for option in OPTIONS if option.group == group]
+    return [task] if group == "train" else found
+
+
+def require_composed(task: str, *overrides: str) -> None:
+    cfg = parsed(task, *overrides)
+    assert type(cfg) is config.SCHEMAS[task]
+    for override in overrides:
+        assert getattr(cfg, override.partition("=")[0]) is not None
+
+
+@pytest.mark.parametrize(
+    "choice", [f"{group}={name}" for group in sorted(GROUPS["unlearn"]) for name in names("unlearn", group)]
+)
+def test_every_option_composes_alone(choice):
+    require_composed("unlearn", choice)
+
+
+@pytest.mark.parametrize("task", [task for task in launch.TASKS if task != "unlearn"])
+def test_every_option_composes_in_every_other_command_that_has_its_group(task):
+    """The first options of all groups, then the second, and so on: a file is the same in every command."""
+    groups = sorted(GROUPS[task] - {"suite"})
+    rows = zip_longest(*([f"{group}={name}" for name in names(task, group)] for group in groups))
+    for row in rows:
+        require_composed(task, *filter(None, row))
+    for suite in names(task, "suite") if "suite" in GROUPS[task] else ():  # which must be of the corpora
+        require_composed(task, f"suite={suite}")
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: f"{option.group}={option.name}")

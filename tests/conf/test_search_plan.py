@@ -193,17 +193,14 @@ def test_every_method_gets_its_trials_and_its_best_runs_again_on_other_seeds(fou
 def test_a_search_that_was_killed_goes_on_to_the_same_trials(place, found, tmp_path):
     """A process of its own, killed with SIGKILL inside of a run."""
     Path("again").mkdir()
-    words = [*SEARCH, "sweep.report_seeds=[1,2]"]
     Path("again/kill").write_text(place)
-    code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from test_search_plan import AIM, measure, plan\n"
-        "from mari_cli import launch\n"
-        f"launch.search(measure, plan(*{words!r}), AIM)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd="again", capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     os.chdir("again")
+    if (child := os.fork()) == 0:
+        try:
+            launch.search(measure, plan(*SEARCH, "sweep.report_seeds=[1,2]"), AIM)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     Path("kill").unlink()
     again = launch.search(measure, launch.take_up(Path("s")), AIM)
     assert again.trials == found.trials
