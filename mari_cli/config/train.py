@@ -148,6 +148,9 @@ class Keep(StrEnum):
 class StopConfig:
     retain_drop: float | None = 0.03
     """Stop if retain validation accuracy falls by more than this in total (the paper's rule); null: off."""
+    retain_patience: int = 50
+    """Steps for which it may stay below, for a method that holds the retain data wins back what its first
+    steps lose. 0: stop at the first evaluation that finds it below, as the paper does."""
     at_holdout: Flag = True
     """Stop when the forget loss reaches the holdout loss (needs a holdout corpus)."""
     true_token_gap: float | None = None
@@ -157,6 +160,7 @@ class StopConfig:
     def __post_init__(self) -> None:
         flags("train.stop", self, "at_holdout")
         fraction("train.stop", self, "retain_drop")
+        non_negative("train.stop", self, "retain_patience")
         require(
             self.true_token_gap is None or isfinite(self.true_token_gap),
             f"train.stop.true_token_gap must be a number of nats or null, got {self.true_token_gap}",

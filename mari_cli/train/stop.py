@@ -3,6 +3,7 @@ far."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from math import isfinite
 
 from mari_cli.config import Keep, StopConfig
@@ -32,9 +33,11 @@ class Verdict:
 def judge(history: Sequence[Evaluation], config: StopConfig, keep: Keep) -> Verdict:
     """When to stop, by the paper's rule, the holdout rule or the gap rule, and which checkpoint to keep.
 
-    The paper's rule: retain accuracy is more than `retain_drop` below its start, relative. The holdout rule:
-    the forget loss has reached the holdout's. The gap rule, which needs no other data: the true tokens of the
-    forget items stand out over their likeliest alternatives by no more than `true_token_gap`.
+    The paper's rule: retain accuracy is more than `retain_drop` below its start, relative; here it may be so
+    for `retain_patience` steps, in which the retain term of a loss can win it back. The other rules do not
+    end a run in these steps, for nothing of them would be kept. The holdout rule: the forget loss has reached
+    the holdout's. The gap rule, which needs no other data: the true tokens of the forget items stand out over
+    their likeliest alternatives by no more than `true_token_gap`.
 
     Of the checkpoints that the retain rule allows, the one is kept whose forget loss is nearest the
     holdout's: with a lower loss the data is still recognisable, with a higher loss the forgetting is. Without
@@ -44,11 +47,14 @@ def judge(history: Sequence[Evaluation], config: StopConfig, keep: Keep) -> Verd
     start, latest = history[0], history[-1]
     floor = start.retain_accuracy * (1 - config.retain_drop) if config.retain_drop is not None else 0.0
     stop = None
-    if latest.retain_accuracy < floor:
-        stop = (
-            f"retain validation accuracy {latest.retain_accuracy:.4f} is more than {config.retain_drop:.0%} "
-            f"below its start {start.retain_accuracy:.4f}"
-        )
+    below = list(takewhile(lambda look: look.retain_accuracy < floor, reversed(history)))
+    if below:
+        if latest.step - below[-1].step >= config.retain_patience:
+            stop = (
+                f"retain validation accuracy {latest.retain_accuracy:.4f} is more than "
+                f"{config.retain_drop:.0%} below its start {start.retain_accuracy:.4f}"
+            )
+            stop += f", since step {below[-1].step}" if len(below) > 1 else ""
     elif config.at_holdout and latest.holdout_nll is not None and latest.forget_nll >= latest.holdout_nll:
         stop = (
             f"forget loss {latest.forget_nll:.3f} has reached the holdout's "

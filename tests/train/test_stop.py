@@ -6,9 +6,10 @@ from math import inf, nan
 import pytest
 
 from mari_cli.config import Keep, StopConfig
-from mari_cli.train.stop import Evaluation, judge
+from mari_cli.train.stop import Evaluation, Verdict, judge
 
-RULES = StopConfig()
+RULES = StopConfig(retain_patience=0)
+"""With the retain rule as the paper has it."""
 
 
 def look(step, forget, retain, holdout=None):
@@ -24,6 +25,39 @@ def test_retain_accuracy_may_fall_by_three_per_cent_of_its_start_and_no_more():
     verdict = judge([START, look(10, 0.5, floor - 1e-9, 2.0)], RULES, Keep.best)
     assert verdict.stop is not None
     assert "more than 3% below its start" in verdict.stop
+
+
+PATIENT = StopConfig(retain_patience=20)
+FALLS = [START, look(10, 0.5, 0.8, 2.0), look(20, 1.0, 0.7, 2.0)]
+
+
+def test_a_fall_may_be_won_back_while_patience_lasts():
+    assert judge(FALLS, PATIENT, Keep.best).stop is None
+    back = [*FALLS, look(30, 1.5, 0.89, 2.0)]
+    assert judge(back, PATIENT, Keep.best) == Verdict(30, None)
+    assert judge([*back, look(40, 1.8, 0.8, 2.0)], PATIENT, Keep.best) == Verdict(30, None)  # counts anew
+
+
+def test_a_fall_that_lasts_ends_the_run():
+    verdict = judge([*FALLS, look(30, 1.5, 0.8, 2.0)], PATIENT, Keep.best)
+    assert verdict.kept_step == 0
+    assert verdict.stop is not None
+    assert verdict.stop.endswith("more than 3% below its start 0.9000, since step 10")
+
+
+def test_patience_is_counted_in_steps_however_often_one_looks():
+    often = [START, *(look(step, 0.5, 0.8, 2.0) for step in range(2, 23))]
+    stopped = [judge(often[:end], PATIENT, Keep.best).stop is not None for end in range(1, len(often) + 1)]
+    assert stopped.index(True) == 21
+    seldom = [START, look(100, 0.5, 0.8, 2.0), look(200, 0.5, 0.8, 2.0)]
+    assert judge(seldom[:2], PATIENT, Keep.best).stop is None
+    assert judge(seldom, PATIENT, Keep.best).stop is not None
+
+
+def test_no_other_rule_ends_a_run_in_a_fall_of_which_nothing_would_be_kept():
+    passed = [START, look(10, 3.0, 0.8, 2.0)]
+    assert judge(passed, PATIENT, Keep.best) == Verdict(0, None)
+    assert "reached the holdout" in str(judge([*passed, look(20, 3.0, 0.89, 2.0)], PATIENT, Keep.best).stop)
 
 
 def test_it_stops_where_the_forget_loss_reaches_the_holdouts():
@@ -83,7 +117,7 @@ def test_it_stops_where_the_true_tokens_no_longer_stand_out_and_needs_no_holdout
 
 def test_the_gap_rule_is_off_unless_asked_for_and_the_other_rules_come_first():
     assert judge([gap(0, 9.0), gap(10, -5.0)], RULES, Keep.best).stop is None
-    rules = StopConfig(true_token_gap=2.0)
+    rules = StopConfig(true_token_gap=2.0, retain_patience=0)
     assert "retain" in judge([gap(0, 9.0), gap(10, 1.0, retain=0.5)], rules, Keep.best).stop
     assert "holdout" in judge([gap(0, 9.0), gap(10, 1.0, forget=2.5, holdout=2.0)], rules, Keep.best).stop
 
