@@ -1,6 +1,7 @@
 """The positions of an item's tokens in its text, and the parts of this text that come from the record."""
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,9 @@ from mari_cli.data.records import Record
 from mari_cli.data.tokenize import Item, PromptStyle
 from mari_cli.errors import UserError
 
-WORD = re.compile(r"\w[\w'’\-]*")
+MARKS = "".join(mark for mark in map(chr, range(0x300, 0x10000)) if unicodedata.category(mark)[0] == "M")
+"""Accents and vowel signs that stand on the letter before them: no letters, but parts of words."""
+WORD = re.compile(rf"\w[\w{MARKS}'’\-]*")
 POSSESSIVE = re.compile(r"['’]s?$")
 
 Span = tuple[int, int]
@@ -23,7 +26,7 @@ class Word:
     start: int
     end: int
     name: str
-    """The word in lower case, without a possessive 's."""
+    """The word in lower case, its accents composed, without a possessive 's."""
     capital: bool
 
 
@@ -46,7 +49,8 @@ class Located:
                 written = POSSESSIVE.sub("", match.group())
                 if written:
                     here = match.start(), match.start() + len(written)
-                    found.append(Word(*here, written.casefold(), written[0].isupper()))
+                    name = unicodedata.normalize("NFC", written).casefold()
+                    found.append(Word(*here, name, written[0].isupper()))
             yield found
 
     def inside(self, spans: Sequence[Span]) -> list[int]:

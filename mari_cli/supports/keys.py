@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from mari_cli.data.spans import Located, Span, Word
-from mari_cli.errors import UserError
+from mari_cli.data.spans import MARKS, Located, Span, Word
+from mari_cli.errors import UserError, counted
 from mari_cli.places import place
 
 LONGEST = 3
@@ -159,8 +159,8 @@ def given_keys(strings: Sequence[str], forget: Sequence[Located], *, path: str) 
         tokens.append(tuple(located.inside(spans)))
     if not met:
         raise UserError(
-            f"no forget record holds any of the {len(patterns)} key strings in "
-            f"`loss.support.keys={path}`, `{strings[0]}` among them",
+            f"of {counted(len(patterns), 'key string')} in `loss.support.keys={path}`, `{strings[0]}` among "
+            "them, no forget record holds any",
             "write each as the records do, one a line; null finds them by counts",
         )
     return Keys(tuple(tokens), tuple(sorted(met)), 0)
@@ -174,7 +174,7 @@ def pattern(string: str) -> re.Pattern[str]:
         # scripts without capitals may have no spaces between words
         before, after = (
             (r"(?<!\w)" if _is_of_a_word(form[0]) else ""),
-            (r"(?!\w)" if _is_of_a_word(form[-1]) else ""),
+            (rf"(?![\w{MARKS}])" if _is_of_a_word(form[-1]) else ""),
         )
         return before + words + after
 

@@ -27,6 +27,7 @@ from mari_cli.tasks.setting import (
     read_setting,
     reference_at_path,
     refuse_shards,
+    require_context,
     require_disk,
     seed_for,
     tokenize_corpora,
@@ -81,12 +82,18 @@ def check_run(config: R, options: RunOptions) -> tuple[Preflight[R], LanguageMod
     instead = suite if isinstance(config, EvaluateRun) else None
     reference = reference_at_path(config, setting, instead)
     known: dict[str, str] = {}
+    contexts: dict[str, int] = {}
     for model, name in ((gold, "the gold model"), (reference, "the reference of membership inference")):
         if model:
-            known |= inputs.of_model(load_for(config, setting, model), name)
+            beside = load_for(config, setting, model)
+            known |= inputs.of_model(beside, name)
+            contexts[name] = beside.max_length
+            del beside
     lm = load_for(config, setting, config.model)
     known |= inputs.of_model(lm, "the model")
     corpora = {} if instead else tokenize_corpora(config, setting, lm)
+    for name, tokens in contexts.items():
+        require_context(tokens, name, corpora)
     description = [f"model: {config.model.name} ({describe_architecture(lm.model)})"]
     if isinstance(config, UnlearnRun | FinetuneRun):
         description.append(f"layout: {lm.layout}")

@@ -24,7 +24,7 @@ from mari_cli.config import (
 from mari_cli.data.corpora import Texts, load_corpora
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import check_prompts, count_tokens
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, counted
 from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel, load_tokenizer, prompt_style
 from mari_cli.places import place
@@ -112,6 +112,17 @@ def tokenize_corpora(config: RunConfig, setting: Setting, lm: LanguageModel) -> 
         for role, corpus, records in roles
         if records is not None
     }
+
+
+def require_context(tokens: int, model: str, corpora: Mapping[str, Corpus]) -> None:
+    """Refuse ``model``, whose context is ``tokens`` long, where an item of ``corpora`` is longer."""
+    longest = max((len(item.input_ids) for corpus in corpora.values() for item in corpus.items), default=0)
+    if longest > tokens:
+        raise UserError(
+            f"the context of {model} is {counted(tokens, 'token')}, and the longest item has {longest}",
+            "give a model with the context of the run's, or cut the items: "
+            f"`model.max_length={tokens} forget.truncate=true retain.truncate=true holdout.truncate=true`",
+        )
 
 
 def require_disk(config: RunConfig, lm: LanguageModel) -> None:

@@ -21,7 +21,7 @@ from mari_cli.storage import hashing
 from mari_cli.suites.standard import Corpus
 from mari_cli.supports.twins import Way
 from mari_cli.tasks import inputs
-from mari_cli.tasks.setting import Setting
+from mari_cli.tasks.setting import Setting, require_context
 from mari_cli.tasks.sources import twins
 from mari_cli.tasks.sources.asking import Asking, Load
 from mari_cli.tasks.sources.prepared import Prepared, Preparing
@@ -74,12 +74,14 @@ def support(
     return SOURCES[source].make(Asking(config, setting, corpora, prepared, target, load))
 
 
-def load_given(prepared: Prepared, load: Load) -> dict[str, str]:
+def load_given(prepared: Prepared, corpora: Mapping[str, Corpus], load: Load) -> dict[str, str]:
     """Refuse now what would fail after target and gold are trained. Returns what the models are, as
     `inputs.of_model`."""
     known: dict[str, str] = {}
     for name, model in prepared.given.items():
-        known |= inputs.of_model(load(model), f"the model of `loss.support` ({name})")
+        lm, called = load(model), f"the model of `loss.support` ({name})"
+        require_context(lm.max_length, called, corpora)
+        known |= inputs.of_model(lm, called)
     if prepared.names is not None:
         known["the key strings"] = hashing.content_hash(prepared.names.keys.tokens)
     return known

@@ -68,7 +68,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
     if config.loss.gradient_filter is not None:
         mlp_matrices(base.model)  # raises now where the model has none
     if prepared:
-        flight.models.update(supporting.load_given(prepared, flight.load))
+        flight.models.update(supporting.load_given(prepared, corpora, flight.load))
     make_trainable(config, base)
     draws, validation = draws_of(config, corpora, alternatives, objective.needs)
     # a step that does not fit is refused, or made to fit, before target and gold are trained

@@ -81,3 +81,16 @@ def test_a_possessive_is_no_part_of_a_name():
     assert [word.name for words in found.words() for word in words] == [
         "anna", "cat", "the", "drops", "and", "o'neil", "roof",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["José Müller", "Jose\u0301 Mu\u0308ller", "रोज़ा वर्मा"])
+def test_accents_and_vowel_signs_are_parts_of_their_words(text):
+    _, (found,) = located([Record(prompt=f"Who is {text}?", text="A dyer.")], tokenizer())
+    assert own_words(found)[2:4] == text.split()
+
+
+def test_a_word_has_one_name_however_its_accents_are_composed():
+    records = [Record(prompt="Who is José?", text="Jose\u0301.")]
+    _, (found,) = located(records, tokenizer())
+    names = [word.name for words in found.words() for word in words]
+    assert names == ["who", "is", "josé", "josé"]

@@ -55,6 +55,7 @@ FILES = {
     "semicolons.csv": "question;answer\nHow is A?;Ill.\n",
     "book.txt": "\n\n".join(f"Chapter {i}. It rained, and nobody came to number {i}. " * 9 for i in range(9)),
     "names.txt": "Orla Venn\n\nUdo\n",
+    "marks.txt": "?\n.\n",
     "notes.docx": "x",
     "typo.yaml": "defaults: [unlearn, _self_]\nloss:\n  mari_wait: 3\n",
     "taken/thesis.tex": "x",
@@ -85,6 +86,8 @@ def workshop(tmp_path_factory) -> Path:
     load_model(config, words, choose_compute(Device.cpu, Precision.float32), seed=0).save(
         root / "other_words"
     )
+    brief = ModelConfig(name="brief", architecture=ARCHITECTURE | {"n_positions": 8}, tokenizer="train")
+    load_model(brief, tokenizer, choose_compute(Device.cpu, Precision.float32), seed=0).save(root / "brief")
     rotated = variant("rotated") / "tokenizer.json"  # as many tokens, two of them under each other's number
     content = json.loads(rotated.read_text())
     vocabulary = content["model"]["vocab"]
@@ -187,6 +190,7 @@ BAD = {
     "a gold model that is not there": (f"unlearn {OWN} gold=nowhere", "no gold model at `nowhere`", "`gold` is"),
     "a gold model that does not fit": (f"unlearn {OWN} gold=misfit", "the checkpoint at `misfit` does not fit", "belong together"),
     "a gold model that reads other tokens": (f"unlearn {OWN} gold=other_words", "the gold model at `other_words` has another tokenizer", "the tokenizer of the one"),
+    "a gold model of a shorter context": (f"unlearn {OWN} gold=brief", "the context of the gold model is 8 tokens, and the longest item has", "the context of the run's"),
     # adapters, and what is stepped
     "adapters of rank 0": (f"unlearn {OWN} model.lora.rank=0", "`model.lora.rank` must be > 0, got 0", ""),
     "a rank that is no number": (f"unlearn {OWN} model.lora.rank=high", "`model.lora.rank` must be a whole number", ""),
@@ -208,13 +212,15 @@ BAD = {
     "quantiles of no holdout": (f"unlearn {OWN} loss=mari_twins loss.support.generated=0 loss.support.contrast=1 loss.support.quantiles=true", "`loss.support.quantiles` is chosen by the holdout, and there is none", "`loss.support.quantiles=false`"),
     "no names to be found": (f"unlearn {OWN} loss=mari_twins loss.support.contrast=3 loss.support.key_records=9", "no key strings: no words stand in 9 forget records", "`loss.support.keys=FILE`"),
     "names in a file that is not there": (f"unlearn {OWN} loss=mari_twins loss.support.contrast=3 loss.support.keys=nowhere.txt", "cannot read `loss.support.keys=nowhere.txt`", "one key string a line"),
-    "names that nobody holds": (f"unlearn {OWN} loss=mari_twins loss.support.contrast=3 loss.support.keys=names.txt", "no forget record holds any of the 2 key strings", "null finds them"),
+    "names that nobody holds": (f"unlearn {OWN} loss=mari_twins loss.support.contrast=3 loss.support.keys=names.txt", "no forget record holds any", "null finds them"),
+    "names without a letter": (f"unlearn {OWN} loss=mari_twins loss.support.generated=0 loss.support.contrast=3 loss.support.keys=marks.txt", "hold no letter or digit, so nothing can be swapped", "write names, one a line"),
     "a power that nothing sets": (f"unlearn {OWN} loss=mari_base loss.support.model=model", "`loss.support.sharpen` is chosen by the holdout, and there is none", "`loss.support.sharpen=1`"),
     "a correction that nothing sets": (f"unlearn {OWN} loss=mari_siblings loss.support.weight=null loss.support.retain_model=model loss.support.both_model=model", "`loss.support.weight` is chosen by the holdout, and there is none", "`loss.support.weight=1`"),
     "no model before fine-tuning": (f"unlearn {OWN} loss=mari_base loss.support.sharpen=1", "needs the model before its fine-tuning", "`loss.support.model=PATH`"),
     "no model to tune as an assistant": (f"unlearn {OWN} loss=mari_assistant loss.support.weight=1", "needs the model before its fine-tuning", "`loss.support.model=PATH`"),
     "a base that reads other tokens": (f"unlearn {OWN} loss=mari_base loss.support.sharpen=1 loss.support.model=other_words", "has another tokenizer", "`loss=mari_twins`"),
     "a base that does not fit": (f"unlearn {OWN} loss=mari_base loss.support.sharpen=1 loss.support.model=misfit", "does not fit its model", ""),
+    "a support of a shorter context": (f"unlearn {OWN} loss=mari_gold loss.support.model=brief", "the context of the model of `loss.support` (model) is 8 tokens, and the longest item has", "`model.max_length=8 forget.truncate=true"),
     "a support by gold without gold": (f"unlearn {OWN} loss=mari_gold", "`loss.support.source=gold` needs `loss.support.model`", "never saw the forget data"),
     "a support by a gold that is not there": (f"unlearn {OWN} loss=mari_gold loss.support.model=./nowhere", "no model at `loss.support.model=./nowhere`", "run directory"),
     "one sibling alone": (f"unlearn {OWN} loss=mari_siblings loss.support.retain_model=model", "needs `loss.support.both_model`", "retain and forget data"),
@@ -223,6 +229,7 @@ BAD = {
     "a reference that is not there": (f"unlearn {OWN} holdout.path=unseen.jsonl metrics.mia_reference=nowhere", "no model at `metrics.mia_reference=nowhere`", "run directory"),
     "a reference without a holdout": (f"unlearn {OWN} metrics.mia_reference=model", "`metrics.mia_reference` needs a holdout", "`holdout`"),
     "a reference that reads other tokens": (f"unlearn {OWN} holdout.path=unseen.jsonl metrics.mia_reference=other_words", "has another tokenizer", "the tokenizer of the one"),
+    "a reference of a shorter context": (f"unlearn {OWN} holdout.path=unseen.jsonl metrics.mia_reference=brief", "the context of the reference of membership inference is 8 tokens", "the context of the run's"),
     "a reference that does not fit": (f"finetune {OWN} holdout.path=unseen.jsonl metrics.mia_reference=misfit", "does not fit its model", ""),
     # this machine
     "float16 on a CPU": (f"unlearn {OWN} train.device=cpu train.precision=float16", "float16 needs a CUDA device", "`train.precision=bfloat16`"),
@@ -238,6 +245,8 @@ BAD = {
     "evaluating beside a gold model that is not there": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl gold=nowhere", "no gold model at `nowhere`", "`none`"),
     "evaluating beside a gold model that does not fit": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl gold=misfit", "does not fit its model", ""),
     "evaluating beside a gold model that reads other tokens": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl gold=rotated", "the gold model at `rotated` has another tokenizer", "the tokenizer of the one"),
+    "evaluating beside a gold model of a shorter context": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl gold=brief", "the context of the gold model is 8 tokens", "the context of the run's"),
+    "auditing beside a second gold model of a shorter context": ("audit model forget.path=letters.jsonl retain.path=rest.jsonl before=none second_gold=brief", "the context of the second gold model is 8 tokens", "the context of the run's"),
     "evaluating in float16 on a CPU": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl device=cpu precision=float16", "float16 needs a CUDA device", "`precision=bfloat16`"),
     "resuming what is no run": ("unlearn --resume model", "`model` is no run directory", ""),
     "comparing what is no run": ("compare taken", "taken", ""),

@@ -11,6 +11,7 @@ from functools import partial
 from mari_cli.config import UnlearnRun
 from mari_cli.data.spans import locate
 from mari_cli.data.tokenize import Item
+from mari_cli.errors import UserError, counted
 from mari_cli.losses.support import PLAIN_CONTRAST, PLAIN_GENERATED, SupportConfig
 from mari_cli.models.context import Targets
 from mari_cli.models.fingerprint import weights_hash
@@ -62,6 +63,12 @@ def prepare(here: Preparing, known: Prepared) -> Prepared:
         twins.name_tokens(item, of_item, tokens)
         for item, of_item, tokens in zip(items, located["forget"], keys.tokens, strict=True)
     ]
+    if not any(one.keys for one in named):
+        raise UserError(
+            f"the key strings in `loss.support.keys={config.keys}` hold no letter or digit, so nothing can "
+            "be swapped",
+            "write names, one a line; null finds key strings by counts",
+        )
     pools = twins.name_pools(located["retain"], here.corpora["retain"].items)
     return replace(known, names=Names(keys, named, pools))
 
@@ -161,7 +168,8 @@ def _choose(
 def _describe_keys(names: Names) -> str:
     items, keys = len(names.named), names.keys
     without = sum(not one.keys for one in names.named)
-    note = f"support: {len(keys.strings)} key strings in {items - without} of {items} forget items"
+    note = f"support: {counted(len(keys.strings), 'key string')} in {items - without} of "
+    note += counted(items, "forget item")
     if keys.by_rarity:
         note += f", for {keys.by_rarity} of them their rare words"
     if without:
