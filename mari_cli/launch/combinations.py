@@ -2,14 +2,14 @@
 that are left for a search."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -44,6 +44,8 @@ class Composed:
     ranges: list[Override]
     """What is searched, of every method; with ``of_methods`` and ``steering`` empty: nothing is."""
     of_methods: list[tuple[str, Override]]
+    left_out: set[str]
+    """Methods that the file names, and the command line does not."""
     steering: dict[str, str]
 
     @property
@@ -74,7 +76,9 @@ def compose_combinations(given: Experiment) -> Composed:
         task_overrides: Any = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
         parsed = parser.parse_overrides([*in_file.of_hydra, *task_overrides])
         last = {override.get_key_element(): override for override in parsed}  # what is typed holds
-        typed_for = {(method, key): value for method, key, value in (*in_file.of_methods, *words.of_methods)}
+        left_out = _words(parser.parse_overrides([*in_file.of_hydra])) - _words(last.values())
+        of_file = [words for words in in_file.of_methods if words[0] not in left_out]
+        typed_for = {(method, key): value for method, key, value in (*of_file, *words.of_methods)}
         of_methods = [
             (method, parser.parse_override(f"{key}={value}")) for (method, key), value in typed_for.items()
         ]
@@ -107,8 +111,16 @@ def compose_combinations(given: Experiment) -> Composed:
         launcher=_launcher(master.hydra, experiment),
         ranges=ranges,
         of_methods=of_methods,
+        left_out=left_out,
         steering=steering,
     )
+
+
+def _words(overrides: Iterable[Override]) -> set[str]:
+    """The words that commas separate in ``overrides``."""
+    values = [one.value() for one in overrides]
+    lists = [value.list if isinstance(value, ChoiceSweep) else [value] for value in values]
+    return {word for words in lists for word in words if isinstance(word, str)}
 
 
 def _multirun_config(controller: Any, experiment: Experiment) -> Any:
@@ -120,9 +132,9 @@ def _multirun_config(controller: Any, experiment: Experiment) -> Any:
     )
 
 
-def directory_name(name: str) -> str:
-    """``name`` as the directory of a job has it."""
-    return re.sub(r"[^\w.=+-]+", "-", name)[:LONGEST_NAME]
+def directory_name(name: str, end: str = "") -> str:
+    """``name`` as the directory of a job has it; of a long one the beginning, and ``end`` whole."""
+    return re.sub(r"[^\w.=+-]+", "-", name)[: LONGEST_NAME - len(end)] + end
 
 
 def is_of_launcher(override: str) -> bool:

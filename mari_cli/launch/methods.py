@@ -108,7 +108,7 @@ def plan_methods(composed: Composed) -> tuple[SearchConfig, list[Method]]:
             given["trials"] = int(sizes[0])
     settings = read_settings(given)
     methods = [replace(method, ranges=()) if _is_fixed(method, settings) else method for method in methods]
-    _check_fixed(methods, settings)
+    _check_fixed(composed, methods, settings)
     for method in methods:
         for of_key in method.ranges:
             _check_range(method, of_key, composed)
@@ -228,10 +228,10 @@ def _is_fixed(method: Method, settings: SearchConfig) -> bool:
     return any(name in (method.name, *method.varied.values()) for name in settings.fixed)
 
 
-def _check_fixed(methods: Sequence[Method], settings: SearchConfig) -> None:
+def _check_fixed(composed: Composed, methods: Sequence[Method], settings: SearchConfig) -> None:
     known = {word for method in methods for word in (*method.varied.values(), method.name)}
     for name in settings.fixed:
-        if name not in known:
+        if name not in known | composed.left_out:
             raise UserError(
                 f"`sweep.fixed` names `{name}`, which is no method of the sweep",
                 did_you_mean(name, known, f"the methods are {', '.join(sorted(known))}"),

@@ -282,8 +282,9 @@ def _run_reports(planned: PlannedSearch, trials: Sequence[Trial], runs: "_Runs")
         for tuned, trial in chosen:
             for seed in planned.settings.report_seeds if trial else ():
                 assert trial
-                name = f"{method.number}-{'best' if tuned else 'middle'}_{method.name}_seed={seed}"
-                asked.append(Report(method.number, tuned, seed, trial, directory_name(name)))
+                name = f"{method.number}-{'best' if tuned else 'middle'}_{method.name}"
+                run = directory_name(name, f"_seed={seed}")
+                asked.append(Report(method.number, tuned, seed, trial, run))
     results = runs.carry_out([runs.of_report(report) for report in asked], done=len(trials))
     return [replace(report, result=result) for report, result in zip(asked, results, strict=True)]
 

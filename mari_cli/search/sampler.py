@@ -8,6 +8,7 @@ the trials that it would have had.
 
 import hashlib
 import itertools
+import math
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
@@ -18,7 +19,8 @@ from mari_cli.search.trials import Trial
 DIGITS = 4
 """Significant digits of a number that is drawn: people type it again."""
 REDRAWS = 200
-"""How often settings that were tried before are drawn anew; then a combination is enumerated."""
+"""How often settings that were tried before are drawn anew; then a combination is enumerated, or a number is
+drawn with all its digits."""
 
 
 class Sampler(StrEnum):
@@ -48,9 +50,12 @@ def propose(
     if sampler is Sampler.grid:
         return _nth_combination(ranges, number)
     for again in range(REDRAWS):
-        found = _ask(ranges, finished, sampler, _seed_of(seed, method, number, again), trials)
+        drawn = _ask(ranges, finished, sampler, _seed_of(seed, method, number, again), trials)
+        found = {of_key.key: _rounded(of_key, drawn[of_key.key]) for of_key in ranges}
         if found not in tried:
             return found
+    if combinations(ranges) == math.inf:  # an interval so narrow that its numbers have the same first digits
+        return drawn
     rest = (_nth_combination(ranges, place) for place in range(int(combinations(ranges))))
     return next(settings for settings in rest if settings not in tried)
 
@@ -79,8 +84,7 @@ def _ask(
                 state=TrialState.PRUNED if failed else TrialState.COMPLETE,
             )
         )
-    drawn = study.ask(fixed_distributions=distributions).params
-    return {of_key.key: _rounded(of_key, drawn[of_key.key]) for of_key in ranges}
+    return dict(study.ask(fixed_distributions=distributions).params)
 
 
 def _distribution(of_key: Range) -> Any:

@@ -16,6 +16,7 @@ from mari_cli import config, launch
 from mari_cli.begun import Inputs, versions
 from mari_cli.errors import UserError
 from mari_cli.launch import Experiment
+from mari_cli.launch.combinations import directory_name
 from mari_cli.search.aim import Aim
 from mari_cli.storage.run import Run
 
@@ -77,6 +78,25 @@ def test_a_file_may_say_it_all(tmp_path):
     assert (planned.num_trials, planned.num_reports, planned.seed) == (4, 4, 1)
     assert planned.methods[0].configured({"seed": 3}).forget.seed == 3  # another world
     assert plan("sweep.trials=2", "npo:train.lr=choice(1e-4,2e-4)", "out=s", file=file).num_trials == 3
+
+
+def test_a_method_of_a_file_is_left_out_on_the_command_line_with_its_ranges(tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        "defaults: [unlearn, _self_]\nhydra:\n  sweeper:\n    params:\n      loss: npo,kl_ga,simnpo\n"
+        "      sweep.trials: 2\n      sweep.fixed: [simnpo]\n      train.lr: choice(1e-4,1e-3)\n"
+        "      npo:loss.beta: choice(0.1,0.5)\n      npo_:loss.beta: choice(0.1,0.5)\n"
+    )
+    with pytest.raises(UserError, match="`npo_:loss.beta.* is for a method that is not in the sweep"):
+        plan("loss=kl_ga", "out=s", file=file)
+    file.write_text(file.read_text().replace("      npo_:loss.beta: choice(0.1,0.5)\n", ""))
+    assert [method.name for method in plan("loss=kl_ga", "out=s", file=file).methods] == ["kl_ga"]
+    with pytest.raises(UserError, match="is for a method that is not in the sweep"):
+        plan("loss=kl_ga", "npo:loss.beta=choice(1,2)", "out=s", file=file)
+
+
+def test_the_runs_of_a_report_have_a_directory_each_however_long_the_name_of_the_method_is():
+    assert len({directory_name("0-best_" + "x" * 200, f"_seed={seed}") for seed in (1, 2)}) == 2
 
 
 def test_without_a_range_a_sweep_is_what_it_was():

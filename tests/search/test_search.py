@@ -102,6 +102,14 @@ def test_no_settings_come_twice_and_a_small_space_is_used_up(sampler):
     assert len({json.dumps(one.settings) for one in found}) == 6
 
 
+@pytest.mark.parametrize("sampler", [Sampler.tpe, Sampler.random])
+def test_of_an_interval_whose_numbers_begin_alike_no_number_comes_twice(sampler):
+    pytest.importorskip("optuna")
+    found = [one.settings["x"] for one in sequence([Interval("x", 1.0, 1.00001)], sampler=sampler, trials=4)]
+    assert len(set(found)) == 4
+    assert all(1.0 <= x <= 1.00001 for x in found)
+
+
 def test_a_trial_that_failed_is_told_to_the_sampler_as_the_worst():
     pytest.importorskip("optuna")
     done = [Trial(0, n, {"x": x}, str(n), failed="burnt") for n, x in enumerate((0.1, 0.2, 0.3))]
