@@ -54,6 +54,7 @@ def alternative_items(config: UnlearnRun, lm: LanguageModel, forget: Corpus) -> 
         )
     if asked.path is not None:
         return _with_answers(config, lm, forget, _of_file(asked, forget))
+    _questions(asked, lm, forget)  # raises now what would be raised after target and gold are trained
     return [_longest(item, asked, lm) for item in forget.items]
 
 
@@ -73,16 +74,7 @@ def write_alternatives(
     asked = config.loss.alternates_request
     assert asked is not None
     records = [forget.record_of(i) for i in range(len(forget.items))]
-    questions = [
-        Record(
-            prompt=asked.instruction.replace("{answer}", record.text).replace(
-                "{prompt}", record.prompt or ""
-            ),
-            text=record.text,
-        )
-        for record in records
-    ]
-    items = lm.tokenize(questions, corpus="forget", block_size=None, truncate=False)
+    items = _questions(asked, lm, forget)
     settings = {
         "questions": items_hash(items),
         "each": asked.each,
@@ -125,6 +117,26 @@ def write_alternatives(
     return _with_answers(config, lm, forget, answers), [note]
 
 
+def _questions(asked: Alternates, lm: LanguageModel, forget: Corpus) -> list[Item]:
+    """The instruction with each forget prompt. Raises UserError where one leaves no room for an answer."""
+    records = [
+        Record(
+            prompt=asked.instruction.replace("{answer}", record.text).replace(
+                "{prompt}", record.prompt or ""
+            ),
+            text=record.text,
+        )
+        for record in map(forget.record_of, range(len(forget.items)))
+    ]
+    try:
+        return lm.tokenize(records, corpus="forget", block_size=None, truncate=True)
+    except UserError as error:
+        raise UserError(
+            f"with `loss.instruction` around them, {error}",
+            "shorten the instruction, or give the answers in a file: `loss.path=FILE`",
+        ) from error
+
+
 def _with_answers(
     config: UnlearnRun, lm: LanguageModel, forget: Corpus, answers: Sequence[Sequence[str]]
 ) -> list[Item]:
@@ -134,7 +146,10 @@ def _with_answers(
         for turn in range(max(map(len, answers)))
         for i, of_item in enumerate(answers)
     ]
-    return lm.tokenize(records, corpus="forget", block_size=None, truncate=config.forget.truncate)
+    try:
+        return lm.tokenize(records, corpus="forget", block_size=None, truncate=config.forget.truncate)
+    except UserError as error:
+        raise UserError(f"with the answers that {config.loss.kind} prefers, {error}", error.hint) from error
 
 
 def _of_file(asked: Alternates, forget: Corpus) -> list[list[str]]:
@@ -152,7 +167,15 @@ def _of_file(asked: Alternates, forget: Corpus) -> list[list[str]]:
             f"{counted(len(prompts), 'forget prompt')}",
             "give one for each, with the very words of its prompt",
         )
-    return [found[prompt] for prompt in prompts]
+    chosen = [found[prompt] for prompt in prompts]
+    same = sum(forget.record_of(i).text.strip() in map(str.strip, chosen[i]) for i in range(len(chosen)))
+    if same:
+        raise UserError(
+            f"`loss.path={asked.path}` prefers the answer to be forgotten at {same} of "
+            f"{counted(len(prompts), 'forget prompt')}",
+            "take these answers out of it: the loss prefers them to themselves",
+        )
+    return chosen
 
 
 def _longest(item: Item, asked: Alternates, lm: LanguageModel) -> Item:

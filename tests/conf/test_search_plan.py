@@ -87,7 +87,7 @@ def test_a_method_of_a_file_is_left_out_on_the_command_line_with_its_ranges(tmp_
         "      sweep.trials: 2\n      sweep.fixed: [simnpo]\n      train.lr: choice(1e-4,1e-3)\n"
         "      npo:loss.beta: choice(0.1,0.5)\n      npo_:loss.beta: choice(0.1,0.5)\n"
     )
-    with pytest.raises(UserError, match="`npo_:loss.beta.* is for a method that is not in the sweep"):
+    with pytest.raises(UserError, match=r"`npo_:loss\.beta.* is for a method that is not in the sweep"):
         plan("loss=kl_ga", "out=s", file=file)
     file.write_text(file.read_text().replace("      npo_:loss.beta: choice(0.1,0.5)\n", ""))
     assert [method.name for method in plan("loss=kl_ga", "out=s", file=file).methods] == ["kl_ga"]

@@ -43,6 +43,7 @@ FILES = {
     "rest.jsonl": json_lines(REST),
     "unseen.jsonl": json_lines(UNSEEN),
     "overlapping.jsonl": json_lines([*REST, LETTERS[0], LETTERS[2]]),
+    "some.jsonl": json_lines([LETTERS[0], LETTERS[2]]),
     "empty.jsonl": "\n",
     "fields.jsonl": json_lines([{"frage": "Wie geht es A?", "antwort": "Gut."}]),
     "malformed.jsonl": json_lines(LETTERS[:2]) + '{"prompt": "How is\n',
@@ -206,6 +207,9 @@ BAD = {
     "an optimiser that is not there": (f"unlearn {OWN} train.optimizer=adam_8bit", "`train.optimizer` must be one of `adamw`, `adamw_8bit`", "`train.optimizer=adamw_8bit`"),
     # losses
     "dpo on running text": (f"unlearn {OWN} forget.path=book.txt loss=dpo", "dpo needs prompts", "`loss`"),
+    "an instruction that fills the context": (f"unlearn {OWN} loss=altpo", "with `loss.instruction` around them, 4 of 4 prompts of the forget corpus leave no room", "`loss.path=FILE`"),
+    "answers that fill the context": (f"unlearn {OWN} loss=dpo 'loss.answers=[\"{'no idea ' * 40}\"]'", "with the answers that dpo prefers, 4 of 4 records of the forget corpus are longer", "forget.truncate=true"),
+    "alternates that are the answers to be forgotten": (f"unlearn {OWN} loss=altpo loss.path=overlapping.jsonl forget.path=some.jsonl", "`loss.path=overlapping.jsonl` prefers the answer to be forgotten at 2 of 2 forget prompts", "take these answers out"),
     "a layer that is not there": (f"unlearn {OWN} loss=mari_context loss.context.layer=3", "has 2 layers", "0 to 2"),
     # supports
     "a contrast that nothing sets": (f"unlearn {OWN} loss=mari_twins", "`loss.support.generated` and `loss.support.contrast` are chosen by the holdout, and there is none", "`loss.support.generated=0.4 loss.support.contrast=0.75`"),
