@@ -4,6 +4,7 @@ that are left for a search."""
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mari_cli.config import RunConfig
+from mari_cli.errors import UserError
 from mari_cli.launch.experiment import Experiment
 from mari_cli.launch.groups import conf_folder
 from mari_cli.launch.parse import parse
@@ -87,6 +89,9 @@ def compose_combinations(given: Experiment) -> Composed:
         ranges = [override for override in last.values() if searches and is_range(override)]
         parted = [override for override in last.values() if override not in ranges]
         combinations = [tuple(job) for batch in BasicSweeper.split_arguments(parted, None) for job in batch]
+        for one, other in pairwise(sorted(combinations)):
+            if one == other:
+                raise UserError(f"two runs of the sweep are the same: `{' '.join(one)}`", "write each value once")
         composed = [loader.load_sweep_config(master, list(overrides)) for overrides in combinations]
         directory = Path(str(composed[0].hydra.sweep.dir))
     hydras = [master.hydra, *(cfg.hydra for cfg in composed)]

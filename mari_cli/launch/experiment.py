@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mari_cli.launch.groups import CONF
-from mari_cli.launch.typed import as_meant, quote, unquoted
+from mari_cli.launch.typed import as_meant, entries_of, quote, unquoted
 from mari_cli.places import is_there, place
 
 CORPORA = ("forget", "retain", "holdout")
@@ -76,7 +76,7 @@ def implied_choices(overrides: Sequence[str]) -> list[str]:
     for corpus in CORPORA:
         if (path := given.get(f"{corpus}.path", "null")) != "null" and corpus not in given:
             implied[corpus] = "text" if _is_text(unquoted(path)) else "jsonl"
-    if "forget" not in given and (sources := _files_among(given.get("forget.requests", ""))):
+    if "forget" not in given and (sources := _files_among(given.get("forget.requests") or "[]")):
         texts = all(_is_text(source) for source in sources)
         implied["forget"] = "text" if texts else "jsonl"
     uncut = "retain.path" in given or "forget.requests" in given
@@ -87,8 +87,7 @@ def implied_choices(overrides: Sequence[str]) -> list[str]:
 
 def _files_among(requests: str) -> list[str]:
     """What `forget.requests` names, where all of it looks like files; names of people do not."""
-    entries = [requests] if is_there(requests) else re.sub(r"[\[\]]", " ", requests).split(",")
-    named = [path for entry in entries if (path := unquoted(entry.strip()))]
+    named = [requests] if is_there(requests) else entries_of(requests)
     like_files = (is_there(path) or "/" in path or re.search(r"\.[a-z]+$", path) for path in named)
     return named if all(like_files) else []
 

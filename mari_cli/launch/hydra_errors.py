@@ -282,6 +282,12 @@ def _no_override(override: str) -> UserError:
     key, equals, value = override.partition("=")
     if not (key and equals):
         return UserError(f"`{override or '='}` is not KEY=VALUE", "e.g. `loss=npo` or `train.steps=100`")
+    if re.match(r"(choice|range|interval|tag|int|float)\(", value):
+        return UserError(
+            f"cannot read the range of `{override}`",
+            "write `interval(1e-5,1e-3)`, `tag(log,interval(1e-5,1e-3))`, `int(interval(1,8))` or "
+            f"`choice(1,3,10)`; values such as null stand between commas: `{key}=null,1`",
+        )
     return UserError(
         f"cannot read the value of `{override}`",
         f"text with special characters needs two pairs of quotes: {shell_word(key, unquoted(value))}",

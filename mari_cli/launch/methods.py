@@ -19,7 +19,7 @@ from mari_cli.launch.hydra_errors import keys
 from mari_cli.launch.parse import parse
 from mari_cli.launch.ranges import is_range, range_of, steering_value
 from mari_cli.launch.saved_config import add_schema, apply_changes
-from mari_cli.launch.typed import quote
+from mari_cli.launch.typed import as_meant, quote
 from mari_cli.search.plan import SearchConfig, read_settings
 from mari_cli.search.sampler import Sampler
 from mari_cli.search.space import Assignment, OneOf, Range, Scalar, as_plain, combinations, from_plain
@@ -122,7 +122,7 @@ def report_changes(settings: SearchConfig) -> dict[str, Any]:
     """`sweep.report_overrides` by dotted key."""
     changes = {}
     for word in settings.report_overrides:
-        key, sign, value = word.partition("=")
+        key, sign, value = as_meant(word).partition("=")
         if not sign or not key:
             raise UserError(
                 f"`sweep.report_overrides` holds `{word}`, which is no KEY=VALUE",

@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from hydra.errors import HydraException
 
 from mari_cli.errors import UserError
+from mari_cli.launch.typed import entries_of
 from mari_cli.search.plan import PREFIX
 from mari_cli.search.space import Interval, OneOf, Range, Scalar
 
@@ -55,6 +56,8 @@ def steering_value(name: str, text: str) -> Any:
     try:
         value = OverridesParser.create().parse_override(f"{name}={text}").value()
     except HydraException as error:
+        if name == "report_overrides" and text.startswith("["):  # a shell has taken the quotes away
+            return entries_of(text)
         raise UserError(
             f"`{PREFIX}{name}={text}` cannot be read", f"write `{PREFIX}{name}='[…]'` for a list"
         ) from error

@@ -72,6 +72,12 @@ def _entries_in_words(value: str) -> str:
     return "".join(part if part in ("", "[", "]", ",") else _word(part) for part in parts)
 
 
+def entries_of(value: str) -> list[str]:
+    """The texts of a typed list, those of a list inside it too, without their quotes."""
+    found = re.findall(rf"\s*((?:{_QUOTED.pattern})|[^,\[\]]+)", value, re.DOTALL)
+    return [text for entry in found if (text := unquoted(entry.strip()))]
+
+
 def _word(path: str) -> str:
     if _WORD.fullmatch(path) or _QUOTED.fullmatch(path):
         return path

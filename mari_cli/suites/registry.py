@@ -23,7 +23,9 @@ def describe(full_name: str) -> Metric:
         return METRICS[full_name]
     if benchmark := lm_metrics.describe_benchmark(full_name):
         return benchmark
-    raise UserError(f"unknown metric `{full_name}`", did_you_mean(full_name, METRICS))
+    raise UserError(
+        f"unknown metric `{full_name}`", did_you_mean(full_name, METRICS, "`mari metrics` lists every metric")
+    )
 
 
 def headlines(view: View) -> list[str]:

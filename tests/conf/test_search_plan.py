@@ -17,6 +17,7 @@ from mari_cli.begun import Inputs, versions
 from mari_cli.errors import UserError
 from mari_cli.launch import Experiment
 from mari_cli.launch.combinations import directory_name
+from mari_cli.launch.methods import report_changes
 from mari_cli.search.aim import Aim
 from mari_cli.storage.run import Run
 
@@ -99,6 +100,14 @@ def test_the_runs_of_a_report_have_a_directory_each_however_long_the_name_of_the
     assert len({directory_name("0-best_" + "x" * 200, f"_seed={seed}") for seed in (1, 2)}) == 2
 
 
+def test_the_report_may_read_other_files_with_quotes_that_a_shell_took_away():
+    own = ["loss=npo", LOG, "sweep.trials=1", "sweep.report_seeds=[1]", "retain.path=r.jsonl", "out=s"]
+    for written in ("['forget.path=a b.jsonl',train.lr=1]", "[forget.path=a b.jsonl,train.lr=1]"):
+        planned = plan(*own, "forget.path=f.jsonl", f"sweep.report_overrides={written}")
+        changed = planned.methods[0].configured(report_changes(planned.settings))
+        assert (changed.forget.path, changed.train.lr) == ("a b.jsonl", 1)
+
+
 def test_without_a_range_a_sweep_is_what_it_was():
     assert isinstance(plan("loss=npo,kl_ga", "train.lr=choice(1e-4,1e-3)", "out=s"), launch.PlannedSweep)
 
@@ -154,6 +163,11 @@ BAD = {
     "no override": (
         [*SEARCH, "sweep.report_seeds=[1]", "sweep.report_overrides=[forget]"],
         "is no KEY=VALUE",
+    ),
+    "a method twice": (["loss=npo,npo", LOG, "sweep.trials=2"], "two runs of the sweep are the same: `loss=npo"),
+    "a range that cannot be read": (
+        ["train.max_grad_norm=choice(null,1)", "sweep.trials=2"],
+        r"cannot read the range of `train.max_grad_norm=choice\(null,1\)`",
     ),
     "unknown override": (
         [*SEARCH, "sweep.report_seeds=[1]", "sweep.report_overrides=['forget.peeple=3']"],

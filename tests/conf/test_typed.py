@@ -174,3 +174,11 @@ def test_a_line_break_that_is_written_as_backslash_n_is_refused_with_one_that_wo
     word = refused.value.hint.removeprefix("in a shell, write ").partition("; in YAML")[0]
     said = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, check=True)
     assert composed("forget.path=f", said.stdout.decode()).model.prompt_template == "Q: {prompt}\n"
+
+
+@pytest.mark.parametrize("written", ["[b.jsonl, 'a,b.jsonl']", '["a,b.jsonl",[b.jsonl]]'])
+def test_a_file_with_a_comma_in_its_name_is_a_request(written, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a,b.jsonl", "b.jsonl"):
+        (tmp_path / name).touch()
+    assert composed(f"forget.requests={written}").forget.kind == "files"
