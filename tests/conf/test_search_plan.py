@@ -164,7 +164,10 @@ BAD = {
         [*SEARCH, "sweep.report_seeds=[1]", "sweep.report_overrides=[forget]"],
         "is no KEY=VALUE",
     ),
-    "a method twice": (["loss=npo,npo", LOG, "sweep.trials=2"], "two runs of the sweep are the same: `loss=npo"),
+    "a method twice": (
+        ["loss=npo,npo", LOG, "sweep.trials=2"],
+        "two runs of the sweep are the same: `loss=npo",
+    ),
     "a range that cannot be read": (
         ["train.max_grad_norm=choice(null,1)", "sweep.trials=2"],
         r"cannot read the range of `train.max_grad_norm=choice\(null,1\)`",

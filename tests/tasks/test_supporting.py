@@ -292,5 +292,5 @@ def test_running_text_has_no_answers_so_that_its_twins_are_plain_unless_asked_ot
 
 def test_key_strings_that_the_user_gives_and_nobody_holds_are_refused_under_auto_too(tmp_path):
     (tmp_path / "names.txt").write_text("Nobody Atall\n")
-    with pytest.raises(UserError, match="no forget record holds any of the 1 key strings"):
+    with pytest.raises(UserError, match="no forget record holds any"):
         asking(tmp_path, f"loss.support.keys={tmp_path / 'names.txt'}", "loss=mari_auto")
