@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -11,6 +11,7 @@ from mari_cli.cli.door import note
 from mari_cli.cli.start import LoadedLater
 from mari_cli.cli.tables import NOTHING, Grid, print_grid
 from mari_cli.errors import counted
+from mari_cli.search.space import written
 
 if TYPE_CHECKING:
     from mari_cli.launch import PlannedSearch, Report, Searched
@@ -35,9 +36,8 @@ def run_search(planned: "PlannedSearch") -> bool:
     typer.echo()
     print_grid(of_methods(planned, found, aim))
     finished = [report for report in found.reports if not isinstance(report.result, launch.Failed)]
-    for report in found.reports:
-        if isinstance(report.result, launch.Failed):
-            note(f"{report.run} failed: {report.result.reason}")
+    for line in failures(found):
+        note(line)
     described = describe_search(
         planned.directory,
         aim,
@@ -96,6 +96,17 @@ def plan_lines(planned: "PlannedSearch", aim: "Aim") -> list[str]:
     return lines
 
 
+def failures(found: "Searched") -> list[str]:
+    """Why each trial and each run of the report failed that did."""
+    from mari_cli.launch import Failed
+
+    reasons = [(trial.run, trial.failed) for trial in found.trials if trial.failed is not None]
+    reasons += [
+        (report.run, report.result.reason) for report in found.reports if isinstance(report.result, Failed)
+    ]
+    return [f"{run} failed: {reason}" for run, reason in reasons]
+
+
 def of_trials(planned: "PlannedSearch", trials: Sequence["Trial"], aim: "Aim") -> Grid:
     """One row a trial, in the order in which they ran."""
     keys = list(dict.fromkeys(key for trial in trials for key in trial.settings))
@@ -103,7 +114,7 @@ def of_trials(planned: "PlannedSearch", trials: Sequence["Trial"], aim: "Aim") -
         [
             planned.methods[trial.method].name.replace(" ", ","),
             str(trial.number),
-            *(_setting(trial.settings[key]) if key in trial.settings else NOTHING for key in keys),
+            *(written(trial.settings[key]) if key in trial.settings else NOTHING for key in keys),
             _digits(trial.value),
             "failed" if trial.cost is None else "done",
         ]
@@ -152,10 +163,6 @@ def _over_seeds(reports: Sequence["Report"], method: int, tuned: bool, aim: "Aim
     if not there:
         return NOTHING
     return f"{_digits(sum(there) / len(there))} ({', '.join(_digits(value) for value in there)})"
-
-
-def _setting(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _digits(value: float | None) -> str:

@@ -21,6 +21,7 @@ from mari_cli.launch.experiment import Experiment
 from mari_cli.launch.methods import (
     BUDGET,
     Method,
+    as_typed,
     every_config,
     methods_as_plain,
     plan_methods,
@@ -321,7 +322,7 @@ class _Runs:
         return SweepJob(
             number=number,
             overrides=(),
-            varied={"method": chosen.name, **{key: str(value) for key, value in changes.items()}},
+            varied={"method": chosen.name, **{key: as_typed(value) for key, value in changes.items()}},
             config=replace(cfg, out=str(self.planned.directory / run)),
             command=chosen.command(self.planned.task, changes, self.planned.file),
         )

@@ -14,11 +14,13 @@ import pytest
 
 from mari_cli import config, launch
 from mari_cli.begun import Inputs, versions
+from mari_cli.cli import searching
 from mari_cli.errors import UserError
 from mari_cli.launch import Experiment
 from mari_cli.launch.combinations import directory_name
 from mari_cli.launch.methods import report_changes
 from mari_cli.search.aim import Aim
+from mari_cli.search.trials import Trial
 from mari_cli.storage.run import Run
 
 optuna = pytest.importorskip("optuna")
@@ -257,9 +259,16 @@ def test_a_trial_that_fails_counts_as_one_and_the_others_go_on():
     Path("burn").write_text("0-1")
     found = launch.search(measure, plan(*SEARCH, "sweep.report_seeds=[1]"), AIM)
     burnt = [t for t in found.trials if t.failed]
+    assert searching.failures(found) == [f"{burnt[0].run} failed: RuntimeError: the disk caught fire"]
     assert [(t.method, t.number, t.failed) for t in burnt] == [(0, 1, "RuntimeError: the disk caught fire")]
     assert len(found.trials) == 6
     assert len(found.reports) == 2
+
+
+def test_a_table_has_the_settings_as_they_are_typed():
+    planned = plan("loss=npo", "loss.length_normalised=choice(true,false)", "sweep.trials=2", "out=s")
+    trials = [Trial(0, n, {"x": value}, str(n)) for n, value in enumerate((True, None, 1e-5))]
+    assert [row[2] for row in searching.of_trials(planned, trials, AIM).rows] == ["true", "null", "1e-05"]
 
 
 def test_an_aim_that_no_run_measures_ends_the_search_after_its_first_round():
