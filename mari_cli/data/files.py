@@ -140,8 +140,10 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as err:
+        refused = Path(err.filename or path)
+        what = "folder" if refused.is_dir() else "file"
         raise UserError(
-            f"cannot read `{path}`: {err.strerror or err}", "check that the file may be read"
+            f"cannot read `{refused}`: {err.strerror or err}", f"check that the {what} may be read"
         ) from err
 
 
@@ -188,8 +190,7 @@ def _hint_missing(path: Path) -> str:
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        inside = sorted(file for file in path.rglob("*") if not file.is_dir())
-        files = [f for f in inside if not any(part.startswith(".") for part in f.relative_to(path).parts)]
+        files = sorted(_inside(path))
         if not files:
             raise UserError(f"no files in folder `{path}`", f"it should hold {listed(SUFFIXES)} files")
     else:
@@ -208,6 +209,18 @@ def _files(path: Path) -> list[Path]:
                 "write its text into a file",
             )
     return files
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """The files in ``folder`` and below that are not hidden. Raises OSError for a folder that cannot be read:
+    `Path.rglob` would leave it out."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for place_of, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place_of) / name for name in names if not name.startswith("."))
 
 
 # -- file formats --------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """A corpus of the user's own: every format gives the same records, every defect a clear error."""
 
+import errno
 import json
+import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -200,6 +202,22 @@ def test_an_unsupported_file_is_refused_alone_and_in_a_folder(tmp_path: Path) ->
 def test_an_empty_corpus_is_refused(name: str, text: str, tmp_path: Path) -> None:
     path = written(tmp_path / name, text)
     assert str(refused(path)) == f"the forget corpus is empty: `{path}` holds no records"
+
+
+def test_a_folder_that_may_not_be_read_is_refused_and_not_left_out(tmp_path: Path, monkeypatch) -> None:
+    written(tmp_path / "all" / "a.jsonl", json_lines(ROWS))
+    written(tmp_path / "all" / "private" / "b.jsonl", json_lines(ROWS))
+    opened = os.scandir
+
+    def closed(path: str) -> object:
+        if Path(path).name == "private":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    error = refused(tmp_path / "all")
+    assert str(error) == f"cannot read `{tmp_path}/all/private`: Permission denied"
+    assert error.hint == "check that the folder may be read"
 
 
 def test_an_empty_parquet_file_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
