@@ -70,6 +70,8 @@ def retold(path: str, error: Exception, what: str) -> UserError:
     hint = "a model directory holds config.json, *.safetensors and tokenizer.json"
     if path.endswith(".gguf"):
         hint = "it must be a whole file, of an architecture that transformers reads from GGUF"
+    elif "quantiz" in str(error):
+        hint = "a quantised model is not trained here: give its weights from before, or a .gguf file"
     return UserError(f"cannot load a {what} from `{path}`: {gist(error)}", hint)
 
 

@@ -100,6 +100,7 @@ def workshop(tmp_path_factory) -> Path:
     tensors = load_file(variant("misfit") / "model.safetensors")
     del tensors["transformer.h.1.mlp.c_fc.weight"]
     save_file(tensors, root / "misfit" / "model.safetensors", {"format": "pt"})
+    edit_json(variant("quantised") / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
     pickled = variant("pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     adapter = variant("adapter")
@@ -182,6 +183,7 @@ BAD = {
     "a tokenizer without EOS": (f"unlearn {OWN} model.path=no_eos", "the tokenizer of `no_eos` has no EOS token", "`model.tokenizer=…`"),
     "a model with code of its own": (f"unlearn {OWN} model.path=own_code model.tokenizer=model", "the model at `own_code` runs Python code of its own", "`model.trust_remote_code=true`"),
     "pickled weights": (f"unlearn {OWN} model.path=pickled", "`pytorch_model.bin`", "safetensors"),
+    "a quantised model": (f"unlearn {OWN} model.path=quantised", "cannot load a model from `quantised`", "give its weights from before"),
     "a model without weights": (f"unlearn {OWN} model.path=weightless model.tokenizer=model", "cannot load a model from `weightless`", "safetensors"),
     "a checkpoint that does not fit": (f"unlearn {OWN} model.path=misfit", "1 weight is missing, `transformer.h.1.mlp.c_fc.weight`", "belong together"),
     "a config of fewer layers": (f"unlearn {OWN} model.path=fewer_layers", "has more layers than the config says", "belong together"),

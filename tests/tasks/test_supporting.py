@@ -1,12 +1,15 @@
 """The support of a run: made before step 1 from whole models, kept, and found again when a run was killed."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import TINY
 
 from mari_cli import launch
@@ -67,6 +70,24 @@ def test_gold_is_what_the_given_model_predicts(cache):
     expected = predicted(lm, asked.corpora["forget"].items)
     torch.testing.assert_close(q_of(targets, expected.shape[1]), expected, rtol=1e-3, atol=1e-6)
     assert any("q recites" in note for note in notes)
+
+
+@pytest.mark.parametrize("source", ["loss=mari_gold", "loss=mari_base"])
+def test_no_token_is_supported_beyond_those_of_the_target(source, cache, tmp_path):
+    """The head of the given model is padded further than the target's."""
+    path = asking(cache, "loss=mari_context").target.path
+    wide = shutil.copytree(Path(path) / "checkpoint", tmp_path / "wide")
+    tensors = load_file(wide / "model.safetensors")
+    name = "transformer.wte.weight"
+    rows = len(tensors[name])
+    tensors[name] = torch.cat([tensors[name], tensors[name][:8]])  # as probable as other tokens
+    save_file(tensors, wide / "model.safetensors", {"format": "pt"})
+    config = json.loads((wide / "config.json").read_text())
+    (wide / "config.json").write_text(json.dumps(config | {"vocab_size": rows + 8}))
+    asked = asking(cache, source, f"loss.support.model={wide}", "loss.context.stored_tokens=9999")
+    targets, _ = asked.made()
+    assert targets.ids_MK.max() < rows
+    torch.testing.assert_close(targets.q_MK.sum(1), torch.ones(len(targets.q_MK)), rtol=0, atol=1e-5)
 
 
 def test_siblings_who_agree_leave_what_the_target_predicts(cache):

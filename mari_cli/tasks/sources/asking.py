@@ -123,12 +123,16 @@ class Asking:
         combine: Callable[..., Tensor],
         *,
         said: Callable[[Asked, slice], Tensor] = Asked.log_p,
+        most: int | None = None,
         **settings: float,
     ) -> Kept:
-        """What ``combine`` with ``settings`` makes of what ``models`` ``said``."""
+        """What ``combine`` with ``settings`` makes of what ``models`` ``said``. ``most``: tokens of the model
+        before, where that is none of ``models``; what the others have beyond it pads their heads."""
         vocabulary = min(len(model.head.weight_VD) for model in models)
+        key: dict[str, object] = {"models": [model.remembered.key for model in models], **settings}
+        if most is not None and most < vocabulary:
+            vocabulary = key["most"] = most
         cut = [model.cut(vocabulary) for model in models]
-        key = {"models": [model.remembered.key for model in models], **settings}
         return self.keep(
             lambda write: write_combined(
                 write,
@@ -143,6 +147,11 @@ class Asking:
             key,
             vocabulary,
         )
+
+
+def tokens_of(lm: LanguageModel) -> int:
+    """The tokens that ``lm`` predicts: the rows of its head."""
+    return len(operand_head(lm).weight_VD)
 
 
 def tell(*notes: str) -> list[str]:

@@ -19,7 +19,14 @@ from mari_cli.models.context import Targets
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.supports.asked import combined_mistakes
 from mari_cli.supports.calibrate import LEAST_POWER, MOST_POWER, Calibrated, calibrated
-from mari_cli.tasks.sources.asking import Asking, as_before, calibrate_by_holdout, make_targets, tell
+from mari_cli.tasks.sources.asking import (
+    Asking,
+    as_before,
+    calibrate_by_holdout,
+    make_targets,
+    tell,
+    tokens_of,
+)
 from mari_cli.tasks.sources.prepared import (
     Prepared,
     Preparing,
@@ -46,7 +53,7 @@ def prepare(here: Preparing, known: Prepared) -> Prepared:
 def make(asking: Asking) -> tuple[Targets, list[str]]:
     config = asking.prepared.config
     lm = asking.load(asking.target)
-    before = weights_hash(lm.model)
+    before, most = weights_hash(lm.model), tokens_of(lm)
     holdout = asking.holdout(lm, before)
     del lm
     tuned = asking.tuned(
@@ -79,7 +86,7 @@ def make(asking: Asking) -> tuple[Targets, list[str]]:
             f"have a loss of {found.reached:.4g}{as_before(found)}"
         )
     del lm
-    return make_targets(asking, asking.combined([model], sharpened, power=power), holdout, notes)
+    return make_targets(asking, asking.combined([model], sharpened, most=most, power=power), holdout, notes)
 
 
 def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mapping[str, int]) -> SourceCost:

@@ -12,7 +12,7 @@ from mari_cli.config import UnlearnRun
 from mari_cli.data.tokenize import Item
 from mari_cli.models.context import Targets
 from mari_cli.models.fingerprint import weights_hash
-from mari_cli.tasks.sources.asking import Asking, make_targets
+from mari_cli.tasks.sources.asking import Asking, make_targets, tokens_of
 from mari_cli.tasks.sources.prepared import Prepared, Preparing, model_at
 from mari_cli.tasks.sources.source import Source, SourceCost
 
@@ -30,7 +30,7 @@ def make(asking: Asking) -> tuple[Targets, list[str]]:
     gold = asking.of(asking.load(asking.prepared.given["model"]), "forget")
     lm = asking.load(asking.target)
     holdout = asking.holdout(lm, weights_hash(lm.model))
-    return make_targets(asking, asking.combined([gold], golden), holdout, [])
+    return make_targets(asking, asking.combined([gold], golden, most=tokens_of(lm)), holdout, [])
 
 
 def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mapping[str, int]) -> SourceCost:
