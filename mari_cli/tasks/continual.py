@@ -18,6 +18,7 @@ from mari_cli.data.requests import Request
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError, counted
 from mari_cli.losses import objective as losses
+from mari_cli.losses.support import SupportSource
 from mari_cli.metrics.by_request import rows_of
 from mari_cli.metrics.items import ItemValues, item_values
 from mari_cli.metrics.statistics import How
@@ -64,7 +65,7 @@ def unlearn_in_turn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
         steps = [assessment.take("target", flight.load(target))]
         before = target.at(str(target.path)) if finetunes_target(config) else target
         for request in requests:
-            asked = _config_of(config, request, requests, golds)
+            asked = config_of(config, request, requests, golds)
             _unlearn_one(replace(asked, model=before), options, run, request, requests)
             before = target.at(asked.out)
             last = request is requests[-1]
@@ -109,6 +110,12 @@ def _check_together(config: UnlearnRun, requests: Sequence[Request]) -> None:
             "`gold=each` trains gold models, and this run does not fine-tune its target",
             "add `target=finetune`, with the model from before its fine-tuning as `model.path`",
         )
+    if _tunes_for_support(config) and config.model.path is None:
+        raise UserError(
+            "each request tunes the model from before the fine-tuning for its support, and that model lies "
+            "nowhere",
+            "give a saved one as `model.path`, or take a source that needs none (`loss=mari_twins`)",
+        )
     if not config.model.lora.merge and len(requests) > 1:
         raise UserError(
             "`model.lora.merge=false` leaves adapters, and the next request would begin with adapters of "
@@ -121,7 +128,7 @@ def _check_each(flight: Preflight[UnlearnRun], base: LanguageModel, requests: Se
     """Refuse now what the run of a later request would refuse after hours."""
     losses.build(flight.config.loss)
     for request in requests:
-        config = _config_of(flight.config, request, requests, {})
+        config = config_of(flight.config, request, requests, {})
         texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
         setting = replace(flight.setting, texts=texts)
         try:
@@ -167,7 +174,7 @@ def _plain_requests(config: UnlearnRun, requests: Sequence[Request]) -> list[dic
 # -- one request ---------------------------------------------------------------------------------------------
 
 
-def _config_of(
+def config_of(
     config: UnlearnRun, request: Request, requests: Sequence[Request], golds: Mapping[int, ModelConfig]
 ) -> UnlearnRun:
     """The run of one request. Where it has a gold model, that is measured beside."""
@@ -175,6 +182,8 @@ def _config_of(
     ids = config.request.ids
     shared = ids[0] if len(ids) == 1 else None
     gold = golds.get(request.number)
+    if _tunes_for_support(config):
+        config = supporting.with_support(config, model=config.model.path)
     return replace(
         config,
         forget=replace(config.forget, request_number=request.number),
@@ -183,6 +192,14 @@ def _config_of(
         out=str(Path(config.out) / request.name),
         request=replace(config.request, id=shared or _names(config, requests)[request.number - 1]),
     )
+
+
+def _tunes_for_support(config: UnlearnRun) -> bool:
+    """Whether the support is tuned from the run's own model, as it is before the target is fine-tuned."""
+    request = config.loss.support_request
+    if request is None or request.source not in (SupportSource.base, SupportSource.assistant):
+        return False
+    return request.support.model is None and finetunes_target(config)
 
 
 def _names(config: UnlearnRun, requests: Sequence[Request]) -> list[str]:

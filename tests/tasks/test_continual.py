@@ -10,8 +10,10 @@ from schema import problems
 from tiny import TINY
 
 from mari_cli import launch
+from mari_cli.data.requests import Request
 from mari_cli.errors import UserError
 from mari_cli.storage.manifest import read_manifest
+from mari_cli.tasks.continual import config_of
 from mari_cli.tasks.requests import requests
 from mari_cli.tasks.unlearn import unlearn
 from mari_cli.tasks.verify import exit_code, verify
@@ -108,9 +110,17 @@ def test_what_does_not_go_together_is_refused_before_anything_is_written(tmp_pat
     for more, said in (
         (["request.id=R1,R2,R3"], "`request.id` names 3 requests"),
         (["model.lora.rank=2", "model.lora.merge=false"], "adapters of adapters"),
+        (["loss=mari_base"], "lies nowhere"),
         (["target=as_is"], "does not fine-tune its target"),
     ):
         out = tmp_path / "refused"
         with pytest.raises(UserError, match=said):
             launch.run(unlearn, launch.prepare(launch.Experiment("unlearn", [*arguments(out, cache), *more])))
         assert not out.exists()
+
+
+def test_the_support_of_a_request_is_tuned_from_the_model_before_the_fine_tuning(tmp_path):
+    model = ["model.path=base", "target=finetune", "forget=fictional", "loss=mari_base", "forget.requests=2"]
+    config = launch.configured(launch.Experiment("unlearn", model))
+    request = Request(1, "first", [])
+    assert config_of(config, request, [request], {}).loss.support.model == "base"
