@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mari_cli.errors import UserError
@@ -23,6 +23,18 @@ def place(path: str | Path) -> Path:
 def is_there(path: str | Path) -> bool:
     """Whether ``path`` exists. No error is raised for an impossible name."""
     return os.path.exists(place(path))
+
+
+def files_inside(folder: Path) -> Iterator[Path]:
+    """The files in ``folder`` and below that are not hidden. Raises OSError for a folder that cannot be read:
+    `Path.rglob` would leave it out."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for place_of, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place_of) / name for name in names if not name.startswith("."))
 
 
 def longest_name(parts: Iterable[str]) -> int:

@@ -26,7 +26,7 @@ from mari_cli.config import FileCorpus
 from mari_cli.data.forms import TableRow, form_of, kind, listed
 from mari_cli.data.records import Record
 from mari_cli.errors import UserError, counted, nearest
-from mari_cli.places import is_there, place
+from mari_cli.places import files_inside, is_there, place
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -190,7 +190,7 @@ def _hint_missing(path: Path) -> str:
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        files = sorted(_inside(path))
+        files = sorted(files_inside(path))
         if not files:
             raise UserError(f"no files in folder `{path}`", f"it should hold {listed(SUFFIXES)} files")
     else:
@@ -209,18 +209,6 @@ def _files(path: Path) -> list[Path]:
                 "write its text into a file",
             )
     return files
-
-
-def _inside(folder: Path) -> Iterator[Path]:
-    """The files in ``folder`` and below that are not hidden. Raises OSError for a folder that cannot be read:
-    `Path.rglob` would leave it out."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    for place_of, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(place_of) / name for name in names if not name.startswith("."))
 
 
 # -- file formats --------------------------------------------------------------------------------------------

@@ -92,8 +92,8 @@ def compose_combinations(given: Experiment) -> Composed:
         for one, other in pairwise(sorted(combinations)):
             if one == other:
                 lists = {part.get_key_element() for part in parted if part.is_sweep_override()}
-                words = " ".join(word for word in one if word.partition("=")[0] in lists)
-                raise UserError(f"two runs of the sweep are the same: `{words}`", "write each value once")
+                twice = " ".join(word for word in one if word.partition("=")[0] in lists)
+                raise UserError(f"two runs of the sweep are the same: `{twice}`", "write each value once")
         composed = [loader.load_sweep_config(master, list(overrides)) for overrides in combinations]
         directory = Path(str(composed[0].hydra.sweep.dir))
     hydras = [master.hydra, *(cfg.hydra for cfg in composed)]

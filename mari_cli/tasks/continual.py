@@ -18,7 +18,6 @@ from mari_cli.data.requests import Request
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError, counted
 from mari_cli.losses import objective as losses
-from mari_cli.losses.support import SupportSource
 from mari_cli.metrics.by_request import rows_of
 from mari_cli.metrics.items import ItemValues, item_values
 from mari_cli.metrics.statistics import How
@@ -38,6 +37,7 @@ from mari_cli.tasks.preflight import Preflight, check_run, make_trainable
 from mari_cli.tasks.run_record import hold_run, record_in
 from mari_cli.tasks.setting import tokenize_corpora
 from mari_cli.tasks.shares import finetunes_target
+from mari_cli.tasks.sources.registry import SOURCES
 from mari_cli.tasks.unlearn import fine_tune_anew, prepare_gold, prepare_target, unlearn
 
 ITEMS = "items_by_step.jsonl"
@@ -178,12 +178,12 @@ def config_of(
     config: UnlearnRun, request: Request, requests: Sequence[Request], golds: Mapping[int, ModelConfig]
 ) -> UnlearnRun:
     """The run of one request. Where it has a gold model, that is measured beside."""
+    if _tunes_for_support(config):
+        config = supporting.with_support(config, model=config.model.path)
     assert isinstance(config.forget, ForgetConfig)
     ids = config.request.ids
     shared = ids[0] if len(ids) == 1 else None
     gold = golds.get(request.number)
-    if _tunes_for_support(config):
-        config = supporting.with_support(config, model=config.model.path)
     return replace(
         config,
         forget=replace(config.forget, request_number=request.number),
@@ -197,7 +197,8 @@ def config_of(
 def _tunes_for_support(config: UnlearnRun) -> bool:
     """Whether the support is tuned from the run's own model, as it is before the target is fine-tuned."""
     request = config.loss.support_request
-    if request is None or request.source not in (SupportSource.base, SupportSource.assistant):
+    source = None if request is None else SOURCES.get(request.source)
+    if request is None or source is None or not source.tunes_own_model:
         return False
     return request.support.model is None and finetunes_target(config)
 

@@ -46,4 +46,4 @@ def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mappin
     )
 
 
-ASSISTANT = Source(prepare, make, cost, unset_weight)
+ASSISTANT = Source(prepare, make, cost, unset_weight, tunes_own_model=True)

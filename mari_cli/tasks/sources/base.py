@@ -98,4 +98,4 @@ def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mappin
     )
 
 
-BASE = Source(prepare, make, cost, unset)
+BASE = Source(prepare, make, cost, unset, tunes_own_model=True)

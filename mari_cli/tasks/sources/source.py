@@ -44,3 +44,6 @@ class Source:
     """Of a run with these items and numbers of tokens, by role; the holdout's are 0 where there is none."""
     unset: Callable[[SupportConfig], Mapping[str, float]] = nothing_unset
     """The settings without a value, which the holdout chooses then, each with a value that would do."""
+    tunes_own_model: bool = False
+    """Whether the run's own model, as it is before its target is fine-tuned, is tuned where
+    `loss.support.model` gives none."""
