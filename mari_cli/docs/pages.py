@@ -7,7 +7,7 @@ as patterns; of several pages that fit a name, the one with the longest pattern 
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from typing import Any
 
@@ -28,7 +28,7 @@ class Page:
     def title(self) -> str:
         return self.text.splitlines()[0].removeprefix("# ")
 
-    @property
+    @cached_property
     def patterns(self) -> list[str]:
         """Full names of the metrics it is about, with `*` for whatever may stand there."""
         line = next((line for line in self.text.splitlines() if line.startswith("In results:")), "")
