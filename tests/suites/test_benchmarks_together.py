@@ -1,12 +1,15 @@
 """Two processes share the tasks of the benchmarks, or the weights, and both have the figures of one."""
 
+import multiprocessing
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from benchmark_cases import examiner, model, write_folder
+from forked import SERVER
 
 from mari_cli import distributed
 from mari_cli.suites.benchmarks import benchmarks
@@ -44,7 +47,9 @@ def ask(root: str, cache: str | None):
 def test_two_processes_share_the_tasks_or_the_weights_and_have_the_figures_of_one(tmp_path):
     root, cache = str(write_folder(tmp_path / "root")), str(tmp_path / "cache")
     _, alone, whole, tasks, _ = ask(root, None)
-    first, second = together(2, ask, root, cache)
+    # forked, both have lm_eval's index of its tasks already; a CUDA that is in use works in no forked process
+    context = SERVER if torch.cuda.is_initialized() else multiprocessing.get_context("fork")
+    first, second = together(2, ask, root, cache, context=context)
     for rank, (of_rank, shared, in_shards, of_shared, all_of_them) in enumerate((first, second)):
         assert of_rank == rank
         assert shared == alone

@@ -10,14 +10,15 @@ from typing import Any
 from forked import SERVER
 
 
-def together(processes: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """``work(*arguments)`` in so many processes at once; what each returned, by rank."""
+def together(processes: int, work: Callable[..., Any], *arguments: Any, context: Any = SERVER) -> list[Any]:
+    """``work(*arguments)`` in so many processes at once; what each returned, by rank. ``context``: how
+    multiprocessing starts them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    queue = SERVER.SimpleQueue()
+    queue = context.SimpleQueue()
     workers = [
-        SERVER.Process(target=_work, args=(rank, processes, port, queue, work, arguments), daemon=True)
+        context.Process(target=_work, args=(rank, processes, port, queue, work, arguments), daemon=True)
         for rank in range(processes)
     ]
     for worker in workers:
