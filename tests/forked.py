@@ -13,7 +13,10 @@ import undrawn
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["mari_cli.cli", "mari_cli.tasks.unlearn", "mari_cli.tasks.finetune", "undrawn"]
+    [
+        *("mari_cli.cli", "mari_cli.launch", "mari_cli.report.page", "undrawn", "sklearn.metrics"),
+        *("mari_cli.tasks.unlearn", "mari_cli.tasks.finetune", "transformers.models.gpt2.modeling_gpt2"),
+    ]
 )
 """What starts processes of tests, each in a blink."""
 

@@ -4,11 +4,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
+from forked import Forked, mari
 from tiny import TINY
 from wandb_log import records
 
@@ -140,15 +141,19 @@ def test_the_tracker_gets_the_card(audited):
     assert record.tracker.values[f"audit/{rows[0]['attack']}/{rows[0]['case']}"] == own
 
 
+def mari_offline(home: Path, words: Sequence[str]) -> None:
+    os.environ |= {"HOME": str(home), "WANDB_MODE": "offline"}
+    mari(words)
+
+
 def test_the_real_client_of_wandb_keeps_the_card(audited, cache, tmp_path):
     out, home = tmp_path / "audit", tmp_path / "home"
     home.mkdir()
     words = [f"out={out}", f"cache={cache}", "audit=quick", *GENTLE, "audit.attacks=[plain]", "tracker=wandb"]
-    command = [sys.executable, "-c", "from mari_cli.cli import main; main()", "audit", str(audited), *words]
-    variables = os.environ | {"HOME": str(home), "WANDB_MODE": "offline"}
-    done = subprocess.run(command, env=variables, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "W&B: offline (auto: WANDB_MODE=offline)" in done.stderr
+    offline = partial(mari_offline, home)
+    process = Forked("audit", str(audited), *words, told=tmp_path / "told", program=offline)
+    process.finish()
+    assert "W&B: offline (auto: WANDB_MODE=offline)" in process.told.read_text()
     (log,) = (out / "wandb").glob("offline-run-*/run-*.wandb")
     summary = {
         item.key or "/".join(item.nested_key): json.loads(item.value_json)
