@@ -71,7 +71,7 @@ def page_without_gold(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def undrawn_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For what stands in the tables: the figures are made and not drawn."""
+    """For what is said: the figures are made and not drawn, and only their words stand in the page."""
     monkeypatch.setattr(style, "to_svg", undrawn.to_svg)
 
 
@@ -156,6 +156,7 @@ def test_an_empty_answer_is_said_to_be_one(page: str) -> None:
     assert "(said nothing)" in page
 
 
+@pytest.mark.usefixtures("undrawn_page")
 @pytest.mark.parametrize(
     ("missing", "gone", "named"),
     [
@@ -200,6 +201,7 @@ def test_numbers_that_are_not_finite_are_shown_as_such(tmp_path: Path) -> None:
     assert not re.search(r'\b(?:d|x|y|transform)="[^"]*(?:nan|inf)', page)
 
 
+@pytest.mark.usefixtures("undrawn_page")
 def test_several_runs_are_compared_in_one_table(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / method, method=method) for method in ("mari", "npo", "kl_ga")]
     page = page_of(*paths)
@@ -216,6 +218,7 @@ def test_the_command_is_quoted_for_the_shell(page: str) -> None:
     assert "mari unlearn loss=mari 'model.prompt_template=Question: {prompt}'" in text
 
 
+@pytest.mark.usefixtures("undrawn_page")
 def test_a_model_that_was_only_measured_has_a_page_too(tmp_path: Path) -> None:
     def one_model(result: dict[str, Any]) -> None:
         result |= {"task": "evaluate", "loss": None, "training": None}
@@ -239,6 +242,7 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["report.html"]
 
 
+@pytest.mark.usefixtures("undrawn_page")
 def test_compare_writes_a_report_and_returns_the_results(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / method, method=method) for method in ("mari", "npo")]
     found = compare(paths, tmp_path / "out.html")
@@ -294,6 +298,7 @@ def test_a_definition_is_the_metrics_page(page: str) -> None:
     assert "<h2>" not in definition
 
 
+@pytest.mark.usefixtures("undrawn_page")
 def test_what_was_not_measured_is_not_defined(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path / "a", without=("suite", "marginal")))
     assert 'id="about-truth_ratio"' not in page
@@ -370,6 +375,7 @@ def test_the_distance_drawn_is_that_of_the_test_behind_forget_quality(run: Path,
         assert f"{label}: D = {ks_2samp(ratios[role], ratios['gold']).statistic:.3f}<" in page
 
 
+@pytest.mark.usefixtures("undrawn_page")
 def test_a_log_truth_ratio_is_drawn_as_well(tmp_path: Path, page: str) -> None:
     path = write_run(tmp_path / "a")
     rows = [json.loads(line) for line in (path / "items.jsonl").read_text().splitlines()]
@@ -471,6 +477,7 @@ def test_a_suite_alone_is_judged_in_the_first_screen_with_intervals_and_items(tm
     assert "Marginal information was not measured" not in text
 
 
+@pytest.mark.usefixtures("undrawn_page")
 def test_forget_quality_is_read_by_its_own_p_value(tmp_path: Path) -> None:
     forget = [{"set": "forget", "item": i, "answer_nll": 1.0 + i} for i in range(4)]
     told, not_told = (
@@ -481,6 +488,7 @@ def test_forget_quality_is_read_by_its_own_p_value(tmp_path: Path) -> None:
     assert "does not tell the model from one that never saw it" in not_told
 
 
+@pytest.mark.usefixtures("undrawn_page")
 def test_what_a_suite_has_measured_is_not_said_to_be_missing(tmp_path: Path) -> None:
     page = page_of(only_a_suite(tmp_path / "a", "muse", MUSE, verbatim_forget=0.4, min_k_auc=0.5))
     missing = page[page.index("Not measured here") :].partition("</p>")[0]
@@ -490,6 +498,7 @@ def test_what_a_suite_has_measured_is_not_said_to_be_missing(tmp_path: Path) -> 
     )
 
 
+@pytest.mark.usefixtures("undrawn_page")
 def test_the_sets_of_a_suite_are_rows_of_the_data_with_short_hashes(tmp_path: Path) -> None:
     page = page_of(only_a_suite(tmp_path / "a", "muse", MUSE, verbatim_forget=0.4))
     data = page[page.index("<summary>Data</summary>") :].partition("</table>")[0]
@@ -528,6 +537,7 @@ def test_an_item_without_a_finite_loss_comes_last(tmp_path: Path) -> None:
     assert "not finite" in last
 
 
+@pytest.mark.usefixtures("undrawn_page")
 def test_the_training_says_how_its_steps_were_taken_and_how_fast(tmp_path: Path, page: str) -> None:
     def on_a_gpu(result: dict[str, Any]) -> None:
         result["training"] |= {"gradient_checkpointing": True, "kernels": "compiled", "micro_batch": None}
@@ -549,6 +559,7 @@ def test_the_training_says_how_its_steps_were_taken_and_how_fast(tmp_path: Path,
     assert "peak_bytes" not in text
 
 
+@pytest.mark.usefixtures("undrawn_page")
 def test_of_a_run_that_does_not_say_nothing_is_said(tmp_path: Path) -> None:
     def older(result: dict[str, Any]) -> None:
         for name in ("layout", "pooling_scope", "micro_batch", "chunk", "kernels"):
