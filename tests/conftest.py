@@ -26,13 +26,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undrawn_figures() -> Iterator[None]:
-    """Reports hold figures that are made and not drawn."""
+    """Reports hold figures that are made once for each kind of run, and not drawn."""
     import undrawn
 
-    from mari_cli.report.plots import style
+    from mari_cli.report.plots import FIGURES, style
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(style, "to_svg", undrawn.to_svg)
+        for name, draw in FIGURES.items():
+            patch.setitem(FIGURES, name, undrawn.made_once(draw))
         yield
 
 
