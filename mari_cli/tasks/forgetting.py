@@ -32,7 +32,7 @@ from mari_cli.tasks.setting import cache_directory, in_shards, seed_for
 from mari_cli.tasks.training import describe_skipped
 from mari_cli.train.loop import Job, Outcome
 from mari_cli.train.step import Group, Recalled, Reference, chunk_for, operand_head
-from mari_cli.train.stop import Evaluation, Verdict, judge
+from mari_cli.train.stop import Evaluation, Verdict, judge, on_its_way
 
 
 def context_layer(config: UnlearnRun, lm: LanguageModel) -> int | None:
@@ -220,17 +220,7 @@ def forgetting_job(
         return values
 
     def verdict(history: list[dict[str, Any]]) -> Verdict:
-        looks = [
-            Evaluation(
-                step=look["step"],
-                forget_nll=look["forget/answer_nll"],
-                retain_accuracy=look["retain/token_accuracy"],
-                holdout_nll=look.get("holdout/answer_nll"),
-                true_token_gap=look.get("forget/true_token_gap"),
-            )
-            for look in history
-        ]
-        return judge(looks, train.stop, train.keep)
+        return judge(evaluations(history), train.stop, train.keep)
 
     return Job(
         steps=train.steps,
@@ -241,6 +231,20 @@ def forgetting_job(
         judge=verdict,
         evaluate_every=train.evaluate_every,
     )
+
+
+def evaluations(history: Sequence[Mapping[str, Any]]) -> list[Evaluation]:
+    """What the stop rules read of the looks at a model."""
+    return [
+        Evaluation(
+            step=look["step"],
+            forget_nll=look["forget/answer_nll"],
+            retain_accuracy=look["retain/token_accuracy"],
+            holdout_nll=look.get("holdout/answer_nll"),
+            true_token_gap=look.get("forget/true_token_gap"),
+        )
+        for look in history
+    ]
 
 
 def open_reference(
@@ -323,6 +327,13 @@ def describe_outcome(outcome: Outcome, sizes: Mapping[str, int], train: UnlearnC
     say(outcome.stopped_by or f"all {counted(outcome.steps, 'step')} done")
     say(f"kept: step {outcome.kept_step}")
     notes = describe_skipped(outcome)
+    looks = evaluations(outcome.history)
+    if outcome.stopped_by is None and on_its_way(looks):
+        notes.append(
+            f"the forget loss, {looks[-1].forget_nll:.3f}, was still rising to the holdout's, "
+            f"{looks[-1].holdout_nll:.3f}, when all steps were done: more steps "
+            f"(`train.steps={2 * train.steps}`) may bring it nearer"
+        )
     if outcome.steps == 0:
         notes.append(f"no step was taken, since a stop rule held before: {outcome.stopped_by}")
     elif outcome.kept_step == 0:

@@ -1,7 +1,7 @@
 """The training loop of fine-tuning and of unlearning, read from top to bottom."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,6 +61,8 @@ class Outcome:
     """Steps whose update was not made, because their gradient is not finite in float16."""
     failed: bool = False
     """Whether a number that is not finite stopped the training."""
+    history: Sequence[Mapping[str, Any]] = ()
+    """The evaluations, of which the first is of step 0."""
 
 
 def fit(
@@ -189,6 +191,7 @@ def fit(
             _way(lm, job.objective, config),
             progress.skipped_steps,
             failed=failure is not None,
+            history=progress.history,
         )
 
 

@@ -79,6 +79,21 @@ def judge(history: Sequence[Evaluation], config: StopConfig, keep: Keep) -> Verd
     return Verdict(min(allowed, key=_distance_to_holdout).step, stop)
 
 
+SHARE = 0.05
+"""Of the way from the start to the holdout's loss: a rest of the way, or a rise, that is worth a word."""
+
+
+def on_its_way(history: Sequence[Evaluation]) -> bool:
+    """Whether the forget loss was still rising to the holdout's: in the last quarter of ``history`` it rose
+    by more than `SHARE` of the whole way, and more than that is left."""
+    start, latest = history[0], history[-1]
+    if latest.holdout_nll is None or len(history) < 3:
+        return False
+    rise = latest.forget_nll - history[-1 - max(1, len(history) // 4)].forget_nll
+    whole, left = latest.holdout_nll - start.forget_nll, latest.holdout_nll - latest.forget_nll
+    return min(rise, left) > SHARE * whole > 0
+
+
 def _distance_to_holdout(look: Evaluation) -> float:
     assert look.holdout_nll is not None
     return abs(look.forget_nll - look.holdout_nll)

@@ -6,7 +6,7 @@ from math import inf, nan
 import pytest
 
 from mari_cli.config import Keep, StopConfig
-from mari_cli.train.stop import Evaluation, Verdict, judge
+from mari_cli.train.stop import Evaluation, Verdict, judge, on_its_way
 
 RULES = StopConfig(retain_patience=0)
 """With the retain rule as the paper has it."""
@@ -126,3 +126,20 @@ def test_the_gap_rule_is_off_unless_asked_for_and_the_other_rules_come_first():
 def test_a_gap_that_is_no_number_is_refused(value):
     with pytest.raises(ValueError, match=r"train\.stop\.true_token_gap must be a number of nats"):
         StopConfig(true_token_gap=value)
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([0.0, 0.4, 0.8, 1.0, 1.2], True),
+        ([0.0, 0.4, 0.8, 1.0, 1.05], False),  # hardly rises
+        ([0.0, 1.0, 1.6, 1.8, 1.95], False),  # hardly anything is left
+        ([0.0, 1.0, 2.0, 3.0, 4.0], False),  # has passed by
+        ([0.0, 0.4], False),  # too short to tell
+        ([2.5, 2.6, 2.7, 2.8, 2.9], False),  # was never below
+    ],
+)
+def test_a_run_that_ends_while_its_forget_loss_rises_to_the_holdouts_is_on_its_way(losses, expected):
+    looks = [look(10 * i, loss, 0.9, 2.0) for i, loss in enumerate(losses)]
+    assert on_its_way(looks) is expected
+    assert not on_its_way([replace(one, holdout_nll=None) for one in looks])
