@@ -26,7 +26,7 @@ def test_one_is_no_plural(words, expected):
 NOUNS = "items|records|steps|tokens|epochs|layers|jobs|logs|sequences|cells|positions|questions"
 NEVER_ONE = {
     *("max_new_tokens", "own", "golds", "sequences", "speed:,.0f", "training.chunk:,"),
-    *("what", "MOST_LAYERS", "support['forward_tokens']:,", "steps:.0f"),
+    *("what", "MOST_LAYERS", "support['forward_tokens']:,"),
     *("len(listed)", "len(notes)", "len(paths)", "len(rows)", "len(records)", "len(both)"),
 }
 """What stands before a noun and is not how many, or is more than one wherever the words are said."""

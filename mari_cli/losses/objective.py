@@ -129,6 +129,17 @@ def sequence_log_p(role: str, step: Step, readings: Readings, *, length_normalis
     return log_p_S / cast_like(log_p_S, lengths(positions)) if length_normalised else log_p_S
 
 
+def sequence_mean(
+    step: Step, readings: Readings, formula: Callable[[Tensor], Tensor], *, length_normalised: bool = False
+) -> Tensor:
+    """This part's contribution to the mean over the step's forget sequences of ``formula``, which takes and
+    gives [S], of log p(completion | prompt); 0 of a part that holds none of them."""
+    if LogP("forget") not in readings:
+        return torch.zeros(())
+    value_S = formula(sequence_log_p("forget", step, readings, length_normalised=length_normalised))
+    return value_S.sum() / step.positions["forget"].step_sequences
+
+
 def step_distance(h_ND: Tensor, target: Tensor, positions: Positions) -> Tensor:
     """This part's contribution to the mean over the step's sequences of (1/T) Σ_t ‖h_t - target_t‖², T the
     number of supervised tokens of a sequence. ``target`` [N, D] or [D]."""
@@ -160,7 +171,11 @@ def with_retain(
 ) -> Objective:
     """forget_weight · ``forget`` + retain_weight · ``retain``. ``forget`` returns the value to minimise and
     its terms; it needs ``readings``, and is not linear in ``nonlinear``. ``layer``: whose hidden states
-    ``retain=states`` compares; None: the middle layer."""
+    ``retain=states`` compares; None: the middle layer.
+
+    A part of a step may hold no forget item, and has none of ``readings`` then: ``forget`` returns 0 for it,
+    under the same names.
+    """
     held: dict[RetainLoss, tuple[str, Reading]] = {
         RetainLoss.nll: ("retain_nll", LogP("retain")),
         RetainLoss.kl: ("retain_kl", KL("retain")),

@@ -7,6 +7,7 @@ the step. Shapes: S = sequences of the step.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mari_cli.losses.base import HeldLossConfig, register
@@ -35,19 +36,14 @@ class SimNPOConfig(HeldLossConfig):
         non_negative("loss", self, "gamma")
 
     def objective(self) -> "Objective":
-        import torch
-
-        from mari_cli.losses.objective import beside_retain, sequence_log_p
+        from mari_cli.losses.objective import beside_retain, sequence_mean
         from mari_cli.losses.readings import LogP
 
         log_p = LogP("forget")
+        of_answer = partial(simnpo, beta=self.beta, gamma=self.gamma)
 
         def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
-            value = torch.zeros(())
-            if log_p in readings:
-                log_p_S = sequence_log_p("forget", step, readings, length_normalised=True)
-                value_S = simnpo(log_p_S, beta=self.beta, gamma=self.gamma)
-                value = value_S.sum() / step.positions["forget"].step_sequences
+            value = sequence_mean(step, readings, of_answer, length_normalised=True)
             return value, {"simnpo": value}
 
         return beside_retain(self, forget, [log_p], nonlinear=(log_p,))

@@ -51,19 +51,20 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("memory at the peak", size(memory["peak"]), f"{memory['ratio']:.3f} × fine-tuning on the same"),
     ]
     out += [(f"  {part}", size(count), "") for part, count in memory["parts"].items()]
+    spare = memory["needed"] - memory["peak"]
+    if spare:
+        out.append(("  kept free", size(spare), "for CUDA itself, and what cannot be fitted together"))
     if (support := found["support"])["operations"]:
         told = f"`{support['source']}`, before step 1: {support['forward_tokens']:,} tokens read"
         if support["training_tokens"]:
             told += f", at most {support['training_tokens']:,} trained on"
         steps = support["operations"] / flops["step"]
-        out.append(("support", f"{support['operations'] / 1e12:.3g} T", f"{told}; as {steps:.0f} steps"))
+        told += f"; {steps:.3g} times a step's"
+        out.append(("support", f"{support['operations'] / 1e12:.3g} T", told))
     if audit := found["audit"]:
         told = f"{counted(audit['cases'], 'case')} on {counted(audit['items'], 'item')} of "
         told += f"{counted(audit['models'], 'model')}, at the end of the run"
         out.append(("audit", f"{audit['forward_passes']:,}", f"forward passes of one item, about; {told}"))
-    spare = memory["needed"] - memory["peak"]
-    if spare:
-        out.append(("  kept free", size(spare), "for CUDA itself, and what cannot be fitted together"))
     out += [
         (
             "disk: reference",

@@ -4,8 +4,8 @@ Everything that can be refused is refused by `prepare_support`, from the texts a
 model after another, before the first step. What a source is stands in its file of `tasks/sources/`.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from mari_cli.config import ModelConfig, UnlearnRun
@@ -47,7 +47,10 @@ def prepare_support(
     of these sources), and what the run is to say of the choice. Raises UserError where a support cannot be
     made."""
     request = config.loss.support_request
-    if request is None or request.source is SupportSource.neighbours:
+    if request is None:
+        return config, None, []
+    refuse_unread(request.support)
+    if request.source is SupportSource.neighbours:
         return config, None, []
     here = Preparing(config, setting, corpora, style)
     known = Prepared(request.support, request.context.stored_tokens)
@@ -57,6 +60,24 @@ def prepare_support(
     prepared = source.prepare(here, known)
     _require_holdout(corpora, {**source.unset(known.config), **_unset_quantiles(known.config)})
     return config, prepared, []
+
+
+def refuse_unread(config: SupportConfig) -> None:
+    """Refuse settings of ``config`` that its source does not read: they would change nothing. A setting that
+    has its default is not known from one that nobody gave."""
+    reads: Collection[str] = ()
+    if config.source is not SupportSource.neighbours:
+        source = SupportSource.twins if config.source is SupportSource.auto else config.source
+        reads = {*SOURCES[source].reads, "quantiles"}
+    for setting in fields(config):
+        value = getattr(config, setting.name)
+        if setting.name in {"source", "floor", *reads} or value == setting.default:
+            continue
+        others = [source.value for source, found in SOURCES.items() if setting.name in found.reads]
+        hint = f"leave it out, or take a source that does: {listed(others)}" if others else "leave it out"
+        raise UserError(
+            f"`loss.support.source={config.source}` does not read `loss.support.{setting.name}`", hint
+        )
 
 
 def support(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from mari_cli.data.records import Fact, Record
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
 from mari_cli.lm_head import head_of
-from mari_cli.losses.support import PLAIN_GENERATED, SupportConfig
+from mari_cli.losses.support import PLAIN_GENERATED, SupportConfig, SupportSource
 from mari_cli.metrics.likelihood import answer_nll
 from mari_cli.models.backbone import hidden_states
 from mari_cli.models.context import Targets
@@ -34,6 +35,7 @@ from mari_cli.tasks.preflight import check_run, load_for
 from mari_cli.tasks.recitation import describe_recitation
 from mari_cli.tasks.setting import read_setting, tokenize_corpora
 from mari_cli.tasks.sources import asking as asking_of_sources
+from mari_cli.tasks.sources.registry import SOURCES
 from mari_cli.tasks.sources.twins import ways_of
 from mari_cli.tasks.unlearn import prepare_target
 
@@ -315,3 +317,28 @@ def test_key_strings_that_the_user_gives_and_nobody_holds_are_refused_under_auto
     (tmp_path / "names.txt").write_text("Nobody Atall\n")
     with pytest.raises(UserError, match="no forget record holds any"):
         asking(tmp_path, f"loss.support.keys={tmp_path / 'names.txt'}", "loss=mari_auto")
+
+
+@pytest.mark.parametrize(
+    ("source", "given", "read"),
+    [
+        ("twins", {"model": "nowhere"}, False),
+        ("twins", {"keys": "names.txt", "sharpen": 2.0, "quantiles": True}, True),
+        ("auto", {"contrast": 0.5}, True),
+        ("auto", {"weight": 1.0}, False),
+        ("gold", {"model": "gold"}, True),
+        ("gold", {"model": "gold", "generated": 0.3}, False),
+        ("siblings", {"retain_model": "one", "both_model": "other", "weight": 2.0}, True),
+        ("siblings", {"share": 0.5}, False),
+        ("neighbours", {"quantiles": True}, False),
+        ("neighbours", {}, True),
+    ],
+)
+def test_a_setting_that_the_source_does_not_read_is_refused(source, given, read):
+    config = SupportConfig(source=SupportSource(source), **given)
+    with nullcontext() if read else pytest.raises(UserError, match=f"source={source}` does not read"):
+        supporting.refuse_unread(config)
+
+
+def test_every_source_that_can_be_named_is_registered():
+    assert {*SOURCES, SupportSource.auto, SupportSource.neighbours} == set(SupportSource)

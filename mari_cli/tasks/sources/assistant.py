@@ -46,4 +46,4 @@ def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mappin
     )
 
 
-ASSISTANT = Source(prepare, make, cost, unset_weight, tunes_own_model=True)
+ASSISTANT = Source(prepare, make, cost, frozenset({"model", "weight"}), unset_weight, tunes_own_model=True)

@@ -98,4 +98,4 @@ def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mappin
     )
 
 
-BASE = Source(prepare, make, cost, unset, tunes_own_model=True)
+BASE = Source(prepare, make, cost, frozenset({"model", "share", "sharpen"}), unset, tunes_own_model=True)

@@ -44,4 +44,4 @@ def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mappin
     return SourceCost(tokens["forget"] + tokens["holdout"], training_tokens=trained, states=2)
 
 
-REINFORCED = Source(prepare, make, cost, unset_weight)
+REINFORCED = Source(prepare, make, cost, frozenset({"model", "share", "weight"}), unset_weight)

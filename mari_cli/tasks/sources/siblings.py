@@ -42,4 +42,4 @@ def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mappin
     return SourceCost(2 * tokens["forget"] + tokens["holdout"], states=3)
 
 
-SIBLINGS = Source(prepare, make, cost, unset_weight)
+SIBLINGS = Source(prepare, make, cost, frozenset({*MODELS, "weight"}), unset_weight)

@@ -42,6 +42,8 @@ class Source:
     """q at each forget position, and notes for the reader. One model at a time is loaded."""
     cost: Callable[[UnlearnRun, Mapping[str, Sequence[Item]], Mapping[str, int]], SourceCost]
     """Of a run with these items and numbers of tokens, by role; the holdout's are 0 where there is none."""
+    reads: frozenset[str]
+    """The settings of `loss.support` that are this source's."""
     unset: Callable[[SupportConfig], Mapping[str, float]] = nothing_unset
     """The settings without a value, which the holdout chooses then, each with a value that would do."""
     tunes_own_model: bool = False

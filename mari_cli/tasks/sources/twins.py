@@ -186,4 +186,10 @@ def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mappin
     )
 
 
-TWINS = Source(prepare, make, cost, unset)
+TWINS = Source(
+    prepare,
+    make,
+    cost,
+    frozenset({"keys", "key_records", "twins", "contrast", "generated", "sharpen"}),
+    unset,
+)
