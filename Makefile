@@ -27,7 +27,7 @@ test: $(READY) ## the whole test suite
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 -rs
 
 .PHONY: smoke
-smoke: $(READY) ## every loss end to end on a tiny GPT-2
+smoke: $(READY) ## losses end to end on a tiny GPT-2
 	$(BIN)/pytest -m smoke
 
 .PHONY: gpu

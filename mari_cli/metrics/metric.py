@@ -1,7 +1,7 @@
 """The entry of a metric: all that tables, reports, tests and caches need to know of it.
 
-No other place lists names of metrics. To add a metric, write its function and its entry, side by side; a new
-file also stands in the lists of metrics/corpora.py.
+No other place of the package lists names of metrics. To add a metric, write its function and its entry, side
+by side; a new file also stands in the lists of metrics/corpora.py.
 """
 
 from collections.abc import Iterable, Mapping
