@@ -80,6 +80,8 @@ def unknown_key(key: str, section: type | None, task: str, typed: str | None = N
         hint = f"did you mean `{whole if whole in there else corrected}`?"
     elif not parent and (guess := next(iter(elsewhere), None) or nearest(typed, there)):
         hint = f"did you mean `{guess}`?"
+    if typed.startswith("sweep."):
+        hint = "`mari sweep` takes it, which runs many"
     return UserError(f"unknown config key `{typed}`", hint)
 
 
@@ -214,6 +216,13 @@ _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], str, str], UserError]]] 
     (r"is not Optional", lambda match, key, example: UserError(f"`{key}` cannot be null", example)),
     (r"Ambiguous value for argument '(.*)'", lambda match, key, example: _several_runs(match[1])),
     (
+        r"[Ss]weep parameters '(.*)' requires --multirun",
+        lambda match, key, example: UserError(
+            f"`{match[1]}` is searched, and one run takes one value",
+            "`mari sweep … sweep.trials=6` searches it",
+        ),
+    ),
+    (
         r"Multiple values for ([\w/@]+)",
         lambda match, key, example: UserError(
             f"`{match[1]}` is chosen twice", f"in a defaults list, write `override {match[1]}: OPTION`"
@@ -282,6 +291,11 @@ def _no_override(override: str) -> UserError:
     key, equals, value = override.partition("=")
     if not (key and equals):
         return UserError(f"`{override or '='}` is not KEY=VALUE", "e.g. `loss=npo` or `train.steps=100`")
+    if re.match(r"[^\s:=]+:[\w./@]+$", key):
+        return UserError(
+            f"`{override}` is of one method among several",
+            "`mari sweep` runs them; for one write `KEY=VALUE`",
+        )
     if re.match(r"(choice|range|interval|tag|int|float)\(", value):
         return UserError(
             f"cannot read the range of `{override}`",

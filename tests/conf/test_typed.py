@@ -176,6 +176,17 @@ def test_a_line_break_that_is_written_as_backslash_n_is_refused_with_one_that_wo
     assert composed("forget.path=f", said.stdout.decode()).model.prompt_template == "Q: {prompt}\n"
 
 
+def test_a_range_for_one_run_is_refused_with_what_searches_it():
+    for word, told in (
+        ("train.lr=interval(1e-4,1e-3)", "is searched, and one run takes one value"),
+        ("sweep.trials=3", "unknown config key `sweep.trials`"),
+        ("npo:loss.beta=choice(1,2)", "is of one method among several"),
+    ):
+        with pytest.raises(UserError, match=told) as refused:
+            composed(word)
+        assert "mari sweep" in refused.value.hint
+
+
 @pytest.mark.parametrize("written", ["[b.jsonl, 'a,b.jsonl']", '["a,b.jsonl",[b.jsonl]]'])
 def test_a_file_with_a_comma_in_its_name_is_a_request(written, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
