@@ -17,15 +17,6 @@ class SupportSource(StrEnum):
     gold = "gold"
 
 
-READERS = {
-    "keys": (SupportSource.auto, SupportSource.twins),
-    "model": (SupportSource.base, SupportSource.assistant, SupportSource.reinforced, SupportSource.gold),
-    "retain_model": (SupportSource.siblings,),
-    "both_model": (SupportSource.siblings,),
-}
-"""The sources that read the file or the model of a setting; no other source takes one."""
-
-
 @dataclass(kw_only=True)
 class ContextConfig:
     """Settings of the `context` estimator: it compares forget positions with the whole retain corpus."""
@@ -104,12 +95,6 @@ class SupportConfig:
         positive("loss.support", self, "floor", "key_records", "twins", "sharpen", "share")
         non_negative("loss.support", self, "weight", "contrast")
         flags("loss.support", self, "quantiles")
-        for name, sources in READERS.items():
-            require(
-                getattr(self, name) is None or self.source in sources,
-                f"loss.support.{name} is not read by loss.support.source={self.source}",
-                f"it is for {', '.join(f'`loss.support.source={source}`' for source in sources)}",
-            )
         require(
             self.twins <= MOST_TWINS,
             f"loss.support.twins must be at most {MOST_TWINS}, got {self.twins}: more tell no more",

@@ -220,8 +220,6 @@ BAD = {
     "names in a file that is not there": (f"unlearn {OWN} loss=mari_twins loss.support.contrast=3 loss.support.keys=nowhere.txt", "cannot read `loss.support.keys=nowhere.txt`", "one key string a line"),
     "names that nobody holds": (f"unlearn {OWN} loss=mari_twins loss.support.contrast=3 loss.support.keys=names.txt", "no forget record holds any", "null finds them"),
     "names without a letter": (f"unlearn {OWN} loss=mari_twins loss.support.generated=0 loss.support.contrast=3 loss.support.keys=marks.txt", "hold no letter or digit, so nothing can be swapped", "write names, one a line"),
-    "names for a source that takes none": (f"unlearn {OWN} loss=mari_base loss.support.model=model loss.support.keys=names.txt", "`loss.support.keys` is not read by `loss.support.source`=base", "`loss.support.source=twins`"),
-    "a model for a source that takes none": (f"unlearn {OWN} loss=mari_twins loss.support.model=model", "`loss.support.model` is not read by `loss.support.source`=twins", "`loss.support.source=base`"),
     "a power that nothing sets": (f"unlearn {OWN} loss=mari_base loss.support.model=model", "`loss.support.sharpen` is chosen by the holdout, and there is none", "`loss.support.sharpen=1`"),
     "a correction that nothing sets": (f"unlearn {OWN} loss=mari_siblings loss.support.weight=null loss.support.retain_model=model loss.support.both_model=model", "`loss.support.weight` is chosen by the holdout, and there is none", "`loss.support.weight=1`"),
     "no model before fine-tuning": (f"unlearn {OWN} loss=mari_base loss.support.sharpen=1", "needs the model before its fine-tuning", "`loss.support.model=PATH`"),
