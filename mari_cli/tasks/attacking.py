@@ -30,7 +30,7 @@ from mari_cli.suites.standard import Corpus
 from mari_cli.tasks import inputs
 from mari_cli.tasks.examined import Examined
 from mari_cli.tasks.preflight import Preflight
-from mari_cli.tasks.setting import model_beside, require_context
+from mari_cli.tasks.setting import model_beside
 
 CODE = (
     "mari_cli.audit.attack",
@@ -144,9 +144,8 @@ def second_gold_of(config: AuditRun | UnlearnRun, flight: Preflight[Any]) -> Mod
             f"no second gold model at `{path}`", "`second_gold` is a model or run directory, or `none`"
         )
     model = model_beside(path, f"the second gold model at `{path}`", config, flight.setting)
-    lm = flight.load(model)
-    require_context(lm.max_length, "the second gold model", flight.corpora)
-    flight.models.update(inputs.of_model(lm, "the second gold model"))
+    known = inputs.of_model_beside(flight.load(model), "the second gold model", flight.corpora)
+    flight.models.update(known)
     return model
 
 

@@ -18,7 +18,7 @@ from mari_cli.suites.benchmarks import describe_benchmarks
 from mari_cli.suites.examiner import items_hash
 from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import Suite
-from mari_cli.tasks.setting import Setting
+from mari_cli.tasks.setting import Setting, require_context
 
 
 def of_model(lm: LanguageModel, name: str) -> dict[str, str]:
@@ -35,6 +35,13 @@ def of_model(lm: LanguageModel, name: str) -> dict[str, str]:
         ),
         f"the generation settings of {name}": content_hash(generation and generation.to_json_string()),
     }
+
+
+def of_model_beside(lm: LanguageModel, name: str, corpora: Mapping[str, Corpus]) -> dict[str, str]:
+    """`of_model` of a model that is asked beside the run's. Raises UserError where its context is shorter
+    than an item of ``corpora``."""
+    require_context(lm.max_length, name, corpora)
+    return of_model(lm, name)
 
 
 def of_words(setting: Setting) -> dict[str, str]:

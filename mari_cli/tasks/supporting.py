@@ -17,11 +17,12 @@ from mari_cli.losses.support import PLAIN_CONTRAST, PLAIN_GENERATED, SupportConf
 from mari_cli.models.context import Targets
 from mari_cli.progress import say
 from mari_cli.report.format import listed
+from mari_cli.search.space import written
 from mari_cli.storage import hashing
 from mari_cli.suites.standard import Corpus
 from mari_cli.supports.twins import Way
 from mari_cli.tasks import inputs
-from mari_cli.tasks.setting import Setting, require_context
+from mari_cli.tasks.setting import Setting
 from mari_cli.tasks.sources import twins
 from mari_cli.tasks.sources.asking import Asking, Load
 from mari_cli.tasks.sources.prepared import Prepared, Preparing
@@ -100,9 +101,7 @@ def load_given(prepared: Prepared, corpora: Mapping[str, Corpus], load: Load) ->
     `inputs.of_model`."""
     known: dict[str, str] = {}
     for name, model in prepared.given.items():
-        lm, called = load(model), f"the model of `loss.support` ({name})"
-        require_context(lm.max_length, called, corpora)
-        known |= inputs.of_model(lm, called)
+        known |= inputs.of_model_beside(load(model), f"the model of `loss.support` ({name})", corpora)
     if prepared.names is not None:
         known["the key strings"] = hashing.content_hash(prepared.names.keys.tokens)
     return known
@@ -143,14 +142,10 @@ def _require_holdout(corpora: Mapping[str, Corpus], missing: Mapping[str, float]
     """``missing``: settings that only a holdout can choose, each with a value that would do."""
     if missing and "holdout" not in corpora:
         names = listed([f"`loss.support.{name}`" for name in missing])
-        values = " ".join(f"loss.support.{name}={_written(value)}" for name, value in missing.items())
+        values = " ".join(f"loss.support.{name}={written(value)}" for name, value in missing.items())
         chosen = "is chosen" if len(missing) == 1 else "are chosen"
         raise UserError(
             f"{names} {chosen} by the holdout, and there is none",
             "set `holdout` to data like the forget data that no model has seen, say it yourself, as "
             f"`{values}`, or take a loss that needs none (`loss=mari`)",
         )
-
-
-def _written(value: float) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
