@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import time
 from importlib import import_module
 from typing import Any
 
@@ -47,6 +48,11 @@ def check_processes() -> None:
         raise UserError(f"LOCAL_WORLD_SIZE is `{within}`, and is the number of processes here", hint)
 
 
+AFTER_THE_FIRST = 3.0
+"""Seconds before a worker ends with an error. It may only have lost another that was killed, and of several
+that have ended the launcher tells of the one with the lowest rank: it looks ten times a second."""
+
+
 class Refused(Exception):
     """A worker's UserError, in words that its launcher passes on."""
 
@@ -64,6 +70,12 @@ def work(name: str, config: Any, options: RunOptions) -> Any:
 
     try:
         with distributed.join_processes():
-            return load_task(name)(config, options)
+            try:
+                return load_task(name)(config, options)
+            except UserError:
+                raise
+            except Exception:
+                time.sleep(AFTER_THE_FIRST)
+                raise
     except UserError as error:
         raise Refused(json.dumps([str(error), error.hint])) from error

@@ -19,7 +19,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, E
 from mari_cli import launch
 from mari_cli.cli import main
 from mari_cli.errors import UserError
-from mari_cli.tasks import together
+from mari_cli.options import RunOptions
+from mari_cli.tasks import together, worker
 from mari_cli.tasks.shares import batches, require_whole_shares
 from mari_cli.tasks.together import reason_of
 from mari_cli.tasks.unlearn import unlearn
@@ -83,6 +84,28 @@ def values(result: dict) -> dict[tuple[str, str], float]:
         for name, estimate in model["metrics"].items()
         if estimate["value"] is not None
     }
+
+
+def killed_beside(name, config, options):
+    """A worker of which the second is killed, and the first loses it at once."""
+
+    def task(config, options):
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        torch.distributed.barrier()
+
+    worker.load_task = lambda name: task
+    return worker.work(name, config, options)
+
+
+def test_of_a_killed_process_and_one_that_lost_it_the_killed_one_is_told(monkeypatch):
+    """The launcher looks seldom here, as on a machine with much other work: both could have ended by then."""
+    seldom = partial(together.LaunchConfig, start_method="fork", monitor_interval=1.5)
+    monkeypatch.setattr(together, "LaunchConfig", seldom)
+    monkeypatch.setattr(together, "work", killed_beside)
+    config = launch.configured(launch.Experiment("unlearn", [*TINY, "out=nowhere"]))
+    with pytest.raises(UserError, match=r"process 1 of 2 was killed \(SIGKILL\); the others were ended"):
+        together.run_in_processes("unlearn", config, RunOptions(["mari"], processes=2))
 
 
 @pytest.mark.slow
