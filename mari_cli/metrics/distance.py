@@ -7,7 +7,8 @@
 x, target and gold are the values of m for the model, for the model before unlearning and for the model that
 never saw the forget data. The values of target and gold alone decide which metrics enter, so the same metrics
 enter for every model unlearned from that target. If the paired test (`difference`) does not separate target
-and gold by a metric, its ratio would be noise over noise, and it is left out of the forget side.
+and gold by a metric, its ratio would be noise over noise, and it is left out of the forget side. So is a
+metric left out of the kept side, if the target has so little of it that a draw of its items may hold nothing.
 
 The interval is a bootstrap over items, with one draw for all three models and all metrics. A mean of absolute
 values is biased upwards under resampling, and near gold its percentile interval may exclude the value. So the
@@ -82,9 +83,19 @@ def choose_metrics(
                 left_out[name] = "target and gold do not differ clearly in it"
         elif before.value == 0:
             left_out[name] = "0 for the target: there is nothing to lose"
+        elif _may_be_nothing(before, how):
+            left_out[name] = (
+                "so little for the target that no loss can be seen: its items, resampled, reach 0"
+            )
         else:
             kept.append(name)
     return Entered(tuple(forget), tuple(kept), left_out)
+
+
+def _may_be_nothing(part: Resamplable, how: How) -> bool:
+    """Whether the bootstrap interval over items of a value above 0 reaches 0."""
+    drawn = resampled({"": part}, resamples=how.resamples, seed=how.seed)[""]
+    return bool(np.quantile(drawn, (1 - how.confidence) / 2) <= 0)
 
 
 def distances_to_gold(

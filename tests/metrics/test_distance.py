@@ -162,6 +162,29 @@ def test_what_the_target_has_none_of_cannot_be_lost():
     assert left_out["retain/exact_match"] == "0 for the target: there is nothing to lose"
 
 
+@pytest.mark.parametrize(("right", "enters"), [(1, False), (3, False), (5, True), (60, True)])
+def test_what_the_target_hardly_has_is_no_loss_that_its_items_can_show(right, enters):
+    """A target that writes one passage of 120 word for word: to write none is not the loss of everything."""
+
+    def with_right(number):
+        return [
+            ItemValues(
+                **{**vars(row), "values": row.values | {"exact_match": float(row.item < number)}}
+                if row.set == "retain"
+                else vars(row)
+            )
+            for row in TARGET
+        ]
+
+    target = with_right(right)
+    entered = choose_metrics(target, GOLD, HOW)
+    assert ("retain/exact_match" in entered.kept) == enters
+    assert enters or "no loss can be seen" in entered.left_out["retain/exact_match"]
+    found = distances_to_gold({"target": target, "gold": GOLD, "x": with_right(0)}, entered, HOW)["x"]
+    assert found[KEPT_SIDE].value == pytest.approx(1 / 3 if enters else 0.0)
+    assert found[DISTANCE].high is not None
+
+
 def test_a_value_that_is_not_finite_makes_no_distance_of_the_rest():
     broken = [ItemValues(**{**vars(row), "values": row.values | {"answer_nll": nan}}) for row in GOLD]
     found = distances_to_gold({"target": TARGET, "gold": GOLD, "x": broken}, ENTERED, HOW)["x"]
