@@ -158,6 +158,12 @@ def name_tokens(item: Item, located: Located, tokens: Sequence[int]) -> Named:
     )
 
 
+def of_swappable(whose: Named, pools: SwapTokens) -> Named:
+    """The item without its keys, if it holds every token of ``pools`` itself, so that nothing can be swapped."""
+    own = set(whose.item.input_ids)
+    return whose if any(not own.issuperset(pool) for pool in pools.values()) else replace(whose, keys={})
+
+
 def swaps(whose: Named, pools: SwapTokens, chance: random.Random) -> dict[int, int]:
     """A different replacement for each key token; no replacement stands in the item."""
     used = set(whose.item.input_ids)

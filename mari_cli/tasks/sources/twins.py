@@ -48,7 +48,7 @@ def unset(config: SupportConfig) -> Mapping[str, float]:
 
 
 def prepare(here: Preparing, known: Prepared) -> Prepared:
-    """Raises UserError where the forget data has no key strings, or the retain data no names."""
+    """Raises UserError where the forget data has no key strings, or the retain data no names for them."""
     located = {
         role: locate(here.corpora[role].records, here.corpora[role].items, here.setting.tokenizer, here.style)
         for role in ("forget", "retain")
@@ -70,6 +70,13 @@ def prepare(here: Preparing, known: Prepared) -> Prepared:
             "write names, one a line; null finds key strings by counts",
         )
     pools = twins.name_pools(located["retain"], here.corpora["retain"].items)
+    named = [twins.of_swappable(one, pools) for one in named]
+    if not any(one.keys for one in named):
+        raise UserError(
+            "the retain corpus holds no word to swap a key string for but words of the forget record itself",
+            "give more retain records (`retain.path`), or take another source (`loss=mari_base`, "
+            "`loss=mari_context`)",
+        )
     return replace(known, names=Names(keys, named, pools))
 
 
