@@ -183,6 +183,7 @@ def plan(
         "mari evaluate --resume runs/evaluation",
         "mari evaluate HuggingFaceTB/SmolLM2-135M-Instruct forget=tofu metrics=fast",
         "mari evaluate runs/npo suite=tofu gold=runs/gold",
+        "mari evaluate DIR before=runs/full gold=runs/gold forget.path=letters.jsonl retain.path=rest.jsonl",
         "mari evaluate --from-log eval_log_aggregated.json --gold-log retain90/eval_log_aggregated.json",
         "mari evaluate --from-log evals/ --gold-log retain90/TOFU_EVAL.json",
         keys=True,

@@ -166,6 +166,8 @@ class EvaluateRun(RunConfig):
     """A benchmark, whose questions are asked in place of those of the corpora."""
     gold: str = "none"
     """Path of a gold model, which is measured, too; or `none`."""
+    before: str = "none"
+    """Path of the model before unlearning, which is measured, too; or `none`."""
     from_log: Any = None
     """The log of a TOFU evaluation, in place of a model, whose numbers are computed again; a folder of logs;
     or a list of these."""
@@ -192,6 +194,10 @@ class EvaluateRun(RunConfig):
         require(
             self.from_log is None or self.gold == "none",
             "from_log measures no model, so gold must be none: gold_log is the log of a gold model",
+        )
+        require(
+            self.from_log is None or self.before == "none",
+            "from_log measures no model, so before must be none: target_log is the log from before",
         )
         require(
             self.suite.kind == "corpora"

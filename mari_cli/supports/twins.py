@@ -159,7 +159,7 @@ def name_tokens(item: Item, located: Located, tokens: Sequence[int]) -> Named:
 
 
 def of_swappable(whose: Named, pools: SwapTokens) -> Named:
-    """The item without its keys, if it holds every token of ``pools`` itself, so that nothing can be swapped."""
+    """The item; without its keys if it holds every token of ``pools``, so that nothing can be swapped."""
     own = set(whose.item.input_ids)
     return whose if any(not own.issuperset(pool) for pool in pools.values()) else replace(whose, keys={})
 

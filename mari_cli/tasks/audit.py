@@ -17,20 +17,15 @@ from mari_cli.storage.run import Run
 from mari_cli.tasks.attacking import ROLES, Audit, announce, evidence_of, second_gold_of
 from mari_cli.tasks.preflight import check_run
 from mari_cli.tasks.run_record import record_run
-from mari_cli.tasks.setting import cache_directory, model_beside
+from mari_cli.tasks.setting import cache_directory
 
 
 def audit(config: AuditRun, options: RunOptions) -> dict[str, Any]:
     """Run it and return the result (result.json). Bad input is refused before anything is written."""
     config, expected, notes = resolve_auto(config)
     flight, lm = check_run(config, options)
-    before = (
-        None
-        if config.before == "none"
-        else model_beside(config.before, f"the model before at `{config.before}`", config, flight.setting)
-    )
     second = second_gold_of(config, flight)
-    models = {"target": before, "model": config.model, "gold": flight.gold, "second_gold": second}
+    models = {"target": flight.before, "model": config.model, "gold": flight.gold, "second_gold": second}
     sources = {role: model for role in ROLES if (model := models[role])}
     evidence = evidence_of(flight.corpora, config, lm, roles=sources.keys())
     planned, left_out = announce(config.audit, lm, evidence)

@@ -58,9 +58,7 @@ def compare_models(models: Mapping[str, Examined], config: MetricsConfig, *, see
     return Beside(whole, entered, notes)
 
 
-_NO_TARGET = (
-    "distance to gold is left out: it needs the model before unlearning too, which `mari unlearn` measures"
-)
+_NO_TARGET = "distance to gold is left out: it needs the model before unlearning too (`before=DIR`)"
 
 
 def _no_overall(
@@ -75,7 +73,7 @@ def _no_overall(
     needs = {
         "a gold model": not gold,
         "a holdout that gold was asked too": gold and "tofu/privacy_score" not in scores,
-        "the model before unlearning, which `mari unlearn` measures": not target,
+        "the model before unlearning (`before=DIR`)": not target,
         "generated answers": not relative and utility is None,
         "a target of some model utility (it is 0)": not relative and utility is not None,
     }

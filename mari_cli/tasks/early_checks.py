@@ -23,12 +23,12 @@ from mari_cli.places import is_there, place
 from mari_cli.storage.run import refuse_existing
 from mari_cli.storage.signature import check_key
 
-GOLD_WORDS = {
+NOT_PATHS = {
     "unlearn": ("finetune", "none", "auto", "each"),
     "evaluate": ("none",),
     "audit": ("none", "auto"),
 }
-"""By task, values of `gold` that are not a path."""
+"""By task, values of `gold`, and of `before` where a task has it, that are not a path."""
 MOST_READ = 2**24
 """Bytes of a corpus that is read here and once more by the task; a larger one is read by the task alone."""
 
@@ -63,7 +63,9 @@ def check_names(config: RunConfig, options: RunOptions) -> None:
     if config.request.key:
         check_key(config.request.key)
     if isinstance(config, UnlearnRun | EvaluateRun | AuditRun):
-        _check_gold(config.gold, GOLD_WORDS[config.task])
+        _check_beside("gold", "gold model", config.gold, NOT_PATHS[config.task])
+    if isinstance(config, EvaluateRun | AuditRun):
+        _check_beside("before", "model before", config.before, NOT_PATHS[config.task])
     if (path := config.metrics.mia_reference) is not None and not is_there(path):
         raise UserError(f"no model at `metrics.mia_reference={path}`", "give a model or run directory")
     if isinstance(config, UnlearnRun) and config.loss.support_request is not None:
@@ -74,12 +76,10 @@ def check_names(config: RunConfig, options: RunOptions) -> None:
                 raise UserError(f"no model at `loss.support.{name}={path}`", "give a model or run directory")
 
 
-def _check_gold(gold: str, words: tuple[str, ...]) -> None:
-    if gold not in words and not is_there(gold):
+def _check_beside(key: str, what: str, path: str, words: tuple[str, ...]) -> None:
+    if path not in words and not is_there(path):
         listed = ", ".join(f"`{word}`" for word in words)
-        raise UserError(
-            f"no gold model at `{gold}`", f"`gold` is a model or run directory, or one of {listed}"
-        )
+        raise UserError(f"no {what} at `{path}`", f"`{key}` is a model or run directory, or one of {listed}")
 
 
 def _check_places(config: RunConfig) -> None:

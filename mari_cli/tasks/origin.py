@@ -14,6 +14,7 @@ def origin_of(flight: Preflight[Any]) -> Origin:
     """What the run of ``flight`` begins with."""
     paths = {
         "model": flight.config.model.path,
+        "before": flight.before.path if flight.before else None,
         "gold": flight.gold.path if flight.gold else None,
     }
     lineage = {key: found for key, path in paths.items() if path and (found := _run_of(path))}

@@ -23,6 +23,7 @@ from mari_cli.tasks import inputs
 from mari_cli.tasks.early_checks import check_names
 from mari_cli.tasks.setting import (
     Setting,
+    before_at_path,
     gold_at_path,
     read_setting,
     reference_at_path,
@@ -49,6 +50,8 @@ class Preflight(Generic[R]):
     suite: Suite | None
     gold: ModelConfig | None
     """The gold model that `gold` names by its path."""
+    before: ModelConfig | None
+    """The model before unlearning that `before` names by its path."""
     reference: ModelConfig | None
     """The reference of membership inference."""
     corpora: dict[str, Corpus]
@@ -68,22 +71,28 @@ class Preflight(Generic[R]):
 def check_run(config: R, options: RunOptions) -> tuple[Preflight[R], LanguageModel]:
     """Read what ``config`` names, and load the model that it names. Raises UserError for what cannot be used.
 
-    Gold and reference are loaded here and dropped, so that a model that cannot be loaded ends the run now and
+    Models beside it are loaded here and dropped, so that a model that cannot be loaded ends the run now and
     not after hours."""
     check_names(config, options)
     setting = read_setting(config, compute_of(config))
     if options.resume:
         inputs.require_same_words(config, setting)
-    suite, gold = None, None
+    suite, gold, before = None, None, None
     if isinstance(config, UnlearnRun | EvaluateRun):
         suite = suite_of(config.suite)
     if isinstance(config, UnlearnRun | EvaluateRun | AuditRun):
         gold = gold_at_path(config, setting)
+    if isinstance(config, EvaluateRun | AuditRun):
+        before = before_at_path(config, setting)
     instead = suite if isinstance(config, EvaluateRun) else None
     reference = reference_at_path(config, setting, instead)
     known: dict[str, str] = {}
     contexts: dict[str, int] = {}
-    for model, name in ((gold, "the gold model"), (reference, "the reference of membership inference")):
+    for model, name in (
+        (before, "the model before"),
+        (gold, "the gold model"),
+        (reference, "the reference of membership inference"),
+    ):
         if model:
             beside = load_for(config, setting, model)
             known |= inputs.of_model(beside, name)
@@ -98,7 +107,9 @@ def check_run(config: R, options: RunOptions) -> tuple[Preflight[R], LanguageMod
     if isinstance(config, UnlearnRun | FinetuneRun):
         description.append(f"layout: {lm.layout}")
     notes = setting.texts.notes
-    return Preflight(config, options, setting, suite, gold, reference, corpora, known, description, notes), lm
+    return Preflight(
+        config, options, setting, suite, gold, before, reference, corpora, known, description, notes
+    ), lm
 
 
 def load_for(config: RunConfig, setting: Setting, model: ModelConfig) -> LanguageModel:

@@ -34,7 +34,7 @@ from mari_cli.suites.examiner import items_hash
 from mari_cli.suites.registry import METRICS
 from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import Suite
-from mari_cli.tasks.early_checks import GOLD_WORDS
+from mari_cli.tasks.early_checks import NOT_PATHS
 from mari_cli.tracking import check_tracker
 
 
@@ -140,11 +140,19 @@ def disk_of_run(model: torch.nn.Module) -> int:
 
 
 def gold_at_path(config: UnlearnRun | EvaluateRun | AuditRun, setting: Setting) -> ModelConfig | None:
-    """The gold model that `gold` names by its path; None where `gold` is one of `GOLD_WORDS`. Refused where
+    """The gold model that `gold` names by its path; None where `gold` is one of `NOT_PATHS`. Refused where
     the model reads text in other tokens."""
-    if config.gold in GOLD_WORDS[config.task]:
+    if config.gold in NOT_PATHS[config.task]:
         return None
     return model_beside(config.gold, f"the gold model at `{config.gold}`", config, setting)
+
+
+def before_at_path(config: EvaluateRun | AuditRun, setting: Setting) -> ModelConfig | None:
+    """The model before unlearning that `before` names by its path; None where it names none. Refused where
+    the model reads text in other tokens."""
+    if config.before in NOT_PATHS[config.task]:
+        return None
+    return model_beside(config.before, f"the model before at `{config.before}`", config, setting)
 
 
 def model_beside(path: str, what: str, config: RunConfig, setting: Setting) -> ModelConfig:

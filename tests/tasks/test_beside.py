@@ -65,10 +65,8 @@ def test_without_a_target_there_is_no_distance_and_no_overall_score_and_that_is_
     assert not [name for name in named if "overall" in name or "distance" in name or "from_target" in name]
     assert found.entered is None
     assert found.notes == [
-        "distance to gold is left out: it needs the model before unlearning too, which `mari unlearn` "
-        "measures",
-        "the overall score on TOFU is left out: it needs the model before unlearning, which `mari unlearn` "
-        "measures",
+        "distance to gold is left out: it needs the model before unlearning too (`before=DIR`)",
+        "the overall score on TOFU is left out: it needs the model before unlearning (`before=DIR`)",
     ]
 
 

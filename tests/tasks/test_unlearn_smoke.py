@@ -13,7 +13,9 @@ from wandb_log import records
 
 from mari_cli import launch
 from mari_cli.errors import UserError
+from mari_cli.report import narrative
 from mari_cli.report.plots import style
+from mari_cli.report.read import read_run
 from mari_cli.tasks.evaluate import evaluate
 from mari_cli.tasks.finetune import finetune
 from mari_cli.tasks.unlearn import unlearn
@@ -249,6 +251,25 @@ def test_finetune_then_evaluate_the_run(tmp_path, cache):
     ours, theirs = result["models"]["model"], taught["models"]["model"]
     assert ours["hash"] == theirs["hash"]
     assert ours["metrics"]["forget/answer_nll"]["value"] == theirs["metrics"]["forget/answer_nll"]["value"]
+
+
+def test_a_model_is_as_far_from_gold_as_in_the_run_that_made_it(plain, tmp_path, cache):
+    """Models of other programs are judged as ours are, where the one before and gold are given."""
+    made = json.loads((plain / "result.json").read_text())
+    places = json.loads((plain / "manifest.json").read_text())["places"]
+    out = tmp_path / "evaluation"
+    arguments = [f"before={places['target']}", f"gold={places['gold']}"]
+    arguments += ["metrics=fast", "metrics.bootstrap=20", f"out={out}", f"cache={cache}"]
+    found = launch.run(evaluate, launch.prepare(launch.Experiment("evaluate", arguments, model=str(plain))))
+    assert problems(found, SCHEMA) == []
+    assert found["distance_to_gold"] == made["distance_to_gold"]
+    for role in ("target", "unlearned", "gold"):
+        ours, theirs = found["models"][role], made["models"][role]
+        assert ours["hash"] == theirs["hash"]
+        assert ours["metrics"] == theirs["metrics"]
+    headline = narrative.summarise([read_run(out)]).headline
+    assert headline == narrative.summarise([read_run(plain)]).headline
+    assert json.loads((out / "manifest.json").read_text())["places"] == places
 
 
 def test_a_finished_run_is_never_written_again(plain, cache):
