@@ -7,7 +7,7 @@ other operators, for example on indices on the CPU, compute real values.
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -86,15 +86,17 @@ class Again:
     step makes a few hundred different calls tens of thousands of times.
 
     torch has such a cache, too, but its look-up takes several times as long. Operators on scalar tensors, or
-    on real tensors only, are called without the cache.
+    on real tensors only, are called without the cache. What is remembered holds no tensor, so that all worlds
+    of a process share it: the ways to take a step differ in few of their calls.
     """
+
+    kinds: ClassVar[dict[Any, "_Kind | None"]] = {}
+    """The kind of each operator; None for an operator whose results are not remembered."""
+    known: ClassVar[dict[Any, Made | list[Made | None] | None]] = {}
+    """The results by operator and arguments: one tensor or several; None: not to be remembered."""
 
     def __init__(self, world: FakeTensorMode) -> None:
         self.world = world
-        self.kinds: dict[Any, _Kind | None] = {}
-        """The kind of each operator; None for an operator whose results are not remembered."""
-        self.known: dict[Any, Made | list[Made | None] | None] = {}
-        """The results by operator and arguments: one tensor or several; None: not to be remembered."""
 
     def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func not in self.kinds:
@@ -104,7 +106,7 @@ class Again:
         call = STAND_INS.get(func, func)
         if kind is None or about is None or (kind.of is not None and type(args[kind.of]) is not FakeTensor):
             return call(*args, **kwargs)
-        key = func, about
+        key = func, torch.get_default_dtype(), about
         if key not in self.known:
             out = call(*args, **kwargs)
             given = (*args, *kwargs.values())
