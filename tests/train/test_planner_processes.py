@@ -135,12 +135,13 @@ def test_shards_are_planned_with_micro_batches_whatever_their_weights_are_comput
 def settled_on() -> tuple[int | None, UnlearnConfig]:
     """With another limit in each process, of which one is too small for the step as configured."""
     config, objective = UnlearnConfig(chunk=128), build(NPO)
-    free = forecast(language_model(), GROUPS, objective, Settings.of(config), config, processes=2)
+    lm = language_model(num_hidden_layers=4)
+    free = forecast(lm, GROUPS, objective, Settings.of(config), config, processes=2)
     limit = free.needed * (2 if distributed.is_rank_zero() else 0.8)
     config = replace(config, memory_limit=f"{limit / 2**20:.6f}MiB")
     return (
         distributed.all_reduce_min(3 if distributed.is_rank_zero() else None),
-        fit_to_memory(language_model(), config, objective, lambda step: GROUPS, 1),
+        fit_to_memory(lm, config, objective, lambda step: GROUPS, 1),
     )
 
 
