@@ -46,14 +46,31 @@ def shared() -> Path:
     return SHARED
 
 
+LONGEST = (
+    *("test_unlearn_smoke.py", "test_forgetting.py", "test_report_page.py", "test_fused.py"),
+    *("test_launch.py", "test_planner.py", "test_processes.py", "test_planner_processes.py"),
+    *("test_benchmarks_as_stock.py", "test_conf.py", "test_resume.py", "test_together.py", "test_engine.py"),
+    *("test_fuzz.py", "test_search_plan.py", "test_lora_runs.py", "test_audit_runs.py", "test_from_log.py"),
+    *("test_door.py", "test_benchmarks.py", "test_browser.py", "test_errors.py", "test_planted.py"),
+    *("test_wheel.py", "test_seeds.py", "test_values.py", "test_kinds.py", "test_compare_damaged.py"),
+    *("test_benchmarks_together.py", "test_planner_experts.py", "test_lora.py", "test_tokenize.py"),
+    *("test_membership.py", "test_inside_formulas.py", "test_tables.py", "test_damaged_runs.py"),
+    *(
+        "test_continual.py",
+        "test_verify.py",
+        "test_ask.py",
+        "test_damaged.py",
+        "test_help.py",
+        "test_muse.py",
+    ),
+)
+"""Files of ten seconds and more, the longest first; tests/test_house.py looks whether they are there."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with long tests begin first, so that no process works alone at the end (see `make test`)."""
-    ranks = {"slow": 0, "smoke": 1}
-    of_file: dict[Path, int] = {}
-    for item in items:
-        marks = {mark.name for mark in item.iter_markers()}
-        of_file[item.path] = min(of_file.get(item.path, 2), *(ranks.get(mark, 2) for mark in marks), 2)
-    items.sort(key=lambda item: of_file[item.path])
+    """The longest files begin first, so that no process works alone at the end (see `make test`)."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
 
 
 def pytest_collection_finish() -> None:

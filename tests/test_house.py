@@ -82,3 +82,10 @@ def test_every_key_of_the_configuration_is_read():
                 if isinstance(field, ast.AnnAssign)
             }
     assert keys - read == READ_BY_NAME
+
+
+def test_the_files_that_begin_first_are_there():
+    tests = Path(__file__).parent
+    named = re.findall(r'"(test_\w+\.py)"', (tests / "conftest.py").read_text(encoding="utf-8"))
+    assert len(named) == len(set(named)) > 30
+    assert set(named) <= {path.name for path in tests.rglob("test_*.py")}
