@@ -26,8 +26,8 @@ def to_svg(figure: Figure, label: str) -> str:
 
 
 def texts_in(artist: Artist) -> Iterator[Text]:
-    """The texts in ``artist``. Of an axis these are its label and the ticks that have been given names: an axis
-    that is asked for its texts makes all its other ticks, which say nothing before they are drawn."""
+    """The texts in ``artist``. Of an axis these are its label and the ticks that have been given names: an
+    axis that is asked for its texts makes all its other ticks, which say nothing before they are drawn."""
     for child in artist.get_children():
         if isinstance(child, Axis):
             yield child.label
