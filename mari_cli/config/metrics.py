@@ -1,6 +1,7 @@
 """The section `metrics`: the measurements, their numbers of items, and their intervals."""
 
 from dataclasses import dataclass, field
+from math import ceil
 
 from mari_cli.sections import Flag, flags, non_negative, positive, require, seeds
 
@@ -69,3 +70,9 @@ class MetricsConfig:
         for name in ("min_k", "prior", "confidence"):
             value = getattr(self, name)
             require(0 < value < 1, f"metrics.{name} must be between 0 and 1, got {value}")
+        least = ceil(round(1 / (1 - self.confidence), 6))  # one resample lies outside the interval
+        require(
+            self.bootstrap >= least,
+            f"metrics.bootstrap must be >= {least} where metrics.confidence={self.confidence}, "
+            f"got {self.bootstrap}",
+        )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mari_cli.launch.groups import CONF
 from mari_cli.launch.typed import as_meant, entries_of, quote, unquoted
+from mari_cli.launch.yaml_files import said_in
 from mari_cli.places import is_there, place
 
 CORPORA = ("forget", "retain", "holdout")
@@ -15,6 +16,8 @@ SCRATCH = "gpt2_tiny"
 """The default model, which starts with random weights."""
 RUN_OPTION = "_run"
 """The option, in each group, that holds the section of the run that `evaluate` measures."""
+OF_USER = "_user_"
+"""Begins Hydra's name of a user's file, which may be called `unlearn.yaml` and build on `unlearn`."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,19 @@ class Experiment:
 
     @property
     def primary(self) -> str:
-        return self.file.stem if self.file else self.task
+        return f"{OF_USER}{self.file.stem}" if self.file else self.task
 
     @property
     def arguments(self) -> list[str]:
         """Every override for Hydra. Of two overrides for one key the later one is used."""
         search_path = [f"hydra.searchpath=[pkg://{CONF}]"] if self.file else []
         overrides = [as_meant(override) for override in self.overrides]
-        chosen = [*self._subject(), *([] if self.file else implied_choices(self.overrides)), *overrides]
-        gentle = [] if self.file else trained_model_choices(chosen, self.task)
+        in_file = said_in(self.file) if self.file else []
+        implied = implied_choices([*in_file, *self.overrides])
+        chosen = [*self._subject(), *implied, *overrides]
+        # the training of a file is its own, unless nobody chose its model
+        own = self.file and "model=pretrained" not in implied
+        gentle = [] if own else trained_model_choices([*in_file, *chosen], self.task)
         return [*search_path, *gentle, *chosen]
 
     @property

@@ -74,11 +74,13 @@ def unknown_key(key: str, section: type | None, task: str, typed: str | None = N
         hint = (
             f"{question}{listed} {'has' if len(others) == 1 else 'have'} it, the {parent} chosen here has not"
         )
-    if near and far != word:
+    if not parent and elsewhere:  # a whole name beats a similar one
+        hint = f"did you mean `{elsewhere[0]}`?"
+    elif near and far != word:
         corrected = ".".join(filter(None, [parent, near]))
         whole = corrected + typed.removeprefix(key)
         hint = f"did you mean `{whole if whole in there else corrected}`?"
-    elif not parent and (guess := next(iter(elsewhere), None) or nearest(typed, there)):
+    elif not parent and (guess := nearest(typed, there)):
         hint = f"did you mean `{guess}`?"
     if typed.startswith("sweep."):
         hint = "`mari sweep` takes it, which runs many"
@@ -188,11 +190,20 @@ def _not_a_choice(match: re.Match[str], key: str, example: str) -> UserError:
 def _wrong_section(match: re.Match[str], key: str, example: str) -> UserError:
     names = {schema.__name__: name for name, schema in config.SCHEMAS.items()}
     found, expected = names.get(match[1]), names.get(match[2])
-    if found is None or expected is None:
-        return UserError(f"`{key}` is a section, not a value", f"set what is in it: `{key}.KEY=VALUE`")
-    return UserError(
-        f"`{found.replace('/', '=')}` does not fit here", f"this command takes `{expected.replace('/', '=')}`"
-    )
+    if found is not None and expected is not None:
+        return UserError(
+            f"`{found.replace('/', '=')}` does not fit here",
+            f"this command takes `{expected.replace('/', '=')}`",
+        )
+    if match[1] == "NoneType":
+        return UserError(f"`{key}` cannot be null", example)
+    section, value = key or (expected or match[2]).partition("/")[0], match[3] or ""
+    hint = f"set what is in it: `{section}.KEY=VALUE`"
+    if section in ("model", "forget", "retain", "holdout"):
+        hint = f"`{section}.path` is a path, in a file `{section}: {{path: {value}}}`"
+    elif expected is not None:
+        hint = f"a file chooses an option in its `defaults`: `override {section}: {value}`"
+    return UserError(f"`{section}` is a section, and takes no value, got `{value}`", hint)
 
 
 _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], str, str], UserError]]] = [
@@ -208,7 +219,13 @@ _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], str, str], UserError]]] 
     (r"Value '(.*?)' of type '\w+' could not be converted to (\w+)", _wrong_type),
     (r"Value '(.*?)' is not a valid (bool)", _wrong_type),
     (r"Invalid value '(.*?)', expected one of \[(.*?)\]", _not_a_choice),
-    (r"Invalid type assigned: (\w+) is not a subclass of (\w+)", _wrong_section),
+    (r"(\w+) is not a subclass of (\w+)(?:\. value: (.*))?", _wrong_section),
+    (
+        r"already at '(.*)'|delete from config. '(.*?)'|does not support deletion",
+        lambda match, key, example: UserError(
+            f"`{match[1] or match[2] or key}` takes no `+` and no `~`", "write `KEY=VALUE`"
+        ),
+    ),
     (
         r"is not a ListConfig, list or tuple",
         lambda match, key, example: UserError(f"`{key}` must be a list", f"write `{key}=[a,b]`"),

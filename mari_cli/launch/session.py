@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mari_cli import config
 from mari_cli.errors import UserError
-from mari_cli.launch.experiment import Experiment, is_run
+from mari_cli.launch.experiment import OF_USER, Experiment, is_run
 from mari_cli.launch.groups import CONF, conf_folder
 from mari_cli.launch.hydra_errors import explain
 from mari_cli.launch.loader import ConfigLoaderImpl, KnownConfigs
@@ -40,9 +40,14 @@ class FileConfigSource(HydraFiles):
     """Hydra's source of files, with a check of each file, which a user wrote, before it is loaded. The class
     has the name of Hydra's own class, so that the processes of a launcher keep it registered."""
 
+    def is_config(self, config_path: str) -> bool:
+        """`unlearn` is mari's own, whatever lies beside the file of a user."""
+        shipped = config_path in config.SCHEMAS or config_path == "_base"
+        return not shipped and super().is_config(config_path.removeprefix(OF_USER))
+
     def load_config(self, config_path: str) -> ConfigResult:
-        file = Path(self.path, self._normalize_file_name(config_path))
-        check_yaml(file)
+        config_path = config_path.removeprefix(OF_USER)
+        check_yaml(Path(self.path, self._normalize_file_name(config_path)))
         found = super().load_config(config_path)
         if OmegaConf.is_dict(found.config) and OmegaConf.select(found.config, "hydra.searchpath") is not None:
             raise _forbidden("hydra.searchpath")  # Hydra would use the path before `check_hydra`
@@ -111,7 +116,7 @@ def session(experiment: Experiment) -> Iterator[Any]:
         except RecursionError:
             raise UserError(
                 f"`{experiment.file or experiment.task}` builds on itself",
-                "it, or a file beside it, is named as one that it builds on, as `unlearn.yaml`: rename it",
+                "its `defaults` names itself, or a file that builds on it: name another",
             ) from None
         # OmegaConf raises the last two where a field of a section is set that is null
         except (
@@ -200,4 +205,6 @@ def _forbidden(key: str) -> UserError:
 def _check_file(file: Path) -> None:
     check_file(file)
     if file.suffix != ".yaml":
-        raise UserError(f"`{file}` is not a .yaml file", "Hydra reads only files whose name ends in `.yaml`")
+        raise UserError(
+            f"`{file}` is not a .yaml file", f"rename it, as `{file.stem}.yaml`: Hydra reads no other ending"
+        )

@@ -4,6 +4,7 @@ import os
 import shlex
 import stat
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -18,6 +19,8 @@ DEEPEST = 50
 BEGIN = "begin it with `defaults: [unlearn, _self_]`, or `finetune`, or `evaluate`"
 DEFAULTS = "defaults: [{task}, _self_]"
 """The first line of the file of a run."""
+IMPLYING = ("model.path", "forget.path", "retain.path", "holdout.path", "forget.requests")
+"""Values from which options follow."""
 
 
 def check_file(file: Path) -> None:
@@ -81,12 +84,11 @@ def check_yaml(file: Path) -> None:
 
 
 def require_defaults(file: Path, task: str) -> None:
-    """Raise UserError where ``file`` does not say in `defaults:` which run of mari it builds on.
+    """Raise UserError where ``file`` does not say in `defaults:` which run of mari it builds on, or holds
+    values that would not count.
 
     ``task`` is the command that reads it. Text that is not YAML passes, as in `check_yaml`."""
-    try:
-        root = yaml.safe_load(file.read_bytes())
-    except yaml.YAMLError:
+    if (root := _root(file)) is None:
         return
     line = DEFAULTS.format(task=task)
     if not isinstance(root, dict):
@@ -102,11 +104,53 @@ def require_defaults(file: Path, task: str) -> None:
     named = root["defaults"]
     if not isinstance(named, list):
         raise UserError(f"`defaults` in `{file}` is not a list", f"write `{line}`")
-    if not any(isinstance(entry, str) and entry != "_self_" for entry in named):
+    bases = [entry for entry in named if isinstance(entry, str)]
+    if all(base == "_self_" for base in bases):
         raise UserError(
             f"`defaults` in `{file}` does not name what the run builds on",
             f"put `{task}` first: `defaults: [{task}, …, _self_]`",
         )
+    if bases[-1] != "_self_" and len(root) > 1:
+        raise UserError(
+            f"`defaults` in `{file}` has no `_self_` after `{bases[-1]}`, whose values would then hold",
+            f"write `defaults: [{bases[-1]}, …, _self_]`",
+        )
+    if dotted := next((key for key in map(str, root) if "." in key), None):
+        raise UserError(
+            f"`{dotted}` in `{file}` has a dot, and keys of a file have none",
+            "`train: {steps: 3}` is what `train.steps=3` is on the command line",
+        )
+
+
+def said_in(file: Path) -> list[str]:
+    """What ``file``, and the files beside it that it builds on, say of options, as if it were typed: the
+    options that `defaults` chooses, and the values from which options follow. The first file stands last."""
+    found: list[str] = []
+    waiting = [file]
+    for here in waiting:  # grows
+        root = _root(here) if here.is_file() else None
+        if not isinstance(root, dict):
+            continue
+        for key in IMPLYING:
+            section, _, name = key.partition(".")
+            if isinstance(values := root.get(section), dict) and values.get(name) is not None:
+                found.append(f"{key}={values[name]}")
+        for entry in root.get("defaults") or []:
+            for name, option in entry.items() if isinstance(entry, dict) else [(str(entry), None)]:
+                group = name.removeprefix("override ").strip().lstrip("/")
+                found += [f"{group}={option}"] * (option is not None)
+                # of a folder beside, another option may be typed
+                beside = [here.with_name(f"{group}.yaml"), *(here.parent / group).glob("*.yaml")]
+                waiting += [other for other in beside if other not in waiting]
+    return found[::-1]
+
+
+def _root(file: Path) -> Any:
+    """What ``file`` holds; None for text that is not YAML, whose loader reports the line of the error."""
+    try:
+        return yaml.safe_load(file.read_bytes())
+    except yaml.YAMLError:
+        return None
 
 
 def _again(config: Path) -> str:

@@ -5,7 +5,7 @@ before torch is loaded, so such a file imports torch inside functions, or for an
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
@@ -66,6 +66,13 @@ class LossConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         non_negative("loss", self, "retain_weight")
+        held = getattr(self, "retain_loss", None) is not RetainLoss.none
+        every = [field.name for field in fields(self) if field.name.endswith("_weight")]
+        weights = [name for name in every if held or name != "retain_weight"]
+        require(
+            every == ["retain_weight"] or any(getattr(self, name) for name in weights),
+            f"{' and '.join(f'loss.{name}' for name in weights)} = 0: no step would change anything",
+        )
 
     def objective(self) -> "Objective":
         """The function to minimise and the readings that it needs. Raises ValueError for an unknown kind."""

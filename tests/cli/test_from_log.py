@@ -288,7 +288,7 @@ def write_small_log(folder) -> None:
 def test_logs_may_have_any_names(mari, tmp_path):
     for name in NAMES:
         write_small_log(tmp_path / name)
-    said = mari("evaluate", "--from-log", *NAMES, "metrics.bootstrap=10", "out=all")
+    said = mari("evaluate", "--from-log", *NAMES, "metrics.bootstrap=20", "out=all")
     assert said.code == 0, said.err
     assert len(json.loads((tmp_path / "all" / "results.json").read_text())["logs"]) == len(NAMES)
 
@@ -296,7 +296,7 @@ def test_logs_may_have_any_names(mari, tmp_path):
 @pytest.mark.parametrize("name", ["null", "a,b", "it's"])
 def test_a_log_alone_may_have_any_name(mari, tmp_path, name):
     write_small_log(tmp_path / name)
-    assert mari("evaluate", "--from-log", name, "metrics.bootstrap=10", "out=one").code == 0
+    assert mari("evaluate", "--from-log", name, "metrics.bootstrap=20", "out=one").code == 0
     assert (tmp_path / "one" / "result.json").is_file()
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -178,6 +179,89 @@ def test_a_path_implies_an_option_where_none_is_chosen(overrides, implied, tmp_p
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "one.txt").touch()
     assert launch.implied_choices(overrides) == implied
+
+
+FILES = "forget: {path: x.jsonl}\nretain: {path: y.jsonl}\nmodel: {path: m}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "found"),
+    [
+        (f"defaults: [unlearn, _self_]\n{FILES}", [], ("x.jsonl", "y.jsonl", "m", 1e-5)),
+        ("defaults: [unlearn, _self_]\n", ["forget.path=z.jsonl", "retain.path=y.jsonl", "model.path=m"],
+         ("z.jsonl", "y.jsonl", "m", 1e-5)),
+        (f"defaults: [unlearn, override forget: tofu, _self_]\n{FILES}", ["train.lr=3"],
+         ("x.jsonl", "y.jsonl", "m", 3)),
+        (f"defaults: [base, _self_]\n{FILES}", ["loss=npo"], ("x.jsonl", "y.jsonl", "m", 3e-4)),
+        (f"defaults: [unlearn, method: here, _self_]\n{FILES}", [], ("x.jsonl", "y.jsonl", "m", 1e-5)),
+    ],
+)  # fmt: skip
+def test_a_path_in_a_file_implies_an_option_where_none_is_chosen(text, overrides, found, tmp_path):
+    """Also in a file with the name of that which it builds on."""
+    (tmp_path / "base.yaml").write_text(
+        "defaults: [unlearn, override forget: tofu, override train: unlearn_tiny, _self_]\n"
+    )
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "here.yaml").write_text(
+        "# @package _global_\ndefaults: [override /forget: tofu]\n"
+    )
+    file = tmp_path / "unlearn.yaml"
+    file.write_text(text)
+    cfg = launch.configured(Experiment("unlearn", overrides, file))
+    assert (cfg.forget.path, cfg.retain.path, cfg.model.path, cfg.train.lr) == found
+    assert (cfg.forget.subset == "forget10") is ("tofu" in text or "base" in text or "method" in text)
+
+
+def test_requests_in_a_file_are_files_too(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("defaults: [unlearn, _self_]\nforget: {requests: [a.jsonl, [b.jsonl, c.jsonl]]}\n")
+    assert launch.configured(Experiment("unlearn", [], file)).forget.kind == "files"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("defaults: [_self_, unlearn]\nseed: 3\n", "no `_self_` after `unlearn`"),
+        ("defaults: [unlearn]\nseed: 3\n", "no `_self_` after `unlearn`"),
+        ("defaults: [unlearn, _self_]\ntrain.steps: 3\n", "`train.steps` .* has a dot"),
+        ("defaults: [unlearn, _self_]\nloss: npo\n", "`loss` is a section, and takes no value, got `npo`"),
+        ("defaults: [unlearn, _self_]\naudit: quick\n", "`audit` is a section"),
+        ("defaults: [unlearn, _self_]\nforget: x.jsonl\n", "`forget` is a section"),
+        ("defaults: [unlearn, _self_]\ntrain: [3]\n", "`train` is a section"),
+    ],
+)
+def test_what_a_file_says_in_vain_is_refused(text, told, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=told) as refused:
+        launch.configured(Experiment("unlearn", [], file))
+    assert "lists every key" not in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("+train.steps=3", "`train.steps` takes no `+` and no `~`"),
+        ("~train.steps", "`train.steps` takes no `+` and no `~`"),
+        ("~train.stepz", "`train.stepz` takes no `+` and no `~`"),
+        ("metrics.benchmarks=[null]", "cannot be null"),
+        ("metrics.bootstrap=19", "must be >= 20"),
+        ("metrics.confidence=0.999999999", "must be >= 10000000"),
+        ("train.warmup_steps=301", "must be <= `train.steps`=300"),
+        ("loss=mari loss.mari_weight=0 loss.retain_weight=0", "no step would change anything"),
+        ("loss=npo loss.forget_weight=0 loss.retain_loss=none", "no step would change anything"),
+        ("loss=grad_ascent loss.forget_weight=0", "no step would change anything"),
+    ],
+)
+def test_what_means_nothing_is_refused_in_our_words(override, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        launch.configured(Experiment("unlearn", override.split()))
+
+
+def test_a_key_without_its_section_is_told_with_it():
+    with pytest.raises(UserError) as refused:
+        launch.configured(Experiment("unlearn", ["steps=3"]))
+    assert refused.value.hint == "did you mean `train.steps`?"
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def by_hand(retain, rows, step, of, reference, h, layer):
 LOSSES = {
     "npo": NPOConfig(name="npo", forget_weight=0),
     "simnpo": SimNPOConfig(name="simnpo", forget_weight=0),
-    "undial": UndialConfig(name="undial", forget_weight=0),
+    "undial": UndialConfig(name="undial", forget_weight=0, retain_loss=RetainLoss.nll),
 }
 
 

@@ -32,7 +32,7 @@ SHAPE = {
     "model_type": "llama", "num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 16, "head_dim": 4,
     "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 64,
 }  # fmt: skip
-METRICS = MetricsConfig(batch_size=3, max_new_tokens=4, bootstrap=10, max_items=2, marginal=False)
+METRICS = MetricsConfig(batch_size=3, max_new_tokens=4, bootstrap=20, max_items=2, marginal=False)
 
 
 COMPUTE = choose_compute(Device.cpu, Precision.float32)

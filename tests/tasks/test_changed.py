@@ -48,7 +48,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 CORPORA = ["forget.path=letters.jsonl", "retain.path=rest.jsonl", "holdout.path=unseen.jsonl"]
-SHORT = ["metrics=fast", "metrics.bootstrap=5", "metrics.mia_reference=reference", "cache=cache"]
+SHORT = ["metrics=fast", "metrics.bootstrap=20", "metrics.mia_reference=reference", "cache=cache"]
 RUNS = {
     "unlearn": (unlearn, ["model.path=model", *CORPORA, *SHORT, "gold=gold", "suite=own",
                           "suite.code=suite.py", "suite.path=asked", "train.steps=2",
