@@ -44,9 +44,14 @@ def explain(error: Exception, task: str) -> UserError:
         return unknown_key(key or match[1], section, task, typed[1] if typed else None)
     if match := re.search(r"Could not override '(.*?)'", text):  # the key is a group in a defaults list
         return unknown_key(match[1], None, task) if match[1] else _no_override(match[1])
+    example = _example(_schema(_detail("object_type", text)), key)
     for pattern, retold in _EXPLANATIONS:
         if match := re.search(pattern, text):
-            return retold(match, key, _example(_schema(_detail("object_type", text)), key))
+            return retold(match, key, example)
+    for pattern, words in _IN_WORDS.items():
+        if match := re.search(pattern, text):
+            filled = (part.format(match[0], *match.groups(), key=key, example=example) for part in words)
+            return UserError(*filled)
     said = next((line for line in text.splitlines() if "raised while composing" not in line), text)
     said = said[:1].lower() + said[1:].rstrip(".") or type(error).__name__
     return UserError(f"`{key}`: {said}" if key else said, LIST_KEYS)
@@ -207,64 +212,40 @@ def _wrong_section(match: re.Match[str], key: str, example: str) -> UserError:
 
 
 _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], str, str], UserError]]] = [
-    (
-        r"'NoneType' object has no attribute 'get'|Unexpected type for root: NoneType"
-        r"|^Unexpected type: None$",
-        lambda match, key, example: UserError(
-            f"`{key}` is null here, and takes no fields" if key else "a section that is null takes no fields",
-            "choose one that has them: `model=gpt2_tiny model.architecture.n_layer=2`, or "
-            "`audit=quick audit.KEY=…`",
-        ),
-    ),
     (r"Value '(.*?)' of type '\w+' could not be converted to (\w+)", _wrong_type),
     (r"Value '(.*?)' is not a valid (bool)", _wrong_type),
     (r"Invalid value '(.*?)', expected one of \[(.*?)\]", _not_a_choice),
     (r"(\w+) is not a subclass of (\w+)(?:\. value: (.*))?", _wrong_section),
-    (
-        r"already at '(.*)'|delete from config. '(.*?)'|does not support deletion",
-        lambda match, key, example: UserError(
-            f"`{match[1] or match[2] or key}` takes no `+` and no `~`", "write `KEY=VALUE`"
-        ),
-    ),
-    (
-        r"is not a ListConfig, list or tuple",
-        lambda match, key, example: UserError(f"`{key}` must be a list", f"write `{key}=[a,b]`"),
-    ),
-    (r"is not Optional", lambda match, key, example: UserError(f"`{key}` cannot be null", example)),
     (r"Ambiguous value for argument '(.*)'", lambda match, key, example: _several_runs(match[1])),
-    (
-        r"[Ss]weep parameters '(.*)' requires --multirun",
-        lambda match, key, example: UserError(
-            f"`{match[1]}` is searched, and one run takes one value",
-            "`mari sweep … sweep.trials=6` searches it",
-        ),
-    ),
-    (
-        r"Multiple values for ([\w/@]+)",
-        lambda match, key, example: UserError(
-            f"`{match[1]}` is chosen twice", f"in a defaults list, write `override {match[1]}: OPTION`"
-        ),
-    ),
-    (
-        r"Override '(\S+) : (\S+)' is defined before '(\S+): (\S+)'",
-        lambda match, key, example: UserError(
-            f"`override {match[1]}: {match[2]}` stands before `{match[3]}: {match[4]}`",
-            "overrides stand at the end of a defaults list, after `_self_`",
-        ),
-    ),
-    (
-        r"Interpolation key '(.*?)' not found",
-        lambda match, key, example: UserError(
-            f"`{key}` follows `{match[1]}`, which this config does not have", f"set it: `{key}=…`"
-        ),
-    ),
-    (
-        r"group override must be a string or a list",
-        lambda match, key, example: UserError(
-            "a group takes the name of one of its options", "`mari config list` names them"
-        ),
-    ),
 ]
+_IN_WORDS = {
+    r"'NoneType' object has no attribute 'get'|Unexpected type for root: NoneType|^Unexpected type: None$": (
+        "a section that is null takes no fields",
+        "choose one that has them: `model=gpt2_tiny model.architecture.n_layer=2`, or `audit=quick audit.KEY=…`",
+    ),
+    r"already at '(.*)'": ("`{1}` takes no `+`: it is there already", "write `KEY=VALUE`"),
+    r"delete from config. '(.*?)'": ("`{1}` is not there, so `~` cannot take it out", LIST_KEYS),
+    r"does not support deletion": ("`{key}` cannot be taken out", "write `KEY=VALUE`, without `~`"),
+    r"is not a ListConfig, list or tuple": ("`{key}` must be a list", "write `{key}=[a,b]`"),
+    r"is not Optional": ("`{key}` cannot be null", "{example}"),
+    r"[Ss]weep parameters '(.*)' requires --multirun": (
+        "`{1}` is searched, and one run takes one value", "`mari sweep … sweep.trials=6` searches it"
+    ),
+    r"Multiple values for ([\w/@]+)": (
+        "`{1}` is chosen twice", "in a defaults list, write `override {1}: OPTION`"
+    ),
+    r"Override '(\S+) : (\S+)' is defined before '(\S+): (\S+)'": (
+        "`override {1}: {2}` stands before `{3}: {4}`",
+        "overrides stand at the end of a defaults list, after `_self_`",
+    ),
+    r"Interpolation key '(.*?)' not found": (
+        "`{key}` follows `{1}`, which this config does not have", "set it: `{key}=…`"
+    ),
+    r"group override must be a string or a list": (
+        "a group takes the name of one of its options", "`mari config list` names them"
+    ),
+}  # fmt: skip
+"""Message and hint by what Hydra or OmegaConf says; numbers stand for the groups of the pattern."""
 
 
 def _several_runs(override: str) -> UserError:

@@ -241,9 +241,9 @@ def test_what_a_file_says_in_vain_is_refused(text, told, tmp_path):
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("+train.steps=3", "`train.steps` takes no `+` and no `~`"),
-        ("~train.steps", "`train.steps` takes no `+` and no `~`"),
-        ("~train.stepz", "`train.stepz` takes no `+` and no `~`"),
+        ("+train.steps=3", "`train.steps` takes no `+`"),
+        ("~train.steps", "`train.steps` cannot be taken out"),
+        ("~train.stepz", "`train.stepz` is not there"),
         ("metrics.benchmarks=[null]", "cannot be null"),
         ("metrics.bootstrap=19", "must be >= 20"),
         ("metrics.confidence=0.999999999", "must be >= 10000000"),
