@@ -221,7 +221,7 @@ _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], str, str], UserError]]] 
 _IN_WORDS = {
     r"'NoneType' object has no attribute 'get'|Unexpected type for root: NoneType|^Unexpected type: None$": (
         "a section that is null takes no fields",
-        "choose one that has them: `model=gpt2_tiny model.architecture.n_layer=2`, or `audit=quick audit.KEY=…`",
+        "choose one: `model=gpt2_tiny model.architecture.n_layer=2`, or `audit=quick audit.KEY=…`",
     ),
     r"already at '(.*)'": ("`{1}` takes no `+`: it is there already", "write `KEY=VALUE`"),
     r"delete from config. '(.*?)'": ("`{1}` is not there, so `~` cannot take it out", LIST_KEYS),
