@@ -50,3 +50,14 @@ def check_length(key: str, path: str) -> None:
         raise UserError(
             f"`{key}` is too long: a {what} has at most {most} bytes, got {path[:40]}…", f"shorten `{key}`"
         )
+
+
+def benchmark_folder(root: str) -> Path:
+    """The folder of the key `metrics.benchmark_root`. Raises UserError where there is none."""
+    folder = place(root).absolute()
+    if not folder.is_dir():
+        raise UserError(
+            f"no such folder: `metrics.benchmark_root={root}`",
+            "it holds a folder for each data set, named as on the hub: `cais/mmlu`",
+        )
+    return folder

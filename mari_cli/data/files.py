@@ -54,9 +54,8 @@ def read_files(config: FileCorpus, *, corpus: str) -> tuple[list[Record], list[s
                 f"leave out `{corpus}.text_field`, `{corpus}.prompt_field` and `{corpus}.completion_field`",
             )
         parts = [_read_file(file, config, corpus=corpus) for file in files]
-    elif looks_like_path(config.path):
-        raise UserError(f"no such file: `{config.path}`", _hint_missing(path))
     else:
+        refuse_missing(config.path)
         parts = [_records(_hub_table(config, corpus=corpus), config, source=config.path, corpus=corpus)]
     records = [record for found, _ in parts for record in found]
     if not records:
@@ -176,25 +175,25 @@ def looks_like_path(name: str) -> bool:
     )
 
 
+def refuse_missing(path: str) -> None:
+    """Raise UserError where nothing is at ``path``, and it is no name of a data set of the hub either."""
+    if looks_like_path(path) and not (path and is_there(path)):  # an empty path is the current folder
+        raise UserError(f"no such file: `{path}`", _hint_missing(place(path)))
+
+
 def _hint_missing(path: Path) -> str:
     if os.path.islink(path):
         return f"`{path}` is a link to `{os.readlink(path)}`, which leads nowhere"
-    siblings = (
-        os.listdir(path.parent) if os.access(path.parent, os.R_OK) and os.path.isdir(path.parent) else []
-    )
-    similar = nearest(path.name, siblings)
-    if similar is not None:
+    can_list = os.access(path.parent, os.R_OK) and os.path.isdir(path.parent)
+    if similar := nearest(path.name, os.listdir(path.parent) if can_list else []):
         return f"did you mean `{path.parent / similar}`?"
     return "give a file, a folder, or a hub data set as `owner/name`; paths start at the current directory"
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        files = sorted(files_inside(path))
-        if not files:
-            raise UserError(f"no files in folder `{path}`", f"it should hold {listed(SUFFIXES)} files")
-    else:
-        files = [path]
+    files = sorted(files_inside(path)) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"no files in folder `{path}`", f"it should hold {listed(SUFFIXES)} files")
     for file in files:
         if _suffix(file) not in SUFFIXES:
             kind = f"files of kind `{file.suffix}`" if file.suffix else "files without a suffix"

@@ -1,6 +1,7 @@
 """Settings of the distribution that the retain data supports at each forget position, made before step 1."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from mari_cli.sections import Flag, choices, flags, non_negative, positive, require
@@ -104,6 +105,38 @@ class SupportConfig:
             f"loss.support.generated must be in [0, 1] or null, got {self.generated}",
         )
         require(self.floor < 0.01, f"loss.support.floor must be below 0.01, got {self.floor}")
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """What a source asks of `loss.support`."""
+
+    reads: frozenset[str]
+    given: tuple[str, ...] = ()
+    """Settings that must have a value: paths of models."""
+    by_holdout: Mapping[str, float] = field(default_factory=dict)
+    """Settings that the holdout chooses where they have no value, each with a value that would do."""
+    tunes_own_model: bool = False
+    """Whether the run's own model, as it is before its target is fine-tuned, is tuned where `model` is null."""
+
+
+_ADDED = {"weight": 1.0}
+_TWINS = {"generated": PLAIN_GENERATED, "contrast": PLAIN_CONTRAST}
+_SMALL = ("retain_model", "both_model")
+_READ_BY_TWINS = frozenset({"keys", "key_records", "twins", "sharpen", *_TWINS})
+SETTINGS: dict[SupportSource, SourceSettings] = {
+    SupportSource.neighbours: SourceSettings(frozenset()),
+    SupportSource.auto: SourceSettings(_READ_BY_TWINS),
+    SupportSource.twins: SourceSettings(_READ_BY_TWINS, by_holdout=_TWINS),
+    SupportSource.base: SourceSettings(
+        frozenset({"model", "share", "sharpen"}), by_holdout={"sharpen": 1.0}, tunes_own_model=True
+    ),
+    SupportSource.siblings: SourceSettings(frozenset({*_SMALL, "weight"}), _SMALL, _ADDED),
+    SupportSource.assistant: SourceSettings(frozenset({"model", "weight"}), (), _ADDED, tunes_own_model=True),
+    SupportSource.reinforced: SourceSettings(frozenset({"model", "share", "weight"}), by_holdout=_ADDED),
+    SupportSource.gold: SourceSettings(frozenset({"model"}), ("model",)),
+}
+"""By source. `floor` is read by all, `quantiles` by all but `neighbours`."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from mari_cli.models.device import Compute
 from mari_cli.models.files import UNREADABLE, check_files, explain_damage, system_errors, unbuildable
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.head import check_parity
-from mari_cli.models.locate import find_model, is_adapter, refuse_other_formats
+from mari_cli.models.locate import find_model, is_adapter, refuse_other_formats, require_named
 from mari_cli.models.lora import (
     Base,
     apply_adapter,
@@ -118,12 +118,7 @@ def load_tokenizer(config: ModelConfig, corpus: Iterable[str]) -> PreTrainedToke
             )
         return train_tokenizer(corpus, config.tokenizer_vocab_size)
     source = config.tokenizer or config.path
-    if source is None and config.architecture is None:
-        raise UserError(
-            "no model is named",
-            "`model.path=` takes a directory, a run or a name on the hub, as the first word of "
-            "`mari audit` and of `mari evaluate` does",
-        )
+    require_named(config)
     if source is None:
         raise UserError(
             "a model from an architecture has no tokenizer of its own",

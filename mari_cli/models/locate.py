@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mari_cli import hub
+from mari_cli.config import ModelConfig
 from mari_cli.errors import UserError
 from mari_cli.places import place
 from mari_cli.storage.layout import RUN
@@ -30,6 +31,16 @@ def find_model(path: str) -> str:
         raise UserError(f"no model at `{path}`: no such file or directory", "check `model.path`")
     hub.settle()
     return path
+
+
+def require_named(config: ModelConfig) -> None:
+    """Raise UserError where ``config`` names no model."""
+    if config.path is None and config.architecture is None:
+        raise UserError(
+            "no model is named",
+            "`model.path=` takes a directory, a run or a name on the hub, as the first word of "
+            "`mari audit` and of `mari evaluate` does",
+        )
 
 
 def require_model(path: str) -> None:

@@ -36,7 +36,7 @@ from lm_eval.utils import handle_non_serializable
 
 from mari_cli import hub
 from mari_cli.errors import UserError
-from mari_cli.places import place
+from mari_cli.places import benchmark_folder
 from mari_cli.storage import hashing
 from mari_cli.suites import mmlu_sample
 from mari_cli.suites.lm_metrics import LOWER_IS_BETTER, MMLU_SAMPLE
@@ -91,7 +91,7 @@ def read(names: tuple[str, ...], *, root: str | None, limit: int | None, fewshot
 
     ``limit``: the number of first questions taken of each task, in MMLU of each subject. Raises UserError.
     """
-    folder = None if root is None else _folder(root)
+    folder = None if root is None else benchmark_folder(root)
     wanted: list[Benchmark] = []
     questions: dict[str, Questions] = {}
     for name in names:
@@ -149,16 +149,6 @@ def _cache_of(folder: Path) -> str:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     states = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
     return str(Path(datasets.config.HF_DATASETS_CACHE) / f"mari-{hashing.content_hash(states)[:24]}")
-
-
-def _folder(root: str) -> Path:
-    folder = place(root).absolute()
-    if not folder.is_dir():
-        raise UserError(
-            f"no such folder: `metrics.benchmark_root={root}`",
-            "it holds a folder for each data set, named as on the hub: `cais/mmlu`",
-        )
-    return folder
 
 
 def _find_tasks(name: str, folder: Path | None, limit: int | None) -> tuple[list[Task], Benchmark]:

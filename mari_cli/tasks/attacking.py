@@ -20,7 +20,6 @@ from mari_cli.metrics.version import version_of
 from mari_cli.models.fingerprint import cache_key, described, weights_hash
 from mari_cli.models.layers import readable_layers
 from mari_cli.models.load import LanguageModel
-from mari_cli.places import is_there
 from mari_cli.progress import Track, say
 from mari_cli.storage import json_cache
 from mari_cli.storage.hashing import key_hash
@@ -139,10 +138,6 @@ def second_gold_of(config: AuditRun | UnlearnRun, flight: Preflight[Any]) -> Mod
     path = config.second_gold
     if path == "none":
         return None
-    if not is_there(path):
-        raise UserError(
-            f"no second gold model at `{path}`", "`second_gold` is a model or run directory, or `none`"
-        )
     model = model_beside(path, f"the second gold model at `{path}`", config, flight.setting)
     known = inputs.of_model_beside(flight.load(model), "the second gold model", flight.corpora)
     flight.models.update(known)

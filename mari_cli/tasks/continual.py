@@ -18,6 +18,7 @@ from mari_cli.data.requests import Request
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError, counted
 from mari_cli.losses import objective as losses
+from mari_cli.losses.support import SETTINGS
 from mari_cli.metrics.by_request import rows_of
 from mari_cli.metrics.items import ItemValues, item_values
 from mari_cli.metrics.statistics import How
@@ -37,7 +38,6 @@ from mari_cli.tasks.preflight import Preflight, check_run, make_trainable
 from mari_cli.tasks.run_record import hold_run, record_in
 from mari_cli.tasks.setting import tokenize_corpora
 from mari_cli.tasks.shares import finetunes_target
-from mari_cli.tasks.sources.registry import SOURCES
 from mari_cli.tasks.unlearn import fine_tune_anew, prepare_gold, prepare_target, unlearn
 
 ITEMS = "items_by_step.jsonl"
@@ -197,8 +197,7 @@ def config_of(
 def _tunes_for_support(config: UnlearnRun) -> bool:
     """Whether the support is tuned from the run's own model, as it is before the target is fine-tuned."""
     request = config.loss.support_request
-    source = None if request is None else SOURCES.get(request.source)
-    if request is None or source is None or not source.tunes_own_model:
+    if request is None or not SETTINGS[request.source].tunes_own_model:
         return False
     return request.support.model is None and finetunes_target(config)
 

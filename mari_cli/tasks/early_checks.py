@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from mari_cli.config import (
-    AuditRun,
     CorpusConfig,
     EvaluateRun,
     FileCorpus,
@@ -15,20 +14,24 @@ from mari_cli.config import (
     UnlearnRun,
 )
 from mari_cli.data.corpora import load_corpora
-from mari_cli.data.files import looks_like_path
+from mari_cli.data.files import looks_like_path, refuse_missing
 from mari_cli.errors import UserError
-from mari_cli.models.locate import require_model
+from mari_cli.models.locate import find_model, refuse_other_formats, require_model, require_named
 from mari_cli.options import RunOptions
-from mari_cli.places import is_there, place
+from mari_cli.places import benchmark_folder, is_there, place
 from mari_cli.storage.run import refuse_existing
 from mari_cli.storage.signature import check_key
+from mari_cli.tasks.support_checks import MODELS, check_support
+from mari_cli.tracking import check_tracker
 
 NOT_PATHS = {
     "unlearn": ("finetune", "none", "auto", "each"),
     "evaluate": ("none",),
     "audit": ("none", "auto"),
 }
-"""By task, values of `gold`, and of `before` where a task has it, that are not a path."""
+"""By task, values of the keys of `NAMED` that are not a path."""
+NAMED = {"gold": "gold model", "before": "model before", "second_gold": "second gold model"}
+"""Keys of a run that name a model beside its own, and the role of that model."""
 MOST_READ = 2**24
 """Bytes of a corpus that is read here and once more by the task; a larger one is read by the task alone."""
 
@@ -55,31 +58,45 @@ def check_early(configs: Iterable[RunConfig], options: RunOptions) -> None:
 
 def check_names(config: RunConfig, options: RunOptions) -> None:
     """Raise UserError for an `out` that exists, an `out` or a `cache` that cannot be made, a signing key that
-    cannot sign, and a path of a further model where there is none."""
+    cannot sign, a tracker that cannot start, a support that cannot be made, and a path of data or of a
+    further model where there is none."""
     first = os.environ.get("RANK", "0") == "0"  # which may have made the directory when other ranks come here
     if first and not options.resume:
         refuse_existing(Path(config.out))
     _check_places(config)
     if config.request.key:
         check_key(config.request.key)
-    if isinstance(config, UnlearnRun | EvaluateRun | AuditRun):
-        _check_beside("gold", "gold model", config.gold, NOT_PATHS[config.task])
-    if isinstance(config, EvaluateRun | AuditRun):
-        _check_beside("before", "model before", config.before, NOT_PATHS[config.task])
-    if (path := config.metrics.mia_reference) is not None and not is_there(path):
-        raise UserError(f"no model at `metrics.mia_reference={path}`", "give a model or run directory")
-    if isinstance(config, UnlearnRun) and config.loss.support_request is not None:
-        support = config.loss.support_request.support
-        for name in ("model", "retain_model", "both_model"):
-            path = getattr(support, name)
-            if path is not None and path.startswith(("/", ".", "~")) and not is_there(path):
-                raise UserError(f"no model at `loss.support.{name}={path}`", "give a model or run directory")
+    require_named(config.model)
+    check_tracker(config.tracker)
+    if config.metrics.benchmarks and config.metrics.benchmark_root is not None:
+        benchmark_folder(config.metrics.benchmark_root)
+    if isinstance(config, UnlearnRun | EvaluateRun) and config.suite.kind in ("tofu", "muse", "rwku"):
+        refuse_missing(config.suite.path)  # type: ignore[attr-defined]
+    if isinstance(config, UnlearnRun):
+        check_support(config)
+        if (asked := config.loss.alternates_request) is not None and asked.path is not None:
+            refuse_missing(asked.path)
+    for key, what, path in _models_beside(config):
+        if is_there(path):
+            refuse_other_formats(path, Path(find_model(path)))
+        elif not key.startswith("loss.") or path.startswith(("/", ".", "~")):  # else a name on the hub
+            words = NOT_PATHS[config.task] if key in NAMED else ()
+            listed = "".join(f", or `{word}`" for word in words)
+            raise UserError(f"no {what} at `{path}`", f"`{key}` is a model or run directory{listed}")
 
 
-def _check_beside(key: str, what: str, path: str, words: tuple[str, ...]) -> None:
-    if path not in words and not is_there(path):
-        listed = ", ".join(f"`{word}`" for word in words)
-        raise UserError(f"no {what} at `{path}`", f"`{key}` is a model or run directory, or one of {listed}")
+def _models_beside(config: RunConfig) -> Iterator[tuple[str, str, str]]:
+    """The key, the role and the path of each model beside the run's own."""
+    for key, what in NAMED.items():
+        path = getattr(config, key, None)
+        if path is not None and path not in NOT_PATHS[config.task]:
+            yield key, what, path
+    if (path := config.metrics.mia_reference) is not None:
+        yield "metrics.mia_reference", "reference of membership inference", path
+    request = config.loss.support_request if isinstance(config, UnlearnRun) else None
+    for name in MODELS:
+        if request is not None and (path := getattr(request.support, name)) is not None:
+            yield f"loss.support.{name}", "model", path
 
 
 def _check_places(config: RunConfig) -> None:

@@ -52,10 +52,17 @@ def context_layer(config: UnlearnRun, lm: LanguageModel) -> int | None:
 
 
 def hold_out(corpus: Corpus, fraction: float, seed: int) -> tuple[Corpus, Corpus]:
-    """(to train on, to watch): a seeded share of the items is watched and never trained on; 0: watch all."""
-    count = round(fraction * len(corpus.items))
-    if count == 0 or count == len(corpus.items):
+    """(to train on, to watch): a seeded share of the items is watched and never trained on; 0: watch all.
+    Raises UserError where one of the two would be empty."""
+    if fraction == 0:
         return corpus, corpus
+    count = round(fraction * len(corpus.items))
+    if not 0 < count < len(corpus.items):
+        raise UserError(
+            f"`retain.validation_fraction={fraction}` of {counted(len(corpus.items), 'retain item')} leaves "
+            f"none to {'train on' if count else 'watch'}",
+            "change it; with 0 the stop rule watches what is trained on",
+        )
     watched = set(random.Random(seed).sample(range(len(corpus.items)), count))
     sides = ([i for i in range(len(corpus.items)) if (i in watched) is side] for side in (False, True))
     train, watch = (Corpus(corpus.records, [corpus.items[i] for i in side]) for side in sides)

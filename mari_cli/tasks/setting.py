@@ -35,7 +35,6 @@ from mari_cli.suites.registry import METRICS
 from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import Suite
 from mari_cli.tasks.early_checks import NOT_PATHS
-from mari_cli.tracking import check_tracker
 
 
 def seed_for(seed: int, purpose: str) -> int:
@@ -80,7 +79,6 @@ class Setting:
 def read_setting(config: RunConfig, compute: Compute) -> Setting:
     """Read the corpora and choose the tokenizer. What needs no model is refused here, or was refused by
     early_checks.py."""
-    check_tracker(config.tracker)
     texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
     tokenizer = load_tokenizer(config.model, words_of(texts))
     style = prompt_style(config.model, tokenizer)

@@ -4,8 +4,8 @@ Everything that can be refused is refused by `prepare_support`, from the texts a
 model after another, before the first step. What a source is stands in its file of `tasks/sources/`.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mari_cli.config import ModelConfig, UnlearnRun
@@ -13,11 +13,9 @@ from mari_cli.data.tokenize import PromptStyle
 from mari_cli.errors import UserError
 from mari_cli.losses.base import LossConfig
 from mari_cli.losses.mari import MariConfig
-from mari_cli.losses.support import PLAIN_CONTRAST, PLAIN_GENERATED, SupportConfig, SupportSource
+from mari_cli.losses.support import PLAIN_CONTRAST, PLAIN_GENERATED, SupportSource
 from mari_cli.models.context import Targets
 from mari_cli.progress import say
-from mari_cli.report.format import listed
-from mari_cli.search.space import written
 from mari_cli.storage import hashing
 from mari_cli.suites.standard import Corpus
 from mari_cli.supports.twins import Way
@@ -27,6 +25,7 @@ from mari_cli.tasks.sources import twins
 from mari_cli.tasks.sources.asking import Asking, Load
 from mari_cli.tasks.sources.prepared import Prepared, Preparing
 from mari_cli.tasks.sources.registry import SOURCES
+from mari_cli.tasks.support_checks import check_support
 
 
 def source_of(loss: LossConfig) -> SupportSource | None:
@@ -50,35 +49,14 @@ def prepare_support(
     request = config.loss.support_request
     if request is None:
         return config, None, []
-    refuse_unread(request.support)
+    check_support(config)
     if request.source is SupportSource.neighbours:
         return config, None, []
     here = Preparing(config, setting, corpora, style)
     known = Prepared(request.support, request.context.stored_tokens)
     if request.source is SupportSource.auto:
         return _choose(here, known)
-    source = SOURCES[request.source]
-    prepared = source.prepare(here, known)
-    _require_holdout(corpora, {**source.unset(known.config), **_unset_quantiles(known.config)})
-    return config, prepared, []
-
-
-def refuse_unread(config: SupportConfig) -> None:
-    """Refuse settings of ``config`` that its source does not read: they would change nothing. A setting that
-    has its default is not known from one that nobody gave."""
-    reads: Collection[str] = ()
-    if config.source is not SupportSource.neighbours:
-        source = SupportSource.twins if config.source is SupportSource.auto else config.source
-        reads = {*SOURCES[source].reads, "quantiles"}
-    for setting in fields(config):
-        value = getattr(config, setting.name)
-        if setting.name in {"source", "floor", *reads} or value == setting.default:
-            continue
-        others = [source.value for source, found in SOURCES.items() if setting.name in found.reads]
-        hint = f"leave it out, or take a source that does: {listed(others)}" if others else "leave it out"
-        raise UserError(
-            f"`loss.support.source={config.source}` does not read `loss.support.{setting.name}`", hint
-        )
+    return config, SOURCES[request.source].prepare(here, known), []
 
 
 def support(
@@ -119,7 +97,6 @@ def _choose(here: Preparing, known: Prepared) -> tuple[UnlearnRun, Prepared | No
         return with_support(config, source=SupportSource.neighbours), None, [note]
     changes: dict[str, Any] = {"source": SupportSource.twins}
     notes = []
-    _require_holdout(corpora, _unset_quantiles(asked))
     if None in (asked.generated, asked.contrast) and "holdout" not in corpora:
         ways = twins.ways_of(asked, corpora["forget"].items)
         share = PLAIN_GENERATED if Way.generated in ways else 0.0
@@ -132,20 +109,3 @@ def _choose(here: Preparing, known: Prepared) -> tuple[UnlearnRun, Prepared | No
             "has seen)"
         )
     return with_support(config, **changes), replace(known, config=replace(asked, **changes)), notes
-
-
-def _unset_quantiles(config: SupportConfig) -> dict[str, float]:
-    return {"quantiles": False} if config.quantiles else {}
-
-
-def _require_holdout(corpora: Mapping[str, Corpus], missing: Mapping[str, float]) -> None:
-    """``missing``: settings that only a holdout can choose, each with a value that would do."""
-    if missing and "holdout" not in corpora:
-        names = listed([f"`loss.support.{name}`" for name in missing])
-        values = " ".join(f"loss.support.{name}={written(value)}" for name, value in missing.items())
-        chosen = "is chosen" if len(missing) == 1 else "are chosen"
-        raise UserError(
-            f"{names} {chosen} by the holdout, and there is none",
-            "set `holdout` to data like the forget data that no model has seen, say it yourself, as "
-            f"`{values}`, or take a loss that needs none (`loss=mari`)",
-        )

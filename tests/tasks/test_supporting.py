@@ -37,6 +37,7 @@ from mari_cli.tasks.setting import read_setting, tokenize_corpora
 from mari_cli.tasks.sources import asking as asking_of_sources
 from mari_cli.tasks.sources.registry import SOURCES
 from mari_cli.tasks.sources.twins import ways_of
+from mari_cli.tasks.support_checks import refuse_unread
 from mari_cli.tasks.unlearn import prepare_target
 
 
@@ -337,7 +338,7 @@ def test_key_strings_that_the_user_gives_and_nobody_holds_are_refused_under_auto
 def test_a_setting_that_the_source_does_not_read_is_refused(source, given, read):
     config = SupportConfig(source=SupportSource(source), **given)
     with nullcontext() if read else pytest.raises(UserError, match=f"source={source}` does not read"):
-        supporting.refuse_unread(config)
+        refuse_unread(config)
 
 
 def test_every_source_that_can_be_named_is_registered():

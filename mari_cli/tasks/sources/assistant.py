@@ -16,7 +16,7 @@ from mari_cli.config import UnlearnRun
 from mari_cli.data.tokenize import Item
 from mari_cli.models.context import Targets
 from mari_cli.tasks.sources.asking import Asking
-from mari_cli.tasks.sources.correction import apply_correction, unset_weight
+from mari_cli.tasks.sources.correction import apply_correction
 from mari_cli.tasks.sources.prepared import Prepared, Preparing, model_before_fine_tuning
 from mari_cli.tasks.sources.source import Source, SourceCost
 
@@ -46,4 +46,4 @@ def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mappin
     )
 
 
-ASSISTANT = Source(prepare, make, cost, frozenset({"model", "weight"}), unset_weight, tunes_own_model=True)
+ASSISTANT = Source(prepare, make, cost)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mari_cli.config import UnlearnRun
 from mari_cli.data.tokenize import Item
-from mari_cli.losses.support import SupportConfig
 from mari_cli.models.context import Targets
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.supports.asked import combined_mistakes
@@ -40,10 +39,6 @@ from mari_cli.tasks.sources.source import Source, SourceCost
 def sharpened(log_p: Tensor, power: float) -> Tensor:
     """log q [c, V], of p to ``power``."""
     return (power * log_p).log_softmax(-1)
-
-
-def unset(config: SupportConfig) -> Mapping[str, float]:
-    return {"sharpen": 1} if config.sharpen is None else {}
 
 
 def prepare(here: Preparing, known: Prepared) -> Prepared:
@@ -90,7 +85,7 @@ def make(asking: Asking) -> tuple[Targets, list[str]]:
 
 
 def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mapping[str, int]) -> SourceCost:
-    by_holdout = bool(unset(asked_of(config)))
+    by_holdout = asked_of(config).sharpen is None
     return SourceCost(
         tokens["holdout"] * (2 if by_holdout else 1),
         training_tokens=epochs_of_share(config) * tokens["retain"],
@@ -98,4 +93,4 @@ def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mappin
     )
 
 
-BASE = Source(prepare, make, cost, frozenset({"model", "share", "sharpen"}), unset, tunes_own_model=True)
+BASE = Source(prepare, make, cost)

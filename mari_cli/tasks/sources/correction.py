@@ -1,11 +1,10 @@
 """Corrections: q is the model before step 1, changed by what other models say, times a weight."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from torch import Tensor
 
-from mari_cli.losses.support import SupportConfig
 from mari_cli.models.context import Targets
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import LanguageModel
@@ -15,10 +14,6 @@ from mari_cli.tasks.sources.asking import Asking, as_before, calibrate_by_holdou
 
 MOST_WEIGHT = 16.0
 """Where the weight of a correction is looked for."""
-
-
-def unset_weight(config: SupportConfig) -> Mapping[str, float]:
-    return {"weight": 1} if config.weight is None else {}
 
 
 def apply_correction(

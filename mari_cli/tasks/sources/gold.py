@@ -37,4 +37,4 @@ def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mappin
     return SourceCost(tokens["holdout"])
 
 
-GOLD = Source(prepare, make, cost, frozenset({"model"}))
+GOLD = Source(prepare, make, cost)

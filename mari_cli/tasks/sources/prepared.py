@@ -11,13 +11,6 @@ from mari_cli.models.load import load_tokenizer
 from mari_cli.suites.standard import Corpus
 from mari_cli.supports.twins import Names
 from mari_cli.tasks.setting import Setting
-from mari_cli.tasks.shares import finetunes_target
-
-NEEDED = {
-    "model": "the path of a model that never saw the forget data",
-    "retain_model": "the path of a small model trained on the retain data",
-    "both_model": "the path of a small model trained on retain and forget data",
-}
 
 
 @dataclass(frozen=True)
@@ -55,12 +48,8 @@ def epochs_of_share(config: UnlearnRun) -> int:
 
 
 def model_at(name: str, here: Preparing) -> ModelConfig:
-    """The model that `loss.support` gives as ``name``. Raises UserError where it gives none, or one with
-    another tokenizer."""
-    asked = asked_of(here.config)
-    key, path = f"loss.support.{name}", getattr(asked, name)
-    if path is None:
-        raise UserError(f"`loss.support.source={asked.source}` needs `{key}`", f"give {NEEDED[name]}")
+    """The model that `loss.support` gives as ``name``. Raises UserError for one with another tokenizer."""
+    key, path = f"loss.support.{name}", getattr(asked_of(here.config), name)
     model = here.config.model.at(path)
     if load_tokenizer(model, []).get_vocab() != here.setting.tokenizer.get_vocab():
         raise UserError(
@@ -73,14 +62,6 @@ def model_at(name: str, here: Preparing) -> ModelConfig:
 
 def model_before_fine_tuning(here: Preparing) -> ModelConfig:
     """The model that `base` and `assistant` are tuned from: the given one, or the run's own before its target
-    is fine-tuned. Raises UserError where there is neither."""
-    asked = asked_of(here.config)
-    if asked.model is not None:
-        return model_at("model", here)
-    if not finetunes_target(here.config):
-        raise UserError(
-            f"`loss.support.source={asked.source}` needs the model before its fine-tuning, and this run does "
-            "not fine-tune its target",
-            "give it (`loss.support.model=PATH`), or take a source that needs none (`loss=mari_twins`)",
-        )
-    return here.config.model
+    is fine-tuned."""
+    given = asked_of(here.config).model is not None
+    return model_at("model", here) if given else here.config.model

@@ -17,7 +17,7 @@ from mari_cli.data.tokenize import Item
 from mari_cli.models.context import Targets
 from mari_cli.supports.asked import Asked
 from mari_cli.tasks.sources.asking import Asking
-from mari_cli.tasks.sources.correction import apply_correction, unset_weight
+from mari_cli.tasks.sources.correction import apply_correction
 from mari_cli.tasks.sources.prepared import Prepared, Preparing, asked_of, epochs_of_share, model_at
 from mari_cli.tasks.sources.source import Source, SourceCost
 
@@ -44,4 +44,4 @@ def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mappin
     return SourceCost(tokens["forget"] + tokens["holdout"], training_tokens=trained, states=2)
 
 
-REINFORCED = Source(prepare, make, cost, frozenset({"model", "share", "weight"}), unset_weight)
+REINFORCED = Source(prepare, make, cost)

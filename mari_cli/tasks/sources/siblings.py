@@ -17,7 +17,7 @@ from mari_cli.config import UnlearnRun
 from mari_cli.data.tokenize import Item
 from mari_cli.models.context import Targets
 from mari_cli.tasks.sources.asking import Asking
-from mari_cli.tasks.sources.correction import apply_correction, unset_weight
+from mari_cli.tasks.sources.correction import apply_correction
 from mari_cli.tasks.sources.prepared import Prepared, Preparing, model_at
 from mari_cli.tasks.sources.source import Source, SourceCost
 
@@ -42,4 +42,4 @@ def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mappin
     return SourceCost(2 * tokens["forget"] + tokens["holdout"], states=3)
 
 
-SIBLINGS = Source(prepare, make, cost, frozenset({*MODELS, "weight"}), unset_weight)
+SIBLINGS = Source(prepare, make, cost)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from mari_cli.config import UnlearnRun
 from mari_cli.data.tokenize import Item
-from mari_cli.losses.support import SupportConfig
 from mari_cli.models.context import Targets
 from mari_cli.tasks.sources.asking import Asking
 from mari_cli.tasks.sources.prepared import Prepared, Preparing
@@ -27,11 +26,6 @@ class SourceCost:
     """Distributions that are kept for each forget position, q among them."""
 
 
-def nothing_unset(config: SupportConfig) -> Mapping[str, float]:
-    """A source all of whose settings have values."""
-    return {}
-
-
 @dataclass(frozen=True)
 class Source:
     """One way to what the retain data supports at the forget positions."""
@@ -42,10 +36,3 @@ class Source:
     """q at each forget position, and notes for the reader. One model at a time is loaded."""
     cost: Callable[[UnlearnRun, Mapping[str, Sequence[Item]], Mapping[str, int]], SourceCost]
     """Of a run with these items and numbers of tokens, by role; the holdout's are 0 where there is none."""
-    reads: frozenset[str]
-    """The settings of `loss.support` that are this source's."""
-    unset: Callable[[SupportConfig], Mapping[str, float]] = nothing_unset
-    """The settings without a value, which the holdout chooses then, each with a value that would do."""
-    tunes_own_model: bool = False
-    """Whether the run's own model, as it is before its target is fine-tuned, is tuned where
-    `loss.support.model` gives none."""

@@ -12,7 +12,7 @@ from mari_cli.config import UnlearnRun
 from mari_cli.data.spans import locate
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError, counted
-from mari_cli.losses.support import PLAIN_CONTRAST, PLAIN_GENERATED, SupportConfig
+from mari_cli.losses.support import SupportConfig
 from mari_cli.models.context import Targets
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.progress import track
@@ -40,11 +40,6 @@ def ways_of(config: SupportConfig, forget: Sequence[Item]) -> list[Way]:
     if config.generated is None and all(item.supervised_from == 1 for item in forget):
         return [Way.plain]
     return [way for way, absent in ((Way.plain, 1), (Way.generated, 0)) if config.generated != absent]
-
-
-def unset(config: SupportConfig) -> Mapping[str, float]:
-    would_do = {"generated": PLAIN_GENERATED, "contrast": PLAIN_CONTRAST}
-    return {name: value for name, value in would_do.items() if getattr(config, name) is None}
 
 
 def prepare(here: Preparing, known: Prepared) -> Prepared:
@@ -193,10 +188,4 @@ def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mappin
     )
 
 
-TWINS = Source(
-    prepare,
-    make,
-    cost,
-    frozenset({"keys", "key_records", "twins", "contrast", "generated", "sharpen"}),
-    unset,
-)
+TWINS = Source(prepare, make, cost)
