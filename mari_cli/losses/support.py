@@ -117,7 +117,7 @@ class SourceSettings:
     by_holdout: Mapping[str, float] = field(default_factory=dict)
     """Settings that the holdout chooses where they have no value, each with a value that would do."""
     tunes_own_model: bool = False
-    """Whether the run's own model, as it is before its target is fine-tuned, is tuned where `model` is null."""
+    """Whether the run's own model from before its fine-tuning is tuned where `model` has no value."""
 
 
 _ADDED = {"weight": 1.0}

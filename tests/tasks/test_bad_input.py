@@ -208,6 +208,8 @@ BAD = {
     "bfloat16 weights under float16 products": (f"unlearn {OWN} train.weights=bfloat16 train.precision=float16", "`train.weights`=bfloat16 needs `train.precision`=bfloat16 or auto", ""),
     "bfloat16 weights under float32 products": (f"unlearn {OWN} finetune.weights=bfloat16 finetune.precision=float32", "`finetune.weights`=bfloat16 needs `finetune.precision`=bfloat16 or auto", ""),
     "an optimiser that is not there": (f"unlearn {OWN} train.optimizer=adam_8bit", "`train.optimizer` must be one of `adamw`, `adamw_8bit`", "`train.optimizer=adamw_8bit`"),
+    "a share to watch that leaves nothing to train on": (f"unlearn {OWN} retain.validation_fraction=0.95", "`retain.validation_fraction=0.95` of 6 retain items leaves none to train on", "change it"),
+    "a share to watch that is no item": (f"unlearn {OWN} retain.validation_fraction=0.05", "leaves none to watch", "change it"),
     # losses
     "dpo on running text": (f"unlearn {OWN} forget.path=book.txt loss=dpo", "dpo needs prompts", "`loss`"),
     "an instruction that fills the context": (f"unlearn {OWN} loss=altpo", "with `loss.instruction` around them, 4 of 4 prompts of the forget corpus leave no room", "`loss.path=FILE`"),
