@@ -1,7 +1,7 @@
 """Turn a composed config into the dataclasses of a run, and refuse impossible values."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -32,13 +32,15 @@ def parse(cfg: DictConfig, experiment: Experiment | None = None) -> RunConfig:
     kind = OmegaConf.get_type(cfg)
     assert kind is not None
     task = kind.task
-    for key, section in _unknown_keys(cfg):
+    nodes = list(_nodes(cfg))
+    for key, section in _unknown_keys(nodes):
         raise unknown_key(key, section, task)
-    for key in missing_keys(cfg):
-        raise UserError(f"`{key}` is not set", f"set it: `{key}=…`")
-    _expand_paths(cfg)
+    for key, node, _ in nodes:
+        if node._is_missing():
+            raise UserError(f"`{key}` is not set", f"set it: `{key}=…`")
+    _expand_paths(cfg, nodes)
     try:
-        refuse_senseless(_resolved(cfg), free=[key for key, node, _ in _nodes(cfg) if _is_free(node)])
+        refuse_senseless(_resolved(cfg), free=[key for key, node, _ in nodes if _is_free(node)])
         parsed = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise explain(error, task) from error
@@ -80,32 +82,34 @@ def unresolved(cfg: DictConfig) -> Any:
     return OmegaConf.to_container(cfg, resolve=False)
 
 
-def _nodes(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any, type | None]]:
-    """Every key with its unresolved node and the type of its section."""
+Node = tuple[str, Any, type | None]
+"""A key, its unresolved node, and the type of its section."""
+
+
+def _nodes(cfg: Any, prefix: str = "") -> Iterator[Node]:
+    """Every key."""
+    section = OmegaConf.get_type(cfg)
     for key in cfg:
-        node = cfg._get_node(key)
-        yield f"{prefix}{key}", node, OmegaConf.get_type(cfg)
+        node = cfg._get_node(key, validate_access=False)
+        yield f"{prefix}{key}", node, section
         if OmegaConf.is_dict(node) and not (
             node._is_none() or node._is_missing() or node._is_interpolation()
         ):
             yield from _nodes(node, f"{prefix}{key}.")
 
 
-def _unknown_keys(cfg: DictConfig) -> Iterator[tuple[str, type]]:
+def _unknown_keys(nodes: Sequence[Node]) -> Iterator[tuple[str, type]]:
     """Keys that `+KEY=VALUE` has added, but that the schema does not have."""
-    for key, _, section in _nodes(cfg):
-        if (
-            section
-            and is_dataclass(section)
-            and key.rpartition(".")[2] not in {f.name for f in fields(section)}
-        ):
+    known = {kind: {f.name for f in fields(kind)} for _, _, kind in nodes if kind and is_dataclass(kind)}
+    for key, _, section in nodes:
+        if section in known and key.rpartition(".")[2] not in known[section]:
             yield key, section
 
 
-def _expand_paths(cfg: DictConfig) -> None:
+def _expand_paths(cfg: DictConfig, nodes: Sequence[Node]) -> None:
     """Replace `~` in `out`, because other paths are expanded only when they are read. Raises UserError for a
     path that is too long."""
-    for key, node, section in list(_nodes(cfg)):
+    for key, node, section in nodes:
         if not (is_path(key) and is_dataclass(section)) or node._is_none() or node._is_interpolation():
             continue
         if isinstance(path := node._value(), str):
