@@ -4,13 +4,10 @@ A dispatch mode sees every tensor that an operator returns, and counts its stora
 fake tensors are counted in the same way, so a forecast can be compared with a measurement.
 """
 
-import json
-import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -144,13 +141,11 @@ def allocator_peak(work: Callable[[], object]) -> int:
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         work()
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        profile.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
+    found: Any = profile.profiler
+    events = [event for event in found.kineto_results.events() if event.name() == "[memory]"]
     now = peak = 0
-    for event in sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: float(e["ts"])):
-        now += event["args"]["Bytes"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
         peak = max(peak, now)
     return peak
 
