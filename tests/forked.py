@@ -6,6 +6,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,21 @@ import undrawn
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
-        *("mari_cli.cli", "mari_cli.launch", "mari_cli.report.page", "undrawn", "sklearn.metrics"),
+        *("mari_cli.cli", "mari_cli.launch", "mari_cli.report.page", "undrawn", "sklearn.metrics", "pytest"),
         *("mari_cli.tasks.unlearn", "mari_cli.tasks.finetune", "transformers.models.gpt2.modeling_gpt2"),
+        "warmed",
     ]
 )
-"""What starts processes of tests, each in a blink."""
+"""What starts processes of tests, each in a blink; `start_server` comes first."""
+
+
+@cache
+def start_server() -> None:
+    """Start the process from which others are forked. It passes over what it cannot import, and Python 3.11
+    does not tell it where the modules of tests are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        forkserver.ensure_running()
 
 
 Program = Callable[[Sequence[str]], None]
@@ -48,6 +60,7 @@ class Forked:
     def __init__(self, *words: str, told: Path, program: Program = mari) -> None:
         """``told``: the file for what it says on stderr; what it prints is beside it, in a file `.out`."""
         self.told = told
+        start_server()
         self.process = SERVER.Process(target=_run, args=(program, words, told))
         self.process.start()
 

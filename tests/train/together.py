@@ -7,12 +7,14 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from forked import SERVER
+from forked import SERVER, start_server
 
 
 def together(processes: int, work: Callable[..., Any], *arguments: Any, context: Any = SERVER) -> list[Any]:
     """``work(*arguments)`` in so many processes at once; what each returned, by rank. ``context``: how
     multiprocessing starts them."""
+    if context is SERVER:
+        start_server()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
