@@ -76,6 +76,10 @@ class FileCorpus(CorpusConfig):
             "prompt_field and completion_field go together: set both or neither",
         )
         require(
+            self.prompt_field is None or self.prompt_field != self.completion_field,
+            f"prompt_field and completion_field must differ, got {self.prompt_field}",
+        )
+        require(
             self.text_field is None or self.prompt_field is None,
             "text_field excludes prompt_field and completion_field",
         )

@@ -83,6 +83,9 @@ def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusC
         ("holdout", holdout_records),
     ):
         notes += _note_ambiguous(records or [], corpus=corpus)
+        repeated = len(records or []) - len({record.key for record in records or []})
+        if repeated:
+            notes.append(f"the {corpus} corpus repeats {_records(repeated)}, and each copy counts")
 
     refuse_retained(requests, retain_records, drop=retain.drop_overlap)
     retain_records, dropped = _without_overlap(forget_records, retain_records, drop=retain.drop_overlap)

@@ -54,7 +54,7 @@ def test_three_files_are_read(tmp_path: Path) -> None:
         FileCorpus(name="h", path=texts(tmp_path / "h.jsonl", "e")),
     )
     assert (words(found.forget), words(found.retain), words(found.holdout)) == ("a b", "c d d", "e")
-    assert found.notes == []
+    assert found.notes == ["the retain corpus repeats 1 record, and each copy counts"]
 
 
 def test_a_holdout_without_path_is_none(tmp_path: Path) -> None:
@@ -191,7 +191,10 @@ def test_shared_records_are_refused_with_their_number_and_dropped_on_demand(tmp_
     assert "`retain.drop_overlap=true`" in error.hint
     found = load(forget, RetainFiles(name="r", path=path, drop_overlap=True))
     assert words(found.retain) == "d"
-    assert found.notes == ["dropped 3 records from the retain corpus that are forget records too"]
+    assert found.notes == [
+        "the retain corpus repeats 1 record, and each copy counts",
+        "dropped 3 records from the retain corpus that are forget records too",
+    ]
     only = RetainFiles(name="r", path=texts(tmp_path / "same.jsonl", "a b"), drop_overlap=True)
     assert "nothing is left to retain" in str(refused(forget, only))
 

@@ -173,7 +173,18 @@ def test_equal_prompts_with_unlike_answers_are_counted(tmp_path):
         "of the forget corpus these columns are not used: `input`, `id`",
         "3 records of the forget corpus have one prompt with different answers",
     ]
-    assert notes(tmp_path, [{"prompt": "p", "completion": "a"}] * 2) == []
+
+
+def test_records_that_repeat_others_are_counted(tmp_path):
+    """Each counts as an item, so an interval over items would be narrower than the data allow."""
+    assert notes(tmp_path, [{"prompt": "p", "completion": "a"}] * 3) == [
+        "the forget corpus repeats 2 records, and each copy counts"
+    ]
+
+
+def test_one_column_is_not_prompt_and_completion():
+    with pytest.raises(ValueError, match="must differ, got text"):
+        ForgetFiles(name="f", prompt_field="text", completion_field="text")
 
 
 # -- files that are not what they seem -----------------------------------------------------------------------
