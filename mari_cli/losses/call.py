@@ -3,6 +3,7 @@
 Shapes: B sequences, T tokens, N supervised positions, S sequences, D hidden size.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,14 +33,15 @@ def unlearning_loss(
 ) -> Tensor:
     """The loss of one step: a scalar in nats, ready for `.backward()`.
 
-    ``model`` is a causal language model of transformers. ``reference`` is a frozen copy of the model before
-    step 1, for losses that compare with it. ``alternative``: the forget prompts with the answers that the
-    loss prefers, sequence by sequence (DPO). At most ``chunk`` positions have logits at one time. A loss that
-    pools over a step pools over these batches.
+    ``model`` is a causal language model of transformers, also in one of peft. ``reference`` is a frozen copy
+    of the model before step 1, for losses that compare with it. ``alternative``: the forget prompts with the
+    answers that the loss prefers, sequence by sequence (DPO). At most ``chunk`` positions have logits at one
+    time. A loss that pools over a step pools over these batches.
 
     Raises ValueError where the loss needs a batch or a reference that is missing, or a distribution that only
     `mari unlearn` makes, and where a batch has no labels or a sequence without any.
     """
+    model, reference = _without_wrapper(model), reference and _without_wrapper(reference)
     objective = config.objective()
     needs = objective.needs
     given = {"forget": forget, "retain": retain, "alternative": alternative}
@@ -115,6 +117,8 @@ def _check_labels(role: str, batch: CollatedBatch) -> None:
     """A mean over the tokens of a sequence without labels would be 0/0."""
     if "labels" not in batch:
         raise ValueError(f"the batch `{role}` has no `labels`")
+    if batch["labels"].shape != batch["input_ids"].shape or batch["labels"].is_floating_point():
+        raise ValueError(f"the labels of `{role}` must be whole numbers, one for each of its `input_ids`")
     empty = (batch["labels"][:, 1:] == -100).all(1).nonzero().flatten().tolist()
     if empty:
         raise ValueError(
@@ -122,12 +126,23 @@ def _check_labels(role: str, batch: CollatedBatch) -> None:
         )
 
 
+def _without_wrapper(model: nn.Module) -> Any:
+    """The model of transformers in one of peft, with its adapters. Raises ValueError for virtual tokens and
+    for an adapter of the head, which the head's weights do not hold."""
+    inside: Any = getattr(model, "get_base_model", lambda: model)()
+    config = getattr(model, "active_peft_config", None)
+    if getattr(config, "is_prompt_learning", False) or hasattr(inside.get_output_embeddings(), "base_layer"):
+        raise ValueError("virtual tokens and adapters of the language-model head are not supported")
+    return inside
+
+
 def _states(model: nn.Module, batch: CollatedBatch, layer: int | None) -> tuple[Tensor, Tensor | None]:
     """Hidden states [N, D] that predict a label: after the final norm, and in ``layer``."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
-    output = _attribute(model, "base_model")(
-        **inputs, use_cache=False, output_hidden_states=layer is not None
-    )
+    mask, backbone = inputs.get("attention_mask"), _attribute(model, "base_model")
+    if mask is not None and "position_ids" in inspect.signature(backbone.forward).parameters:
+        inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)  # padding on the left takes no position
+    output = backbone(**inputs, use_cache=False, output_hidden_states=layer is not None)
     at_BT = batch["labels"][:, 1:] != -100
     of_layer = None if layer is None else output.hidden_states[layer][:, :-1][at_BT]
     return output.last_hidden_state[:, :-1][at_BT], of_layer

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy, logsigmoid
 from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
 
@@ -47,6 +48,47 @@ def log_p(lm, of):
 def gradient_of(loss, lm):
     gradients = torch.autograd.grad(loss, list(lm.parameters()), retain_graph=True)
     return torch.cat([g.flatten() for g in gradients])
+
+
+def test_padding_on_the_left_changes_nothing():
+    lm, right = model().double(), batch(1)
+    lengths = right["attention_mask"].sum(1)
+    left = {
+        name: torch.stack([row.roll(9 - int(n)) for row, n in zip(rows, lengths, strict=True)])
+        for name, rows in right.items()
+    }
+    config = WGAConfig(name="wga")
+    losses = [unlearning_loss(config, lm, of, batch(2)) for of in (right, left)]
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-12, atol=0)
+    torch.testing.assert_close(*(gradient_of(loss, lm) for loss in losses), rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("saved", [None, ["lm_head"]])
+def test_adapters_of_peft_are_trained_and_the_rest_is_not(saved):
+    adapters = LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, modules_to_save=saved)
+    lm, before, forget, retain = get_peft_model(model().double(), adapters), model(5), batch(1), batch(2)
+    for name, parameter in lm.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    loss = unlearning_loss(GradDiff(name="grad_diff"), lm, forget, retain, reference=before)
+    count = (retain["labels"][:, 1:] != -100).sum()
+    forgotten = (forget["labels"][:, 1:] != -100).sum()
+    expected = log_p(lm, forget).sum() / forgotten - log_p(lm, retain).sum() / count
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    trained = [parameter for parameter in lm.parameters() if parameter.requires_grad]
+    found, wanted = (torch.autograd.grad(value, trained) for value in (loss, expected))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-12)
+
+
+def test_what_the_head_does_not_hold_and_labels_that_do_not_fit_are_refused():
+    of_head = get_peft_model(model(), LoraConfig(r=2, target_modules=["lm_head"]))
+    with pytest.raises(ValueError, match="adapters of the language-model head"):
+        unlearning_loss(GradDiff(name="grad_diff"), of_head, batch(1), batch(2))
+    cut = {**batch(1), "labels": batch(1)["labels"][:, :-1]}
+    for wrong in (cut, {**batch(1), "labels": batch(1)["labels"].double()}):
+        with pytest.raises(ValueError, match="labels of `forget` must be whole numbers"):
+            unlearning_loss(GradDiff(name="grad_diff"), model(), wrong, batch(2))
 
 
 def test_it_is_the_loss_of_full_logits_and_so_is_its_gradient():
