@@ -46,24 +46,18 @@ def shared() -> Path:
     return SHARED
 
 
-LONGEST = (
-    *("test_unlearn_smoke.py", "test_forgetting.py", "test_report_page.py", "test_fused.py"),
-    *("test_launch.py", "test_planner.py", "test_processes.py", "test_planner_processes.py"),
-    *("test_benchmarks_as_stock.py", "test_conf.py", "test_resume.py", "test_together.py", "test_engine.py"),
-    *("test_fuzz.py", "test_search_plan.py", "test_lora_runs.py", "test_audit_runs.py", "test_from_log.py"),
-    *("test_door.py", "test_benchmarks.py", "test_browser.py", "test_errors.py", "test_planted.py"),
-    *("test_wheel.py", "test_seeds.py", "test_values.py", "test_kinds.py", "test_compare_damaged.py"),
-    *("test_benchmarks_together.py", "test_planner_experts.py", "test_lora.py", "test_tokenize.py"),
-    *("test_membership.py", "test_inside_formulas.py", "test_tables.py", "test_damaged_runs.py"),
-    *(
-        "test_continual.py",
-        "test_verify.py",
-        "test_ask.py",
-        "test_damaged.py",
-        "test_help.py",
-        "test_muse.py",
-    ),
-)
+LONGEST = [
+    "test_unlearn_smoke.py", "test_forgetting.py", "test_report_page.py", "test_fused.py",
+    "test_launch.py", "test_planner.py", "test_processes.py", "test_planner_processes.py",
+    "test_benchmarks_as_stock.py", "test_conf.py", "test_resume.py", "test_together.py",
+    "test_engine.py", "test_fuzz.py", "test_search_plan.py", "test_lora_runs.py", "test_audit_runs.py",
+    "test_from_log.py", "test_door.py", "test_benchmarks.py", "test_browser.py", "test_errors.py",
+    "test_planted.py", "test_wheel.py", "test_seeds.py", "test_values.py", "test_kinds.py",
+    "test_compare_damaged.py", "test_benchmarks_together.py", "test_planner_experts.py", "test_lora.py",
+    "test_tokenize.py", "test_membership.py", "test_inside_formulas.py", "test_tables.py",
+    "test_damaged_runs.py", "test_continual.py", "test_verify.py", "test_ask.py", "test_damaged.py",
+    "test_help.py", "test_muse.py",
+]  # fmt: skip
 """Files of ten seconds and more, the longest first; tests/test_house.py looks whether they are there."""
 
 
