@@ -146,10 +146,10 @@ def said_in(file: Path) -> list[str]:
 
 
 def _root(file: Path) -> Any:
-    """What ``file`` holds; None for text that is not YAML, whose loader reports the line of the error."""
+    """What ``file`` holds; None for text that Hydra's loader, or `check_yaml`, will refuse with its line."""
     try:
         return yaml.safe_load(file.read_bytes())
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return None
 
 
