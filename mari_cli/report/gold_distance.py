@@ -15,7 +15,7 @@ from mari_cli.metrics.distance import lost, to_gold
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.report.comparison import ComparisonRow, metric_of
 from mari_cli.report.format import interval, listed, number, percent
-from mari_cli.report.read import RunData
+from mari_cli.report.read import ModelResult, RunData
 
 Points = list[tuple[str, str]]
 """A lead word and its text."""
@@ -57,17 +57,45 @@ def in_short(row: ComparisonRow) -> str:
     return f"The distance to gold is {_format(whole)}, where 0 is gold and 1 is before."
 
 
-def forgot_nothing(runs: Sequence[RunData], forget_sides: Sequence[Estimate]) -> str:
-    """That and why ``runs`` of one method forgot nothing; empty where they forgot something.
-    ``forget_sides``: the forget side of their distance to gold, where it was measured."""
+def no_nearer(runs: Sequence[RunData]) -> str:
+    """That and why ``runs`` of one method are no nearer to gold than the model before; empty where they
+    are."""
     kept = [run for run in runs if run.training and run.training.kept_step == 0]
     if kept and len(kept) == len(runs):
         return "forgot nothing: no step was kept, it is the model from before"
     if kept:
         return f"forgot nothing in {len(kept)} of {counted(len(runs), 'run')}: no step was kept"
-    if forget_sides and all(side.value >= 1 or (side.high or 0.0) >= 1 for side in forget_sides):
+    found = [run.models["unlearned"].metrics.get(FORGET_SIDE) for run in runs if "unlearned" in run.models]
+    sides = [side for side in found if side]
+    past = [_is_past(run) for run in runs]
+    if not sides or len(sides) < len(runs) or any(past) != all(past):
+        return ""
+    if past[0]:
+        further = all((side.value if side.low is None else side.low) > 1 for side in sides)
+        return "forgot too much: it is past gold, and further from it than before" if further else ""
+    if all(side.value >= 1 or (side.high or 0.0) >= 1 for side in sides):
         return "forgot nothing that these items show: it is as far from gold as before"
     return ""
+
+
+def _is_past(run: RunData) -> bool:
+    """Whether the metrics of the forget side lie more past gold than short of it, on the whole."""
+    of = run.models
+    if run.entered is None or not {"target", "unlearned", "gold"} <= of.keys():
+        return False
+    terms = (_term(name, of["unlearned"], of["gold"], of["target"]) for name in run.entered.forget)
+    return sum(term for term in terms if term is not None) < 0
+
+
+def _term(name: str, here: ModelResult, gold: ModelResult, before: ModelResult) -> float | None:
+    """How far from gold, of the way from there to before: above 0 short of gold, below 0 past it."""
+    try:
+        value, at_gold, at_before = (model.metrics[name].value for model in (here, gold, before))
+    except KeyError:
+        return None
+    if at_gold == at_before:
+        return None
+    return float(to_gold(value, at_gold, at_before)) * (1 if at_before > at_gold else -1)
 
 
 def distances(rows: list[ComparisonRow]) -> Points:
@@ -80,8 +108,7 @@ def distances(rows: list[ComparisonRow]) -> Points:
             for word, name in (("forget", FORGET_SIDE), ("kept", KEPT_SIDE))
             if (side := row.estimate(name))
         ]
-        forget = [side] if (side := row.estimate(FORGET_SIDE)) else []
-        nothing = forgot_nothing(row.runs, forget) if row.role == "unlearned" else ""
+        nothing = no_nearer(row.runs) if row.role == "unlearned" else ""
         told = f"{_format(estimate)}: {listed(sides)} (n = {estimate.n})"
         points.append((row.label, f"{told}; {nothing}." if nothing else f"{told}."))
     return points
@@ -127,16 +154,13 @@ def differing_distances(runs: list[RunData]) -> str | None:
 
 
 def _forget_terms(row: ComparisonRow, names: tuple[str, ...]) -> list[str]:
+    if not row.gold or not row.target:
+        return []
     terms = []
     for name in names:
-        here = row.estimate(name)
-        gold, before = row.estimate(name, of="gold"), row.estimate(name, of="target")
-        if not here or not gold or not before or gold.value == before.value:
-            continue
-        signed = float(to_gold(here.value, gold.value, before.value))
-        short = (here.value - gold.value) * (before.value - gold.value) > 0
-        where = "" if signed == 0 else " short of gold" if short else " past gold"
-        terms.append(f"{metric_of(name).label} {number(abs(signed))}{where}")
+        if (signed := _term(name, row.model, row.gold, row.target)) is not None:
+            where = "" if signed == 0 else " short of gold" if signed > 0 else " past gold"
+            terms.append(f"{metric_of(name).label} {number(abs(signed))}{where}")
     return terms
 
 

@@ -12,7 +12,7 @@ from mari_cli.metrics.corpora import DISTANCE, FORGET_SIDE, KEPT_SIDE
 from mari_cli.metrics.difference import Difference, difference_over_strata
 from mari_cli.report.comparison import ModelRole, Side, data_hashes, difference, metric_of
 from mari_cli.report.format import listed, number
-from mari_cli.report.gold_distance import forgot_nothing
+from mari_cli.report.gold_distance import no_nearer
 from mari_cli.report.read import RunData, read_run
 from mari_cli.search.aim import Aim
 from mari_cli.search.trials import Trial, best, middle
@@ -160,7 +160,7 @@ def ranking_words(search: Search) -> list[str]:
 
 
 def idle_words(search: Search) -> list[str]:
-    """Where there is no ranking to say so: which methods forgot nothing."""
+    """Where there is no ranking to say so: which methods are no nearer to gold than before."""
     if order_methods(search):
         return []
     sides = {
@@ -172,10 +172,8 @@ def idle_words(search: Search) -> list[str]:
 
 
 def _nothing(side: Side) -> str:
-    """That a method forgot nothing, where it did not."""
-    models = [run.models[side.role] for run in side.runs if side.role in run.models]
-    forget = [model.metrics[FORGET_SIDE] for model in models if FORGET_SIDE in model.metrics]
-    return forgot_nothing(side.runs, forget) if side.role == "unlearned" else ""
+    """That a method is no nearer to gold than before, where it is not."""
+    return no_nearer(side.runs) if side.role == "unlearned" else ""
 
 
 def difference_on_items(metric: str, a: Side, b: Side) -> Difference | None:

@@ -86,20 +86,26 @@ def test_a_ranking_is_of_the_seeds_that_nothing_was_chosen_on(searched):
 
 
 @pytest.mark.parametrize(
-    ("seeds_without_a_step", "forget_side", "said"),
+    ("seeds_without_a_step", "forget_side", "nll", "said"),
     [
-        ((2, 3), 0.6, "npo 0.645 (forgot nothing: no step was kept, it is the model from before)"),
-        ((3,), 0.6, "npo 0.645 (forgot nothing in 1 of 2 runs: no step was kept)"),
-        ((), 0.97, "npo 0.645 (forgot nothing that these items show: it is as far from gold as before)"),
+        ((2, 3), 0.6, 0.1, "npo 0.645 (forgot nothing: no step was kept, it is the model from before)"),
+        ((3,), 0.6, 0.1, "npo 0.645 (forgot nothing in 1 of 2 runs: no step was kept)"),
+        ((), 0.97, 0.1, "npo 0.645 (forgot nothing that these items show: it is as far from gold as before)"),
+        ((), 0.97, 99.0, "npo 0.645"),
+        ((), 2.5, 99.0, "npo 0.645 (forgot too much: it is past gold, and further from it than before)"),
     ],
 )
-def test_a_ranking_says_which_method_forgot_nothing(searched, seeds_without_a_step, forget_side, said):
+def test_a_ranking_says_which_method_is_no_nearer_to_gold(
+    searched, seeds_without_a_step, forget_side, nll, said
+):
     for path in searched.methods[1].reports:
         result = json.loads((path / "result.json").read_text())
         if int(path.name[-1]) in seeds_without_a_step:
             result["training"]["kept_step"] = 0
         side = result["models"]["unlearned"]["metrics"]["distance_to_gold/forget_side"]
         side |= {"value": forget_side, "low": forget_side - 0.05, "high": forget_side + 0.05}
+        result["models"]["unlearned"]["metrics"]["forget/answer_nll"]["value"] = nll
+        result["distance_to_gold"] = {"forget": ["forget/answer_nll"], "kept": [], "left_out": {}}
         (path / "result.json").write_text(json.dumps(result))
     assert f"1. mari 0.145; 2. {said}." in " ".join(searched.sentences)
 
