@@ -189,7 +189,3 @@ class UnlearnConfig(OptimConfig):
         super().__post_init__()
         flags("train", self, "evaluate_benchmarks")
         positive("train", self, "steps", "forget_batch", "retain_batch", "evaluate_every", "evaluate_items")
-        require(
-            self.warmup_steps <= self.steps,
-            f"train.warmup_steps must be <= train.steps={self.steps}, got {self.warmup_steps}",
-        )

@@ -140,7 +140,8 @@ def said_in(file: Path) -> list[str]:
                 group = name.removeprefix("override ").strip().lstrip("/")
                 found += [f"{group}={option}"] * (option is not None)
                 # of a folder beside, another option may be typed
-                beside = [here.with_name(f"{group}.yaml"), *(here.parent / group).glob("*.yaml")]
+                folder = here.parent / group.partition("@")[0]
+                beside = [Path(f"{folder}.yaml"), *folder.glob("*.yaml")]
                 waiting += [other for other in beside if other not in waiting]
     return found[::-1]
 

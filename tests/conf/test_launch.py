@@ -247,7 +247,6 @@ def test_what_a_file_says_in_vain_is_refused(text, told, tmp_path):
         ("metrics.benchmarks=[null]", "cannot be null"),
         ("metrics.bootstrap=19", "must be >= 20"),
         ("metrics.confidence=0.999999999", "must be >= 10000000"),
-        ("train.warmup_steps=301", "must be <= `train.steps`=300"),
         ("loss=mari loss.mari_weight=0 loss.retain_weight=0", "no step would change anything"),
         ("loss=npo loss.forget_weight=0 loss.retain_loss=none", "no step would change anything"),
         ("loss=grad_ascent loss.forget_weight=0", "no step would change anything"),
