@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from mari_cli.config import RunConfig
 from mari_cli.errors import UserError
 from mari_cli.launch.experiment import Experiment
-from mari_cli.launch.parse import describes_a_run, missing_keys, parse
+from mari_cli.launch.parse import describes_a_run, missing_keys, nodes_of, parse
 from mari_cli.launch.session import check_hydra, compose_with_hydra, session
 
 
@@ -32,7 +32,7 @@ def compose_apart(experiment: Experiment) -> tuple[DictConfig, DictConfig]:
 def show(experiment: Experiment) -> str:
     """The config as YAML, with `???` for a missing value. Raises UserError for an impossible value."""
     cfg = compose(experiment)
-    if any(missing_keys(cfg)):
+    if any(missing_keys(nodes_of(cfg))):
         return OmegaConf.to_yaml(cfg)
     parse(cfg, experiment)
     return OmegaConf.to_yaml(cfg, resolve=True)

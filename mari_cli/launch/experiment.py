@@ -8,10 +8,12 @@ from pathlib import Path
 
 from mari_cli.launch.groups import CONF
 from mari_cli.launch.typed import as_meant, entries_of, quote, unquoted
-from mari_cli.launch.yaml_files import said_in
+from mari_cli.launch.yaml_files import choices_in
 from mari_cli.places import is_there, place
 
 CORPORA = ("forget", "retain", "holdout")
+IMPLYING = ("model.path", *(f"{corpus}.path" for corpus in CORPORA), "forget.requests")
+"""Values from which options follow (`implied_choices`)."""
 SCRATCH = "gpt2_tiny"
 """The default model, which starts with random weights."""
 RUN_OPTION = "_run"
@@ -39,7 +41,7 @@ class Experiment:
         """Every override for Hydra. Of two overrides for one key the later one is used."""
         search_path = [f"hydra.searchpath=[pkg://{CONF}]"] if self.file else []
         overrides = [as_meant(override) for override in self.overrides]
-        in_file = said_in(self.file) if self.file else []
+        in_file = choices_in(self.file, IMPLYING, values_of(self.overrides)) if self.file else []
         implied = implied_choices([*in_file, *self.overrides])
         chosen = [*self._subject(), *implied, *overrides]
         # the training of a file is its own, unless nobody chose its model
@@ -65,6 +67,11 @@ class Experiment:
         ]
 
 
+def values_of(overrides: Sequence[str]) -> dict[str, str]:
+    """What ``overrides`` say by key; of two for one key the later one."""
+    return dict(override.partition("=")[::2] for override in overrides)
+
+
 def implied_choices(overrides: Sequence[str]) -> list[str]:
     """Group options that follow from a path, so that nobody needs to type them.
 
@@ -73,7 +80,7 @@ def implied_choices(overrides: Sequence[str]) -> list[str]:
     `forget.requests`. If `retain.path` is given, or the text is a request, it is not split into forget and
     retain.
     """
-    given = dict(override.partition("=")[::2] for override in overrides)
+    given = values_of(overrides)
     implied: dict[str, str] = {}
     if (path := given.get("model.path", "null")) != "null" and "model" not in given:
         implied["model"] = "pretrained"
@@ -101,7 +108,7 @@ def _files_among(requests: str) -> list[str]:
 
 def trained_model_choices(overrides: Sequence[str], task: str) -> list[str]:
     """Options for a model that is trained already, which need other settings than the default model."""
-    given = dict(override.partition("=")[::2] for override in overrides)
+    given = values_of(overrides)
     if given.get("model", SCRATCH) == SCRATCH:
         return []
     gentle = {

@@ -1,7 +1,7 @@
 """Turn a composed config into the dataclasses of a run, and refuse impossible values."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -32,12 +32,11 @@ def parse(cfg: DictConfig, experiment: Experiment | None = None) -> RunConfig:
     kind = OmegaConf.get_type(cfg)
     assert kind is not None
     task = kind.task
-    nodes = list(_nodes(cfg))
+    nodes = list(nodes_of(cfg))
     for key, section in _unknown_keys(nodes):
         raise unknown_key(key, section, task)
-    for key, node, _ in nodes:
-        if node._is_missing():
-            raise UserError(f"`{key}` is not set", f"set it: `{key}=…`")
+    for key in missing_keys(nodes):
+        raise UserError(f"`{key}` is not set", f"set it: `{key}=…`")
     _expand_paths(cfg, nodes)
     try:
         refuse_senseless(_resolved(cfg), free=[key for key, node, _ in nodes if _is_free(node)])
@@ -86,7 +85,7 @@ Node = tuple[str, Any, type | None]
 """A key, its unresolved node, and the type of its section."""
 
 
-def _nodes(cfg: Any, prefix: str = "") -> Iterator[Node]:
+def nodes_of(cfg: Any, prefix: str = "") -> Iterator[Node]:
     """Every key."""
     section = OmegaConf.get_type(cfg)
     for key in cfg:
@@ -95,7 +94,7 @@ def _nodes(cfg: Any, prefix: str = "") -> Iterator[Node]:
         if OmegaConf.is_dict(node) and not (
             node._is_none() or node._is_missing() or node._is_interpolation()
         ):
-            yield from _nodes(node, f"{prefix}{key}.")
+            yield from nodes_of(node, f"{prefix}{key}.")
 
 
 def _unknown_keys(nodes: Sequence[Node]) -> Iterator[tuple[str, type]]:
@@ -118,9 +117,9 @@ def _expand_paths(cfg: DictConfig, nodes: Sequence[Node]) -> None:
                 OmegaConf.update(cfg, key, str(place(path)))
 
 
-def missing_keys(cfg: DictConfig) -> Iterator[str]:
+def missing_keys(nodes: Iterable[Node]) -> Iterator[str]:
     """Required keys without a value. ``OmegaConf.missing_keys`` would resolve interpolations and fail."""
-    return (key for key, node, _ in _nodes(cfg) if node._is_missing())
+    return (key for key, node, _ in nodes if node._is_missing())
 
 
 def _refused_section(cfg: DictConfig) -> str | None:

@@ -29,7 +29,7 @@ from mari_cli.launch.saved_config import register_run
 from mari_cli.launch.sources import ImportlibResourcesConfigSource, StructuredConfigSource
 from mari_cli.launch.typed import quote
 from mari_cli.launch.values import DEEPEST, leaves
-from mari_cli.launch.yaml_files import check_file, check_yaml, require_defaults
+from mari_cli.launch.yaml_files import check_file, check_yaml, is_shipped, require_defaults
 from mari_cli.places import place
 
 # Hydra 1.4 deprecates this parameter, and Hydra 1.3 warns without it
@@ -41,9 +41,7 @@ class FileConfigSource(HydraFiles):
     has the name of Hydra's own class, so that the processes of a launcher keep it registered."""
 
     def is_config(self, config_path: str) -> bool:
-        """`unlearn` is mari's own, whatever lies beside the file of a user."""
-        shipped = config_path in config.SCHEMAS or config_path == "_base"
-        return not shipped and super().is_config(config_path.removeprefix(OF_USER))
+        return not is_shipped(config_path) and super().is_config(config_path.removeprefix(OF_USER))
 
     def load_config(self, config_path: str) -> ConfigResult:
         config_path = config_path.removeprefix(OF_USER)

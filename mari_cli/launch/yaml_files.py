@@ -3,11 +3,13 @@
 import os
 import shlex
 import stat
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mari_cli.config import SCHEMAS
 from mari_cli.errors import UserError
 from mari_cli.storage.json_files import read_object
 from mari_cli.storage.layout import RUN
@@ -19,8 +21,6 @@ DEEPEST = 50
 BEGIN = "begin it with `defaults: [unlearn, _self_]`, or `finetune`, or `evaluate`"
 DEFAULTS = "defaults: [{task}, _self_]"
 """The first line of the file of a run."""
-IMPLYING = ("model.path", "forget.path", "retain.path", "holdout.path", "forget.requests")
-"""Values from which options follow."""
 
 
 def check_file(file: Path) -> None:
@@ -122,26 +122,36 @@ def require_defaults(file: Path, task: str) -> None:
         )
 
 
-def said_in(file: Path) -> list[str]:
+def is_shipped(name: str) -> bool:
+    """Whether ``name`` in a defaults list is mari's own, whatever lies beside the file of a user."""
+    return name in SCHEMAS or name == "_base"
+
+
+def choices_in(file: Path, keys: Iterable[str], typed: Mapping[str, str]) -> list[str]:
     """What ``file``, and the files beside it that it builds on, say of options, as if it were typed: the
-    options that `defaults` chooses, and the values from which options follow. The first file stands last."""
+    options that `defaults` chooses, and the values of ``keys``. The first file stands last.
+
+    ``typed``: what the command line says by key. Of a group it may choose another option, or several."""
     found: list[str] = []
     waiting = [file]
     for here in waiting:  # grows
         root = _root(here) if here.is_file() else None
         if not isinstance(root, dict):
             continue
-        for key in IMPLYING:
+        for key in keys:
             section, _, name = key.partition(".")
             if isinstance(values := root.get(section), dict) and values.get(name) is not None:
                 found.append(f"{key}={values[name]}")
         for entry in root.get("defaults") or []:
             for name, option in entry.items() if isinstance(entry, dict) else [(str(entry), None)]:
                 group = name.removeprefix("override ").strip().lstrip("/")
-                found += [f"{group}={option}"] * (option is not None)
-                # of a folder beside, another option may be typed
                 folder = here.parent / group.partition("@")[0]
-                beside = [Path(f"{folder}.yaml"), *folder.glob("*.yaml")]
+                if option is None:
+                    beside = [] if is_shipped(group) else [Path(f"{folder}.yaml")]
+                else:
+                    found.append(f"{group}={option}")
+                    chosen = typed.get(group, str(option)).strip("[]").split(",")
+                    beside = [folder / f"{one.strip()}.yaml" for one in chosen]
                 waiting += [other for other in beside if other not in waiting]
     return found[::-1]
 

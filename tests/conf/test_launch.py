@@ -212,6 +212,19 @@ def test_a_path_in_a_file_implies_an_option_where_none_is_chosen(text, overrides
     assert (cfg.forget.subset == "forget10") is ("tofu" in text or "base" in text or "method" in text)
 
 
+def test_what_a_file_does_not_build_on_chooses_nothing(tmp_path):
+    """Neither a file with the name of a task of mari's, nor an option that was not chosen."""
+    (tmp_path / "unlearn.yaml").write_text("defaults: [unlearn, _self_]\nforget: {path: x.jsonl}\n")
+    (tmp_path / "data").mkdir()
+    for name, people in (("few", "forget: {people: 2}"), ("files", "forget: {path: y.jsonl}")):
+        (tmp_path / "data" / f"{name}.yaml").write_text(f"# @package _global_\n{people}\n")
+    file = tmp_path / "mine.yaml"
+    file.write_text("defaults: [unlearn, data: few, _self_]\n")
+    assert launch.configured(Experiment("unlearn", [], file)).forget.people == 2
+    typed = launch.configured(Experiment("unlearn", ["data=files", "retain.path=z.jsonl"], file))
+    assert (typed.forget.path, typed.retain.path) == ("y.jsonl", "z.jsonl")
+
+
 def test_requests_in_a_file_are_files_too(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("defaults: [unlearn, _self_]\nforget: {requests: [a.jsonl, [b.jsonl, c.jsonl]]}\n")
