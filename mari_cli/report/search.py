@@ -145,7 +145,7 @@ def ranking_words(search: Search) -> list[str]:
     metric = search.aim.metric
     places = "; ".join(
         f"{place}. {one.name} {number(one.value)}"
-        + (f" ({nothing})" if (nothing := _nothing(one.side)) else "")
+        + (f" ({nothing})" if (nothing := no_nearer(one.side.runs)) else "")
         for place, one in enumerate(ranked, start=1)
     )
     sentences = [f"Ranking by {metric_of(metric).label}, mean over the seeds: {places}."]
@@ -163,17 +163,8 @@ def idle_words(search: Search) -> list[str]:
     """Where there is no ranking to say so: which methods are no nearer to gold than before."""
     if order_methods(search):
         return []
-    sides = {
-        method.name: Side(role="unlearned", runs=runs)
-        for method in search.methods
-        if (runs := search.runs_of(method))
-    }
-    return [f"{name} {nothing}." for name, side in sides.items() if (nothing := _nothing(side))]
-
-
-def _nothing(side: Side) -> str:
-    """That a method is no nearer to gold than before, where it is not."""
-    return no_nearer(side.runs) if side.role == "unlearned" else ""
+    with_runs = [(method.name, runs) for method in search.methods if (runs := search.runs_of(method))]
+    return [f"{name} {nothing}." for name, runs in with_runs if (nothing := no_nearer(runs))]
 
 
 def difference_on_items(metric: str, a: Side, b: Side) -> Difference | None:
