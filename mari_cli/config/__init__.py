@@ -37,7 +37,7 @@ from mari_cli.config.runs import (
     UnlearnRun,
 )
 from mari_cli.config.schemas import to_plain, to_yaml
-from mari_cli.config.suites import MuseSuite, OwnSuite, RwkuSuite, SuiteConfig, TofuSuite
+from mari_cli.config.suites import MuseSuite, OwnSuite, PublishedSuite, RwkuSuite, SuiteConfig, TofuSuite
 from mari_cli.config.tracker import TrackerConfig, WandbConfig, WandbMode
 from mari_cli.config.train import (
     Device,

@@ -29,6 +29,11 @@ class CorpusConfig(Section):
         flags("corpus", self, "truncate")
         positive("corpus", self, "limit", "block_size")
 
+    @property
+    def is_given(self) -> bool:
+        """Whether there is a corpus: files need a path."""
+        return True
+
 
 @dataclass(kw_only=True)
 class FictionalCorpus(CorpusConfig):
@@ -83,6 +88,10 @@ class FileCorpus(CorpusConfig):
             self.text_field is None or self.prompt_field is None,
             "text_field excludes prompt_field and completion_field",
         )
+
+    @property
+    def is_given(self) -> bool:
+        return self.path is not None
 
 
 @dataclass(kw_only=True)

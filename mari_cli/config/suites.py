@@ -19,7 +19,15 @@ class SuiteConfig(Section):
 
 
 @dataclass(kw_only=True)
-class TofuSuite(SuiteConfig):
+class PublishedSuite(SuiteConfig):
+    """A suite whose questions are a data set of the hub."""
+
+    path: str = MISSING
+    """The data set, or a folder with its files, laid out as there."""
+
+
+@dataclass(kw_only=True)
+class TofuSuite(PublishedSuite):
     """TOFU (suites/tofu.py): forget quality, model utility, and the metrics from which they are computed."""
 
     kind: str = "tofu"
@@ -46,7 +54,7 @@ class TofuSuite(SuiteConfig):
 
 
 @dataclass(kw_only=True)
-class MuseSuite(SuiteConfig):
+class MuseSuite(PublishedSuite):
     """MUSE (suites/muse.py): verbatim memorisation, knowledge, privacy leakage and utility."""
 
     kind: str = "muse"
@@ -64,7 +72,7 @@ class MuseSuite(SuiteConfig):
 
 
 @dataclass(kw_only=True)
-class RwkuSuite(SuiteConfig):
+class RwkuSuite(PublishedSuite):
     """RWKU (suites/rwku.py): knowledge of famous people and of their neighbours."""
 
     kind: str = "rwku"

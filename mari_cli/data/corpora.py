@@ -39,12 +39,12 @@ def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusC
     """Read the corpora. Raises UserError where one is missing or empty, or where they do not fit together."""
     notes = _check_fictional(forget, retain, holdout)
     fraction = forget.fraction if isinstance(forget, ForgetFiles) else None
-    if fraction is not None and not _without_path(retain):
+    if fraction is not None and retain.is_given:
         raise UserError(
             "`forget.fraction` makes the rest of the forget text the retain corpus, but there is another one",
             "leave out `forget.fraction`, or use a retain corpus of files without `retain.path`",
         )
-    if fraction is None and _without_path(retain):
+    if fraction is None and not retain.is_given:
         raise UserError(
             "there is no retain corpus: `retain.path` is not set",
             "set `retain.path`, or `forget.fraction=0.1` to forget a tenth of the text at `forget.path` "
@@ -53,7 +53,7 @@ def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusC
             else "set `retain.path`, or choose `retain=fictional`",
         )
     in_requests = isinstance(forget, ForgetConfig) and forget.requests is not None
-    if _without_path(forget) and not in_requests:
+    if not forget.is_given and not in_requests:
         raise UserError(
             "there is no forget corpus: `forget.path` is not set",
             "set `forget.path` to a file, a folder or a hub data set, or choose `forget=fictional`",
@@ -75,7 +75,7 @@ def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusC
     if not requests:
         forget_records = forget_records[: forget.limit]
     holdout_records = None
-    if not _without_path(holdout):
+    if holdout.is_given:
         holdout_records = _read(holdout, corpus="holdout", notes=notes)[: holdout.limit]
     for corpus, records in (
         ("forget", forget_records),
@@ -157,10 +157,6 @@ def _note_ambiguous(records: list[Record], *, corpus: str) -> list[str]:
     count = sum(record.prompt is not None and record.conversation in alike for record in records)
     prompts = "one prompt" if len(alike) == 1 else f"{len(alike)} prompts"
     return [f"{_records(count)} of the {corpus} corpus have {prompts} with different answers"] * bool(alike)
-
-
-def _without_path(config: CorpusConfig) -> bool:
-    return isinstance(config, FileCorpus) and config.path is None
 
 
 def _without_overlap(

@@ -39,9 +39,7 @@ def _is_not_measured(config: RunConfig, metric: str) -> tuple[str, str] | None:
         return "a run of `mari finetune` has no gold model", "choose another aim, as `retain/token_accuracy`"
     if group == DISTANCE and not _has_gold(config):
         return "there is no gold model", "give one: `gold=DIR`, or `gold=finetune`; or choose another aim"
-    holdout = config.holdout
-    has_holdout = not isinstance(holdout, FileCorpus) or holdout.path is not None
-    if (group in ("holdout", "privacy") or metric.endswith("_auc")) and not has_holdout:
+    if (group in ("holdout", "privacy") or metric.endswith("_auc")) and not config.holdout.is_given:
         return "there is no holdout", "give one: `holdout.path=FILE`; or choose another aim"
     if group == "marginal" and not measured.marginal:
         return "`metrics.marginal` is false", "`metrics.marginal=true`"

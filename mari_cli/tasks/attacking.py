@@ -29,7 +29,7 @@ from mari_cli.suites.standard import Corpus
 from mari_cli.tasks import inputs
 from mari_cli.tasks.examined import Examined
 from mari_cli.tasks.preflight import Preflight
-from mari_cli.tasks.setting import model_beside
+from mari_cli.tasks.setting import named_beside
 
 CODE = (
     "mari_cli.audit.attack",
@@ -135,12 +135,10 @@ def _describe_cost(lm: LanguageModel, planned: Sequence[Case], evidence: Evidenc
 
 def second_gold_of(config: AuditRun | UnlearnRun, flight: Preflight[Any]) -> ModelConfig | None:
     """The model that `second_gold` names; refused now where it cannot be loaded or has another tokenizer."""
-    path = config.second_gold
-    if path == "none":
-        return None
-    model = model_beside(path, f"the second gold model at `{path}`", config, flight.setting)
-    known = inputs.of_model_beside(flight.load(model), "the second gold model", flight.corpora)
-    flight.models.update(known)
+    model = named_beside("second_gold", config, flight.setting)
+    if model is not None:
+        known = inputs.of_model_beside(flight.load(model), "the second gold model", flight.corpora)
+        flight.models.update(known)
     return model
 
 

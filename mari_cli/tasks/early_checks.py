@@ -10,6 +10,7 @@ from mari_cli.config import (
     EvaluateRun,
     FileCorpus,
     ForgetFiles,
+    PublishedSuite,
     RunConfig,
     UnlearnRun,
 )
@@ -24,14 +25,18 @@ from mari_cli.storage.signature import check_key
 from mari_cli.tasks.support_checks import MODELS, check_support
 from mari_cli.tracking import check_tracker
 
-NOT_PATHS = {
-    "unlearn": ("finetune", "none", "auto", "each"),
-    "evaluate": ("none",),
-    "audit": ("none", "auto"),
-}
-"""By task, values of the keys of `NAMED` that are not a path."""
-NAMED = {"gold": "gold model", "before": "model before", "second_gold": "second gold model"}
+BESIDE = {"gold": "gold model", "before": "model before", "second_gold": "second gold model"}
 """Keys of a run that name a model beside its own, and the role of that model."""
+NOT_PATHS: dict[str, dict[str, tuple[str, ...]]] = {
+    "gold": {
+        "unlearn": ("finetune", "none", "auto", "each"),
+        "evaluate": ("none",),
+        "audit": ("none", "auto"),
+    },
+    "before": {"evaluate": ("none",), "audit": ("none", "auto")},
+    "second_gold": {"unlearn": ("none",), "audit": ("none",)},
+}
+"""By key of `BESIDE` and task, the values that are not a path."""
 MOST_READ = 2**24
 """Bytes of a corpus that is read here and once more by the task; a larger one is read by the task alone."""
 
@@ -70,8 +75,8 @@ def check_names(config: RunConfig, options: RunOptions) -> None:
     check_tracker(config.tracker)
     if config.metrics.benchmarks and config.metrics.benchmark_root is not None:
         benchmark_folder(config.metrics.benchmark_root)
-    if isinstance(config, UnlearnRun | EvaluateRun) and config.suite.kind in ("tofu", "muse", "rwku"):
-        refuse_missing(config.suite.path)  # type: ignore[attr-defined]
+    if isinstance(config, UnlearnRun | EvaluateRun) and isinstance(config.suite, PublishedSuite):
+        refuse_missing(config.suite.path)
     if isinstance(config, UnlearnRun):
         check_support(config)
         if (asked := config.loss.alternates_request) is not None and asked.path is not None:
@@ -80,16 +85,21 @@ def check_names(config: RunConfig, options: RunOptions) -> None:
         if is_there(path):
             refuse_other_formats(path, Path(find_model(path)))
         elif not key.startswith("loss.") or path.startswith(("/", ".", "~")):  # else a name on the hub
-            words = NOT_PATHS[config.task] if key in NAMED else ()
+            words = NOT_PATHS[key][config.task] if key in BESIDE else ()
             listed = "".join(f", or `{word}`" for word in words)
             raise UserError(f"no {what} at `{path}`", f"`{key}` is a model or run directory{listed}")
 
 
+def path_beside(key: str, config: RunConfig) -> str | None:
+    """The path of the model that ``key`` of `BESIDE` names; None where it names none."""
+    path: str | None = getattr(config, key, None)
+    return None if path is None or path in NOT_PATHS[key][config.task] else path
+
+
 def _models_beside(config: RunConfig) -> Iterator[tuple[str, str, str]]:
     """The key, the role and the path of each model beside the run's own."""
-    for key, what in NAMED.items():
-        path = getattr(config, key, None)
-        if path is not None and path not in NOT_PATHS[config.task]:
+    for key, what in BESIDE.items():
+        if path := path_beside(key, config):
             yield key, what, path
     if (path := config.metrics.mia_reference) is not None:
         yield "metrics.mia_reference", "reference of membership inference", path

@@ -23,8 +23,7 @@ from mari_cli.tasks import inputs
 from mari_cli.tasks.early_checks import check_names
 from mari_cli.tasks.setting import (
     Setting,
-    before_at_path,
-    gold_at_path,
+    named_beside,
     read_setting,
     reference_at_path,
     refuse_shards,
@@ -77,13 +76,8 @@ def check_run(config: R, options: RunOptions) -> tuple[Preflight[R], LanguageMod
     setting = read_setting(config, compute_of(config))
     if options.resume:
         inputs.require_same_words(config, setting)
-    suite, gold, before = None, None, None
-    if isinstance(config, UnlearnRun | EvaluateRun):
-        suite = suite_of(config.suite)
-    if isinstance(config, UnlearnRun | EvaluateRun | AuditRun):
-        gold = gold_at_path(config, setting)
-    if isinstance(config, EvaluateRun | AuditRun):
-        before = before_at_path(config, setting)
+    suite = suite_of(config.suite) if isinstance(config, UnlearnRun | EvaluateRun) else None
+    gold, before = (named_beside(key, config, setting) for key in ("gold", "before"))
     instead = suite if isinstance(config, EvaluateRun) else None
     reference = reference_at_path(config, setting, instead)
     known: dict[str, str] = {}

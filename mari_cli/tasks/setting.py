@@ -11,15 +11,12 @@ from transformers import PreTrainedTokenizerBase
 
 from mari_cli import distributed
 from mari_cli.config import (
-    AuditRun,
     CorpusConfig,
-    EvaluateRun,
     ModelConfig,
     OptimConfig,
     OptimizerName,
     Parallel,
     RunConfig,
-    UnlearnRun,
 )
 from mari_cli.data.corpora import Texts, load_corpora
 from mari_cli.data.records import Record
@@ -34,7 +31,7 @@ from mari_cli.suites.examiner import items_hash
 from mari_cli.suites.registry import METRICS
 from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import Suite
-from mari_cli.tasks.early_checks import NOT_PATHS
+from mari_cli.tasks.early_checks import BESIDE, path_beside
 
 
 def seed_for(seed: int, purpose: str) -> int:
@@ -137,20 +134,11 @@ def disk_of_run(model: torch.nn.Module) -> int:
     return max(7 * trained, 4 * trained + weights)
 
 
-def gold_at_path(config: UnlearnRun | EvaluateRun | AuditRun, setting: Setting) -> ModelConfig | None:
-    """The gold model that `gold` names by its path; None where `gold` is one of `NOT_PATHS`. Refused where
-    the model reads text in other tokens."""
-    if config.gold in NOT_PATHS[config.task]:
-        return None
-    return model_beside(config.gold, f"the gold model at `{config.gold}`", config, setting)
-
-
-def before_at_path(config: EvaluateRun | AuditRun, setting: Setting) -> ModelConfig | None:
-    """The model before unlearning that `before` names by its path; None where it names none. Refused where
-    the model reads text in other tokens."""
-    if config.before in NOT_PATHS[config.task]:
-        return None
-    return model_beside(config.before, f"the model before at `{config.before}`", config, setting)
+def named_beside(key: str, config: RunConfig, setting: Setting) -> ModelConfig | None:
+    """The model that ``key`` of `BESIDE` names by its path; None where it names none. Refused where the model
+    reads text in other tokens."""
+    path = path_beside(key, config)
+    return None if path is None else model_beside(path, f"the {BESIDE[key]} at `{path}`", config, setting)
 
 
 def model_beside(path: str, what: str, config: RunConfig, setting: Setting) -> ModelConfig:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import fields
 
-from mari_cli.config import FileCorpus, UnlearnRun
+from mari_cli.config import UnlearnRun
 from mari_cli.errors import UserError
 from mari_cli.losses.support import SETTINGS, SupportConfig, SupportSource
 from mari_cli.report.format import listed
@@ -37,7 +37,7 @@ def check_support(config: UnlearnRun) -> None:
         from mari_cli.supports.keys import read_keys  # which loads transformers
 
         read_keys(asked.keys)
-    if isinstance(config.holdout, FileCorpus) and config.holdout.path is None:
+    if not config.holdout.is_given:
         missing = {name: value for name, value in settings.by_holdout.items() if getattr(asked, name) is None}
         _require_holdout(missing | ({"quantiles": False} if asked.quantiles else {}))
 

@@ -259,6 +259,7 @@ BAD = {
     "evaluating beside a model before that is not there": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl before=nowhere", "no model before at `nowhere`", "`none`"),
     "evaluating beside a model before that reads other tokens": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl before=rotated", "the model before at `rotated` has another tokenizer", "the tokenizer of the one"),
     "evaluating beside a model before of a shorter context": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl before=brief", "the context of the model before is 8 tokens", "the context of the run's"),
+    "a closing audit beside a second gold model that is not there": (f"unlearn {OWN} audit=quick second_gold=finetune", "no second gold model at `finetune`", "`second_gold` is a model or run directory, or `none`"),
     "auditing beside a second gold model of a shorter context": ("audit model forget.path=letters.jsonl retain.path=rest.jsonl before=none second_gold=brief", "the context of the second gold model is 8 tokens", "the context of the run's"),
     "evaluating in float16 on a CPU": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl device=cpu precision=float16", "float16 needs a CUDA device", "`precision=bfloat16`"),
     "resuming what is no run": ("unlearn --resume model", "`model` is no run directory", ""),
