@@ -132,14 +132,16 @@ def _require_whole_weights(loss: object, model: object, train: object) -> None:
         return
     if loss.negation is None and loss.gradient_filter is None:
         return
-    require(
-        not isinstance(model, ModelConfig) or model.lora.rank is None,
-        f"model.lora.rank must be null for loss={loss.kind}, which works on the model's own weights",
-    )
+    _require_no_adapters(model, f"for loss={loss.kind}, which works on the model's own weights")
     require(
         not isinstance(train, OptimConfig) or train.parallel is not Parallel.fsdp,
         f"train.parallel must be ddp for loss={loss.kind}, which needs the weights whole",
     )
+
+
+def _require_no_adapters(model: Any, why: str) -> None:
+    adapted = isinstance(model, ModelConfig) and model.lora.rank is not None  # model may be MISSING
+    require(not adapted, f"model.lora.rank must be null {why}")
 
 
 def _require_one_split(forget: CorpusConfig, retain: CorpusConfig, suite: SuiteConfig) -> None:
@@ -180,10 +182,7 @@ class EvaluateRun(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            not isinstance(self.model, ModelConfig) or self.model.lora.rank is None,
-            "model.lora.rank must be null here: an evaluation trains nothing",
-        )
+        _require_no_adapters(self.model, "here: an evaluation trains nothing")
         logs = self.from_log if isinstance(self.from_log, list) else [self.from_log]
         require(
             self.from_log is None or (bool(logs) and all(isinstance(log, str) and log for log in logs)),
@@ -224,7 +223,4 @@ class AuditRun(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            not isinstance(self.model, ModelConfig) or self.model.lora.rank is None,
-            "model.lora.rank must be null here: an audit trains nothing that is kept",
-        )
+        _require_no_adapters(self.model, "here: an audit trains nothing that is kept")

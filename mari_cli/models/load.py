@@ -272,13 +272,6 @@ def load_model(
             f"the tokenizer has {counted(len(tokenizer), 'token')}, the model `{where}` only {vocabulary}",
             "they must belong together: check `model.tokenizer`",
         )
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if config.max_length and context and config.max_length > context:
-        raise UserError(
-            f"model.max_length={config.max_length} exceeds the context of `{where}`, "
-            f"{counted(context, 'token')}",
-            "leave it out to use the whole context",
-        )
     if not dropout:
         switch_off_dropout(model)
     if gradient_checkpointing:
@@ -287,6 +280,25 @@ def load_model(
     model.eval()
     check_finite(model, where)
     check_parity(model)
+    return with_tokenizer(config, model, tokenizer, compute, choose_layout(model, compute, packing))
+
+
+def with_tokenizer(
+    config: ModelConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    compute: Compute,
+    layout: Layout,
+) -> LanguageModel:
+    """``model`` and ``tokenizer`` as ``config`` uses them. Raises UserError for a `model.max_length` above
+    the model's context."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if config.max_length and context and config.max_length > context:
+        raise UserError(
+            f"model.max_length={config.max_length} exceeds the context of `{config.path or config.name}`, "
+            f"{counted(context, 'token')}",
+            "leave it out to use the whole context",
+        )
     return LanguageModel(
         model=model,
         tokenizer=tokenizer,
@@ -294,7 +306,7 @@ def load_model(
         max_length=config.max_length or context or 1024,
         style=prompt_style(config, tokenizer),
         compute=compute,
-        layout=choose_layout(model, compute, packing),
+        layout=layout,
     )
 
 

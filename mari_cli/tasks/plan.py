@@ -16,7 +16,7 @@ from mari_cli.losses.objective import Objective
 from mari_cli.losses.support import SupportSource
 from mari_cli.measure import devices
 from mari_cli.measure.devices import DeviceSpec
-from mari_cli.models.load import LanguageModel, load_tokenizer, prompt_style
+from mari_cli.models.load import LanguageModel, load_tokenizer, with_tokenizer
 from mari_cli.models.lora import add_adapters
 from mari_cli.models.packing import foresee_layout
 from mari_cli.models.skeleton import skeleton
@@ -233,16 +233,7 @@ def _language_model(run: UnlearnRun, model: PreTrainedModel, tokenizer: Any, com
     config, layout = run.model, foresee_layout(model, run.train.packing)
     with torch.device("meta"):
         add_adapters(model, config.lora, seed=0)
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return LanguageModel(
-        model=model,
-        tokenizer=tokenizer,
-        name=config.name,
-        max_length=config.max_length or context or 1024,
-        style=prompt_style(config, tokenizer),
-        compute=compute,
-        layout=layout,
-    )
+    return with_tokenizer(config, model, tokenizer, compute, layout)
 
 
 @dataclass(frozen=True)
