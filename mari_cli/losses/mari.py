@@ -77,12 +77,15 @@ class MariConfig(LossConfig):
     anchor_weight: float = 0.0
     """Weight of the Huber distance of log p from log p of the model before step 1, averaged over the whole
     vocabulary, at retain positions. It also keeps improbable tokens as they were, which KL hardly sees."""
+    retain_nll_weight: float = 0.0
+    """Weight of the negative log-likelihood of the retain data. KL alone keeps what the model before says of
+    the retain data, and so never more of it than that model knew."""
     context: ContextConfig = field(default_factory=ContextConfig)
     support: SupportConfig = field(default_factory=SupportConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        non_negative("loss", self, "mari_weight", "pointwise_weight", "anchor_weight")
+        non_negative("loss", self, "mari_weight", "pointwise_weight", "anchor_weight", "retain_nll_weight")
         require(
             self.prior is None or 0 < self.prior < 1, f"loss.prior must be between 0 and 1, got {self.prior}"
         )
@@ -95,10 +98,7 @@ class MariConfig(LossConfig):
             "loss.gradient_through=both needs loss.estimator=pooled or token (loss=mari_pooled, loss=mari): "
             "the target of context is fixed",
         )
-        for name, plain in (
-            ("divergence", Divergence.jensen_shannon),
-            ("pointwise_weight", 0.0),
-        ):
+        for name, plain in {"divergence": Divergence.jensen_shannon, "pointwise_weight": 0.0}.items():
             require(
                 self.estimator is Estimator.context or getattr(self, name) == plain,
                 f"loss.{name}={getattr(self, name)} needs loss.estimator=context; the other estimators have "
@@ -128,13 +128,15 @@ class MariConfig(LossConfig):
 
     def objective(self) -> "Objective":
         """mari_weight · I(X;Z|C) + retain_weight · KL between reference and model on retain data, and the
-        pointwise information of the observed tokens and the anchor where their weights are not 0."""
+        pointwise information of the observed tokens, the anchor and the NLL of the retain data where their
+        weights are not 0."""
         import torch
 
-        from mari_cli.losses.objective import Needs, Objective, cast_like, step_mean
+        from mari_cli.losses.objective import Needs, Objective, cast_like, mean_nll, step_mean
         from mari_cli.losses.readings import (
             KL,
             Anchor,
+            LogP,
             PooledInformation,
             ReverseKL,
             SupportInformation,
@@ -179,6 +181,10 @@ class MariConfig(LossConfig):
             if self.anchor_weight:
                 found["retain_anchor"] = step_mean(anchor, step, readings)
                 loss = loss + self.anchor_weight * found["retain_anchor"]
+            if self.retain_nll_weight:
+                found["retain_nll"] = mean_nll("retain", step, readings)
+                loss = loss + self.retain_nll_weight * found["retain_nll"]
             return {"loss": loss, **found}
 
-        return Objective(terms, Needs((read, retain, *([anchor] if self.anchor_weight else []))))
+        more = [(self.anchor_weight, anchor), (self.retain_nll_weight, LogP("retain"))]
+        return Objective(terms, Needs((read, retain, *(reading for weight, reading in more if weight))))

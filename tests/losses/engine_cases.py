@@ -55,6 +55,10 @@ LOSSES: dict[str, LossConfig] = {
         anchor_weight=3.0,
     ),
     "mari_anchored": MariConfig(name="mari", estimator=Estimator.context, anchor_weight=30.0),
+    "mari_nll": MariConfig(name="mari", estimator=Estimator.context, retain_nll_weight=0.6),
+    "mari_token_nll": MariConfig(
+        name="mari", estimator=Estimator.token, gradient_through=BOTH, retain_nll_weight=2.0
+    ),
     "grad_ascent": GradAscent(name="grad_ascent"),
     "grad_diff": GradDiff(name="grad_diff", retain_weight=0.7),
     "kl_ga": KLGA(name="kl_ga", forget_weight=0.3),
