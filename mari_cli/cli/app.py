@@ -159,6 +159,10 @@ def plan(
 
     cfg = launch.configured(launch.Experiment("unlearn", overrides or [], config))
 
+    from mari_cli.tasks.early_checks import check_beside
+
+    check_beside(cfg)
+
     from mari_cli.cli import tables  # what follows loads torch: a mistyped key is refused before
     from mari_cli.tasks import plan_table
     from mari_cli.tasks.plan import plan as plan_run

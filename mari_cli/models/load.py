@@ -265,22 +265,27 @@ def load_model(
     if config.path is None and config.architecture is None:
         raise UserError("no model given", "set `model.path=DIR_OR_HUB_ID`, or choose one: `model=gpt2_tiny`")
     model = _load_pretrained(config) if config.path else _build(config, tokenizer, seed)
-    where = config.path or config.name
-    vocabulary = model.get_input_embeddings().weight.shape[0]  # type: ignore[index]
-    if len(tokenizer) > vocabulary:
-        raise UserError(
-            f"the tokenizer has {counted(len(tokenizer), 'token')}, the model `{where}` only {vocabulary}",
-            "they must belong together: check `model.tokenizer`",
-        )
+    check_vocabulary(config, model, tokenizer)
     if not dropout:
         switch_off_dropout(model)
     if gradient_checkpointing:
         checkpoint_activations(model)
     torch.nn.Module.to(model, compute.device)
     model.eval()
-    check_finite(model, where)
+    check_finite(model, config.path or config.name)
     check_parity(model)
     return with_tokenizer(config, model, tokenizer, compute, choose_layout(model, compute, packing))
+
+
+def check_vocabulary(config: ModelConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError where ``tokenizer`` has tokens that ``model`` does not know."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]  # type: ignore[index]
+    if len(tokenizer) > vocabulary:
+        raise UserError(
+            f"the tokenizer has {counted(len(tokenizer), 'token')}, the model "
+            f"`{config.path or config.name}` only {vocabulary}",
+            "they must belong together: check `model.tokenizer`",
+        )
 
 
 def with_tokenizer(

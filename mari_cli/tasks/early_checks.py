@@ -81,6 +81,11 @@ def check_names(config: RunConfig, options: RunOptions) -> None:
         check_support(config)
         if (asked := config.loss.alternates_request) is not None and asked.path is not None:
             refuse_missing(asked.path)
+    check_beside(config)
+
+
+def check_beside(config: RunConfig) -> None:
+    """Raise UserError where there is no model at the path of a model beside the run's own."""
     for key, what, path in _models_beside(config):
         if is_there(path):
             refuse_other_formats(path, Path(find_model(path)))

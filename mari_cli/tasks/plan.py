@@ -8,7 +8,15 @@ import torch
 from transformers import PreTrainedModel
 
 from mari_cli import distributed
-from mari_cli.config import Device, ModelConfig, Precision, UnlearnRun, bytes_of
+from mari_cli.config import (
+    Device,
+    ModelConfig,
+    OptimConfig,
+    Packing,
+    Precision,
+    UnlearnRun,
+    bytes_of,
+)
 from mari_cli.data.corpora import load_corpora
 from mari_cli.errors import UserError
 from mari_cli.losses import objective as losses
@@ -16,7 +24,8 @@ from mari_cli.losses.objective import Objective
 from mari_cli.losses.support import SupportSource
 from mari_cli.measure import devices
 from mari_cli.measure.devices import DeviceSpec
-from mari_cli.models.load import LanguageModel, load_tokenizer, with_tokenizer
+from mari_cli.models.device import choose_compute
+from mari_cli.models.load import LanguageModel, check_vocabulary, load_tokenizer, with_tokenizer
 from mari_cli.models.lora import add_adapters
 from mari_cli.models.packing import foresee_layout
 from mari_cli.models.skeleton import skeleton
@@ -25,12 +34,16 @@ from mari_cli.sections import display_name
 from mari_cli.suites.standard import Corpus
 from mari_cli.tasks import supporting
 from mari_cli.tasks.alternatives import alternative_items
+from mari_cli.tasks.early_checks import BESIDE
 from mari_cli.tasks.forgetting import Draws, context_layer, draws_of
 from mari_cli.tasks.imagined_items import Imagined, imagined_items
 from mari_cli.tasks.plan_costs import cost_of_audit, cost_of_support, cost_on_disk
 from mari_cli.tasks.setting import (
     Setting,
+    named_beside,
+    reference_at_path,
     refuse_shards,
+    require_context,
     tokenize_corpora,
     words_of,
 )
@@ -164,14 +177,23 @@ def _asked_memory(memory: str) -> int:
 
 
 def _compute(config: UnlearnRun, on: DeviceSpec) -> AsOn:
+    """The device and the precision of the run's steps; refused where one of its trainings cannot be there."""
+    _compute_of(config.finetune, on, "finetune.")
+    return _compute_of(config.train, on, "train.")
+
+
+def _compute_of(training: OptimConfig, on: DeviceSpec, section: str) -> AsOn:
     """As `choose_compute` would settle it there."""
-    asked = config.train.precision
-    cuda = on.cuda and config.train.device is not Device.cpu
-    if asked is Precision.auto:
-        dtype, reason = (torch.bfloat16, f"auto: {on.name}") if cuda else (torch.float32, "auto: CPU")
-    else:
-        dtype, reason = getattr(torch, asked), "asked for"
-    return AsOn(torch.device("cpu"), dtype, reason, mixes=cuda)
+    if not on.cuda or training.device is Device.cpu:
+        there = choose_compute(Device.cpu, training.precision, training.weights, section=section)
+        return AsOn(there.device, there.dtype, there.reason, mixes=False)
+    asked = training.precision
+    dtype, reason = (
+        (torch.bfloat16, f"auto: {on.name}")
+        if asked is Precision.auto
+        else (getattr(torch, asked), "asked for")
+    )
+    return AsOn(torch.device("cpu"), dtype, reason, mixes=True)
 
 
 def _subject(
@@ -204,15 +226,36 @@ def _subject(
         raise UserError(str(error), f"{error.hint}; {hint}" if error.hint else hint) from error
     vocabulary = len(tokenizer) if config.model.path is None else None
     model, source = skeleton(config.model, vocabulary=vocabulary, dropout=config.train.dropout)
+    check_vocabulary(config.model, model, tokenizer)
     lm = _language_model(config, model, tokenizer, compute)
     setting = Setting(texts, tokenizer, compute)
     corpora = tokenize_corpora(config, setting, lm)
-    config, _, _ = supporting.prepare_support(config, setting, corpora, lm.style)
+    _check_beside(config, setting, corpora)
+    config, prepared, _ = supporting.prepare_support(config, setting, corpora, lm.style)
+    for name, given in (prepared.given if prepared else {}).items():
+        _check_context(given, f"the model of `loss.support` ({name})", setting, corpora)
     context_layer(config, lm)
     alternatives = alternative_items(config, lm, corpora["forget"])
     draws, _ = draws_of(config, corpora, alternatives, objective.needs)
     held_out = {"holdout": corpora["holdout"].items} if "holdout" in corpora else {}
     return config, lm, replace(draws, items={**draws.items, **held_out}), source, corpora
+
+
+def _check_beside(config: UnlearnRun, setting: Setting, corpora: Mapping[str, Corpus]) -> None:
+    """Refuse the models beside the run's as the run does: other tokens, a context shorter than an item."""
+    beside = {f"the {role}": named_beside(key, config, setting) for key, role in BESIDE.items()}
+    beside["the reference of membership inference"] = reference_at_path(config, setting)
+    for name, model in beside.items():
+        if model is not None:
+            _check_context(model, name, setting, corpora)
+
+
+def _check_context(model: ModelConfig, name: str, setting: Setting, corpora: Mapping[str, Corpus]) -> None:
+    shapes, _ = skeleton(model, vocabulary=None)
+    check_vocabulary(model, shapes, setting.tokenizer)
+    layout = foresee_layout(shapes, Packing.never)
+    lm = with_tokenizer(model, shapes, setting.tokenizer, setting.compute, layout)
+    require_context(lm.max_length, name, corpora)
 
 
 def _vocabulary(config: ModelConfig) -> int | None:

@@ -287,6 +287,31 @@ def test_bad_input_is_refused_in_two_lines_and_nothing_is_written(refused, works
     assert hint in way_out
 
 
+PLANNED = [
+    "a tokenizer of another model",
+    "more than the context",
+    "a gold model that is not there",
+    "a gold model that reads other tokens",
+    "a gold model of a shorter context",
+    "a support of a shorter context",
+    "a reference that is not there",
+    "a reference without a holdout",
+    "a reference that reads other tokens",
+    "a reference of a shorter context",
+    "float16 on a CPU, for the fine-tuning",
+    "a closing audit beside a second gold model that is not there",
+]
+"""What a plan refuses as its run would. A plan reads no weights, and does not look at where the run writes."""
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_a_plan_refuses_what_its_run_would_refuse(refused, name):
+    command, error, hint = BAD[name]
+    told, way_out = refused("plan" + command.removeprefix("unlearn"))
+    assert error in told
+    assert hint in way_out
+
+
 # -- a full disk ---------------------------------------------------------------------------------------------
 
 
