@@ -10,6 +10,7 @@ Shapes: N positions, S sequences, C pools.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch import Tensor
 from mari_cli.lm_head import Head, HeadGradient
 from mari_cli.losses.base import ForgetLossConfig, HeldLossConfig, LossConfig, RetainLoss
 from mari_cli.losses.engine import Gradients, Readings, head_pass, survey
-from mari_cli.losses.readings import KL, HiddenStates, JensenShannon, LogP
+from mari_cli.losses.readings import KL, HiddenStates, JensenShannon, LogP, ReverseKL
 from mari_cli.losses.readings.reading import OfLogits, OfPools, OfPredictions, OfStates, Reading
 from mari_cli.losses.step import Positions, Rows, Step
 from mari_cli.transfer import sent
@@ -176,38 +177,53 @@ def with_retain(
     A part of a step may hold no forget item, and has none of ``readings`` then: ``forget`` returns 0 for it,
     under the same names.
     """
-    held: dict[RetainLoss, tuple[str, Reading]] = {
-        RetainLoss.nll: ("retain_nll", LogP("retain")),
-        RetainLoss.kl: ("retain_kl", KL("retain")),
-        RetainLoss.jensen_shannon: ("retain_jensen_shannon", JensenShannon("retain")),
-        RetainLoss.states: ("retain_states", HiddenStates("retain", layer)),
-    }
-
-    def retain_term(reading: Reading, step: Step, read: Readings) -> Tensor:
-        if reading not in read:
-            return torch.zeros(())
-        match retain:
-            case RetainLoss.nll:
-                return mean_nll("retain", step, read)
-            case RetainLoss.states:
-                return step_distance(read[reading], step.reference_layer["retain"], step.positions["retain"])
-            case _:
-                return step_mean(reading, step, read)
+    held = retain_side(retain, layer)
 
     def terms(step: Step, read: Readings) -> Terms:
         value, found = forget(step, read)
         loss = config.forget_weight * value
-        if retain in held:
-            name, reading = held[retain]
-            found[name] = retain_term(reading, step, read)
-            changed = step.retain_weight
-            weight = config.retain_weight if changed is None else cast_like(found[name], changed)
-            loss = loss + weight * found[name]
+        if held:
+            term = found[held.name] = held.value(step, read)
+            weight = step.retain_weight
+            loss = loss + (config.retain_weight if weight is None else cast_like(term, weight)) * term
         return {"loss": loss, **found}
 
-    more = (held[retain][1],) if retain in held else ()
-    of_layer = ("retain",) if retain is RetainLoss.states else ()
+    more, of_layer = ((held.reading,), held.of_layer) if held else ((), ())
     return Objective(terms, Needs((*readings, *more), nonlinear, reference_log_p, of_layer))
+
+
+@dataclass(frozen=True)
+class RetainSide:
+    """A term that keeps the retain data: its name in tables, its reading, and its value in nats or as
+    `states` measures."""
+
+    name: str
+    reading: Reading
+    value: Callable[[Step, Readings], Tensor]
+    """This part's contribution to the mean over the step."""
+    of_layer: tuple[str, ...] = ()
+    """The roles whose hidden states under the model before are needed."""
+
+
+def retain_side(retain: RetainLoss, layer: int | None = None, *, reverse: bool = False) -> RetainSide | None:
+    """The term of ``retain``; None of `none`. ``layer``: whose hidden states `states` compares; None: the
+    middle layer. ``reverse``: `kl` is KL(model now ‖ model before)."""
+    if retain is RetainLoss.none:
+        return None
+    if retain is RetainLoss.nll:
+        return RetainSide("retain_nll", LogP("retain"), partial(mean_nll, "retain"))
+    if retain is RetainLoss.states:
+        states = HiddenStates("retain", layer)
+
+        def distance(step: Step, read: Readings) -> Tensor:
+            if states not in read:
+                return torch.zeros(())
+            return step_distance(read[states], step.reference_layer["retain"], step.positions["retain"])
+
+        return RetainSide("retain_states", states, distance, ("retain",))
+    kl = ReverseKL if reverse else KL
+    reading = (JensenShannon if retain is RetainLoss.jensen_shannon else kl)("retain")
+    return RetainSide(f"retain_{retain.value}", reading, partial(step_mean, reading))
 
 
 def beside_retain(
