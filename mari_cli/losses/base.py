@@ -131,8 +131,8 @@ class ForgetLossConfig(LossConfig):
 
 
 @dataclass(kw_only=True)
-class HeldLossConfig(ForgetLossConfig):
-    """A term on the forget data, beside any retain loss."""
+class RetainTermConfig(LossConfig):
+    """A loss beside which any retain loss may stand."""
 
     retain_loss: RetainLoss = RetainLoss.nll
     retain_layer: int | None = None
@@ -145,6 +145,11 @@ class HeldLossConfig(ForgetLossConfig):
             self.retain_layer is None or self.retain_loss is RetainLoss.states,
             f"loss.retain_layer={self.retain_layer} needs loss.retain_loss=states",
         )
+
+
+@dataclass(kw_only=True)
+class HeldLossConfig(ForgetLossConfig, RetainTermConfig):
+    """A term on the forget data, beside any retain loss."""
 
 
 LOSSES: dict[str, type[LossConfig]] = {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from mari_cli.losses.base import LossConfig, register
+from mari_cli.losses.base import RetainLoss, RetainTermConfig, register
 from mari_cli.losses.support import ContextConfig, SupportConfig, SupportRequest, SupportSource
 from mari_cli.sections import display_name, non_negative, require
 
@@ -48,8 +48,8 @@ class RetainDivergence(StrEnum):
 
 @register
 @dataclass(kw_only=True)
-class MariConfig(LossConfig):
-    """Forgetting-MarI: marginal information plus KL to the reference on retain data."""
+class MariConfig(RetainTermConfig):
+    """Forgetting-MarI: marginal information plus a retain loss, in the paper KL to the reference."""
 
     kind: str = "mari"
     estimator: Estimator = Estimator.token
@@ -65,8 +65,9 @@ class MariConfig(LossConfig):
     """The positions that are averaged together: `step`, those of the whole optimiser step, or `micro`, those
     of each micro-batch. `micro` is cheaper, but another loss than the paper's."""
     mari_weight: float = 10.0
+    retain_loss: RetainLoss = RetainLoss.kl
     retain_divergence: RetainDivergence = RetainDivergence.forward
-    """The retain loss. `forward`: KL(before ‖ model); `reverse`: KL(model ‖ before)."""
+    """Of `retain_loss=kl`. `forward`: KL(before ‖ model); `reverse`: KL(model ‖ before)."""
     divergence: Divergence = Divergence.jensen_shannon
     """Distance of a prediction p from the supported distribution q (`context`). `jensen_shannon`: I(X;Z), as
     in the paper. `forward`: KL(q ‖ p), the limit of I/(1-prior) at prior 1. `reverse`: KL(p ‖ q), the limit
@@ -78,8 +79,8 @@ class MariConfig(LossConfig):
     """Weight of the Huber distance of log p from log p of the model before step 1, averaged over the whole
     vocabulary, at retain positions. It also keeps improbable tokens as they were, which KL hardly sees."""
     retain_nll_weight: float = 0.0
-    """Weight of the negative log-likelihood of the retain data. KL alone keeps what the model before says of
-    the retain data, and so never more of it than that model knew."""
+    """Weight of the negative log-likelihood of the retain data, beside another retain loss. KL alone keeps
+    what the model before says of the retain data, and so never more of it than that model knew."""
     context: ContextConfig = field(default_factory=ContextConfig)
     support: SupportConfig = field(default_factory=SupportConfig)
 
@@ -108,6 +109,19 @@ class MariConfig(LossConfig):
             self.estimator is Estimator.context or self.support.source is SupportSource.neighbours,
             f"loss.support.source={self.support.source} needs loss.estimator=context",
         )
+        require(
+            self.retain_loss is not RetainLoss.none,
+            "loss.retain_loss=none takes the retain data away, against which information is marginal; "
+            "loss.retain_weight=0 leaves out the term",
+        )
+        require(
+            self.retain_divergence is RetainDivergence.forward or self.retain_loss is RetainLoss.kl,
+            "loss.retain_divergence=reverse needs loss.retain_loss=kl",
+        )
+        require(
+            not self.retain_nll_weight or self.retain_loss is not RetainLoss.nll,
+            "loss.retain_nll_weight is for another loss.retain_loss than nll: set loss.retain_weight",
+        )
         outcomes = self.context.stored_tokens + 2  # the stored tokens, the label and the tail
         require(
             self.support.source is SupportSource.neighbours or self.support.floor * outcomes < 1,
@@ -127,23 +141,23 @@ class MariConfig(LossConfig):
         return SupportRequest(self.support, self.context) if asked else None
 
     def objective(self) -> "Objective":
-        """mari_weight · I(X;Z|C) + retain_weight · KL between reference and model on retain data, and the
-        pointwise information of the observed tokens, the anchor and the NLL of the retain data where their
-        weights are not 0."""
+        """mari_weight · I(X;Z|C) + retain_weight · the retain loss, and the pointwise information of the
+        observed tokens, the anchor and the NLL of the retain data where their weights are not 0."""
         import torch
 
-        from mari_cli.losses.objective import Needs, Objective, cast_like, mean_nll, step_mean
-        from mari_cli.losses.readings import (
-            KL,
-            Anchor,
-            LogP,
-            PooledInformation,
-            ReverseKL,
-            SupportInformation,
+        from mari_cli.losses.objective import (
+            Needs,
+            Objective,
+            cast_like,
+            mean_nll,
+            retain_side,
+            step_mean,
         )
+        from mari_cli.losses.readings import Anchor, LogP, PooledInformation, SupportInformation
 
         reverse = self.retain_divergence is RetainDivergence.reverse
-        retain, anchor = (ReverseKL if reverse else KL)("retain"), Anchor("retain")
+        held, anchor = retain_side(self.retain_loss, self.retain_layer, reverse=reverse), Anchor("retain")
+        assert held is not None  # `none` is refused
         pooled = PooledInformation(
             "forget",
             one_pool=self.estimator is Estimator.pooled,
@@ -172,9 +186,9 @@ class MariConfig(LossConfig):
                 count = step.positions["forget"].step_positions
                 information, *more = (value_M.sum() / count for value_M in readings[read])
                 pointwise = more[0] if more else pointwise
-            retain_kl = step_mean(retain, step, readings)
-            loss = self.mari_weight * information + self.retain_weight * retain_kl
-            found = {"marginal_information": information, "retain_kl": retain_kl}
+            kept = held.value(step, readings)
+            loss = self.mari_weight * information + self.retain_weight * kept
+            found = {"marginal_information": information, held.name: kept}
             if self.pointwise_weight:
                 found["pointwise_information"] = pointwise
                 loss = loss + self.pointwise_weight * pointwise
@@ -186,5 +200,6 @@ class MariConfig(LossConfig):
                 loss = loss + self.retain_nll_weight * found["retain_nll"]
             return {"loss": loss, **found}
 
-        more = [(self.anchor_weight, anchor), (self.retain_nll_weight, LogP("retain"))]
-        return Objective(terms, Needs((read, retain, *(reading for weight, reading in more if weight))))
+        weighted = [(self.anchor_weight, anchor), (self.retain_nll_weight, LogP("retain"))]
+        more = (reading for weight, reading in weighted if weight)
+        return Objective(terms, Needs((read, held.reading, *more), reference_layer=held.of_layer))

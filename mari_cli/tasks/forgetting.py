@@ -277,13 +277,13 @@ def open_reference(
     log_p = partial(log_probabilities, head, chunk=chunk)
     read = None if needs.states is None else choose_layer(lm.model, needs.states.layer)
 
-    def ask(role: str) -> StoredReference:
+    def ask(role: str, layer: int | None, *, context: bool = False) -> StoredReference:
         return store_reference(
             lm,
             items[role],
-            None if layer is not None else drawn[role],  # contexts are looked for in all of a corpus
-            states=role in needs.beside_reference,
-            layer=read if layer is None and role in needs.reference_layer else layer,
+            None if context else drawn[role],  # contexts are looked for in all of a corpus
+            states=role in needs.beside_reference or (context and role == "retain"),
+            layer=layer,
             log_probability=log_p if role in needs.reference_log_p else None,
             directory=cache,
             weights=target_hash,
@@ -292,11 +292,10 @@ def open_reference(
             name=role,
         )
 
-    wanted = (*needs.beside_reference, *needs.reference_log_p, *needs.reference_layer)
-    asked = {role: ask(role) for role in dict.fromkeys(wanted)}
+    asked: dict[str, StoredReference] = {}
     request = config.loss.support_request
     if request is not None and targets is None:
-        asked["forget"] = ask("forget")
+        asked = {role: ask(role, layer, context=True) for role in ("retain", "forget")}
         context = request.context
         targets = context_targets(
             asked["retain"],
@@ -309,6 +308,10 @@ def open_reference(
             directory=cache,
             track=track,
         )
+    for role in (*needs.beside_reference, *needs.reference_log_p):
+        if role not in asked and role not in needs.reference_layer:
+            asked[role] = ask(role, None)
+    asked |= {role: ask(role, read) for role in needs.reference_layer}
 
     kept_head = (
         head if needs.beside_reference else None

@@ -59,6 +59,9 @@ LOSSES: dict[str, LossConfig] = {
     "mari_token_nll": MariConfig(
         name="mari", estimator=Estimator.token, gradient_through=BOTH, retain_nll_weight=2.0
     ),
+    "mari_jensen_shannon_retain": MariConfig(
+        name="mari", estimator=Estimator.context, retain_loss=RetainLoss.jensen_shannon
+    ),
     "grad_ascent": GradAscent(name="grad_ascent"),
     "grad_diff": GradDiff(name="grad_diff", retain_weight=0.7),
     "kl_ga": KLGA(name="kl_ga", forget_weight=0.3),

@@ -8,6 +8,7 @@ import torch
 from engine_cases import LENGTHS, case, head, through_engine
 
 from mari_cli.losses.base import HeldLossConfig, RetainLoss
+from mari_cli.losses.mari import MariConfig, RetainDivergence
 from mari_cli.losses.preference import NPOConfig
 from mari_cli.losses.simnpo import SimNPOConfig
 from mari_cli.losses.undial import UndialConfig
@@ -80,3 +81,19 @@ def test_a_layer_is_asked_for_where_states_are_held_and_refused_where_they_are_n
     assert config.objective().needs.reference_layer == ("retain",)
     with pytest.raises(ValueError, match=r"loss\.retain_layer=3 needs loss\.retain_loss=states"):
         HeldLossConfig(name="any", retain_layer=3)
+
+
+def test_mari_takes_any_retain_term_but_none_and_each_way_to_say_it_once():
+    config = MariConfig(name="mari", retain_loss=RetainLoss.states, retain_layer=3)
+    assert config.objective().needs.states.layer == 3
+    assert config.objective().needs.reference_layer == ("retain",)
+    for wrong, told in (
+        ({"retain_loss": RetainLoss.none}, "loss.retain_weight=0 leaves out the term"),
+        ({"retain_loss": RetainLoss.nll, "retain_nll_weight": 1.0}, "for another loss.retain_loss than nll"),
+        (
+            {"retain_loss": RetainLoss.nll, "retain_divergence": RetainDivergence.reverse},
+            "needs loss.retain_loss=kl",
+        ),
+    ):
+        with pytest.raises(ValueError, match=told):
+            MariConfig(name="mari", **wrong)

@@ -3,12 +3,14 @@
 import json
 
 import pytest
+import torch
 from tiny import TINY
 
 from mari_cli import launch
 from mari_cli.config import bytes_of
 from mari_cli.errors import UserError, size
 from mari_cli.losses.objective import build
+from mari_cli.models.backbone import choose_layer, hidden_states
 from mari_cli.progress import silent
 from mari_cli.suites import states
 from mari_cli.suites.examiner import Examiner
@@ -43,9 +45,20 @@ def test_with_the_corpora_at_hand_the_very_steps_of_the_run_are_planned(tmp_path
     assert found["model"]["shapes"] == "model.architecture"
 
 
-@pytest.mark.parametrize("loss", ["mari", "mari_context", "npo", "grad_ascent"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "mari",
+        "mari_context",
+        "mari_context loss.retain_loss=nll",
+        "mari_context loss.retain_loss=states loss.retain_layer=0",
+        "npo",
+        "npo loss.retain_loss=states",
+        "grad_ascent",
+    ],
+)
 def test_the_disk_it_asks_for_is_what_the_caches_take(loss, tmp_path, monkeypatch):
-    config = configured(f"loss={loss}", f"cache={tmp_path}", "train.retain_batch=2")
+    config = configured(*f"loss={loss}".split(), f"cache={tmp_path}", "train.retain_batch=2")
     found = plan(config, device="cpu")["disk"]
     compute = planning._compute(config, planning._device("cpu", None))
     setting = settings.read_setting(config, compute)
@@ -54,7 +67,16 @@ def test_the_disk_it_asks_for_is_what_the_caches_take(loss, tmp_path, monkeypatc
     items = {"forget": corpora["forget"].items, "retain": corpora["retain"].items, "alternative": []}
     needs = build(config.loss).needs
     layer = context_layer(config, lm)
-    open_reference(lm, items, Draws(config, items, needs).drawn(), needs, layer, config, target_hash="")
+    drawn = Draws(config, items, needs).drawn()
+    reference_of = open_reference(lm, items, drawn, needs, layer, config, target_hash="")
+    if needs.reference_layer:
+        chosen = {"retain": list(drawn["retain"])[:2], "forget": list(drawn["forget"])[:2]}
+        told = reference_of(chosen).recall("retain", range(2)).layer_ND
+        seen = [items["retain"][i] for i in chosen["retain"]]
+        with torch.no_grad():
+            read = choose_layer(lm.model, needs.states.layer)
+            expected = hidden_states(lm.model, lm.compute, seen, layer=read)[1]
+        assert torch.allclose(told.float(), expected.float())
     written = sum(file.stat().st_size for file in tmp_path.rglob("*.bin"))
     assert found["reference"] + found["context"] == written
     assert (written > 0) == (loss != "grad_ascent")

@@ -91,6 +91,13 @@ LOSSES: dict[str, LossConfig] = {
     "undial": UndialConfig(name="undial", strength=2.0),
     "undial jensen_shannon": UndialConfig(name="undial", retain_loss=RetainLoss.jensen_shannon),
     "npo states": NPOConfig(name="npo", retain_loss=RetainLoss.states, retain_layer=1),
+    "mari states": MariConfig(
+        name="mari",
+        estimator=Estimator.context,
+        retain_loss=RetainLoss.states,
+        retain_layer=1,
+        retain_nll_weight=0.5,
+    ),
     "rmu nll": RMUConfig(name="rmu", layer=1, retain_loss=RetainLoss.nll),
     "rmu": RMUConfig(name="rmu", layer=1, steering=2.0),
 }
