@@ -334,9 +334,17 @@ def compare(
         list[Path],
         typer.Argument(metavar="RUN", help="Runs; a sweep stands for its jobs.", show_default=False),
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The report to write.")] = Path("compare.html"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The report to write; else compare.html, or the next free name, as compare-2.html.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Put finished runs side by side: a table here, plots in an HTML file."""
+    from mari_cli.storage.room_on_disk import free_name
     from mari_cli.storage.run_list import run_directories
 
     for run in runs:  # a folder that is none is refused before the statistics are loaded
@@ -344,6 +352,7 @@ def compare(
     from mari_cli.cli import tables
     from mari_cli.tasks.compare import compare as compare_runs
 
+    out = out or free_name(Path("compare.html"))
     found = compare_runs(runs, out)
     tables.print_grid(tables.of_results(found.results))
     show_comparison(found)

@@ -1,7 +1,6 @@
 """Results as tables: drawn on a terminal, in plain aligned columns elsewhere."""
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -53,7 +52,8 @@ class Grid:
             show_lines=self.ruled and not plain,
         )
         for index, column in enumerate(self.columns):
-            header = column.replace("/", "\n") if plain else column.replace("/", "\n").replace("_", " ")
+            header = column if plain else column.replace("_", " ")
+            header = header.replace("/", "\n") if index >= self.numbers else header  # of words it is a path
             header = header.replace(" ", "\n") if stacked else header
             table.add_column(header, justify="right" if index >= self.numbers else "left", no_wrap=plain)
         before = ""
@@ -136,20 +136,13 @@ def of_results(results: Sequence[dict[str, Any]]) -> Grid:
 def _models(results: Sequence[dict[str, Any]]) -> list[tuple[str, str, dict[str, Any]]]:
     """(label, number of seeds, metrics) of every model: targets first, then what the runs made, then gold."""
     rows: list[tuple[str, str, dict[str, Any]]] = []
-    seen = set()
-    named: Counter[str] = Counter()
     for role in ("target", *OURS, "gold"):
-        for result in results:
-            model = result["models"].get(role)
-            if model is None:
-                continue
-            if role not in OURS:
-                if (identity := model.get("hash") or id(model)) in seen:
-                    continue
-                seen.add(identity)
-            label = f"{role} ({result['name']})" if role in OURS else role
-            named[label] += 1  # two runs of one method have the same name
-            label = f"{label} #{named[label]}" if named[label] > 1 else label
+        there = [(result, model) for result in results if (model := result["models"].get(role)) is not None]
+        if role not in OURS:  # runs of the same data may share it
+            one = {str((m.get("hash") or id(m), r.get("data"))): (r, m) for r, m in reversed(there)}
+            there = list(reversed(one.values()))
+        for result, model in there:
+            label = f"{role} ({result['name']})" if role in OURS or len(there) > 1 else role
             rows.append((label, _seeds(result, model), model["metrics"]))
     return rows
 

@@ -21,9 +21,9 @@ MOST_COPIES = 1000
 """The most copies of a value that references may make. References to references multiply the copies."""
 
 
-def parse(cfg: DictConfig, experiment: Experiment | None = None) -> RunConfig:
+def parse(cfg: DictConfig, experiment: Experiment | None = None, *, begun: bool = False) -> RunConfig:
     """The dataclasses of a composed config. Raises UserError for unknown keys and for missing or impossible
-    values."""
+    values. With ``begun`` the checks of the dataclasses are left out."""
     if not describes_a_run(cfg):
         raise UserError(
             f"`{experiment.file if experiment else cfg}` does not describe a run",
@@ -40,7 +40,7 @@ def parse(cfg: DictConfig, experiment: Experiment | None = None) -> RunConfig:
     _expand_paths(cfg, nodes)
     try:
         refuse_senseless(_resolved(cfg), free=[key for key, node, _ in nodes if _is_free(node)])
-        parsed = OmegaConf.to_object(cfg)
+        parsed = _unchecked(cfg) if begun else OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise explain(error, task) from error
     except ValueError as error:
@@ -49,6 +49,17 @@ def parse(cfg: DictConfig, experiment: Experiment | None = None) -> RunConfig:
         raise impossible_value(error, refused, schema) from error
     assert isinstance(parsed, RunConfig)
     return parsed
+
+
+def _unchecked(node: Any) -> Any:
+    """As `OmegaConf.to_object`, without the `__post_init__` of any dataclass."""
+    kind = OmegaConf.get_type(node)
+    if not is_dataclass(kind):
+        return OmegaConf.to_object(node) if OmegaConf.is_config(node) else node
+    made = object.__new__(kind)
+    for field in fields(kind):
+        setattr(made, field.name, _unchecked(node[field.name]))
+    return made
 
 
 def describes_a_run(cfg: DictConfig) -> bool:

@@ -91,6 +91,7 @@ def session(experiment: Experiment) -> Iterator[Any]:
     A task must not run inside, because an error of the task would look like an error of its config.
     """
     register()
+    run = place(experiment.model) if experiment.model and is_run(Path(experiment.model)) else None
     if experiment.file:
         _check_file(experiment.file)
         check_yaml(experiment.file)
@@ -100,12 +101,11 @@ def session(experiment: Experiment) -> Iterator[Any]:
         )
     else:
         scope = hydra.initialize_config_module(CONF, job_name="mari", **_VERSION)
-    known = {} if experiment.file else _known  # the files of a user may change
-    if experiment.model and is_run(Path(experiment.model)):
-        register_run(place(experiment.model))
-        known = {}
+    known = {} if experiment.file or run else _known  # the files of a user may change
     with scope:
         try:
+            if run:
+                register_run(run)
             controller: Any = GlobalHydra.instance().hydra
             controller.config_loader = ConfigLoaderImpl(controller.config_loader.config_search_path, known)
             yield controller

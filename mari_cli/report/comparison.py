@@ -309,26 +309,35 @@ def _describe_without_seed(run: RunData, *, following: bool) -> str:
 
 
 def run_labels(runs: list[RunData]) -> list[str]:
-    """The runs' names, with the directory's name added where names are equal."""
-    names = [run.name for run in runs]
+    """The runs' names, with the directory added where names are equal."""
     return [
-        run.name if names.count(run.name) == 1 else f"{run.name} ({run.path.resolve().name})" for run in runs
+        f"{run.name} ({where})" if where else run.name
+        for run, where in zip(runs, _places_of_namesakes(runs), strict=True)
     ]
 
 
 def _group_labels(groups: list[tuple[RunData, ...]]) -> list[str]:
-    names = [group[0].name for group in groups]
     labels = []
-    for group in groups:
-        [first, *others] = group
-        told = []
-        if names.count(first.name) > 1:
-            directory = first.path.resolve().name
-            told.append(re.sub(r"_?seed=-?\d+", "", directory) if others else directory)
-        if others:
-            told.append(f"{len(group)} seeds")
-        labels.append(f"{first.name} ({', '.join(told)})" if told else first.name)
+    for group, where in zip(groups, _places_of_namesakes([group[0] for group in groups]), strict=True):
+        if len(group) > 1:
+            where = re.sub(r"_?seed=-?\d+", "", where)
+        told = [*([where] if where else []), *([f"{len(group)} seeds"] if len(group) > 1 else [])]
+        labels.append(f"{group[0].name} ({', '.join(told)})" if told else group[0].name)
     return labels
+
+
+def _places_of_namesakes(runs: list[RunData]) -> list[str]:
+    """For each run as much of the end of its path as no other run of the same name has; empty for a run whose
+    name no other run has."""
+    paths = [run.path.resolve().parts for run in runs]
+    told = []
+    for run, path in zip(runs, paths, strict=True):
+        others = [
+            other for one, other in zip(runs, paths, strict=True) if one.name == run.name and one is not run
+        ]
+        depth = next((d for d in range(1, len(path)) if path[-d:] not in [other[-d:] for other in others]), 1)
+        told.append("/".join(path[-depth:]) if others else "")
+    return told
 
 
 def comparison_rows(runs: list[RunData]) -> list[ComparisonRow]:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from itertools import chain, count
 from pathlib import Path
 
 from mari_cli.errors import UserError, size
@@ -17,6 +18,12 @@ def check_disk(path: Path, needed_bytes: int) -> None:
             f"not enough disk space: `{path}` needs {size(needed_bytes)}, {size(free)} free",
             "free some space, or choose another disk with `out=` and `cache=`",
         )
+
+
+def free_name(path: Path) -> Path:
+    """``path``, or where that is taken the first free one of `NAME-2.html`, `NAME-3.html` …"""
+    others = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+    return next(name for name in chain([path], others) if not os.path.lexists(name))
 
 
 def require_writable(path: Path, key: str) -> None:

@@ -1,5 +1,6 @@
 """Finished runs side by side: their results for the terminal, one page for the browser."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from mari_cli.metrics.difference import Difference
 from mari_cli.report.comparison import (
     comparison_rows,
     confidence_of,
+    data_hashes,
     difference,
     metric_names,
     metrics_over_seeds,
@@ -27,7 +29,8 @@ from mari_cli.tasks.examined import as_json
 @dataclass(frozen=True)
 class Compared:
     results: list[dict[str, Any]]
-    """As `merge_seeds` makes them, those of one method over its seeds in one."""
+    """As `merge_seeds` makes them, those of one method over its seeds in one, each with the hashes of its
+    data. Of several with one name each has the name that it has in the report."""
     pair: tuple[str, str] | None
     """What the differences are of, where there are two models; None for any other number of them."""
     differences: dict[str, Difference]
@@ -59,10 +62,19 @@ def compare(runs: list[Path], out: Path | None = None, *, search: Search | None 
         pair = (made[0].label, made[1].label)
         told = ((name, difference(name, made[0].side, made[1].side)) for name in metric_names(made))
         differences = {name: apart for name, apart in told if apart is not None}
+    merged = [
+        merge_seeds([run.result for run in row.runs], row.seeds, confidence=confidence_of(row.runs))
+        for row in made
+    ]
+    names = Counter(result["name"] for result in merged)
     return Compared(
         results=[
-            merge_seeds([run.result for run in row.runs], row.seeds, confidence=confidence_of(row.runs))
-            for row in made
+            {
+                **result,
+                "name": result["name"] if names[result["name"]] == 1 else row.label,
+                "data": dict(data_hashes(row.run)),
+            }
+            for row, result in zip(made, merged, strict=True)
         ],
         pair=pair,
         differences=differences,

@@ -205,13 +205,16 @@ def _replay(run: Path, config: "RunConfig") -> Check:
         return Check("replay", CheckVerdict.unknown, why)
     with tempfile.TemporaryDirectory(prefix="mari-replay-") as scratch:
         out = Path(scratch) / "run"
-        again = replace(
-            config,
-            out=str(out),
-            cache=str(Path(scratch) / "cache"),
-            request=replace(config.request, key=None),
-            tracker=TrackerConfig(name="none"),
-        )
+        try:
+            again = replace(
+                config,
+                out=str(out),
+                cache=str(Path(scratch) / "cache"),
+                request=replace(config.request, key=None),
+                tracker=TrackerConfig(name="none"),
+            )
+        except ValueError as error:
+            return Check("replay", CheckVerdict.unknown, f"this version refuses its settings: {error}")
         if threads := (environment.get("device") or {}).get("threads"):
             torch.set_num_threads(threads)
         try:

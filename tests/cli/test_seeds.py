@@ -21,7 +21,10 @@ def test_a_sweep_over_seeds_ends_in_one_row_and_keeps_each_seed(mari, tmp_path):
     for directory in (tmp_path / "sweep").glob("*seed=*"):
         metrics = json.loads((directory / "result.json").read_text())["models"]["unlearned"]["metrics"]
         assert 3 < metrics["retain/answer_nll"]["n"] <= 6  # two draws of three, taken together
-    compared = mari("compare", "sweep", "--out", "again.html")
+    (tmp_path / "compare.html").write_text("of another comparison")
+    compared = mari("compare", "sweep")
+    assert compared.out.endswith("compare-2.html\n")
+    assert (tmp_path / "compare.html").read_text() == "of another comparison"
     cells = [line.split() for line in compared.out.splitlines() if "unlearned (mari token)" in line]
     assert all(row[-4] == "2" for row in cells)
     assert cells

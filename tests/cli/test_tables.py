@@ -78,9 +78,16 @@ def test_a_target_and_a_gold_that_runs_share_stand_there_once():
     assert rows == ["target", "unlearned (mari token)", "unlearned (npo)", "gold"]
 
 
-def test_two_runs_of_one_name_are_told_apart():
-    rows = [row[1] for row in tables.of_results([MARI, MARI]).rows]
-    assert rows[1:3] == ["unlearned (mari token)", "unlearned (mari token) #2"]
+def test_targets_that_differ_are_told_apart_by_the_runs_they_are_of():
+    def targets(first, second):
+        rows = tables.of_results([first, second]).rows
+        return [row[1] for row in rows if row[0] == "forget/exact_match" and row[1].startswith("target")]
+
+    other = {**NPO, "models": {**NPO["models"], "target": {**TARGET, "hash": "another"}}}
+    assert targets(MARI, other) == ["target (mari token)", "target (npo)"]
+    on_other_data = {**NPO, "data": {"forget": "another"}}
+    assert targets(MARI, on_other_data) == ["target (mari token)", "target (npo)"]
+    assert targets({**MARI, "data": {"forget": "one"}}, {**NPO, "data": {"forget": "one"}}) == ["target"]
 
 
 def test_a_metric_that_a_model_lacks_is_a_dash_or_no_row_never_a_zero():

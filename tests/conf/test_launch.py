@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl as HydraLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -683,6 +684,29 @@ def test_to_evaluate_a_run_takes_its_corpora_and_its_model(tmp_path):
     assert cfg.retain == replace(begun.retain)
     assert (cfg.model.path, cfg.model.name, cfg.model.max_length) == ("run", "run", 64)
     assert (cfg.model.architecture, cfg.model.tokenizer) == (None, None)
+
+
+def test_a_run_is_read_with_values_that_are_refused_when_they_are_typed(tmp_path):
+    """An earlier version took them: the run was done with them, so it can be evaluated and asked."""
+    begun = write_run(tmp_path / "run", "forget.people=5")
+    file = tmp_path / "run" / "config.yaml"
+    told = yaml.safe_load(file.read_text())
+    told["metrics"]["bootstrap"] = 3
+    told["loss"].update({name: 0.0 for name in told["loss"] if name.endswith("_weight")})
+    told["second_gold"] = "somewhere"
+    file.write_text(yaml.safe_dump(told))
+    saved = launch.load_run_config(tmp_path / "run", begun=True)
+    assert (saved.metrics.bootstrap, saved.loss.retain_weight) == (3, 0.0)
+    assert (type(saved.loss), saved.train, saved.forget) == (type(begun.loss), begun.train, begun.forget)
+    cfg = launch.parse(launch.compose(Experiment("evaluate", ["metrics=fast"], model="run")))
+    assert cfg.forget.people == 5
+    with pytest.raises(UserError):
+        launch.load_run_config(tmp_path / "run")
+    for section, key in (("forget", "people"), ("model", "max_length")):  # sections that a new run takes over
+        spoilt = {**told, section: {**told[section], key: 0}}
+        file.write_text(yaml.safe_dump(spoilt))
+        with pytest.raises(UserError, match=rf"{section}\.{key}"):
+            launch.parse(launch.compose(Experiment("evaluate", ["metrics=fast"], model="run")))
 
 
 def test_what_is_chosen_holds_over_the_run_that_is_evaluated(tmp_path):

@@ -193,3 +193,19 @@ def test_a_file_with_a_comma_in_its_name_is_a_request(written, tmp_path, monkeyp
     for name in ("a,b.jsonl", "b.jsonl"):
         (tmp_path / name).touch()
     assert composed(f"forget.requests={written}").forget.kind == "files"
+
+
+@pytest.mark.parametrize("group", ["model", "forget", "retain", "holdout"])
+@pytest.mark.parametrize("option", ["runs/old", "/some/where", "here.jsonl"])
+def test_a_path_in_place_of_an_option_is_told_as_one(tmp_path, monkeypatch, group, option):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.jsonl").touch()
+    with pytest.raises(UserError, match=f"^no {group} named `{option}`$") as refused:
+        launch.compose(launch.Experiment("unlearn", [f"{group}={option}"]))
+    assert refused.value.hint == f"a file or a folder is given as `{group}.path=…`"
+
+
+def test_an_option_with_a_slash_is_of_its_group():
+    with pytest.raises(UserError, match=r"^no loss named `npo/big`$") as refused:
+        launch.compose(launch.Experiment("unlearn", ["loss=npo/big"]))
+    assert "loss is one of `altpo`" in str(refused.value.hint)

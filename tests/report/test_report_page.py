@@ -247,6 +247,10 @@ def test_compare_writes_a_report_and_returns_the_results(tmp_path: Path) -> None
     paths = [write_run(tmp_path / method, method=method) for method in ("mari", "npo")]
     found = compare(paths, tmp_path / "out.html")
     assert [result["name"] for result in found.results] == ["mari", "npo"]
+    again = [write_run(tmp_path / folder / "x", method="mari") for folder in ("one", "two")]
+    names = [result["name"] for result in compare(again).results]
+    assert names == ["mari (one/x)", "mari (two/x)"]
+    assert compare(again).pair == tuple(names)
     assert "<title>2 runs compared</title>" in (tmp_path / "out.html").read_text(encoding="utf-8")
 
 
