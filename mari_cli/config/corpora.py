@@ -100,8 +100,8 @@ class ForgetConfig(CorpusConfig):
 
     requests: Any = None
     """The requests in their order: a list of files, folders or names of fictional people (a list inside it is
-    one request of several of them), a folder whose entries are the requests in sorted order, or a number, of
-    equal parts of the forget corpus. null: all of the forget corpus is one request."""
+    one request of several of them), a folder whose entries are the requests in the order of their names (2
+    before 10), or a number, of equal parts of the forget corpus. null: all of the corpus is one request."""
     request_number: int | None = None
     """The one of `requests` that this run unlearns, counted from 1; null: each of them, one after another."""
     keep_later: Flag = True
@@ -126,6 +126,7 @@ class ForgetConfig(CorpusConfig):
         require(
             self.request_number is None or given is not None,
             "forget.request_number needs forget.requests, among which it chooses",
+            "leave it out: all of the forget corpus is one request",
         )
 
 
@@ -158,10 +159,12 @@ class ForgetFiles(FileCorpus, ForgetConfig):
         require(
             self.requests is None or self.fraction is None,
             "forget.requests says what is forgotten, so forget.fraction must be null",
+            "leave out one of the two",
         )
         require(
             self.requests is None or isinstance(self.requests, int) or self.path is None,
             "forget.requests names files, so forget.path must be null",
+            "add the file at `forget.path` to the list, or leave it out",
         )
 
 

@@ -1,8 +1,8 @@
 """The forget data as requests that arrive one after another: who or what each of them names.
 
 `forget.requests` is a list of files, of folders or of people of the fictional archive; a folder whose entries
-are the requests, in sorted order; or a number, which cuts the forget corpus into so many equal parts. What
-two requests share, or a request and the retain corpus, is refused here: a record that is forgotten once
+are the requests, in the order of their names; or a number, which cuts the forget corpus into equal parts.
+What two requests share, or a request and the retain corpus, is refused here: a record that is forgotten once
 cannot be forgotten again, and what comes back would be measured on data that somebody still keeps.
 """
 
@@ -154,12 +154,16 @@ def _sources(requests: str | list[str | list[str]]) -> list[list[str]]:
         )
     if not folder.is_dir():
         return [[requests]]
-    entries = sorted(entry for entry in os.listdir(folder) if not entry.startswith("."))
+    entries = sorted((entry for entry in os.listdir(folder) if not entry.startswith(".")), key=_in_order)
     if not entries:
-        raise UserError(
-            f"no requests in folder `{requests}`", "each file or folder in it is one request, in sorted order"
-        )
+        raise UserError(f"no requests in folder `{requests}`", "each file or folder in it is one request")
     return [[str(Path(requests) / entry)] for entry in entries]
+
+
+def _in_order(name: str) -> list[tuple[bool, int, str]]:
+    """The key by which `2.jsonl` comes before `10.jsonl`: numbers in names are ordered by their value."""
+    parts = re.split(r"(\d+)", name)
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def _of_files(

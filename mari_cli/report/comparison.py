@@ -426,7 +426,7 @@ def unshared(rows: list[ComparisonRow]) -> list[str]:
     asked: dict[str, list[str]] = {}
     for row in shown:
         for what in dict.fromkeys(suite_of(name) or name.split("/")[0] for name in row.model.metrics):
-            if what in ("benchmark", "marginal", "privacy", "facts", "holdout"):  # not worth a warning
+            if what in GROUPS and what not in ("forget", "retain"):  # not worth a warning
                 continue
             told = f"the {what} corpus" if what in GROUPS else what.upper()
             asked.setdefault(told, []).append(row.label)

@@ -281,9 +281,10 @@ def _described(out: Path, request: Request, name: str) -> dict[str, Any]:
 
 def _notes(config: UnlearnRun, requests: Sequence[Request]) -> list[str]:
     assert isinstance(config.forget, ForgetConfig)
-    notes = ["while a request was unlearned, no step saw the records of later requests"]
-    if config.forget.keep_later:
-        notes = ["while a request was unlearned, the records of later requests were retain data"]
+    notes = []
+    if len(requests) > 1:
+        seen = "were retain data" if config.forget.keep_later else "were in no step"
+        notes.append(f"while a request was unlearned, the records of later requests {seen}")
     for request, name in zip(requests, _names(config, requests), strict=True):
         training = Run(Path(config.out) / request.name).result()["training"]
         if training["kept_step"] == 0:

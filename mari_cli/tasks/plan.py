@@ -47,7 +47,7 @@ from mari_cli.tasks.setting import (
     tokenize_corpora,
     words_of,
 )
-from mari_cli.tasks.shares import batches, require_whole_shares
+from mari_cli.tasks.shares import batches, finetunes_gold, finetunes_target, require_whole_shares
 from mari_cli.tasks.supporting import source_of
 from mari_cli.train import planner
 from mari_cli.train.forecast import AsOn, Settings, forecast_fine_tuning
@@ -80,7 +80,9 @@ def plan(
     if memory is None and config.train.memory_limit is not None:
         limit = bytes_of(config.train.memory_limit, "train.memory_limit")
     objective = losses.build(config.loss)
-    config, lm, draws, shapes_from, corpora = _subject(config, objective, on, lengths)
+    subject = _subject(config, objective, on, lengths)
+    trained = {"target": finetunes_target(config), "gold": finetunes_gold(config)}
+    config, lm, draws, requests = subject.config, subject.lm, subject.draws, subject.requests
     if (sequences := sum(draws.sizes.values())) > MOST_SEQUENCES:
         raise UserError(
             f"a step of {sequences} sequences is not planned: each is counted, {MOST_SEQUENCES} at most",
@@ -106,7 +108,7 @@ def plan(
     return {
         "model": {
             "name": config.model.name,
-            "shapes": shapes_from,
+            "shapes": subject.shapes_from,
             "parameters": sum(p.numel() for p in lm.model.parameters()),
             "trained": sum(p.numel() for p in lm.model.parameters() if p.requires_grad),
             "precision": lm.compute.precision,
@@ -141,15 +143,20 @@ def plan(
             "ratio": chosen.peak / baseline.peak,
         },
         "support": cost_of_support(config, lm, draws),
-        "audit": cost_of_audit(config, lm, corpora),
-        "disk": cost_on_disk(config, lm, draws),
+        "audit": cost_of_audit(config, lm, subject.corpora),
+        "disk": cost_on_disk(config, lm, draws, requests),
         "time": {
             "assumed_share_of_peak": on.share if on.flops else None,
             "step_seconds": mean_seconds,
             "tokens_per_second": None if not mean_seconds else run.tokens / mean_seconds,
-            "run_seconds": None if mean_seconds is None else mean_seconds * config.train.steps,
+            "run_seconds": None if mean_seconds is None else mean_seconds * config.train.steps * requests,
         },
-        "run": {"steps": config.train.steps, **asdict(run)},
+        "run": {
+            "steps": config.train.steps,
+            "requests": requests,
+            "not_counted": [role for role, is_trained in trained.items() if is_trained],
+            **asdict(run),
+        },
     }
 
 
@@ -196,11 +203,23 @@ def _compute_of(training: OptimConfig, on: DeviceSpec, section: str) -> AsOn:
     return AsOn(torch.device("cpu"), dtype, reason, mixes=True)
 
 
-def _subject(
-    config: UnlearnRun, objective: Objective, on: DeviceSpec, lengths: str | None
-) -> tuple[UnlearnRun, LanguageModel, Draws, str, Mapping[str, Corpus]]:
-    """The run with the support that is chosen for it, the model without weights, what it is trained on, where
-    its shapes are from, and its corpora, none where lengths stand for them."""
+@dataclass(frozen=True)
+class _Subject:
+    """What is planned: one run, of several requests that with the most to forget."""
+
+    config: UnlearnRun
+    """With the support that is chosen for it."""
+    lm: LanguageModel
+    """Without weights."""
+    draws: Draws
+    shapes_from: str
+    corpora: Mapping[str, Corpus]
+    """None where lengths stand for them."""
+    requests: int = 1
+    """How many such runs there will be; 1 where lengths stand for the corpora."""
+
+
+def _subject(config: UnlearnRun, objective: Objective, on: DeviceSpec, lengths: str | None) -> _Subject:
     compute = _compute(config, on)
     if lengths is not None:
         model, source = skeleton(
@@ -217,13 +236,20 @@ def _subject(
         if source_of(config.loss) is SupportSource.auto:
             config = supporting.with_support(config, source=SupportSource.twins)
         context_layer(config, lm)
-        return config, lm, Imagined(config, items, objective.needs), source, {}
+        return _Subject(config, lm, Imagined(config, items, objective.needs), source, {})
     try:
         texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
         tokenizer = load_tokenizer(config.model, words_of(texts))
     except UserError as error:
         hint = "`--lengths 512` plans without corpora and tokenizer"
         raise UserError(str(error), f"{error.hint}; {hint}" if error.hint else hint) from error
+    requests = 1
+    if config.in_turn:
+        requests = len(texts.requests)
+        largest = max(texts.requests, key=lambda request: sum(len(record.text) for record in request.records))
+        forget: Any = config.forget
+        config = replace(config, forget=replace(forget, request_number=largest.number), gold="none")
+        texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
     vocabulary = len(tokenizer) if config.model.path is None else None
     model, source = skeleton(config.model, vocabulary=vocabulary, dropout=config.train.dropout)
     check_vocabulary(config.model, model, tokenizer)
@@ -238,7 +264,8 @@ def _subject(
     alternatives = alternative_items(config, lm, corpora["forget"])
     draws, _ = draws_of(config, corpora, alternatives, objective.needs)
     held_out = {"holdout": corpora["holdout"].items} if "holdout" in corpora else {}
-    return config, lm, replace(draws, items={**draws.items, **held_out}), source, corpora
+    draws = replace(draws, items={**draws.items, **held_out})
+    return _Subject(config, lm, draws, source, corpora, requests)
 
 
 def _check_beside(config: UnlearnRun, setting: Setting, corpora: Mapping[str, Corpus]) -> None:

@@ -13,7 +13,7 @@ from mari_cli.tasks.attacking import evidence_of, passes_of, plan
 from mari_cli.tasks.closing_audit import roles_of
 from mari_cli.tasks.forgetting import Draws
 from mari_cli.tasks.imagined_items import total_over
-from mari_cli.tasks.setting import disk_of_run
+from mari_cli.tasks.setting import bytes_of_weights, disk_of_run
 from mari_cli.tasks.sources.registry import SOURCES
 from mari_cli.tasks.sources.source import SourceCost
 from mari_cli.tasks.supporting import source_of
@@ -65,9 +65,10 @@ def cost_of_audit(
     }
 
 
-def cost_on_disk(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[str, int]:
+def cost_on_disk(config: UnlearnRun, lm: LanguageModel, draws: Draws, requests: int = 1) -> dict[str, int]:
     """Bytes that the run writes, as models/reference.py, models/context.py, supports/, suites/states.py and
-    train/state.py do; without the states of retain items that are kept for validation."""
+    train/state.py do; without the states of retain items that are kept for validation. Of several
+    ``requests`` each writes as much at most, and leaves a model."""
     vocabulary, width = lm.model.get_output_embeddings().weight.shape
     hidden = lm.model.config.get_text_config().hidden_size
     each = 2 if lm.compute.dtype.itemsize == 2 else 4
@@ -100,9 +101,9 @@ def cost_on_disk(config: UnlearnRun, lm: LanguageModel, draws: Draws) -> dict[st
             asked = items[role] if metrics.max_items is None else items[role][: metrics.max_items]
             measured += total_over(asked, lambda item: item.num_targets) * width * STATES_BYTES
     return {
-        "reference": reference,
-        "context": context,
-        "support": support,
+        "reference": reference * requests,
+        "context": context * requests,
+        "support": support * requests,
         "measured": measured,
-        "run": disk_of_run(lm.model),
+        "run": disk_of_run(lm.model) + (requests - 1) * bytes_of_weights(lm.model),
     }

@@ -14,6 +14,8 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     device, disk, run, clock = found["device"], found["disk"], found["run"], found["time"]
     sequences = " + ".join(f"{count} {role}" for role, count in step["sequences"].items())
     processes, layout = found["processes"], found["layout"]
+    several = run["requests"] > 1
+    of_largest = ", in the run of the request with the most to forget" if several else ""
     trained = ""
     if model["trained"] < model["parameters"]:
         trained = f", {model['trained'] / 1e6:.2f} M trained"
@@ -37,7 +39,7 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     out += [
         ("layout", "packed" if layout["packed"] else "padded", layout["reason"]),
         ("settings", found["settings"]["changed"] or "as configured", found["why"]),
-        ("tokens a step", f"{run['tokens']:.0f}", f"{sequences} sequences"),
+        ("tokens a step", f"{run['tokens']:.0f}", f"{sequences} sequences{of_largest}"),
         (
             "padding",
             f"{run['padding']:.1%}",
@@ -59,7 +61,7 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if support["training_tokens"]:
             told += f", at most {support['training_tokens']:,} trained on"
         steps = support["operations"] / flops["step"]
-        told += f"; {steps:.3g} times a step's"
+        told += f"; {steps:.3g} times a step's{', for each request' if several else ''}"
         out.append(("support", f"{support['operations'] / 1e12:.3g} T", told))
     if audit := found["audit"]:
         told = f"{counted(audit['cases'], 'case')} on {counted(audit['items'], 'item')} of "
@@ -76,9 +78,16 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             size(disk["measured"]),
             "hidden states in `cache` for marginal information, one model at a time; gone afterwards",
         ),
-        ("disk: run", size(disk["run"]), "two states to resume from, and the kept weights"),
+        (
+            "disk: run",
+            size(disk["run"]),
+            "two states to resume from, and the kept weights" + (" of each request" if several else ""),
+        ),
     ]
     if clock["step_seconds"] is not None:
+        of_each = f" for each of {counted(run['requests'], 'request')}" if several else ""
+        models = " and ".join(run["not_counted"])
+        not_counted = f" and the fine-tuning of {models}" if models else ""
         share = (
             f"if {clock['assumed_share_of_peak']:.0%} of {device['flops'] / 1e12:.3g} T a second are reached"
         )
@@ -87,7 +96,7 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             (
                 "time of the run",
                 duration(clock["run_seconds"]),
-                f"{counted(run['steps'], 'step')}, without evaluations",
+                f"{counted(run['steps'], 'step')}{of_each}, without evaluations{not_counted}",
             ),
         ]
     return out

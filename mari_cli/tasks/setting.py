@@ -129,9 +129,13 @@ def disk_of_run(model: torch.nn.Module) -> int:
     """The most bytes that the run directory holds at one time: a state (trained weights and two moments)
     written beside the last, and the kept weights; or at the end a state, the kept weights and the whole
     model."""
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    weights = bytes_of_weights(model)
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return max(7 * trained, 4 * trained + weights)
+
+
+def bytes_of_weights(model: torch.nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def named_beside(key: str, config: RunConfig, setting: Setting) -> ModelConfig | None:

@@ -57,6 +57,25 @@ def test_files_and_folders_are_requests_in_their_order(files):
     assert told(cut) == [("01-records-1-to-4", 4), ("02-records-5-to-9", 5)]
 
 
+def test_numbers_in_names_of_a_folder_are_ordered_by_their_value(files):
+    names = [
+        "10.jsonl",
+        "2.jsonl",
+        "1.jsonl",
+        "a10-b2.jsonl",
+        "a2-b1.jsonl",
+        "a10-b1.jsonl",
+        "٣.jsonl",
+        "².jsonl",
+    ]
+    (files / "numbered").mkdir()
+    for name in names:
+        (files / "numbered" / name).write_text(json.dumps({"text": f"of {name}"}) + "\n")
+    requests = load(f"forget.requests={files}/numbered", f"retain.path={files}/rest.jsonl").requests
+    found = [request.label for request in requests]
+    assert found == ["1", "2", "٣", "10", "a2-b1", "a10-b1", "a10-b2", "²"]
+
+
 def test_plain_text_is_a_request_and_is_not_cut_in_two(files):
     for name in ("one", "two"):
         (files / f"{name}.txt").write_text(f"A story of {name}.")

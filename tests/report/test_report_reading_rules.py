@@ -21,6 +21,7 @@ from mari_cli.report.comparison import (
     results,
     side_of,
     standing,
+    unshared,
 )
 from mari_cli.report.format import listed, number, percent
 from mari_cli.report.read import RunData, read_run, read_runs
@@ -101,6 +102,17 @@ def test_runs_measured_on_other_data_are_noticed(tmp_path: Path) -> None:
     assert differing_corpora(read_runs([a, b])) == []
     (b / "data.json").write_text((b / "data.json").read_text().replace("forget000", "other0000"))
     assert differing_corpora(read_runs([a, b])) == ["forget"]
+
+
+def test_a_distance_that_one_run_lacks_is_no_corpus_that_it_was_not_asked(tmp_path: Path) -> None:
+    def without_distance(result: dict[str, Any]) -> None:
+        for model in result["models"].values():
+            names = [name for name in model["metrics"] if name.startswith("distance_to_gold")]
+            for name in names:
+                del model["metrics"][name]
+
+    a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", method="npo", edit=without_distance)
+    assert unshared(comparison_rows(read_runs([a, b]))) == []
 
 
 def test_two_runs_that_their_items_do_not_tell_apart_are_said_not_to_be_separable(tmp_path: Path) -> None:

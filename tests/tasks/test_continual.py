@@ -66,6 +66,8 @@ def test_the_matrix_is_of_the_models_that_the_requests_left(whole):
     result = result_of(whole)
     schema = json.loads(resources.files("mari_cli.docs").joinpath("result.schema.json").read_text())
     assert problems(result, schema) == []
+    told = "while a request was unlearned, the records of later requests were retain data"
+    assert (told in result["notes"], told in result_of(whole / RUNS[0])["notes"]) == (True, False)
     matrix = result["requests"]
     assert matrix["steps"] == ["before", "after 1", "after 2"]
     assert matrix["weights"][0] == result["models"]["target"]["hash"]

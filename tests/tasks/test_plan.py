@@ -101,6 +101,29 @@ def test_the_disk_it_asks_for_to_measure_is_what_the_hidden_states_take(tmp_path
     assert not list(tmp_path.rglob("*scratch*"))
 
 
+def test_of_several_requests_the_largest_is_planned_and_the_steps_of_all_are_counted():
+    requests = ("forget.people=3", "train.steps=5", "train.forget_batch=48")
+    requests += ("forget.requests=[[Juno Dorner,Otto Jorner],Pia Norford]",)
+    found, alone = planned(*requests), planned(*requests, "forget.request_number=1")
+    assert found["step"] == alone["step"]
+    assert found["step"]["sequences"]["forget"] == 16
+    assert found["run"]["tokens"] == alone["run"]["tokens"]
+    assert (found["run"]["requests"], alone["run"]["requests"]) == (2, 1)
+    assert found["time"]["run_seconds"] == pytest.approx(10 * found["time"]["step_seconds"])
+    weights = 4 * found["model"]["parameters"]
+    assert found["disk"]["run"] == alone["disk"]["run"] + weights  # each request leaves a model
+    told = {figure: words for figure, _, words in rows(found)}
+    assert told["time of the run"] == (
+        "5 steps for each of 2 requests, without evaluations and the fine-tuning of target and gold"
+    )
+    assert "the request with the most to forget" in told["tokens a step"]
+    assert "request" not in str(rows(alone))
+    as_is = planned("target=as_is", "train.steps=5")
+    assert [words for figure, _, words in rows(as_is) if figure == "time of the run"] == [
+        "5 steps, without evaluations"
+    ]
+
+
 def test_lengths_stand_for_corpora_and_tokenizer():
     config = configured()
     found = imagined_items("16+8,24", config, 64)
