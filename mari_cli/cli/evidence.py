@@ -1,6 +1,5 @@
 """The commands about what a run proves: attacks on it, its manifest, and who asked for it."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -76,8 +75,7 @@ def verify(
     from mari_cli.tasks.verify import exit_code
     from mari_cli.tasks.verify import verify as verify_run
 
-    read_config = partial(launch.load_run_config, begun=True) if replay else None
-    checks = verify_run(run, key=key, read_config=read_config)
+    checks = verify_run(run, key=key, read_config=launch.load_run_config if replay else None)
     tables.print_grid(tables.of_checks(checks))
     raise typer.Exit(exit_code(checks))
 

@@ -104,7 +104,7 @@ def ask(
     if asked is None and as_json:
         raise UserError("`--json` needs questions", "give them as words, with `--file`, or on stdin")
     require_checkpoint(run)
-    config: Any = launch.load_run_config(run, begun=True)
+    config: Any = launch.load_run_config(run)
     models = models_of_run(run, config, before=before, gold=gold)
     for told in models.notes:
         note(f"note: {told}")

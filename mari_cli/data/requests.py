@@ -160,10 +160,9 @@ def _sources(requests: str | list[str | list[str]]) -> list[list[str]]:
     return [[str(Path(requests) / entry)] for entry in entries]
 
 
-def _in_order(name: str) -> list[tuple[bool, int, str]]:
+def _in_order(name: str) -> str:
     """The key by which `2.jsonl` comes before `10.jsonl`: numbers in names are ordered by their value."""
-    parts = re.split(r"(\d+)", name)
-    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+    return re.sub(r"\d+", lambda digits: f"{int(digits[0]):020}", name)
 
 
 def _of_files(

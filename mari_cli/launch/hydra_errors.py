@@ -11,6 +11,7 @@ from typing import Any
 
 from mari_cli import config
 from mari_cli.errors import UserError, did_you_mean, nearest
+from mari_cli.launch.experiment import CORPORA
 from mari_cli.launch.typed import is_path, shell_word, unquoted
 from mari_cli.launch.yaml_files import BEGIN
 from mari_cli.places import is_there
@@ -24,8 +25,6 @@ TYPES = {
 }
 OPTION_OF = {"files": "jsonl"}
 """The option of a schema, where their names differ."""
-OF_PATHS = ("model", "forget", "retain", "holdout")
-"""Groups whose option may be mistaken for their key `path`."""
 LAUNCHERS = {"joblib": "hydra-joblib-launcher", "submitit": "mari-cli[slurm]"}
 """The package of a launcher, by the beginning of the launcher's name."""
 
@@ -281,7 +280,7 @@ def _no_such_option(missing: str, options: Sequence[str] | None) -> UserError:
         )
     if not group.startswith("hydra/"):
         group, _, option = missing.partition("/")
-    if group in OF_PATHS and ("/" in option or is_there(option)):
+    if group in ("model", *CORPORA) and ("/" in option or is_there(option)):
         return UserError(f"no {group} named `{option}`", f"a file or a folder is given as `{group}.path=…`")
     listed = [name for name in options or [] if not name.startswith("_")]
     near = nearest(option, listed)

@@ -21,9 +21,9 @@ MOST_COPIES = 1000
 """The most copies of a value that references may make. References to references multiply the copies."""
 
 
-def parse(cfg: DictConfig, experiment: Experiment | None = None, *, begun: bool = False) -> RunConfig:
+def parse(cfg: DictConfig, experiment: Experiment | None = None, *, checked: bool = True) -> RunConfig:
     """The dataclasses of a composed config. Raises UserError for unknown keys and for missing or impossible
-    values. With ``begun`` the checks of the dataclasses are left out."""
+    values. Without ``checked`` the dataclasses check nothing."""
     if not describes_a_run(cfg):
         raise UserError(
             f"`{experiment.file if experiment else cfg}` does not describe a run",
@@ -40,7 +40,7 @@ def parse(cfg: DictConfig, experiment: Experiment | None = None, *, begun: bool 
     _expand_paths(cfg, nodes)
     try:
         refuse_senseless(_resolved(cfg), free=[key for key, node, _ in nodes if _is_free(node)])
-        parsed = _unchecked(cfg) if begun else OmegaConf.to_object(cfg)
+        parsed = OmegaConf.to_object(cfg) if checked else _unchecked(cfg)
     except OmegaConfBaseException as error:
         raise explain(error, task) from error
     except ValueError as error:

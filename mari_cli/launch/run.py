@@ -56,7 +56,7 @@ def resume(task: str, directory: Path, *, processes: int = 1) -> PreparedRun:
     """Prepare an unfinished run of ``task`` with the configuration in ``directory``. Raises UserError, before
     the task is loaded, where the files show that the run cannot be resumed."""
     run = Run.unfinished(directory)
-    config = replace(load_run_config(directory), out=str(directory))
+    config = replace(load_run_config(directory, checked=True), out=str(directory))
     experiment = Experiment(task, ["--resume", str(directory)])
     check_task(config, experiment, f"`mari {config.task} --resume {directory}`")
     require_resumable(run, config)

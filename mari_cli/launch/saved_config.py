@@ -21,16 +21,16 @@ from mari_cli.launch.parse import parse
 TASKS = ("unlearn", "finetune", "evaluate", "audit")
 
 
-def load_run_config(run: Path, *, begun: bool = False) -> RunConfig:
+def load_run_config(run: Path, *, checked: bool = False) -> RunConfig:
     """The config of the run in directory ``run``. Its `config.yaml` is resolved, so Hydra composes nothing.
-    Raises UserError for a file that is no config of this version. With ``begun`` no value is refused that an
-    earlier version allowed: the run was done with it."""
+    Raises UserError for a file that is no config of this version. Only with ``checked`` a value is refused
+    that an earlier version allowed: a finished run was done with it."""
     if not is_run(run):
         raise UserError(
             f"`{run}` is no run directory: it has no `config.yaml`",
             "`mari runs list` shows the runs there are",
         )
-    return parse(read_config(run), begun=begun)
+    return parse(read_config(run), checked=checked)
 
 
 def read_config(run: Path) -> DictConfig:
@@ -94,7 +94,7 @@ def _kind(data: dict[Any, Any], word: str, group: dict[str, type], run: Path) ->
 
 def register_run(run: Path) -> None:
     """Register the sections of ``run`` as options of their groups, with its checkpoint as the model."""
-    cfg = load_run_config(run, begun=True)
+    cfg = load_run_config(run)
     model = replace(cfg.model.at(str(run)), name=label_of(str(run)), lora=config.LoraConfig())
     sections = {"model": model, **{corpus: getattr(cfg, corpus) for corpus in CORPORA}}
     for group, node in sections.items():

@@ -125,7 +125,7 @@ def take_up_sweep(directory: Path, about: Mapping[str, Any], launcher: Sequence[
     """
     jobs = []
     for number, job in enumerate(about["jobs"]):
-        cfg = load_run_config(saved_sweep.job_directory(directory, number))
+        cfg = load_run_config(saved_sweep.job_directory(directory, number), checked=True)
         cfg = replace(cfg, out=str(directory / job["name"]))
         jobs.append(SweepJob(number, (), job["varied"], cfg, job["command"]))
     saved_sweep.require_same(directory, about, [job.config for job in jobs])

@@ -310,19 +310,15 @@ def _describe_without_seed(run: RunData, *, following: bool) -> str:
 
 def run_labels(runs: list[RunData]) -> list[str]:
     """The runs' names, with the directory added where names are equal."""
-    return [
-        f"{run.name} ({where})" if where else run.name
-        for run, where in zip(runs, _places_of_namesakes(runs), strict=True)
-    ]
+    return _group_labels([(run,) for run in runs])
 
 
 def _group_labels(groups: list[tuple[RunData, ...]]) -> list[str]:
     labels = []
     for group, where in zip(groups, _places_of_namesakes([group[0] for group in groups]), strict=True):
-        if len(group) > 1:
-            where = re.sub(r"_?seed=-?\d+", "", where)
-        told = [*([where] if where else []), *([f"{len(group)} seeds"] if len(group) > 1 else [])]
-        labels.append(f"{group[0].name} ({', '.join(told)})" if told else group[0].name)
+        seeds = f"{len(group)} seeds" if len(group) > 1 else ""
+        told = ", ".join(filter(None, [re.sub(r"_?seed=-?\d+", "", where) if seeds else where, seeds]))
+        labels.append(f"{group[0].name} ({told})" if told else group[0].name)
     return labels
 
 
@@ -332,9 +328,7 @@ def _places_of_namesakes(runs: list[RunData]) -> list[str]:
     paths = [run.path.resolve().parts for run in runs]
     told = []
     for run, path in zip(runs, paths, strict=True):
-        others = [
-            other for one, other in zip(runs, paths, strict=True) if one.name == run.name and one is not run
-        ]
+        others = [p for one, p in zip(runs, paths, strict=True) if one.name == run.name and one is not run]
         depth = next((d for d in range(1, len(path)) if path[-d:] not in [other[-d:] for other in others]), 1)
         told.append("/".join(path[-depth:]) if others else "")
     return told

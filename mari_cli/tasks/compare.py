@@ -62,19 +62,12 @@ def compare(runs: list[Path], out: Path | None = None, *, search: Search | None 
         pair = (made[0].label, made[1].label)
         told = ((name, difference(name, made[0].side, made[1].side)) for name in metric_names(made))
         differences = {name: apart for name, apart in told if apart is not None}
-    merged = [
-        merge_seeds([run.result for run in row.runs], row.seeds, confidence=confidence_of(row.runs))
-        for row in made
-    ]
-    names = Counter(result["name"] for result in merged)
+    names = Counter(row.run.name for row in made)
     return Compared(
         results=[
-            {
-                **result,
-                "name": result["name"] if names[result["name"]] == 1 else row.label,
-                "data": dict(data_hashes(row.run)),
-            }
-            for row, result in zip(made, merged, strict=True)
+            merge_seeds([run.result for run in row.runs], row.seeds, confidence=confidence_of(row.runs))
+            | {"data": data_hashes(row.run), "name": row.run.name if names[row.run.name] == 1 else row.label}
+            for row in made
         ],
         pair=pair,
         differences=differences,

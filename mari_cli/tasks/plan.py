@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from mari_cli import distributed
 from mari_cli.config import (
     Device,
+    ForgetConfig,
     ModelConfig,
     OptimConfig,
     Packing,
@@ -80,9 +81,8 @@ def plan(
     if memory is None and config.train.memory_limit is not None:
         limit = bytes_of(config.train.memory_limit, "train.memory_limit")
     objective = losses.build(config.loss)
-    subject = _subject(config, objective, on, lengths)
     trained = {"target": finetunes_target(config), "gold": finetunes_gold(config)}
-    config, lm, draws, requests = subject.config, subject.lm, subject.draws, subject.requests
+    config, lm, draws, shapes_from, corpora, requests = _subject(config, objective, on, lengths)
     if (sequences := sum(draws.sizes.values())) > MOST_SEQUENCES:
         raise UserError(
             f"a step of {sequences} sequences is not planned: each is counted, {MOST_SEQUENCES} at most",
@@ -108,7 +108,7 @@ def plan(
     return {
         "model": {
             "name": config.model.name,
-            "shapes": subject.shapes_from,
+            "shapes": shapes_from,
             "parameters": sum(p.numel() for p in lm.model.parameters()),
             "trained": sum(p.numel() for p in lm.model.parameters() if p.requires_grad),
             "precision": lm.compute.precision,
@@ -143,7 +143,7 @@ def plan(
             "ratio": chosen.peak / baseline.peak,
         },
         "support": cost_of_support(config, lm, draws),
-        "audit": cost_of_audit(config, lm, subject.corpora),
+        "audit": cost_of_audit(config, lm, corpora),
         "disk": cost_on_disk(config, lm, draws, requests),
         "time": {
             "assumed_share_of_peak": on.share if on.flops else None,
@@ -203,23 +203,12 @@ def _compute_of(training: OptimConfig, on: DeviceSpec, section: str) -> AsOn:
     return AsOn(torch.device("cpu"), dtype, reason, mixes=True)
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """What is planned: one run, of several requests that with the most to forget."""
-
-    config: UnlearnRun
-    """With the support that is chosen for it."""
-    lm: LanguageModel
-    """Without weights."""
-    draws: Draws
-    shapes_from: str
-    corpora: Mapping[str, Corpus]
-    """None where lengths stand for them."""
-    requests: int = 1
-    """How many such runs there will be; 1 where lengths stand for the corpora."""
-
-
-def _subject(config: UnlearnRun, objective: Objective, on: DeviceSpec, lengths: str | None) -> _Subject:
+def _subject(
+    config: UnlearnRun, objective: Objective, on: DeviceSpec, lengths: str | None
+) -> tuple[UnlearnRun, LanguageModel, Draws, str, Mapping[str, Corpus], int]:
+    """The run with the support that is chosen for it, of several requests that with the most to forget; the
+    model without weights, what it is trained on, where its shapes are from, its corpora, none where lengths
+    stand for them, and the number of requests."""
     compute = _compute(config, on)
     if lengths is not None:
         model, source = skeleton(
@@ -236,7 +225,7 @@ def _subject(config: UnlearnRun, objective: Objective, on: DeviceSpec, lengths: 
         if source_of(config.loss) is SupportSource.auto:
             config = supporting.with_support(config, source=SupportSource.twins)
         context_layer(config, lm)
-        return _Subject(config, lm, Imagined(config, items, objective.needs), source, {})
+        return config, lm, Imagined(config, items, objective.needs), source, {}, 1
     try:
         texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
         tokenizer = load_tokenizer(config.model, words_of(texts))
@@ -245,10 +234,9 @@ def _subject(config: UnlearnRun, objective: Objective, on: DeviceSpec, lengths: 
         raise UserError(str(error), f"{error.hint}; {hint}" if error.hint else hint) from error
     requests = 1
     if config.in_turn:
-        requests = len(texts.requests)
-        largest = max(texts.requests, key=lambda request: sum(len(record.text) for record in request.records))
-        forget: Any = config.forget
-        config = replace(config, forget=replace(forget, request_number=largest.number), gold="none")
+        requests, forget = len(texts.requests), cast(ForgetConfig, config.forget)
+        most = max(texts.requests, key=lambda request: sum(len(record.text) for record in request.records))
+        config = replace(config, forget=replace(forget, request_number=most.number), gold="none")
         texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
     vocabulary = len(tokenizer) if config.model.path is None else None
     model, source = skeleton(config.model, vocabulary=vocabulary, dropout=config.train.dropout)
@@ -264,8 +252,7 @@ def _subject(config: UnlearnRun, objective: Objective, on: DeviceSpec, lengths: 
     alternatives = alternative_items(config, lm, corpora["forget"])
     draws, _ = draws_of(config, corpora, alternatives, objective.needs)
     held_out = {"holdout": corpora["holdout"].items} if "holdout" in corpora else {}
-    draws = replace(draws, items={**draws.items, **held_out})
-    return _Subject(config, lm, draws, source, corpora, requests)
+    return config, lm, replace(draws, items={**draws.items, **held_out}), source, corpora, requests
 
 
 def _check_beside(config: UnlearnRun, setting: Setting, corpora: Mapping[str, Corpus]) -> None:

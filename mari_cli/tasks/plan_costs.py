@@ -13,7 +13,7 @@ from mari_cli.tasks.attacking import evidence_of, passes_of, plan
 from mari_cli.tasks.closing_audit import roles_of
 from mari_cli.tasks.forgetting import Draws
 from mari_cli.tasks.imagined_items import total_over
-from mari_cli.tasks.setting import bytes_of_weights, disk_of_run
+from mari_cli.tasks.setting import disk_of_run
 from mari_cli.tasks.sources.registry import SOURCES
 from mari_cli.tasks.sources.source import SourceCost
 from mari_cli.tasks.supporting import source_of
@@ -105,5 +105,5 @@ def cost_on_disk(config: UnlearnRun, lm: LanguageModel, draws: Draws, requests: 
         "context": context * requests,
         "support": support * requests,
         "measured": measured,
-        "run": disk_of_run(lm.model) + (requests - 1) * bytes_of_weights(lm.model),
+        "run": disk_of_run(lm.model, requests),
     }

@@ -16,6 +16,7 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     processes, layout = found["processes"], found["layout"]
     several = run["requests"] > 1
     of_largest = ", in the run of the request with the most to forget" if several else ""
+    of_each = f", for each of {run['requests']} requests" if several else ""
     trained = ""
     if model["trained"] < model["parameters"]:
         trained = f", {model['trained'] / 1e6:.2f} M trained"
@@ -61,7 +62,7 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if support["training_tokens"]:
             told += f", at most {support['training_tokens']:,} trained on"
         steps = support["operations"] / flops["step"]
-        told += f"; {steps:.3g} times a step's{', for each request' if several else ''}"
+        told += f"; {steps:.3g} times a step's{of_each}"
         out.append(("support", f"{support['operations'] / 1e12:.3g} T", told))
     if audit := found["audit"]:
         told = f"{counted(audit['cases'], 'case')} on {counted(audit['items'], 'item')} of "
@@ -78,14 +79,9 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             size(disk["measured"]),
             "hidden states in `cache` for marginal information, one model at a time; gone afterwards",
         ),
-        (
-            "disk: run",
-            size(disk["run"]),
-            "two states to resume from, and the kept weights" + (" of each request" if several else ""),
-        ),
+        ("disk: run", size(disk["run"]), f"two states to resume from, and the kept weights{of_each}"),
     ]
     if clock["step_seconds"] is not None:
-        of_each = f" for each of {counted(run['requests'], 'request')}" if several else ""
         models = " and ".join(run["not_counted"])
         not_counted = f" and the fine-tuning of {models}" if models else ""
         share = (

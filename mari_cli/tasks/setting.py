@@ -125,17 +125,13 @@ def require_disk(config: RunConfig, lm: LanguageModel) -> None:
     room_on_disk.check_disk(Path(config.out), disk_of_run(lm.model))
 
 
-def disk_of_run(model: torch.nn.Module) -> int:
+def disk_of_run(model: torch.nn.Module, requests: int = 1) -> int:
     """The most bytes that the run directory holds at one time: a state (trained weights and two moments)
     written beside the last, and the kept weights; or at the end a state, the kept weights and the whole
-    model."""
-    weights = bytes_of_weights(model)
+    model. Of several ``requests`` each leaves its model."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return max(7 * trained, 4 * trained + weights)
-
-
-def bytes_of_weights(model: torch.nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in model.parameters())
+    return max(7 * trained, 4 * trained + weights) + (requests - 1) * weights
 
 
 def named_beside(key: str, config: RunConfig, setting: Setting) -> ModelConfig | None:

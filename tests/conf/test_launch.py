@@ -695,13 +695,13 @@ def test_a_run_is_read_with_values_that_are_refused_when_they_are_typed(tmp_path
     told["loss"].update({name: 0.0 for name in told["loss"] if name.endswith("_weight")})
     told["second_gold"] = "somewhere"
     file.write_text(yaml.safe_dump(told))
-    saved = launch.load_run_config(tmp_path / "run", begun=True)
+    saved = launch.load_run_config(tmp_path / "run")
     assert (saved.metrics.bootstrap, saved.loss.retain_weight) == (3, 0.0)
     assert (type(saved.loss), saved.train, saved.forget) == (type(begun.loss), begun.train, begun.forget)
     cfg = launch.parse(launch.compose(Experiment("evaluate", ["metrics=fast"], model="run")))
     assert cfg.forget.people == 5
     with pytest.raises(UserError):
-        launch.load_run_config(tmp_path / "run")
+        launch.load_run_config(tmp_path / "run", checked=True)
     for section, key in (("forget", "people"), ("model", "max_length")):  # sections that a new run takes over
         spoilt = {**told, section: {**told[section], key: 0}}
         file.write_text(yaml.safe_dump(spoilt))

@@ -114,7 +114,7 @@ def test_of_several_requests_the_largest_is_planned_and_the_steps_of_all_are_cou
     assert found["disk"]["run"] == alone["disk"]["run"] + weights  # each request leaves a model
     told = {figure: words for figure, _, words in rows(found)}
     assert told["time of the run"] == (
-        "5 steps for each of 2 requests, without evaluations and the fine-tuning of target and gold"
+        "5 steps, for each of 2 requests, without evaluations and the fine-tuning of target and gold"
     )
     assert "the request with the most to forget" in told["tokens a step"]
     assert "request" not in str(rows(alone))
