@@ -32,7 +32,7 @@ from mari_cli.tasks.setting import cache_directory, in_shards, seed_for
 from mari_cli.tasks.training import describe_skipped
 from mari_cli.train.loop import Job, Outcome
 from mari_cli.train.step import Group, Recalled, Reference, chunk_for, operand_head
-from mari_cli.train.stop import Evaluation, Verdict, judge, on_its_way
+from mari_cli.train.stop import Evaluation, Verdict, far_past, judge, on_its_way
 
 
 def context_layer(config: UnlearnRun, lm: LanguageModel) -> int | None:
@@ -343,6 +343,13 @@ def describe_outcome(outcome: Outcome, sizes: Mapping[str, int], train: UnlearnC
             f"the forget loss, {looks[-1].forget_nll:.3f}, was still rising to the holdout's, "
             f"{looks[-1].holdout_nll:.3f}, when all steps were done: more steps "
             f"(`train.steps={2 * train.steps}`) may bring it nearer"
+        )
+    if far_past(looks, outcome.kept_step):
+        kept = next(look for look in looks if look.step == outcome.kept_step)
+        notes.append(
+            f"the forget loss of the kept step, {kept.forget_nll:.3f}, is further past the holdout's, "
+            f"{kept.holdout_nll:.3f}, than it was short of it before ({looks[0].forget_nll:.3f}): a lower "
+            "`train.lr` or `train.evaluate_every` may keep a step that is nearer"
         )
     if outcome.steps == 0:
         notes.append(f"no step was taken, since a stop rule held before: {outcome.stopped_by}")

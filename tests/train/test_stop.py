@@ -6,7 +6,7 @@ from math import inf, nan
 import pytest
 
 from mari_cli.config import Keep, StopConfig
-from mari_cli.train.stop import Evaluation, Verdict, judge, on_its_way
+from mari_cli.train.stop import Evaluation, Verdict, far_past, judge, on_its_way
 
 RULES = StopConfig(retain_patience=0)
 """With the retain rule as the paper has it."""
@@ -126,6 +126,18 @@ def test_the_gap_rule_is_off_unless_asked_for_and_the_other_rules_come_first():
 def test_a_gap_that_is_no_number_is_refused(value):
     with pytest.raises(ValueError, match=r"train\.stop\.true_token_gap must be a number of nats"):
         StopConfig(true_token_gap=value)
+
+
+@pytest.mark.parametrize(("forget", "expected"), [(2.0, False), (3.8, False), (4.0, True)])
+def test_a_kept_step_further_past_the_holdouts_loss_than_the_start_was_short_of_it_is_far_past(
+    forget, expected
+):
+    history = [START, look(10, forget, 0.9, 2.0), look(20, 9.0, 0.1, 2.0)]
+    assert far_past(history, judge(history, PATIENT, Keep.best).kept_step) is expected
+    assert far_past(history, judge(history, RULES, Keep.last).kept_step)
+    assert not far_past(history, 0)
+    assert not far_past([look(0, 0.1, 0.9), look(10, forget, 0.9)], 10)  # no holdout
+    assert not far_past([look(0, 2.5, 0.9, 2.0), look(10, 9.0, 0.9, 2.0)], 10)  # was past it before
 
 
 @pytest.mark.parametrize(
