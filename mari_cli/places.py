@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,11 @@ def place(path: str | Path) -> Path:
 def is_there(path: str | Path) -> bool:
     """Whether ``path`` exists. No error is raised for an impossible name."""
     return os.path.exists(place(path))
+
+
+def in_order(name: str) -> str:
+    """The key by which `job 9` comes before `job 10`: numbers in names are ordered by their value."""
+    return re.sub(r"\d+", lambda digits: f"{int(digits[0]):020}", name)
 
 
 def files_inside(folder: Path) -> Iterator[Path]:

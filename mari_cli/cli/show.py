@@ -49,9 +49,9 @@ def show_comparison(found: "Compared") -> None:
 
     for warning in found.warnings:
         note(f"warning: {warning[:1].lower()}{warning[1:].rstrip('.')}")
-    if found.pair:
+    if found.pair and (apart := tables.of_differences(found.pair, found.differences)).rows:
         typer.echo()
-        tables.print_grid(tables.of_differences(found.pair, found.differences))
+        tables.print_grid(apart)
     if found.not_separable:
         typer.echo(f"\n{found.not_separable}\n")
 

@@ -19,7 +19,7 @@ from mari_cli.data.fictional import FIRST, Person, people, read_fictional, recor
 from mari_cli.data.files import read_files
 from mari_cli.data.records import Record
 from mari_cli.errors import UserError, counted, nearest
-from mari_cli.places import is_there, place
+from mari_cli.places import in_order, is_there, place
 
 LONGEST_LABEL = 60
 """Characters; a label names a directory."""
@@ -154,15 +154,10 @@ def _sources(requests: str | list[str | list[str]]) -> list[list[str]]:
         )
     if not folder.is_dir():
         return [[requests]]
-    entries = sorted((entry for entry in os.listdir(folder) if not entry.startswith(".")), key=_in_order)
+    entries = sorted((entry for entry in os.listdir(folder) if not entry.startswith(".")), key=in_order)
     if not entries:
         raise UserError(f"no requests in folder `{requests}`", "each file or folder in it is one request")
     return [[str(Path(requests) / entry)] for entry in entries]
-
-
-def _in_order(name: str) -> str:
-    """The key by which `2.jsonl` comes before `10.jsonl`: numbers in names are ordered by their value."""
-    return re.sub(r"\d+", lambda digits: f"{int(digits[0]):020}", name)
 
 
 def _of_files(

@@ -15,7 +15,7 @@ from enum import StrEnum
 from itertools import combinations
 from typing import Literal
 
-from mari_cli.errors import UserError, counted
+from mari_cli.errors import UserError, counted, one_line
 from mari_cli.metrics.aggregation import ByIntervals
 from mari_cli.metrics.corpora import DISTANCE, FORGET_SIDE, GROUPS, KEPT_SIDE, suite_of
 from mari_cli.metrics.difference import (
@@ -330,7 +330,7 @@ def _places_of_namesakes(runs: list[RunData]) -> list[str]:
     for run, path in zip(runs, paths, strict=True):
         others = [p for one, p in zip(runs, paths, strict=True) if one.name == run.name and one is not run]
         depth = next((d for d in range(1, len(path)) if path[-d:] not in [other[-d:] for other in others]), 1)
-        told.append("/".join(path[-depth:]) if others else "")
+        told.append(one_line("/".join(path[-depth:])) if others else "")
     return told
 
 

@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, one_line
 from mari_cli.metrics.difference import Difference
 from mari_cli.metrics.distance import Entered
 from mari_cli.metrics.estimate import Estimate
@@ -202,7 +202,7 @@ def read_run(path: Path, *, result: dict[str, Any] | None = None) -> RunData:
     training = result.get("training")
     return RunData(
         path=path,
-        name=str(result.get("name") or path.name),
+        name=one_line(str(result.get("name") or path.name)),
         task=str(result["task"]),
         result=result,
         models=models,

@@ -1,12 +1,12 @@
 """The list of runs below a folder, finished or not."""
 
 import os
-import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, one_line
+from mari_cli.places import in_order
 from mari_cli.storage.layout import CONFIG, RUN
 from mari_cli.storage.run import Run
 
@@ -53,7 +53,11 @@ def run_directories(path: Path) -> list[Path]:
     if Run(path).finished:
         return [path]
     started = (path / RUN).is_file()
-    jobs = [] if started else sorted((d for d in path.iterdir() if Run(d).finished), key=_natural_sort_key)
+    jobs = (
+        []
+        if started
+        else sorted((d for d in path.iterdir() if Run(d).finished), key=lambda job: in_order(job.name))
+    )
     if jobs:
         return jobs
     if started:
@@ -75,7 +79,7 @@ def _summary(run: Run) -> RunSummary:
         measured = models.get("unlearned", models.get("model", {})).get("metrics", {})
         return RunSummary(
             path=run.path,
-            name=str(result.get("name", run.path.name)),
+            name=one_line(str(result.get("name", run.path.name))),
             task=str(result.get("task", about.get("task", ""))),
             status=Status.finished if run.finished else Status.unfinished,
             created=str(about.get("created", "")),
@@ -88,9 +92,3 @@ def _summary(run: Run) -> RunSummary:
         )
     except (UserError, OSError, AttributeError, KeyError, TypeError, RecursionError):  # damaged files
         return RunSummary(path=run.path, name=run.path.name, task="", status=Status.unreadable, created="")
-
-
-def _natural_sort_key(path: Path) -> list[tuple[bool, int, str]]:
-    """Sort key that puts job 10 after job 9."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts if part]

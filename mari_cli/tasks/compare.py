@@ -23,6 +23,7 @@ from mari_cli.report.page import render, write_report
 from mari_cli.report.read import estimates_of, read_runs
 from mari_cli.report.search import Search
 from mari_cli.storage.room_on_disk import require_writable
+from mari_cli.storage.run_list import run_directories
 from mari_cli.tasks.examined import as_json
 
 
@@ -72,8 +73,14 @@ def compare(runs: list[Path], out: Path | None = None, *, search: Search | None 
         pair=pair,
         differences=differences,
         not_separable=not_separable(rows, confidence=confidence(found)),
-        warnings=summarise(found).warnings,
+        warnings=[*_given_twice(runs), *summarise(found).warnings],
     )
+
+
+def _given_twice(runs: Sequence[Path]) -> list[str]:
+    named = [run.resolve() for path in runs for run in run_directories(path)]
+    twice = [path.name for path, times in Counter(named).items() if times > 1]
+    return [f"Given more than once, and compared once: {', '.join(twice)}."] * bool(twice)
 
 
 def merge_seeds(

@@ -1,6 +1,7 @@
 import json
 import math
 import re
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,32 @@ def test_compare_overwrites_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a directory"):
         compare([path], tmp_path)
     assert (tmp_path / "out.html").read_text() == "precious"
+
+
+def test_a_run_that_is_given_twice_stands_there_once_and_is_told(tmp_path: Path) -> None:
+    one, other = write_run(tmp_path / "a"), write_run(tmp_path / "b", method="npo")
+    (tmp_path / "link").symlink_to(one)
+    found = compare([one, other, tmp_path / "link", one])
+    assert len(found.results) == 2
+    assert found.warnings == ["Given more than once, and compared once: a."]
+    assert compare([one, other]).warnings == []
+
+
+def test_no_name_moves_the_cursor_or_turns_the_text(tmp_path: Path) -> None:
+    names = ("\x1b[31mred", "\u202eright", "two\nlines")
+    paths = [write_run(tmp_path / f"{i}\n", name=name) for i, name in enumerate((*names, names[0]))]
+    found = compare(paths)
+    told = [result["name"] for result in found.results]
+    assert told == [r"\x1b[31mred (0\n)", r"\u202eright", r"two\nlines", r"\x1b[31mred (3\n)"]
+    assert f"{found.not_separable}{found.warnings}".isprintable()
+
+
+def test_a_letter_that_the_font_of_the_figures_lacks_is_no_warning(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / name, name=name, n=12) for name in ("文", "b")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compare(paths, tmp_path / "out.html")
+    assert "文" in (tmp_path / "out.html").read_text(encoding="utf-8")
 
 
 def test_compare_of_nothing_is_refused() -> None:

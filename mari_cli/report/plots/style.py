@@ -7,6 +7,7 @@ dark scheme. The same input gives the same bytes: there are no dates, random ids
 import io
 import math
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -129,7 +130,8 @@ def to_svg(figure: Figure, label: str) -> str:
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     FigureCanvasSVG(figure)  # the figure's canvas from now on, which measures its texts
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a letter that matplotlib's font lacks: text stays text
         figure.dpi = 72  # of an SVG
         if layout := figure.get_layout_engine():  # while there is one, matplotlib draws all of a figure twice
             layout.execute(figure)
