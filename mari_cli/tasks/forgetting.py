@@ -347,8 +347,8 @@ def describe_outcome(outcome: Outcome, sizes: Mapping[str, int], train: UnlearnC
     if far_past(looks, outcome.kept_step):
         kept = next(look for look in looks if look.step == outcome.kept_step)
         notes.append(
-            f"the forget loss of the kept step, {kept.forget_nll:.3f}, is further past the holdout's, "
-            f"{kept.holdout_nll:.3f}, than it was short of it before ({looks[0].forget_nll:.3f}): a lower "
+            f"the forget loss of the kept step, {kept.forget_nll:.3f}, is further above the holdout's, "
+            f"{kept.holdout_nll:.3f}, than the one before, {looks[0].forget_nll:.3f}, was below: a lower "
             "`train.lr` or `train.evaluate_every` may keep a step that is nearer"
         )
     if outcome.steps == 0:
