@@ -334,16 +334,10 @@ def compare(
         list[Path],
         typer.Argument(metavar="RUN", help="Runs; a sweep stands for its jobs.", show_default=False),
     ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The report to write; else compare.html, or the next free name, as compare-2.html.",
-            show_default=False,
-        ),
-    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The report to write.")] = None,
 ) -> None:
-    """Put finished runs side by side: a table here, plots in an HTML file."""
+    """Put finished runs side by side: a table here, plots in an HTML file: compare.html, or the next free
+    name, as compare-2.html."""
     from mari_cli.storage.room_on_disk import free_name
     from mari_cli.storage.run_list import run_directories
 

@@ -167,7 +167,7 @@ def of_run(result: dict[str, Any]) -> Grid:
             name,
             *(" ".join(_cells(metrics.get(name))[:2]) for metrics in models.values()),
             "/".join(
-                dict.fromkeys(str(metrics[name]["n"]) for metrics in models.values() if name in metrics)
+                dict.fromkeys(str(of_role[name]["n"]) for of_role in models.values() if name in of_role)
             ),
         ]
         for name in names
