@@ -336,8 +336,9 @@ def compare(
     ],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The report to write.")] = None,
 ) -> None:
-    """Put finished runs side by side: a table here, plots in an HTML file: compare.html, or the next free
-    name, as compare-2.html."""
+    """Put finished runs side by side: a table here, plots in an HTML file.
+
+    Without `--out` the file is compare.html, or the next free name, as compare-2.html."""
     from mari_cli.storage.room_on_disk import free_name
     from mari_cli.storage.run_list import run_directories
 
