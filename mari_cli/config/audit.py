@@ -137,10 +137,6 @@ class AuditConfig:
             bool(self.attacks) and len(set(self.attacks)) == len(self.attacks),
             f"audit.attacks must name attacks, each once, got {self.attacks}",
         )
-        require(
-            self.paraphrases is None or "prompts" in self.attacks,
-            "audit.paraphrases needs the attack `prompts` in audit.attacks",
-        )
         positive("audit", self, "items")
         positive("audit.relearning", self.relearning, "harmless", "steps", "batch")
         positive("audit.quantisation", self.quantisation, "group")

@@ -60,10 +60,6 @@ class MetricsConfig:
             self.seeds is None or (len(self.seeds) > 0 and len(set(self.seeds)) == len(self.seeds)),
             f"metrics.seeds must be different seeds, at least one, or null; got {self.seeds}",
         )
-        require(
-            self.seeds is None or self.max_items is not None or self.generate,
-            "metrics.seeds needs metrics.max_items: without it every item is measured, and nothing drawn",
-        )
         non_negative("metrics", self, "examples", "fewshot")
         twice = [name for name in self.benchmarks if self.benchmarks.count(name) > 1]
         require(not twice, f"metrics.benchmarks names {twice[0] if twice else ''} twice")

@@ -20,6 +20,7 @@ from mari_cli.launch.parse import parse
 from mari_cli.launch.ranges import is_range, range_of, steering_value
 from mari_cli.launch.saved_config import add_schema, apply_changes
 from mari_cli.launch.typed import as_meant, quote
+from mari_cli.launch.unread import need_of, unread
 from mari_cli.search.plan import SearchConfig, read_settings
 from mari_cli.search.sampler import Sampler
 from mari_cli.search.space import Assignment, OneOf, Range, Scalar, as_plain, combinations, from_plain
@@ -112,6 +113,7 @@ def plan_methods(composed: Composed) -> tuple[SearchConfig, list[Method]]:
     for method in methods:
         for of_key in method.ranges:
             _check_range(method, of_key, composed)
+        _check_read(method)
         _check_size(method, settings)
     _check_budgets(composed, methods)
     _check_seeds(composed, methods, settings)
@@ -273,6 +275,18 @@ def _check_range(method: Method, of_key: Range, composed: Composed) -> None:
         )
     for value in of_key.extremes:
         method.configured({key: value})
+
+
+def _check_read(method: Method) -> None:
+    """Refuse a range of a key that nothing reads, whatever the other ranges choose."""
+    for key in (of_key.key for of_key in method.ranges):
+        others = [{one.key: value} for one in method.ranges if one.key != key for value in one.extremes]
+        needs = [need_of(key, unread(method.configured(chosen))) for chosen in ({}, *others)]
+        if all(needs):
+            raise UserError(
+                f"`{key}` is searched, and nothing of `{method.name}` reads it: it needs {needs[0]}",
+                f"search it for the methods that read it alone: `METHOD:{key}=…`",
+            )
 
 
 def _no_such_key(method: Method, key: str, composed: Composed) -> UserError:

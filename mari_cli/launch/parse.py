@@ -13,6 +13,7 @@ from mari_cli.errors import UserError
 from mari_cli.launch.experiment import Experiment
 from mari_cli.launch.hydra_errors import explain, impossible_value, unknown_key
 from mari_cli.launch.typed import is_path
+from mari_cli.launch.unread import keys_given, refuse_unread
 from mari_cli.launch.values import leaves, refuse_senseless
 from mari_cli.launch.yaml_files import BEGIN
 from mari_cli.places import check_length, place
@@ -22,8 +23,9 @@ MOST_COPIES = 1000
 
 
 def parse(cfg: DictConfig, experiment: Experiment | None = None, *, checked: bool = True) -> RunConfig:
-    """The dataclasses of a composed config. Raises UserError for unknown keys and for missing or impossible
-    values. Without ``checked`` the dataclasses check nothing."""
+    """The dataclasses of a composed config. Raises UserError for unknown keys, for missing or impossible
+    values, and for keys of ``experiment`` that nothing would read. Without ``checked`` the dataclasses check
+    nothing."""
     if not describes_a_run(cfg):
         raise UserError(
             f"`{experiment.file if experiment else cfg}` does not describe a run",
@@ -48,6 +50,8 @@ def parse(cfg: DictConfig, experiment: Experiment | None = None, *, checked: boo
         schema = OmegaConf.get_type(cfg._get_node(refused)) if refused else kind
         raise impossible_value(error, refused, schema) from error
     assert isinstance(parsed, RunConfig)
+    if experiment:
+        refuse_unread(parsed, keys_given(experiment))
     return parsed
 
 

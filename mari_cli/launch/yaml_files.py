@@ -88,7 +88,7 @@ def require_defaults(file: Path, task: str) -> None:
     values that would not count.
 
     ``task`` is the command that reads it. Text that is not YAML passes, as in `check_yaml`."""
-    if (root := _root(file)) is None:
+    if (root := root_of(file)) is None:
         return
     line = DEFAULTS.format(task=task)
     if not isinstance(root, dict):
@@ -135,7 +135,7 @@ def choices_in(file: Path, keys: Iterable[str], typed: Mapping[str, str]) -> lis
     found: list[str] = []
     waiting = [file]
     for here in waiting:  # grows
-        root = _root(here) if here.is_file() else None
+        root = root_of(here) if here.is_file() else None
         if not isinstance(root, dict):
             continue
         for key in keys:
@@ -156,7 +156,7 @@ def choices_in(file: Path, keys: Iterable[str], typed: Mapping[str, str]) -> lis
     return found[::-1]
 
 
-def _root(file: Path) -> Any:
+def root_of(file: Path) -> Any:
     """What ``file`` holds; None for text that Hydra's loader, or `check_yaml`, will refuse with its line."""
     try:
         return yaml.safe_load(file.read_bytes())

@@ -46,11 +46,11 @@ class AltPOConfig(HeldLossConfig):
         positive("loss", self, "beta", "alternates", "temperature", "max_new_tokens")
         seeds("loss.", self, "seed")
         require("{prompt}" in self.instruction, "loss.instruction must hold {prompt}")
-        for name in ("prompt_field", "completion_field"):
-            require(
-                self.path is not None or getattr(self, name) is None,
-                f"loss.{name} needs loss.path, the file that has this field",
-            )
+
+    def unread(self) -> dict[str, str]:
+        asked = ("instruction", "alternates", "temperature", "max_new_tokens", "seed")
+        by_file = dict.fromkeys(("prompt_field", "completion_field"), "`loss.path`")
+        return super().unread() | (dict.fromkeys(asked, "`loss.path=null`") if self.path else by_file)
 
     @property
     def alternates_request(self) -> Alternates:

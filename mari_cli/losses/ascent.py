@@ -31,6 +31,7 @@ class GradAscent(ForgetLossConfig):
     """Gradient ascent without a retain loss."""
 
     kind: str = "grad_ascent"
+    holds_retain = False
 
     def objective(self) -> "Objective":
         return ascent(self, RetainLoss.none)

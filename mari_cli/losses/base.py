@@ -66,13 +66,22 @@ class LossConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         non_negative("loss", self, "retain_weight")
-        held = getattr(self, "retain_loss", None) is not RetainLoss.none
         every = [field.name for field in fields(self) if field.name.endswith("_weight")]
-        weights = [name for name in every if held or name != "retain_weight"]
+        weights = [name for name in every if self.holds_retain or name != "retain_weight"]
         require(
             every == ["retain_weight"] or any(getattr(self, name) for name in weights),
             f"{' and '.join(f'loss.{name}' for name in weights)} = 0: no step would change anything",
         )
+
+    @property
+    def holds_retain(self) -> bool:
+        """Whether a term of the loss is about the retain data."""
+        return getattr(self, "retain_loss", None) is not RetainLoss.none
+
+    def unread(self) -> dict[str, str]:
+        """By key what nothing reads, and what it needs (launch/unread.py)."""
+        unheld = {"retain_weight": "a loss with a retain term (`loss.retain_loss`)"}
+        return {} if self.holds_retain else unheld
 
     def objective(self) -> "Objective":
         """The function to minimise and the readings that it needs. Raises ValueError for an unknown kind."""

@@ -9,7 +9,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from mari_cli.losses.base import RetainLoss, RetainTermConfig, register
-from mari_cli.losses.support import ContextConfig, SupportConfig, SupportRequest, SupportSource
+from mari_cli.losses.support import (
+    ContextConfig,
+    SupportConfig,
+    SupportRequest,
+    SupportSource,
+    unread_by,
+)
 from mari_cli.sections import display_name, non_negative, require
 
 if TYPE_CHECKING:
@@ -128,6 +134,14 @@ class MariConfig(RetainTermConfig):
             f"loss.support.floor={self.support.floor} is too much for each of {outcomes} outcomes "
             "(loss.context.stored_tokens, the label, the rest)",
         )
+
+    def unread(self) -> dict[str, str]:
+        if self.estimator is not Estimator.context:
+            return dict.fromkeys(("context", "support"), "`loss.estimator=context`")
+        found = {"pooling_scope": "`loss.estimator=pooled` or `token`"}
+        if self.divergence is not Divergence.jensen_shannon:
+            found |= dict.fromkeys(("prior", "forget_share"), "`loss.divergence=jensen_shannon`")
+        return found | unread_by(self.support.source)
 
     @property
     def title(self) -> str:

@@ -139,6 +139,20 @@ SETTINGS: dict[SupportSource, SourceSettings] = {
 """By source. `floor` is read by all, `quantiles` by all but `neighbours`."""
 
 
+def unread_by(source: SupportSource) -> dict[str, str]:
+    """By key of a loss what ``source`` does not read, and what it needs."""
+    found = {}
+    for name in {name for settings in SETTINGS.values() for name in settings.reads} - SETTINGS[source].reads:
+        readers = ", ".join(f"`{other}`" for other, settings in SETTINGS.items() if name in settings.reads)
+        found[f"support.{name}"] = f"another `loss.support.source` ({readers})"
+    if source is SupportSource.neighbours:
+        found["support.quantiles"] = "another `loss.support.source`"
+    elif source is not SupportSource.auto:
+        of_neighbours = (f"context.{name}" for name in ("layer", "temperature", "neighbours"))
+        found |= dict.fromkeys(of_neighbours, "`loss.support.source=neighbours`")
+    return found
+
+
 @dataclass(frozen=True)
 class SupportRequest:
     """A request of a loss for a distribution over tokens at each forget position."""

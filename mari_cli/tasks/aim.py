@@ -5,7 +5,6 @@ from mari_cli.errors import UserError
 from mari_cli.metrics.corpora import DISTANCE, suite_of
 from mari_cli.search.aim import Aim
 from mari_cli.suites.registry import describe
-from mari_cli.tasks.shares import finetunes_target
 
 
 def choose_aim(config: RunConfig, metric: str, direction: str | None) -> Aim:
@@ -64,4 +63,4 @@ def _is_asked(metric: str, benchmarks: list[str]) -> bool:
 def _has_gold(config: RunConfig) -> bool:
     if not isinstance(config, UnlearnRun):
         return False
-    return config.gold not in ("auto", "none") or (config.gold == "auto" and finetunes_target(config))
+    return config.gold not in ("auto", "none") or (config.gold == "auto" and config.finetunes_target)

@@ -17,7 +17,6 @@ from mari_cli.tasks.attacking import Audit, announce, evidence_of, second_gold_o
 from mari_cli.tasks.preflight import Preflight
 from mari_cli.tasks.record import RunRecord
 from mari_cli.tasks.setting import cache_directory
-from mari_cli.tasks.shares import finetunes_gold
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class ClosingAudit:
 
 def roles_of(config: UnlearnRun, *, second_gold: bool) -> list[str]:
     """The models that there will be at the end of a run."""
-    has_gold = finetunes_gold(config) or config.gold not in ("none", "auto")
+    has_gold = config.finetunes_gold or config.gold not in ("none", "auto")
     return ["target", "model", *(["gold"] if has_gold else []), *(["second_gold"] if second_gold else [])]
 
 

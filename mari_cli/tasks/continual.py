@@ -37,7 +37,6 @@ from mari_cli.tasks.examined import Examined
 from mari_cli.tasks.preflight import Preflight, check_run, make_trainable
 from mari_cli.tasks.run_record import hold_run, record_in
 from mari_cli.tasks.setting import tokenize_corpora
-from mari_cli.tasks.shares import finetunes_target
 from mari_cli.tasks.unlearn import fine_tune_anew, prepare_gold, prepare_target, unlearn
 
 ITEMS = "items_by_step.jsonl"
@@ -63,7 +62,7 @@ def unlearn_in_turn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
         final_gold = golds.get(len(requests))
         assessment = Assessment.begin(flight)
         steps = [assessment.take("target", flight.load(target))]
-        before = target.at(str(target.path)) if finetunes_target(config) else target
+        before = target.at(str(target.path)) if config.finetunes_target else target
         for request in requests:
             asked = config_of(config, request, requests, golds)
             _unlearn_one(replace(asked, model=before), options, run, request, requests)
@@ -105,7 +104,7 @@ def _check_together(config: UnlearnRun, requests: Sequence[Request]) -> None:
             f"`request.id` names {ids} requests, and `forget.requests` has {len(requests)}",
             "give an id for each, with commas between them, or one for all",
         )
-    if config.gold == "each" and not finetunes_target(config):
+    if config.gold == "each" and not config.finetunes_target:
         raise UserError(
             "`gold=each` trains gold models, and this run does not fine-tune its target",
             "add `target=finetune`, with the model from before its fine-tuning as `model.path`",
@@ -199,7 +198,7 @@ def _tunes_for_support(config: UnlearnRun) -> bool:
     request = config.loss.support_request
     if request is None or not SETTINGS[request.source].tunes_own_model:
         return False
-    return request.support.model is None and finetunes_target(config)
+    return request.support.model is None and config.finetunes_target
 
 
 def _names(config: UnlearnRun, requests: Sequence[Request]) -> list[str]:

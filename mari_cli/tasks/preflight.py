@@ -32,7 +32,6 @@ from mari_cli.tasks.setting import (
     seed_for,
     tokenize_corpora,
 )
-from mari_cli.tasks.shares import finetunes_target
 from mari_cli.tasks.training import adapt
 from mari_cli.train.optim import check_optimizer
 
@@ -142,7 +141,7 @@ def _compute_of_training(training: OptimConfig, section: str) -> Compute:
 def make_trainable(config: UnlearnRun | FinetuneRun, lm: LanguageModel) -> None:
     """Put the run's adapters into ``lm``. Raises UserError where the disk has no room for what is trained, or
     where nobody could load what is saved."""
-    own_base = isinstance(config, FinetuneRun) or not finetunes_target(config)
+    own_base = isinstance(config, FinetuneRun) or not config.finetunes_target
     if own_base and not config.model.lora.merge:
         base_of(config.model, weights="", sha256="")  # raises where nobody could load the base
     check_saving(lm)

@@ -1,21 +1,11 @@
-"""Which models a run trains, and how processes share its batches. Both follow from the config alone, so what
-starts the processes need not load torch's libraries of models."""
+"""How processes share the batches of a run. That follows from the config alone, so what starts the processes
+need not load torch's libraries of models."""
 
 import math
 from collections.abc import Mapping
 
-from mari_cli.config import FinetuneRun, RunConfig, TargetChoice, UnlearnRun
+from mari_cli.config import FinetuneRun, RunConfig, UnlearnRun
 from mari_cli.errors import UserError, counted
-
-
-def finetunes_target(config: UnlearnRun) -> bool:
-    from_scratch = config.model.architecture is not None
-    return config.target is TargetChoice.finetune or (config.target is TargetChoice.auto and from_scratch)
-
-
-def finetunes_gold(config: UnlearnRun) -> bool:
-    """Whether the run trains its gold model itself."""
-    return config.gold in ("finetune", "each") or (config.gold == "auto" and finetunes_target(config))
 
 
 def batches(config: RunConfig) -> dict[str, int]:
@@ -26,7 +16,7 @@ def batches(config: RunConfig) -> dict[str, int]:
                 "train.forget_batch": config.train.forget_batch,
                 "train.retain_batch": config.train.retain_batch,
             }
-            if finetunes_target(config) or config.gold == "finetune":
+            if config.finetunes_target or config.gold == "finetune":
                 found["finetune.batch_size"] = config.finetune.batch_size
             return found
         case FinetuneRun():

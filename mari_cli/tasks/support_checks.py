@@ -1,14 +1,12 @@
 """What is refused of `loss.support` by the configuration alone, before torch is loaded."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 
 from mari_cli.config import UnlearnRun
 from mari_cli.errors import UserError
-from mari_cli.losses.support import SETTINGS, SupportConfig, SupportSource
+from mari_cli.losses.support import SETTINGS
 from mari_cli.report.format import listed
 from mari_cli.search.space import written
-from mari_cli.tasks.shares import finetunes_target
 
 MODELS = {
     "model": "the path of a model that never saw the forget data",
@@ -18,17 +16,16 @@ MODELS = {
 
 
 def check_support(config: UnlearnRun) -> None:
-    """Raise UserError for a setting that the source does not read, for one that it needs and nobody gives,
-    and for one that the holdout is to choose where there is none."""
+    """Raise UserError for a setting that the source needs and nobody gives, and for one that the holdout is
+    to choose where there is none."""
     if (request := config.loss.support_request) is None:
         return
     asked = request.support
     source, settings = f"`loss.support.source={asked.source}`", SETTINGS[asked.source]
-    refuse_unread(asked)
     for name in settings.given:
         if getattr(asked, name) is None:
             raise UserError(f"{source} needs `loss.support.{name}`", f"give {MODELS[name]}")
-    if settings.tunes_own_model and asked.model is None and not finetunes_target(config):
+    if settings.tunes_own_model and asked.model is None and not config.finetunes_target:
         raise UserError(
             f"{source} needs the model before its fine-tuning, and this run does not fine-tune its target",
             "give it (`loss.support.model=PATH`), or take a source that needs none (`loss=mari_twins`)",
@@ -40,23 +37,6 @@ def check_support(config: UnlearnRun) -> None:
     if not config.holdout.is_given:
         missing = {name: value for name, value in settings.by_holdout.items() if getattr(asked, name) is None}
         _require_holdout(missing | ({"quantiles": False} if asked.quantiles else {}))
-
-
-def refuse_unread(config: SupportConfig) -> None:
-    """Refuse settings of ``config`` that its source does not read: they would change nothing. A setting that
-    has its default is not known from one that nobody gave."""
-    by_all = () if config.source is SupportSource.neighbours else ("quantiles",)
-    for setting in fields(config):
-        value = getattr(config, setting.name)
-        reads = {"source", "floor", *by_all, *SETTINGS[config.source].reads}
-        if setting.name in reads or value == setting.default:
-            continue
-        named = {source: found for source, found in SETTINGS.items() if source is not SupportSource.auto}
-        others = [source.value for source, found in named.items() if setting.name in found.reads]
-        hint = f"leave it out, or take a source that does: {listed(others)}" if others else "leave it out"
-        raise UserError(
-            f"`loss.support.source={config.source}` does not read `loss.support.{setting.name}`", hint
-        )
 
 
 def _require_holdout(missing: Mapping[str, float]) -> None:

@@ -40,7 +40,6 @@ from mari_cli.tasks.negation import Negation
 from mari_cli.tasks.preflight import Preflight, check_run, make_trainable
 from mari_cli.tasks.run_record import record_run
 from mari_cli.tasks.setting import cache_directory, dropout_seed, in_shards
-from mari_cli.tasks.shares import finetunes_gold, finetunes_target
 from mari_cli.tasks.training import adapt, cut_metrics, fine_tuned_model, save_checkpoint
 from mari_cli.train.gradient_filter import filter_with, mlp_matrices, read_components
 from mari_cli.train.loop import fit
@@ -175,7 +174,7 @@ def _gradient_filter(
 
 def prepare_target(flight: Preflight[UnlearnRun]) -> ModelConfig:
     """The place of the model to unlearn, which is fine-tuned first where `target` asks for it."""
-    if not finetunes_target(flight.config):
+    if not flight.config.finetunes_target:
         return flight.config.model
     corpora = flight.corpora
     return fine_tune_anew(flight, [*corpora["forget"].items, *corpora["retain"].items], "target")
@@ -183,7 +182,7 @@ def prepare_target(flight: Preflight[UnlearnRun]) -> ModelConfig:
 
 def prepare_gold(flight: Preflight[UnlearnRun]) -> ModelConfig | None:
     """The place of the gold model, which never saw the forget data; None where the run has none."""
-    if finetunes_gold(flight.config):
+    if flight.config.finetunes_gold:
         return fine_tune_anew(flight, flight.corpora["retain"].items, "gold")
     return flight.gold
 

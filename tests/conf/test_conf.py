@@ -145,14 +145,6 @@ def test_shares_of_tofu_that_do_not_belong_together_are_refused(overrides, messa
     assert message in str(refused.value)
 
 
-@pytest.mark.parametrize("words", [["metrics=fast"], ["suite=tofu"]])
-def test_seeds_that_would_draw_nothing_are_refused(words):
-    with pytest.raises(UserError, match=r"`metrics\.seeds` needs `metrics\.max_items`"):
-        parsed("evaluate", "metrics.seeds=[0,1]", *words)
-    assert parsed("evaluate", "metrics.seeds=[0,1]", "metrics.max_items=3", *words).metrics.seeds == [0, 1]
-    assert parsed("evaluate", "metrics.seeds=[0,1]").metrics.generate  # which retained questions are answered
-
-
 def test_the_unlearning_has_a_training_of_its_own_for_target_and_gold():
     cfg = parsed("unlearn", "finetune.epochs=3", "train.steps=7")
     assert (type(cfg.finetune), type(cfg.train)) == (config.FinetuneConfig, config.UnlearnConfig)

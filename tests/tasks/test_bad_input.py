@@ -201,7 +201,7 @@ BAD = {
     "settings of adapters that are not asked for": (f"unlearn {OWN} model.lora.alpha=8", "`model.lora.alpha` needs `model.lora.rank`", ""),
     "adapters where nothing is": (f"unlearn {OWN} model.lora.rank=4 model.lora.targets=[c_atn]", "has no linear layer called `c_atn`", "`c_attn`"),
     "adapters at the head": (f"finetune {OWN} model.lora.rank=4 model.lora.targets=[lm_head]", "`lm_head` is the head", "leave it out"),
-    "dropout of adapters alone": (f"unlearn {OWN} model.lora.rank=4 model.lora.dropout=0.1", "`model.lora.dropout`=0.1 needs `train.dropout`=true", ""),
+    "dropout of adapters alone": (f"unlearn {OWN} model.lora.rank=4 model.lora.dropout=0.1", "nothing would read `model.lora.dropout`: it needs `train.dropout=true`", "leave it out"),
     "an adapter of a model that is nowhere": ("unlearn model.lora.rank=4 model.lora.merge=false target=as_is forget.people=2 retain.people=4 holdout.people=2", "a base that stays on disk", "`model.path`"),
     "an adapter whose base is gone": (f"unlearn {OWN} model.path=adapter", "the base of the adapter at `adapter` is gone: no `/gone/model`", "put it back"),
     "an evaluation with adapters": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl model.lora.rank=4", "`model.lora.rank` must be null here", ""),
