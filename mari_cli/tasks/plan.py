@@ -48,7 +48,7 @@ from mari_cli.tasks.setting import (
     tokenize_corpora,
     words_of,
 )
-from mari_cli.tasks.shares import batches, finetunes_gold, finetunes_target, require_whole_shares
+from mari_cli.tasks.shares import batches, require_whole_shares
 from mari_cli.tasks.supporting import source_of
 from mari_cli.train import planner
 from mari_cli.train.forecast import AsOn, Settings, forecast_fine_tuning
@@ -81,7 +81,7 @@ def plan(
     if memory is None and config.train.memory_limit is not None:
         limit = bytes_of(config.train.memory_limit, "train.memory_limit")
     objective = losses.build(config.loss)
-    trained = {"target": finetunes_target(config), "gold": finetunes_gold(config)}
+    trained = {"target": config.finetunes_target, "gold": config.finetunes_gold}
     config, lm, draws, shapes_from, corpora, requests = _subject(config, objective, on, lengths)
     if (sequences := sum(draws.sizes.values())) > MOST_SEQUENCES:
         raise UserError(
