@@ -3,6 +3,7 @@ every module may import."""
 
 import difflib
 import math
+import shlex
 from collections.abc import Iterable
 
 
@@ -18,6 +19,11 @@ class UserError(Exception):
 def one_line(text: str) -> str:
     """``text`` with line breaks and other characters that are not printable as escapes."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def shell_path(path: object) -> str:
+    """``path`` as it can be pasted into a shell."""
+    return shlex.quote(str(path))
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Numbers and their nouns."""
+"""Words of messages: numbers and their nouns, and commands that can be pasted."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import mari_cli
-from mari_cli.errors import counted
+from mari_cli.errors import counted, shell_path
 
 
 @pytest.mark.parametrize(
@@ -38,5 +38,21 @@ def test_whatever_is_counted_in_a_message_goes_through_one_function():
         for path in Path(mari_cli.__file__).parent.rglob("*.py")
         for match in re.finditer(rf"(?<!of ){{([^{{}}]+)}} ({NOUNS})\b", path.read_text(encoding="utf-8"))
         if match[1] not in NEVER_ONE
+    ]
+    assert found == []
+
+
+def test_a_path_in_a_command_can_be_pasted():
+    """`--resume my runs/a` would be two words for a shell."""
+    command = re.compile(
+        r"(?:--resume|mari (?:verify|compare|audit|evaluate|ask|push|requests)| -c) {(?!shell_path)"
+    )
+    assert shell_path("my runs/a") == "'my runs/a'"
+    assert shell_path(Path("runs/a")) == "runs/a"
+    found = [
+        (path.name, line)
+        for path in Path(mari_cli.__file__).parent.rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if command.search(line)
     ]
     assert found == []

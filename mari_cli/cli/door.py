@@ -3,7 +3,6 @@
 import errno
 import os
 import select
-import shlex
 import signal
 import sys
 import threading
@@ -13,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, shell_path
 from mari_cli.storage.layout import RUN, SWEEP
 from mari_cli.tasks.worker import check_processes, hush
 
@@ -115,7 +114,7 @@ class Door(TyperGroup):
         except KeyboardInterrupt as interrupted:
             task, out = getattr(interrupted, "task", None), getattr(interrupted, "out", None)
             resumable = out is not None and any((out / name).is_file() for name in (RUN, SWEEP))
-            goes_on = f"; `mari {task} --resume {shlex.quote(str(out))}` goes on" if resumable else ""
+            goes_on = f"; `mari {task} --resume {shell_path(out)}` goes on" if resumable else ""
             if os.environ.get("RANK", "0") == "0":
                 note(f"interrupted{goes_on}")
             raise typer.Exit(130) from None

@@ -1,6 +1,5 @@
 """A search at the terminal: what it will cost, before it starts; what was tried and chosen, at its end."""
 
-import shlex
 from collections.abc import Sequence
 from math import isfinite
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ import typer
 from mari_cli.cli.door import note
 from mari_cli.cli.start import LoadedLater
 from mari_cli.cli.tables import NOTHING, Grid, print_grid
-from mari_cli.errors import counted
+from mari_cli.errors import counted, shell_path
 from mari_cli.search.space import written
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def plan_lines(planned: "PlannedSearch", aim: "Aim") -> list[str]:
     steps = next(iter(budget.values()))
     unit = "step" if "train.steps" in budget else "epoch"
     lines = [
-        f"search in {shlex.quote(str(planned.directory))}: {counted(len(searched), 'method')} × "
+        f"search in {shell_path(planned.directory)}: {counted(len(searched), 'method')} × "
         f"{counted(settings.trials, 'trial')} × {counted(steps, unit)} ({spent}), "
         f"settings chosen on seed {planned.seed}",
         f"aim: {aim.words}; sampler: {settings.sampler} (seed {settings.seed})",

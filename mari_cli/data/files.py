@@ -14,7 +14,6 @@ import io
 import json
 import os
 import re
-import shlex
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from mari_cli import hub
 from mari_cli.config import FileCorpus
 from mari_cli.data.forms import TableRow, form_of, kind, listed
 from mari_cli.data.records import Record
-from mari_cli.errors import UserError, counted, nearest
+from mari_cli.errors import UserError, counted, nearest, shell_path
 from mari_cli.places import files_inside, is_there, place
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -259,7 +258,7 @@ NEWLINE = b"\n"
 def _convert(path: Path, encoding: str) -> str:
     """A hint with a shell command that converts ``path`` to UTF-8."""
     new = path.with_name(f"{path.stem}.utf8{path.suffix}")
-    return f"convert it: `iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(new))}`"
+    return f"convert it: `iconv -f {encoding} -t UTF-8 {shell_path(path)} > {shell_path(new)}`"
 
 
 class _DuplicateKey(ValueError):

@@ -5,7 +5,7 @@ from hydra.plugins.completion_plugin import DefaultCompletionPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mari_cli.config import RunConfig
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, shell_path
 from mari_cli.launch.experiment import Experiment
 from mari_cli.launch.parse import describes_a_run, missing_keys, nodes_of, parse
 from mari_cli.launch.session import check_hydra, compose_with_hydra, session
@@ -50,7 +50,7 @@ def check_task(cfg: RunConfig, experiment: Experiment, instead: str | None = Non
         where = experiment.file or "the run"
         raise UserError(
             f"`{where}` describes a run of `mari {found}`, not of `mari {experiment.task}`",
-            instead or f"`mari {found} -c {experiment.file}`",
+            instead or f"`mari {found} -c {shell_path(experiment.file)}`",
         )
 
 

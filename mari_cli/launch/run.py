@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from mari_cli.begun import Inputs, require_same, versions
 from mari_cli.config import RunConfig
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, shell_path
 from mari_cli.launch.compose import check_task, compose_apart
 from mari_cli.launch.experiment import Experiment
 from mari_cli.launch.parse import parse
@@ -41,7 +41,7 @@ def prepare(experiment: Experiment, *, processes: int = 1) -> PreparedRun:
         )
     if varied := _varied(of_hydra, experiment):
         told = f"`{experiment.file}` describes a sweep over {varied}, and this is one run of it"
-        print(f"note: {told}; `mari sweep -c {experiment.file}` does all", file=sys.stderr)
+        print(f"note: {told}; `mari sweep -c {shell_path(experiment.file)}` does all", file=sys.stderr)
     return PreparedRun(config, RunOptions(experiment.command, processes=processes))
 
 
@@ -58,7 +58,7 @@ def resume(task: str, directory: Path, *, processes: int = 1) -> PreparedRun:
     run = Run.unfinished(directory)
     config = replace(load_run_config(directory, checked=True), out=str(directory))
     experiment = Experiment(task, ["--resume", str(directory)])
-    check_task(config, experiment, f"`mari {config.task} --resume {directory}`")
+    check_task(config, experiment, f"`mari {config.task} --resume {shell_path(directory)}`")
     require_resumable(run, config)
     return PreparedRun(config, RunOptions(experiment.command, resume=True, processes=processes))
 

@@ -7,7 +7,6 @@ another when the sweep goes on, the jobs to come could not be compared with thos
 
 import errno
 import os
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from mari_cli.begun import refuse_changed, versions
 from mari_cli.config import RunConfig, to_plain
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, shell_path
 from mari_cli.launch.typed import is_path
 from mari_cli.places import place
 from mari_cli.storage import atomic, hashing, json_files
@@ -39,9 +38,7 @@ def refuse_existing(directory: Path) -> None:
     hint = "choose another with `out=`"
     if (directory / SWEEP).is_file():
         with hold_sweep(directory):  # refused where the sweep is going on
-            hint = (
-                f"go on with the sweep in it: `mari sweep --resume {shlex.quote(str(directory))}`; or {hint}"
-            )
+            hint = f"go on with the sweep in it: `mari sweep --resume {shell_path(directory)}`; or {hint}"
     raise UserError(f"output directory `{directory}` exists", hint)
 
 

@@ -478,7 +478,7 @@ def not_separable(rows: list[ComparisonRow], *, confidence: str) -> str | None:
             else:
                 which = f"{len(pairs)} of {len(apart)} pairs"
             found.setdefault(by, []).append(
-                metric_of(metric).label + (f" ({which})" if len(there) > 2 else "")
+                metric_of(metric).label + (f" ({which})" if len(shown) > 2 else "")
             )
     if not found:
         return None

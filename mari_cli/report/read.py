@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mari_cli.errors import UserError, one_line
+from mari_cli.errors import UserError, one_line, shell_path
 from mari_cli.metrics.difference import Difference
 from mari_cli.metrics.distance import Entered
 from mari_cli.metrics.estimate import Estimate
@@ -175,7 +175,8 @@ def read_run(path: Path, *, result: dict[str, Any] | None = None) -> RunData:
     """
     if result is None:
         if run_directories(path) != [path]:  # raises where `path` is no run
-            raise UserError(f"`{path}` holds runs, it is none itself", f"try `mari compare {path}`")
+            hint = f"try `mari compare {shell_path(path)}`"
+            raise UserError(f"`{path}` holds runs, it is none itself", hint)
         result = _read_json(path / RESULT, {"type": "object"})
     assert result is not None
     if not isinstance(result.get("models"), dict) or "task" not in result:

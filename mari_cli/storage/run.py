@@ -8,7 +8,6 @@ old one or the whole new one, and ``metrics.jsonl`` loses at most its last line.
 import errno
 import json
 import os
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -17,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, shell_path
 from mari_cli.storage.atomic import atomic_directory, atomic_write_text, recover, retold_disk_errors
 from mari_cli.storage.hashing import content_hash, file_hash
 from mari_cli.storage.json_files import atomic_write_json, damaged, finite, json_text, read_object
@@ -134,7 +133,7 @@ class Run:
         if not self.finished:
             raise UserError(
                 f"run `{self.path}` is not finished: it has no `{RESULT}`",
-                f"finish it with `--resume {self.path}`",
+                f"finish it with `--resume {shell_path(self.path)}`",
             )
         return read_object(self.path / RESULT)
 
@@ -261,7 +260,7 @@ def _exists_error(path: Path) -> UserError:
     hint = "choose another `out=`"
     if (path / RUN).is_file() and not (path / RESULT).exists():
         with Run(path).held():  # raises where the run is running
-            hint += f", or go on with the unfinished run in it: `--resume {shlex.quote(str(path))}`"
+            hint += f", or go on with the unfinished run in it: `--resume {shell_path(path)}`"
     return UserError(f"output directory `{path}` exists", hint)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mari_cli.config import Device, FinetuneRun, Precision, UnlearnRun
 from mari_cli.data.tokenize import encode_beginning, encode_question
-from mari_cli.errors import UserError, counted
+from mari_cli.errors import UserError, counted, shell_path
 from mari_cli.models.device import Compute, choose_compute
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import LanguageModel, load_model, load_tokenizer
@@ -113,7 +113,7 @@ class Conversation:
         if model.weights not in (None, weights_hash(lm.model)):
             raise UserError(
                 f"the weights of the model {word} at `{model.config.path}` are not those of the manifest",
-                f"`mari verify {self.run}` lists what has changed"
+                f"`mari verify {shell_path(self.run)}` lists what has changed"
                 if word == "now"
                 else f"it was written anew since: give another one as `--{word} PATH`",
             )

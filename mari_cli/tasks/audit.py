@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from mari_cli.config import AuditRun
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, shell_path
 from mari_cli.metrics.statistics import How
 from mari_cli.options import RunOptions
 from mari_cli.places import is_there, place
@@ -64,7 +64,7 @@ def resolve_auto(config: AuditRun) -> tuple[AuditRun, dict[str, str], list[str]]
     have, by role; notes. Refused where the run is not finished, or no longer what its manifest says."""
     run = place(config.model.path or "")
     if (run / RUN).is_file() and not Run(run).finished:
-        hint = f"finish it with `--resume {run}`"
+        hint = f"finish it with `--resume {shell_path(run)}`"
         if (run / CHECKPOINT).is_dir():
             hint += f", or audit the model that it has so far: `{run / CHECKPOINT}`"
         raise UserError(f"run `{run}` is not finished, so that nothing says what it was made from", hint)
@@ -77,7 +77,8 @@ def resolve_auto(config: AuditRun) -> tuple[AuditRun, dict[str, str], list[str]]
             name, why = next(iter(changed.items()))
             raise UserError(
                 f"`{run}` is not what its manifest says: `{name}` {why}",
-                f"`mari verify {run}` lists what has changed; put it back, or audit `{run / 'checkpoint'}`",
+                f"`mari verify {shell_path(run)}` lists what has changed; put it back, or audit "
+                f"`{run / 'checkpoint'}`",
             )
         weights = manifest["models"]
         expected = {"model": next(weights[r] for r in ("unlearned", "model") if r in weights)}

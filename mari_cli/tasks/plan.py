@@ -209,8 +209,10 @@ def _subject(
     """The run with the support that is chosen for it, of several requests that with the most to forget; the
     model without weights, what it is trained on, where its shapes are from, its corpora, none where lengths
     stand for them, and the number of requests."""
-    compute = _compute(config, on)
+    compute, requests = _compute(config, on), 1
     if lengths is not None:
+        if config.in_turn and not isinstance(asked := cast(ForgetConfig, config.forget).requests, str):
+            requests = asked if isinstance(asked, int) else len(asked)
         model, source = skeleton(
             config.model, vocabulary=_vocabulary(config.model), dropout=config.train.dropout
         )
@@ -225,14 +227,13 @@ def _subject(
         if source_of(config.loss) is SupportSource.auto:
             config = supporting.with_support(config, source=SupportSource.twins)
         context_layer(config, lm)
-        return config, lm, Imagined(config, items, objective.needs), source, {}, 1
+        return config, lm, Imagined(config, items, objective.needs), source, {}, requests
     try:
         texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
         tokenizer = load_tokenizer(config.model, words_of(texts))
     except UserError as error:
         hint = "`--lengths 512` plans without corpora and tokenizer"
         raise UserError(str(error), f"{error.hint}; {hint}" if error.hint else hint) from error
-    requests = 1
     if config.in_turn:
         requests, forget = len(texts.requests), cast(ForgetConfig, config.forget)
         most = max(texts.requests, key=lambda request: sum(len(record.text) for record in request.records))

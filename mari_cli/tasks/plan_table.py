@@ -6,6 +6,7 @@ from typing import Any
 
 from mari_cli.config import Parallel
 from mari_cli.errors import counted, duration, size
+from mari_cli.report.format import listed
 
 
 def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -82,8 +83,9 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("disk: run", size(disk["run"]), f"two states to resume from, and the kept weights{of_each}"),
     ]
     if clock["step_seconds"] is not None:
-        models = " and ".join(run["not_counted"])
-        not_counted = f" and the fine-tuning of {models}" if models else ""
+        not_counted = ["evaluations", *["the support"] * bool(support["operations"])]
+        if models := run["not_counted"]:
+            not_counted.append(f"the fine-tuning of {listed(models)}")
         share = (
             f"if {clock['assumed_share_of_peak']:.0%} of {device['flops'] / 1e12:.3g} T a second are reached"
         )
@@ -92,7 +94,7 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             (
                 "time of the run",
                 duration(clock["run_seconds"]),
-                f"{counted(run['steps'], 'step')}{of_each}, without evaluations{not_counted}",
+                f"{counted(run['steps'], 'step')}{of_each}, without {listed(not_counted)}",
             ),
         ]
     return out

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mari_cli import hub
-from mari_cli.errors import UserError, counted
+from mari_cli.errors import UserError, counted, shell_path
 from mari_cli.places import is_there
 from mari_cli.storage.hashing import file_hash, git_blob_hash
 from mari_cli.storage.json_files import read_object
@@ -57,7 +57,7 @@ def pack(run: Path, repo: str, *, unverified: bool = False) -> Parcel:
         if not unverified:
             raise UserError(
                 f"`{run}` is not what its manifest says: {told}",
-                f"`mari verify {run}` lists what has changed; put it back, or say `--unverified`",
+                f"`mari verify {shell_path(run)}` lists what has changed; put it back, or say `--unverified`",
             )
         notes.append(f"pushed although {counted(len(changed), 'file')} are not as the run wrote them: {told}")
     checkpoint = run / CHECKPOINT

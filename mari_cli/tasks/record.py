@@ -1,6 +1,5 @@
 """A run while it is going on: its directory, its tracker, its numbers, and its end, good or bad."""
 
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mari_cli.begun import Inputs, require_same
 from mari_cli.config import RunConfig, to_plain, to_yaml
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, shell_path
 from mari_cli.metrics.metric import logged_as
 from mari_cli.options import RunOptions
 from mari_cli.places import place
@@ -201,7 +200,7 @@ def open_run(config: RunConfig, options: RunOptions, inputs: Inputs) -> Iterator
             if not (options.resume or begun):
                 atomic.remove(out)
             elif isinstance(told, atomic.CannotWrite):
-                told.hint = f"{told.hint}; then `mari {config.task} --resume {shlex.quote(str(out))}` goes on"
+                told.hint = f"{told.hint}; then `mari {config.task} --resume {shell_path(out)}` goes on"
             raise told from error
 
 

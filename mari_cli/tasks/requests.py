@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, shell_path
 from mari_cli.places import place
 from mari_cli.storage import json_files
 from mari_cli.storage.layout import CHECKPOINT, CONFIG, MANIFEST, REQUESTS, RUN
@@ -305,7 +305,7 @@ def _of_process(path: Path) -> str:
     """Whether the run at ``path`` is running."""
     try:
         with Run(path).held():
-            return f"cut off, and `mari unlearn --resume {path}` goes on"
+            return f"cut off, and `mari unlearn --resume {shell_path(path)}` goes on"
     except UserError:
         return "running"
 

@@ -19,7 +19,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from mari_cli import distributed
 from mari_cli.config import Device, FinetuneRun, RunConfig, UnlearnRun
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, shell_path
 from mari_cli.options import PreparedRun, RunOptions
 from mari_cli.tasks.shares import batches, require_whole_shares
 from mari_cli.tasks.worker import work
@@ -62,7 +62,7 @@ def reason_of(error: ChildFailedError, processes: int, cfg: RunConfig) -> Except
         hint = "out of memory, if nobody meant it"
         if isinstance(cfg, UnlearnRun | FinetuneRun):
             task = "unlearn" if isinstance(cfg, UnlearnRun) else "finetune"
-            hint += f"; `mari {task} --resume {cfg.out} --nproc {processes}` goes on"
+            hint += f"; `mari {task} --resume {shell_path(cfg.out)} --nproc {processes}` goes on"
         return UserError(
             f"process {killed[0].local_rank} of {processes} was killed ({name}); the others were ended", hint
         )

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mari_cli.errors import UserError, counted
+from mari_cli.errors import UserError, counted, shell_path
 from mari_cli.places import place
 from mari_cli.storage.hashing import file_hash
 from mari_cli.storage.json_files import read_object
@@ -102,7 +102,7 @@ def _require_finished(run: Path) -> None:
     else:
         finished = Run.open(run).finished
     if not finished:
-        raise UserError(f"run `{run}` is not finished", f"finish it with `--resume {run}`")
+        raise UserError(f"run `{run}` is not finished", f"finish it with `--resume {shell_path(run)}`")
 
 
 def _check_signature(run: Path, manifest: Mapping[str, Any], key: Path | None) -> Check:

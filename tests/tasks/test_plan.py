@@ -114,11 +114,15 @@ def test_of_several_requests_the_largest_is_planned_and_the_steps_of_all_are_cou
     assert found["disk"]["run"] == alone["disk"]["run"] + weights  # each request leaves a model
     told = {figure: words for figure, _, words in rows(found)}
     assert told["time of the run"] == (
-        "5 steps, for each of 2 requests, without evaluations and the fine-tuning of target and gold"
+        "5 steps, for each of 2 requests, "
+        "without evaluations, the support and the fine-tuning of target and gold"
     )
     assert "the request with the most to forget" in told["tokens a step"]
     assert "request" not in str(rows(alone))
-    as_is = planned("target=as_is", "train.steps=5")
+    for asked in ("3", "[[A,B],C,D]"):
+        imagined = planned(f"forget.requests={asked}", "train.steps=5", lengths="64")["run"]
+        assert (imagined["requests"], imagined["steps"]) == (3, 5)
+    as_is = planned("target=as_is", "train.steps=5", "loss=npo")
     assert [words for figure, _, words in rows(as_is) if figure == "time of the run"] == [
         "5 steps, without evaluations"
     ]
