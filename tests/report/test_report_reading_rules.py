@@ -126,6 +126,16 @@ def test_two_runs_that_their_items_do_not_tell_apart_are_said_not_to_be_separabl
     assert not_separable(rows[:3], confidence="95 %") is None
 
 
+def test_of_three_runs_those_that_a_metric_does_not_tell_apart_are_named(tmp_path: Path) -> None:
+    def without(result: dict[str, Any]) -> None:
+        del result["models"]["unlearned"]["metrics"]["forget/exact_match"]
+
+    paths = [write_run(tmp_path / name) for name in ("a", "b")]
+    paths.append(write_run(tmp_path / "c", method="npo", edit=without))
+    sentence = not_separable(comparison_rows(read_runs(paths)), confidence="95 %")
+    assert "forget exact match (mari (a) and mari (b))" in str(sentence)
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
