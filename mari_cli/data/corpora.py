@@ -5,7 +5,9 @@ be unseen. `limit` cuts every corpus (after the split of `forget.fraction`) befo
 """
 
 import random
+import unicodedata
 from dataclasses import dataclass, field
+from itertools import combinations
 
 from mari_cli.config import (
     CorpusConfig,
@@ -18,9 +20,13 @@ from mari_cli.config import (
 from mari_cli.data.fictional import COVERING_PEOPLE, num_shared, read_fictional
 from mari_cli.data.files import read_files
 from mari_cli.data.forms import listed
-from mari_cli.data.records import Record, Turn
+from mari_cli.data.records import Record
 from mari_cli.data.requests import Request, read_requests, refuse_retained
 from mari_cli.errors import UserError, counted
+
+Prompt = tuple[tuple[str, str], ...]
+Said = tuple[Prompt, str]
+"""The prompt and the answer of a record, as `_spelt_alike` writes them; the prompt of running text is ()."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +83,17 @@ def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusC
     holdout_records = None
     if holdout.is_given:
         holdout_records = _read(holdout, corpus="holdout", notes=notes)[: holdout.limit]
-    for corpus, records in (
-        ("forget", forget_records),
-        ("retain", retain_records),
-        ("holdout", holdout_records),
-    ):
-        notes += _note_ambiguous(records or [], corpus=corpus)
-        repeated = len(records or []) - len({record.key for record in records or []})
-        if repeated:
+    of_corpus = {
+        corpus: [_spelt_alike(record) for record in records or []]
+        for corpus, records in (
+            ("forget", forget_records),
+            ("retain", retain_records),
+            ("holdout", holdout_records),
+        )
+    }
+    for corpus, said in of_corpus.items():
+        notes += _note_ambiguous(said, corpus=corpus)
+        if repeated := len(said) - len(set(said)):
             notes.append(f"the {corpus} corpus repeats {_records(repeated)}, and each copy counts")
 
     refuse_retained(requests, retain_records, drop=retain.drop_overlap)
@@ -97,6 +106,9 @@ def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusC
                 "take them out of the holdout corpus, or do without it: `holdout.path=null`",
             )
     notes += dropped
+    of_corpus["retain"] = [_spelt_alike(record) for record in retain_records]
+    for one, other in combinations(of_corpus, 2):
+        notes += _note_shared(of_corpus[one], of_corpus[other], corpora=(one, other))
     if isinstance(forget, ForgetConfig) and forget.request_number is not None:
         forget_records, later = _chosen(forget, requests)
         retain_records = [*later, *retain_records]
@@ -146,17 +158,42 @@ def _read(config: CorpusConfig, *, corpus: str, notes: list[str]) -> list[Record
     return records
 
 
-def _note_ambiguous(records: list[Record], *, corpus: str) -> list[str]:
+def _spelt_alike(record: Record) -> Said:
+    """What ``record`` says, without regard to case, white space and the form of Unicode."""
+
+    def alike(text: str) -> str:
+        return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+
+    return tuple((turn.role, alike(turn.content)) for turn in record.conversation), alike(record.text)
+
+
+def _note_ambiguous(said: list[Said], *, corpus: str) -> list[str]:
     """A note where a prompt has several answers, because a column that makes the prompts differ may be
     unread."""
-    answers: dict[tuple[Turn, ...], set[str]] = {}
-    for record in records:
-        if record.prompt is not None:
-            answers.setdefault(record.conversation, set()).add(record.text)
+    answers: dict[Prompt, set[str]] = {}
+    for prompt, answer in said:
+        if prompt:
+            answers.setdefault(prompt, set()).add(answer)
     alike = {prompt for prompt, texts in answers.items() if len(texts) > 1}
-    count = sum(record.prompt is not None and record.conversation in alike for record in records)
+    count = sum(prompt in alike for prompt, _ in said)
     prompts = "one prompt" if len(alike) == 1 else f"{len(alike)} prompts"
     return [f"{_records(count)} of the {corpus} corpus have {prompts} with different answers"] * bool(alike)
+
+
+def _note_shared(one: list[Said], other: list[Said], *, corpora: tuple[str, str]) -> list[str]:
+    """Notes where the second corpus says of a prompt of the first what contradicts it, or says the same."""
+    first, second = corpora
+    prompts, every = {prompt for prompt, _ in one if prompt}, set(one)
+    same = sum(record in every for record in other)
+    contrary = sum(record[0] in prompts and record not in every for record in other)
+    notes = []
+    if contrary:
+        told = f"{_records(contrary)} with a prompt of the {first} corpus and another answer"
+        notes.append(f"the {second} corpus has {told}")
+    if same:
+        told = f"{_records(same)} of the {first} corpus in another spelling (case, spaces, Unicode form)"
+        notes.append(f"the {second} corpus has {told}")
+    return notes
 
 
 def _without_overlap(

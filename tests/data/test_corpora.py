@@ -57,6 +57,31 @@ def test_three_files_are_read(tmp_path: Path) -> None:
     assert found.notes == ["the retain corpus repeats 1 record, and each copy counts"]
 
 
+def test_corpora_that_contradict_or_repeat_each_other_in_another_spelling_are_told(tmp_path: Path) -> None:
+    def pairs(name: str, *rows: tuple[str, str]) -> str:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps({"prompt": p, "completion": a}) + "\n" for p, a in rows))
+        return str(path)
+
+    found = load(
+        ForgetFiles(name="f", path=pairs("f.jsonl", ("Who?", "Ann"), ("Where?", "Rome"))),
+        RetainFiles(
+            name="r",
+            path=pairs("r.jsonl", ("who? ", "Bob"), ("WHERE?", "rome"), ("Why?", "So"), ("Where?", "Rome")),
+            drop_overlap=True,
+        ),
+        FileCorpus(name="h", path=pairs("h.jsonl", ("Why?", "no"), ("How?", "so"))),
+    )
+    assert found.notes == [
+        "the retain corpus repeats 1 record, and each copy counts",
+        "dropped 1 record from the retain corpus that are forget records too",
+        "the retain corpus has 1 record with a prompt of the forget corpus and another answer",
+        "the retain corpus has 1 record of the forget corpus in another spelling "
+        "(case, spaces, Unicode form)",
+        "the holdout corpus has 1 record with a prompt of the retain corpus and another answer",
+    ]
+
+
 def test_a_holdout_without_path_is_none(tmp_path: Path) -> None:
     forget = ForgetFiles(name="f", path=texts(tmp_path / "f.jsonl", "a"))
     assert load(forget, RetainFiles(name="r", path=texts(tmp_path / "r.jsonl", "b"))).holdout is None

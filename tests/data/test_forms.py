@@ -182,6 +182,18 @@ def test_records_that_repeat_others_are_counted(tmp_path):
     ]
 
 
+def test_what_differs_in_spelling_alone_repeats_what_it_spells(tmp_path):
+    rows = [("Caf\u00e9?", "Yes"), ("cafe\u0301?", " yes"), ("CAF\u00c9 ?", "No")]
+    assert notes(tmp_path, [{"prompt": p, "completion": a} for p, a in rows[:2]]) == [
+        "the forget corpus repeats 1 record, and each copy counts"
+    ]
+    assert notes(tmp_path, [{"prompt": p, "completion": a} for p, a in rows[::2]]) == []
+    rows[2] = ("CAF\u00c9?", "No")
+    assert notes(tmp_path, [{"prompt": p, "completion": a} for p, a in rows[1:]]) == [
+        "2 records of the forget corpus have one prompt with different answers"
+    ]
+
+
 def test_one_column_is_not_prompt_and_completion():
     with pytest.raises(ValueError, match="must differ, got text"):
         ForgetFiles(name="f", prompt_field="text", completion_field="text")
