@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Partial
 
 from mari_cli.errors import UserError
@@ -158,7 +158,8 @@ def head_of(model: Any, dtype: torch.dtype | None = None, *, widens: bool | None
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
         getattr(config, "logits_scaling", None) or 1.0
     )
-    softcap = getattr(config, "final_logit_softcapping", None)
+    scale *= float(getattr(config, "lm_head_multiplier", None) or 1.0)
+    softcap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
     bias = getattr(linear, "bias", None)
     weight, gradient_at = linear.weight, getattr(linear.weight, "gradient_at", None)
     if isinstance(weight, DTensor) and dtype not in (None, weight.dtype):
@@ -175,6 +176,51 @@ def head_of(model: Any, dtype: torch.dtype | None = None, *, widens: bool | None
         widens,
         gradient_at,
     )
+
+
+def backbone_of(model: Any) -> nn.Module:
+    """The module of ``model`` before its head. Raises UserError where ``model`` has no such module."""
+    embedding, parts = model.get_input_embeddings(), list(model.children())
+    backbone: nn.Module = model.base_model
+    if backbone is not model:
+        return backbone
+    # in some models the backbone has another name than `base_model_prefix` says
+    parts = [part for part in parts if part is not embedding and embedding in part.modules()]
+    if len(parts) != 1:
+        raise UserError(
+            f"`{type(model).__name__}` has no backbone apart from its head",
+            "this architecture is not supported yet",
+        )
+    found: nn.Module = parts[0]
+    return found
+
+
+@torch.no_grad()
+def check_parity(model: Any) -> None:
+    """Raise UserError where logits are not head(backbone(tokens)): every loss and metric needs that. Dropout
+    draws the same masks for both."""
+    head, device = head_of(model), next(model.parameters()).device
+    config = model.config.get_text_config()
+    length = min(8, getattr(config, "max_position_embeddings", None) or 8)
+    input_ids_BT = torch.arange(length, device=device).remainder(config.vocab_size).unsqueeze(0)
+    outputs = []
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for part in (backbone_of(model), model):
+            torch.manual_seed(0)
+            outputs.append(part(input_ids=input_ids_BT, use_cache=False))
+    ours, theirs = head(outputs[0].last_hidden_state), outputs[1].logits
+    if not theirs.isfinite().all():
+        raise UserError(
+            f"the logits of `{type(model).__name__}` are NaN or infinite, though its weights are not",
+            "its weights are too large: take an earlier step of its training",
+        )
+    gap = (ours - theirs).abs().max().item()
+    if not gap <= max(1e-3, 4 * torch.finfo(theirs.dtype).eps) * max(1.0, theirs.abs().max().item()):
+        raise UserError(
+            f"the logits of `{type(model).__name__}` are not its head applied to its last hidden state "
+            f"(gap {gap:.3g})",
+            "this architecture is not supported yet",
+        )
 
 
 def _gather(parameter: Tensor) -> Tensor:

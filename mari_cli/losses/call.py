@@ -6,16 +6,19 @@ Shapes: B sequences, T tokens, N supervised positions, S sequences, D hidden siz
 import inspect
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
-from mari_cli.lm_head import Head, head_of
+from mari_cli.lm_head import Head, backbone_of, check_parity, head_of
 from mari_cli.losses.base import LossConfig
 from mari_cli.losses.engine import log_probabilities
 from mari_cli.losses.objective import differentiate
 from mari_cli.losses.step import Positions, Rows, Step
 
+_CHECKED: WeakSet[nn.Module] = WeakSet()
+"""Models whose logits are known to be their head applied to their last hidden state."""
 CollatedBatch = Mapping[str, Tensor]
 """`input_ids` and `labels` [B, T], and `attention_mask` where sequences are padded, as the collators of
 transformers make them: labels are not shifted, and a label is -100 where nothing is supervised."""
@@ -38,10 +41,16 @@ def unlearning_loss(
     answers that the loss prefers, sequence by sequence (DPO). At most ``chunk`` positions have logits at one
     time. A loss that pools over a step pools over these batches.
 
-    Raises ValueError where the loss needs a batch or a reference that is missing, or a distribution that only
+    Raises UserError for a model whose logits are not its head applied to its last hidden state, ValueError
+    where the loss needs a batch or a reference that is missing, or a distribution that only
     `mari unlearn` makes, and where a batch has no labels or a sequence without any.
     """
     model, reference = _without_wrapper(model), reference and _without_wrapper(reference)
+    for one in (model, reference):
+        if one is not None and one not in _CHECKED:
+            with torch.autocast(next(one.parameters()).device.type, enabled=False):
+                check_parity(one)
+            _CHECKED.add(one)
     objective = config.objective()
     needs = objective.needs
     given = {"forget": forget, "retain": retain, "alternative": alternative}
@@ -130,6 +139,8 @@ def _without_wrapper(model: nn.Module) -> Any:
     """The model of transformers in one of peft, with its adapters. Raises ValueError for virtual tokens and
     for an adapter of the head, which the head's weights do not hold."""
     inside: Any = getattr(model, "get_base_model", lambda: model)()
+    if not hasattr(inside, "get_output_embeddings"):  # DistributedDataParallel would not add up the gradients
+        raise ValueError(f"`{type(model).__name__}` is neither a model of transformers nor one of peft")
     config = getattr(model, "active_peft_config", None)
     if getattr(config, "is_prompt_learning", False) or hasattr(inside.get_output_embeddings(), "base_layer"):
         raise ValueError("virtual tokens and adapters of the language-model head are not supported")
@@ -139,7 +150,7 @@ def _without_wrapper(model: nn.Module) -> Any:
 def _states(model: nn.Module, batch: CollatedBatch, layer: int | None) -> tuple[Tensor, Tensor | None]:
     """Hidden states [N, D] that predict a label: after the final norm, and in ``layer``."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
-    mask, backbone = inputs.get("attention_mask"), _attribute(model, "base_model")
+    mask, backbone = inputs.get("attention_mask"), backbone_of(model)
     if mask is not None and "position_ids" in inspect.signature(backbone.forward).parameters:
         inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)  # padding on the left takes no position
     output = backbone(**inputs, use_cache=False, output_hidden_states=layer is not None)

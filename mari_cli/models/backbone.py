@@ -13,23 +13,9 @@ from transformers import PreTrainedModel
 from mari_cli.data.batches import Batch, Documents, collate
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
+from mari_cli.lm_head import backbone_of
 from mari_cli.models.attention import no_mask
 from mari_cli.models.device import Compute
-
-
-def backbone_of(model: PreTrainedModel) -> nn.Module:
-    """The module of ``model`` before its head. Raises UserError where ``model`` has no such module."""
-    if model.base_model is not model:
-        return model.base_model
-    embedding = model.get_input_embeddings()
-    # in some models the backbone has another name than `base_model_prefix` says
-    parts = [part for part in model.children() if part is not embedding and embedding in part.modules()]
-    if len(parts) != 1:
-        raise UserError(
-            f"`{type(model).__name__}` has no backbone apart from its head",
-            "this architecture is not supported yet",
-        )
-    return parts[0]
 
 
 def run_backbone(

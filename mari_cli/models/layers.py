@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from mari_cli.data.batches import collate
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
-from mari_cli.models.backbone import backbone_of, rows, run_backbone
+from mari_cli.lm_head import backbone_of
+from mari_cli.models.backbone import rows, run_backbone
 from mari_cli.models.load import LanguageModel
 
 

@@ -24,11 +24,11 @@ from mari_cli.data.chat import check_chat
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import Item, PromptStyle, end_of_answer, tokenize
 from mari_cli.errors import UserError, counted
+from mari_cli.lm_head import check_parity
 from mari_cli.models.checks import check_buildable, check_finite, config_of, misfit_of
 from mari_cli.models.device import Compute
 from mari_cli.models.files import UNREADABLE, check_files, explain_damage, system_errors, unbuildable
 from mari_cli.models.fingerprint import weights_hash
-from mari_cli.models.head import check_parity
 from mari_cli.models.locate import find_model, is_adapter, refuse_other_formats, require_named
 from mari_cli.models.lora import (
     Base,

@@ -12,11 +12,12 @@ from transformers import PreTrainedModel
 from mari_cli.config import Packing
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
+from mari_cli.lm_head import backbone_of
 from mari_cli.measure import fake
 from mari_cli.measure.memory import MemoryTracker
 from mari_cli.models import attention
 from mari_cli.models.attention import UnsupportedAttention
-from mari_cli.models.backbone import backbone_of, hidden_states
+from mari_cli.models.backbone import hidden_states
 from mari_cli.models.device import Compute
 
 PROBES = (12, 5, 2, 9, 5)

@@ -15,10 +15,10 @@ from mari_cli.config import FinetuneConfig, FinetuneRun, ModelConfig, UnlearnRun
 from mari_cli.data.batches import epoch_batches
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError, counted
+from mari_cli.lm_head import check_parity
 from mari_cli.losses.objective import FINE_TUNING
 from mari_cli.models.device import choose_compute
 from mari_cli.models.fingerprint import cache_key, described, weights_hash
-from mari_cli.models.head import check_parity
 from mari_cli.models.load import LanguageModel, base_of, load_model
 from mari_cli.models.lora import add_adapters
 from mari_cli.progress import Track, say, silent

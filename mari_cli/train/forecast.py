@@ -21,11 +21,11 @@ from torch.utils.hooks import RemovableHandle
 from mari_cli import distributed
 from mari_cli.config import OptimConfig, OptimizerName, Parallel, Weights
 from mari_cli.errors import UserError
+from mari_cli.lm_head import backbone_of
 from mari_cli.losses.objective import FINE_TUNING, Objective
 from mari_cli.measure import fake
 from mari_cli.measure.memory import MemoryTracker
 from mari_cli.models import attention
-from mari_cli.models.backbone import backbone_of
 from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel, checkpoint_activations
 from mari_cli.train.optim import Optimizer

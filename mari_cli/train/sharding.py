@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from mari_cli import distributed
 from mari_cli.config import Weights
-from mari_cli.models.backbone import backbone_of
+from mari_cli.lm_head import backbone_of
 from mari_cli.models.load import LanguageModel
 
 

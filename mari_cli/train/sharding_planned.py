@@ -21,9 +21,9 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from mari_cli.config import Weights
+from mari_cli.lm_head import backbone_of
 from mari_cli.measure import fake
 from mari_cli.measure.memory import MemoryTracker
-from mari_cli.models.backbone import backbone_of
 from mari_cli.train.sharding import units_of
 
 

@@ -22,12 +22,12 @@ from torch.distributed.tensor import DTensor
 
 from mari_cli import distributed
 from mari_cli.data.tokenize import Item
-from mari_cli.lm_head import Head, head_of
+from mari_cli.lm_head import Head, backbone_of, head_of
 from mari_cli.losses.engine import Gradients
 from mari_cli.losses.exchange import exchange
 from mari_cli.losses.objective import Objective, Terms, differentiate
 from mari_cli.losses.step import Positions, Rows, Step, Supported
-from mari_cli.models.backbone import backbone_of, choose_layer, hidden_states
+from mari_cli.models.backbone import choose_layer, hidden_states
 from mari_cli.models.load import LanguageModel
 from mari_cli.transfer import sent
 

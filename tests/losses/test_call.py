@@ -7,8 +7,18 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy, logsigmoid
-from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BertConfig,
+    BertLMHeadModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    TrainingArguments,
+)
 
+from mari_cli.errors import UserError
+from mari_cli.lm_head import check_parity
 from mari_cli.losses.ascent import KLGA, GradDiff
 from mari_cli.losses.call import unlearning_loss
 from mari_cli.losses.ceu import CEUConfig
@@ -167,6 +177,58 @@ def test_a_batch_without_labels_and_a_sequence_without_any_are_refused():
     cut["labels"][1] = -100
     with pytest.raises(ValueError, match="sequence 1 of `retain` has no label"):
         unlearning_loss(NPOConfig(name="npo"), model(), batch(1), cut, reference=model(1))
+
+
+def test_a_model_whose_logits_are_not_its_heads_is_refused_and_dropout_is_no_reason():
+    own = BertConfig(
+        vocab_size=V, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    with pytest.raises(UserError, match="logits of `BertLMHeadModel` are not its head"):
+        unlearning_loss(WGAConfig(name="wga"), BertLMHeadModel(own), batch(1), batch(2))
+    with pytest.raises(ValueError, match="`Linear` is neither a model of transformers nor one of peft"):
+        unlearning_loss(WGAConfig(name="wga"), torch.nn.Linear(2, 2), batch(1), batch(2))
+    for lm in (model().train(), model().bfloat16()):
+        state = torch.random.get_rng_state()
+        check_parity(lm)
+        assert torch.equal(torch.random.get_rng_state(), state)
+        assert unlearning_loss(WGAConfig(name="wga"), lm, batch(1), batch(2)).isfinite()
+
+
+FAMILIES = {
+    "llama4_text": {"intermediate_size_mlp": 16, "num_local_experts": 2},  # is its own `base_model`
+    "falcon_h1": {
+        "lm_head_multiplier": 0.25,
+        "mamba_d_ssm": 16,
+        "mamba_n_heads": 2,
+        "mamba_d_head": 8,
+        "mamba_d_state": 4,
+    },
+    "recurrent_gemma": {
+        "logits_soft_cap": 0.1,
+        "lru_width": 16,
+        "block_types": ["recurrent", "attention"],
+        "attention_window_size": 8,
+    },
+    "gemma2": {"final_logit_softcapping": 0.1},
+    "mixtral": {"num_local_experts": 2, "num_experts_per_tok": 1, "output_router_logits": True},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_family_does_beside_its_head_is_followed(family):
+    """It scales or caps its logits, calls its backbone by another name, or has a loss of its own."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes |= {"intermediate_size": 16, "head_dim": 8, "vocab_size": V, "max_position_embeddings": 32}
+    config = AutoConfig.for_model(family, **sizes, **FAMILIES[family])
+    lm = AutoModelForCausalLM.from_config(config).eval()
+    found = unlearning_loss(GradDiff(name="grad_diff"), lm, batch(1), batch(2))
+    nll = [-log_p(lm, of).sum() / (of["labels"][:, 1:] != -100).sum() for of in (batch(1), batch(2))]
+    torch.testing.assert_close(found, nll[1] - nll[0])
+    parameters = [p for p in lm.parameters() if p.requires_grad]
+    slopes = [torch.autograd.grad(of, parameters, allow_unused=True) for of in (found, nll[1] - nll[0])]
+    for one, other in zip(*slopes, strict=True):
+        if other is not None or one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("estimator", list(Estimator))

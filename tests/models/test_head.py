@@ -9,11 +9,10 @@ from tiny_models import GPT2, LLAMA, SMALL, built
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from mari_cli.errors import UserError
-from mari_cli.lm_head import Head, HeadGradient, head_of
+from mari_cli.lm_head import Head, HeadGradient, check_parity, head_of
 from mari_cli.measure import fake
 from mari_cli.measure.memory import MemoryTracker
 from mari_cli.models.backbone import run_backbone
-from mari_cli.models.head import check_parity
 
 ARCHITECTURES = {
     "gpt2, tied": GPT2,

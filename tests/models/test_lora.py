@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from mari_cli.config import LoraConfig, ModelConfig
 from mari_cli.errors import UserError
+from mari_cli.lm_head import check_parity
 from mari_cli.models.checks import check_saving
 from mari_cli.models.fingerprint import weights_hash
-from mari_cli.models.head import check_parity
 from mari_cli.models.load import base_of
 from mari_cli.models.lora import adapters_off, add_adapters, has_adapters, merge_adapters, merged_state
 from mari_cli.models.skeleton import skeleton

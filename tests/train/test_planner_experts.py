@@ -9,12 +9,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from mari_cli.config import LoraConfig, OptimConfig, Packing, UnlearnConfig
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
+from mari_cli.lm_head import check_parity
 from mari_cli.losses.mari import Estimator, MariConfig
 from mari_cli.losses.objective import FINE_TUNING, build
 from mari_cli.losses.preference import NPOConfig
 from mari_cli.measure import fake
 from mari_cli.models.device import Compute
-from mari_cli.models.head import check_parity
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import add_adapters
 from mari_cli.models.packing import foresee_layout

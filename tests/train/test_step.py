@@ -21,10 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mari_cli.config import Packing
 from mari_cli.data.tokenize import Item
+from mari_cli.lm_head import check_parity
 from mari_cli.losses.mari import PoolingScope
 from mari_cli.losses.objective import FINE_TUNING, build
 from mari_cli.models.backbone import hidden_states
-from mari_cli.models.head import check_parity
 from mari_cli.train.step import backward
 
 
