@@ -15,6 +15,7 @@ from mari_cli.storage.layout import CHECKPOINT, MANIFEST, RUN
 from mari_cli.storage.manifest import changes, read_manifest
 from mari_cli.storage.run import Run
 from mari_cli.tasks.attacking import ROLES, Audit, announce, evidence_of, second_gold_of
+from mari_cli.tasks.models_of_run import places_of
 from mari_cli.tasks.preflight import check_run
 from mari_cli.tasks.run_record import record_run
 from mari_cli.tasks.setting import cache_directory
@@ -83,7 +84,7 @@ def resolve_auto(config: AuditRun) -> tuple[AuditRun, dict[str, str], list[str]]
         weights = manifest["models"]
         expected = {"model": next(weights[r] for r in ("unlearned", "model") if r in weights)}
         expected |= {role: weights[role] for role in ("target", "gold") if role in weights}
-        places = manifest["places"]
+        places = places_of(run, manifest)
     notes, settled = [], {"before": config.before, "gold": config.gold}
     for key, role in (("before", "target"), ("gold", "gold")):
         if getattr(config, key) != "auto":

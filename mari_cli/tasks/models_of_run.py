@@ -43,6 +43,17 @@ def require_checkpoint(run: Path) -> dict[str, Any]:
     return read_manifest(run)
 
 
+def places_of(run: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Where the models beside ``run`` are, by role. One that is gone from the place in the manifest may lie
+    beside the run, as where a folder with both was moved; the hash of its weights is checked later."""
+    found = dict(manifest["places"])
+    for role, path in found.items():
+        moved = run.absolute().parent / Path(path).name
+        if not is_there(path) and is_there(moved / CHECKPOINT):
+            found[role] = str(moved)
+    return found
+
+
 def models_of_run(
     run: Path, config: RunConfig, *, before: str | None = None, gold: str | None = None
 ) -> ModelsOfRun:
@@ -52,7 +63,7 @@ def models_of_run(
     Raises UserError where a model is no longer at its place.
     """
     manifest = require_checkpoint(run)
-    weights, places = manifest["models"], dict(manifest["places"])
+    weights, places = manifest["models"], places_of(run, manifest)
     known = {word: next((weights[r] for r in roles if r in weights), None) for word, roles in ROLES.items()}
     if config.task == "finetune" and config.model.path:
         places["target"], known["before"] = config.model.path, manifest["start"]["weights"]
@@ -67,7 +78,7 @@ def models_of_run(
             what = "model before" if word == "before" else "gold model"
             notes.append(f"there is no {what} beside `{run}`: its manifest names none")
             continue
-        start = path == config.model.path
+        start = path == config.model.path and "model" not in manifest.get("lineage", {})
         _require(word, path, run, may_be_in_hub=bool(given) or start)
         model = replace(own, path=path, revision=config.model.revision if start else None)
         found[word] = ModelOfRun(model, None if given else known[word])

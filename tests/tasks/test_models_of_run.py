@@ -52,6 +52,22 @@ def test_before_now_and_gold_are_those_that_the_manifest_names(tmp_path):
     assert refusal.value.hint == "give it as `--gold PATH`, or leave it out with `--gold none`"
 
 
+def test_models_that_were_moved_together_with_the_run_are_found_beside_it(tmp_path):
+    places = {"target": str(tmp_path / "old" / "01-a"), "gold": str(tmp_path / "old" / "gold")}
+    run = finished(tmp_path / "new", "unlearn", "unlearned", places=places)
+    config = UnlearnRun(model=ModelConfig(name="m", path=places["target"]))
+    with pytest.raises(UserError, match=r"old/01-a"):
+        models_of_run(run, config, gold="none")
+    for name in ("01-a", "gold"):
+        (tmp_path / "new" / name / "checkpoint").mkdir(parents=True)
+    found = models_of_run(run, config).models
+    assert [model.config.path for model in found.values()] == [
+        str(tmp_path / "new" / "01-a"), str(run), str(tmp_path / "new" / "gold")]  # fmt: skip
+    assert [model.weights for model in found.values()] == ["t", "n", "g"]  # which loading checks
+    (tmp_path / "old" / "gold").mkdir(parents=True)
+    assert models_of_run(run, config).models["gold"].config.path == places["gold"]
+
+
 def test_of_fine_tuning_the_model_before_is_the_one_that_it_began_with(tmp_path):
     run = finished(tmp_path, "finetune", "model", places={})
     made = models_of_run(run, FinetuneRun(model=ModelConfig(name="m", architecture=TINY, tokenizer="train")))
