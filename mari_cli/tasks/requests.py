@@ -155,9 +155,13 @@ def _of_request(
         yield _line(id, run, _done(run))
     for one in pending:
         yield RequestLine(id, str(one.run), one.state, one.created, "", one.note)
-    cleared = [run for run in own if run.unlearns]
+    asked = [run for run in own if run.task == "unlearn"]
+    cleared = [run for run in asked if run.unlearns]
     told = {run.path for run in own}
-    holding = _holders(cleared, pending, known)
+    holding = _holders(asked, pending, known)
+    for run in asked:
+        if not run.unlearns:  # its own line says so already
+            holding.pop(run.path, None)
     for run in known:
         if run.path not in told and run.path not in holding and run.final:
             ancestor = next((other for other in cleared if _descends(run, other, known)), None)
@@ -167,14 +171,14 @@ def _of_request(
         if run.path in holding:
             yield _line(id, run, f"still holds it: {holding[run.path]}")
     # runs that did something else to a model that holds it: what such a run began with holds it too
-    others = [run for run in known if run.path in holding and run.task == "unlearn" and run not in cleared]
+    others = [run for run in known if run.path in holding and run.task == "unlearn"]
     seen: set[str] = set()
     for one in pending:
         model = one.begins_with
         if model is not None and model not in seen and not any(one.starts_from(run) for run in known):
             seen.add(model)
             yield RequestLine(id, model, f"still holds it: `{one.run}` begins with it", "", "", "")
-    for run in [*cleared, *others]:
+    for run in [*asked, *others]:
         adapters = run.manifest["adapters"]
         if adapters:
             base = adapters["base"]
@@ -205,11 +209,11 @@ def _done(run: KnownRun) -> str:
 
 
 def _holders(
-    cleared: Sequence[KnownRun], pending: Sequence[PendingRequest], known: Sequence[KnownRun]
+    asked: Sequence[KnownRun], pending: Sequence[PendingRequest], known: Sequence[KnownRun]
 ) -> dict[Path, str]:
-    """By path, why a run's model holds what ``cleared`` have unlearned, and ``pending`` are to unlearn."""
+    """By path, why a run's model holds what ``asked`` should have unlearned, and ``pending`` are to."""
     found: dict[Path, str] = {}
-    removals = [(done.records, done.is_child_of, f"`{done.path}` began with it") for done in cleared]
+    removals = [(done.records, done.is_child_of, f"`{done.path}` began with it") for done in asked]
     removals += [(one.records, one.starts_from, f"`{one.run}` begins with it") for one in pending]
     for records, starts_from, began in removals:
 

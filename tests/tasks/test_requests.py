@@ -129,7 +129,24 @@ def test_a_part_of_the_request_is_not_the_whole(archive):
 
 def test_a_run_that_kept_the_target_has_done_nothing(archive):
     archive.run("nothing", "unlearn", start="t", final="t", records=("a",), ids=("R9",), kept=0)
-    assert archive.told("R9")["nothing"].startswith("not done")
+    told = archive.told("R9")
+    assert told.pop("nothing").startswith("not done")
+    assert told == {"target": f"{HELD}: it was trained on it"}  # what it began with holds it as before
+
+
+def test_of_a_request_that_was_not_done_the_chain_before_holds_it(tmp_path):
+    archive = Archive(tmp_path)
+    archive.run("first", "unlearn", start="t", final="u", records=("a",), ids=("R1",))
+    archive.run(
+        "second", "unlearn", start="u", final="u", records=("b",), ids=("R2",), parent="first", kept=0
+    )
+    archive.run("third", "unlearn", start="u", final="v", records=("c",), ids=("R3",), parent="second")
+    assert archive.told("R2") == {
+        "second": "not done: no step was kept, and the model is the one from before",
+        "first": f"{HELD}: `{tmp_path / 'second'}` began with it",
+        "third": f"{HELD}: made from `{tmp_path / 'first'}`",
+        "somewhere": f"{HELD}: `{tmp_path / 'first'}` began with it",
+    }
 
 
 def test_the_base_of_adapters_holds_it(archive):
