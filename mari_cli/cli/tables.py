@@ -7,6 +7,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from mari_cli.errors import counted, one_line, size
+from mari_cli.search.aim import OURS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from mari_cli.tasks.requests import RequestLine
     from mari_cli.tasks.verify import Check
 
-OURS = ("unlearned", "model")
-"""Roles of the models that a run itself makes; target and gold stand beside them for comparison."""
 NOTHING = "–"
 NO_ANSWER = "(no word)"
 """Of a model that ends its answer at once."""

@@ -72,10 +72,9 @@ def unknown_key(key: str, section: type | None, task: str, typed: str | None = N
     elsewhere = [known for known in there if known.rpartition(".")[2] == typed.rpartition(".")[2]]
     hint = LIST_KEYS
     near = nearest(word, siblings)
-    if far := nearest(
-        word, {name for _, schema in _schemas(parent) for name in _names(schema)}.difference(siblings)
-    ):
-        others = [OPTION_OF.get(name, name) for name, schema in _schemas(parent) if far in _names(schema)]
+    named = [(option, _names(schema)) for option, schema in _schemas(parent)]
+    if far := nearest(word, {name for _, names in named for name in names}.difference(siblings)):
+        others = [OPTION_OF.get(option, option) for option, names in named if far in names]
         listed = " and ".join(f"`{parent}={option}`" for option in others)
         question = "" if far == word else f"did you mean `{parent}.{far}`? "
         hint = (
@@ -132,12 +131,7 @@ def _schemas(section: str, kind: Any = None) -> list[tuple[str, type]]:
     """The schemas that ``section`` can have: the schemas of its group, or the one of its type ``kind``."""
     if section == "finetune":
         return [("finetune", config.SCHEMAS["train/finetune"])]
-    start = f"{section}/"
-    group = [
-        (name.removeprefix(start), schema)
-        for name, schema in config.SCHEMAS.items()
-        if name.startswith(start)
-    ]
+    group = list(config.kinds_of(section).items())
     if isinstance(kind, type) and is_dataclass(kind):
         return [(name, schema) for name, schema in group if issubclass(schema, kind)] or [("", kind)]
     return group

@@ -2,7 +2,7 @@
 choice makes of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from mari_cli.launch.typed import as_meant, quote
 from mari_cli.launch.unread import need_of, unread
 from mari_cli.search.plan import SearchConfig, read_settings
 from mari_cli.search.sampler import Sampler
-from mari_cli.search.space import Assignment, OneOf, Range, Scalar, as_plain, combinations, from_plain
+from mari_cli.search.space import Assignment, OneOf, Range, Scalar, combinations, from_plain
 from mari_cli.storage.json_files import damaged
 from mari_cli.storage.layout import CONFIG, SWEEP
 
@@ -93,15 +93,12 @@ def plan_methods(composed: Composed) -> tuple[SearchConfig, list[Method]]:
             "search a run of `mari unlearn` or `mari finetune`; `KEY=A,B` runs every value",
         )
     given = {name: steering_value(name, text) for name, text in composed.steering.items()}
-    names = [_name(composed, number) for number in range(len(composed.combinations))]
-    methods = [
-        Method(
-            number, names[number], varied, overrides, text, tuple(_ranges_of(composed, names[number], varied))
-        )
-        for number, (varied, overrides, text) in enumerate(
-            zip(composed.varied, composed.combinations, composed.texts, strict=True)
-        )
-    ]
+    parts = zip(composed.varied, composed.combinations, composed.texts, strict=True)
+    methods = []
+    for number, (varied, overrides, text) in enumerate(parts):
+        name = _name(composed, number)
+        ranges = tuple(_ranges_of(composed, name, varied))
+        methods.append(Method(number, name, varied, overrides, text, ranges))
     _check_prefixes(composed, methods)
     if given.get("sampler") == Sampler.grid and given.get("trials") is None:
         sizes = [combinations(method.ranges) for method in methods if method.ranges]
@@ -148,16 +145,9 @@ def every_config(methods: Sequence[Method], settings: SearchConfig) -> Iterator[
 def methods_as_plain(settings: SearchConfig, methods: Sequence[Method]) -> dict[str, Any]:
     """What `sweep.json` holds of a search, to be read by `read_methods`."""
     return {
-        "settings": {
-            **vars(settings),
-            **{name: list(getattr(settings, name)) for name in ("report_seeds", "report_overrides", "fixed")},
-        },
+        "settings": vars(settings),
         "methods": [
-            {
-                "name": method.name,
-                "overrides": list(method.overrides),
-                "ranges": [as_plain(of_key) for of_key in method.ranges],
-            }
+            {"name": method.name, "overrides": method.overrides, "ranges": [*map(asdict, method.ranges)]}
             for method in methods
         ],
     }

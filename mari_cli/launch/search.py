@@ -8,7 +8,7 @@ Which trials come next follows from these, so a search that was killed goes on a
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from mari_cli.options import Task
 from mari_cli.search.aim import Aim
 from mari_cli.search.plan import SearchConfig
 from mari_cli.search.sampler import propose
-from mari_cli.search.trials import Trial, best, from_plain, middle
+from mari_cli.search.trials import Trial, best, middle
 from mari_cli.storage import json_files
 from mari_cli.storage.layout import RUN, TRIALS
 from mari_cli.storage.run import Run, now
@@ -161,7 +161,7 @@ def read_trials(directory: Path) -> list[Trial]:
         return []
     about = json_files.read_object(directory / TRIALS)
     try:
-        return [from_plain(trial) for trial in about["trials"]]
+        return [Trial(**trial) for trial in about["trials"]]
     except (KeyError, TypeError) as error:
         raise json_files.damaged(directory / TRIALS, "it does not hold trials") from error
 
@@ -212,7 +212,7 @@ def _run_trials(planned: PlannedSearch, aim: Aim, runs: "_Runs") -> list[Trial]:
         trials += told
         json_files.atomic_write_json(
             planned.directory / TRIALS,
-            {"schema_version": 1, "trials": [trial.as_plain() for trial in trials]},
+            {"schema_version": 1, "trials": [*map(asdict, trials)]},
         )
         if not first:
             _require_aim(aim, results)

@@ -24,7 +24,7 @@ from torch.nn.functional import embedding_bag, normalize
 from mari_cli.lm_head import Head
 from mari_cli.models.fingerprint import cache_key
 from mari_cli.models.reference import ItemRows, StoredReference
-from mari_cli.progress import Track
+from mari_cli.progress import track
 from mari_cli.storage.tensor_cache import TensorSpec, cache_tensors
 
 DEFINITION = 2
@@ -64,7 +64,6 @@ def context_targets(
     stored_tokens: int,
     chunk: int,
     directory: Path,
-    track: Track,
     block: int = BLOCK,
 ) -> Targets:
     """Read the targets from the cache in ``directory``, or compute and store them.
@@ -89,7 +88,6 @@ def context_targets(
             neighbours=neighbours,
             block=block,
             device=device,
-            track=track,
         )
         for start in range(0, len(forget_MD), rows):
             here = slice(start, start + rows)
@@ -101,7 +99,6 @@ def context_targets(
                 forget.labels_N[here].to(device),
                 tokens=tokens,
                 chunk=chunk,
-                track=track,
             )
             tensors["ids"][here] = ids_mK.int().cpu()
             tensors["q"][here] = q_mK.float().cpu()
@@ -128,7 +125,6 @@ def nearest(
     neighbours: int,
     block: int,
     device: torch.device,
-    track: Track,
 ) -> tuple[Tensor, Tensor]:
     """The nearest retain positions of each forget position [M, k] and their weights, nearest first, on the
     CPU. Computed in float32 or wider; of retain positions that are equally near, the first ones are taken."""
@@ -191,7 +187,6 @@ def mix_neighbours(
     *,
     tokens: int,
     chunk: int,
-    track: Track,
 ) -> tuple[Tensor, Tensor]:
     """(ids, q) [m, 1 + tokens] of m forget positions, for the label and the most probable other tokens (of
     equally probable tokens, the lowest). The function works through the vocabulary in blocks, so that each

@@ -18,7 +18,7 @@ from mari_cli.data.tokenize import Item
 from mari_cli.models.backbone import hidden_states
 from mari_cli.models.fingerprint import cache_key, described
 from mari_cli.models.load import LanguageModel
-from mari_cli.progress import Track
+from mari_cli.progress import track
 from mari_cli.storage import hashing
 from mari_cli.storage.hashing import key_hash
 from mari_cli.storage.tensor_cache import TensorSpec, cache_tensors
@@ -104,7 +104,6 @@ def store_reference(
     directory: Path,
     weights: str,
     batch_size: int,
-    track: Track,
     name: str,
 ) -> StoredReference:
     """Read the reference from the cache in ``directory``, or compute it with ``lm`` as it is now.

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mari_cli.metrics.estimate import Estimate
 from mari_cli.report.format import interval, number
 from mari_cli.report.read import RunData, estimates_of
 
@@ -75,21 +74,13 @@ def robustness_card(runs: list[RunData]) -> Card | None:
 
 
 def _line_of(row: Mapping[str, Any], roles: list[str]) -> CardLine:
-    of_models: dict[str, Estimate] = estimates_of(row["models"])
-    estimates = [of_models.get(role) for role in roles]
+    of_models = estimates_of(row["models"])
     cells = [
         ("–", "") if found is None else (number(found.value), interval(found.low, found.high))
-        for found in estimates
+        for found in map(of_models.get, roles)
     ]
-    tone = "good" if row["verdict"] in GOOD else "past"
-    return CardLine(
-        row["attack"].replace("_", " "),
-        row["says"],
-        cells,
-        next(iter(of_models.values())).n,
-        row["verdict"],
-        tone,
-    )
+    attack, verdict, n = row["attack"].replace("_", " "), row["verdict"], next(iter(of_models.values())).n
+    return CardLine(attack, row["says"], cells, n, verdict, "good" if verdict in GOOD else "past")
 
 
 SERIES = {
@@ -115,11 +106,10 @@ def _curves_of(row: Mapping[str, Any], roles: list[str]) -> list[Curve]:
         first = detail[having[0]]
         at = first.get("steps") or range(1, len(first[name]) + 1)
         also = [key for key in SAID if any(key in detail[role] for role in having)]
-        lines = []
-        for role in having:
-            values = [number(value) for value in detail[role][name]]
-            last = [_said(detail[role], key) for key in also]
-            lines.append((BESIDE[role], [*values, *last]))
+        lines = [
+            (BESIDE[role], [*map(number, detail[role][name]), *(_said(detail[role], key) for key in also)])
+            for role in having
+        ]
         title = f"{row['attack']}, {row['case']}".replace("_", " ")
         curves.append(Curve(f"{title}: {says}", [*map(str, at), *(SAID[key] for key in also)], lines))
     return curves

@@ -20,11 +20,10 @@ from mari_cli.report.format import interval, listed, number
 from mari_cli.report.gold_distance import in_short
 from mari_cli.report.narrative import confidence, summarise
 from mari_cli.report.read import RunData
+from mari_cli.search.aim import OURS
 from mari_cli.suites.registry import headlines
 
 CARD = "README.md"
-OURS = ("unlearned", "model")
-"""The roles of the model that the card is of."""
 ADAPTER = "adapter_config.json"
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 PRIVATE = ("request.note", "request.key")

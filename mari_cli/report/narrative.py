@@ -5,6 +5,7 @@ no verdict; a loss above gold's is over-forgetting; a bound for one token is no 
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mari_cli.errors import duration
@@ -140,7 +141,7 @@ def _describe_run(row: ComparisonRow) -> str:
 
 
 def _forgotten(row: ComparisonRow) -> Claim:
-    measures = [measure for name in judged_metrics("forgotten") if (measure := _measure(row, name))]
+    measures = _measures(row, judged_metrics("forgotten"))
     if row.gold is None:
         return Claim(
             heading="What changed on the forget data", sentences=_without_gold(row), measures=measures
@@ -178,10 +179,12 @@ def _figure(name: str, estimate: Estimate | None) -> Figure:
     return Figure(value=percent(estimate.value), interval=ends)
 
 
-def _measure(row: ComparisonRow, name: str) -> Measure | None:
-    here = row.estimate(name)
-    if here is None:
-        return None
+def _measures(row: ComparisonRow, names: Iterable[str]) -> list[Measure]:
+    """One of each of the metrics that ``row`` has."""
+    return [_measure(row, name, here) for name in names if (here := row.estimate(name))]
+
+
+def _measure(row: ComparisonRow, name: str, here: Estimate) -> Measure:
     gold, metric = row.estimate(name, of="gold"), metric_of(name)
     read = row.standing(name) if metric.role == "forgotten" else row.change(name)
     reading, tone = READS[read] if read else ("", "")
@@ -236,7 +239,7 @@ def _beside_gold(row: ComparisonRow) -> list[Claim]:
 
 
 def _kept(row: ComparisonRow) -> Claim:
-    measures = [measure for name in judged_metrics("kept") if (measure := _measure(row, name))]
+    measures = _measures(row, judged_metrics("kept"))
     none = "Nothing was measured on data that should be kept, so the price of forgetting is not known."
     return Claim(heading="Should be as before", measures=measures, sentences=[] if measures else [none])
 
@@ -295,27 +298,19 @@ def _bound(made: list[ComparisonRow], rows: list[ComparisonRow]) -> Claim:
 
 
 def _claims_of_model(row: ComparisonRow) -> list[Claim]:
-    measures = [
-        measure
-        for name in (*judged_metrics("forgotten"), *judged_metrics("kept"))
-        if (measure := _measure(row, name))
-    ]
+    measures = _measures(row, [*judged_metrics("forgotten"), *judged_metrics("kept")])
     return [Claim(heading="What the model knows", measures=measures), *_beside_gold(row), *_by_suite(row)]
 
 
 def _by_suite(row: ComparisonRow) -> list[Claim]:
     """A claim for each suite: first metrics that should be as gold's, then those that should be as before."""
-    every = [*judged_metrics("forgotten", suites=True), *judged_metrics("kept", suites=True)]
-    names = [name for name in every if row.estimate(name)]
+    by_suite: dict[str | None, list[str]] = {}
+    for name in (*judged_metrics("forgotten", suites=True), *judged_metrics("kept", suites=True)):
+        by_suite.setdefault(suite_of(name), []).append(name)
     return [
-        Claim(
-            heading=f"What {suite.upper()} says",
-            measures=[
-                measure for name in names if suite_of(name) == suite and (measure := _measure(row, name))
-            ],
-        )
-        for suite in dict.fromkeys(suite_of(name) for name in names)
-        if suite
+        Claim(heading=f"What {suite.upper()} says", measures=measures)
+        for suite, names in by_suite.items()
+        if suite and (measures := _measures(row, names))
     ]
 
 

@@ -283,41 +283,22 @@ def _overview(
 
 def _missing(runs: list[RunData], rows: list[ComparisonRow]) -> list[str]:
     """What a reader might look for and will not find, with what it would have told."""
-    names = set(metric_names(rows))
-    corpora = any(name.startswith(("forget/", "retain/")) for name in names)  # else only a suite was asked
-    unlearned = any(row.role == "unlearned" for row in rows)
-    return [
-        words
-        for absent, words in (
-            (
-                unlearned and not any(row.role == "gold" for row in rows),
-                "a gold model (how forgotten is forgotten)",
-            ),
-            (
-                not any(name.startswith(("holdout/", "privacy/")) or name.endswith("_auc") for name in names),
-                "a holdout corpus (membership inference)",
-            ),
-            (
-                corpora and not any(name.startswith("facts/") for name in names),
-                "marked facts (unique and shared recall)",
-            ),
-            (
-                not any(map(_is_of_generated, names))
-                and not any("recalled" in item.values for run in runs for item in run.items),
-                "generated answers (ROUGE-L)",
-            ),
-            (
-                corpora and not any(name.startswith("marginal/") for name in names),
-                "marginal information (Fano bound)",
-            ),
-            (
-                not any(name.startswith("benchmark/") for name in names),
-                "a benchmark (general ability: `metrics.benchmarks`)",
-            ),
-            (not any(run.examples for run in runs), "examples of answers"),
-        )
-        if absent
-    ]
+    names, roles = metric_names(rows), {row.role for row in rows}
+    groups = {name.partition("/")[0] for name in names}
+    corpora = bool(groups & {"forget", "retain"})  # else only a suite was asked
+    told = any("recalled" in item.values for run in runs for item in run.items)
+    absent = {
+        "a gold model (how forgotten is forgotten)": "unlearned" in roles and "gold" not in roles,
+        "a holdout corpus (membership inference)": not (
+            groups & {"holdout", "privacy"} or any(name.endswith("_auc") for name in names)
+        ),
+        "marked facts (unique and shared recall)": corpora and "facts" not in groups,
+        "generated answers (ROUGE-L)": not (told or any(map(_is_of_generated, names))),
+        "marginal information (Fano bound)": corpora and "marginal" not in groups,
+        "a benchmark (general ability: `metrics.benchmarks`)": "benchmark" not in groups,
+        "examples of answers": not any(run.examples for run in runs),
+    }
+    return [words for words, is_absent in absent.items() if is_absent]
 
 
 def _is_of_generated(name: str) -> bool:
@@ -341,15 +322,13 @@ def _training(run: RunData) -> str:
     """How it stopped and what was kept, as one sentence."""
     training = run.training
     assert training
-    planned = run.setting("train.steps")
+    planned, steps = run.setting("train.steps"), counted(training.steps, "step")
     if training.stopped_by:
-        ended = f"stopped after {counted(training.steps, 'step')}: {training.stopped_by}"
+        ended = f"stopped after {steps}: {training.stopped_by}"
+    elif planned in (None, training.steps):
+        ended = f"ran all {steps}; no stop rule ended it"
     else:
-        steps = counted(training.steps, "step")
-        all_of = (
-            f"all {steps}" if planned in (None, training.steps) else f"{training.steps} of {planned} steps"
-        )
-        ended = f"ran {all_of}; no stop rule ended it"
+        ended = f"ran {training.steps} of {planned} steps; no stop rule ended it"
     if training.kept_step is None:
         return f"{ended}."
     last = ", the last one" if training.kept_step == training.steps else ""
@@ -365,10 +344,8 @@ def _steps(run: RunData) -> str:
     how = []
     if training.layout:
         how.append(f"sequences {training.layout}")
-    if training.pooling_scope:
-        how.append(
-            f"predictions pooled over the {SCOPES.get(training.pooling_scope, training.pooling_scope)}"
-        )
+    if scope := training.pooling_scope:
+        how.append(f"predictions pooled over the {SCOPES.get(scope, scope)}")
     if training.micro_batch:
         how.append(f"{counted(training.micro_batch, 'sequence')} of each corpus at a time")
     if training.chunk:

@@ -7,12 +7,7 @@ no verdict; a loss above gold's is over-forgetting.
 import math
 
 from mari_cli.errors import counted
-from mari_cli.report.comparison import (
-    Change,
-    ComparisonRow,
-    Standing,
-    metric_of,
-)
+from mari_cli.report.comparison import Change, ComparisonRow, Standing, metric_of
 from mari_cli.report.format import listed
 from mari_cli.report.gold_distance import in_short
 from mari_cli.suites.registry import judged_metrics

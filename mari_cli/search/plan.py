@@ -10,6 +10,7 @@ from mari_cli.search.sampler import Sampler
 
 PREFIX = "sweep."
 MOST_TRIALS = 10_000
+MOST_SEED = 2**63 - 1
 DIRECTIONS = {"minimise": "down", "minimize": "down", "maximise": "up", "maximize": "up"}
 
 
@@ -58,20 +59,23 @@ def read_settings(given: Mapping[str, Any]) -> SearchConfig:
             "a range is searched, and `sweep.trials` does not say how often",
             "set it: `sweep.trials=20`, which each method gets; `KEY=A,B` runs every value",
         )
+    aim, together = given.get("aim", SearchConfig.aim), given.get("together")
+    untuned = given.get("report_untuned", False)
     found = SearchConfig(
-        trials=_whole(given, "trials", 1, MOST_TRIALS),
-        aim=_text(given, "aim", SearchConfig.aim),
+        trials=_whole("trials", given["trials"], 1, MOST_TRIALS),
+        aim=_fitting("aim", aim, isinstance(aim, str) and aim != "", "a word", SearchConfig.aim),
         direction=_direction(given.get("direction")),
         sampler=_sampler(given.get("sampler", SearchConfig.sampler)),
-        seed=_whole({"seed": 0, **given}, "seed", 0, 2**63 - 1),
-        together=None if given.get("together") is None else _whole(given, "together", 1, MOST_TRIALS),
+        seed=_whole("seed", given.get("seed", 0), 0, MOST_SEED),
+        together=None if together is None else _whole("together", together, 1, MOST_TRIALS),
         report_seeds=tuple(
-            _whole({"report_seeds": seed}, "report_seeds", 0, 2**63 - 1)
-            for seed in _read_list(given, "report_seeds")
+            _whole("report_seeds", seed, 0, MOST_SEED, "[1,2]") for seed in _read_list(given, "report_seeds")
         ),
-        report_overrides=tuple(str(word) for word in _read_list(given, "report_overrides")),
-        report_untuned=_flag(given, "report_untuned"),
-        fixed=tuple(str(name) for name in _read_list(given, "fixed")),
+        report_overrides=tuple(map(str, _read_list(given, "report_overrides"))),
+        report_untuned=_fitting(
+            "report_untuned", untuned, isinstance(untuned, bool), "true or false", "true"
+        ),
+        fixed=tuple(map(str, _read_list(given, "fixed"))),
     )
     if found.sampler is not Sampler.grid and find_spec("optuna") is None:
         raise UserError(
@@ -88,39 +92,22 @@ def read_settings(given: Mapping[str, Any]) -> SearchConfig:
     return found
 
 
-def _whole(given: Mapping[str, Any], name: str, low: int, high: int) -> int:
-    value = given[name]
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise UserError(
-            f"`{PREFIX}{name}` must be a whole number from {low} to {high}, got {value}",
-            f"write `{PREFIX}{name}={'[1,2]' if name == 'report_seeds' else max(low, 6)}`",
-        )
+def _fitting(name: str, value: Any, fits: bool, must: str, example: str) -> Any:
+    """``value`` of `sweep.NAME`, which is refused where it does not fit."""
+    if not fits:
+        raise UserError(f"`{PREFIX}{name}` must be {must}, got {value}", f"write `{PREFIX}{name}={example}`")
     return value
 
 
-def _text(given: Mapping[str, Any], name: str, default: str) -> str:
-    value = given.get(name, default)
-    if not isinstance(value, str) or not value:
-        raise UserError(f"`{PREFIX}{name}` must be a word, got {value}", f"write `{PREFIX}{name}={default}`")
-    return value
+def _whole(name: str, value: Any, low: int, high: int, example: str = "6") -> Any:
+    fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    return _fitting(name, value, fits, f"a whole number from {low} to {high}", example)
 
 
 def _read_list(given: Mapping[str, Any], name: str) -> list[Any]:
     value = given.get(name)
-    if value is None:
-        return []
-    if not isinstance(value, list | tuple):
-        raise UserError(f"`{PREFIX}{name}` must be a list, got {value}", f"write `{PREFIX}{name}=[{value}]`")
-    return list(value)
-
-
-def _flag(given: Mapping[str, Any], name: str) -> bool:
-    value = given.get(name, False)
-    if not isinstance(value, bool):
-        raise UserError(
-            f"`{PREFIX}{name}` must be true or false, got {value}", f"write `{PREFIX}{name}=true`"
-        )
-    return value
+    fits = isinstance(value, list | tuple | None)
+    return list(_fitting(name, value, fits, "a list", f"[{value}]") or [])
 
 
 def _direction(value: Any) -> str | None:

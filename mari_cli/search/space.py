@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from mari_cli.errors import UserError
@@ -116,13 +116,8 @@ def written(value: Scalar) -> str:
             return str(value)
 
 
-def as_plain(of_key: Range) -> dict[str, Any]:
-    """A range as JSON holds it."""
-    return asdict(of_key)
-
-
 def from_plain(plain: Mapping[str, Any]) -> Range:
-    """A range from `as_plain`; KeyError or TypeError where it is none."""
+    """A range from its fields, as JSON holds them; KeyError or TypeError where it is none."""
     if "values" in plain:
         return OneOf(key=plain["key"], values=tuple(plain["values"]))
     return Interval(**plain)

@@ -1,8 +1,7 @@
 """The trials of a search: what each tried, what came out, which is best and which is in the middle."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mari_cli.search.space import Assignment
 
@@ -23,14 +22,6 @@ class Trial:
     """What the search makes small; None where the trial failed."""
     failed: str | None = None
     """Why there is no value."""
-
-    def as_plain(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def from_plain(plain: Mapping[str, Any]) -> Trial:
-    """A trial from `as_plain`; TypeError where it is none."""
-    return Trial(**plain)
 
 
 def by_cost(trials: Sequence[Trial]) -> list[Trial]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mari_cli.lm_head import Head
 from mari_cli.models.context import columns
 from mari_cli.models.reference import StoredReference
-from mari_cli.progress import Track
+from mari_cli.progress import track
 from mari_cli.supports.sparse import Mistakes, Write, item_means, mistakes
 from mari_cli.transfer import sent
 
@@ -45,7 +45,6 @@ def write_combined(
     combine: Callable[..., Tensor],
     *,
     chunk: int,
-    track: Track,
     said: Callable[[Asked, slice], Tensor] = Asked.log_p,
 ) -> None:
     """Give ``write`` the distribution `q` at all positions: ``combine`` of the output of ``said`` for each of

@@ -48,7 +48,7 @@ from mari_cli.models.backbone import hidden_states
 from mari_cli.models.continuation import continued
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.reference import StoredReference
-from mari_cli.progress import Track
+from mari_cli.progress import track
 from mari_cli.supports.keys import Keys
 from mari_cli.supports.sparse import Write
 
@@ -264,7 +264,6 @@ def ask_twins(
     seed: int,
     chunk: int,
     batch_size: int,
-    track: Track,
 ) -> None:
     """Give ``write`` log r of each of ``ways`` and log p0 (`before`) at all forget positions.
 

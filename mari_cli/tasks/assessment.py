@@ -6,7 +6,6 @@ from typing import Any
 
 from mari_cli.config import RunConfig
 from mari_cli.models.load import LanguageModel
-from mari_cli.progress import track
 from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import Row
 from mari_cli.tasks.beside import compare_models
@@ -42,8 +41,8 @@ class Assessment:
         if flight.reference:
             lm = flight.load(flight.reference)
             if corpora:
-                corpora = with_reference_losses(lm, corpora, flight.config, track)
-            rows = ask_reference(lm, flight.suite, flight.config, track)
+                corpora = with_reference_losses(lm, corpora, flight.config)
+            rows = ask_reference(lm, flight.suite, flight.config)
         return cls(flight, corpora, rows)
 
     def take(self, role: str, lm: LanguageModel, *, afresh: bool = False) -> Examined:
@@ -56,7 +55,6 @@ class Assessment:
             config.metrics,
             seed=config.seed,
             cache=cache_directory(config),
-            track=track,
             name=role,
             reference=self.reference_rows,
             afresh=afresh,
@@ -84,7 +82,6 @@ class Assessment:
         models, missing = summarise_models(self.models, self.flight.suite, config.metrics, seed=config.seed)
         found = compare_models(models, config.metrics, seed=config.seed)
         return record.finish(
-            task=config.task,
             name=name,
             loss=loss,
             models=found.models,

@@ -20,7 +20,7 @@ from mari_cli.metrics.version import version_of
 from mari_cli.models.fingerprint import cache_key, described, weights_hash
 from mari_cli.models.layers import readable_layers
 from mari_cli.models.load import LanguageModel
-from mari_cli.progress import Track, say
+from mari_cli.progress import say, track
 from mari_cli.storage import json_cache
 from mari_cli.storage.hashing import key_hash
 from mari_cli.suites.examiner import items_hash
@@ -155,7 +155,6 @@ class Audit:
     cache: Path
     load: Mapping[str, Callable[[], LanguageModel]]
     """By role, how the model is loaded."""
-    track: Track
     check: Callable[[str, str], None] = lambda role, weights: None
     """Called with role and weights of each model before it is attacked; may raise UserError."""
     found: dict[str, dict[str, CaseValues]] = field(default_factory=dict)
@@ -176,7 +175,7 @@ class Audit:
                 for case in self.planned
                 if role in ("target", "model") or case.against_gold != (role == "gold")
             ]
-            for case in self.track(asked, f"{role}: attacks", len(asked)):
+            for case in track(asked, f"{role}: attacks", len(asked)):
                 self.found.setdefault(case.full_name, {})[stands_for] = self._ask(lm, role, case)
 
     def _ask(self, lm: LanguageModel, role: str, case: Case) -> CaseValues:

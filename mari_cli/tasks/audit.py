@@ -10,7 +10,6 @@ from mari_cli.errors import UserError, shell_path
 from mari_cli.metrics.statistics import How
 from mari_cli.options import RunOptions
 from mari_cli.places import is_there, place
-from mari_cli.progress import track
 from mari_cli.storage.layout import CHECKPOINT, MANIFEST, RUN
 from mari_cli.storage.manifest import changes, read_manifest
 from mari_cli.storage.run import Run
@@ -39,19 +38,13 @@ def audit(config: AuditRun, options: RunOptions) -> dict[str, Any]:
             planned,
             cache_directory(config),
             {role: partial(flight.load, source) for role, source in sources.items()},
-            track,
             partial(require_weights, expected=expected),
         )
         attacks.run()
         rows, said = attacks.card(How(config.metrics.bootstrap, config.metrics.confidence, config.seed))
         return record.finish(
-            task=config.task,
             name=config.model.name,
-            loss=None,
             models=attacks.models(rows),
-            examples=[],
-            outcome=None,
-            compute=flight.setting.compute,
             notes=[*said, *notes, *flight.notes, *left_out],
             audit=[asdict(row) for row in rows],
         )

@@ -11,7 +11,6 @@ from mari_cli.config import ModelConfig, UnlearnRun
 from mari_cli.errors import UserError
 from mari_cli.metrics.statistics import How
 from mari_cli.models.load import LanguageModel
-from mari_cli.progress import track
 from mari_cli.storage.layout import CHECKPOINT
 from mari_cli.tasks.attacking import Audit, announce, evidence_of, second_gold_of
 from mari_cli.tasks.preflight import Preflight
@@ -54,7 +53,7 @@ class ClosingAudit:
         made = config.model.at(str(record.run.path / CHECKPOINT))
         models = {"target": target, "model": made, "gold": gold, "second_gold": self.second_gold}
         load = {role: partial(self.flight.load, model) for role, model in models.items() if model}
-        audit = Audit(config.audit, self.evidence, self.planned, cache_directory(config), load, track)
+        audit = Audit(config.audit, self.evidence, self.planned, cache_directory(config), load)
         audit.run()
         rows, said = audit.card(How(config.metrics.bootstrap, config.metrics.confidence, config.seed))
         return [_of_run(asdict(row)) for row in rows], [*said, *self.left_out]

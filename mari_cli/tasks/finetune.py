@@ -7,7 +7,7 @@ from mari_cli.errors import counted
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.options import RunOptions
-from mari_cli.progress import say, track
+from mari_cli.progress import say
 from mari_cli.storage.layout import STATE
 from mari_cli.tasks.assessment import Assessment
 from mari_cli.tasks.preflight import check_run, make_trainable
@@ -36,7 +36,6 @@ def finetune(config: FinetuneRun, options: RunOptions) -> dict[str, Any]:
             seed=config.seed,
             state_dir=record.run.path / STATE,
             log=record.log,
-            track=track,
             description=f"fine-tuning on {described}",
         )
         say(f"{outcome.stopped_by or 'all epochs done'} after {counted(outcome.steps, 'step')}")

@@ -21,7 +21,7 @@ from mari_cli.models.context import Targets, context_targets
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import adapters_off
 from mari_cli.models.reference import StoredReference, store_reference
-from mari_cli.progress import say, silent, track
+from mari_cli.progress import say, silent
 from mari_cli.suites.benchmarks import benchmarks
 from mari_cli.suites.draws import drawn as drawn_items
 from mari_cli.suites.examiner import Examiner
@@ -288,7 +288,6 @@ def open_reference(
             directory=cache,
             weights=target_hash,
             batch_size=config.metrics.batch_size,
-            track=track,
             name=role,
         )
 
@@ -306,7 +305,6 @@ def open_reference(
             stored_tokens=context.stored_tokens,
             chunk=chunk,
             directory=cache,
-            track=track,
         )
     for role in (*needs.beside_reference, *needs.reference_log_p):
         if role not in asked and role not in needs.reference_layer:

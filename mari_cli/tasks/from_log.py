@@ -211,16 +211,7 @@ def _write_record(
         open_run(config, options, inputs) as run,
         begin_record(run, config, environment=environment, data=data, quiet=quiet) as record,
     ):
-        return record.finish(
-            task="evaluate",
-            name=name or config.model.name,
-            loss=None,
-            models=models,
-            examples=[],
-            outcome=None,
-            compute=None,
-            notes=notes,
-        )
+        return record.finish(name=name or config.model.name, models=models, notes=notes)
 
 
 def _several(

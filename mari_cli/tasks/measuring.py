@@ -13,7 +13,7 @@ from mari_cli.metrics.statistics import How
 from mari_cli.metrics.version import version_of
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import LanguageModel
-from mari_cli.progress import Track, say
+from mari_cli.progress import say, track
 from mari_cli.storage import json_cache
 from mari_cli.storage.hashing import key_hash
 from mari_cli.suites.attacks import with_reference
@@ -48,7 +48,6 @@ def measure_model(
     *,
     seed: int,
     cache: Path,
-    track: Track,
     name: str,
     reference: Sequence[Row] = (),
     afresh: bool = False,
@@ -98,7 +97,7 @@ def summarise_models(
 
 
 def with_reference_losses(
-    lm: LanguageModel, corpora: Mapping[str, Corpus], config: RunConfig, track: Track
+    lm: LanguageModel, corpora: Mapping[str, Corpus], config: RunConfig
 ) -> dict[str, Corpus]:
     """The corpora with the losses of ``lm``, the reference of membership inference, on forget and holdout."""
     weights, cache = weights_hash(lm.model), cache_directory(config)
@@ -110,7 +109,7 @@ def with_reference_losses(
     return found
 
 
-def ask_reference(lm: LanguageModel, suite: Suite | None, config: RunConfig, track: Track) -> list[Row]:
+def ask_reference(lm: LanguageModel, suite: Suite | None, config: RunConfig) -> list[Row]:
     """The rows of ``lm``, the reference of membership inference, on a suite that asks about membership."""
     if suite is None or f"{suite.name}/reference_auc" not in METRICS:
         return []

@@ -22,7 +22,7 @@ from mari_cli.storage.layout import CHECKPOINT, METRICS, RUN
 from mari_cli.storage.run import Run
 from mari_cli.tasks.examined import Examined, as_json
 from mari_cli.tasks.manifest import NOWHERE, Origin, describe_run
-from mari_cli.tracking import NoTracker, Tracker, open_tracker
+from mari_cli.tracking import Tracker, open_tracker
 
 if TYPE_CHECKING:  # a log's numbers are recorded without torch
     from mari_cli.metrics.distance import Entered
@@ -68,14 +68,13 @@ class RunRecord:
     def finish(
         self,
         *,
-        task: str,
         name: str,
-        loss: str | None,
         models: Mapping[str, Examined],
-        examples: Sequence[Mapping[str, Any]],
-        outcome: "Outcome | None",
-        compute: "Compute | None",
         notes: Sequence[str],
+        loss: str | None = None,
+        examples: Sequence[Mapping[str, Any]] = (),
+        outcome: "Outcome | None" = None,
+        compute: "Compute | None" = None,
         entered: "Entered | None" = None,
         audit: Sequence[Mapping[str, Any]] | None = None,
         requests: Mapping[str, Any] | None = None,
@@ -111,7 +110,7 @@ class RunRecord:
             }
         result = {
             "schema_version": SCHEMA_VERSION,
-            "task": task,
+            "task": self.config.task,
             "name": name,
             "loss": loss,
             "command": about["command"],
@@ -136,7 +135,7 @@ class RunRecord:
         read = read_run(self.run.path, result=result)
         from mari_cli.report.page import render, write_report  # with matplotlib, slow to load
 
-        write_report(report, render([read], title=f"mari {task}: {name}"))
+        write_report(report, render([read], title=f"mari {self.config.task}: {name}"))
         if (self.run.path / CHECKPOINT).is_dir():
             self.run.write_text(f"{CHECKPOINT}/{CARD}", model_card(read))
         final = models.get("unlearned") or models.get("model")
@@ -220,7 +219,7 @@ def begin_record(
     started = time.monotonic()
     run.write_json("environment.json", {**environment, "seed": config.seed})
     run.write_json("data.json", data)
-    tracker: Tracker = NoTracker()
+    tracker = Tracker()
     if run.writes:
         tracker = open_tracker(
             config.tracker, run_dir=run.path, run_config=to_plain(config), name=run.path.name

@@ -21,7 +21,7 @@ from mari_cli.models.device import choose_compute
 from mari_cli.models.fingerprint import cache_key, described, weights_hash
 from mari_cli.models.load import LanguageModel, base_of, load_model
 from mari_cli.models.lora import add_adapters
-from mari_cli.progress import Track, say, silent
+from mari_cli.progress import say, silent
 from mari_cli.storage import atomic, json_cache
 from mari_cli.storage.cache_entry import find_or_make
 from mari_cli.storage.hashing import directory_hash, key_hash
@@ -102,7 +102,6 @@ def fine_tune(
     seed: int,
     state_dir: Path,
     log: RecordWriter,
-    track: Track,
     description: str,
     section: str = "train.",
 ) -> Outcome:
@@ -156,7 +155,6 @@ def fine_tune(
         weights=weights,
         state_dir=state_dir,
         log=log,
-        track=track,
         description=description,
     )
 
@@ -169,7 +167,6 @@ def fine_tuned_model(
     *,
     seed: int,
     cache: Path,
-    track: Track,
     role: str,
 ) -> ModelConfig:
     """``base`` fine-tuned on ``items``: from the cache if trained before, else trained now.
@@ -210,7 +207,6 @@ def fine_tuned_model(
                 weights=weights,
                 seed=seed,
                 state_dir=directory / STATE,
-                track=track,
                 description=role,
                 section="finetune.",
                 log=(lambda record: print(json.dumps(record), file=metrics, flush=True)),

@@ -15,7 +15,7 @@ from mari_cli.models.backbone import choose_layer
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.options import RunOptions
-from mari_cli.progress import say, track
+from mari_cli.progress import say
 from mari_cli.sections import display_name
 from mari_cli.storage.hashing import content_hash
 from mari_cli.storage.layout import STATE
@@ -124,7 +124,6 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
             weights=target_hash,
             state_dir=record.run.path / STATE,
             log=record.log,
-            track=track,
             description=display_name(config.loss),
         )
         if negation:
@@ -164,7 +163,6 @@ def _gradient_filter(
         config.train,
         count=chosen.components,
         batch=config.train.forget_batch,
-        track=track,
     )
     return filter_with(chosen, components)
 
@@ -197,6 +195,5 @@ def fine_tune_anew(flight: Preflight[UnlearnRun], items: Sequence[Item], role: s
         config.finetune,
         seed=config.seed,
         cache=cache_directory(config),
-        track=track,
         role=role,
     )

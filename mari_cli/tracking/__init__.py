@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from mari_cli.config import TrackerConfig, WandbConfig
-from mari_cli.tracking.base import NoTracker, Tracker
+from mari_cli.tracking.base import Tracker
 
-__all__ = ["NoTracker", "Tracker", "check_tracker", "open_tracker"]
+__all__ = ["Tracker", "check_tracker", "open_tracker"]
 
 
 def check_tracker(config: TrackerConfig) -> None:
@@ -24,4 +24,4 @@ def open_tracker(config: TrackerConfig, *, run_dir: Path, run_config: dict[str, 
         from mari_cli.tracking.wandb_tracker import WandbTracker
 
         return WandbTracker(config, run_dir=run_dir, run_config=run_config, name=name)
-    return NoTracker()
+    return Tracker()

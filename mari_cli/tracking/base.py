@@ -1,55 +1,27 @@
-"""The interface of a tracker. A run always writes metrics.jsonl, with or without a tracker."""
+"""A tracker: a service that shows a run to people. A run always writes metrics.jsonl, with or without one."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 
-class Tracker(Protocol):
-    """A service that shows people a run while it is running."""
+class Tracker:
+    """The interface of a service that shows people a run while it is running. This one tracks nothing."""
 
-    @property
-    def note(self) -> str:
-        """One line for the log: the chosen mode and its reason."""
-        ...
+    note = "tracker: none"
+    """One line for the log: the chosen mode and its reason."""
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         """Send values of a step, whose names are of group and metric, as ``train/loss``."""
-        ...
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Send the final values of the run."""
-        ...
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Send one table; a cell may be None."""
-        ...
 
     def artifact(self, path: Path, *, name: str, kind: str) -> None:
         """Send a file or directory of the run, which must not change afterwards."""
-        ...
 
     def finish(self, exit_code: int) -> None:
         """End the tracking; ``exit_code`` 0 means success. A second call does nothing."""
-        ...
-
-
-class NoTracker:
-    """Tracks nothing."""
-
-    note = "tracker: none"
-
-    def log(self, values: Mapping[str, float], *, step: int) -> None:
-        pass
-
-    def summary(self, values: Mapping[str, Any]) -> None:
-        pass
-
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        pass
-
-    def artifact(self, path: Path, *, name: str, kind: str) -> None:
-        pass
-
-    def finish(self, exit_code: int) -> None:
-        pass

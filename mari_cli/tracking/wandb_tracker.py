@@ -18,6 +18,7 @@ import wandb
 from mari_cli.config import WandbConfig, WandbMode
 from mari_cli.errors import UserError
 from mari_cli.storage.json_files import atomic_write_json, damaged, read_object
+from mari_cli.tracking.base import Tracker
 
 Mode = Literal["online", "offline", "disabled"]
 PATIENCE = 5
@@ -114,7 +115,7 @@ def _one_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0].rstrip(".")
 
 
-class WandbTracker:
+class WandbTracker(Tracker):
     """One W&B run in ``run_dir/wandb``. ``run_dir/wandb.json`` holds its id, to continue the run later."""
 
     def __init__(self, config: WandbConfig, *, run_dir: Path, run_config: dict[str, Any], name: str) -> None:

@@ -19,7 +19,7 @@ from mari_cli.errors import UserError
 from mari_cli.losses.base import GradientFilter
 from mari_cli.losses.objective import Objective
 from mari_cli.models.load import LanguageModel
-from mari_cli.progress import Track
+from mari_cli.progress import track
 from mari_cli.train.step import backward
 
 MLP_NAMES = ("mlp", "feed_forward", "ffn", "fc1", "fc2")
@@ -68,7 +68,6 @@ def read_components(
     *,
     count: int,
     batch: int,
-    track: Track,
 ) -> dict[str, Components]:
     """The components of the gradient of ``objective`` over all forget ``items``, for each MLP matrix of
     ``lm``. A matrix whose gradient is 0 has no components.

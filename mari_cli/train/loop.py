@@ -16,7 +16,7 @@ from mari_cli.errors import UserError, counted
 from mari_cli.losses import fused
 from mari_cli.losses.objective import Objective
 from mari_cli.models.load import LanguageModel
-from mari_cli.progress import Track
+from mari_cli.progress import track
 from mari_cli.train import state
 from mari_cli.train.forecast import Settings
 from mari_cli.train.journal import Journal, Launched, RecordWriter, token_seconds
@@ -72,7 +72,6 @@ def fit(
     *,
     state_dir: Path,
     log: RecordWriter,
-    track: Track,
     description: str,
     weights: str = "",
 ) -> Outcome:

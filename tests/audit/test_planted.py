@@ -10,7 +10,6 @@ from mari_cli.config import AuditConfig, PromptsConfig, QuantisationConfig, Rele
 from mari_cli.config.audit import DistanceConfig, TracesConfig
 from mari_cli.metrics.statistics import How
 from mari_cli.models.fingerprint import weights_hash
-from mari_cli.progress import silent
 from mari_cli.tasks.attacking import Audit, plan
 
 
@@ -45,7 +44,7 @@ def cards(world: World, tmp_path_factory):
             if second:
                 models["second_gold"] = second
             load = {role: lambda of=of: world.models[of] for role, of in models.items()}
-            attacks = Audit(config, world.evidence, planned, cache, load, silent)
+            attacks = Audit(config, world.evidence, planned, cache, load)
             attacks.run()
             for role, weights in attacks.weights.items():
                 assert weights_hash(load[role]().model) == weights, "an attack leaves the model as it was"

@@ -21,7 +21,6 @@ from mari_cli.data.tokenize import Item, encode_beginning
 from mari_cli.errors import UserError
 from mari_cli.metrics.statistics import How
 from mari_cli.models.load import LanguageModel
-from mari_cli.progress import silent
 from mari_cli.suites.standard import Corpus
 from mari_cli.tasks.attacking import Audit, chat_use, plan
 
@@ -95,7 +94,7 @@ def rows(world, taught, tmp_path_factory):
             role: lambda of=of: taught[of]
             for role, of in {"target": "before", "model": name, "gold": "gold"}.items()
         }
-        audit = Audit(config, world.evidence, planned, folder, load, silent)
+        audit = Audit(config, world.evidence, planned, folder, load)
         audit.run()
         return {row.case: row for row in audit.card(How(50))[0]}
 

@@ -52,7 +52,7 @@ def reference(
 
 RETAIN, FORGET = reference("r", [7, 3, 9, 4], seed=1), reference("f", [5, 2, 6], seed=10)
 HEAD = Head(drawn(20, 6, seed=3), drawn(20, seed=4), softcap=5.0)
-OPTIONS = {"temperature": 0.3, "neighbours": 5, "stored_tokens": 4, "chunk": 8, "track": silent}
+OPTIONS = {"temperature": 0.3, "neighbours": 5, "stored_tokens": 4, "chunk": 8}
 
 
 def expected(retain=RETAIN, forget=FORGET, *, temperature=0.3, neighbours=5) -> Tensor:
@@ -63,11 +63,9 @@ def expected(retain=RETAIN, forget=FORGET, *, temperature=0.3, neighbours=5) -> 
 def computed(retain=RETAIN, forget=FORGET, *, temperature=0.3, neighbours=5, block=4, chunk=3) -> Tensor:
     """q [M, V] in float64, through the parts that `context_targets` is made of."""
     near = {"temperature": temperature, "neighbours": neighbours, "block": block, "device": CPU}
-    index_Mk, weights_Mk = nearest(retain.layer_ND, forget.layer_ND, **near, track=silent)
+    index_Mk, weights_Mk = nearest(retain.layer_ND, forget.layer_ND, **near)
     labels_M = torch.zeros(len(index_Mk), dtype=torch.long)
-    ids, q = mix_neighbours(
-        HEAD, retain.last_ND, index_Mk, weights_Mk, labels_M, tokens=19, chunk=chunk, track=silent
-    )
+    ids, q = mix_neighbours(HEAD, retain.last_ND, index_Mk, weights_Mk, labels_M, tokens=19, chunk=chunk)
     return torch.zeros_like(q).scatter(1, ids, q)
 
 
@@ -152,9 +150,7 @@ def test_where_all_tokens_are_stored_nothing_is_left_for_the_tail(tmp_path):
 def test_of_tokens_equally_probable_the_lower_ones_are_stored(chunk):
     alike = Head(torch.zeros(20, 6).double())
     near = torch.zeros(2, 1, dtype=torch.long), torch.ones(2, 1).double()
-    ids, q = mix_neighbours(
-        alike, RETAIN.last_ND, *near, torch.tensor([1, 15]), tokens=3, chunk=chunk, track=silent
-    )
+    ids, q = mix_neighbours(alike, RETAIN.last_ND, *near, torch.tensor([1, 15]), tokens=3, chunk=chunk)
     assert ids.tolist() == [[1, 0, 2, 3], [15, 0, 1, 2]]
     torch.testing.assert_close(q, torch.full((2, 4), 0.05).double())
 
@@ -173,16 +169,18 @@ def test_rows_are_those_of_the_items_in_their_order(tmp_path):
     assert torch.equal(q, targets.q_MK[rows])
 
 
-def test_targets_are_computed_once_for_each_setting(tmp_path):
+def test_targets_are_computed_once_for_each_setting(tmp_path, monkeypatch):
     work = []
 
     def noting(things, description, total, done=0):
         work.append(description)
         return silent(things, description, total, done)
 
+    monkeypatch.setattr("mari_cli.models.context.track", noting)
+
     def is_computed(retain=RETAIN, forget=FORGET, **changed) -> bool:
         work.clear()
-        context_targets(retain, forget, HEAD, directory=tmp_path, **{**OPTIONS, "track": noting, **changed})
+        context_targets(retain, forget, HEAD, directory=tmp_path, **{**OPTIONS, **changed})
         return bool(work)
 
     assert is_computed()
@@ -215,7 +213,7 @@ def test_no_tensor_is_larger_than_a_chunk_times_the_vocabulary(tmp_path):
     with recorder:
         context_targets(
             retain, forget, HEAD, temperature=0.1, neighbours=neighbours, stored_tokens=4, chunk=chunk,
-            directory=tmp_path, track=silent, block=block,
+            directory=tmp_path, block=block,
         )  # fmt: skip
     # beside them only what is of the size of the input or the result: positions times a small number
     assert recorder.entries <= max(chunk * vocabulary, block * (block + neighbours), 300 * neighbours)

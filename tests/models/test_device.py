@@ -12,7 +12,6 @@ from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
 from mari_cli.losses.objective import FINE_TUNING
 from mari_cli.models.device import Compute, choose_compute
-from mari_cli.progress import silent
 from mari_cli.train import state
 from mari_cli.train.loop import Job, fit
 from mari_cli.train.step import backward
@@ -104,7 +103,7 @@ def train(lm, state_dir, *, steps: int) -> list[dict]:
         judge=lambda history: Verdict(history[-1]["step"], None),
         evaluate_every=2,
     )
-    fit(lm, job, OptimConfig(lr=1e-3), state_dir=state_dir, log=log.append, track=silent, description="")
+    fit(lm, job, OptimConfig(lr=1e-3), state_dir=state_dir, log=log.append, description="")
     return [row for row in log if row["kind"] == "train"]
 
 

@@ -21,14 +21,13 @@ from mari_cli.models.device import choose_compute
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import load_model
 from mari_cli.models.reference import store_reference
-from mari_cli.progress import silent
 from mari_cli.storage.run import Run
 from mari_cli.tasks.alternatives import alternative_items
 from mari_cli.tasks.forgetting import context_layer, draws_of, forgetting_job
 from mari_cli.tasks.manifest import NOWHERE
 from mari_cli.tasks.record import RunRecord
 from mari_cli.tasks.setting import read_setting, tokenize_corpora
-from mari_cli.tracking import NoTracker
+from mari_cli.tracking import Tracker
 from mari_cli.train.loop import fit
 
 
@@ -62,7 +61,7 @@ def unlearned(loss: str, tmp_path, *overrides: str) -> tuple[list[tuple[int, boo
     alternatives = alternative_items(config, lm, corpora["forget"]) if "alternative" in needs.roles else []
     layer = context_layer(config, lm)
     run = Run.create(tmp_path / "run", "seed: 0\n", command=[])
-    record = RunRecord(run, config, NOWHERE, NoTracker(), 0.0)
+    record = RunRecord(run, config, NOWHERE, Tracker(), 0.0)
 
     forwards: list[tuple[int, bool]] = []
     backbone_type = type(lm.model.base_model)
@@ -76,7 +75,7 @@ def unlearned(loss: str, tmp_path, *overrides: str) -> tuple[list[tuple[int, boo
         drawn = draws_of(config, corpora, alternatives, needs)
         job = forgetting_job(config, lm, corpora, drawn, objective, layer=layer, target_hash="")
         state_dir = record.run.path / "state"
-        fit(lm, job, config.train, state_dir=state_dir, log=record.log, track=silent, description="")
+        fit(lm, job, config.train, state_dir=state_dir, log=record.log, description="")
     finally:
         hook.remove()
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -135,7 +134,7 @@ def log_probability(lm):
 def remembered(lm, tmp_path, wanted=WANTED, *, data=None, **changed):
     options = {
         "states": True, "layer": 1, "log_probability": log_probability(lm), "directory": tmp_path,
-        "weights": weights_hash(lm.model), "batch_size": 3, "track": silent, "name": "retain",
+        "weights": weights_hash(lm.model), "batch_size": 3, "name": "retain",
     }  # fmt: skip
     return store_reference(lm, data or items(), wanted, **{**options, **changed})
 
@@ -272,15 +271,17 @@ def test_the_memory_does_not_follow_the_model(tmp_path):
     assert torch.equal(reference.states(WANTED), before)
 
 
-def test_an_interrupted_remembering_leaves_nothing(tmp_path):
+def test_an_interrupted_remembering_leaves_nothing(tmp_path, monkeypatch):
     lm = built()
 
     def interrupted(things, *_):
         yield next(iter(things))
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        remembered(lm, tmp_path, track=interrupted)
+    with monkeypatch.context() as patched:
+        patched.setattr("mari_cli.models.reference.track", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            remembered(lm, tmp_path)
     assert not list(tmp_path.rglob("*.bin"))
     assert forwards(lm, lambda: remembered(lm, tmp_path)) == 2
 
@@ -293,7 +294,7 @@ def test_context_targets_come_from_what_was_remembered(tmp_path):
     targets = context_targets(
         remembered(lm, tmp_path, None, data=retain, **options),
         remembered(lm, tmp_path, None, data=forget, states=False, **options),
-        head, temperature=0.2, neighbours=4, stored_tokens=8, chunk=16, directory=tmp_path, track=silent,
+        head, temperature=0.2, neighbours=4, stored_tokens=8, chunk=16, directory=tmp_path,
     )  # fmt: skip
     r_ND, rl_ND, _ = (torch.cat(part) for part in zip(*(asked_directly(lm, i) for i in retain), strict=True))
     for i, item in enumerate(forget):

@@ -1,6 +1,7 @@
 """What a search may choose, which trial comes next, and which is best: functions of their arguments alone."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -8,7 +9,7 @@ from mari_cli.errors import UserError
 from mari_cli.search.aim import Aim
 from mari_cli.search.plan import read_settings
 from mari_cli.search.sampler import Sampler, propose
-from mari_cli.search.space import Interval, OneOf, as_plain, combinations, from_plain
+from mari_cli.search.space import Interval, OneOf, combinations, from_plain
 from mari_cli.search.trials import Trial, best, middle
 
 LR = Interval("train.lr", 1e-5, 1e-3, log=True)
@@ -44,7 +45,7 @@ def test_a_choice_holds_each_value_once():
 
 @pytest.mark.parametrize("of_key", [LR, BETA, WHOLE, OneOf("a.b", (None, True, "word", 3))])
 def test_a_range_comes_back_from_json_as_it_was(of_key):
-    assert from_plain(json.loads(json.dumps(as_plain(of_key)))) == of_key
+    assert from_plain(json.loads(json.dumps(asdict(of_key)))) == of_key
 
 
 def sequence(ranges, *, sampler, seed=0, method="npo", trials=6, costs=None, so_far=()):

@@ -8,7 +8,6 @@ import torch
 
 from mari_cli.lm_head import Head
 from mari_cli.models.reference import ItemRows, StoredReference
-from mari_cli.progress import silent
 from mari_cli.supports.asked import Asked, combined_mistakes, write_combined
 from mari_cli.supports.calibrate import Second, calibrated, calibrated_twice
 from mari_cli.supports.sparse import Mistakes
@@ -37,7 +36,7 @@ def combined(models, combine, chunk=4, said=Asked.log_p, **settings):
     def write(at, log_p):
         found[at] = log_p["q"].exp()
 
-    write_combined(write, models, lambda *x: combine(*x, **settings), chunk=chunk, track=silent, said=said)
+    write_combined(write, models, lambda *x: combine(*x, **settings), chunk=chunk, said=said)
     return found
 
 

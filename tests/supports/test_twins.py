@@ -18,7 +18,6 @@ from mari_cli.models.device import choose_compute
 from mari_cli.models.load import load_model
 from mari_cli.models.reference import store_reference
 from mari_cli.models.tokenizer import train_tokenizer
-from mari_cli.progress import silent
 from mari_cli.supports import twins
 from mari_cli.supports.twins import (
     Named,
@@ -66,7 +65,7 @@ def asked(whose, tmp_path, **changed):
     items = [one.item for one in whose]
     remembered = store_reference(
         lm(), items, None, states=True, layer=None, log_probability=None, directory=tmp_path,
-        weights="", batch_size=4, track=silent, name="forget",
+        weights="", batch_size=4, name="forget",
     )  # fmt: skip
     shape = len(remembered.labels_N), len(lm().tokenizer)
     ways = changed.get("ways", (Way.plain,))
@@ -77,7 +76,7 @@ def asked(whose, tmp_path, **changed):
             said[name][at] = log_p_cV.float()
 
     options = {"twins": 3, "ways": ways, "seed": 5, "chunk": 7, "batch_size": 4} | changed
-    ask_twins(lm(), head_of(lm().model), remembered, whose, POOLS, write, **options, track=silent)
+    ask_twins(lm(), head_of(lm().model), remembered, whose, POOLS, write, **options)
     return said
 
 
@@ -256,12 +255,12 @@ def test_no_more_logits_exist_at_one_time_than_those_of_a_chunk(ways, tmp_path):
              for number in range(8)]  # fmt: skip
     remembered = store_reference(
         lm(), [one.item for one in whose], None, states=True, layer=None, log_probability=None,
-        directory=tmp_path, weights="", batch_size=8, track=silent, name="forget",
+        directory=tmp_path, weights="", batch_size=8, name="forget",
     )  # fmt: skip
     recorder = WidePositions(len(lm().tokenizer))
     with recorder:
         ask_twins(
             lm(), head_of(lm().model), remembered, whose, POOLS, lambda at, log_p: None, twins=2,
-            ways=ways, seed=0, chunk=5, batch_size=8, track=silent,
+            ways=ways, seed=0, chunk=5, batch_size=8,
         )  # fmt: skip
     assert 0 < recorder.rows <= 5

@@ -104,7 +104,6 @@ def ask_everything(
         FinetuneConfig(epochs=1, batch_size=3, packing=packing, device=Device.cpu, precision=precision),
         seed=0,
         cache=cache,
-        track=silent,
         role="target",
     )
     of = Examiner(lm, METRICS, 0, weights_hash(lm.model), cache, silent, "model")
@@ -116,7 +115,7 @@ def ask_everything(
     place = benchmarks._path(of, SimpleNamespace(**asked, task=SimpleNamespace(VERSION=1)))
     place.parent.mkdir(parents=True, exist_ok=True)
     place.touch()
-    options = {"directory": cache, "track": silent}
+    options = {"directory": cache}
     remembered = [
         reference.store_reference(
             lm, some, None, states=states, layer=1, log_probability=None, weights=of.weights, batch_size=3,

@@ -14,7 +14,7 @@ import pytest
 from wandb_log import records
 
 from mari_cli.config import TrackerConfig
-from mari_cli.tracking import NoTracker, check_tracker, open_tracker
+from mari_cli.tracking import Tracker, check_tracker, open_tracker
 
 
 @pytest.fixture
@@ -301,7 +301,7 @@ def test_no_tracker_tracks_nothing_and_imports_no_client(tmp_path: Path, home: P
     config = TrackerConfig(name="none")
     check_tracker(config)
     tracker = open_tracker(config, run_dir=tmp_path, run_config={}, name="n")
-    assert isinstance(tracker, NoTracker)
+    assert type(tracker) is Tracker
     tracker.log({"train/loss": 1.0}, step=0)
     tracker.summary({})
     tracker.table("result", ["a"], [[1]])

@@ -7,7 +7,6 @@ from steps import Bare, gpt2, items
 from mari_cli.config import OptimConfig
 from mari_cli.errors import UserError
 from mari_cli.losses.objective import FINE_TUNING
-from mari_cli.progress import silent
 from mari_cli.train.loop import Job, Outcome, fit
 from mari_cli.train.stop import Verdict
 
@@ -42,9 +41,7 @@ def trained(lm: Bare, directory, *, steps: int, broken_at: int | None = None, ke
         evaluate_every=2,
         section="finetune.",
     )
-    outcome = fit(
-        lm, job, OptimConfig(lr=1e-3), state_dir=directory, log=log.append, track=silent, description=""
-    )
+    outcome = fit(lm, job, OptimConfig(lr=1e-3), state_dir=directory, log=log.append, description="")
     return outcome, seen, [row["step"] for row in log if row["kind"] == "train"]
 
 

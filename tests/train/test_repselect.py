@@ -10,7 +10,6 @@ from mari_cli.config import OptimConfig
 from mari_cli.errors import UserError
 from mari_cli.losses.objective import build
 from mari_cli.losses.repselect import Collapse, RepSelectConfig, collapse
-from mari_cli.progress import silent
 from mari_cli.tasks.unlearn import unlearn
 from mari_cli.train.gradient_filter import filter_with, largest_components, mlp_matrices, read_components
 
@@ -67,7 +66,7 @@ def test_a_matrix_whose_gradient_is_0_has_no_components():
     lm = gpt2()
     nothing = next(iter(mlp_matrices(lm.model)))
     lm.model.get_parameter(nothing).register_hook(torch.zeros_like)
-    found = read_components(lm, items(3, 1), build(CONFIG), OptimConfig(), count=3, batch=3, track=silent)
+    found = read_components(lm, items(3, 1), build(CONFIG), OptimConfig(), count=3, batch=3)
     assert found.keys() == mlp_matrices(lm.model).keys() - {nothing}
 
 
@@ -84,7 +83,7 @@ def test_components_are_those_of_the_mean_over_all_forget_tokens_however_they_ar
     expected = {name: p.grad.clone() for name, p in mlp_matrices(lm.model).items()}
     lm.model.zero_grad()
     config = OptimConfig(micro_batch=2)
-    found = read_components(lm, forget, build(CONFIG), config, count=3, batch=batch, track=silent)
+    found = read_components(lm, forget, build(CONFIG), config, count=3, batch=batch)
     assert found.keys() == expected.keys()
     assert len(found) == (4 if make is gpt2 else 6)
     for name, of in found.items():

@@ -6,7 +6,6 @@ from steps import gpt2, items
 
 from mari_cli.config import OptimConfig
 from mari_cli.losses.pdu import PDUConfig
-from mari_cli.progress import silent
 from mari_cli.train.loop import Job, fit
 from mari_cli.train.stop import Verdict
 
@@ -37,7 +36,7 @@ def trained(directory, *, steps: int = 6, killed_at: int | None = None, micro_ba
     )
     config = OptimConfig(lr=1e-3, micro_batch=micro_batch)
     try:
-        fit(lm, job, config, state_dir=directory, log=rows.append, track=silent, description="")
+        fit(lm, job, config, state_dir=directory, log=rows.append, description="")
     except KeyboardInterrupt:
         assert killed_at is not None
     return [row for row in rows if row["kind"] == "train"], torch.cat(

@@ -124,7 +124,7 @@ def fitted(directory: Path, steps: int, kept: str):
     )
     parallel = Parallel.fsdp if kept == "sharded" else Parallel.ddp
     config = OptimConfig(lr=1e-2, parallel=parallel, max_grad_norm=0.5)
-    fit(lm, job, config, state_dir=directory, log=logged.append, track=silent, description="")
+    fit(lm, job, config, state_dir=directory, log=logged.append, description="")
     return logged, {name: p.detach().clone() for name, p in lm.model.named_parameters()}
 
 

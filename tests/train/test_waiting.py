@@ -14,7 +14,6 @@ from mari_cli.losses.objective import build
 from mari_cli.models.device import choose_compute
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.packing import choose_layout
-from mari_cli.progress import silent
 from mari_cli.train.loop import Job, fit
 from mari_cli.train.optim import Optimizer
 from mari_cli.train.step import Recalled, Reference, backward, operand_head
@@ -184,7 +183,7 @@ def test_on_a_gpu_the_loop_waits_only_to_evaluate_and_says_what_its_steps_took(t
         evaluate_every=6,
     )
     try:
-        fit(lm, job, OptimConfig(lr=1e-3), state_dir=tmp_path, log=rows.append, track=silent, description="")
+        fit(lm, job, OptimConfig(lr=1e-3), state_dir=tmp_path, log=rows.append, description="")
     finally:
         torch.cuda.set_sync_debug_mode("default")
     steps = [row for row in rows if row["kind"] == "train"]

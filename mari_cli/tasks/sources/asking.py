@@ -71,7 +71,6 @@ class Asking:
             directory=self.cache,
             weights=weights or weights_hash(lm.model),
             batch_size=self.config.metrics.batch_size,
-            track=track,
             name=role,
         )
         return Asked(operand_head(lm).frozen(), remembered)
@@ -93,7 +92,6 @@ class Asking:
             replace(self.config.finetune, epochs=epochs),
             seed=self.config.seed,
             cache=self.cache,
-            track=track,
             role=name,
         )
 
@@ -139,7 +137,6 @@ class Asking:
                 cut,
                 partial(combine, **settings),
                 chunk=self.chunk(vocabulary),
-                track=track,
                 said=said,
             ),
             ["q"],

@@ -15,7 +15,6 @@ from mari_cli.errors import UserError, counted
 from mari_cli.losses.support import SupportConfig
 from mari_cli.models.context import Targets
 from mari_cli.models.fingerprint import weights_hash
-from mari_cli.progress import track
 from mari_cli.storage import hashing
 from mari_cli.suites.scores import ItemScore
 from mari_cli.supports import twins
@@ -103,7 +102,6 @@ def make(asking: Asking) -> tuple[Targets, list[str]]:
         seed=seed,
         chunk=asking.chunk(vocabulary),
         batch_size=asking.config.metrics.batch_size,
-        track=track,
     )
     said = asking.keep(fill, [*ways, "before"], before.remembered, key, vocabulary)
     holdout = asking.holdout(lm, weights)
