@@ -28,6 +28,8 @@ from mari_cli.cli.parts import (
 from mari_cli.cli.searching import run_search
 from mari_cli.cli.show import forgot_nothing, show, show_comparison
 from mari_cli.cli.start import LoadedLater, check_runs, start
+from mari_cli.errors import UserError, counted
+from mari_cli.options import RunOptions
 
 app = make_app(cls=Door)
 config_app = make_app(
@@ -276,8 +278,6 @@ def sweep(
     sweep.report_seeds names the seeds on which the best trial of each method is run again.
     """
     from mari_cli import launch
-    from mari_cli.errors import UserError, counted
-    from mari_cli.options import RunOptions
 
     if jobs is not None and launcher is not Launcher.joblib:
         raise UserError("`--jobs` needs `--launcher joblib`", "the basic launcher runs one job after another")

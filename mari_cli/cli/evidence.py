@@ -9,6 +9,7 @@ from mari_cli.cli.door import note
 from mari_cli.cli.evaluate_words import read_words
 from mari_cli.cli.parts import ConfigFile, Overrides, Resume, epilog
 from mari_cli.cli.start import start
+from mari_cli.errors import UserError
 
 OF_AUDIT = epilog(
     "mari audit runs/npo",
@@ -107,8 +108,6 @@ def requests(
 
 def folders_of_runs(roots: list[Path] | None) -> list[Path]:
     """Where runs are looked for. Raises UserError for what is no directory."""
-    from mari_cli.errors import UserError
-
     for root in roots or []:
         if not root.is_dir():
             raise UserError(f"no directory `{root}`", "give the directory that holds the runs")

@@ -10,6 +10,7 @@ import typer
 
 from mari_cli.cli.door import note, refuse
 from mari_cli.cli.parts import epilog
+from mari_cli.errors import UserError
 
 if TYPE_CHECKING:
     from mari_cli.tasks.ask import Conversation
@@ -93,7 +94,6 @@ def ask(
     that a question of the report gets the answer in the report. Nothing is stored.
     """
     from mari_cli import launch
-    from mari_cli.errors import UserError
     from mari_cli.tasks.models_of_run import models_of_run, require_checkpoint
 
     asked = _questions(questions or [], file)
@@ -124,8 +124,6 @@ def ask(
 
 def _questions(words: list[str], file: Path | None) -> list[str] | None:
     """What is asked; None: a person is at a terminal, and has yet to ask."""
-    from mari_cli.errors import UserError
-
     found = [word for word in words if word != "-"]
     if file is not None:
         if not file.is_file():
@@ -144,8 +142,6 @@ def _questions(words: list[str], file: Path | None) -> list[str] | None:
 
 def _lines(content: bytes, where: str) -> list[str]:
     """The questions in ``content``, without lines that are empty."""
-    from mari_cli.errors import UserError
-
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -159,8 +155,6 @@ def _lines(content: bytes, where: str) -> list[str]:
 def _talk(conversation: "Conversation") -> None:
     """Ask what a person types, until they have enough. What they type is kept nowhere."""
     import contextlib
-
-    from mari_cli.errors import UserError
 
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (the keys of a line editor; its history ends with the process)

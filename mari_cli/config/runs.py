@@ -181,16 +181,13 @@ class EvaluateRun(RunConfig):
             self.from_log is None or (bool(logs) and all(isinstance(log, str) and log for log in logs)),
             f"from_log must be a path or a list of paths, got {self.from_log}",
         )
-        require(self.gold_log is None or self.from_log is not None, "gold_log needs from_log")
-        require(self.target_log is None or self.from_log is not None, "target_log needs from_log")
-        require(
-            self.from_log is None or self.gold == "none",
-            "from_log measures no model, so gold must be none: gold_log is the log of a gold model",
-        )
-        require(
-            self.from_log is None or self.before == "none",
-            "from_log measures no model, so before must be none: target_log is the log from before",
-        )
+        beside = {"gold": ("gold_log", "of a gold model"), "before": ("target_log", "from before")}
+        for key, (log, what) in beside.items():
+            require(getattr(self, log) is None or self.from_log is not None, f"{log} needs from_log")
+            require(
+                self.from_log is None or getattr(self, key) == "none",
+                f"from_log measures no model, so {key} must be none: {log} is the log {what}",
+            )
 
 
 @dataclass(kw_only=True)

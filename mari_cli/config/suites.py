@@ -101,6 +101,3 @@ class OwnSuite(SuiteConfig):
     """The path of the suite's data."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Further settings of the suite."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()

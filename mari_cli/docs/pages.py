@@ -43,14 +43,6 @@ def metric_pages() -> dict[str, Page]:
     return {name: Page(name, _text(f"metrics/{name}.md")) for name in names}
 
 
-def statistics_page() -> Page:
-    return Page(STATISTICS, _text(f"{STATISTICS}.md"))
-
-
-def proof_page() -> Page:
-    return Page(WHAT_IT_PROVES, _text(f"{WHAT_IT_PROVES}.md"))
-
-
 def page_about(metric: str) -> Page | None:
     """The page of the metric with that full name."""
     fitting = [
@@ -64,10 +56,8 @@ def page_about(metric: str) -> Page | None:
 
 def find(name: str) -> Page:
     """The page of that name, or of the metric with that full name."""
-    if name == STATISTICS:
-        return statistics_page()
-    if name == WHAT_IT_PROVES:
-        return proof_page()
+    if name in (STATISTICS, WHAT_IT_PROVES):
+        return Page(name, _text(f"{name}.md"))
     page = metric_pages().get(name) or page_about(name)
     if page is None:
         bare = {

@@ -5,7 +5,6 @@ the versions of what computes, and the hash of every file and folder that a job 
 another when the sweep goes on, the jobs to come could not be compared with those that are done.
 """
 
-import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -21,7 +20,7 @@ from mari_cli.storage import atomic, hashing, json_files
 from mari_cli.storage.environment import version_of
 from mari_cli.storage.layout import CONFIG, SWEEP
 from mari_cli.storage.locks import hold
-from mari_cli.storage.run import now
+from mari_cli.storage.run import now, output_directory
 
 JOBS = "jobs"
 WRITTEN = ("out", "cache")
@@ -59,33 +58,24 @@ def begin(
     as YAML. ``launcher``: the overrides that choose it. ``search``: what is searched, where anything is; the
     jobs are its methods then, and ``configs`` all that name a file.
     """
-    refuse_existing(directory)
-    try:
-        with atomic.atomic_directory(directory) as scratch:
-            entries = []
-            for number, (job, text) in enumerate(zip(jobs, texts, strict=True)):
-                file = scratch / JOBS / str(number) / CONFIG
-                atomic.atomic_write_text(file, text)
-                entries.append({**job, "sha256": hashing.file_hash(file)})
-            about = {
-                "schema_version": 1,
-                "task": task,
-                "command": list(command),
-                "created": now(),
-                "launcher": list(launcher),
-                "versions": _versions(configs, search),
-                "named": _hash_paths(configs),
-                "jobs": entries,
-                **({"search": dict(search)} if search else {}),
-            }
-            json_files.atomic_write_json(scratch / SWEEP, about)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            refuse_existing(directory)  # somebody else was faster
-        raise UserError(
-            f"cannot make output directory `{directory}`: {(error.strerror or str(error)).lower()}",
-            "choose another `out=`",
-        ) from error
+    with output_directory(directory, refuse_existing) as scratch:
+        entries = []
+        for number, (job, text) in enumerate(zip(jobs, texts, strict=True)):
+            file = scratch / JOBS / str(number) / CONFIG
+            atomic.atomic_write_text(file, text)
+            entries.append({**job, "sha256": hashing.file_hash(file)})
+        about = {
+            "schema_version": 1,
+            "task": task,
+            "command": command,
+            "created": now(),
+            "launcher": launcher,
+            "versions": _versions(configs, search),
+            "named": _hash_paths(configs),
+            "jobs": entries,
+            **({"search": search} if search else {}),
+        }
+        json_files.atomic_write_json(scratch / SWEEP, about)
 
 
 def hold_sweep(directory: Path) -> AbstractContextManager[None]:

@@ -7,7 +7,7 @@ second and most runs have no adapters.
 import copy
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -183,9 +183,13 @@ def _merge_layer(layer: Any) -> torch.nn.Module:
 
 def merge_adapters(model: PreTrainedModel) -> None:
     """Merge all adapters into ``model``, and make all its weights trainable again."""
+    _replace_adapters(model, lambda layer: _merge_layer(layer).to(layer.get_base_layer().weight.device))
+
+
+def _replace_adapters(model: PreTrainedModel, plain: Callable[[Any], torch.nn.Module]) -> None:
+    """Put the ``plain`` layer of each layer with adapters in its place; all weights are trainable again."""
     for name, layer in list(_adapter_layers(model)):
-        device = layer.get_base_layer().weight.device
-        model.set_submodule(name, _merge_layer(layer).to(device))
+        model.set_submodule(name, plain(layer))
     if hasattr(model, "peft_config"):
         del model.peft_config
     model.requires_grad_(True)
@@ -277,11 +281,9 @@ def _named_base(directory: Path) -> Base:
     ours = directory / BASE
     try:
         content = json.loads((ours if ours.is_file() else directory / ADAPTER_CONFIG).read_text())
-        base = (
-            Base(**content)
-            if ours.is_file()
-            else Base(content["base_model_name_or_path"], content.get("revision"))
-        )
+        if not ours.is_file():  # peft wrote the adapter
+            content = {"path": content["base_model_name_or_path"], "revision": content.get("revision")}
+        base = Base(**content)
         if not all(isinstance(value, str | None) for value in asdict(base).values()):
             raise ValueError("its base is no text")
         _directory_of(base)  # raises where the text is no possible path
@@ -335,11 +337,7 @@ def shape_adapter(model: PreTrainedModel, directory: Path, base: Base) -> None:
         _unwrap(model)
     except UNREADABLE as error:
         raise _unreadable(directory, base, error) from error
-    for name, layer in list(_adapter_layers(model)):
-        model.set_submodule(name, copy.deepcopy(layer.get_base_layer()))
-    if hasattr(model, "peft_config"):
-        del model.peft_config
-    model.requires_grad_(True)
+    _replace_adapters(model, lambda layer: copy.deepcopy(layer.get_base_layer()))
     settle_ties(model)
 
 

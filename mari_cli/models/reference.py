@@ -48,10 +48,6 @@ class ItemRows:
         """The rows of ``items``, in their order, on ``device``."""
         return sent(torch.cat([tensor[self.slices[i]] for i in items]), device)
 
-    def gather_items(self, tensor_S: Tensor, items: Sequence[int], device: torch.device) -> Tensor:
-        """The entries of ``items`` from a tensor with one entry for each item."""
-        return sent(tensor_S[[self.places[i] for i in items]], device)
-
 
 @dataclass(frozen=True)
 class StoredReference:
@@ -85,12 +81,8 @@ class StoredReference:
     def log_p(self, items: Sequence[int]) -> Tensor:
         """Log-probability of each item [S], float64."""
         assert self.log_p_S is not None
-        return self.rows.gather_items(self.log_p_S, items, self.device)
-
-    @property
-    def bytes(self) -> int:
-        """The size on disk."""
-        return sum(t.nbytes for t in (self.last_ND, self.layer_ND, self.log_p_S) if t is not None)
+        places = [self.rows.places[i] for i in items]
+        return sent(self.log_p_S[places], self.device)
 
 
 def store_reference(

@@ -7,7 +7,8 @@ from functools import cache
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from mari_cli.docs.pages import Page, page_about, proof_page, statistics_page
+from mari_cli.docs import pages
+from mari_cli.docs.pages import Page, find, page_about
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,17 @@ def anchor_of(metric: str) -> str | None:
     return _anchor(page) if page else None
 
 
-STATISTICS = "about-statistics"
+STATISTICS = f"about-{pages.STATISTICS}"
 """The anchor of the page about intervals and differences."""
-WHAT_IT_PROVES = "about-what_it_proves"
+WHAT_IT_PROVES = f"about-{pages.WHAT_IT_PROVES}"
 """The anchor of the page about what a report shows, and what it does not."""
 
 
 def definitions(metrics: Iterable[str]) -> list[Definition]:
     """The pages of ``metrics``, given by full name, each once; the general pages come last."""
-    pages = {page.name: page for name in metrics if (page := page_about(name))}
-    return [_definition(page) for page in (*pages.values(), statistics_page(), proof_page())]
+    about = {page.name: page for name in metrics if (page := page_about(name))}
+    general = map(find, (pages.STATISTICS, pages.WHAT_IT_PROVES))
+    return [_definition(page) for page in (*about.values(), *general)]
 
 
 def _anchor(page: Page) -> str:

@@ -33,7 +33,8 @@ PRIVATE = ("request.note", "request.key")
 def model_card(run: RunData) -> str:
     """The card of the model that ``run`` made: YAML for the hub, then Markdown for people."""
     head = [f"# {_plain(_title(run))}", _plain(summarise([run]).headline)]
-    proof = re.sub(r"^#", "##", pages.proof_page().text, flags=re.MULTILINE).strip()  # one level deeper
+    # its headings are one level deeper here
+    proof = re.sub(r"^#", "##", pages.find(pages.WHAT_IT_PROVES).text, flags=re.MULTILINE).strip()
     parts = [*head, *_request(run), *_numbers(run), proof, *_use(run), *_origin(run)]
     return f"---\n{_front_matter(run)}\n---\n\n" + "\n\n".join(parts) + "\n"
 

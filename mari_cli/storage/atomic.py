@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 from mari_cli.errors import UserError
 
@@ -62,16 +61,10 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def atomic_directory(
-    path: Path, *, exists: Literal["refuse", "replace", "keep"] = "refuse"
-) -> Iterator[Path]:
+def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield a directory to fill, which becomes ``path`` when the block ends, or is removed after an error.
-
-    If ``path`` exists already, ``refuse`` raises FileExistsError, ``replace`` replaces the old directory, and
-    ``keep`` drops the new one (for caches, whose content is the same). A kill between the two renames of
-    ``replace`` leaves the old directory as ``.old-NAME``, and ``recover`` restores it.
-    """
-    if exists == "refuse" and os.path.lexists(path):
+    Raises FileExistsError, or OSError, where ``path`` exists already or appears meanwhile."""
+    if os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = _scratch(path)
@@ -82,38 +75,15 @@ def atomic_directory(
             for entry in [*scratch.rglob("*"), scratch]:
                 if not entry.is_symlink():
                     _sync(entry)
-            _move_in(scratch, path, exists)
+            os.rename(scratch, path)
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
     _sync(path.parent)
 
 
-def _move_in(scratch: Path, path: Path, exists: str) -> None:
-    if exists == "replace" and path.exists():
-        old = path.with_name(f".old-{path.name}")
-        if old.exists():  # a kill has left it after the new directory was in place
-            shutil.rmtree(old)
-        os.rename(path, old)
-        os.rename(scratch, path)
-        shutil.rmtree(old)
-        return
-    try:
-        os.rename(scratch, path)
-    except OSError as error:
-        if exists != "keep" or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        shutil.rmtree(scratch)
-
-
 def recover(directory: Path) -> None:
     """Clean up after killed writes in ``directory``. No other process may write there meanwhile."""
-    for old in directory.glob(".old-*"):
-        path = old.with_name(old.name.removeprefix(".old-"))
-        if path.exists():
-            remove(old)
-        else:
-            os.rename(old, path)
     for scratch in directory.glob(".tmp-*"):
         remove(scratch)
 

@@ -9,8 +9,8 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,23 +46,13 @@ class Run:
         """Begin a run in a new directory, which appears together with its config and its inputs. Raises
         UserError where ``path`` exists or cannot be made."""
         path = Path(path)
-        if os.path.lexists(path):
-            raise _exists_error(path)
         about = {"schema_version": 1, "task": task, "command": list(command), "created": now()}
-        try:
-            with atomic_directory(path) as scratch:
-                atomic_write_text(scratch / CONFIG, config_yaml)
-                atomic_write_json(scratch / RUN, about)
-                files = {name: file_hash(scratch / name) for name in (CONFIG, RUN)}
-                content = {"files": files, **(inputs or {})}
-                atomic_write_json(scratch / INPUTS, {"sha256": content_hash(content), **content})
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and os.path.lexists(path):
-                raise _exists_error(path) from error  # another process was faster
-            raise UserError(
-                f"cannot make output directory `{path}`: {(error.strerror or str(error)).lower()}",
-                "choose another `out=`",
-            ) from error
+        with output_directory(path, refuse_existing) as scratch:
+            atomic_write_text(scratch / CONFIG, config_yaml)
+            atomic_write_json(scratch / RUN, about)
+            files = {name: file_hash(scratch / name) for name in (CONFIG, RUN)}
+            content = {"files": files, **(inputs or {})}
+            atomic_write_json(scratch / INPUTS, {"sha256": content_hash(content), **content})
         return cls(path)
 
     @classmethod
@@ -71,8 +61,7 @@ class Run:
         path = Path(path)
         if not path.is_dir():
             raise UserError(f"no run directory `{path}`", "`mari runs list` shows the runs there are")
-        if not (path / RUN).is_file() or not (path / CONFIG).is_file():
-            missing = RUN if not (path / RUN).is_file() else CONFIG
+        if missing := next((name for name in (RUN, CONFIG) if not (path / name).is_file()), None):
             raise UserError(
                 f"`{path}` is no run directory: it has no `{missing}`",
                 "`mari runs list` shows the runs there are",
@@ -146,10 +135,7 @@ class Run:
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write one file of the run as JSON, atomically; a number that is not finite becomes null."""
-        if self.writes:
-            self._must_be_open()
-            atomic_write_json(self.path / name, value)
-        return self.path / name
+        return self.write_text(name, json_text(value))
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl; a number that is not finite becomes null.
@@ -233,10 +219,32 @@ class Run:
         assert not self.finished, f"run {self.path} is finished and must not be written again"
 
 
+@contextmanager
+def output_directory(path: Path, refuse: Callable[[Path], None]) -> Iterator[Path]:
+    """Yield the new directory of a run or a sweep to fill, as `atomic_directory`. ``refuse`` raises where
+    ``path`` exists; UserError is raised where it cannot be made."""
+    refuse(path)
+    try:
+        with atomic_directory(path) as scratch:
+            yield scratch
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            refuse(path)  # another process was faster
+        raise UserError(
+            f"cannot make output directory `{path}`: {(error.strerror or str(error)).lower()}",
+            "choose another `out=`",
+        ) from error
+
+
 def refuse_existing(path: Path) -> None:
-    """Raise UserError where ``path`` exists, before ``Run.create`` would raise the same error."""
-    if os.path.lexists(path):
-        raise _exists_error(path)
+    """Raise UserError where ``path`` exists, with a hint at the unfinished run in it."""
+    if not os.path.lexists(path):
+        return
+    hint = "choose another `out=`"
+    if (path / RUN).is_file() and not (path / RESULT).exists():
+        with Run(path).held():  # raises where the run is running
+            hint += f", or go on with the unfinished run in it: `--resume {shell_path(path)}`"
+    raise UserError(f"output directory `{path}` exists", hint)
 
 
 def without_model(run: Run) -> UserError:
@@ -254,14 +262,6 @@ def without_model(run: Run) -> UserError:
         if in_turn
         else "give a finished run of `mari unlearn` or `mari finetune`",
     )
-
-
-def _exists_error(path: Path) -> UserError:
-    hint = "choose another `out=`"
-    if (path / RUN).is_file() and not (path / RESULT).exists():
-        with Run(path).held():  # raises where the run is running
-            hint += f", or go on with the unfinished run in it: `--resume {shell_path(path)}`"
-    return UserError(f"output directory `{path}` exists", hint)
 
 
 def _is_metrics(record: Any) -> bool:

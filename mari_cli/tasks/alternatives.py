@@ -48,10 +48,8 @@ def alternative_items(config: UnlearnRun, lm: LanguageModel, forget: Corpus) -> 
             "choose another `loss`",
         )
     if asked is None:
-        answers = loss.alternative_answers
-        return _with_answers(
-            config, lm, forget, [[answers[i % len(answers)]] for i in range(len(forget.items))]
-        )
+        in_turn = islice(cycle(loss.alternative_answers), len(forget.items))
+        return _with_answers(config, lm, forget, [[answer] for answer in in_turn])
     if asked.path is not None:
         return _with_answers(config, lm, forget, _of_file(asked, forget))
     _questions(asked, lm, forget)  # raises now what would be raised after target and gold are trained
@@ -98,7 +96,7 @@ def write_alternatives(
         )
         words = [decode(lm, ids) for ids in said]
         found = json_cache.write(path, [words[i : i + asked.each] for i in range(0, len(words), asked.each)])
-    answers = [[words for words in of_item if words] for of_item in found]
+    answers = [list(filter(None, of_item)) for of_item in found]
     if silent := sum(not of_item for of_item in answers):
         raise UserError(
             f"to {silent} of {counted(len(answers), 'forget prompt')} the model before wrote no answer",

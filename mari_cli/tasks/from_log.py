@@ -79,7 +79,7 @@ def evaluate_log(config: EvaluateRun, options: RunOptions) -> dict[str, Any]:
         beside[role] = _tell(config, role, path, data, beside)
     if len(found) == 1:
         told = {"model": _tell(config, "model", str(found[0].path), data, beside), **beside}
-        return _record(config, told, data, options)
+        return _record(config, told, _notes_of(told), options, data=data)
     return _several(config, found, data, beside, options)
 
 
@@ -97,6 +97,7 @@ class _Told:
 
     path: str
     log: Log
+    """Empty, where it is a summary of an evaluation."""
     model: Examined
     notes: list[str]
 
@@ -128,25 +129,9 @@ def _tell(
     return _Told(path, log, Examined(Measured(metrics, [], []), rows, hashing.content_hash(log.rows)), notes)
 
 
-def _record(
-    config: EvaluateRun,
-    told: Mapping[str, _Told],
-    questions: _Data | None,
-    options: RunOptions,
-    *,
-    quiet: bool = False,
-    name: str | None = None,
-) -> dict[str, Any]:
-    return _write_record(
-        config,
-        {role: its.path for role, its in told.items()},
-        {role: its.model for role, its in told.items()},
-        list(dict.fromkeys(f"{role}: {note}" for role, its in told.items() for note in its.notes)),
-        options,
-        quiet=quiet,
-        questions=questions,
-        name=name,
-    )
+def _notes_of(told: Mapping[str, _Told]) -> list[str]:
+    """The notes on all logs, each once, with the role of its model."""
+    return list(dict.fromkeys(f"{role}: {note}" for role, its in told.items() for note in its.notes))
 
 
 def _summaries(paths: Mapping[str, str]) -> dict[str, OpenUnlearningSummary] | None:
@@ -172,44 +157,40 @@ def _from_summaries(
     options: RunOptions,
 ) -> dict[str, Any]:
     gold, target = summaries.get("gold"), summaries.get("target")
-    models = {
-        role: Examined(
-            Measured(summary_scores(summary, paths[role], gold, target), [], []),
-            [],
-            hashing.content_hash(summary),
-        )
-        for role, summary in summaries.items()
-    }
+    told = {}
+    for role, summary in summaries.items():
+        measured = Measured(summary_scores(summary, paths[role], gold, target), [], [])
+        model = Examined(measured, [], hashing.content_hash(summary))
+        told[role] = _Told(paths[role], Log(), model, [])
     notes = ["the numbers of a summary are means alone: there is no interval, and n = 0 stands for unknown"]
-    notes += lacking(summaries)
-    return _write_record(config, paths, models, notes, options)
+    return _record(config, told, notes + lacking(summaries), options)
 
 
-def _write_record(
+def _record(
     config: EvaluateRun,
-    paths: Mapping[str, str],
-    models: Mapping[str, Examined],
+    told: Mapping[str, _Told],
     notes: Sequence[str],
     options: RunOptions,
     *,
+    data: _Data | None = None,
     quiet: bool = False,
-    questions: _Data | None = None,
     name: str | None = None,
 ) -> dict[str, Any]:
     """``name``: what the log is called, where it is no label: a path."""
-    data = {
-        role: {"path": path, "records": len(models[role].asked), "sha256": models[role].weights}
-        for role, path in paths.items()
+    models = {role: its.model for role, its in told.items()}
+    described = {
+        role: {"path": its.path, "records": len(its.model.asked), "sha256": its.model.weights}
+        for role, its in told.items()
     }
     environment = describe_environment() | {"processes": 1}
-    inputs = Inputs({f"the log {path}": hashing.path_hash(place(path)) for path in paths.values()})
-    if questions is not None:
-        of_data = hashing.content_hash(repr(questions.questions))
+    inputs = Inputs({f"the log {its.path}": hashing.path_hash(place(its.path)) for its in told.values()})
+    if data is not None:
+        of_data = hashing.content_hash(repr(data.questions))
         inputs.contents[f"the data of the suite {config.suite.name}"] = of_data
     inputs.values.update(versions(config))
     with (
         open_run(config, options, inputs) as run,
-        begin_record(run, config, environment=environment, data=data, quiet=quiet) as record,
+        begin_record(run, config, environment=environment, data=described, quiet=quiet) as record,
     ):
         return record.finish(name=name or config.model.name, models=models, notes=notes)
 
@@ -253,9 +234,8 @@ def _several(
         folder = f"{number}_{re.sub(r'[^A-Za-z0-9_.=+-]+', '-', name)[-100:]}"  # what a path can hold
         model = replace(config.model, name=name.replace("/", " "))
         run = replace(config, from_log=its.path, out=str(out / folder), model=model)
-        result = _record(
-            run, {"model": its, **beside}, data, replace(options, resume=False), quiet=True, name=name
-        )
+        of_run, begun = {"model": its, **beside}, replace(options, resume=False)
+        result = _record(run, of_run, _notes_of(of_run), begun, data=data, quiet=True, name=name)
         listed.append({"name": name, "log": its.path, "run": run.out, "result": result})
     notes += _together([its.notes for its in told])
     notes += [f"{role}: {note}" for role, its in beside.items() for note in its.notes]

@@ -46,11 +46,7 @@ def describe_run(
         "finished": now(),
         "code": {"mari": mari_cli.__version__, "sha256": code_hash()},
         "forget_records": list(origin.forget),
-        "start": {
-            "model": config.model.path,
-            "revision": config.model.revision,
-            "weights": origin.start,
-        },
+        "start": {"model": config.model.path, "revision": config.model.revision, "weights": origin.start},
         "lineage": dict(origin.lineage),
         "places": dict(places),
         "config": to_plain(config),
@@ -61,17 +57,13 @@ def describe_run(
 
 def described_by_files(path: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     """What of it the files of the run tell by themselves, so that it can be compared with them."""
-    environment, training = read_object(path / "environment.json"), result["training"]
+    training = result["training"]
     return {
-        "task": result["task"],
-        "name": result["name"],
-        "loss": result["loss"],
-        "command": result["command"],
-        "created": result["created"],
+        **{key: result[key] for key in ("task", "name", "loss", "command", "created")},
         "data": read_object(path / "data.json"),
         "models": {role: found["hash"] for role, found in result["models"].items()},
         "adapters": _adapters(path / "checkpoint"),
-        "environment": environment,
+        "environment": read_object(path / "environment.json"),
         "metrics": {role: found["metrics"] for role, found in result["models"].items()},
         "audit": result.get("audit"),
         "training": training and {name: training.get(name) for name in ("steps", "kept_step", "stopped_by")},

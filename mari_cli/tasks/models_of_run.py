@@ -15,6 +15,8 @@ from mari_cli.storage.run import Run, without_model
 
 ROLES = {"before": ("target",), "now": ("unlearned", "model"), "gold": ("gold",)}
 """The words for the models of a run, and their roles in its result."""
+BESIDE = {"before": "model before", "gold": "gold model"}
+"""The models beside the run's own, as messages name them."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,7 @@ def models_of_run(
         if path == "none":
             continue
         if path is None:
-            what = "model before" if word == "before" else "gold model"
-            notes.append(f"there is no {what} beside `{run}`: its manifest names none")
+            notes.append(f"there is no {BESIDE[word]} beside `{run}`: its manifest names none")
             continue
         start = path == config.model.path and "model" not in manifest.get("lineage", {})
         _require(word, path, run, may_be_in_hub=bool(given) or start)
@@ -91,8 +92,7 @@ def _require(word: str, path: str, run: Path, *, may_be_in_hub: bool) -> None:
         return
     hint = f"give it as `--{word} PATH`, or leave it out with `--{word} none`"
     if not may_be_in_hub or path.startswith(("/", ".", "~")):
-        what = "model before" if word == "before" else "gold model"
-        raise UserError(f"the {what} of `{run}` is not at `{path}`", hint)
+        raise UserError(f"the {BESIDE[word]} of `{run}` is not at `{path}`", hint)
     from mari_cli import hub
 
     try:

@@ -1,7 +1,8 @@
 """The checks with which `unlearn`, `finetune` and `evaluate` begin, before anything is written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from mari_cli.config import (
@@ -17,18 +18,19 @@ from mari_cli.models.checks import check_saving
 from mari_cli.models.device import Compute, choose_compute
 from mari_cli.models.load import LanguageModel, base_of, describe_architecture, load_model
 from mari_cli.options import RunOptions
+from mari_cli.storage.room_on_disk import check_disk
 from mari_cli.suites.standard import Corpus
 from mari_cli.suites.suite import Suite, suite_of
 from mari_cli.tasks import inputs
 from mari_cli.tasks.early_checks import check_names
 from mari_cli.tasks.setting import (
     Setting,
+    disk_of_run,
     named_beside,
     read_setting,
     reference_at_path,
     refuse_shards,
     require_context,
-    require_disk,
     seed_for,
     tokenize_corpora,
 )
@@ -107,14 +109,10 @@ def check_run(config: R, options: RunOptions) -> tuple[Preflight[R], LanguageMod
 
 def load_for(config: RunConfig, setting: Setting, model: ModelConfig) -> LanguageModel:
     """``model`` as a run of ``config`` trains it, or measures it where it trains none."""
-    train = config.train if isinstance(config, UnlearnRun | FinetuneRun) else None
     of_training: dict[str, Any] = {}
-    if train:
-        of_training = {
-            "dropout": train.dropout,
-            "gradient_checkpointing": train.gradient_checkpointing,
-            "packing": train.packing,
-        }
+    if isinstance(config, UnlearnRun | FinetuneRun):
+        names = ("dropout", "gradient_checkpointing", "packing")
+        of_training = {name: getattr(config.train, name) for name in names}
     seed = seed_for(config.seed, "initialisation")
     return load_model(model, setting.tokenizer, setting.compute, seed=seed, **of_training)
 
@@ -124,11 +122,10 @@ def compute_of(config: RunConfig) -> Compute:
     if isinstance(config, EvaluateRun | AuditRun):
         return choose_compute(config.device, config.precision, section="")
     assert isinstance(config, UnlearnRun | FinetuneRun)
-    trainings: Mapping[str, OptimConfig] = {"train.": config.train}
+    compute = _compute_of_training(config.train, "train.")
     if isinstance(config, UnlearnRun):
-        trainings = {"train.": config.train, "finetune.": config.finetune}
-    found = {section: _compute_of_training(training, section) for section, training in trainings.items()}
-    return found["train."]
+        _compute_of_training(config.finetune, "finetune.")
+    return compute
 
 
 def _compute_of_training(training: OptimConfig, section: str) -> Compute:
@@ -146,4 +143,4 @@ def make_trainable(config: UnlearnRun | FinetuneRun, lm: LanguageModel) -> None:
         base_of(config.model, weights="", sha256="")  # raises where nobody could load the base
     check_saving(lm)
     adapt(config, lm)
-    require_disk(config, lm)
+    check_disk(Path(config.out), disk_of_run(lm.model))

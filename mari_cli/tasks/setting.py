@@ -25,7 +25,7 @@ from mari_cli.errors import UserError, counted
 from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel, load_tokenizer, prompt_style
 from mari_cli.places import place
-from mari_cli.storage import hashing, room_on_disk
+from mari_cli.storage import hashing
 from mari_cli.suites.benchmarks import check_benchmarks
 from mari_cli.suites.examiner import items_hash
 from mari_cli.suites.registry import METRICS
@@ -118,11 +118,6 @@ def require_context(tokens: int, model: str, corpora: Mapping[str, Corpus]) -> N
             "give a model with the context of the run's, or cut the items: "
             f"`model.max_length={tokens} forget.truncate=true retain.truncate=true holdout.truncate=true`",
         )
-
-
-def require_disk(config: RunConfig, lm: LanguageModel) -> None:
-    """Refuse a run whose disk has too little space for all that the run will write."""
-    room_on_disk.check_disk(Path(config.out), disk_of_run(lm.model))
 
 
 def disk_of_run(model: torch.nn.Module, requests: int = 1) -> int:

@@ -3,8 +3,10 @@
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,25 +110,21 @@ def _require_finished(run: Path) -> None:
 def _check_signature(run: Path, manifest: Mapping[str, Any], key: Path | None) -> Check:
     from mari_cli.storage.signature import NotSigned, check_signature
 
+    found = partial(Check, "signature")
     if manifest["signature"] is None:
         if key:
-            return Check("signature", CheckVerdict.fails, "the run is not signed, and a key was given")
-        return Check(
-            "signature",
-            CheckVerdict.left,
-            "the run is not signed: anybody who may write here could make another manifest",
-        )
+            return found(CheckVerdict.fails, "the run is not signed, and a key was given")
+        why = "the run is not signed: anybody who may write here could make another manifest"
+        return found(CheckVerdict.left, why)
     if key is None:
-        return Check("signature", CheckVerdict.unknown, f"`{SIGNATURE}` is there, but no `--key` was given")
+        return found(CheckVerdict.unknown, f"`{SIGNATURE}` is there, but no `--key` was given")
     if not (run / SIGNATURE).is_file():
-        return Check("signature", CheckVerdict.fails, f"`{SIGNATURE}` is missing")
+        return found(CheckVerdict.fails, f"`{SIGNATURE}` is missing")
     try:
         check_signature(run / MANIFEST, run / SIGNATURE, key)
     except NotSigned as error:
-        return Check(
-            "signature", CheckVerdict.fails, f"`{SIGNATURE}` is not by the owner of `{key}`: {error}"
-        )
-    return Check("signature", CheckVerdict.holds, f"by the owner of `{key}`")
+        return found(CheckVerdict.fails, f"`{SIGNATURE}` is not by the owner of `{key}`: {error}")
+    return found(CheckVerdict.holds, f"by the owner of `{key}`")
 
 
 def _check_numbers(run: Path, manifest: Mapping[str, Any]) -> Check:
@@ -134,14 +132,12 @@ def _check_numbers(run: Path, manifest: Mapping[str, Any]) -> Check:
     from mari_cli.tasks.manifest import described_by_files, same
 
     said = described_by_files(run, read_object(run / RESULT))
-    other = [name for name, value in said.items() if not same(manifest.get(name), value)]
+    other = [f"`{name}`" for name, value in said.items() if not same(manifest.get(name), value)]
     if other:
-        listed = ", ".join(f"`{name}`" for name in other)
-        return Check("numbers", CheckVerdict.fails, f"the manifest says otherwise than the files of {listed}")
-    count = sum(len(of_role) for of_role in manifest["metrics"].values())
-    return Check(
-        "numbers", CheckVerdict.holds, f"{counted(count, 'number')} of `{RESULT}` stand in the manifest"
-    )
+        why = f"the manifest says otherwise than the files of {', '.join(other)}"
+        return Check("numbers", CheckVerdict.fails, why)
+    numbers = counted(sum(len(of_role) for of_role in manifest["metrics"].values()), "number")
+    return Check("numbers", CheckVerdict.holds, f"{numbers} of `{RESULT}` stand in the manifest")
 
 
 def _check_report(run: Path, manifest: Mapping[str, Any]) -> Check:
@@ -150,17 +146,16 @@ def _check_report(run: Path, manifest: Mapping[str, Any]) -> Check:
     from mari_cli.report.read import read_run
     from mari_cli.tasks.manifest import code_hash
 
+    found = partial(Check, "report")
     if not (run / REPORT).is_file():
-        return Check("report", CheckVerdict.left, "the run has none")
+        return found(CheckVerdict.left, "the run has none")
     title = f"mari {manifest['task']}: {manifest['name']}"
     made, there = render([read_run(run)], title=title), (run / REPORT).read_text(encoding="utf-8")
     if list(_cells(made)) == list(_cells(there)):
-        return Check("report", CheckVerdict.holds, f"its tables, made anew from `{RESULT}`, are the same")
+        return found(CheckVerdict.holds, f"its tables, made anew from `{RESULT}`, are the same")
     if manifest["code"]["sha256"] != code_hash():
-        return Check(
-            "report", CheckVerdict.unknown, "another version of mari wrote it, and draws it otherwise"
-        )
-    return Check("report", CheckVerdict.fails, f"its numbers are not those of `{RESULT}`")
+        return found(CheckVerdict.unknown, "another version of mari wrote it, and draws it otherwise")
+    return found(CheckVerdict.fails, f"its numbers are not those of `{RESULT}`")
 
 
 def _cells(page: str) -> Iterator[str]:
@@ -172,19 +167,15 @@ def _cells(page: str) -> Iterator[str]:
 def _check_lineage(manifest: Mapping[str, Any]) -> list[Check]:
     found = []
     for key, origin in manifest["lineage"].items():
-        what, run = f"lineage: {key}", Path(origin["run"])
+        run = Path(origin["run"])
+        verdict, why = CheckVerdict.fails, f"`{run}` has another manifest than the one that is named"
         if not (run / MANIFEST).is_file():
-            found.append(Check(what, CheckVerdict.left, f"the run it is from is not at `{run}`"))
-            continue
-        try:
-            same = read_manifest(run)["sha256"] == origin["manifest"]
-        except UserError:
-            same = False
-        found.append(
-            Check(what, CheckVerdict.holds, f"`{run}` has the manifest that is named")
-            if same
-            else Check(what, CheckVerdict.fails, f"`{run}` has another manifest than the one that is named")
-        )
+            verdict, why = CheckVerdict.left, f"the run it is from is not at `{run}`"
+        else:
+            with suppress(UserError):
+                if read_manifest(run)["sha256"] == origin["manifest"]:
+                    verdict, why = CheckVerdict.holds, f"`{run}` has the manifest that is named"
+        found.append(Check(f"lineage: {key}", verdict, why))
     return found
 
 
@@ -200,9 +191,10 @@ def _replay(run: Path, config: "RunConfig") -> Check:
     from mari_cli.options import RunOptions
     from mari_cli.tasks.worker import load_task
 
+    checked = partial(Check, "replay")
     environment, begun = read_object(run / "environment.json"), Run(run).inputs()
     if why := _not_here(environment, begun, versions(config)):
-        return Check("replay", CheckVerdict.unknown, why)
+        return checked(CheckVerdict.unknown, why)
     with tempfile.TemporaryDirectory(prefix="mari-replay-") as scratch:
         out = Path(scratch) / "run"
         try:
@@ -220,18 +212,14 @@ def _replay(run: Path, config: "RunConfig") -> Check:
         try:
             load_task(config.task)(again, RunOptions(["mari", "verify", "--replay"]))
         except UserError as error:
-            return Check("replay", CheckVerdict.unknown, f"it cannot be done again: {error}")
-        others = [
-            name
-            for name, sha256 in Run(out).inputs()["contents"].items()
-            if begun["contents"].get(name) != sha256
-        ]
-        if others:
-            return Check("replay", CheckVerdict.unknown, f"other than at its begin: {', '.join(others)}")
+            return checked(CheckVerdict.unknown, f"it cannot be done again: {error}")
+        before, now = begun["contents"], Run(out).inputs()["contents"]
+        if others := [name for name, sha256 in now.items() if before.get(name) != sha256]:
+            return checked(CheckVerdict.unknown, f"other than at its begin: {', '.join(others)}")
         differing = list(_differing(run, out))
     if differing:
-        return Check("replay", CheckVerdict.fails, f"other bits: {', '.join(differing)}")
-    return Check("replay", CheckVerdict.holds, "done again, weights, items and results have the same bits")
+        return checked(CheckVerdict.fails, f"other bits: {', '.join(differing)}")
+    return checked(CheckVerdict.holds, "done again, weights, items and results have the same bits")
 
 
 def _not_here(
@@ -243,12 +231,9 @@ def _not_here(
         return f"it ran on {device}, which does not give the same bits twice"
     if environment.get("processes", 1) != 1:
         return f"it ran in {environment['processes']} processes"
-    values = begun["values"]
-    other = [
-        f"{name} was {values.get(name)}, is {now}"
-        for name, now in versions.items()
-        if values.get(name) != now
-    ]
+    before = begun["values"]
+    pairs = [(name, before.get(name), now) for name, now in versions.items()]
+    other = [f"{name} was {was}, is {now}" for name, was, now in pairs if was != now]
     return f"other versions: {', '.join(other)}" if other else None
 
 

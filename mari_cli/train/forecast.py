@@ -330,7 +330,6 @@ def forecast_fine_tuning(
     settings: Settings,
     config: OptimConfig,
     *,
-    optimizer: bool = True,
     processes: int = 1,
 ) -> Forecast:
     """The cost of a plain fine-tuning step over the forget and retain items of ``groups`` as one corpus,
@@ -340,4 +339,4 @@ def forecast_fine_tuning(
     if settings.micro_batch is not None:
         together = settings.micro_batch * sum(role in groups for role in ("forget", "retain"))
     own = replace(settings, micro_batch=together)
-    return forecast(lm, {"retain": items}, FINE_TUNING, own, config, optimizer=optimizer, processes=processes)
+    return forecast(lm, {"retain": items}, FINE_TUNING, own, config, processes=processes)

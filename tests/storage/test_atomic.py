@@ -90,7 +90,7 @@ def test_a_directory_appears_once_it_is_whole(tmp_path: Path) -> None:
 
 
 def fill_and_fail(path: Path) -> None:
-    with atomic_directory(path, exists="replace") as scratch:
+    with atomic_directory(path) as scratch:
         (scratch / "half").write_text("half")
         raise KeyboardInterrupt
 
@@ -99,23 +99,6 @@ def test_a_directory_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fill_and_fail(tmp_path / "checkpoint")
     assert names(tmp_path) == []
-
-
-def test_a_replacement_that_fails_leaves_the_old_directory(tmp_path: Path) -> None:
-    with atomic_directory(tmp_path / "state") as scratch:
-        (scratch / "step").write_text("1")
-    with pytest.raises(KeyboardInterrupt):
-        fill_and_fail(tmp_path / "state")
-    assert names(tmp_path) == ["state"]
-    assert (tmp_path / "state" / "step").read_text() == "1"
-
-
-def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
-    for step in ("1", "2"):
-        with atomic_directory(tmp_path / "state", exists="replace") as scratch:
-            (scratch / f"only-{step}").write_text(step)
-    assert names(tmp_path) == ["state"]
-    assert names(tmp_path / "state") == ["only-2"]
 
 
 def test_a_directory_that_is_there_is_refused(tmp_path: Path) -> None:
@@ -138,22 +121,12 @@ def test_a_directory_that_appears_meanwhile_is_refused(tmp_path: Path) -> None:
     assert names(tmp_path) == ["there"]
 
 
-def test_whoever_fills_a_cache_first_is_kept(tmp_path: Path) -> None:
-    with atomic_directory(tmp_path / "key", exists="keep") as scratch:
-        (scratch / "ours").touch()
-        with atomic_directory(tmp_path / "key", exists="keep") as other:
-            (other / "theirs").touch()
-    assert names(tmp_path) == ["key"]
-    assert names(tmp_path / "key") == ["theirs"]
-
-
-def test_what_a_kill_left_is_put_back_or_taken_away(tmp_path: Path) -> None:
-    for name in (".old-state", ".old-checkpoint", "checkpoint", ".tmp-1a"):
+def test_what_a_kill_left_is_taken_away(tmp_path: Path) -> None:
+    for name in ("checkpoint", ".tmp-1a"):
         atomic_write_text(tmp_path / name / "content", name)
     atomic_write_text(tmp_path / ".tmp-2b", "half a file")
     recover(tmp_path)
-    assert names(tmp_path) == ["checkpoint", "state"]
-    assert (tmp_path / "state" / "content").read_text() == ".old-state"
+    assert names(tmp_path) == ["checkpoint"]
     assert (tmp_path / "checkpoint" / "content").read_text() == "checkpoint"
 
 

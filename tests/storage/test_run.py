@@ -99,9 +99,9 @@ def test_the_result_of_an_unfinished_run_is_refused(run: Run) -> None:
 
 def test_resuming_cleans_up_after_killed_writes(run: Run) -> None:
     atomic_write_text(run.path / ".tmp-0a", "half")
-    atomic_write_text(run.path / ".old-state" / "step", "3")
+    atomic_write_text(run.path / ".tmp-1b" / "step", "3")
     assert Run.resume(run.path) == run
-    assert names(run.path) == ["config.yaml", "inputs.json", "run.json", "state"]
+    assert names(run.path) == ["config.yaml", "inputs.json", "run.json"]
 
 
 def test_a_run_is_one_processs_at_a_time_and_whoever_comes_second_is_told(run: Run) -> None:

@@ -28,15 +28,11 @@ class KL(OfLogits):
         """Computed from the difference of the logits, which keeps digits: at the reference the value is 0."""
         assert at.reference_cV is not None
         assert at.q_normaliser_c is not None
-        difference_cV = (at.reference_cV - at.z_cV).mul_(
-            (at.reference_cV - at.q_normaliser_c.unsqueeze(-1)).exp_()
-        )
+        difference_cV = (at.reference_cV - at.z_cV).mul_(_log_q(at).exp_())
         return difference_cV.sum(-1) - at.q_normaliser_c + at.normaliser_c
 
     def slope(self, at: Predictions, weight_c: Tensor, value_c: Tensor) -> Slope:
-        assert at.reference_cV is not None
-        assert at.q_normaliser_c is not None
-        return Slope(factor_c=weight_c, towards_cV=(at.reference_cV - at.q_normaliser_c.unsqueeze(-1)).exp_())
+        return Slope(factor_c=weight_c, towards_cV=_log_q(at).exp_())
 
 
 @dataclass(frozen=True)
@@ -64,10 +60,7 @@ class JensenShannon(OfLogits):
 
     def value(self, at: Logits) -> Tensor:
         """From x = log q - log p: log p - log m = log 2 - log(1 + e^x), which is 0 at the reference."""
-        assert at.reference_cV is not None
-        assert at.q_normaliser_c is not None
-        log_p_cV = at.z_cV - at.normaliser_c.unsqueeze(-1)
-        log_q_cV = at.reference_cV - at.q_normaliser_c.unsqueeze(-1)
+        log_p_cV, log_q_cV = at.z_cV - at.normaliser_c.unsqueeze(-1), _log_q(at)
         x_cV = log_q_cV - log_p_cV
         of_p_cV = log_p_cV.exp() * (math.log(2) + logsigmoid(-x_cV))
         return (of_p_cV + log_q_cV.exp() * (math.log(2) + logsigmoid(x_cV))).sum(-1) / 2
@@ -86,10 +79,8 @@ class Anchor(OfLogits):
     beside_reference = True
 
     def value(self, at: Logits) -> Tensor:
-        assert at.reference_cV is not None
-        assert at.q_normaliser_c is not None
         apart_cV = at.z_cV - at.normaliser_c.unsqueeze(-1)
-        apart_cV -= at.reference_cV - at.q_normaliser_c.unsqueeze(-1)
+        apart_cV -= _log_q(at)
         near_cV = apart_cV.clamp(-1, 1)
         return (apart_cV - near_cV / 2).mul_(near_cV).mean(-1)
 
@@ -100,7 +91,11 @@ class Anchor(OfLogits):
 
 def _log_ratio(at: Predictions) -> Tensor:
     """log p - log q [c, V]. A p of 0 counts as the smallest positive number."""
+    return at.p_cV.clamp_min(torch.finfo(at.p_cV.dtype).tiny).log() - _log_q(at)
+
+
+def _log_q(at: Logits | Predictions) -> Tensor:
+    """log q [c, V], in nats."""
     assert at.reference_cV is not None
     assert at.q_normaliser_c is not None
-    log_p_cV = at.p_cV.clamp_min(torch.finfo(at.p_cV.dtype).tiny).log()
-    return log_p_cV - (at.reference_cV - at.q_normaliser_c.unsqueeze(-1))
+    return at.reference_cV - at.q_normaliser_c.unsqueeze(-1)
