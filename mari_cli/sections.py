@@ -74,6 +74,13 @@ def fraction(section: str, config: object, *names: str, open_above: bool = False
             )
 
 
+def between(section: str, config: object, *names: str) -> None:
+    """Accept only numbers above 0 and below 1."""
+    for name in names:
+        value = getattr(config, name)
+        require(value is None or 0 < value < 1, f"{section}.{name} must be between 0 and 1, got {value}")
+
+
 def choices(section: str, config: Any) -> None:
     """Turn a word into the member that it names, in each field of ``config`` that holds a StrEnum.
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mari_cli.sections import positive, require
+from mari_cli.sections import between, positive, require
 
 
 @dataclass(kw_only=True)
@@ -176,6 +176,4 @@ class AuditConfig:
             all(prefix.strip() for prefix in self.prompts.prefixes),
             "audit.prompts.prefixes must not be empty; []: there are none",
         )
-        for name in ("alpha", "margin"):
-            value = getattr(self, name)
-            require(0 < value < 1, f"audit.{name} must be between 0 and 1, got {value}")
+        between("audit", self, "alpha", "margin")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from mari_cli.sections import Flag, Section, flags, fraction, positive, require, seeds
+from mari_cli.sections import Flag, Section, between, flags, fraction, positive, require, seeds
 
 
 class Form(StrEnum):
@@ -152,10 +152,7 @@ class ForgetFiles(FileCorpus, ForgetConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         seeds("forget.", self, "fraction_seed")
-        require(
-            self.fraction is None or 0 < self.fraction < 1,
-            f"forget.fraction must be between 0 and 1, got {self.fraction}",
-        )
+        between("forget", self, "fraction")
         require(
             self.requests is None or self.fraction is None,
             "forget.requests says what is forgotten, so forget.fraction must be null",

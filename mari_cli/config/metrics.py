@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from math import ceil
 
-from mari_cli.sections import Flag, flags, non_negative, positive, require, seeds
+from mari_cli.sections import Flag, between, flags, non_negative, positive, require, seeds
 
 MOST_RESAMPLES = 100_000
 """The most resamples. With so many, the ends of an interval are exact to a hundredth of its length."""
@@ -63,9 +63,7 @@ class MetricsConfig:
         non_negative("metrics", self, "examples", "fewshot")
         twice = [name for name in self.benchmarks if self.benchmarks.count(name) > 1]
         require(not twice, f"metrics.benchmarks names {twice[0] if twice else ''} twice")
-        for name in ("min_k", "prior", "confidence"):
-            value = getattr(self, name)
-            require(0 < value < 1, f"metrics.{name} must be between 0 and 1, got {value}")
+        between("metrics", self, "min_k", "prior", "confidence")
         least = ceil(round(1 / (1 - self.confidence), 6))  # one resample lies outside the interval
         require(
             self.bootstrap >= least,

@@ -4,6 +4,7 @@ choice makes of it."""
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from mari_cli.launch.typed import as_meant, quote
 from mari_cli.launch.unread import need_of, unread
 from mari_cli.search.plan import SearchConfig, read_settings
 from mari_cli.search.sampler import Sampler
-from mari_cli.search.space import Assignment, OneOf, Range, Scalar, combinations, from_plain
+from mari_cli.search.space import Assignment, OneOf, Range, combinations, from_plain
 from mari_cli.storage.json_files import damaged
 from mari_cli.storage.layout import CONFIG, SWEEP
 
@@ -308,7 +309,7 @@ def _check_size(method: Method, settings: SearchConfig) -> None:
 
 def _check_budgets(composed: Composed, methods: Sequence[Method]) -> None:
     for key in BUDGET[composed.task]:
-        spent = [_value(config, key) for config in composed.configs]
+        spent = [attrgetter(key)(config) for config in composed.configs]
         for method, value in zip(methods, spent, strict=True):
             if value != spent[0]:
                 raise UserError(
@@ -346,13 +347,6 @@ def _check_seeds(composed: Composed, methods: Sequence[Method], settings: Search
                     f"set its keys: `{key}.…=VALUE`",
                 )
         method.configured({**changes, "seed": settings.report_seeds[0]})
-
-
-def _value(config: RunConfig, key: str) -> Scalar:
-    value: Any = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value  # type: ignore[no-any-return]
 
 
 def short(settings: Assignment) -> str:

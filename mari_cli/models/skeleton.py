@@ -58,7 +58,7 @@ without a download."""
 
 
 def skeleton(
-    config: ModelConfig, *, vocabulary: int | None, dropout: bool = False, dtype: torch.dtype = torch.float32
+    config: ModelConfig, *, vocabulary: int | None, dropout: bool = False
 ) -> tuple[PreTrainedModel, str]:
     """The model of ``config`` without weights, and the source of its shapes, in words.
 
@@ -71,7 +71,7 @@ def skeleton(
         check_sizes(architecture)
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                architecture, dtype=dtype, trust_remote_code=config.trust_remote_code
+                architecture, dtype=torch.float32, trust_remote_code=config.trust_remote_code
             )
         check_shapes(model)
     except UNREADABLE as error:

@@ -80,14 +80,11 @@ class Search:
                 f"Every figure is of seed {self.seed}, on which the settings were chosen: it flatters each "
                 "method that was searched. `sweep.report_seeds` measures them on others."
             )
-        same = self._same_data
-        data = (
-            ""
-            if same is None
-            else " The corpora are the same there: the seeds are of the training alone."
-            if same
-            else " The corpora are others there."
-        )
+        data = {
+            None: "",
+            True: " The corpora are the same there: the seeds are of the training alone.",
+            False: " The corpora are others there.",
+        }[self._same_data]
         seeds = (
             f"seed{'s' * (len(self.report_seeds) > 1)} {listed([str(seed) for seed in self.report_seeds])}"
         )

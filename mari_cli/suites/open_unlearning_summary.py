@@ -52,7 +52,10 @@ def summary_scores(
 
     Raises UserError, which names ``where``, for a number outside its metric's range.
     """
-    own, golds, targets = (of and _ingredients(of) for of in (summary, gold, target))
+    own, golds, targets = (
+        of and {ours: of.get(theirs) for ours, theirs in INGREDIENTS.items()}
+        for of in (summary, gold, target)
+    )
     assert own is not None
     try:
         found = scores(own, golds, targets)
@@ -72,7 +75,3 @@ def lacking(summaries: Mapping[str, OpenUnlearningSummary]) -> list[str]:
         for role, summary in summaries.items()
         if (missing := [theirs for theirs in INGREDIENTS.values() if summary.get(theirs) is None])
     ]
-
-
-def _ingredients(summary: OpenUnlearningSummary) -> dict[str, float | None]:
-    return {ours: summary.get(theirs) for ours, theirs in INGREDIENTS.items()}

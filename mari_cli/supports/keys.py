@@ -122,22 +122,15 @@ def rarities(located: Located, new: Collection[Gram], rare: frozenset[str]) -> I
 
 def read_keys(path: str) -> list[str]:
     """The lines of the file at ``path`` that are not empty. Raises UserError if no line is found."""
-    file = place(path)
+    file, hint = place(path), "a text file, one key string a line"
     try:
         if stat.S_ISFIFO(mode := file.stat().st_mode) or stat.S_ISCHR(mode):  # a pipe may never end
-            raise UserError(
-                f"`loss.support.keys={path}` is a pipe or a device, not a file",
-                "a text file, one key string a line",
-            )
+            raise UserError(f"`loss.support.keys={path}` is a pipe or a device, not a file", hint)
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
-        raise UserError(
-            f"cannot read `loss.support.keys={path}`: {error.strerror}", "a text file, one key string a line"
-        ) from error
+        raise UserError(f"cannot read `loss.support.keys={path}`: {error.strerror}", hint) from error
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"`loss.support.keys={path}` is no text in UTF-8", "a text file, one key string a line"
-        ) from error
+        raise UserError(f"`loss.support.keys={path}` is no text in UTF-8", hint) from error
     strings = [string for line in lines if (string := " ".join(line.split()))]
     if not strings:
         raise UserError(f"`loss.support.keys={path}` holds no key string", "write one a line, as a name")

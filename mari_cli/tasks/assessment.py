@@ -19,7 +19,6 @@ from mari_cli.tasks.measuring import (
 )
 from mari_cli.tasks.preflight import Preflight
 from mari_cli.tasks.record import RunRecord
-from mari_cli.tasks.setting import cache_directory
 from mari_cli.train.loop import Outcome
 
 
@@ -47,14 +46,11 @@ class Assessment:
 
     def take(self, role: str, lm: LanguageModel, *, afresh: bool = False) -> Examined:
         """Measure ``lm`` as ``role``; with ``afresh`` metrics are computed anew though the cache has them."""
-        config = self.flight.config
         self.models[role] = measure_model(
             lm,
             self.corpora,
             self.flight.suite,
-            config.metrics,
-            seed=config.seed,
-            cache=cache_directory(config),
+            self.flight.config,
             name=role,
             reference=self.reference_rows,
             afresh=afresh,

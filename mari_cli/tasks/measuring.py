@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from mari_cli import distributed
@@ -44,20 +43,18 @@ def measure_model(
     lm: LanguageModel,
     corpora: Mapping[str, Corpus],
     suite: Suite | None,
-    config: MetricsConfig,
+    config: RunConfig,
     *,
-    seed: int,
-    cache: Path,
     name: str,
     reference: Sequence[Row] = (),
     afresh: bool = False,
 ) -> Examined:
     """Ask one model the questions of the corpora (where there are any), of the suite, and the benchmarks.
 
-    Its answers are kept in ``cache``. With ``afresh`` the metrics are computed anew from these answers.
+    Its answers are kept in the cache. With ``afresh`` the metrics are computed anew from these answers.
     ``reference``: what `ask_reference` returns.
     """
-    examiner = Examiner(lm, config, seed, weights_hash(lm.model), cache, track, name)
+    examiner = _examiner(lm, config, name)
     if corpora:
         found = measure_corpora(examiner, corpora, afresh=afresh)
     else:
@@ -100,8 +97,7 @@ def with_reference_losses(
     lm: LanguageModel, corpora: Mapping[str, Corpus], config: RunConfig
 ) -> dict[str, Corpus]:
     """The corpora with the losses of ``lm``, the reference of membership inference, on forget and holdout."""
-    weights, cache = weights_hash(lm.model), cache_directory(config)
-    examiner = Examiner(lm, config.metrics, config.seed, weights, cache, track, "reference")
+    examiner = _examiner(lm, config, "reference")
     found = dict(corpora)
     for role in MEMBERSHIP:
         scores = examiner.score(corpora[role].items, role)
@@ -113,10 +109,14 @@ def ask_reference(lm: LanguageModel, suite: Suite | None, config: RunConfig) -> 
     """The rows of ``lm``, the reference of membership inference, on a suite that asks about membership."""
     if suite is None or f"{suite.name}/reference_auc" not in METRICS:
         return []
-    losses_alone = replace(config.metrics, generate=False, gradnorm=False, benchmarks=[])
-    weights, cache = weights_hash(lm.model), cache_directory(config)
-    examiner = Examiner(lm, losses_alone, config.seed, weights, cache, track, "reference")
+    examiner = _examiner(lm, config, "reference", generate=False, gradnorm=False, benchmarks=[])
     return distributed.broadcast(suite.examine(examiner))
+
+
+def _examiner(lm: LanguageModel, config: RunConfig, name: str, **changes: Any) -> Examiner:
+    """``changes``: settings of `metrics` that are other than in ``config``."""
+    metrics = replace(config.metrics, **changes)
+    return Examiner(lm, metrics, config.seed, weights_hash(lm.model), cache_directory(config), track, name)
 
 
 def measure_corpora(examiner: Examiner, corpora: Mapping[str, Corpus], *, afresh: bool = False) -> Measured:

@@ -18,7 +18,7 @@ from mari_cli.models.context import Targets
 from mari_cli.tasks.sources.asking import Asking
 from mari_cli.tasks.sources.correction import apply_correction
 from mari_cli.tasks.sources.prepared import Prepared, Preparing, model_before_fine_tuning
-from mari_cli.tasks.sources.source import Source, SourceCost
+from mari_cli.tasks.sources.source import SourceCost
 
 
 def subtracted(log_target: Tensor, log_assistant: Tensor, *, weight: float) -> Tensor:
@@ -44,6 +44,3 @@ def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mappin
         training_tokens=config.finetune.epochs * tokens["forget"],
         states=2,
     )
-
-
-ASSISTANT = Source(prepare, make, cost)

@@ -33,7 +33,7 @@ from mari_cli.tasks.sources.prepared import (
     epochs_of_share,
     model_before_fine_tuning,
 )
-from mari_cli.tasks.sources.source import Source, SourceCost
+from mari_cli.tasks.sources.source import SourceCost
 
 
 def sharpened(log_p: Tensor, power: float) -> Tensor:
@@ -91,6 +91,3 @@ def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mappin
         training_tokens=epochs_of_share(config) * tokens["retain"],
         holdout_states=by_holdout,
     )
-
-
-BASE = Source(prepare, make, cost)

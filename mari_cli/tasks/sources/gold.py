@@ -14,7 +14,7 @@ from mari_cli.models.context import Targets
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.tasks.sources.asking import Asking, make_targets, tokens_of
 from mari_cli.tasks.sources.prepared import Prepared, Preparing, model_at
-from mari_cli.tasks.sources.source import Source, SourceCost
+from mari_cli.tasks.sources.source import SourceCost
 
 
 def golden(log_gold: Tensor) -> Tensor:
@@ -35,6 +35,3 @@ def make(asking: Asking) -> tuple[Targets, list[str]]:
 
 def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mapping[str, int]) -> SourceCost:
     return SourceCost(tokens["holdout"])
-
-
-GOLD = Source(prepare, make, cost)

@@ -19,7 +19,7 @@ from mari_cli.supports.asked import Asked
 from mari_cli.tasks.sources.asking import Asking
 from mari_cli.tasks.sources.correction import apply_correction
 from mari_cli.tasks.sources.prepared import Prepared, Preparing, asked_of, epochs_of_share, model_at
-from mari_cli.tasks.sources.source import Source, SourceCost
+from mari_cli.tasks.sources.source import SourceCost
 
 
 def weakened(z_before: Tensor, z_reinforced: Tensor, *, weight: float) -> Tensor:
@@ -42,6 +42,3 @@ def make(asking: Asking) -> tuple[Targets, list[str]]:
 def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mapping[str, int]) -> SourceCost:
     trained = 0 if asked_of(config).model is not None else epochs_of_share(config) * tokens["forget"]
     return SourceCost(tokens["forget"] + tokens["holdout"], training_tokens=trained, states=2)
-
-
-REINFORCED = Source(prepare, make, cost)

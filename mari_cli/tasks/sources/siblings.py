@@ -19,7 +19,7 @@ from mari_cli.models.context import Targets
 from mari_cli.tasks.sources.asking import Asking
 from mari_cli.tasks.sources.correction import apply_correction
 from mari_cli.tasks.sources.prepared import Prepared, Preparing, model_at
-from mari_cli.tasks.sources.source import Source, SourceCost
+from mari_cli.tasks.sources.source import SourceCost
 
 MODELS = ("retain_model", "both_model")
 
@@ -40,6 +40,3 @@ def make(asking: Asking) -> tuple[Targets, list[str]]:
 
 def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mapping[str, int]) -> SourceCost:
     return SourceCost(2 * tokens["forget"] + tokens["holdout"], states=3)
-
-
-SIBLINGS = Source(prepare, make, cost)

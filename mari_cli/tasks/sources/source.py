@@ -1,7 +1,8 @@
 """What a source of support must say of itself."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from mari_cli.config import UnlearnRun
 from mari_cli.data.tokenize import Item
@@ -26,13 +27,19 @@ class SourceCost:
     """Distributions that are kept for each forget position, q among them."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """One way to what the retain data supports at the forget positions."""
+class Source(Protocol):
+    """One way to what the retain data supports at the forget positions: a module here."""
 
-    prepare: Callable[[Preparing, Prepared], Prepared]
-    """Adds what the source must have, from the texts alone. Raises UserError where it cannot be had."""
-    make: Callable[[Asking], tuple[Targets, list[str]]]
-    """q at each forget position, and notes for the reader. One model at a time is loaded."""
-    cost: Callable[[UnlearnRun, Mapping[str, Sequence[Item]], Mapping[str, int]], SourceCost]
-    """Of a run with these items and numbers of tokens, by role; the holdout's are 0 where there is none."""
+    def prepare(self, here: Preparing, known: Prepared) -> Prepared:
+        """Add what the source must have, from the texts alone. Raises UserError where it cannot be had."""
+        ...
+
+    def make(self, asking: Asking) -> tuple[Targets, list[str]]:
+        """q at each forget position, and notes for the reader. One model at a time is loaded."""
+        ...
+
+    def cost(
+        self, config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mapping[str, int]
+    ) -> SourceCost:
+        """Of a run with these items and numbers of tokens, by role; 0 of a holdout that is not there."""
+        ...

@@ -25,7 +25,7 @@ from mari_cli.supports.twins import Names, Way
 from mari_cli.tasks.setting import seed_for
 from mari_cli.tasks.sources.asking import Asking, as_before, calibrate_by_holdout, make_targets, tell
 from mari_cli.tasks.sources.prepared import Prepared, Preparing, asked_of
-from mari_cli.tasks.sources.source import Source, SourceCost
+from mari_cli.tasks.sources.source import SourceCost
 
 MOST_CONTRAST = 64.0
 SHARES = [step / 10 for step in range(11)]
@@ -184,6 +184,3 @@ def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mappin
         readings * asked.twins * tokens["forget"] + tokens["holdout"],
         distributions=len(ways) + 1,  # and what the model before says
     )
-
-
-TWINS = Source(prepare, make, cost)
