@@ -274,7 +274,7 @@ def _no_such_option(missing: str, options: Sequence[str] | None) -> UserError:
         )
     if not group.startswith("hydra/"):
         group, _, option = missing.partition("/")
-    if group in ("model", *CORPORA) and ("/" in option or is_there(option)):
+    if option and group in ("model", *CORPORA) and ("/" in option or is_there(option)):
         return UserError(f"no {group} named `{option}`", f"a file or a folder is given as `{group}.path=…`")
     listed = [name for name in options or [] if not name.startswith("_")]
     near = nearest(option, listed)
