@@ -227,8 +227,9 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Measure a model, training nothing; or compute TOFU's numbers again from the logs of evaluations."""
-    words = read_words(model, overrides or [], from_log or [], gold_log=gold_log, target_log=target_log)
-    with start("evaluate", words.overrides, config, resume, model=words.model) as (task, run):
+    more = {"gold_log": gold_log, "target_log": target_log}
+    model, words = read_words(model, overrides or [], from_log or [], **more)
+    with start("evaluate", words, config, resume, model=model) as (task, run):
         result = task(run.config, run.options)
     show(run.config, result, json=as_json)
 

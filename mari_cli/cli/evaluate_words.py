@@ -1,25 +1,17 @@
 """What the words of `mari evaluate` mean: a model, logs of evaluations that others have run, or KEY=VALUE."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mari_cli.errors import UserError
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """What is evaluated, and how."""
-
-    model: str | None
-    overrides: Sequence[str]
-
-
 def read_words(
     model: str | None, overrides: Sequence[str], logs: Sequence[Path], **others: Path | None
-) -> Evaluated:
-    """``model`` is the first word and ``overrides`` are the words after it. ``logs`` come from `--from-log`;
-    with that option the words are logs too. ``others`` are further logs by their key, as `gold_log`."""
+) -> tuple[str | None, list[str]]:
+    """The model and how it is evaluated. ``model`` is the first word, ``overrides`` are the words after it.
+    ``logs`` come from `--from-log`; with that option the words are logs too. ``others`` are further logs by
+    their key, as `gold_log`."""
     if logs:
         words = [*([model] if model else []), *overrides]
         more = [word for word in words if Path(word).exists()]
@@ -27,7 +19,7 @@ def read_words(
         model, overrides = (words[0], words[1:]) if words and "=" not in words[0] else (None, words)
     if model is not None and "=" in model and not Path(model).exists():  # no model, but the first KEY=VALUE
         overrides, model = [model, *overrides], None
-    return Evaluated(model, [*_of_logs(model, logs, **others), *overrides])
+    return model, [*_of_logs(model, logs, **others), *overrides]
 
 
 def _of_logs(model: str | None, logs: Sequence[Path], **others: Path | None) -> list[str]:

@@ -41,8 +41,8 @@ def audit(
     """
     from mari_cli.cli import tables
 
-    words = read_words(model, overrides or [], [])
-    with start("audit", words.overrides, config, resume, model=words.model) as (task, run):
+    model, words = read_words(model, overrides or [], [])
+    with start("audit", words, config, resume, model=model) as (task, run):
         result = task(run.config, run.options)
     if result:
         tables.print_grid(tables.of_card(result))

@@ -398,12 +398,8 @@ def of_checks(checks: Sequence["Check"]) -> Grid:
 
 def of_requests(lines: Sequence["RequestLine"]) -> Grid:
     rows = [
-        [
-            line.request,
-            line.run,
-            line.state,
-            *(word or NOTHING for word in (line.when, line.weights, line.note)),
-        ]
+        [line.request, line.run, line.state]
+        + [word or NOTHING for word in (line.when, line.weights, line.note)]
         for line in lines
     ]
     return Grid(["request", "run", "state", "when", "weights", "note"], rows, numbers=6, grouped=True)
@@ -433,9 +429,8 @@ def shown_lines(text: str) -> str:
 
 def _ours(result: dict[str, Any]) -> dict[str, Any]:
     """The metrics of the model that the run made."""
-    metrics: dict[str, Any] = next(
-        result["models"][role]["metrics"] for role in OURS if role in result["models"]
-    )
+    role = next(role for role in OURS if role in result["models"])
+    metrics: dict[str, Any] = result["models"][role]["metrics"]
     return metrics
 
 

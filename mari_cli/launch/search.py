@@ -76,8 +76,7 @@ class PlannedSearch:
     @property
     def budget(self) -> dict[str, Any]:
         """By key, what each trial may spend."""
-        first = config.to_plain(self.methods[0].configured({}))
-        section = first["train"]
+        section = config.to_plain(self.methods[0].configured({}))["train"]
         return {key: section[key.rpartition(".")[2]] for key in BUDGET[self.task]}
 
     @property

@@ -140,10 +140,8 @@ def nearest(
     forget_blocks = forget_MD.split(block)
     for forget_mD in track(forget_blocks, "context neighbours", len(forget_blocks)):
         g_mD = unit(forget_mD)
-        values_mk, index_mk = (
-            g_mD.new_empty(len(g_mD), 0),
-            torch.empty(len(g_mD), 0, dtype=torch.long, device=device),
-        )
+        values_mk = g_mD.new_empty(len(g_mD), 0)
+        index_mk = torch.empty(len(g_mD), 0, dtype=torch.long, device=device)
         start = 0
         for retain_nD in blocks_nD:
             here_n = torch.arange(start, start + len(retain_nD), device=device)
@@ -195,12 +193,8 @@ def mix_neighbours(
     asked_U, column_mk = nearest_mk.unique(return_inverse=True)
     asked_U = asked_U.to(last_ND.device)
     parts = asked_U.split(chunk)
-    lse_U = torch.cat(
-        [
-            head(last_ND[part].to(device)).logsumexp(-1)
-            for part in track(parts, "context normalisers", len(parts))
-        ]
-    )
+    shown = track(parts, "context normalisers", len(parts))
+    lse_U = torch.cat([head(last_ND[part].to(device)).logsumexp(-1) for part in shown])
     width = max(1, min(vocabulary, chunk * vocabulary // len(labels_m) - tokens))
     step = max(1, chunk * vocabulary // max(width, last_ND.shape[1]))
     label_m1 = labels_m.unsqueeze(1)

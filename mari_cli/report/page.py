@@ -99,6 +99,7 @@ def render(runs: list[RunData], *, title: str, search: Search | None = None) -> 
     columns = reading_order(rows) if single else rows
     on_card = "audit/" if card else None
     names = [name for name in metric_names(rows) if not (on_card and name.startswith(on_card))]
+    labelled = list(zip(run_labels(runs), runs, strict=True))
     suites = list(dict.fromkeys(suite for name in names if (suite := suite_of(name))))
     page = _template().render(
         title=title,
@@ -121,15 +122,11 @@ def render(runs: list[RunData], *, title: str, search: Search | None = None) -> 
         missing=_missing(runs, rows),
         seeds=[(row, _of_seeds(row, names)) for row in rows if row.seeds],
         items=item_tables(made[0]) if single else [],
-        trainings=[
-            (label, run, _training(run), _steps(run))
-            for label, run in zip(run_labels(runs), runs, strict=True)
-            if run.training
-        ],
+        trainings=[(label, run, _training(run), _steps(run)) for label, run in labelled if run.training],
         examples=_examples(runs),
         runs=[
             (label, run, shlex.join(run.command), _data(run), _flat(run.environment))
-            for label, run in zip(run_labels(runs), runs, strict=True)
+            for label, run in labelled
         ],
         glossary=_glossary(names),
         anchors={name: anchor_of(name) for name in names},

@@ -63,7 +63,7 @@ def read_settings(given: Mapping[str, Any]) -> SearchConfig:
     untuned = given.get("report_untuned", False)
     found = SearchConfig(
         trials=_whole("trials", given["trials"], 1, MOST_TRIALS),
-        aim=_fitting("aim", aim, isinstance(aim, str) and aim != "", "a word", SearchConfig.aim),
+        aim=_must_be("aim", aim, isinstance(aim, str) and aim != "", "a word", SearchConfig.aim),
         direction=_direction(given.get("direction")),
         sampler=_sampler(given.get("sampler", SearchConfig.sampler)),
         seed=_whole("seed", given.get("seed", 0), 0, MOST_SEED),
@@ -72,7 +72,7 @@ def read_settings(given: Mapping[str, Any]) -> SearchConfig:
             _whole("report_seeds", seed, 0, MOST_SEED, "[1,2]") for seed in _read_list(given, "report_seeds")
         ),
         report_overrides=tuple(map(str, _read_list(given, "report_overrides"))),
-        report_untuned=_fitting(
+        report_untuned=_must_be(
             "report_untuned", untuned, isinstance(untuned, bool), "true or false", "true"
         ),
         fixed=tuple(map(str, _read_list(given, "fixed"))),
@@ -92,7 +92,7 @@ def read_settings(given: Mapping[str, Any]) -> SearchConfig:
     return found
 
 
-def _fitting(name: str, value: Any, fits: bool, must: str, example: str) -> Any:
+def _must_be(name: str, value: Any, fits: bool, must: str, example: str) -> Any:
     """``value`` of `sweep.NAME`, which is refused where it does not fit."""
     if not fits:
         raise UserError(f"`{PREFIX}{name}` must be {must}, got {value}", f"write `{PREFIX}{name}={example}`")
@@ -101,13 +101,13 @@ def _fitting(name: str, value: Any, fits: bool, must: str, example: str) -> Any:
 
 def _whole(name: str, value: Any, low: int, high: int, example: str = "6") -> Any:
     fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-    return _fitting(name, value, fits, f"a whole number from {low} to {high}", example)
+    return _must_be(name, value, fits, f"a whole number from {low} to {high}", example)
 
 
 def _read_list(given: Mapping[str, Any], name: str) -> list[Any]:
     value = given.get(name)
     fits = isinstance(value, list | tuple | None)
-    return list(_fitting(name, value, fits, "a list", f"[{value}]") or [])
+    return list(_must_be(name, value, fits, "a list", f"[{value}]") or [])
 
 
 def _direction(value: Any) -> str | None:

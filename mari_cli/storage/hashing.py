@@ -13,11 +13,6 @@ def content_hash(value: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def bytes_hash(content: bytes) -> str:
-    """SHA-256 of ``content``."""
-    return hashlib.sha256(content).hexdigest()
-
-
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's content."""
     with path.open("rb") as file:

@@ -5,6 +5,7 @@ change of any byte. Everybody who can write in the directory can make a new mani
 the key can make a new signature (storage/signature.py).
 """
 
+import hashlib
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from mari_cli.errors import UserError
 from mari_cli.storage import signature
 from mari_cli.storage.atomic import atomic_write_text
-from mari_cli.storage.hashing import bytes_hash, content_hash, file_hash
+from mari_cli.storage.hashing import content_hash, file_hash
 from mari_cli.storage.json_files import damaged, finite, json_text, read_object
 from mari_cli.storage.layout import MANIFEST, SIGNATURE, STATE
 
@@ -30,7 +31,7 @@ def write_manifest(
     """Hash every file of ``run``, write and return the manifest with the facts ``about`` the run, and sign it
     with ``key``. ``pending``: the texts of files that are written after the manifest, by their names.
     """
-    texts = {name: bytes_hash(text.encode()) for name, text in pending.items()}
+    texts = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in pending.items()}
     left_out = {MANIFEST, SIGNATURE, *texts}
     there = {
         name: file_hash(run / name)

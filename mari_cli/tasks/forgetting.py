@@ -32,7 +32,7 @@ from mari_cli.tasks.setting import cache_directory, in_shards, seed_for
 from mari_cli.tasks.training import describe_skipped
 from mari_cli.train.loop import Job, Outcome
 from mari_cli.train.step import Group, Recalled, Reference, chunk_for, operand_head
-from mari_cli.train.stop import Evaluation, Verdict, far_past, judge, on_its_way
+from mari_cli.train.stop import Evaluation, far_past, judge, on_its_way
 
 
 def context_layer(config: UnlearnRun, lm: LanguageModel) -> int | None:
@@ -216,18 +216,13 @@ def forgetting_job(
                 seed=seed,
                 support=q_of_watched() if asks_support else None,
             )
-        say(
-            f"step {step}: "
-            + ", ".join(f"{name} {value:.3f}" for name, value in values.items() if name in followed)
-        )
+        told = [f"{name} {value:.3f}" for name, value in values.items() if name in followed]
+        say(f"step {step}: {', '.join(told)}")
         if train.evaluate_benchmarks:
             examiner = Examiner(lm, config.metrics, config.seed, "", None, silent, f"step {step}")
             figures, _ = benchmarks(examiner)
             values |= {name: figure.value for name, figure in figures.items()}
         return values
-
-    def verdict(history: list[dict[str, Any]]) -> Verdict:
-        return judge(evaluations(history), train.stop, train.keep)
 
     return Job(
         steps=train.steps,
@@ -235,7 +230,7 @@ def forgetting_job(
         objective=objective,
         reference_at=lambda step: reference_of(draws.indices_at(step)),
         evaluate=evaluate,
-        judge=verdict,
+        judge=lambda history: judge(evaluations(history), train.stop, train.keep),
         evaluate_every=train.evaluate_every,
     )
 
@@ -311,9 +306,8 @@ def open_reference(
             asked[role] = ask(role, None)
     asked |= {role: ask(role, read) for role in needs.reference_layer}
 
-    kept_head = (
-        head if needs.beside_reference else None
-    )  # a copy of the head's weights, which few losses need in a step
+    # a copy of the head's weights, which few losses need in a step
+    kept_head = head if needs.beside_reference else None
 
     def of_step(indices: Mapping[str, Sequence[int]]) -> Reference:
         def read(role: str, at: range) -> Recalled:

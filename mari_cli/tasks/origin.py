@@ -28,9 +28,7 @@ def origin_of(flight: Preflight[Any]) -> Origin:
 def _run_of(path: str) -> dict[str, str] | None:
     """The run that the model at ``path`` is of: its place as it was given, and the hash of its manifest."""
     given = place(path)
-    for run in (given, given.parent):
-        if run is given.parent and given.name != "checkpoint":
-            continue
+    for run in (given, given.parent) if given.name == "checkpoint" else (given,):
         if (run / MANIFEST).is_file():
             try:
                 return {"run": str(run), "manifest": read_manifest(run)["sha256"]}

@@ -98,17 +98,13 @@ class Forecast:
 
     @property
     def needed(self) -> int:
-        return needed(self.peak) if self.cuda else self.peak
+        """What a device must have: a CUDA device needs more than the tensors themselves."""
+        return self.peak + round(self.peak * RESERVE_SHARE) + RESERVE_BYTES if self.cuda else self.peak
 
     @property
     def fixed(self) -> int:
         """What no way of taking the step can spare."""
         return self.gradients + sum(self.parts[part] for part in ("weights", "optimizer", "reference"))
-
-
-def needed(peak: int) -> int:
-    """What a CUDA device must have for ``peak`` bytes of tensors."""
-    return peak + round(peak * RESERVE_SHARE) + RESERVE_BYTES
 
 
 @dataclass(frozen=True)

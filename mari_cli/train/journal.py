@@ -76,12 +76,11 @@ class Journal:
 
     def add(self, launched: Launched) -> None:
         self._unread.append(launched)
-        while len(self._unread) > self._behind and not self.failure:
-            self._read(self._unread.popleft())
+        self.settle(self._behind)
 
-    def settle(self) -> None:
-        """Read the steps that are left, at the end of a training."""
-        while self._unread and not self.failure:
+    def settle(self, left: int = 0) -> None:
+        """Read all steps but the ``left`` last: at the end of a training all."""
+        while len(self._unread) > left and not self.failure:
             self._read(self._unread.popleft())
 
     def _read(self, done: Launched) -> None:

@@ -344,15 +344,12 @@ def _backward(pairs: Pairs) -> None:
 def _push(pairs: Pairs, gradients: Gradients, head: Head) -> None:
     """One backward pass from hidden states and head together, so that tied weights get one whole gradient."""
     at = head.weight_VD if head.gradient_at is None else head.gradient_at
-    for parameter, gradient in (
-        (at, gradients.head.weight_VD),
-        (head.bias_V, gradients.head.bias_V),
-    ):
+    of_head = ((at, gradients.head.weight_VD), (head.bias_V, gradients.head.bias_V))
+    for parameter, gradient in of_head:
         if parameter is not None and gradient is not None:
             pairs.append((parameter, gradient.to(parameter.dtype)))
-    gradients.head.weight_VD = gradients.head.bias_V = (
-        None  # or they would be held in float32 during the backbone's pass
-    )
+    # or they would be held in float32 during the backbone's pass
+    gradients.head.weight_VD = gradients.head.bias_V = None
     _backward(pairs)
 
 
