@@ -111,7 +111,7 @@ def _parts(forget: ForgetConfig, count: int, notes: list[str]) -> Iterator[tuple
         every = read_fictional(forget, corpus="forget")
         each = len(every) // forget.people
         for first, last in _cuts(forget.people, count):
-            yield _span("people", first, last), every[first * each : last * each]
+            yield f"people {first + 1} to {last}", every[first * each : last * each]
         return
     assert isinstance(forget, FileCorpus), type(forget)
     if forget.path is None:
@@ -122,7 +122,7 @@ def _parts(forget: ForgetConfig, count: int, notes: list[str]) -> Iterator[tuple
     every = _read(forget, forget.path, notes)
     _require_parts(len(every), count, "records")
     for first, last in _cuts(len(every), count):
-        yield _span("records", first, last), every[first:last]
+        yield f"records {first + 1} to {last}", every[first:last]
 
 
 def _require_parts(available: int, count: int, what: str) -> None:
@@ -135,10 +135,6 @@ def _require_parts(available: int, count: int, what: str) -> None:
 
 def _cuts(total: int, count: int) -> Iterator[tuple[int, int]]:
     yield from pairwise(total * part // count for part in range(count + 1))
-
-
-def _span(what: str, first: int, last: int) -> str:
-    return f"{what} {first + 1} to {last}"
 
 
 def _sources(requests: str | list[str | list[str]]) -> list[list[str]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, one_line
 from mari_cli.metrics.difference import Difference
 from mari_cli.report.comparison import (
     comparison_rows,
@@ -64,6 +64,8 @@ def compare(runs: list[Path], out: Path | None = None, *, search: Search | None 
         told = ((name, difference(name, made[0].side, made[1].side)) for name in metric_names(made))
         differences = {name: apart for name, apart in told if apart is not None}
     names = Counter(row.run.name for row in made)
+    given = Counter(run.resolve() for path in runs for run in run_directories(path))
+    twice = [one_line(run.name) for run, times in given.items() if times > 1]
     return Compared(
         results=[
             merge_seeds([run.result for run in row.runs], row.seeds, confidence=confidence_of(row.runs))
@@ -73,14 +75,8 @@ def compare(runs: list[Path], out: Path | None = None, *, search: Search | None 
         pair=pair,
         differences=differences,
         not_separable=not_separable(rows, confidence=confidence(found)),
-        warnings=[*_given_twice(runs), *summarise(found).warnings],
+        warnings=[*(f"`{name}` was given more than once." for name in twice), *summarise(found).warnings],
     )
-
-
-def _given_twice(runs: Sequence[Path]) -> list[str]:
-    named = [run.resolve() for path in runs for run in run_directories(path)]
-    twice = [path.name for path, times in Counter(named).items() if times > 1]
-    return [f"Given more than once, and compared once: {', '.join(twice)}."] * bool(twice)
 
 
 def merge_seeds(

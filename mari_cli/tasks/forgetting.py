@@ -336,8 +336,8 @@ def describe_outcome(outcome: Outcome, sizes: Mapping[str, int], train: UnlearnC
             f"{looks[-1].holdout_nll:.3f}, when all steps were done: more steps "
             f"(`train.steps={2 * train.steps}`) may bring it nearer"
         )
-    if far_past(looks, outcome.kept_step):
-        kept = next(look for look in looks if look.step == outcome.kept_step)
+    kept = next(look for look in looks if look.step == outcome.kept_step)
+    if far_past(looks[0], kept):
         notes.append(
             f"the forget loss of the kept step, {kept.forget_nll:.3f}, is further above the holdout's, "
             f"{kept.holdout_nll:.3f}, than the one before, {looks[0].forget_nll:.3f}, was below: a lower "

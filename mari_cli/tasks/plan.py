@@ -170,8 +170,7 @@ def _device(name: str | None, memory: str | None) -> DeviceSpec:
     if (found := devices.find_device(name)) is None:
         known = ", ".join(f"`{gpu.name}`" for gpu in devices.GPUS.values())
         raise UserError(
-            f"no device called `{name}` is known",
-            f"one of {known}, `cpu`; of any other give the `--memory`",
+            f"no device called `{name}` is known", f"one of {known}, `cpu`; of any other give the `--memory`"
         )
     return found
 

@@ -118,7 +118,8 @@ class PendingRequest:
         if self.begins_with is None:
             return False
         path = place(self.begins_with)
-        return _same(other.path, path.parent if path.name == CHECKPOINT else path)
+        run = path.parent if path.name == CHECKPOINT else path
+        return run.exists() and other.path.exists() and run.samefile(other.path)
 
 
 def requests(roots: Sequence[Path]) -> tuple[list[RequestLine], list[str]]:
@@ -291,7 +292,8 @@ def _pending_in(path: Path) -> list[PendingRequest]:
         begun = [one for one in asked if (path / one["run"] / RUN).is_file()]
         if begun:  # what the last of these leaves, or begins with where it has not ended
             last = path / begun[-1]["run"]
-            model = str(last) if (last / MANIFEST).is_file() else _model_of(last)
+            begins = yaml.safe_load((last / CONFIG).read_text(encoding="utf-8"))["model"]["path"]
+            model = str(last) if (last / MANIFEST).is_file() else begins
         state = f"pending: its run has not begun; {_of_process(path)}"
         state += "" if model else "; the target is trained first"
         return [
@@ -318,13 +320,3 @@ def _records_of(path: Path) -> frozenset[str]:
     """Hashes of what the run at ``path``, one of several requests, is to forget."""
     asked = json_files.read_object(path.parent / REQUESTS)["requests"]
     return frozenset(next((one["records"] for one in asked if one["run"] == path.name), []))
-
-
-def _model_of(path: Path) -> str | None:
-    config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
-    found: str | None = config["model"]["path"]
-    return found
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one.exists() and other.exists() and one.samefile(other)

@@ -94,10 +94,9 @@ def on_its_way(history: Sequence[Evaluation]) -> bool:
     return min(rise, left) > SHARE * whole > 0
 
 
-def far_past(history: Sequence[Evaluation], kept_step: int) -> bool:
+def far_past(start: Evaluation, kept: Evaluation) -> bool:
     """Whether the forget loss of the kept step is further past the holdout's than it was short of it at the
     start: what knew the data too well now knows it too little by more."""
-    start, kept = history[0], next(look for look in history if look.step == kept_step)
     if start.holdout_nll is None or kept.holdout_nll is None:
         return False
     return kept.forget_nll - kept.holdout_nll > start.holdout_nll - start.forget_nll > 0

@@ -277,7 +277,7 @@ def test_a_run_that_is_given_twice_stands_there_once_and_is_told(tmp_path: Path)
     (tmp_path / "link").symlink_to(one)
     found = compare([one, other, tmp_path / "link", one])
     assert len(found.results) == 2
-    assert found.warnings == ["Given more than once, and compared once: a."]
+    assert found.warnings == ["`a` was given more than once."]
     assert compare([one, other]).warnings == []
 
 

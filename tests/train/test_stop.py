@@ -133,11 +133,11 @@ def test_a_kept_step_further_past_the_holdouts_loss_than_the_start_was_short_of_
     forget, expected
 ):
     history = [START, look(10, forget, 0.9, 2.0), look(20, 9.0, 0.1, 2.0)]
-    assert far_past(history, judge(history, PATIENT, Keep.best).kept_step) is expected
-    assert far_past(history, judge(history, RULES, Keep.last).kept_step)
-    assert not far_past(history, 0)
-    assert not far_past([look(0, 0.1, 0.9), look(10, forget, 0.9)], 10)  # no holdout
-    assert not far_past([look(0, 2.5, 0.9, 2.0), look(10, 9.0, 0.9, 2.0)], 10)  # was past it before
+    assert judge(history, PATIENT, Keep.best).kept_step == 10
+    assert far_past(START, history[1]) is expected
+    assert not far_past(START, START)
+    assert not far_past(look(0, 0.1, 0.9), look(10, forget, 0.9))  # no holdout
+    assert not far_past(look(0, 2.5, 0.9, 2.0), look(10, 9.0, 0.9, 2.0))  # was past it before
 
 
 @pytest.mark.parametrize(
