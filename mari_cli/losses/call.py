@@ -39,7 +39,8 @@ def unlearning_loss(
     ``model`` is a causal language model of transformers, also in one of peft. ``reference`` is a frozen copy
     of the model before step 1, for losses that compare with it. ``alternative``: the forget prompts with the
     answers that the loss prefers, sequence by sequence (DPO). At most ``chunk`` positions have logits at one
-    time. A loss that pools over a step pools over these batches.
+    time. A loss that pools over a step pools over these batches; a weight that follows the steps (PDU) stays
+    as ``config`` gives it.
 
     Raises UserError for a model whose logits are not its head applied to its last hidden state, ValueError
     where the loss needs a batch or a reference that is missing, or a distribution that only
@@ -65,6 +66,13 @@ def unlearning_loss(
         _check_labels(role, batch)
     if needs.stored_tokens is not None:
         raise ValueError(f"loss={config.kind} needs a distribution that only `mari unlearn` makes")
+    if config.negation is not None or config.gradient_filter is not None:
+        raise ValueError(
+            f"loss={config.kind} changes weights or gradients itself, as only `mari unlearn` does"
+        )
+    sizes = {len(batches[role]["labels"]) for role in ("forget", "alternative") if role in batches}
+    if len(sizes) > 1 and "alternative" in needs.reference_log_p:
+        raise ValueError(f"`forget` and `alternative` need as many sequences, got {sizes}")
 
     layer = None
     if needs.states is not None:
@@ -80,6 +88,8 @@ def unlearning_loss(
         if role in wants_reference:
             assert reference is not None
             frozen = frozen or head_of(reference).frozen()
+            if len(frozen.weight_VD) != len(head.weight_VD):
+                raise ValueError("`reference` has another vocabulary than the model")
             with torch.no_grad():
                 reference_ND, of_layer_ND = _states(reference, batches[role], layer)
             if of_layer_ND is not None:
@@ -128,6 +138,8 @@ def _check_labels(role: str, batch: CollatedBatch) -> None:
         raise ValueError(f"the batch `{role}` has no `labels`")
     if batch["labels"].shape != batch["input_ids"].shape or batch["labels"].is_floating_point():
         raise ValueError(f"the labels of `{role}` must be whole numbers, one for each of its `input_ids`")
+    if not len(batch["labels"]):
+        raise ValueError(f"the batch `{role}` is empty")
     empty = (batch["labels"][:, 1:] == -100).all(1).nonzero().flatten().tolist()
     if empty:
         raise ValueError(
@@ -138,10 +150,12 @@ def _check_labels(role: str, batch: CollatedBatch) -> None:
 def _without_wrapper(model: nn.Module) -> Any:
     """The model of transformers in one of peft, with its adapters. Raises ValueError for virtual tokens and
     for an adapter of the head, which the head's weights do not hold."""
-    inside: Any = getattr(model, "get_base_model", lambda: model)()
+    whole = getattr(model, "_orig_mod", model)  # of torch.compile
+    inside: Any = getattr(whole, "get_base_model", lambda: whole)()
+    inside = getattr(inside, "_orig_mod", inside)
     if not hasattr(inside, "get_output_embeddings"):  # DistributedDataParallel would not add up the gradients
         raise ValueError(f"`{type(model).__name__}` is neither a model of transformers nor one of peft")
-    config = getattr(model, "active_peft_config", None)
+    config = getattr(whole, "active_peft_config", None)
     if getattr(config, "is_prompt_learning", False) or hasattr(inside.get_output_embeddings(), "base_layer"):
         raise ValueError("virtual tokens and adapters of the language-model head are not supported")
     return inside

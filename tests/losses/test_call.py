@@ -1,5 +1,6 @@
 """A loss in anybody's training loop: the loss and gradient of full logits, and the README's example."""
 
+import copy
 import re
 from pathlib import Path
 
@@ -25,8 +26,10 @@ from mari_cli.losses.ceu import CEUConfig
 from mari_cli.losses.mari import Estimator, GradientThrough, MariConfig
 from mari_cli.losses.pdu import PDUConfig
 from mari_cli.losses.preference import DPOConfig, NPOConfig
+from mari_cli.losses.repselect import RepSelectConfig
 from mari_cli.losses.rmu import RMUConfig
 from mari_cli.losses.support import SupportConfig
+from mari_cli.losses.task_vector import TaskVectorConfig
 from mari_cli.losses.undial import UndialConfig
 from mari_cli.losses.wga import WGAConfig
 
@@ -169,10 +172,35 @@ def test_what_is_missing_is_named():
         unlearning_loss(context, model(), batch(1), batch(2), reference=model(5))
 
 
+@pytest.mark.parametrize(
+    ("config", "alternative", "vocabulary", "told"),
+    [
+        (TaskVectorConfig(name="task_vector"), None, V, "as only `mari unlearn` does"),
+        (RepSelectConfig(name="repselect"), None, V, "as only `mari unlearn` does"),
+        (NPOConfig(name="npo"), None, V + 3, "another vocabulary"),
+        (DPOConfig(name="dpo"), batch(3, 2), V, "as many sequences"),
+    ],
+)
+def test_what_would_be_another_method_is_refused(config, alternative, vocabulary, told):
+    """A step of a task vector alone would teach the forget data."""
+    before = model(5)
+    before.resize_token_embeddings(vocabulary)
+    with pytest.raises(ValueError, match=told):
+        unlearning_loss(config, model(), batch(1), batch(2), reference=before, alternative=alternative)
+
+
+def test_a_compiled_model_is_taken_as_it_is():
+    lm = model().train()
+    found = unlearning_loss(GradDiff(name="grad_diff"), torch.compile(lm), batch(1), batch(2))
+    assert found.isfinite()
+
+
 def test_a_batch_without_labels_and_a_sequence_without_any_are_refused():
     bare = {name: value for name, value in batch(1).items() if name != "labels"}
     with pytest.raises(ValueError, match="batch `forget` has no `labels`"):
         unlearning_loss(NPOConfig(name="npo"), model(), bare, batch(2), reference=model(1))
+    with pytest.raises(ValueError, match="batch `retain` is empty"):
+        unlearning_loss(KLGA(name="kl_ga"), model(), batch(1), batch(2, 0), reference=model(1))
     cut = batch(2)
     cut["labels"][1] = -100
     with pytest.raises(ValueError, match="sequence 1 of `retain` has no label"):
@@ -248,31 +276,58 @@ def test_a_word_that_names_no_member_is_refused():
         SupportConfig(source="twin")
 
 
-def test_the_readmes_example_trains_with_the_trainer_of_transformers(tmp_path):
+def unlearner(folder: Path, lm, config, **settings):
+    """The README's Trainer, on two pairs."""
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     assert len(example.splitlines()) <= 25
     there: dict = {}
     exec(example, there)
-    lm = model()
-    settings = {"max_steps": 3, "per_device_train_batch_size": 1, "report_to": [], "use_cpu": True}
+    plain = {"save_strategy": "no", "per_device_train_batch_size": 1, "report_to": [], "use_cpu": True}
     args = TrainingArguments(
-        str(tmp_path),
-        remove_unused_columns=False,
-        label_names=["forget", "retain"],
-        save_strategy="no",
-        learning_rate=1e-2,
-        **settings,
+        str(folder), remove_unused_columns=False, label_names=["forget", "retain"], **plain, **settings
     )
-    pairs = [{"forget": batch(1), "retain": batch(2)}]
-    before, config = log_p(lm, batch(1)).sum().item(), NPOConfig(name="npo")
-    trainer = there["Unlearner"](
+    pairs = [{"forget": batch(seed), "retain": batch(seed + 1)} for seed in (1, 3)]
+    return there["Unlearner"](
         model=lm,
         args=args,
         train_dataset=pairs,
-        eval_dataset=pairs,
+        eval_dataset=pairs[:1],
         data_collator=lambda rows: rows[0],
         loss=config,
     )
+
+
+@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}, {"bf16": True}])
+def test_a_step_of_the_trainer_is_the_mean_of_its_batches(tmp_path, settings):
+    """Accumulated over two batches, whatever else the Trainer does; in bfloat16 where that is asked for."""
+    torch.manual_seed(0)
+    lm = GPT2LMHeadModel(
+        GPT2Config(
+            n_layer=2,
+            n_head=2,
+            n_embd=16,
+            n_positions=16,
+            vocab_size=V,
+            embd_pdrop=0,
+            attn_pdrop=0,
+            resid_pdrop=0,
+        )
+    )
+    config, start = GradDiff(name="grad_diff"), copy.deepcopy(lm)
+    sgd = {"optim": "sgd", "learning_rate": 0.1, "lr_scheduler_type": "constant", "max_grad_norm": 0}
+    trainer = unlearner(tmp_path, lm, config, gradient_accumulation_steps=2, max_steps=1, **sgd, **settings)
+    trainer.train()
+    for pair in trainer.train_dataset:
+        (unlearning_loss(config, start, pair["forget"], pair["retain"]) / 2).backward()
+    pairs = zip(lm.parameters(), start.parameters(), strict=True)
+    gap = max((now - (then - 0.1 * then.grad)).abs().max().item() for now, then in pairs)
+    assert (1e-5 < gap < 1e-2) if "bf16" in settings else gap < 1e-7
+
+
+def test_the_readmes_example_trains_with_the_trainer_of_transformers(tmp_path):
+    lm, config = model(), NPOConfig(name="npo")
+    before = log_p(lm, batch(1)).sum().item()
+    trainer = unlearner(tmp_path, lm, config, max_steps=3, learning_rate=1e-2)
     at_start = trainer.evaluate()["eval_loss"]
     trainer.train()
     assert trainer.evaluate()["eval_loss"] < at_start
