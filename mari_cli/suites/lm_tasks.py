@@ -5,7 +5,6 @@ A task reads its data from the hub, or from a folder whose subfolders are named 
 """
 
 import copy
-import difflib
 import importlib.metadata
 import io
 import json
@@ -40,6 +39,7 @@ from mari_cli.places import benchmark_folder
 from mari_cli.storage import hashing
 from mari_cli.suites import mmlu_sample
 from mari_cli.suites.lm_metrics import LOWER_IS_BETTER, MMLU_SAMPLE
+from mari_cli.suites.lm_names import unknown
 
 VERSION = importlib.metadata.version("lm_eval")
 UNREADABLE = (OSError, ValueError, LookupError, httpx.HTTPError, jinja2.TemplateError)
@@ -156,13 +156,7 @@ def _find_tasks(name: str, folder: Path | None, limit: int | None) -> tuple[list
         return [mmlu_sample.sample_task(limit)], Benchmark(name, (name,), {}, (name,))
     index = _index()
     if name not in index.task_index:
-        close = difflib.get_close_matches(name, [*index.all_tasks, MMLU_SAMPLE], n=3)
-        raise UserError(
-            f"unknown benchmark `{name}`",
-            f"did you mean {' or '.join(f'`{word}`' for word in close)}?"
-            if close
-            else "it is the name of a task or a group of lm_eval: `lm_eval ls tasks` lists them",
-        )
+        raise unknown(name)
     loaded = _load_task(index, name, folder)
     tasks, groups = list(loaded["tasks"].values()), loaded["groups"]
     parts = tuple(loaded["tasks"])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mari_cli.config import (
+    AuditRun,
     CorpusConfig,
     EvaluateRun,
     FileCorpus,
@@ -22,6 +23,7 @@ from mari_cli.options import RunOptions
 from mari_cli.places import benchmark_folder, is_there, place
 from mari_cli.storage.run import refuse_existing
 from mari_cli.storage.signature import check_key
+from mari_cli.suites.lm_names import refuse_unknown
 from mari_cli.tasks.support_checks import MODELS, check_support
 from mari_cli.tracking import check_tracker
 
@@ -73,6 +75,8 @@ def check_names(config: RunConfig, options: RunOptions) -> None:
         check_key(config.request.key)
     require_named(config.model)
     check_tracker(config.tracker)
+    if not isinstance(config, AuditRun):
+        refuse_unknown(config.metrics.benchmarks)
     if config.metrics.benchmarks and config.metrics.benchmark_root is not None:
         benchmark_folder(config.metrics.benchmark_root)
     if isinstance(config, UnlearnRun | EvaluateRun) and isinstance(config.suite, PublishedSuite):

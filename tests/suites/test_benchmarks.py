@@ -4,6 +4,8 @@ import logging
 import math
 import random
 import re
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -27,6 +29,7 @@ from mari_cli.suites.benchmarks import (
 )
 from mari_cli.suites.lm_metrics import range_of
 from mari_cli.suites.lm_model import InMemory
+from mari_cli.suites.lm_names import refuse_unknown
 
 WMDP = ["wmdp_bio", "wmdp_cyber", "wmdp_chem"]
 ALL = sum(SUBJECTS.values())
@@ -413,6 +416,33 @@ def test_an_unknown_name_is_refused_with_the_nearest_ones(lm):
     assert str(error) == "unknown benchmark `helaswag`"
     assert "`hellaswag`" in error.hint
     assert "lm_eval ls tasks" in refused(lm, benchmarks=["qqqqqqqq"]).hint
+
+
+def test_an_unknown_name_is_told_from_the_files_alone():
+    """Names of groups and tags are known too, and those that only an included file holds."""
+    named = [
+        "arc_easy",
+        "mmlu",
+        "mmlu_stem",
+        "ai2_arc",
+        "acp_bench_hard",
+        "flores_afr-eng",
+        "truthfulqa_multi",
+    ]
+    refuse_unknown([*named, "mmlu_sample"])
+    for name in ("arc_nope", "arc_eas", "rc_easy"):
+        with pytest.raises(UserError, match=f"unknown benchmark `{name}`"):
+            refuse_unknown([*named, name])
+    typed = ["metrics.benchmarks=[arc_nope]", "out=nowhere"]
+    program = (
+        "import sys; from mari_cli import launch; from mari_cli.errors import UserError\n"
+        "from mari_cli.options import RunOptions; from mari_cli.tasks.early_checks import check_early\n"
+        f"config = launch.configured(launch.Experiment('unlearn', {typed}))\n"
+        "try: check_early([config], RunOptions([]))\n"
+        "except UserError as error: print(error, 'lm_eval' in sys.modules, 'torch' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert said.stdout == "unknown benchmark `arc_nope` False False\n"
 
 
 def test_a_data_set_that_is_not_in_the_folder_is_named_with_the_way_to_fetch_it(lm, root):
