@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from textwrap import shorten
 
 from mari_cli.data.spans import MARKS, Located, Span, Word
 from mari_cli.errors import UserError, counted
@@ -152,8 +153,8 @@ def given_keys(strings: Sequence[str], forget: Sequence[Located], *, path: str) 
         tokens.append(tuple(located.inside(spans)))
     if not met:
         raise UserError(
-            f"of {counted(len(patterns), 'key string')} in `loss.support.keys={path}`, `{strings[0]}` among "
-            "them, no forget record holds any",
+            f"of {counted(len(patterns), 'key string')} in `loss.support.keys={path}`, "
+            f"`{shorten(strings[0], 60, placeholder='…')}` among them, no forget record holds any",
             "write each as the records do, one a line; null finds them by counts",
         )
     return Keys(tuple(tokens), tuple(sorted(met)), 0)

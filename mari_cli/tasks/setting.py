@@ -120,6 +120,18 @@ def require_context(tokens: int, model: str, corpora: Mapping[str, Corpus]) -> N
         )
 
 
+def notes_of_cuts(corpora: Mapping[str, Corpus], lm: LanguageModel) -> list[str]:
+    """Notes on pairs that the context of ``lm`` cuts: they lack the token that ends an answer."""
+    notes, stops = [], {*lm.stop_token_ids}
+    for role, corpus in corpora.items():
+        full = [item for item in corpus.items if len(item.input_ids) == lm.max_length]
+        pairs = [item for item in full if corpus.records[item.record].prompt is not None]
+        if count := sum(item.input_ids[-1] not in stops for item in pairs):
+            cut = f"cuts {counted(count, 'record')} of the {role} corpus"
+            notes.append(f"the context of {counted(lm.max_length, 'token')} {cut}")
+    return notes
+
+
 def disk_of_run(model: torch.nn.Module, requests: int = 1) -> int:
     """The most bytes that the run directory holds at one time: a state (trained weights and two moments)
     written beside the last, and the kept weights; or at the end a state, the kept weights and the whole
