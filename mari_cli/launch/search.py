@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mari_cli import config
-from mari_cli.errors import UserError, counted, duration
+from mari_cli.errors import UserError, counted, duration, nearest
 from mari_cli.launch import saved_sweep
 from mari_cli.launch.combinations import Composed, directory_name
 from mari_cli.launch.experiment import Experiment
@@ -262,10 +262,11 @@ def _tell(trial: Trial, result: Any, aim: Aim) -> Trial:
 def _require_aim(aim: Aim, results: Sequence[Any]) -> None:
     """Stop after the first round where no run measures what the search is for."""
     done = [result for result in results if not isinstance(result, Failed)]
-    if done and not any(aim.metric in of["metrics"] for result in done for of in result["models"].values()):
+    measured = {name for result in done for of in result["models"].values() for name in of["metrics"]}
+    if done and aim.metric not in measured:
         raise UserError(
-            f"no run measures `{aim.metric}`, which the search is for",
-            "choose another: `sweep.aim=…`; `mari metrics` lists what is measured",
+            f"no run measures `{aim.metric}`, which the search is for; the notes of the first say why",
+            f"choose another: `sweep.aim={nearest(aim.metric, measured) or '…'}`",
         )
 
 

@@ -272,8 +272,12 @@ def test_a_table_has_the_settings_as_they_are_typed():
 
 
 def test_an_aim_that_no_run_measures_ends_the_search_after_its_first_round():
-    with pytest.raises(UserError, match="no run measures `facts/unique_recall`"):
+    with pytest.raises(UserError, match="no run measures `facts/unique_recall`") as refused:
         launch.search(measure, plan(*SEARCH), Aim("facts/unique_recall", "gold"))
+    assert refused.value.hint == "choose another: `sweep.aim=…`"
+    with pytest.raises(UserError, match="no run measures `distance_to_gold/kept_side`") as refused:
+        launch.search(measure, plan(*SEARCH, "out=t"), Aim("distance_to_gold/kept_side", "down"))
+    assert refused.value.hint == "choose another: `sweep.aim=distance_to_gold`"
 
 
 def test_a_search_is_not_begun_where_another_is(found):
