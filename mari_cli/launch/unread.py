@@ -14,7 +14,6 @@ from mari_cli.config import (
     RunConfig,
     UnlearnRun,
 )
-from mari_cli.config.audit import EVERY_ATTACK
 from mari_cli.errors import UserError
 from mari_cli.launch.experiment import CORPORA, Experiment
 from mari_cli.launch.values import leaves
@@ -88,9 +87,8 @@ def unread(config: RunConfig) -> dict[str, str]:
         needs("`train.dropout=true`", "model.lora.dropout", unless=config.train.dropout)
     if isinstance(config, AuditRun | UnlearnRun):
         needs("an audit, as `audit=quick`", "second_gold", unless=config.audit is not None)
-        for attack in set(EVERY_ATTACK) - set(config.audit.attacks if config.audit else EVERY_ATTACK):
-            keys = ("audit.prompts", "audit.paraphrases") if attack == "prompts" else (f"audit.{attack}",)
-            needs(f"the attack `{attack}` in `audit.attacks`", *keys, unless=False)
+        prompted = config.audit is None or "prompts" in config.audit.attacks
+        needs("the attack `prompts` in `audit.attacks`", "audit.paraphrases", unless=prompted)
     if isinstance(config, EvaluateRun):
         needs("`suite=corpora`", *CORPORA, unless=suite == "corpora")
         logs = config.from_log is not None

@@ -51,10 +51,6 @@ UNREAD = {
     "forget.fraction_seed": ("unlearn forget=jsonl forget.fraction_seed=3", "forget.fraction=0.5"),
     "finetune.epochs": ("unlearn model.path=DIR loss=npo finetune.epochs=3", "gold=finetune"),
     "second_gold": ("unlearn second_gold=DIR", "audit=quick"),
-    "audit.relearning.steps": (
-        "unlearn audit=quick audit.attacks=[probe] audit.relearning.steps=3",
-        "audit.attacks=[relearning]",
-    ),
     "audit.paraphrases": (
         "audit audit.attacks=[probe] audit.paraphrases=a.jsonl",
         "audit.attacks=[prompts]",
