@@ -41,10 +41,13 @@ def refuse_unread(config: RunConfig, given: Sequence[str]) -> None:
 
 def keys_given(experiment: Experiment) -> list[str]:
     """The keys that the command line sets, and those of a file in sections that the command line leaves as
-    they are there."""
+    they are there. A file's keys do not count where the command line chooses anew what is run, as by
+    `target=as_is`: it was written for another choice, too."""
     typed = [override.partition("=")[0].lstrip("+~") for override in experiment.overrides]
+    if experiment.file is None or any("." not in key for key in typed):
+        return typed
     sections = {key.partition(".")[0] for key in typed}
-    root = root_of(experiment.file) if experiment.file else None
+    root = root_of(experiment.file)
     found = leaves(root if isinstance(root, dict) else {}, built=True)
     written = [key.removeprefix("hydra.sweeper.params.").partition("[")[0] for key, _ in found]
     return [*typed, *(key for key in written if key.partition(".")[0] not in sections)]

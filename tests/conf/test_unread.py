@@ -105,6 +105,13 @@ def test_a_file_is_told_too_unless_the_command_line_changes_the_section(tmp_path
     configured("unlearn", "metrics.benchmarks=[]", file)
 
 
+def test_a_file_that_tunes_a_target_serves_a_target_as_it_is(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("defaults: [unlearn, _self_]\ntarget: finetune\nfinetune: {epochs: 3}\n")
+    configured("unlearn", "target=finetune loss=npo", file)
+    configured("unlearn", "target=as_is gold=none loss=npo", file)
+
+
 def test_an_old_run_with_such_a_setting_is_still_read(tmp_path):
     made = prepare(Experiment("unlearn", ["loss=grad_ascent", f"out={tmp_path / 'run'}"])).config
     made.loss.retain_weight = 5.0
