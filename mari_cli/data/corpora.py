@@ -106,7 +106,8 @@ def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusC
                 "take them out of the holdout corpus, or do without it: `holdout.path=null`",
             )
     notes += dropped
-    of_corpus["retain"] = [_spelt_alike(record) for record in retain_records]
+    if dropped:
+        of_corpus["retain"] = [_spelt_alike(record) for record in retain_records]
     for one, other in combinations(of_corpus, 2):
         notes += _note_shared(of_corpus[one], of_corpus[other], corpora=(one, other))
     if isinstance(forget, ForgetConfig) and forget.request_number is not None:
