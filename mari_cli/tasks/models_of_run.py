@@ -12,11 +12,10 @@ from mari_cli.places import is_there
 from mari_cli.storage.layout import CHECKPOINT
 from mari_cli.storage.manifest import read_manifest
 from mari_cli.storage.run import Run, without_model
+from mari_cli.tasks.early_checks import BESIDE
 
 ROLES = {"before": ("target",), "now": ("unlearned", "model"), "gold": ("gold",)}
 """The words for the models of a run, and their roles in its result."""
-BESIDE = {"before": "model before", "gold": "gold model"}
-"""The models beside the run's own, as messages name them."""
 
 
 @dataclass(frozen=True)
