@@ -295,8 +295,21 @@ def with_tokenizer(
     compute: Compute,
     layout: Layout,
 ) -> LanguageModel:
-    """``model`` and ``tokenizer`` as ``config`` uses them. Raises UserError for a `model.max_length` above
-    the model's context."""
+    """``model`` and ``tokenizer`` as ``config`` uses them. Raises UserError as `context_of`."""
+    return LanguageModel(
+        model=model,
+        tokenizer=tokenizer,
+        name=config.name,
+        max_length=context_of(config, model),
+        style=prompt_style(config, tokenizer),
+        compute=compute,
+        layout=layout,
+    )
+
+
+def context_of(config: ModelConfig, model: PreTrainedModel) -> int:
+    """The most tokens that ``model`` reads at once: `model.max_length`, else the model's context. Raises
+    UserError for a `model.max_length` above that context."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if config.max_length and context and config.max_length > context:
         raise UserError(
@@ -304,15 +317,7 @@ def with_tokenizer(
             f"{counted(context, 'token')}",
             "leave it out to use the whole context",
         )
-    return LanguageModel(
-        model=model,
-        tokenizer=tokenizer,
-        name=config.name,
-        max_length=config.max_length or context or 1024,
-        style=prompt_style(config, tokenizer),
-        compute=compute,
-        layout=layout,
-    )
+    return config.max_length or context or 1024
 
 
 def prompt_style(config: ModelConfig, tokenizer: PreTrainedTokenizerBase | None) -> PromptStyle:

@@ -13,7 +13,6 @@ from mari_cli.config import (
     ForgetConfig,
     ModelConfig,
     OptimConfig,
-    Packing,
     Precision,
     UnlearnRun,
     bytes_of,
@@ -26,7 +25,13 @@ from mari_cli.losses.support import SupportSource
 from mari_cli.measure import devices
 from mari_cli.measure.devices import DeviceSpec
 from mari_cli.models.device import choose_compute
-from mari_cli.models.load import LanguageModel, check_vocabulary, load_tokenizer, with_tokenizer
+from mari_cli.models.load import (
+    LanguageModel,
+    check_vocabulary,
+    context_of,
+    load_tokenizer,
+    with_tokenizer,
+)
 from mari_cli.models.lora import add_adapters
 from mari_cli.models.packing import foresee_layout
 from mari_cli.models.skeleton import skeleton
@@ -244,10 +249,8 @@ def _subject(
     lm = _language_model(config, model, tokenizer, compute)
     setting = Setting(texts, tokenizer, compute)
     corpora = tokenize_corpora(config, setting, lm)
-    _check_beside(config, setting, corpora)
     config, prepared, _ = supporting.prepare_support(config, setting, corpora, lm.style)
-    for name, given in (prepared.given if prepared else {}).items():
-        _check_context(given, f"the model of `loss.support` ({name})", setting, corpora)
+    _check_beside(config, setting, corpora, prepared.given if prepared else {})
     context_layer(config, lm)
     alternatives = alternative_items(config, lm, corpora["forget"])
     draws, _ = draws_of(config, corpora, alternatives, objective.needs)
@@ -255,21 +258,19 @@ def _subject(
     return config, lm, replace(draws, items={**draws.items, **held_out}), source, corpora, requests
 
 
-def _check_beside(config: UnlearnRun, setting: Setting, corpora: Mapping[str, Corpus]) -> None:
-    """Refuse the models beside the run's as the run does: other tokens, a context shorter than an item."""
+def _check_beside(
+    config: UnlearnRun, setting: Setting, corpora: Mapping[str, Corpus], given: Mapping[str, ModelConfig]
+) -> None:
+    """Refuse the models beside the run's, and those ``given`` to its support, as the run does: other tokens,
+    a context shorter than an item."""
     beside = {f"the {role}": named_beside(key, config, setting) for key, role in BESIDE.items()}
     beside["the reference of membership inference"] = reference_at_path(config, setting)
+    beside |= {f"the model of `loss.support` ({name})": model for name, model in given.items()}
     for name, model in beside.items():
         if model is not None:
-            _check_context(model, name, setting, corpora)
-
-
-def _check_context(model: ModelConfig, name: str, setting: Setting, corpora: Mapping[str, Corpus]) -> None:
-    shapes, _ = skeleton(model, vocabulary=None)
-    check_vocabulary(model, shapes, setting.tokenizer)
-    layout = foresee_layout(shapes, Packing.never)
-    lm = with_tokenizer(model, shapes, setting.tokenizer, setting.compute, layout)
-    require_context(lm.max_length, name, corpora)
+            shapes, _ = skeleton(model, vocabulary=None)
+            check_vocabulary(model, shapes, setting.tokenizer)
+            require_context(context_of(model, shapes), name, corpora)
 
 
 def _vocabulary(config: ModelConfig) -> int | None:
