@@ -4,7 +4,7 @@ Shapes: N positions, D hidden size, V vocabulary.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -180,12 +180,11 @@ def head_of(model: Any, dtype: torch.dtype | None = None, *, widens: bool | None
 
 def backbone_of(model: Any) -> nn.Module:
     """The module of ``model`` before its head. Raises UserError where ``model`` has no such module."""
-    embedding, parts = model.get_input_embeddings(), list(model.children())
-    backbone: nn.Module = model.base_model
-    if backbone is not model:
-        return backbone
+    if model.base_model is not model:
+        return cast(nn.Module, model.base_model)
+    embedding = model.get_input_embeddings()
     # in some models the backbone has another name than `base_model_prefix` says
-    parts = [part for part in parts if part is not embedding and embedding in part.modules()]
+    parts = [part for part in model.children() if part is not embedding and embedding in part.modules()]
     if len(parts) != 1:
         raise UserError(
             f"`{type(model).__name__}` has no backbone apart from its head",
