@@ -7,12 +7,13 @@ from mari_cli.report.plots.items import scatter, strips
 from mari_cli.report.plots.overview import facts, glance, marginal
 from mari_cli.report.plots.style import Plot
 from mari_cli.report.plots.suites import roc, truth_ratios
-from mari_cli.report.plots.training import loss_curves, trajectory
+from mari_cli.report.plots.training import approach, loss_curves, trajectory
 from mari_cli.report.read import RunData
 
 FIGURES: dict[str, Callable[[list[RunData]], Plot | None]] = {
     "glance": glance,
     "loss_curves": loss_curves,
+    "approach": approach,
     "trajectory": trajectory,
     "scatter": scatter,
     "strips": strips,

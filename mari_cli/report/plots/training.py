@@ -1,4 +1,4 @@
-"""Figures of training: loss terms by step, and forgetting against retaining."""
+"""Figures of training: metrics and loss terms by step, and forgetting against retaining."""
 
 import math
 from itertools import pairwise
@@ -7,7 +7,7 @@ from mari_cli.report.comparison import comparison_rows, metric_of, results
 from mari_cli.report.plots import style
 from mari_cli.report.plots.style import COLOURS, Plot
 from mari_cli.report.read import RunData
-from mari_cli.suites.registry import judged_metrics
+from mari_cli.suites.registry import headlines, judged_metrics
 
 _TERM_WORDS = {
     "loss": "loss (total)",
@@ -58,6 +58,67 @@ def loss_curves(runs: list[RunData]) -> Plot | None:
         caption += " The totals of different losses are not comparable and are not drawn."
     legend = style.legend_of(drawn) if len(drawn) > 1 else []
     return Plot(svg=svg, caption=style.note_limit(caption, runs), legend=legend)
+
+
+def approach(runs: list[RunData]) -> Plot | None:
+    """Each metric that is followed, by training step, beside gold's interval: at rest, or passing by?"""
+    rows = style.limit_runs(comparison_rows(runs))
+    drawn = style.every_seed(results(rows))
+    panels = [name for name in headlines("followed") if any(_points(run, name) for _, run in drawn)]
+    if not panels:
+        return None
+    columns = min(2, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    with style.draw_on(2.5 * lines + 0.1, columns=columns, rows=lines, used=len(panels)) as (figure, axes):
+        for axis, name in zip(axes, panels, strict=False):
+            seen = [y for _, run in drawn for _, y in _points(run, name)]
+            for row, run in drawn:
+                colour = COLOURS[style.colour_of(row, rows)]
+                kept = run.training.kept_step if run.training else None
+                points = _points(run, name)
+                axis.plot(*_columns(points), color=colour, marker="o", markersize=3, mew=0, linewidth=1.2)
+                circle = [point for point in points if point[0] == kept]
+                axis.plot(*_columns(circle), "o", markersize=10, mfc="none", mec=colour, mew=1.6)
+            for row in rows:
+                place = style.finite(row.estimate(name))
+                if row.role not in ("target", "gold") or place is None:
+                    continue
+                seen.append(place.value)
+                if row.role == "target":
+                    style.mark(axis, 0, place.value, row, rows)
+                    continue
+                axis.axhline(place.value, color=COLOURS["gold"], linewidth=1.0)
+                if ends := style.ends_of(place):
+                    axis.axhspan(*ends, color=COLOURS["gold"], alpha=0.18, linewidth=0)
+            metric = metric_of(name)
+            if metric.high == math.inf and 0 < 20 * max(style.NLL_FLOOR, min(seen)) < max(seen):
+                style.log_scale(axis, "y")
+            else:
+                style.plain_numbers(axis, "y", ticks=5)
+            axis.set_title(metric.label)
+            axis.set_xlabel("step")
+            style.plain_numbers(axis, "x", ticks=6, whole=True)
+        svg = style.to_svg(figure, "metrics during training, beside gold")
+    caption = (
+        "The ring at step 0 is the model before, the circle the step that was kept. "
+        "Evaluations during training look at a sample of each corpus, before and gold at all of it."
+    )
+    if any(row.role == "gold" for row in rows):
+        caption = (
+            "A line that stays on gold's has come to rest there; a line that crosses gold's has passed by. "
+            f"The band is the 95 % interval of gold. {caption}"
+        )
+    return Plot(svg=svg, caption=style.note_limit(caption, runs), legend=style.legend_of(rows))
+
+
+def _points(run: RunData, name: str) -> list[tuple[float, float]]:
+    """(step, value) of every evaluation with a finite value."""
+    values = [(row["step"], row.get(name, math.nan)) for row in run.eval_rows]
+    return [point for point in values if math.isfinite(point[1])]
+
+
+def _columns(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def trajectory(runs: list[RunData]) -> Plot | None:
