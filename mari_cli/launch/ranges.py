@@ -70,17 +70,13 @@ def steering_value(name: str, text: str) -> Any:
 
 def is_range(override: Override) -> bool:
     """Whether it is a range, and not a list of methods or one value."""
-    return override.is_sweep_override() and not _is_list_of_methods(override)
+    value = override.value()
+    return override.is_sweep_override() and not (isinstance(value, ChoiceSweep) and value.simple_form)
 
 
 def is_interval(override: Override) -> bool:
     """Whether only a search can make something of it."""
     return bool(override.is_interval_sweep())
-
-
-def _is_list_of_methods(override: Override) -> bool:
-    value = override.value()
-    return isinstance(value, ChoiceSweep) and bool(value.simple_form)
 
 
 def range_of(override: Override) -> Range:

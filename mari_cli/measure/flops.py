@@ -23,23 +23,9 @@ def _added_product(target: Shape, a: Shape, b: Shape, *rest: Any) -> int:
     return count * a[0] if len(a) == 3 else count
 
 
-def _vector_product(a: Shape, b: Shape, *rest: Any) -> int:
-    return 2 * a[0] * a[1]
-
-
 def _grouped_product(a: Shape, b: Shape, *rest: Any) -> int:
     """Operations of tokens [S, K], each with one of the experts [E, K, N], and of the gradients' products."""
     return 2 * a[-2] * a[-1] * b[-1] * (a[0] if len(a) == len(b) == 3 else 1)
-
-
-def _attention(query: Shape, key: Shape, value: Shape, *rest: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
-
-
-def _attention_backward(
-    grad: Shape, query: Shape, key: Shape, value: Shape, *rest: Any, **options: Any
-) -> int:
-    return int(sdpa_backward_flop_count(grad, query, key, value))
 
 
 def _varlen(boundaries: Tensor, query: Tensor) -> int:
@@ -49,26 +35,10 @@ def _varlen(boundaries: Tensor, query: Tensor) -> int:
     return 4 * heads * size * int(boundaries.diff().long().square().sum())
 
 
-def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, *rest: Any) -> int:
-    return _varlen(boundaries, query)
-
-
-def _varlen_attention_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    boundaries: Tensor,
-    *rest: Any,
-) -> int:
-    return _varlen(boundaries, query) * 5 // 2  # five products, where the forward pass has two
-
-
 VARLEN: dict[str, Callable[..., int]] = {
-    "torch_attn::_varlen_attn": _varlen_attention,
-    "torch_attn::_varlen_attn_backward": _varlen_attention_backward,
+    "torch_attn::_varlen_attn": lambda query, key, value, boundaries, *rest: _varlen(boundaries, query),
+    # of grad, query, key, value, out, lse, boundaries: five products, where the forward pass has two
+    "torch_attn::_varlen_attn_backward": lambda *args: _varlen(args[6], args[1]) * 5 // 2,
 }
 """Formulas for attention over documents. They take tensors, because a tensor holds the documents' lengths."""
 
@@ -76,10 +46,12 @@ OURS: dict[Any, Callable[..., int]] = {
     aten.addmm: _added_product,
     aten.addmm_: _added_product,
     aten.baddbmm_: _added_product,
-    aten.mv: _vector_product,
+    aten.mv: lambda a, b, *rest: 2 * a[0] * a[1],
     aten._grouped_mm: _grouped_product,
-    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *rest: int(sdpa_flop_count(q, k, v)),
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad, q, k, v, *rest, **options: int(sdpa_backward_flop_count(grad, q, k, v))
+    ),
 }
 """Formulas, by operator, of the arguments' shapes, where torch has none, or none that knows `out_dtype`."""
 

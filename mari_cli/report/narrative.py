@@ -112,7 +112,7 @@ def _was_known(row: ComparisonRow) -> Claim:
         named = f" of corpus “{corpus}”" if corpus else ""
         sentences.append(
             f"{exact.n if exact else size.n} forget records{named} were to be "
-            f"removed from “{_model_name(row.run)}”."
+            f"removed from “{row.run.setting('model.name') or row.run.setting('model.path') or 'the model'}”."
         )
     if exact:
         sentences.append(f"Before, it completed {percent(exact.value)} of them word for word.")
@@ -382,10 +382,6 @@ def _bound_of(row: ComparisonRow) -> float:
 def _fine(share: float) -> str:
     """A percentage with a decimal, because accuracies near one half need it."""
     return f"{100 * share:.1f} %" if math.isfinite(share) else number(share)
-
-
-def _model_name(run: RunData) -> str:
-    return str(run.setting("model.name") or run.setting("model.path") or "the model")
 
 
 def estimate_words(estimate: Estimate) -> str:

@@ -286,7 +286,8 @@ def _pending_in(path: Path) -> list[PendingRequest]:
             several = (path.parent / REQUESTS).is_file()
             state = f"pending: {_of_process(path.parent if several else path)}"
             state += "" if model else "; its target is trained first"
-            records = _records_of(path) if several else frozenset()
+            of_turn = json_files.read_object(path.parent / REQUESTS)["requests"] if several else []
+            records = frozenset(next((one["records"] for one in of_turn if one["run"] == path.name), []))
             return [PendingRequest(id, path, state, model, records, created, note) for id in ids]
         asked = json_files.read_object(path / REQUESTS)["requests"]
         begun = [one for one in asked if (path / one["run"] / RUN).is_file()]
@@ -314,9 +315,3 @@ def _of_process(path: Path) -> str:
             return f"cut off, and `mari unlearn --resume {shell_path(path)}` goes on"
     except UserError:
         return "running"
-
-
-def _records_of(path: Path) -> frozenset[str]:
-    """Hashes of what the run at ``path``, one of several requests, is to forget."""
-    asked = json_files.read_object(path.parent / REQUESTS)["requests"]
-    return frozenset(next((one["records"] for one in asked if one["run"] == path.name), []))

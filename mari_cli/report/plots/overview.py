@@ -2,11 +2,9 @@
 
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator
 
 from mari_cli.metrics.corpora import suite_of
-from mari_cli.metrics.estimate import Estimate
 from mari_cli.metrics.generation import FACTS
 from mari_cli.report.comparison import comparison_rows, metric_of, reading_order, results
 from mari_cli.report.format import number
@@ -38,7 +36,9 @@ def glance(runs: list[RunData]) -> Plot | None:
                 if nth is not None and len(made) > 1:
                     y += spread * (nth / (len(made) - 1) - 0.5)
                 if row.role == "gold":
-                    _draw_band(axis, estimate, line)
+                    if ends := style.ends_of(estimate):
+                        around = [line - 0.4, line + 0.4]
+                        axis.fill_betweenx(around, *ends, color=COLOURS["gold"], alpha=0.18, linewidth=0)
                 elif row.role != "target":
                     before = style.finite(row.estimate(name, of="target"))
                     if before:
@@ -61,11 +61,6 @@ def glance(runs: list[RunData]) -> Plot | None:
         else ""
     )
     return Plot(svg=svg, caption=style.note_limit(caption, runs), legend=style.legend_of(rows))
-
-
-def _draw_band(axis: Axes, estimate: Estimate, line: float) -> None:
-    if ends := style.ends_of(estimate):
-        axis.fill_betweenx([line - 0.4, line + 0.4], *ends, color=COLOURS["gold"], alpha=0.18, linewidth=0)
 
 
 def marginal(runs: list[RunData]) -> Plot | None:

@@ -158,13 +158,9 @@ def _rounded(attribute: re.Match[str]) -> str:
 def plain_numbers(axis: Axes, which: str, *, ticks: int | None = None, whole: bool = False) -> None:
     """Format the numbers of the ``x`` or the ``y`` axis for people, with at most ``ticks`` ticks."""
     of_axis = axis.xaxis if which == "x" else axis.yaxis
-    of_axis.set_major_formatter(FuncFormatter(_format_tick))
+    of_axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
     if ticks is not None:
         of_axis.set_major_locator(MaxNLocator(ticks, integer=whole, steps=[1, 2, 5, 10]))
-
-
-def _format_tick(value: float, _: object = None) -> str:
-    return f"{value:g}".replace("-", "−")
 
 
 def name_lines(axis: Axes, names: Sequence[str], *, margin: float = 0.5) -> None:
