@@ -203,9 +203,8 @@ def check_parity(model: Any) -> None:
     length = min(8, getattr(config, "max_position_embeddings", None) or 8)
     input_ids_BT = torch.arange(length, device=device).remainder(config.vocab_size).unsqueeze(0)
     outputs = []
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        for part in (backbone_of(model), model):
-            torch.manual_seed(0)
+    for part in (backbone_of(model), model):
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):  # both draw from one state
             outputs.append(part(input_ids=input_ids_BT, use_cache=False))
     ours, theirs = head(outputs[0].last_hidden_state), outputs[1].logits
     if not theirs.isfinite().all():

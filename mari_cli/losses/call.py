@@ -44,8 +44,11 @@ def unlearning_loss(
 
     Raises UserError for a model whose logits are not its head applied to its last hidden state, ValueError
     where the loss needs a batch or a reference that is missing, or a distribution that only
-    `mari unlearn` makes, and where a batch has no labels or a sequence without any.
+    `mari unlearn` makes, where a batch has no labels, a sequence without any or a token that the model does
+    not know, and for a ``chunk`` below 1.
     """
+    if chunk < 1:
+        raise ValueError(f"`chunk` must be at least 1, got {chunk}")
     model, reference = _without_wrapper(model), reference and _without_wrapper(reference)
     for one in (model, reference):
         if one is not None and one not in _CHECKED:
@@ -62,8 +65,9 @@ def unlearning_loss(
         missing.append("reference")
     if missing:
         raise ValueError(f"loss={config.kind} needs `{missing[0]}`")
+    head = head_of(model)
     for role, batch in batches.items():
-        _check_labels(role, batch)
+        _check_labels(role, batch, len(head.weight_VD))
     if needs.stored_tokens is not None:
         raise ValueError(f"loss={config.kind} needs a distribution that only `mari unlearn` makes")
     if config.negation is not None or config.gradient_filter is not None:
@@ -76,9 +80,9 @@ def unlearning_loss(
 
     layer = None
     if needs.states is not None:
-        layers = int(_attribute(model, "config").get_text_config().num_hidden_layers)
+        shapes: Any = model.config
+        layers = int(shapes.get_text_config().num_hidden_layers)
         layer = layers // 2 if needs.states.layer is None else needs.states.layer
-    head = head_of(model)
     states = {role: _states(model, batch, layer) for role, batch in batches.items()}
     positions = {role: _positions(batch) for role, batch in batches.items()}
     rows, log_p, layers_of = {}, {}, {}
@@ -132,14 +136,19 @@ class _Carry(torch.autograd.Function):
         return None, None, *gradients, *(None for _ in gradients)
 
 
-def _check_labels(role: str, batch: CollatedBatch) -> None:
-    """A mean over the tokens of a sequence without labels would be 0/0."""
+def _check_labels(role: str, batch: CollatedBatch, vocabulary: int) -> None:
+    """A mean over the tokens of a sequence without labels would be 0/0, and a token that is none of the
+    ``vocabulary`` ends a process on CUDA."""
     if "labels" not in batch:
         raise ValueError(f"the batch `{role}` has no `labels`")
     if batch["labels"].shape != batch["input_ids"].shape or batch["labels"].is_floating_point():
         raise ValueError(f"the labels of `{role}` must be whole numbers, one for each of its `input_ids`")
     if not len(batch["labels"]):
         raise ValueError(f"the batch `{role}` is empty")
+    for what, tokens in (("label", batch["labels"][:, 1:]), ("input", batch["input_ids"])):
+        wrong = tokens[((tokens < 0) | (tokens >= vocabulary)) & ((tokens != -100) | (what == "input"))]
+        if len(wrong):
+            raise ValueError(f"the {what} {wrong[0]} of `{role}` is no token: the model has {vocabulary}")
     empty = (batch["labels"][:, 1:] == -100).all(1).nonzero().flatten().tolist()
     if empty:
         raise ValueError(
@@ -171,11 +180,6 @@ def _states(model: nn.Module, batch: CollatedBatch, layer: int | None) -> tuple[
     at_BT = batch["labels"][:, 1:] != -100
     of_layer = None if layer is None else output.hidden_states[layer][:, :-1][at_BT]
     return output.last_hidden_state[:, :-1][at_BT], of_layer
-
-
-def _attribute(model: nn.Module, name: str) -> Any:
-    """An attribute of a model of transformers, whose types this package does not import."""
-    return getattr(model, name)
 
 
 def _positions(batch: CollatedBatch) -> Positions:

@@ -207,6 +207,36 @@ def test_a_batch_without_labels_and_a_sequence_without_any_are_refused():
         unlearning_loss(NPOConfig(name="npo"), model(), batch(1), cut, reference=model(1))
 
 
+@pytest.mark.parametrize(
+    ("name", "token", "told"),
+    [
+        ("labels", V, f"the label {V} of `retain` is no token: the model has {V}"),
+        ("labels", -7, "the label -7 of `retain` is no token"),
+        ("input_ids", V + 50_000, f"the input {V + 50_000} of `retain` is no token"),
+        ("input_ids", -100, "the input -100 of `retain` is no token"),
+    ],
+)
+def test_a_token_that_the_model_does_not_know_is_refused(name, token, told):
+    """As of a batch that another tokenizer wrote, or one padded with -100."""
+    strange = batch(2)
+    strange[name][1, 4] = token
+    with pytest.raises(ValueError, match=told):
+        unlearning_loss(GradDiff(name="grad_diff"), model(), batch(1), strange)
+
+
+@pytest.mark.parametrize("chunk", [0, -512])
+def test_a_chunk_of_no_position_is_refused(chunk):
+    with pytest.raises(ValueError, match=f"`chunk` must be at least 1, got {chunk}"):
+        unlearning_loss(GradDiff(name="grad_diff"), model(), batch(1), batch(2), chunk=chunk)
+
+
+def test_the_first_check_of_a_model_seeds_no_generator(monkeypatch):
+    """`torch.manual_seed` would seed every CUDA device, and one of them is restored."""
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: pytest.fail("a generator of the loop is seeded"))
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", torch.manual_seed)
+    check_parity(GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=16)).train())  # dropout and all
+
+
 def test_a_model_whose_logits_are_not_its_heads_is_refused_and_dropout_is_no_reason():
     own = BertConfig(
         vocab_size=V, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
