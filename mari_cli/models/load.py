@@ -14,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -214,6 +215,7 @@ def _load_pretrained(config: ModelConfig) -> PreTrainedModel:
             check_files(Path(place), weights=True)
             shapes = AutoConfig.from_pretrained(place, **options)
             check_buildable(shapes, trust_remote_code=config.trust_remote_code)
+            context_of(config, shapes)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             place,
             dtype=torch.float32,
@@ -266,6 +268,7 @@ def load_model(
         raise UserError("no model given", "set `model.path=DIR_OR_HUB_ID`, or choose one: `model=gpt2_tiny`")
     model = _load_pretrained(config) if config.path else _build(config, tokenizer, seed)
     check_vocabulary(config, model, tokenizer)
+    context_of(config, model.config)  # a wrong one is told before the model goes to its device
     if not dropout:
         switch_off_dropout(model)
     if gradient_checkpointing:
@@ -300,17 +303,17 @@ def with_tokenizer(
         model=model,
         tokenizer=tokenizer,
         name=config.name,
-        max_length=context_of(config, model),
+        max_length=context_of(config, model.config),
         style=prompt_style(config, tokenizer),
         compute=compute,
         layout=layout,
     )
 
 
-def context_of(config: ModelConfig, model: PreTrainedModel) -> int:
-    """The most tokens that ``model`` reads at once: `model.max_length`, else the model's context. Raises
+def context_of(config: ModelConfig, shapes: PreTrainedConfig) -> int:
+    """The most tokens that a model of ``shapes`` reads at once: `model.max_length`, else its context. Raises
     UserError for a `model.max_length` above that context."""
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = getattr(shapes.get_text_config(), "max_position_embeddings", None)
     if config.max_length and context and config.max_length > context:
         raise UserError(
             f"model.max_length={config.max_length} exceeds the context of `{config.path or config.name}`, "

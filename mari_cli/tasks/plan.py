@@ -270,7 +270,7 @@ def _check_beside(
         if model is not None:
             shapes, _ = skeleton(model, vocabulary=None)
             check_vocabulary(model, shapes, setting.tokenizer)
-            require_context(context_of(model, shapes), name, corpora)
+            require_context(context_of(model, shapes.config), name, corpora)
 
 
 def _vocabulary(config: ModelConfig) -> int | None:

@@ -368,9 +368,17 @@ def test_the_longest_sequence_is_the_context_or_what_is_asked_for(original, max_
     assert loaded(original, max_length=max_length).max_length == expected
 
 
-def test_a_length_beyond_the_context_is_refused(original):
+def test_a_length_beyond_the_context_is_refused_before_the_weights_are_read(original, monkeypatch):
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("weights read"))
     with pytest.raises(UserError, match=r"model.max_length=65 exceeds the context of .*, 64 tokens"):
         loaded(original, max_length=65)
+
+
+def test_a_length_beyond_the_context_is_refused_before_the_model_is_on_its_device(monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "to", lambda *_, **__: pytest.fail("on its device"))
+    config = ModelConfig(name="tiny", architecture=GPT2, tokenizer="train", max_length=65)
+    with pytest.raises(UserError, match=r"model.max_length=65 exceeds the context"):
+        load_model(config, tokenizer(), compute(), seed=0)
 
 
 # -- dropout and gradient checkpointing ----------------------------------------------------------------------
