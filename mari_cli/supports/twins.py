@@ -337,18 +337,26 @@ def _states(lm: LanguageModel, asked: Sequence[_PendingTwin], dtype: torch.dtype
 
 
 def _generate(lm: LanguageModel, asked: Sequence[_PendingTwin], p0_m: Tensor, *, chunk: int) -> None:
-    """Draw anew, in place, the answer tokens that only the true names explain, for ``chunk`` items at a time.
+    """Draw anew, in place, the answer tokens that only the true names explain, for at most ``chunk`` items at
+    a time, whose longest prompt and longest answer fit the context together.
 
     ``p0_m``: the probability of each target, item by item, in the true context.
     """
     p0 = [of_item.tolist() for of_item in p0_m.split([one.whose.item.num_targets for one in asked])]
-    going = [(one, of_item) for one, of_item in zip(asked, p0, strict=True) if len(of_item) > 1]
-    for start in range(0, len(going), chunk):
-        rows = going[start : start + chunk]
+    parts: list[list[tuple[_PendingTwin, list[float]]]] = []
+    for row in [(one, of_item) for one, of_item in zip(asked, p0, strict=True) if len(of_item) > 1]:
+        rows = [*(parts.pop() if parts else []), row]
+        fits = len(rows) <= chunk and sum(_widest(rows)) <= lm.max_length
+        parts += [rows] if fits else [rows[:-1], [row]]
+    for rows in parts:
         starts = [one.ids[: one.whose.item.supervised_from] for one, _ in rows]
-        longest = max(len(of_item) for _, of_item in rows)
-        # no target depends on the last one
-        continued(lm, starts, new_tokens=longest - 1, choose=partial(_choose, rows))
+        continued(lm, starts, new_tokens=_widest(rows)[1], choose=partial(_choose, rows))
+
+
+def _widest(rows: Sequence[tuple[_PendingTwin, Sequence[float]]]) -> tuple[int, int]:
+    """Tokens of the longest prompt and of the longest answer. No target depends on the last one."""
+    prompts = (one.whose.item.supervised_from for one, _ in rows)
+    return max(prompts), max(len(of_item) for _, of_item in rows) - 1
 
 
 def _choose(rows: Sequence[tuple[_PendingTwin, Sequence[float]]], target: int, logits_BV: Tensor) -> Tensor:

@@ -164,6 +164,19 @@ def test_batches_and_chunks_do_not_matter(way, tmp_path):
     assert not torch.allclose(other[way], whole[way], atol=1e-3)
 
 
+def test_a_long_prompt_and_a_long_answer_are_not_continued_in_one_batch(tmp_path):
+    """Together they are longer than the context, at whose end a model with learnt positions ends."""
+    name, kind = [40, 41], [TokenClass.after_space, TokenClass.inside]
+    long = {
+        "prompt": Item((1, *name, *[30] * 55, 50, 51, 2), 58, 0),
+        "answer": Item((1, *name, *[50, 51] * 28, 2), 3, 1),
+    }
+    whose = [Named(item, dict(zip([1, 2], kind, strict=True))) for item in long.values()]
+    found = asked(whose, tmp_path, ways=(Way.generated,))
+    alone = asked(whose, tmp_path, ways=(Way.generated,), batch_size=1)
+    torch.testing.assert_close(found["generated"], alone["generated"])
+
+
 def test_a_generated_twin_keeps_what_the_names_do_not_explain(tmp_path, monkeypatch):
     """Where nothing is more probable in the true context nothing is drawn, and it is the plain twin."""
     whose = [Named(KEYED, NAMED.of_prompt().keys)]
