@@ -11,6 +11,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -18,6 +19,7 @@ from mari_cli.config import RunConfig
 from mari_cli.errors import UserError
 from mari_cli.launch.experiment import Experiment
 from mari_cli.launch.groups import conf_folder
+from mari_cli.launch.hydra_errors import explain
 from mari_cli.launch.parse import parse
 from mari_cli.launch.ranges import is_interval, is_range, take_apart
 from mari_cli.launch.session import check_hydra, compose_with_hydra, session
@@ -89,12 +91,25 @@ def compose_combinations(given: Experiment) -> Composed:
         ranges = [override for override in last.values() if searches and is_range(override)]
         parted = [override for override in last.values() if override not in ranges]
         combinations = [tuple(job) for batch in BasicSweeper.split_arguments(parted, None) for job in batch]
+        lists = {part.get_key_element() for part in parted if part.is_sweep_override()}
+        chosen = {
+            job: " ".join(word for word in job if word.partition("=")[0] in lists) for job in combinations
+        }
         for one, other in pairwise(sorted(combinations)):
             if one == other:
-                lists = {part.get_key_element() for part in parted if part.is_sweep_override()}
-                twice = " ".join(word for word in one if word.partition("=")[0] in lists)
-                raise UserError(f"two runs of the sweep are the same: `{twice}`", "write each value once")
-        composed = [loader.load_sweep_config(master, list(overrides)) for overrides in combinations]
+                raise UserError(
+                    f"two runs of the sweep are the same: `{chosen[one]}`", "write each value once"
+                )
+        composed = []
+        for job in combinations:
+            try:
+                composed.append(loader.load_sweep_config(master, list(job)))
+            except HydraException as error:
+                told = explain(error, experiment.task)
+                alone = "`METHOD:KEY=choice(…)` searches a key for the one method that has it"
+                ways = [told.hint, alone] if "chosen here" in (told.hint or "") else [told.hint]
+                where = f", in `{chosen[job]}`" if chosen[job] else ""
+                raise UserError(f"{told}{where}", "; ".join(filter(None, ways))) from error
         directory = Path(str(composed[0].hydra.sweep.dir))
     hydras = [master.hydra, *(cfg.hydra for cfg in composed)]
     for cfg in composed:

@@ -434,6 +434,16 @@ def test_a_typo_in_the_last_combination_is_found_before_the_first_job_starts(tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_key_that_one_method_lacks_is_told_with_the_method_and_how_the_other_gets_it():
+    with pytest.raises(UserError) as refused:
+        launch.plan(launch.Experiment("unlearn", ["loss=npo,mari_twins", "loss.beta=0.1,0.2"]))
+    assert str(refused.value) == "unknown config key `loss.beta`, in `loss=mari_twins loss.beta=0.1`"
+    assert "`METHOD:KEY=choice(…)` searches a key for the one method that has it" in refused.value.hint
+    with pytest.raises(UserError, match=r"unknown config key `train.stps`$") as refused:
+        launch.plan(launch.Experiment("unlearn", ["loss=npo,mari_twins", "train.stps=2"]))
+    assert refused.value.hint == "did you mean `train.steps`?"
+
+
 def test_a_job_that_fails_is_a_value_and_the_others_survive(capfd):
     results = launch.sweep(fail_on_seed_one, launch.plan(Experiment("unlearn", ["seed=0,1,2,3"])))
     assert results == [
