@@ -6,7 +6,7 @@ be unseen. `limit` cuts every corpus (after the split of `forget.fraction`) befo
 
 import random
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from mari_cli.config import (
@@ -110,26 +110,28 @@ def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusC
         of_corpus["retain"] = [_spelt_alike(record) for record in retain_records]
     for one, other in combinations(of_corpus, 2):
         notes += _note_shared(of_corpus[one], of_corpus[other], corpora=(one, other))
-    if isinstance(forget, ForgetConfig) and forget.request_number is not None:
-        forget_records, later = _chosen(forget, requests)
-        retain_records = [*later, *retain_records]
-        if later:
-            notes.append(f"the retain corpus holds {_records(len(later))} of requests that are still to come")
-    return Texts(
+    texts = Texts(
         forget=forget_records,
         retain=retain_records,
         holdout=holdout_records,
         notes=notes,
         requests=requests,
     )
+    if isinstance(forget, ForgetConfig) and forget.request_number:
+        return of_request(texts, forget.request_number, keep_later=forget.keep_later)
+    return texts
 
 
-def _chosen(forget: ForgetConfig, requests: list[Request]) -> tuple[list[Record], list[Record]]:
-    """The records of the request that is unlearned, and those of later ones that are kept until then."""
-    assert forget.request_number is not None
-    later = requests[forget.request_number :] if forget.keep_later else []
-    records = requests[forget.request_number - 1].records
-    return records, [record for request in later for record in request.records]
+def of_request(texts: Texts, number: int, *, keep_later: bool) -> Texts:
+    """The request ``number`` of ``texts``: later ones are retained until then, or left out."""
+    later = [record for request in texts.requests[number:] for record in request.records] * keep_later
+    told = f"the retain corpus holds {_records(len(later))} of requests that are still to come"
+    return replace(
+        texts,
+        forget=texts.requests[number - 1].records,
+        retain=[*later, *texts.retain],
+        notes=[*texts.notes, *[told] * bool(later)],
+    )
 
 
 def split(records: list[Record], *, fraction: float, seed: int) -> tuple[list[Record], list[Record]]:

@@ -38,6 +38,8 @@ class Keys:
     """Key strings that were found, or given and found again, in alphabetical order."""
     by_rarity: int
     """Items whose rare words replace a key string, because they have none, or none in their prompt."""
+    retained: tuple[str, ...] = ()
+    """Of `strings`, those that the retain data holds too; of strings that are found by counts, none."""
 
 
 def find_keys(
@@ -138,7 +140,9 @@ def read_keys(path: str) -> list[str]:
     return strings
 
 
-def given_keys(strings: Sequence[str], forget: Sequence[Located], *, path: str) -> Keys:
+def given_keys(
+    strings: Sequence[str], forget: Sequence[Located], retain: Sequence[Located], *, path: str
+) -> Keys:
     """Keys where ``strings`` of the file at ``path`` stand as whole words. Raises UserError if none does."""
     patterns = {string: pattern(string) for string in dict.fromkeys(strings)}
     tokens, met = [], set()
@@ -157,7 +161,9 @@ def given_keys(strings: Sequence[str], forget: Sequence[Located], *, path: str) 
             f"`{shorten(strings[0], 60, placeholder='…')}` among them, no forget record holds any",
             "write each as the records do, one a line; null finds them by counts",
         )
-    return Keys(tuple(tokens), tuple(sorted(met)), 0)
+    texts = [(located.text, *span) for located in retain for span in located.own]
+    retained = [string for string in met if any(patterns[string].search(*text) for text in texts)]
+    return Keys(tuple(tokens), tuple(sorted(met)), 0, tuple(sorted(retained)))
 
 
 def pattern(string: str) -> re.Pattern[str]:

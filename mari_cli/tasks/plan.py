@@ -17,7 +17,7 @@ from mari_cli.config import (
     UnlearnRun,
     bytes_of,
 )
-from mari_cli.data.corpora import load_corpora
+from mari_cli.data.corpora import load_corpora, of_request
 from mari_cli.errors import UserError
 from mari_cli.losses import objective as losses
 from mari_cli.losses.objective import Objective
@@ -47,6 +47,7 @@ from mari_cli.tasks.plan_costs import cost_of_audit, cost_of_support, cost_on_di
 from mari_cli.tasks.setting import (
     Setting,
     named_beside,
+    notes_on_reading,
     reference_at_path,
     refuse_shards,
     require_context,
@@ -87,7 +88,8 @@ def plan(
         limit = bytes_of(config.train.memory_limit, "train.memory_limit")
     objective = losses.build(config.loss)
     trained = {"target": config.finetunes_target, "gold": config.finetunes_gold}
-    config, lm, draws, shapes_from, corpora, requests = _subject(config, objective, on, lengths)
+    subject = _subject(config, objective, on, lengths)
+    config, lm, draws, requests = subject.config, subject.lm, subject.draws, subject.requests
     if (sequences := sum(draws.sizes.values())) > MOST_SEQUENCES:
         raise UserError(
             f"a step of {sequences} sequences is not planned: each is counted, {MOST_SEQUENCES} at most",
@@ -109,11 +111,11 @@ def plan(
     seconds = chosen.flops / (on.flops * on.share) if on.flops else None
     # a step of the run is on average lighter than the heaviest, which was counted
     heaviest = count_positions(groups, packed)
-    mean_seconds = None if seconds is None else seconds * run.positions / heaviest
+    mean_seconds = None if seconds is None else seconds * run["positions"] / heaviest
     return {
         "model": {
             "name": config.model.name,
-            "shapes": shapes_from,
+            "shapes": subject.shapes,
             "parameters": sum(p.numel() for p in lm.model.parameters()),
             "trained": sum(p.numel() for p in lm.model.parameters() if p.requires_grad),
             "precision": lm.compute.precision,
@@ -148,19 +150,19 @@ def plan(
             "ratio": chosen.peak / baseline.peak,
         },
         "support": cost_of_support(config, lm, draws),
-        "audit": cost_of_audit(config, lm, corpora),
+        "audit": cost_of_audit(config, lm, subject.corpora),
         "disk": cost_on_disk(config, lm, draws, requests),
         "time": {
             "assumed_share_of_peak": on.share if on.flops else None,
             "step_seconds": mean_seconds,
-            "tokens_per_second": None if not mean_seconds else run.tokens / mean_seconds,
+            "tokens_per_second": None if not mean_seconds else run["tokens"] / mean_seconds,
             "run_seconds": None if mean_seconds is None else mean_seconds * config.train.steps * requests,
         },
         "run": {
             "steps": config.train.steps,
             "requests": requests,
             "not_counted": [role for role, is_trained in trained.items() if is_trained],
-            **asdict(run),
+            **run,
         },
     }
 
@@ -207,12 +209,23 @@ def _compute_of(training: OptimConfig, on: DeviceSpec, section: str) -> AsOn:
     return AsOn(torch.device("cpu"), dtype, reason, mixes=True)
 
 
-def _subject(
-    config: UnlearnRun, objective: Objective, on: DeviceSpec, lengths: str | None
-) -> tuple[UnlearnRun, LanguageModel, Draws, str, Mapping[str, Corpus], int]:
-    """The run with the support that is chosen for it, of several requests that with the most to forget; the
-    model without weights, what it is trained on, where its shapes are from, its corpora, none where lengths
-    stand for them, and the number of requests."""
+@dataclass(frozen=True)
+class _Subject:
+    """What is planned."""
+
+    config: UnlearnRun
+    """With the support that is chosen for it; of several requests that with the most to forget."""
+    lm: LanguageModel
+    """Without weights."""
+    draws: Draws
+    shapes: str
+    """Where they are from."""
+    corpora: Mapping[str, Corpus]
+    """Empty where lengths stand for them."""
+    requests: int
+
+
+def _subject(config: UnlearnRun, objective: Objective, on: DeviceSpec, lengths: str | None) -> _Subject:
     compute, requests = _compute(config, on), 1
     if lengths is not None:
         if config.in_turn and not isinstance(asked := cast(ForgetConfig, config.forget).requests, str):
@@ -231,7 +244,7 @@ def _subject(
         if source_of(config.loss) is SupportSource.auto:
             config = supporting.with_support(config, source=SupportSource.twins)
         context_layer(config, lm)
-        return config, lm, Imagined(config, items, objective.needs), source, {}, requests
+        return _Subject(config, lm, Imagined(config, items, objective.needs), source, {}, requests)
     try:
         texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
         tokenizer = load_tokenizer(config.model, words_of(texts))
@@ -242,20 +255,23 @@ def _subject(
         requests, forget = len(texts.requests), cast(ForgetConfig, config.forget)
         most = max(texts.requests, key=lambda request: sum(len(record.text) for record in request.records))
         config = replace(config, forget=replace(forget, request_number=most.number), gold="none")
-        texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
+        texts = of_request(texts, most.number, keep_later=forget.keep_later)
     vocabulary = len(tokenizer) if config.model.path is None else None
     model, source = skeleton(config.model, vocabulary=vocabulary, dropout=config.train.dropout)
     check_vocabulary(config.model, model, tokenizer)
     lm = _language_model(config, model, tokenizer, compute)
     setting = Setting(texts, tokenizer, compute)
     corpora = tokenize_corpora(config, setting, lm)
-    config, prepared, _ = supporting.prepare_support(config, setting, corpora, lm.style)
+    config, prepared, notes = supporting.prepare_support(config, setting, corpora, lm.style)
+    for note in [*texts.notes, *notes_on_reading(corpora, lm, config.model), *notes]:
+        say(f"note: {note}")
     _check_beside(config, setting, corpora, prepared.given if prepared else {})
     context_layer(config, lm)
     alternatives = alternative_items(config, lm, corpora["forget"])
     draws, _ = draws_of(config, corpora, alternatives, objective.needs)
     held_out = {"holdout": corpora["holdout"].items} if "holdout" in corpora else {}
-    return config, lm, replace(draws, items={**draws.items, **held_out}), source, corpora, requests
+    draws = replace(draws, items={**draws.items, **held_out})
+    return _Subject(config, lm, draws, source, corpora, requests)
 
 
 def _check_beside(
@@ -294,17 +310,9 @@ def _language_model(run: UnlearnRun, model: PreTrainedModel, tokenizer: Any, com
     return with_tokenizer(config, model, tokenizer, compute, layout)
 
 
-@dataclass(frozen=True)
-class _MeanStep:
-    """Means over the steps that were looked at."""
-
-    tokens: float
-    positions: float
-    padding: float
-
-
-def _mean_step(draws: Draws, steps: int, *, packed: bool) -> _MeanStep:
+def _mean_step(draws: Draws, steps: int, *, packed: bool) -> dict[str, float]:
+    """Means of tokens, positions and padding over the steps that are looked at."""
     looked_at = [draws.items_at(step) for step in sample_steps(steps)]
     tokens = sum(map(count_tokens, looked_at)) / len(looked_at)
     positions = sum(count_positions(groups, packed) for groups in looked_at) / len(looked_at)
-    return _MeanStep(tokens, positions, 1 - tokens / positions)
+    return {"tokens": tokens, "positions": positions, "padding": 1 - tokens / positions}

@@ -27,7 +27,7 @@ from mari_cli.tasks.setting import (
     Setting,
     disk_of_run,
     named_beside,
-    notes_of_cuts,
+    notes_on_reading,
     read_setting,
     reference_at_path,
     refuse_shards,
@@ -102,7 +102,7 @@ def check_run(config: R, options: RunOptions) -> tuple[Preflight[R], LanguageMod
     description = [f"model: {config.model.name} ({describe_architecture(lm.model)})"]
     if isinstance(config, UnlearnRun | FinetuneRun):
         description.append(f"layout: {lm.layout}")
-    notes = [*setting.texts.notes, *notes_of_cuts(corpora, lm)]
+    notes = [*setting.texts.notes, *notes_on_reading(corpora, lm, config.model)]
     return Preflight(
         config, options, setting, suite, gold, before, reference, corpora, known, description, notes
     ), lm

@@ -120,8 +120,9 @@ def require_context(tokens: int, model: str, corpora: Mapping[str, Corpus]) -> N
         )
 
 
-def notes_of_cuts(corpora: Mapping[str, Corpus], lm: LanguageModel) -> list[str]:
-    """Notes on pairs that the context of ``lm`` cuts: they lack the token that ends an answer."""
+def notes_on_reading(corpora: Mapping[str, Corpus], lm: LanguageModel, config: ModelConfig) -> list[str]:
+    """Notes on pairs that the context of ``lm`` cuts, which lack the token that ends an answer, and on a
+    setting of ``config`` for prompts that are written in another way."""
     notes, stops = [], {*lm.stop_token_ids}
     for role, corpus in corpora.items():
         full = [item for item in corpus.items if len(item.input_ids) == lm.max_length]
@@ -129,6 +130,10 @@ def notes_of_cuts(corpora: Mapping[str, Corpus], lm: LanguageModel) -> list[str]
         if count := sum(item.input_ids[-1] not in stops for item in pairs):
             cut = f"cuts {counted(count, 'record')} of the {role} corpus"
             notes.append(f"the context of {counted(lm.max_length, 'token')} {cut}")
+    off = ("prompt_template", "`model.chat_template=off`"), ("chat_template_date", "a chat template")
+    key, need = off[not lm.style.chat]
+    if getattr(config, key) != getattr(ModelConfig, key):
+        notes.append(f"nothing reads `model.{key}`: it needs {need}")
     return notes
 
 

@@ -56,7 +56,8 @@ def prepare_support(
     known = Prepared(request.support, request.context.stored_tokens)
     if request.source is SupportSource.auto:
         return _choose(here, known)
-    return config, SOURCES[request.source].prepare(here, known), []
+    known = SOURCES[request.source].prepare(here, known)
+    return config, known, [*known.notes]
 
 
 def support(
@@ -96,7 +97,7 @@ def _choose(here: Preparing, known: Prepared) -> tuple[UnlearnRun, Prepared | No
         note = f"support: neighbours, for twins cannot be made: {error}"
         return with_support(config, source=SupportSource.neighbours), None, [note]
     changes: dict[str, Any] = {"source": SupportSource.twins}
-    notes = []
+    notes = [*known.notes]
     if None in (asked.generated, asked.contrast) and "holdout" not in corpora:
         ways = twins.ways_of(asked, corpora["forget"].items)
         share = PLAIN_GENERATED if Way.generated in ways else 0.0

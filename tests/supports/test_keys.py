@@ -133,9 +133,17 @@ def test_given_keys_are_those_of_the_file(tmp_path):
     strings = read_keys(str(file))
     assert strings == ["Orla Crick", "Udo Pim"]
     _, located = pairs(("Who is Orla Crick?", "A dyer."), ("Who is Lena?", "Ill."))
-    keys = given_keys(strings, located, path="keys.txt")
+    keys = given_keys(strings, located, located[1:], path="keys.txt")
     assert keys.strings == ("Orla Crick",)
     assert without(keys) == 1
+    assert keys.retained == ()
+
+
+def test_given_keys_that_the_retain_data_holds_too_are_known():
+    _, forget = pairs(("Who is Orla Crick?", "A dyer of York."))
+    _, retain = pairs(("Where is Leeds?", "North of york, and west of Orla."))
+    keys = given_keys(["Orla Crick", "York", "Leeds"], forget, retain, path="keys.txt")
+    assert (keys.strings, keys.retained) == (("Orla Crick", "York"), ("York",))
 
 
 @pytest.mark.parametrize(
@@ -161,4 +169,4 @@ def test_keys_that_nobody_holds_are_refused():
     _, located = pairs(("Who is Lena?", "Question: ill."))
     for string in ("Orla", "Answer"):  # the template's word is not the record's
         with pytest.raises(UserError, match="no forget record holds any"):
-            given_keys([string], located, path="keys.txt")
+            given_keys([string], located, [], path="keys.txt")

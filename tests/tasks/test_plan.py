@@ -131,6 +131,24 @@ def test_of_several_requests_the_largest_is_planned_and_the_steps_of_all_are_cou
     ]
 
 
+@pytest.mark.parametrize("forget", ["forget.people=2", "forget.requests=[Juno Dorner,Pia Norford]"])
+def test_the_corpora_are_read_once(forget, monkeypatch):
+    read = []
+    load = planning.load_corpora
+    monkeypatch.setattr(planning, "load_corpora", lambda **corpora: read.append(corpora) or load(**corpora))
+    planned(forget, "forget.people=3")
+    assert len(read) == 1
+
+
+def test_what_a_run_says_before_it_begins_its_plan_says_too(tmp_path, capsys):
+    (tmp_path / "names.txt").write_text("Juno Dorner\nwho\n")
+    words = ("loss=mari_twins", f"loss.support.keys={tmp_path / 'names.txt'}", "model.max_length=64")
+    planned(*words, "model.chat_template_date=2025-01-31")
+    told = capsys.readouterr().err
+    assert "note: nothing reads `model.chat_template_date`: it needs a chat template" in told
+    assert "the retain data holds 1 of these strings too, as `who`: q leaves out what it says of them" in told
+
+
 def test_lengths_stand_for_corpora_and_tokenizer():
     config = configured()
     found = imagined_items("16+8,24", config, 64)

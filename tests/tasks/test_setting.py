@@ -1,13 +1,15 @@
 """What a run reads before it begins."""
 
 import json
+from dataclasses import replace
 
 import pytest
+from tiny import TINY
 
 from mari_cli import launch
 from mari_cli.models.device import choose_compute
 from mari_cli.tasks.preflight import load_for
-from mari_cli.tasks.setting import notes_of_cuts, read_setting, tokenize_corpora
+from mari_cli.tasks.setting import notes_on_reading, read_setting, tokenize_corpora
 
 
 def test_a_tokenizer_that_is_trained_here_reads_the_names_of_the_holdout_as_it_does_those_to_forget():
@@ -32,6 +34,32 @@ def test_records_that_the_context_cuts_are_counted(tmp_path):
     config = launch.configured(launch.Experiment("unlearn", ["model=gpt2_tiny", *words]))
     setting = read_setting(config, choose_compute(config.train.device, config.train.precision))
     lm = load_for(config, setting, config.model)
-    assert notes_of_cuts(tokenize_corpora(config, setting, lm), lm) == [
+    assert notes_on_reading(tokenize_corpora(config, setting, lm), lm, config.model) == [
         "the context of 64 tokens cuts 2 records of the forget corpus"
     ]
+
+
+@pytest.mark.parametrize(
+    ("chat", "setting", "told"),
+    [
+        (
+            True,
+            "prompt_template",
+            ["nothing reads `model.prompt_template`: it needs `model.chat_template=off`"],
+        ),
+        (False, "prompt_template", []),
+        (True, "chat_template_date", []),
+        (False, "chat_template_date", ["nothing reads `model.chat_template_date`: it needs a chat template"]),
+        (True, None, []),
+        (False, None, []),
+    ],
+)
+def test_a_setting_of_prompts_that_are_written_in_another_way_is_told(chat, setting, told):
+    given = {"prompt_template": "Q: {prompt} A: ", "chat_template_date": "2025-01-31"}
+    config = launch.configured(launch.Experiment("unlearn", TINY))
+    read = read_setting(config, choose_compute(config.train.device, config.train.precision))
+    if chat:
+        read.tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    lm = load_for(config, read, config.model)
+    model = replace(config.model, **({setting: given[setting]} if setting else {}))
+    assert notes_on_reading({}, lm, model) == told

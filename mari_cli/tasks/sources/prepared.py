@@ -33,6 +33,8 @@ class Prepared:
     """Models by what they are asked as."""
     names: Names | None = None
     """Of `twins`."""
+    notes: tuple[str, ...] = ()
+    """What the run is to say of it before anything is asked."""
 
 
 def asked_of(config: UnlearnRun) -> SupportConfig:

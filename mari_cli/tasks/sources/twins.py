@@ -49,7 +49,7 @@ def prepare(here: Preparing, known: Prepared) -> Prepared:
     }
     items, config = here.corpora["forget"].items, known.config
     if config.keys is not None:
-        keys = given_keys(read_keys(config.keys), located["forget"], path=config.keys)
+        keys = given_keys(read_keys(config.keys), **located, path=config.keys)
     else:
         starts = [item.supervised_from for item in items]
         keys = find_keys(located["forget"], located["retain"], starts, least=config.key_records)
@@ -71,7 +71,8 @@ def prepare(here: Preparing, known: Prepared) -> Prepared:
             "give more retain records (`retain.path`), or take another source (`loss=mari_base`, "
             "`loss=mari_context`)",
         )
-    return replace(known, names=Names(keys, named, pools))
+    names = Names(keys, named, pools)
+    return replace(known, names=names, notes=(_describe_keys(names),))
 
 
 def make(asking: Asking) -> tuple[Targets, list[str]]:
@@ -106,7 +107,7 @@ def make(asking: Asking) -> tuple[Targets, list[str]]:
     said = asking.keep(fill, [*ways, "before"], before.remembered, key, vocabulary)
     holdout = asking.holdout(lm, weights)
     del lm, fill
-    notes = tell(_describe_keys(names))
+    notes: list[str] = []
     generated = config.generated if len(ways) > 1 else float(ways == [Way.generated])
     if generated is None or config.contrast is None:
         (generated, contrast, power), note = _choose(asking, said, holdout, generated)
@@ -174,6 +175,9 @@ def _describe_keys(names: Names) -> str:
         note += f", for {keys.by_rarity} of them their rare words"
     if without:
         note += f"; in the other {without} nothing is swapped, and they keep what the model says now"
+    if keys.retained:
+        held = f"{len(keys.retained)} of these strings too, as `{keys.retained[0]}`"
+        note += f"; the retain data holds {held}: q leaves out what it says of them"
     return note
 
 
