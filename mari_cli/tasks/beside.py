@@ -37,7 +37,7 @@ def compare_models(models: Mapping[str, Examined], config: MetricsConfig, *, see
     }
     for role, found in drifts(items, how).items():
         metrics[role] |= found
-    entered, notes = None, []
+    entered, notes = None, list[str]()
     if target and gold:
         entered = choose_metrics(target, gold, how, METRICS)
         notes = _left_out(entered)
@@ -47,7 +47,10 @@ def compare_models(models: Mapping[str, Examined], config: MetricsConfig, *, see
         else:
             entered = None
     elif gold:
-        notes = [_NO_TARGET]
+        notes = ["distance to gold is left out: it needs the model before unlearning too (`before=DIR`)"]
+    others = {of_model.weights: role for role, of_model in models.items() if role != "gold"}
+    if gold and (alike := others.get(models["gold"].weights)):
+        notes.append(f"gold has the weights of `{alike}`: is `gold` the right path?")
     notes += _no_overall(metrics, gold=bool(gold), target=bool(target), before=models.get("target"))
     whole = {
         role: replace(
@@ -56,9 +59,6 @@ def compare_models(models: Mapping[str, Examined], config: MetricsConfig, *, see
         for role, of_model in models.items()
     }
     return Beside(whole, entered, notes)
-
-
-_NO_TARGET = "distance to gold is left out: it needs the model before unlearning too (`before=DIR`)"
 
 
 def _no_overall(

@@ -13,7 +13,9 @@ from mari_cli.tasks.examined import Examined
 CONFIG = MetricsConfig(bootstrap=60)
 
 
-def examined(forget_nll: float, *, suite: bool = True, holdout: bool = True) -> Examined:
+def examined(
+    forget_nll: float, *, suite: bool = True, holdout: bool = True, weights: str | None = None
+) -> Examined:
     rng = np.random.default_rng(0)
     rows, asked = [], []
     for role in ("forget", "retain", *(("holdout",) if holdout else ())):
@@ -32,7 +34,7 @@ def examined(forget_nll: float, *, suite: bool = True, holdout: bool = True) -> 
             scores |= {"probability": exp(-nll), "paraphrase_probability": exp(-nll - 1)}
             scores |= {"log_truth_ratio": log(rng.uniform(0.3, 0.9)), "rouge_l_recall": rng.uniform()}
             asked.append({"suite": "tofu", "set": name, "item": item, "key": "k"} | scores)
-    return Examined(Measured({}, rows, []), asked, "hash")
+    return Examined(Measured({}, rows, []), asked, weights or str(forget_nll))
 
 
 MODELS = {"target": examined(0.05), "unlearned": examined(0.8), "gold": examined(1.0)}
@@ -99,13 +101,19 @@ def test_the_overall_score_lacks_a_holdout_generated_answers_or_a_useful_target_
 
 
 def test_a_metric_that_does_not_tell_target_from_gold_is_left_out_with_a_note():
-    twins = {role: examined(0.05) for role in ("target", "unlearned", "gold")}
+    twins = {role: examined(0.05, weights=role) for role in ("target", "unlearned", "gold")}
     found = compare_models(twins, CONFIG, seed=0)
     [note] = found.notes
     assert note.startswith("distance to gold is without forget answer NLL, forget token accuracy")
     assert note.endswith("target and gold do not differ clearly in it")
     assert "distance_to_gold/forget_side" not in metrics(found, "unlearned")
     assert metrics(found, "unlearned")["distance_to_gold/kept_side"].value == 0
+
+
+def test_a_gold_that_is_the_target_or_the_model_itself_is_told():
+    for role in ("target", "unlearned"):
+        found = compare_models({**MODELS, "gold": MODELS[role]}, CONFIG, seed=0)
+        assert f"gold has the weights of `{role}`: is `gold` the right path?" in found.notes
 
 
 def test_one_run_of_the_same_items_and_seed_gives_the_same_bits():
