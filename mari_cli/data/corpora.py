@@ -124,13 +124,14 @@ def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusC
 
 def of_request(texts: Texts, number: int, *, keep_later: bool) -> Texts:
     """The request ``number`` of ``texts``: later ones are retained until then, or left out."""
-    later = [record for request in texts.requests[number:] for record in request.records] * keep_later
-    told = f"the retain corpus holds {_records(len(later))} of requests that are still to come"
+    later = texts.requests[number:] if keep_later else []
+    kept = [record for request in later for record in request.records]
+    told = f"the retain corpus holds {_records(len(kept))} of requests that are still to come"
     return replace(
         texts,
         forget=texts.requests[number - 1].records,
-        retain=[*later, *texts.retain],
-        notes=[*texts.notes, *[told] * bool(later)],
+        retain=[*kept, *texts.retain],
+        notes=[*texts.notes, told] if kept else texts.notes,
     )
 
 

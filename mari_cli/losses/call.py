@@ -66,8 +66,10 @@ def unlearning_loss(
     if missing:
         raise ValueError(f"loss={config.kind} needs `{missing[0]}`")
     head = head_of(model)
+    embeddings: Any = model.get_input_embeddings
+    known = len(embeddings().weight)
     for role, batch in batches.items():
-        _check_labels(role, batch, len(head.weight_VD))
+        _check_tokens(role, batch, inputs=known, labels=len(head.weight_VD))
     if needs.stored_tokens is not None:
         raise ValueError(f"loss={config.kind} needs a distribution that only `mari unlearn` makes")
     if config.negation is not None or config.gradient_filter is not None:
@@ -136,19 +138,20 @@ class _Carry(torch.autograd.Function):
         return None, None, *gradients, *(None for _ in gradients)
 
 
-def _check_labels(role: str, batch: CollatedBatch, vocabulary: int) -> None:
-    """A mean over the tokens of a sequence without labels would be 0/0, and a token that is none of the
-    ``vocabulary`` ends a process on CUDA."""
+def _check_tokens(role: str, batch: CollatedBatch, *, inputs: int, labels: int) -> None:
+    """A mean over the tokens of a sequence without labels would be 0/0, and a token that the model
+    does not know ends a process on CUDA. ``inputs``, ``labels``: how many the model reads, and predicts."""
     if "labels" not in batch:
         raise ValueError(f"the batch `{role}` has no `labels`")
     if batch["labels"].shape != batch["input_ids"].shape or batch["labels"].is_floating_point():
         raise ValueError(f"the labels of `{role}` must be whole numbers, one for each of its `input_ids`")
     if not len(batch["labels"]):
         raise ValueError(f"the batch `{role}` is empty")
-    for what, tokens in (("label", batch["labels"][:, 1:]), ("input", batch["input_ids"])):
-        wrong = tokens[((tokens < 0) | (tokens >= vocabulary)) & ((tokens != -100) | (what == "input"))]
+    supervised = batch["labels"][:, 1:][batch["labels"][:, 1:] != -100]
+    for what, tokens, known in (("label", supervised, labels), ("input", batch["input_ids"], inputs)):
+        wrong = tokens[(tokens < 0) | (tokens >= known)]
         if len(wrong):
-            raise ValueError(f"the {what} {wrong[0]} of `{role}` is no token: the model has {vocabulary}")
+            raise ValueError(f"the {what} {wrong[0]} of `{role}` is no token: the model has {known}")
     empty = (batch["labels"][:, 1:] == -100).all(1).nonzero().flatten().tolist()
     if empty:
         raise ValueError(

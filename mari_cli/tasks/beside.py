@@ -37,7 +37,8 @@ def compare_models(models: Mapping[str, Examined], config: MetricsConfig, *, see
     }
     for role, found in drifts(items, how).items():
         metrics[role] |= found
-    entered, notes = None, list[str]()
+    entered = None
+    notes: list[str] = []
     if target and gold:
         entered = choose_metrics(target, gold, how, METRICS)
         notes = _left_out(entered)
