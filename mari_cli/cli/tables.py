@@ -7,7 +7,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from mari_cli.errors import counted, one_line, size
-from mari_cli.search.aim import OURS
+from mari_cli.search.aim import BESIDE, OURS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -364,10 +364,6 @@ def of_runs(runs: Sequence["RunSummary"]) -> Grid:
         for run in runs
     ]
     return Grid(["run", "task", "name", "status", "created", *metrics], rows, numbers=5)
-
-
-BESIDE = {"target": "before", "model": "now", "unlearned": "now", "gold": "gold"}
-"""The models of an audit, by role."""
 
 
 def of_card(result: dict[str, Any]) -> Grid:

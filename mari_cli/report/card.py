@@ -6,9 +6,8 @@ from typing import Any
 
 from mari_cli.report.format import interval, number
 from mari_cli.report.read import RunData, estimates_of
+from mari_cli.search.aim import BESIDE
 
-BESIDE = {"target": "before", "model": "now", "unlearned": "now", "gold": "gold"}
-"""The models of a run by role, as a reader meets them and in that order."""
 GOOD = ("as gold", "less than before")
 """Verdicts that nothing is left to say against."""
 

@@ -135,25 +135,20 @@ def _repeat(side: Side, other: Side, metric: str) -> dict[int, float]:
 
 def _compare_models(metric: str, a: Side, b: Side) -> Difference | None:
     ours, theirs = a.runs[0], b.runs[0]
-    estimates = ours.models[a.role].metrics.get(metric), theirs.models[b.role].metrics.get(metric)
-    if estimates[0] is None or estimates[1] is None:
+    here, there = ours.models[a.role].metrics.get(metric), theirs.models[b.role].metrics.get(metric)
+    if here is None or there is None:
         return None
     if metric in (DISTANCE, FORGET_SIDE, KEPT_SIDE):
-        return _compare_distances(metric, a, b) or difference_of_estimates(estimates[0], estimates[1])
+        return _compare_distances(metric, a, b) or difference_of_estimates(here, there)
     entry = metric_of(metric)
-    taken_apart = (
-        take_apart(entry, ours.items_of(a.role), ours.items_of("gold")),
-        take_apart(entry, theirs.items_of(b.role), theirs.items_of("gold")),
-    )
-    if taken_apart[0] is None or taken_apart[1] is None or what_differs(taken_apart[0], taken_apart[1]):
-        return difference_of_estimates(estimates[0], estimates[1])
-    for whole, estimate in zip(taken_apart, estimates, strict=True):
-        assert whole
-        assert estimate
+    of_a = take_apart(entry, ours.items_of(a.role), ours.items_of("gold"))
+    of_b = take_apart(entry, theirs.items_of(b.role), theirs.items_of("gold"))
+    if of_a is None or of_b is None or what_differs(of_a, of_b):
+        return difference_of_estimates(here, there)
+    for whole, estimate in ((of_a, here), (of_b, there)):
         if not math.isclose(whole.value, estimate.value, rel_tol=1e-6, abs_tol=1e-9):
-            # the run computed the metric in another way than from these items
-            return difference_of_estimates(estimates[0], estimates[1])
-    return paired_difference(taken_apart[0], taken_apart[1], _how(ours, theirs))
+            return difference_of_estimates(here, there)  # computed in another way than from these items
+    return paired_difference(of_a, of_b, _how(ours, theirs))
 
 
 def _how(ours: RunData, theirs: RunData) -> How:
@@ -308,12 +303,8 @@ def _describe_without_seed(run: RunData, *, following: bool) -> str:
     return json.dumps([run.task, run.name, run.loss, config], sort_keys=True, default=str)
 
 
-def run_labels(runs: list[RunData]) -> list[str]:
-    """The runs' names, with the directory added where names are equal."""
-    return _group_labels([(run,) for run in runs])
-
-
-def _group_labels(groups: list[tuple[RunData, ...]]) -> list[str]:
+def group_labels(groups: list[tuple[RunData, ...]]) -> list[str]:
+    """The names of the groups' runs, with the directory added where names are equal."""
     labels = []
     for group, where in zip(groups, _places_of_namesakes([group[0] for group in groups]), strict=True):
         seeds = f"{len(group)} seeds" if len(group) > 1 else ""
@@ -340,7 +331,7 @@ def comparison_rows(runs: list[RunData]) -> list[ComparisonRow]:
     A target or gold that several runs share (same weights, measured on the same data) has one row.
     """
     groups = by_seed(runs)
-    labels = _group_labels(groups)
+    labels = group_labels(groups)
     rows: list[ComparisonRow] = []
     roles: tuple[tuple[ModelRole, str], ...] = (("target", "before"), ("gold", "gold"))
     for role, word in roles:

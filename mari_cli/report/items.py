@@ -121,13 +121,9 @@ def _value_cell(item: ItemValues | None, name: str) -> ItemCell:
 def _cell(value: float | None, *, signed: bool = False) -> ItemCell:
     if value is None:
         return ItemCell(text="–", order=math.inf)
-    return ItemCell(text=_format(value, signed), order=value if math.isfinite(value) else math.inf)
-
-
-def _format(value: float, signed: bool) -> str:
-    """``value`` as text; whole numbers have no decimals."""
     whole = value.is_integer() and abs(value) < 1e5
-    return f"{value:.0f}" if whole else number(value, signed=signed)
+    text = f"{value:.0f}" if whole else number(value, signed=signed)
+    return ItemCell(text=text, order=value if math.isfinite(value) else math.inf)
 
 
 def _word_cell(text: str) -> ItemCell:

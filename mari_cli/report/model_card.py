@@ -14,13 +14,12 @@ from mari_cli.docs import pages
 from mari_cli.errors import counted, one_line
 from mari_cli.metrics.corpora import suite_of
 from mari_cli.metrics.estimate import Estimate
-from mari_cli.report.card import BESIDE
 from mari_cli.report.comparison import comparison_rows, metric_of, results
 from mari_cli.report.format import interval, listed, number
 from mari_cli.report.gold_distance import in_short
 from mari_cli.report.narrative import confidence, summarise
 from mari_cli.report.read import RunData
-from mari_cli.search.aim import OURS
+from mari_cli.search.aim import BESIDE, OURS
 from mari_cli.suites.registry import headlines
 
 CARD = "README.md"

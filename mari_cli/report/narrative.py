@@ -83,7 +83,13 @@ def summarise(runs: list[RunData]) -> Narrative:
     if len(made) != 1:
         head, claims = headline_of_several(made), _claims_of_several(made)
     elif made[0].role == "model":
-        head, claims = headline_of_model(made[0]), _claims_of_model(made[0])
+        measures = _measures(made[0], [*judged_metrics("forgotten"), *judged_metrics("kept")])
+        head = headline_of_model(made[0])
+        claims = [
+            Claim(heading="What the model knows", measures=measures),
+            *_beside_gold(made[0]),
+            *_by_suite(made[0]),
+        ]
     else:
         head = headline(made[0])
         claims = [
@@ -110,10 +116,8 @@ def _was_known(row: ComparisonRow) -> Claim:
     sentences = []
     if size:
         named = f" of corpus “{corpus}”" if corpus else ""
-        sentences.append(
-            f"{exact.n if exact else size.n} forget records{named} were to be "
-            f"removed from “{row.run.setting('model.name') or row.run.setting('model.path') or 'the model'}”."
-        )
+        model = row.run.setting("model.name") or row.run.setting("model.path") or "the model"
+        sentences.append(f"{size.n} forget records{named} were to be removed from “{model}”.")
     if exact:
         sentences.append(f"Before, it completed {percent(exact.value)} of them word for word.")
     elif accuracy:
@@ -247,7 +251,7 @@ def _kept(row: ComparisonRow) -> Claim:
 def _bound(made: list[ComparisonRow], rows: list[ComparisonRow]) -> Claim:
     """The Fano bound with its limits: always both."""
     heading = "What the bound says, and what it does not"
-    told = [row for row in made if row.estimate("marginal/fano_accuracy_bound")]
+    told = [(row, found) for row in made if (found := row.estimate("marginal/fano_accuracy_bound"))]
     if not any(row.estimate("forget/answer_nll") for row in made):
         return Claim(heading=heading)  # a report of a suite or of benchmarks alone needs no bound
     if not told:
@@ -256,10 +260,8 @@ def _bound(made: list[ComparisonRow], rows: list[ComparisonRow]) -> Claim:
             sentences=["Marginal information was not measured: there is no bound to read here."],
         )
     sentences = []
-    worst = max(told, key=lambda row: _bound_of(row))
-    bound, bayes = worst.estimate("marginal/fano_accuracy_bound"), worst.estimate("marginal/bayes_accuracy")
-    assert bound
-    prior = worst.run.setting("metrics.prior")
+    worst, bound = max(told, key=lambda of: math.inf if math.isnan(of[1].value) else of[1].value)
+    bayes, prior = worst.estimate("marginal/bayes_accuracy"), worst.run.setting("metrics.prior")
     chance = max(float(prior), 1 - float(prior)) if prior is not None else 0.5
     if not math.isfinite(bound.value):
         sentences.append(f"The bound is {number(bound.value)}, not a finite number, and says nothing.")
@@ -295,11 +297,6 @@ def _bound(made: list[ComparisonRow], rows: list[ComparisonRow]) -> Claim:
 
 
 # -- a run without unlearning, several runs --------------------------------------------------------
-
-
-def _claims_of_model(row: ComparisonRow) -> list[Claim]:
-    measures = _measures(row, [*judged_metrics("forgotten"), *judged_metrics("kept")])
-    return [Claim(heading="What the model knows", measures=measures), *_beside_gold(row), *_by_suite(row)]
 
 
 def _by_suite(row: ComparisonRow) -> list[Claim]:
@@ -371,12 +368,6 @@ def _warnings(rows: list[ComparisonRow], runs: list[RunData]) -> list[str]:
                 f"Not finite for “{row.label}”: {listed([metric_of(name).label for name in broken])}."
             )
     return warnings
-
-
-def _bound_of(row: ComparisonRow) -> float:
-    estimate = row.estimate("marginal/fano_accuracy_bound")
-    assert estimate
-    return math.inf if math.isnan(estimate.value) else estimate.value
 
 
 def _fine(share: float) -> str:

@@ -24,12 +24,12 @@ from mari_cli.report.card import robustness_card
 from mari_cli.report.comparison import (
     ComparisonRow,
     comparison_rows,
+    group_labels,
     metric_names,
     metric_of,
     not_separable,
     reading_order,
     results,
-    run_labels,
 )
 from mari_cli.report.definitions import STATISTICS, WHAT_IT_PROVES, anchor_of, definitions
 from mari_cli.report.format import interval, listed, number, percent
@@ -99,7 +99,7 @@ def render(runs: list[RunData], *, title: str, search: Search | None = None) -> 
     columns = reading_order(rows) if single else rows
     on_card = "audit/" if card else None
     names = [name for name in metric_names(rows) if not (on_card and name.startswith(on_card))]
-    labelled = list(zip(run_labels(runs), runs, strict=True))
+    labelled = list(zip(group_labels([(run,) for run in runs]), runs, strict=True))
     suites = list(dict.fromkeys(suite for name in names if (suite := suite_of(name))))
     page = _template().render(
         title=title,
@@ -283,23 +283,21 @@ def _missing(runs: list[RunData], rows: list[ComparisonRow]) -> list[str]:
     names, roles = metric_names(rows), {row.role for row in rows}
     groups = {name.partition("/")[0] for name in names}
     corpora = bool(groups & {"forget", "retain"})  # else only a suite was asked
-    told = any("recalled" in item.values for run in runs for item in run.items)
+    told = any("recalled" in item.values for run in runs for item in run.items) or any(
+        "rouge" in name or "over items of the ROUGE" in metric_of(name).description for name in names
+    )
     absent = {
         "a gold model (how forgotten is forgotten)": "unlearned" in roles and "gold" not in roles,
         "a holdout corpus (membership inference)": not (
             groups & {"holdout", "privacy"} or any(name.endswith("_auc") for name in names)
         ),
         "marked facts (unique and shared recall)": corpora and "facts" not in groups,
-        "generated answers (ROUGE-L)": not (told or any(map(_is_of_generated, names))),
+        "generated answers (ROUGE-L)": not told,
         "marginal information (Fano bound)": corpora and "marginal" not in groups,
         "a benchmark (general ability: `metrics.benchmarks`)": "benchmark" not in groups,
         "examples of answers": not any(run.examples for run in runs),
     }
     return [words for words, is_absent in absent.items() if is_absent]
-
-
-def _is_of_generated(name: str) -> bool:
-    return "rouge" in name or "over items of the ROUGE" in metric_of(name).description
 
 
 def _data(run: RunData) -> list[tuple[str, str, str, str]]:

@@ -31,6 +31,7 @@ from mari_cli.report.shape import (
     too_deep,
     wrong,
 )
+from mari_cli.search.aim import BESIDE
 from mari_cli.storage.layout import CONFIG, METRICS, RESULT
 from mari_cli.storage.run import Run
 from mari_cli.storage.run_list import run_directories
@@ -40,9 +41,6 @@ MOST_ALIASES = 50
 _NO_CONFIG = (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError, AssertionError)
 """Errors that OmegaConf raises for text that is no mapping."""
 _BY_HAND = "was it edited by hand? bring it back as it was, or leave the run out"
-MODEL_ROLES = ("target", "model", "unlearned", "gold")
-"""All models that a result may have, in the order of a report."""
-
 _TOOK = frozenset({"tokens", "seconds", "tokens_per_second", "mfu", "peak_bytes"})
 _HOUSEKEEPING = _TOOK | {"step", "kind", "loss", "lr", "grad_norm"}
 
@@ -190,7 +188,7 @@ def read_run(path: Path, *, result: dict[str, Any] | None = None) -> RunData:
     _require_shape(result, result_schema(), path / RESULT)
     models = {
         role: ModelResult(metrics=estimates_of(entry["metrics"]), hash=entry.get("hash"))
-        for role in MODEL_ROLES
+        for role in BESIDE
         if (entry := result["models"].get(role)) is not None
     }
     if not models:
@@ -198,9 +196,10 @@ def read_run(path: Path, *, result: dict[str, Any] | None = None) -> RunData:
     rows = Run(path).metrics()
     for number, row in enumerate(rows, start=1):
         _require_shape(row, STEP, path / METRICS, line=number)
-    config_file = path / CONFIG
+    config_file, items_file = path / CONFIG, path / "items.jsonl"
     config_yaml = _read_text(config_file) if config_file.exists() else ""
-    training = result.get("training")
+    items = _read_text(items_file).splitlines() if items_file.exists() else []
+    training, entered = result.get("training"), result.get("distance_to_gold")
     return RunData(
         path=path,
         name=one_line(str(result.get("name") or path.name)),
@@ -215,13 +214,18 @@ def read_run(path: Path, *, result: dict[str, Any] | None = None) -> RunData:
         notes=[str(note) for note in result.get("notes") or []],
         train_rows=[_numbers(row) for row in rows if row.get("kind") == "train"],
         eval_rows=[_numbers(row) for row in rows if row.get("kind") == "eval"],
-        items=[item_values(row) for row in _read_json_lines(path / "items.jsonl", ITEM)],
+        items=[
+            item_values(_parse_json(line, ITEM, items_file, line=number))
+            for number, line in enumerate(items, start=1)
+        ],
         examples=[_example(entry) for entry in _read_json(path / "examples.json", EXAMPLES, default=[])],
         config=_parse_config(config_yaml, config_file),
         config_yaml=config_yaml,
         environment=_read_json(path / "environment.json", ENVIRONMENT, default={}),
         data=_flatten_corpora(_read_json(path / "data.json", DATA, default={})),
-        entered=_read_entered(result.get("distance_to_gold")),
+        entered=None
+        if entered is None
+        else Entered(tuple(entered["forget"]), tuple(entered["kept"]), dict(entered["left_out"])),
     )
 
 
@@ -245,21 +249,14 @@ def _read_text(path: Path) -> str:
         ) from error
 
 
-def _read_json(path: Path, schema: dict[str, Any] | None = None, *, default: Any = None) -> Any:
+def _read_json(path: Path, schema: dict[str, Any], *, default: Any = None) -> Any:
     """The JSON of one file."""
     if default is not None and not path.exists():
         return default
     return _parse_json(_read_text(path), schema, path)
 
 
-def _read_json_lines(path: Path, schema: dict[str, Any]) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    lines = enumerate(_read_text(path).splitlines(), start=1)
-    return [_parse_json(line, schema, path, line=number) for number, line in lines]
-
-
-def _parse_json(text: str, schema: dict[str, Any] | None, path: Path, *, line: int | None = None) -> Any:
+def _parse_json(text: str, schema: dict[str, Any], path: Path, *, line: int | None = None) -> Any:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
@@ -272,8 +269,7 @@ def _parse_json(text: str, schema: dict[str, Any] | None, path: Path, *, line: i
         raise UserError(f"`{path}` is nested deeper than a run writes", _BY_HAND)
     if has_lone_surrogate(text):
         raise UserError(f"`{path}` is not valid Unicode: it spells half of a character", _BY_HAND)
-    if schema is not None:
-        _require_shape(value, schema, path, line=line)
+    _require_shape(value, schema, path, line=line)
     return value
 
 
@@ -302,16 +298,15 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
 
 def estimates_of(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Estimate]:
     """Estimates from the metrics of a result."""
-    return {name: _estimate(value) for name, value in metrics.items()}
-
-
-def _estimate(value: Mapping[str, Any]) -> Estimate:
-    return Estimate(
-        value=_number(value["value"]),
-        n=int(value.get("n") or 0),
-        low=_optional(value.get("low")),
-        high=_optional(value.get("high")),
-    )
+    return {
+        name: Estimate(
+            value=_number(value["value"]),
+            n=int(value.get("n") or 0),
+            low=_optional(value.get("low")),
+            high=_optional(value.get("high")),
+        )
+        for name, value in metrics.items()
+    }
 
 
 def _training(value: Mapping[str, Any]) -> Training:
@@ -321,17 +316,11 @@ def _training(value: Mapping[str, Any]) -> Training:
     )
 
 
-def _read_entered(value: Mapping[str, Any] | None) -> Entered | None:
-    if value is None:
-        return None
-    return Entered(tuple(value["forget"]), tuple(value["kept"]), dict(value["left_out"]))
-
-
 def _example(entry: Mapping[str, Any]) -> Example:
     return Example(
         prompt=entry.get("prompt"),
         answer=entry["answer"],
-        outputs={role: entry[role] for role in MODEL_ROLES if entry.get(role) is not None},
+        outputs={role: entry[role] for role in BESIDE if entry.get(role) is not None},
     )
 
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+BESIDE = {"target": "before", "model": "now", "unlearned": "now", "gold": "gold"}
+"""All models that a result may have, by role: as a reader meets them, and in the order of a report."""
 OURS = ("unlearned", "model")
 """Roles of the models that a run itself makes."""
 Towards = Literal["down", "up", "gold"]

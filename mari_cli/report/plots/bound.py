@@ -65,7 +65,8 @@ def bound(runs: list[RunData]) -> Plot | None:
         values = {name: estimate.value for name, estimate in run.models[role].metrics.items()}
         if "fano" in (found := accuracies(values, tokens, prior)):
             ends[role] = found
-    if not (steps or ends) or not any(name in found for _, found in _all(steps, ends) for name in DETECTORS):
+    seen = {name for found in [*(found for _, found in steps), *ends.values()] for name in found}
+    if seen.isdisjoint(DETECTORS):
         return None
     lines: dict[str, DrawnLine] = {
         "tokens": ("ink", "-", f"n tokens, Fano (n = {tokens:.1f})" if tokens else ""),
@@ -73,13 +74,11 @@ def bound(runs: list[RunData]) -> Plot | None:
         "bayes": ("run0", style.DASHED, "one token, Bayes (best possible)"),
         "support": ("run5", "-", "one token against the support, Fano"),
     }
-    words = {name: label for name, (_, _, label) in lines.items()}
     with style.draw_on(3.6, columns=1 + bool(steps)) as (figure, axes):
         if steps:
             _draw_along(axes[0], steps, lines)
-        _draw_beside(axes[-1], ends, words)
+        _draw_beside(axes[-1], ends, lines)
         svg = style.to_svg(figure, "bounds and detectors by training step")
-    seen = {name for _, found in _all(steps, ends) for name in found}
     legend = [
         Key(label=lines[name][2], colour=lines[name][0], shape="line") for name in lines if name in seen
     ]
@@ -88,9 +87,9 @@ def bound(runs: list[RunData]) -> Plot | None:
         for attack, colour in DETECTORS.items()
         if attack in seen
     ]
-    shapes = {"target": "ring", "gold": "diamond"}
     legend += [
-        Key(label=MARKS[role][1], colour=_colour_of(role), shape=shapes.get(role, "dot")) for role in ends
+        Key(label=MARKS[role][1], colour=_colour_of(role), shape=style.SHAPES.get(role, "dot"))
+        for role in ends
     ]
     above = _above(ends)
     caption = (
@@ -123,12 +122,12 @@ def _draw_along(
     style.plain_numbers(axis, "y", ticks=6)
 
 
-def _draw_beside(axis: Axes, ends: Mapping[str, dict[str, float]], words: Mapping[str, str]) -> None:
-    names = [name for name in (*words, *DETECTORS) if any(name in found for found in ends.values())]
+def _draw_beside(axis: Axes, ends: Mapping[str, dict[str, float]], lines: Mapping[str, DrawnLine]) -> None:
+    names = [name for name in (*lines, *DETECTORS) if any(name in found for found in ends.values())]
     for role, found in ends.items():
         values = [(found[name], place) for place, name in enumerate(names) if name in found]
         axis.plot(*zip(*values, strict=True), MARKS[role][0], color=COLOURS[_colour_of(role)], markersize=6)
-    style.name_lines(axis, [words.get(name) or ATTACKS[name].label for name in names])
+    style.name_lines(axis, [lines[name][2] if name in lines else ATTACKS[name].label for name in names])
     axis.axvline(0.5, color=COLOURS["muted"], linewidth=0.9, linestyle=style.DASHED)
     axis.set_xlabel("accuracy, whole sets")
     style.plain_numbers(axis, "x", ticks=6)
@@ -136,10 +135,6 @@ def _draw_beside(axis: Axes, ends: Mapping[str, dict[str, float]], words: Mappin
 
 def _colour_of(role: str) -> str:
     return {"target": "before", "gold": "gold"}.get(role, "run0")
-
-
-def _all(steps: list[tuple[int, dict[str, float]]], ends: Mapping[str, dict[str, float]]) -> list[Any]:
-    return [*steps, *ends.items()]
 
 
 def _above(ends: Mapping[str, dict[str, float]]) -> str:

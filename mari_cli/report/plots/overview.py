@@ -37,8 +37,8 @@ def glance(runs: list[RunData]) -> Plot | None:
                     y += spread * (nth / (len(made) - 1) - 0.5)
                 if row.role == "gold":
                     if ends := style.ends_of(estimate):
-                        around = [line - 0.4, line + 0.4]
-                        axis.fill_betweenx(around, *ends, color=COLOURS["gold"], alpha=0.18, linewidth=0)
+                        band, ink = [line - 0.4, line + 0.4], COLOURS["gold"]
+                        axis.fill_betweenx(band, *ends, color=ink, alpha=0.18, linewidth=0)
                 elif row.role != "target":
                     before = style.finite(row.estimate(name, of="target"))
                     if before:

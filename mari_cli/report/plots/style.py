@@ -78,6 +78,8 @@ STYLE: dict[Any, Any] = {
     "lines.solid_capstyle": "round",
 }
 _Value = TypeVar("_Value")
+SHAPES = {"target": "ring", "gold": "diamond"}
+"""Marks of a legend by role; a dot for other models."""
 DASHED = (0, (4, 3))
 WIDTH = 10.6  # inches; the page scales it to its own width
 NLL_FLOOR = 1e-3
@@ -173,9 +175,8 @@ def name_lines(axis: Axes, names: Sequence[str], *, margin: float = 0.5) -> None
 
 
 def legend_of(rows: Sequence[ComparisonRow]) -> list[Key]:
-    shapes = {"target": "ring", "gold": "diamond"}
     return [
-        Key(label=row.label, colour=colour_of(row, rows), shape=shapes.get(row.role, "dot")) for row in rows
+        Key(label=row.label, colour=colour_of(row, rows), shape=SHAPES.get(row.role, "dot")) for row in rows
     ]
 
 
@@ -232,10 +233,6 @@ def note_limit(caption: str, runs: list[RunData]) -> str:
     count = len(results(comparison_rows(runs)))
     more = f" The first {RUN_COLOURS} of {count} runs are drawn." if count > RUN_COLOURS else ""
     return caption.strip() + more
-
-
-def every_seed(rows: list[ComparisonRow]) -> list[tuple[ComparisonRow, RunData]]:
-    return [(row, run) for row in rows for run in row.runs]
 
 
 def first_seed(row: ComparisonRow) -> str:

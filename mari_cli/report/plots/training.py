@@ -33,7 +33,7 @@ def loss_curves(runs: list[RunData]) -> Plot | None:
     with style.draw_on(2.25 * lines + 0.1, columns=columns, rows=lines, used=len(panels)) as (figure, axes):
         for axis, term in zip(axes, panels, strict=False):
             seen: list[float] = []
-            for row, run in style.every_seed(drawn):
+            for row, run in [(of, run) for of in drawn for run in of.runs]:
                 colour = COLOURS[style.colour_of(row, rows)]
                 points = [
                     (r["step"], r[term]) for r in run.train_rows if math.isfinite(r.get(term, math.nan))
@@ -133,7 +133,7 @@ def trajectory(runs: list[RunData]) -> Plot | None:
     with style.draw_on(3.5, columns=len(panels)) as (figure, axes):
         for axis, x_name in zip(axes, panels, strict=True):
             seen = []
-            for row, run in style.every_seed(results(rows)):
+            for row, run in [(of, run) for of in results(rows) for run in of.runs]:
                 path = _path(run, x_name, y_name)
                 if not path:
                     continue
