@@ -5,7 +5,7 @@ Shapes: B sequences, T tokens, N supervised positions, S sequences, D hidden siz
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 from weakref import WeakSet
 
 import torch
@@ -82,8 +82,7 @@ def unlearning_loss(
 
     layer = None
     if needs.states is not None:
-        shapes: Any = model.config
-        layers = int(shapes.get_text_config().num_hidden_layers)
+        layers = int(cast(Any, model).config.get_text_config().num_hidden_layers)
         layer = layers // 2 if needs.states.layer is None else needs.states.layer
     states = {role: _states(model, batch, layer) for role, batch in batches.items()}
     positions = {role: _positions(batch) for role, batch in batches.items()}

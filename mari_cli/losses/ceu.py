@@ -38,7 +38,7 @@ class CEUConfig(HeldLossConfig):
     def objective(self) -> "Objective":
         import torch
 
-        from mari_cli.losses.objective import beside_retain
+        from mari_cli.losses.objective import with_retain
         from mari_cli.losses.readings import LogOdds
         from mari_cli.transfer import sent
 
@@ -55,7 +55,8 @@ class CEUConfig(HeldLossConfig):
                 value = value_N.sum() / count
             return value, {"ceu": value}
 
-        return beside_retain(self, forget, [odds], nonlinear=(odds,))
+        layer = self.retain_layer
+        return with_retain(self, self.retain_loss, forget, [odds], nonlinear=(odds,), layer=layer)
 
 
 def ceu(log_odds_N: "Tensor") -> "Tensor":

@@ -8,18 +8,3 @@ from mari_cli.losses.readings.pooled_information import PooledInformation
 from mari_cli.losses.readings.reference import KL, Anchor, JensenShannon, ReverseKL
 from mari_cli.losses.readings.support_information import SupportInformation
 from mari_cli.losses.readings.target import TargetCrossEntropy
-
-__all__ = [
-    "KL",
-    "Anchor",
-    "HiddenStates",
-    "JensenShannon",
-    "LogOdds",
-    "LogP",
-    "LogitMargin",
-    "PooledInformation",
-    "ReverseKL",
-    "SupportInformation",
-    "TargetCrossEntropy",
-    "UniformTarget",
-]
