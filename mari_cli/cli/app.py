@@ -4,6 +4,7 @@ A command imports its task in its body, so that help needs no torch. stdout carr
 paths, YAML), stderr carries everything else.
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -177,7 +178,7 @@ def plan(
         processes=nproc,
     )
     if as_json:
-        typer.echo(plan_table.as_json(found))
+        typer.echo(json.dumps(found, indent=2))
     else:
         tables.print_grid(tables.Grid(["figure", "value", "what it is"], plan_table.rows(found), numbers=3))
 

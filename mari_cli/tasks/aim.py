@@ -32,7 +32,7 @@ def choose_aim(config: RunConfig, metric: str, direction: str | None) -> Aim:
 
 def _is_not_measured(config: RunConfig, metric: str) -> tuple[str, str] | None:
     """Why not, and what helps; None where it is, as far as the configuration tells."""
-    group, measured = metric.partition("/")[0], config.metrics
+    (group, _, asked), measured = metric.partition("/"), config.metrics
     unlearns = isinstance(config, UnlearnRun)
     if group == DISTANCE and not unlearns:
         return "a run of `mari finetune` has no gold model", "choose another aim, as `retain/token_accuracy`"
@@ -46,18 +46,14 @@ def _is_not_measured(config: RunConfig, metric: str) -> tuple[str, str] | None:
         return "`metrics.generate` is false", "`metrics.generate=true`"
     if group == "facts" and isinstance(config.forget, FileCorpus):
         return "no file marks its facts, the fictional corpus does", "choose another aim"
-    if group == "benchmark" and not _is_asked(metric, measured.benchmarks):
-        return "`metrics.benchmarks` does not ask it", f"`metrics.benchmarks=[{metric.partition('/')[2]}]`"
+    # a group, as `mmlu`, has figures of its parts, and a task further figures, as `hellaswag_acc`
+    begins = tuple(name.removesuffix("_sample") for name in measured.benchmarks)
+    if group == "benchmark" and not asked.startswith(begins):
+        return "`metrics.benchmarks` does not ask it", f"`metrics.benchmarks=[{asked}]`"
     suite = suite_of(metric)
     if suite and (not isinstance(config, UnlearnRun) or config.suite.kind == "corpora"):
         return f"no suite is asked, and it belongs to `{suite}`", "choose the suite: `mari config list suite`"
     return None
-
-
-def _is_asked(metric: str, benchmarks: list[str]) -> bool:
-    """A group, as `mmlu`, has figures of its parts, and a task further figures, as `hellaswag_acc`."""
-    asked = metric.partition("/")[2]
-    return any(asked.startswith(name.removesuffix("_sample")) for name in benchmarks)
 
 
 def _has_gold(config: RunConfig) -> bool:

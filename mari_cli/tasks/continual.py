@@ -59,7 +59,6 @@ def unlearn_in_turn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
     with hold_run(flight) as run:
         run.write_json(REQUESTS, {"requests": _plain_requests(config, requests)})
         target, golds = prepare_target(flight), _prepare_golds(flight, requests)
-        final_gold = golds.get(len(requests))
         assessment = Assessment.begin(flight)
         steps = [assessment.take("target", flight.load(target))]
         before = target.at(str(target.path)) if config.finetunes_target else target
@@ -78,11 +77,7 @@ def unlearn_in_turn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
             del assessment.models[role]
         with record_in(run, flight) as record:
             record.started = began
-            record.places |= {
-                role: model.path
-                for role, model in (("target", target), ("gold", final_gold))
-                if model and model.path
-            }
+            record.set_beside(target=target, gold=golds.get(len(requests)))
             run.write_text(ITEMS, json_lines(list(_rows(steps, beside))))
             return assessment.finish(
                 record,
@@ -253,8 +248,15 @@ def _matrix(
     )
     return {
         "requests": [
-            _described(Path(config.out), request, name)
+            {
+                "number": request.number,
+                "label": name,
+                "records": len(request.records),
+                "run": request.name,
+                "manifest": read_manifest(run)["sha256"] if (run / MANIFEST).is_file() else None,
+            }
             for request, name in zip(requests, _names(config, requests), strict=True)
+            for run in [Path(config.out) / request.name]
         ],
         "steps": ["before", *(_after(request.number) for request in requests)],
         "weights": [found.weights for found in steps],
@@ -264,18 +266,6 @@ def _matrix(
 
 def _values(found: Examined) -> list[ItemValues]:
     return [item_values({"model": ""} | row) for row in found.measured.items]
-
-
-def _described(out: Path, request: Request, name: str) -> dict[str, Any]:
-    run = out / request.name
-    manifest = read_manifest(run)["sha256"] if (run / MANIFEST).is_file() else None
-    return {
-        "number": request.number,
-        "label": name,
-        "records": len(request.records),
-        "run": request.name,
-        "manifest": manifest,
-    }
 
 
 def _notes(config: UnlearnRun, requests: Sequence[Request]) -> list[str]:

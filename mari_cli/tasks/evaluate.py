@@ -1,4 +1,5 @@
-"""`mari evaluate`: measure a model, or read the log of an evaluation, for which torch is not loaded."""
+"""`mari evaluate`: measure a model as it is, beside the model before unlearning and gold where there are any,
+or read the log of an evaluation, for which torch is not loaded."""
 
 from typing import Any
 
@@ -16,6 +17,20 @@ def evaluate(config: EvaluateRun, options: RunOptions) -> dict[str, Any]:
         from mari_cli.tasks.from_log import evaluate_log
 
         return evaluate_log(config, options)
-    from mari_cli.tasks.evaluation import evaluate_model
+    from mari_cli.tasks.assessment import Assessment
+    from mari_cli.tasks.preflight import check_run
+    from mari_cli.tasks.run_record import record_run
 
-    return evaluate_model(config, options)
+    flight, lm = check_run(config, options)
+    own = "unlearned" if flight.before else "model"
+    beside = {"target": flight.before, "gold": flight.gold}
+    with record_run(flight) as record:
+        record.set_beside(**beside)
+        assessment = Assessment.begin(flight)
+        assessment.take(own, lm)
+        for role, model in beside.items():
+            if model:
+                del lm  # one model at a time is in memory
+                lm = flight.load(model)
+                assessment.take(role, lm)
+        return assessment.finish(record, lm, name=config.model.name, notes=flight.notes)

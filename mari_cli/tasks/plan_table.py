@@ -1,6 +1,5 @@
-"""A plan as a table, and as JSON."""
+"""A plan as a table."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,7 +72,3 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             ("time of the run", duration(clock["run_seconds"]), steps),
         ]
     return out
-
-
-def as_json(found: Mapping[str, Any]) -> str:
-    return json.dumps(found, indent=2)

@@ -86,9 +86,7 @@ def push(
 
     with _told_as_errors(parcel.repo) as api:
         there = _existing(api, parcel.repo)
-        notes = []
-        if there is not None:
-            notes = _check_visibility(there, public=public)
+        notes = [] if there is None else _check_visibility(there, public=public)
         at = revision
         if there is not None and revision is not None and not api.revision_exists(there.id, revision):
             at = None  # a new branch begins as the main one is
@@ -154,13 +152,11 @@ def _held(api: "HfApi", repo: str, revision: str | None) -> dict[str, str]:
     """The files of a repository with their hashes: of a large one SHA-256, of others git's."""
     from huggingface_hub.hf_api import RepoFile
 
-    files = api.list_repo_tree(repo, recursive=True, revision=revision)
-    found = {
+    return {
         file.path: file.lfs.sha256 if file.lfs else file.blob_id
-        for file in files
-        if isinstance(file, RepoFile)
+        for file in api.list_repo_tree(repo, recursive=True, revision=revision)
+        if isinstance(file, RepoFile) and file.path not in OWN_OF_HUB
     }
-    return {name: sha for name, sha in found.items() if name not in OWN_OF_HUB}
 
 
 def _others(held: Mapping[str, str], parcel: Parcel) -> list[str]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import pvariance
 
 from mari_cli.data.records import Fact
 from mari_cli.models.context import Targets
@@ -26,13 +27,9 @@ def describe_recitation(
         theirs = [holdout[i].exact_match for i in unseen]
         return [_describe_means("recites {} of the unique facts", exact[forget].tolist(), theirs)]
     return [
+        _describe_means("recites {} of the answers", exact.tolist(), [its.exact_match for its in holdout]),
         _describe_means(
-            "recites {} of the answers", exact.tolist(), [score.exact_match for score in holdout]
-        ),
-        _describe_means(
-            "finds {} of the tokens",
-            right.tolist(),
-            [score.tokens_right / score.tokens for score in holdout],
+            "finds {} of the tokens", right.tolist(), [its.tokens_right / its.tokens for its in holdout]
         ),
     ]
 
@@ -45,10 +42,7 @@ def _describe_means(does: str, own: Sequence[float], theirs: Sequence[float]) ->
         return f"{note}; there is no holdout to compare that with"
     unseen = sum(theirs) / len(theirs)
     note += f"; the model before {does.format(f'{unseen:.3f}')} of the holdout"
-    together = [*own, *theirs]
-    middle = sum(together) / len(together)
-    variance = sum((value - middle) ** 2 for value in together) / len(together)
-    if mean > unseen + ERRORS * math.sqrt(variance * (1 / len(own) + 1 / len(theirs))):
+    if mean > unseen + ERRORS * math.sqrt(pvariance([*own, *theirs]) * (1 / len(own) + 1 / len(theirs))):
         return f"warning: {note}: what is aimed at still holds what is to be forgotten"
     return note
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mari_cli.begun import Inputs, require_same
-from mari_cli.config import RunConfig, to_plain, to_yaml
+from mari_cli.config import ModelConfig, RunConfig, to_plain, to_yaml
 from mari_cli.errors import UserError, shell_path
 from mari_cli.metrics.metric import logged_as
 from mari_cli.options import RunOptions
@@ -43,6 +43,10 @@ class RunRecord:
     """Whether the notes are not printed: the caller prints those of many runs together."""
     told: set[str] = field(default_factory=set)
     """Notes that were printed already."""
+
+    def set_beside(self, **models: "ModelConfig | None") -> None:
+        """Note where ``models`` lie that it is compared with, by role."""
+        self.places |= {role: model.path for role, model in models.items() if model and model.path}
 
     def tell(self, notes: Sequence[str]) -> None:
         """Print each note once, on rank 0."""

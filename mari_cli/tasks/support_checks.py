@@ -1,7 +1,5 @@
 """What is refused of `loss.support` by the configuration alone, before torch is loaded."""
 
-from collections.abc import Mapping
-
 from mari_cli.config import UnlearnRun
 from mari_cli.errors import UserError
 from mari_cli.losses.support import SETTINGS
@@ -36,12 +34,9 @@ def check_support(config: UnlearnRun) -> None:
         read_keys(asked.keys)
     if not config.holdout.is_given:
         missing = {name: value for name, value in settings.by_holdout.items() if getattr(asked, name) is None}
-        _require_holdout(missing | ({"quantiles": False} if asked.quantiles else {}))
-
-
-def _require_holdout(missing: Mapping[str, float]) -> None:
-    """``missing``: settings that only a holdout can choose, each with a value that would do."""
-    if missing:
+        missing |= {"quantiles": False} if asked.quantiles else {}
+        if not missing:
+            return
         names = listed([f"`loss.support.{name}`" for name in missing])
         values = " ".join(f"loss.support.{name}={written(value)}" for name, value in missing.items())
         chosen = "is chosen" if len(missing) == 1 else "are chosen"

@@ -1,18 +1,15 @@
 """`mari unlearn`: from a model that knows something to one that does not, and a report of the difference."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.nn import Parameter
 
 from mari_cli.config import ModelConfig, UnlearnRun
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import objective as losses
-from mari_cli.losses.objective import Objective
 from mari_cli.models.backbone import choose_layer
-from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.options import RunOptions
 from mari_cli.progress import say
@@ -20,21 +17,11 @@ from mari_cli.sections import display_name
 from mari_cli.storage.hashing import content_hash
 from mari_cli.storage.layout import STATE
 from mari_cli.suites.benchmarks import check_without_generation
-from mari_cli.suites.standard import Corpus
 from mari_cli.tasks import supporting
-from mari_cli.tasks.alternatives import (
-    alternative_items,
-    write_alternatives,
-    writes_alternatives,
-)
+from mari_cli.tasks.alternatives import alternative_items, write_alternatives, writes_alternatives
 from mari_cli.tasks.assessment import Assessment
 from mari_cli.tasks.closing_audit import ClosingAudit
-from mari_cli.tasks.forgetting import (
-    context_layer,
-    describe_outcome,
-    draws_of,
-    forgetting_job,
-)
+from mari_cli.tasks.forgetting import context_layer, describe_outcome, draws_of, forgetting_job
 from mari_cli.tasks.memory_budget import fit_to_memory
 from mari_cli.tasks.negation import Negation
 from mari_cli.tasks.preflight import Preflight, check_run, make_trainable
@@ -80,11 +67,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
 
     with record_run(flight) as record:
         target_from, gold_from = prepare_target(flight), prepare_gold(flight)
-        record.places |= {
-            role: model.path
-            for role, model in (("target", target_from), ("gold", gold_from))
-            if model and model.path
-        }
+        record.set_beside(target=target_from, gold=gold_from)
         assessment = Assessment.begin(flight)
         corpora, notes = assessment.corpora, [*flight.notes]
         targets = None
@@ -113,8 +96,16 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
         negation = None if config.loss.negation is None else Negation.of(lm.model, config.loss.negation)
         if negation:
             job = replace(job, evaluate=negation.around(job.evaluate))
-        if config.loss.gradient_filter is not None:
-            job = replace(job, filter_gradients=_gradient_filter(config, lm, corpora["forget"], objective))
+        if (chosen_filter := config.loss.gradient_filter) is not None:
+            found = read_components(
+                lm,
+                corpora["forget"].items,
+                objective,
+                config.train,
+                count=chosen_filter.components,
+                batch=config.train.forget_batch,
+            )
+            job = replace(job, filter_gradients=filter_with(chosen_filter, found))
         notes += cut_metrics(record.run, target_hash)
         torch.manual_seed(dropout_seed(config.seed))
         outcome = fit(
@@ -149,22 +140,6 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
             outcome=outcome,
             audit=audit,
         )
-
-
-def _gradient_filter(
-    config: UnlearnRun, lm: LanguageModel, forget: Corpus, objective: Objective
-) -> Callable[[Mapping[str, Parameter]], None]:
-    chosen = config.loss.gradient_filter
-    assert chosen is not None
-    components = read_components(
-        lm,
-        forget.items,
-        objective,
-        config.train,
-        count=chosen.components,
-        batch=config.train.forget_batch,
-    )
-    return filter_with(chosen, components)
 
 
 # -- target and gold -----------------------------------------------------------------------------------------
