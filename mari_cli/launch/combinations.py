@@ -21,7 +21,7 @@ from mari_cli.launch.experiment import Experiment
 from mari_cli.launch.groups import conf_folder
 from mari_cli.launch.hydra_errors import explain
 from mari_cli.launch.parse import parse
-from mari_cli.launch.ranges import is_interval, is_range, take_apart
+from mari_cli.launch.ranges import is_range, take_apart
 from mari_cli.launch.session import check_hydra, compose_with_hydra, session
 from mari_cli.launch.values import leaves
 
@@ -87,7 +87,7 @@ def compose_combinations(given: Experiment) -> Composed:
             (method, parser.parse_override(f"{key}={value}")) for (method, key), value in typed_for.items()
         ]
         steering = {**in_file.of_search, **words.of_search}
-        searches = bool(of_methods or steering or any(map(is_interval, last.values())))
+        searches = bool(of_methods or steering or any(one.is_interval_sweep() for one in last.values()))
         ranges = [override for override in last.values() if searches and is_range(override)]
         parted = [override for override in last.values() if override not in ranges]
         combinations = [tuple(job) for batch in BasicSweeper.split_arguments(parted, None) for job in batch]

@@ -72,7 +72,7 @@ def unknown_key(key: str, section: type | None, task: str, typed: str | None = N
     elsewhere = [known for known in there if known.rpartition(".")[2] == typed.rpartition(".")[2]]
     hint = LIST_KEYS
     near = nearest(word, siblings)
-    named = [(option, _names(schema)) for option, schema in _schemas(parent)]
+    named = [(option, {field.name for field in fields(schema)}) for option, schema in _schemas(parent)]
     if far := nearest(word, {name for _, names in named for name in names}.difference(siblings)):
         others = [OPTION_OF.get(option, option) for option, names in named if far in names]
         listed = " and ".join(f"`{parent}={option}`" for option in others)
@@ -148,10 +148,6 @@ def _schema(name: str) -> type | None:
 
     every = (found for schema in config.SCHEMAS.values() for found in below(schema))
     return next((found for found in every if found.__name__ == name), None)
-
-
-def _names(schema: type) -> set[str]:
-    return {field.name for field in fields(schema)}
 
 
 def _detail(name: str, text: str) -> str:

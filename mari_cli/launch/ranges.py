@@ -71,12 +71,8 @@ def steering_value(name: str, text: str) -> Any:
 def is_range(override: Override) -> bool:
     """Whether it is a range, and not a list of methods or one value."""
     value = override.value()
-    return override.is_sweep_override() and not (isinstance(value, ChoiceSweep) and value.simple_form)
-
-
-def is_interval(override: Override) -> bool:
-    """Whether only a search can make something of it."""
-    return bool(override.is_interval_sweep())
+    of_methods = isinstance(value, ChoiceSweep) and value.simple_form
+    return override.is_sweep_override() and not of_methods
 
 
 def range_of(override: Override) -> Range:

@@ -133,14 +133,11 @@ def _versions(configs: Sequence[RunConfig], search: Mapping[str, Any] | None) ->
 
 def _hash_paths(configs: Sequence[RunConfig]) -> dict[str, str]:
     """The hash of each file and folder that a configuration names."""
-    paths = {path for config in configs for path in _places(to_plain(config))}
-    return {path: _place_hash(place(path)) for path in sorted(paths)}
-
-
-def _place_hash(path: Path) -> str:
-    """A run stands for its model."""
-    checkpoint = path / "checkpoint"
-    return hashing.path_hash(checkpoint if checkpoint.is_dir() else path)
+    found = {}
+    for path in sorted({path for config in configs for path in _places(to_plain(config))}):
+        checkpoint = place(path) / "checkpoint"  # a run stands for its model
+        found[path] = hashing.path_hash(checkpoint if checkpoint.is_dir() else place(path))
+    return found
 
 
 def _places(section: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -93,7 +93,12 @@ def session(experiment: Experiment) -> Iterator[Any]:
     register()
     run = place(experiment.model) if experiment.model and is_run(Path(experiment.model)) else None
     if experiment.file:
-        _check_file(experiment.file)
+        check_file(experiment.file)
+        if experiment.file.suffix != ".yaml":
+            raise UserError(
+                f"`{experiment.file}` is not a .yaml file",
+                f"rename it, as `{experiment.file.stem}.yaml`: Hydra reads no other ending",
+            )
         check_yaml(experiment.file)
         require_defaults(experiment.file, experiment.task)
         scope: Any = hydra.initialize_config_dir(
@@ -198,11 +203,3 @@ def _forbidden(key: str) -> UserError:
     if key.endswith(".dir") or key.startswith("hydra.output"):
         hint = "`out=DIR` says where a run or a sweep is written"
     return UserError(f"`{key}` cannot be set", hint)
-
-
-def _check_file(file: Path) -> None:
-    check_file(file)
-    if file.suffix != ".yaml":
-        raise UserError(
-            f"`{file}` is not a .yaml file", f"rename it, as `{file.stem}.yaml`: Hydra reads no other ending"
-        )
