@@ -45,7 +45,14 @@ def start(
         return launch.prepare(experiment, processes=processes)
 
     with _with_others(prepare) as run, launch.interruptible(run.config.task, run.config.out):
-        yield _load(name, run), run
+        if started_here() == 1:
+            check_runs([run.config], run.options)
+        if run.options.processes == 1:
+            yield load_task(name), run
+            return
+        from mari_cli.tasks.together import run_in_processes
+
+        yield partial(run_in_processes, name), run
 
 
 def _with_others(prepare: Any) -> AbstractContextManager[PreparedRun]:
@@ -55,16 +62,6 @@ def _with_others(prepare: Any) -> AbstractContextManager[PreparedRun]:
     from mari_cli.tasks.together import take_part
 
     return take_part(prepare)
-
-
-def _load(name: str, run: PreparedRun) -> Task:
-    if started_here() == 1:
-        check_runs([run.config], run.options)
-    if run.options.processes == 1:
-        return load_task(name)
-    from mari_cli.tasks.together import run_in_processes
-
-    return partial(run_in_processes, name)
 
 
 def check_runs(configs: Sequence[Any], options: RunOptions) -> None:

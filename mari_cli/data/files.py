@@ -70,13 +70,12 @@ def read_subset(
     subset: str,
     fields: Sequence[str],
     *,
-    key: str,
     split: str | None = None,
     alias: str | None = None,
 ) -> list[TableRow]:
     """Every row of one subset of a data set, with at least ``fields``, whose values the caller must check.
 
-    ``path``, the value of ``key``, is a hub data set, or a folder with a file of the subset's name:
+    ``path``, the value of `suite.path`, is a hub data set, or a folder with a file of the subset's name:
     `SUBSET/SPLIT.json`, `SUBSET.json` or `ALIAS.json`, in any format of `READERS`. Raises UserError for a
     subset that is missing or lacks a field.
     """
@@ -90,20 +89,20 @@ def read_subset(
         if not files:
             raise UserError(
                 f"there is no `{named}` in `{path}`",
-                f"`{key}` is a hub data set, or a folder with its subsets as files: `{named}.json`",
+                f"`suite.path` is a hub data set, or a folder with its subsets as files: `{named}.json`",
             )
         tables = [read_table(file) for file in files]
     elif looks_like_path(path):
         raise UserError(f"no such folder: `{path}`", _hint_missing(folder))
     else:
         config = FileCorpus(path=path, subset=subset, split=split or "train")
-        tables = [_hub_table(config, corpus=key.partition(".")[0])]
+        tables = [_hub_table(config, corpus="suite")]
     for table in tables:
         for field in fields if table.names else ():  # an empty file has no fields
             if field not in table.names:
                 raise UserError(
                     f"`{named}` in `{path}` has no field `{field}`; it has {listed(table.names)}",
-                    f"check `{key}`: it may hold another data set",
+                    "check `suite.path`: it may hold another data set",
                 )
     rows = [row for table in tables for row in table.take(list(fields))]
     for number, row in enumerate(rows, start=1):
@@ -261,19 +260,20 @@ def _convert(path: Path, encoding: str) -> str:
     return f"convert it: `iconv -f {encoding} -t UTF-8 {shell_path(path)} > {shell_path(new)}`"
 
 
-class _DuplicateKey(ValueError):
+class DuplicateKey(ValueError):
     """A JSON object has a key twice."""
 
 
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """The object of ``pairs``, as a hook of json's decoder. Raises DuplicateKey, with the key."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _DuplicateKey(next(name for name in names if names.count(name) > 1))
+        raise DuplicateKey(next(name for name in names if names.count(name) > 1))
     return found
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+_DECODER = json.JSONDecoder(object_pairs_hook=each_once)
 
 
 def _parse_json(text: str, *, path: Path, first_line: int, hint: str, start: int = 0) -> tuple[object, int]:
@@ -285,7 +285,7 @@ def _parse_json(text: str, *, path: Path, first_line: int, hint: str, start: int
         raise UserError(
             f"malformed JSON in `{path}`, line {line}, column {err.colno}: {err.msg}", hint
         ) from err
-    except _DuplicateKey as err:
+    except DuplicateKey as err:
         line = first_line + text.count("\n", 0, start)
         raise UserError(
             f"an object in `{path}`, line {line} or after, has several values for `{err}`",
@@ -293,17 +293,6 @@ def _parse_json(text: str, *, path: Path, first_line: int, hint: str, start: int
         ) from err
     except (ValueError, RecursionError) as err:  # a number with thousands of digits, deeply nested brackets
         raise UserError(f"malformed JSON in `{path}`, line {first_line} or after: {err}", hint) from err
-
-
-def _values(text: str, *, path: Path, first_line: int, hint: str) -> list[object]:
-    """Every JSON value in ``text``, one after another."""
-    found: list[object] = []
-    at = _skip_blank(text, 0)
-    while at < len(text):
-        value, end = _parse_json(text, path=path, first_line=first_line, hint=hint, start=at)
-        found.append(value)
-        at = _skip_blank(text, end)
-    return found
 
 
 def _skip_blank(text: str, start: int) -> int:
@@ -347,7 +336,12 @@ def _json_lines(path: Path) -> Table:
 def _json(path: Path) -> Table:
     """A list of objects, or JSON lines, because many data sets (TOFU for example) name JSON lines .json."""
     hint = "a .json file holds a list of objects, or objects one after another"
-    values = _values(_read_text(path), path=path, first_line=1, hint=hint)
+    text, values = _read_text(path), list[object]()
+    at = _skip_blank(text, 0)
+    while at < len(text):
+        value, end = _parse_json(text, path=path, first_line=1, hint=hint, start=at)
+        values.append(value)
+        at = _skip_blank(text, end)
     if len(values) == 1 and isinstance(values[0], list):
         values = values[0]
     return _objects(values, path=path)
@@ -440,9 +434,8 @@ SUFFIXES = (*READERS, ".txt")
 # -- the hub -------------------------------------------------------------------------------------------------
 
 
-def _hub_table(config: FileCorpus, *, corpus: str, chosen: str | None = None) -> Table:
-    """A data set of the hub. `datasets` is imported only here, because the import is slow. ``chosen`` names
-    the keys to check where the subset or split does not exist."""
+def _hub_table(config: FileCorpus, *, corpus: str) -> Table:
+    """A data set of the hub. `datasets` is imported only here, because the import is slow."""
     hub.settle()
     import datasets
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
@@ -465,7 +458,7 @@ def _hub_table(config: FileCorpus, *, corpus: str, chosen: str | None = None) ->
     except (OSError, ValueError, RuntimeError, DatasetsError) as err:
         raise UserError(
             f"the hub data set `{name}` cannot be read: {_one_line(err)}",
-            f"check {chosen or keys}, {local}",
+            f"check {keys}, {local}",
         ) from err
     return Table(names=data.column_names, take=data.select_columns)
 

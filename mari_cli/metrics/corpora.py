@@ -114,71 +114,64 @@ _OF_TOKENS = ByIntervals(
     "it takes predictions at every token, which no run keeps",
     ("mari_cli.metrics.marginal", "mari_cli.metrics.bound"),
 )
+_POOLED = Metric(
+    name="marginal/pooled",
+    label="marginal information, pooled",
+    unit="nats",
+    direction="down",
+    high=log(2),
+    description="what one token tells of whether forget data took part: I(X;Z) of the mean predictions "
+    "over the whole retain and forget sets",
+    source="Xu, Ni, Broecker, Strohmer 2025 (Forgetting-MarI), weighting ours",
+    degenerate="0 when the mean predictions coincide; biased upwards by finite sets",
+    aggregate=_OF_TOKENS,
+)
+_TV = Metric(
+    name="marginal/tv",
+    label="total variation",
+    direction="down",
+    description="total variation between the pooled predictions of retain and of retain + forget",
+    source="standard",
+    degenerate="0 when the predictions coincide",
+    aggregate=_OF_TOKENS,
+)
 _MARGINAL = [
-    Metric(
-        name="marginal/pooled",
-        label="marginal information, pooled",
-        unit="nats",
-        direction="down",
-        high=log(2),
-        description="what one token tells of whether forget data took part: I(X;Z) of the mean predictions "
-        "over the whole retain and forget sets",
-        source="Xu, Ni, Broecker, Strohmer 2025 (Forgetting-MarI), weighting ours",
-        degenerate="0 when the mean predictions coincide; biased upwards by finite sets",
-        aggregate=_OF_TOKENS,
-    ),
-    Metric(
+    _POOLED,
+    replace(
+        _POOLED,
         name="marginal/token",
         label="marginal information, by position",
-        unit="nats",
-        direction="down",
-        high=log(2),
         description="I(X;Z|C) with C the position in the answer, over the whole retain and forget sets",
-        source="Xu, Ni, Broecker, Strohmer 2025 (Forgetting-MarI), weighting ours",
         degenerate="a position that only one set reaches adds 0; biased upwards by finite sets",
-        aggregate=_OF_TOKENS,
     ),
-    Metric(
+    replace(
+        _POOLED,
         name="marginal/support",
         label="marginal information, against the support",
-        unit="nats",
-        direction="down",
-        high=log(2),
         description="mean over forget positions of I(X;Z) between what the retain data supports there "
         "(`loss.support`) and its mixture with the prediction; followed during training alone",
         source="Xu, Ni, Broecker, Strohmer 2025 (Forgetting-MarI), support ours",
         degenerate="0 where the prediction is the support; absent for a loss without one",
-        aggregate=_OF_TOKENS,
     ),
-    Metric(
+    replace(
+        _TV,
         name="marginal/fano_accuracy_bound",
         label="detector accuracy, Fano bound",
-        direction="down",
         low=0.5,
         description="no detector that sees one token is right more often; from the pooled information",
         source="Fano 1961",
         degenerate="the larger prior (0.5) at zero information",
-        aggregate=_OF_TOKENS,
     ),
-    Metric(
+    replace(
+        _TV,
         name="marginal/bayes_accuracy",
         label="detector accuracy, best possible",
-        direction="down",
         low=0.5,
         description="accuracy of the best detector that sees one token, 1/2 + TV/2; never above Fano's bound",
         source="Bayes detector between the two pooled predictions",
         degenerate="the larger prior (0.5) when the predictions coincide",
-        aggregate=_OF_TOKENS,
     ),
-    Metric(
-        name="marginal/tv",
-        label="total variation",
-        direction="down",
-        description="total variation between the pooled predictions of retain and of retain + forget",
-        source="standard",
-        degenerate="0 when the predictions coincide",
-        aggregate=_OF_TOKENS,
-    ),
+    _TV,
 ]
 
 _OF_ANSWERS = [*likelihood.METRICS, *memorization.METRICS, *gap.METRICS, *generation.METRICS]

@@ -67,7 +67,10 @@ class Examiner:
 
         settings = {"min_k": self.config.min_k}
         rows = self._kept("scores", settings, items, ask, f"scoring {what}")
-        return [_score_of(row) for row in rows]
+        return [
+            ItemScore({name: math.nan if value is None else value for name, value in row.items()})
+            for row in rows
+        ]
 
     def answers(
         self, items: Sequence[Item], what: str, *, max_new_tokens: int | None = None, strip: bool = True
@@ -139,11 +142,6 @@ class Examiner:
     @cached_property
     def _described(self) -> dict[str, Any]:
         return described(self.lm, self.weights)
-
-
-def _score_of(row: dict[str, Any]) -> ItemScore:
-    """The score of a JSON row, in which null stands for NaN."""
-    return ItemScore({name: math.nan if value is None else value for name, value in row.items()})
 
 
 def items_hash(items: Sequence[Item]) -> str:

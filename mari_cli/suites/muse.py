@@ -150,6 +150,6 @@ def load(config: SuiteConfig) -> Muse:
 
 def _read(config: MuseSuite, subset: str, split: str, prompt: str | None, text: str) -> list[Record]:
     fields = [text] if prompt is None else [prompt, text]
-    rows = read_subset(config.path, subset, fields, key="suite.path", split=split)
+    rows = read_subset(config.path, subset, fields, split=split)
     require_words(rows, fields, where=f"`{subset}/{split}` in `{config.path}`")
     return [Record(prompt=None if prompt is None else str(row[prompt]), text=str(row[text])) for row in rows]

@@ -112,7 +112,7 @@ def _probe(name: str, row: Mapping[str, object]) -> Record:
 def _read(config: RwkuSuite, name: str) -> list[Mapping[str, object]]:
     words = ["text"] if name in PASSAGES else ["query", "answer"]
     fields = [*words, "subject"] if name in PASSAGES else [*words, "type", "subject"]
-    rows = read_subset(config.path, name, fields, key="suite.path", split="test", alias=PASSAGES.get(name))
+    rows = read_subset(config.path, name, fields, split="test", alias=PASSAGES.get(name))
     where = f"`{name}` in `{config.path}`"
     require_words(rows, words, where=where)
     if config.subject is None:

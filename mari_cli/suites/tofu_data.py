@@ -81,7 +81,7 @@ def _read(config: TofuSuite, name: str, subset: str) -> list[Question]:
     fields = ["question", "answer"]
     fields += ["paraphrased_answer"] if name not in (*OFFERED, HOLDOUT) else []
     fields += ["perturbed_answer"] if name != HOLDOUT else []
-    rows = read_subset(config.path, subset, fields, key="suite.path")[: config.items]
+    rows = read_subset(config.path, subset, fields)[: config.items]
     if not rows:
         raise UserError(f"`{subset}` in `{config.path}` is empty", _HINT)
     questions = []

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mari_cli.data.files import DuplicateKey, each_once
 from mari_cli.errors import UserError, counted
 from mari_cli.places import place as on_disk
 from mari_cli.suites.log_columns import LOSSES, WHOLE, Log, add, require
@@ -142,23 +143,17 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         if path.exists() and not path.is_file():  # reading a pipe may never end
             raise UserError(f"cannot read `{path}`: it is no file but a pipe or a device", f"give {_LOGS}")
-        content = json.loads(path.read_bytes(), object_pairs_hook=_each_once)
+        content = json.loads(path.read_bytes(), object_pairs_hook=each_once)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UserError(f"cannot read `{path}`: {reason}", f"give {_LOGS}") from error
+    except DuplicateKey as error:
+        raise UserError(f"`{path}` is not JSON: `{error}` is there twice", WHOLE) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"`{path}` is not JSON: {error}", WHOLE) from error
     if not isinstance(content, dict):
         raise NoLog(f"`{path}` is no log of a TOFU evaluation", f"give {_LOGS}")
     return content
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"`{next(name for name in found if names.count(name) > 1)}` is there twice")
-    return found
 
 
 def _read_tofu(content: Mapping[str, Any], path: Path) -> Log:

@@ -14,7 +14,7 @@ ROWS = [{"text": "one", "n": 1}, {"text": "two", "n": 2}]
 
 
 def read(path, subset: str, *fields: str, **where) -> list:
-    return read_subset(str(path), subset, fields or ["text"], key="suite.path", **where)
+    return read_subset(str(path), subset, fields or ["text"], **where)
 
 
 @pytest.mark.parametrize(
