@@ -52,13 +52,10 @@ class _Lines:
             self.quiet += now - before
             before = now
             left = total - done - number
-            if left > 0 and now - began >= SHORTEST and self.quiet >= self._distance(now):
+            quiet_for = min(QUIET[1], max(QUIET[0], (now - self.began) / 10))
+            if left > 0 and now - began >= SHORTEST and self.quiet >= quiet_for:
                 rest = duration((now - began) / number * left)
                 say(f"{description}: {done + number} of {total}, eta {rest}")
-
-    def _distance(self, now: float) -> float:
-        shortest, longest = QUIET
-        return min(longest, max(shortest, (now - self.began) / 10))
 
 
 _LINES = _Lines()

@@ -66,10 +66,6 @@ def _grouped_product(
     return a.new_empty([*experts, a.shape[-2], b.shape[-1]], dtype=out_dtype or a.dtype)
 
 
-STAND_INS: dict[Any, Any] = {torch.ops.aten._grouped_mm.default: _grouped_product}
-"""Functions that make the fake result of an operator where torch cannot."""
-
-
 @dataclass(frozen=True)
 class Made:
     """The description of a tensor that an operator returned."""
@@ -103,7 +99,7 @@ class Again:
             self.kinds[func] = _kind_of(func)
         kind = self.kinds[func]
         about = None if kind is None else _signature(args, kwargs)
-        call = STAND_INS.get(func, func)
+        call = _grouped_product if func is torch.ops.aten._grouped_mm.default else func
         if kind is None or about is None or (kind.of is not None and type(args[kind.of]) is not FakeTensor):
             return call(*args, **kwargs)
         key = func, torch.get_default_dtype(), about

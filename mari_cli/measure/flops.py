@@ -37,8 +37,9 @@ def _varlen(boundaries: Tensor, query: Tensor) -> int:
 
 VARLEN: dict[str, Callable[..., int]] = {
     "torch_attn::_varlen_attn": lambda query, key, value, boundaries, *rest: _varlen(boundaries, query),
-    # of grad, query, key, value, out, lse, boundaries: five products, where the forward pass has two
-    "torch_attn::_varlen_attn_backward": lambda *args: _varlen(args[6], args[1]) * 5 // 2,
+    "torch_attn::_varlen_attn_backward": (  # five products, where the forward pass has two
+        lambda grad, query, key, value, out, lse, boundaries, *rest: _varlen(boundaries, query) * 5 // 2
+    ),
 }
 """Formulas for attention over documents. They take tensors, because a tensor holds the documents' lengths."""
 
@@ -48,9 +49,9 @@ OURS: dict[Any, Callable[..., int]] = {
     aten.baddbmm_: _added_product,
     aten.mv: lambda a, b, *rest: 2 * a[0] * a[1],
     aten._grouped_mm: _grouped_product,
-    aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *rest: int(sdpa_flop_count(q, k, v)),
+    aten._scaled_dot_product_flash_attention_for_cpu: lambda *args: int(sdpa_flop_count(*args[:3])),
     aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda grad, q, k, v, *rest, **options: int(sdpa_backward_flop_count(grad, q, k, v))
+        lambda *args: int(sdpa_backward_flop_count(*args[:4]))
     ),
 }
 """Formulas, by operator, of the arguments' shapes, where torch has none, or none that knows `out_dtype`."""

@@ -22,13 +22,6 @@ WHERE = torch.ops.prim.device.default
 """The operator that reads the device of a fake tensor. It comes often and allocates nothing."""
 
 
-SCRATCH: dict[Any, Callable[[Any], int]] = {aten.logsumexp: lambda args: int(args[0].nbytes)}
-"""The bytes, as a function of the arguments, of operators that need temporary memory while they run.
-
-`logsumexp` holds exp(x - max), on every device (ATen/native/ReduceOps.cpp).
-"""
-
-
 Call = Callable[[Any, Any, Any], Any]
 """A function that calls an operator, given the operator, its arguments and its keyword arguments."""
 
@@ -44,7 +37,6 @@ class MemoryTracker(TorchDispatchMode):
     """Counts the memory that is allocated between `__enter__` and `__exit__`, and the tensors of `watch`."""
 
     def __init__(self, call: Call = lambda func, args, kwargs: func(*args, **kwargs)) -> None:
-        """``call`` calls each operator."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.call = call
         self.part = "other"
@@ -64,9 +56,10 @@ class MemoryTracker(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is WHERE:
             return func(*args)
-        if (scratch := SCRATCH.get(func.overloadpacket)) is not None:
-            self._add(self._label(), scratch(args))
-            self._add(self._label(), -scratch(args))
+        if func.overloadpacket is aten.logsumexp:  # holds exp(x - max), on every device (ReduceOps.cpp)
+            scratch = args[0].numel() * args[0].element_size()
+            self._add(self._label(), scratch)
+            self._add(self._label(), -scratch)
         out = self.call(func, args, kwargs or {})
         self.flops += operations(func, args, kwargs or {}, out)
         part: str | None = None

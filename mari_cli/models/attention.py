@@ -34,17 +34,12 @@ class UnsupportedAttention(Exception):
     """An attention layer asks for something that `document_attention` cannot do."""
 
 
-def install(model: PreTrainedModel) -> None:
-    AttentionInterface.register(NAME, document_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    model.set_attn_implementation(NAME)
-
-
-def install_as_on_cuda(model: PreTrainedModel) -> None:
-    """Replace the attention that `install` installed by one with the kernel that a GPU would use."""
-    AttentionInterface.register(PLANNED, partial(document_attention, as_on_cuda=True))
-    AttentionMaskInterface.register(PLANNED, sdpa_mask)
-    model.set_attn_implementation(PLANNED)
+def install(model: PreTrainedModel, *, as_on_cuda: bool = False) -> None:
+    """``as_on_cuda``: with the kernel that a GPU would use."""
+    name = PLANNED if as_on_cuda else NAME
+    AttentionInterface.register(name, partial(document_attention, as_on_cuda=as_on_cuda))
+    AttentionMaskInterface.register(name, sdpa_mask)
+    model.set_attn_implementation(name)
 
 
 def no_mask(input_ids_BT: Tensor) -> Tensor:

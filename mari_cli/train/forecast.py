@@ -135,7 +135,7 @@ def forecast(
     compute = AsOn(torch.device("cpu"), lm.compute.dtype, "", mixes=lm.compute.widens)
     blank = replace(lm, model=fake.twin(lm.model, world), compute=compute)
     if lm.layout.packed and lm.compute.widens:
-        attention.install_as_on_cuda(blank.model)
+        attention.install(blank.model, as_on_cuda=True)
     shares = [share_of_step(groups, k, processes) for k in range(processes)]
     busiest = max(range(processes), key=lambda k: count_positions(shares[k], lm.layout.packed))
     sharded = processes > 1 and config.parallel is Parallel.fsdp
