@@ -7,7 +7,7 @@ text the versions of the libraries that compute, the device and the precision.
 
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,6 @@ class Inputs:
     """The SHA-256 of each content."""
     values: dict[str, str] = field(default_factory=dict)
     """Plain values, which a message shows where they have changed."""
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def versions(config: RunConfig) -> dict[str, str]:

@@ -21,6 +21,11 @@ def one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what ``error`` says; where it says nothing, its class."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def shell_path(path: object) -> str:
     """``path`` as it can be pasted into a shell."""
     return shlex.quote(str(path))

@@ -139,7 +139,6 @@ def compose_combinations(given: Experiment) -> Composed:
 
 
 def _words(overrides: Iterable[Override]) -> set[str]:
-    """The words that commas separate in ``overrides``."""
     values = [one.value() for one in overrides]
     lists = [value.list if isinstance(value, ChoiceSweep) else [value] for value in values]
     return {word for words in lists for word in words if isinstance(word, str)}

@@ -111,7 +111,6 @@ def impossible_value(error: ValueError, section: str | None, schema: type | None
 
 
 def _mark_keys(message: str) -> str:
-    """``message`` with its dotted keys in backticks."""
     return re.sub(r"\b[a-z_]+(\.[a-z_]+)+\b", r"`\g<0>`", message)
 
 

@@ -54,16 +54,7 @@ class AltPOConfig(HeldLossConfig):
 
     @property
     def alternates_request(self) -> Alternates:
-        return Alternates(
-            self.path,
-            self.prompt_field,
-            self.completion_field,
-            self.instruction,
-            self.alternates,
-            self.temperature,
-            self.max_new_tokens,
-            self.seed,
-        )
+        return self
 
     def objective(self) -> "Objective":
         from mari_cli.losses.preference import preferring_alternatives

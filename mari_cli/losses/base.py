@@ -7,7 +7,7 @@ before torch is loaded, so such a file imports torch inside functions, or for an
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from mari_cli.losses.support import SupportRequest
 from mari_cli.sections import Section, display_name, non_negative, require
@@ -32,16 +32,16 @@ class RetainLoss(StrEnum):
     states = "states"
 
 
-@dataclass(frozen=True)
-class Alternates:
-    """Other answers to the forget prompts, from a file or written by the model before step 1."""
+class Alternates(Protocol):
+    """What a loss says of other answers to the forget prompts: from a file, or written by the model before
+    step 1."""
 
     path: str | None
     prompt_field: str | None
     completion_field: str | None
     instruction: str
     """With {prompt} and {answer}."""
-    each: int
+    alternates: int
     """The answers that the model writes to each prompt."""
     temperature: float
     max_new_tokens: int

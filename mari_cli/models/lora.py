@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from mari_cli.config import LoraConfig, Weights
-from mari_cli.errors import UserError, counted, did_you_mean
+from mari_cli.errors import UserError, counted, did_you_mean, first_line
 from mari_cli.models.files import UNREADABLE, gist
 from mari_cli.models.locate import ADAPTER_CONFIG, is_adapter
 from mari_cli.places import place
@@ -56,9 +56,8 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> No
     try:
         _inject(settings, model)
     except (ValueError, TypeError, NotImplementedError) as error:
-        gist = str(error).splitlines()[0].rstrip(".")
         raise UserError(
-            f"peft cannot adapt a `{type(model).__name__}`: {gist}",
+            f"peft cannot adapt a `{type(model).__name__}`: {first_line(error).rstrip('.')}",
             "name the layers, as `model.lora.targets=[q_proj,v_proj]`, or train all weights",
         ) from error
     _check_linear(model)
@@ -129,7 +128,6 @@ def _check_linear(model: PreTrainedModel) -> None:
 
 
 def _adapter_layers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
-    """The layers that have adapters, by name."""
     if not hasattr(model, "peft_config"):  # peft sets this attribute on every model that it changes
         return
     from peft.tuners.tuners_utils import BaseTunerLayer

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from mari_cli.config import Packing
 from mari_cli.data.tokenize import Item
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, first_line
 from mari_cli.lm_head import backbone_of
 from mari_cli.measure import fake
 from mari_cli.measure.memory import MemoryTracker
@@ -90,7 +90,7 @@ def _find_obstacle(model: PreTrainedModel, try_it: Callable[[PreTrainedModel], s
     except UnsupportedAttention as error:
         obstacle = str(error)
     except (TypeError, ValueError, RuntimeError) as error:  # raised by models at arguments they do not know
-        obstacle = f"it fails at a packed row: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        obstacle = f"it fails at a packed row: {first_line(error)}"
     if obstacle is not None:
         model.set_attn_implementation(attention.PLAIN)
     return obstacle
@@ -145,5 +145,4 @@ def _make_probes(model: PreTrainedModel, *, seed: int) -> list[Item]:
 
 
 def _relative_difference(states: Tensor, others: Tensor) -> float:
-    """Relative difference in the Euclidean norm."""
     return float((states.float() - others.float()).norm() / others.float().norm())

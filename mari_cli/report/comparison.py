@@ -437,7 +437,6 @@ def differing_items(rows: list[ComparisonRow]) -> list[str]:
 
 
 def _items_by_set(row: ComparisonRow) -> dict[str, set[Identity]]:
-    """The items of each set."""
     found: dict[str, set[Identity]] = {}
     for item in row.run.items_of(row.role):
         found.setdefault("/".join(filter(None, [item.suite, item.set])), set()).add(item.identity)

@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mari_cli.errors import UserError, one_line, shell_path
+from mari_cli.errors import UserError, first_line, one_line, shell_path
 from mari_cli.metrics.difference import Difference
 from mari_cli.metrics.distance import Entered
 from mari_cli.metrics.estimate import Estimate
@@ -250,7 +250,6 @@ def _read_text(path: Path) -> str:
 
 
 def _read_json(path: Path, schema: dict[str, Any], *, default: Any = None) -> Any:
-    """The JSON of one file."""
     if default is not None and not path.exists():
         return default
     return _parse_json(_read_text(path), schema, path)
@@ -344,8 +343,7 @@ def _parse_config(text: str, path: Path) -> dict[str, Any]:
             raise UserError(f"`{path}` has {aliases} aliases, and a run writes none", _BY_HAND)
         value = OmegaConf.to_container(OmegaConf.create(text))
     except _NO_CONFIG as error:
-        told = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"`{path}` is no config of a run: {told}", _BY_HAND) from error
+        raise UserError(f"`{path}` is no config of a run: {first_line(error)}", _BY_HAND) from error
     _require_shape(value, CONFIG_SHAPE, path)
     if too_deep(value):
         raise UserError(f"`{path}` is nested deeper than a run writes", _BY_HAND)

@@ -45,7 +45,6 @@ class Run:
     ) -> "Run":
         """Begin a run in a new directory, which appears together with its config and its inputs. Raises
         UserError where ``path`` exists or cannot be made."""
-        path = Path(path)
         about = {"schema_version": 1, "task": task, "command": list(command), "created": now()}
         with output_directory(path, refuse_existing) as scratch:
             atomic_write_text(scratch / CONFIG, config_yaml)
@@ -58,7 +57,6 @@ class Run:
     @classmethod
     def open(cls, path: Path) -> "Run":
         """A run for reading, finished or not. Raises UserError where ``path`` is no run."""
-        path = Path(path)
         if not path.is_dir():
             raise UserError(f"no run directory `{path}`", "`mari runs list` shows the runs there are")
         if missing := next((name for name in (RUN, CONFIG) if not (path / name).is_file()), None):

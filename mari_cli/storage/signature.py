@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, first_line
 from mari_cli.places import place
 
 MAKE = "openssl ecparam -name prime256v1 -genkey -noout -out KEY; openssl ec -in KEY -pubout -out KEY.pub"
@@ -57,7 +57,7 @@ def check_signature(file: Path, signature: Path, key: str | Path) -> None:
         with contextlib.redirect_stdout(None):  # the library prints warnings about old formats
             verifier.verify(file, signature)
     except unsound as error:
-        raise NotSigned(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        raise NotSigned(first_line(error)) from error
     envelope = json.loads(signature.read_bytes())["dsseEnvelope"]
     for text in (envelope["payload"], *(one["sig"] for one in envelope["signatures"])):
         if base64.b64encode(base64.b64decode(text)).decode() != text:  # unused bits of base64 have changed

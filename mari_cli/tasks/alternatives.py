@@ -75,7 +75,7 @@ def write_alternatives(
     items = _questions(asked, lm, forget)
     settings = {
         "questions": items_hash(items),
-        "each": asked.each,
+        "each": asked.alternates,
         "temperature": asked.temperature,
         "max_new_tokens": asked.max_new_tokens,
         "seed": asked.seed,
@@ -84,7 +84,7 @@ def write_alternatives(
     path = cache_directory(config) / "alternates" / f"{key[:24]}.json"
     found = json_cache.read(path)
     if found is None:
-        asks = [question_and_truth(item)[0] for item in items for _ in range(asked.each)]
+        asks = [question_and_truth(item)[0] for item in items for _ in range(asked.alternates)]
         said = generate(
             lm,
             asks,
@@ -94,8 +94,8 @@ def write_alternatives(
             description="alternates",
             sampling=Sampling(asked.temperature, asked.seed),
         )
-        words = [decode(lm, ids) for ids in said]
-        found = json_cache.write(path, [words[i : i + asked.each] for i in range(0, len(words), asked.each)])
+        words, each = [decode(lm, ids) for ids in said], asked.alternates
+        found = json_cache.write(path, [words[i : i + each] for i in range(0, len(words), each)])
     answers = [list(filter(None, of_item)) for of_item in found]
     if silent := sum(not of_item for of_item in answers):
         raise UserError(

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,7 +186,7 @@ def open_run(config: RunConfig, options: RunOptions, inputs: Inputs) -> Iterator
         run = Run.unfinished(out)
     else:
         run = Run.create(
-            out, to_yaml(config), command=options.command, task=config.task, inputs=inputs.as_json()
+            out, to_yaml(config), command=options.command, task=config.task, inputs=asdict(inputs)
         )
     with run.held():
         if options.resume:

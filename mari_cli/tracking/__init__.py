@@ -1,12 +1,35 @@
-"""Trackers by name: ``none``, or ``wandb``, whose client is imported only for this tracker."""
+"""A tracker: a service that shows a run to people. A run always writes metrics.jsonl, with or without one.
 
+The client of W&B is imported only where ``wandb`` is the tracker.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mari_cli.config import TrackerConfig, WandbConfig
-from mari_cli.tracking.base import Tracker
 
-__all__ = ["Tracker", "check_tracker", "open_tracker"]
+
+class Tracker:
+    """The interface of a service that shows people a run while it is running. This one tracks nothing."""
+
+    note = "tracker: none"
+    """One line for the log: the chosen mode and its reason."""
+
+    def log(self, values: Mapping[str, float], *, step: int) -> None:
+        """Send values of a step, whose names are of group and metric, as ``train/loss``."""
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Send the final values of the run."""
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Send one table; a cell may be None."""
+
+    def artifact(self, path: Path, *, name: str, kind: str) -> None:
+        """Send a file or directory of the run, which must not change afterwards."""
+
+    def finish(self, exit_code: int) -> None:
+        """End the tracking; ``exit_code`` 0 means success. A second call does nothing."""
 
 
 def check_tracker(config: TrackerConfig) -> None:

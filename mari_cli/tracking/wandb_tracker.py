@@ -16,9 +16,9 @@ from typing import Any, Literal
 import wandb
 
 from mari_cli.config import WandbConfig, WandbMode
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, first_line
 from mari_cli.storage.json_files import atomic_write_json, damaged, read_object
-from mari_cli.tracking.base import Tracker
+from mari_cli.tracking import Tracker
 
 Mode = Literal["online", "offline", "disabled"]
 PATIENCE = 5
@@ -80,7 +80,8 @@ def _has_key() -> bool:
         return wandb.login(prompt=False, verify=False)
     except wandb.Error as error:
         raise UserError(
-            f"W&B: the API key is not usable: {_one_line(error)}",
+            # the other lines are advice about settings of the client
+            f"W&B: the API key is not usable: {first_line(error).rstrip('.')}",
             "log in again with `wandb login`, or use `tracker.mode=offline`",
         ) from error
 
@@ -110,11 +111,6 @@ def require_server() -> None:
         )
 
 
-def _one_line(error: Exception) -> str:
-    """The first line of ``error``, because the others are advice about settings of the client."""
-    return str(error).strip().split("\n", 1)[0].rstrip(".")
-
-
 class WandbTracker(Tracker):
     """One W&B run in ``run_dir/wandb``. ``run_dir/wandb.json`` holds its id, to continue the run later."""
 
@@ -139,7 +135,7 @@ class WandbTracker(Tracker):
             )
         except wandb.Error as error:
             raise UserError(
-                f"W&B: cannot start a run: {_one_line(error)}",
+                f"W&B: cannot start a run: {first_line(error).rstrip('.')}",
                 "check the connection, `tracker.project` and `tracker.entity`, or use `tracker.mode=offline`",
             ) from error
         if known is None and mode != "disabled":

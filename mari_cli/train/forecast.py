@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mari_cli import distributed
 from mari_cli.config import OptimConfig, OptimizerName, Parallel, Weights
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, first_line
 from mari_cli.lm_head import backbone_of
 from mari_cli.losses.objective import FINE_TUNING, Objective
 from mari_cli.measure import fake
@@ -72,12 +72,11 @@ class Settings:
 
     def beyond(self, other: "Settings") -> str:
         """What is set here otherwise than in ``other``, as a user types it."""
-        words = [
+        return " ".join(
             f"train.{name}={str(value).lower()}"
             for name, value in vars(self).items()
             if value != getattr(other, name)
-        ]
-        return " ".join(words)
+        )
 
 
 @dataclass(frozen=True)
@@ -155,8 +154,7 @@ def forecast(
     except UNFORESEEABLE as error:
         raise _unforeseeable(lm, f"what it computes depends on its data ({type(error).__name__})") from error
     except (TypeError, ValueError, RuntimeError) as error:  # what code of others makes of shapes alone
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise _unforeseeable(lm, f"without data it fails: {why}") from error
+        raise _unforeseeable(lm, f"without data it fails: {first_line(error)}") from error
 
 
 def _unforeseeable(lm: LanguageModel, why: str) -> Unforeseeable:

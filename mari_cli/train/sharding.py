@@ -70,7 +70,6 @@ def units_of(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def _apply_fsdp(model: PreTrainedModel, policy: MixedPrecisionPolicy) -> None:
-    """Shard ``model`` in place."""
     mesh = init_device_mesh(next(model.parameters()).device.type, (distributed.size(),))
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = head.weight is embedding.weight

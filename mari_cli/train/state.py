@@ -190,7 +190,6 @@ def load_optimizer(path: Path, optimizer: Optimizer) -> None:
 
 
 def _random_state() -> dict[str, Tensor]:
-    """The random state of this process."""
     states = {f"random/{distributed.rank()}/cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states[f"random/{distributed.rank()}/cuda"] = torch.cuda.get_rng_state()
