@@ -8,7 +8,8 @@ from importlib import resources
 import pytest
 from schema import problems
 
-from mari_cli.report.read import MODEL_ROLES, SCHEMA_VERSION
+from mari_cli.report.read import SCHEMA_VERSION
+from mari_cli.search.aim import BESIDE
 
 DOCS = resources.files("mari_cli.docs")
 SCHEMA = json.loads(DOCS.joinpath("result.schema.json").read_text(encoding="utf-8"))
@@ -80,7 +81,7 @@ def test_a_field_may_be_added_within_a_version():
 
 def test_schema_and_reader_agree_on_version_and_roles():
     assert SCHEMA["properties"]["schema_version"]["const"] == SCHEMA_VERSION
-    assert set(SCHEMA["properties"]["models"]["properties"]) == set(MODEL_ROLES)
+    assert set(SCHEMA["properties"]["models"]["properties"]) == set(BESIDE)
 
 
 def test_the_page_about_results_names_every_field():
