@@ -168,13 +168,7 @@ def head_of(model: Any, dtype: torch.dtype | None = None, *, widens: bool | None
         with torch.no_grad():
             weight = _gather(weight.to(dtype)).requires_grad_(trained)
     return Head(
-        _gather(weight),
-        None if bias is None else _gather(bias),
-        scale,
-        softcap,
-        dtype,
-        widens,
-        gradient_at,
+        _gather(weight), None if bias is None else _gather(bias), scale, softcap, dtype, widens, gradient_at
     )
 
 

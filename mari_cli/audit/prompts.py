@@ -9,15 +9,7 @@ examples, paraphrases, other languages, cloze; the first tokens of the answer gi
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mari_cli.audit.attack import (
-    AuditAttack,
-    Case,
-    CaseValues,
-    ChatUse,
-    Evidence,
-    measure_recall,
-    wanted_of,
-)
+from mari_cli.audit.attack import AuditAttack, Case, CaseValues, ChatUse, Evidence, measure_recall, wanted_of
 from mari_cli.config import AuditConfig
 from mari_cli.data.records import Record
 from mari_cli.data.rewordings import Rewording, asked_otherwise, by_rule, question_of, read_rewordings

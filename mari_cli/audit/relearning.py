@@ -65,13 +65,7 @@ def cases(config: AuditConfig, evidence: Evidence) -> tuple[list[Case], list[str
                     f"{corpus}_lr_{lr:g}",
                     f"taught {counted(taught, f'harmless {corpus} item')} for "
                     f"{counted(settings.steps, 'step')}; learning rate {lr:g}{_worst_of(settings.lrs)}",
-                    {
-                        "items": taught,
-                        "lr": lr,
-                        "steps": settings.steps,
-                        "batch": batch,
-                        "corpus": corpus,
-                    },
+                    {"items": taught, "lr": lr, "steps": settings.steps, "batch": batch, "corpus": corpus},
                     len(looks) + 3 * settings.steps * batch / len(evidence.chosen),
                     group=f"{corpus}_items",
                 )

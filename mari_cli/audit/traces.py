@@ -96,12 +96,7 @@ def features(
             seen[i] = seen_of(log_p_TV, labels_T, top=top)
     questions, truths = zip(*map(question_and_truth, items), strict=True)
     answers = generate(
-        lm,
-        questions,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        track=silent,
-        description="",
+        lm, questions, max_new_tokens=max_new_tokens, batch_size=batch_size, track=silent, description=""
     )
     for of_item, answer, truth in zip(seen, answers, truths, strict=True):
         same = sum(said == wanted for said, wanted in zip(answer, truth, strict=False))

@@ -16,16 +16,7 @@ from mari_cli.cli import evidence, people
 from mari_cli.cli.door import Door, note
 from mari_cli.cli.evaluate_words import read_words
 from mari_cli.cli.evidence import folders_of_runs
-from mari_cli.cli.parts import (
-    ConfigFile,
-    Launcher,
-    Overrides,
-    Processes,
-    Resume,
-    TaskName,
-    epilog,
-    make_app,
-)
+from mari_cli.cli.parts import ConfigFile, Launcher, Overrides, Processes, Resume, TaskName, epilog, make_app
 from mari_cli.cli.searching import run_search
 from mari_cli.cli.show import forgot_nothing, show, show_comparison
 from mari_cli.cli.start import LoadedLater, check_runs, start
@@ -326,10 +317,7 @@ def sweep(
 
 
 @app.command(
-    epilog=epilog(
-        "mari compare runs/mari runs/npo",
-        "mari compare sweeps/first runs/gold --out first.html",
-    )
+    epilog=epilog("mari compare runs/mari runs/npo", "mari compare sweeps/first runs/gold --out first.html")
 )
 def compare(
     runs: Annotated[

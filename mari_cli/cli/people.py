@@ -35,9 +35,7 @@ OF_PUSH = epilog(
 FinishedRun = Annotated[
     Path,
     typer.Argument(
-        metavar="RUN",
-        help="A finished run of `mari unlearn` or `mari finetune`.",
-        show_default=False,
+        metavar="RUN", help="A finished run of `mari unlearn` or `mari finetune`.", show_default=False
     ),
 ]
 
@@ -212,8 +210,7 @@ def push(
         bool, typer.Option("--public", help="Everybody may read it; else a new repository is private.")
     ] = False,
     revision: Annotated[
-        str | None,
-        typer.Option(metavar="BRANCH", help="Where the commit goes; else the main branch."),
+        str | None, typer.Option(metavar="BRANCH", help="Where the commit goes; else the main branch.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files; send nothing.")] = False,
     overwrite: Annotated[

@@ -179,8 +179,7 @@ def _text_before(asked: str, opening: str, chat: Chat) -> str:
     thinking = next((name for name in THINKING if re.search(rf"\b{name}\b", chat.template)), None)
     helps = f"an argument of the template may help, as `+model.chat_template_args.{thinking}=false`; "
     raise UserError(
-        "the chat template writes a prompt differently once it is answered",
-        (helps if thinking else "") + OFF,
+        "the chat template writes a prompt differently once it is answered", (helps if thinking else "") + OFF
     )
 
 

@@ -9,14 +9,7 @@ import unicodedata
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
-from mari_cli.config import (
-    CorpusConfig,
-    FictionalCorpus,
-    FileCorpus,
-    ForgetConfig,
-    ForgetFiles,
-    RetainConfig,
-)
+from mari_cli.config import CorpusConfig, FictionalCorpus, FileCorpus, ForgetConfig, ForgetFiles, RetainConfig
 from mari_cli.data.fictional import COVERING_PEOPLE, num_shared, read_fictional
 from mari_cli.data.files import read_files
 from mari_cli.data.forms import listed
@@ -118,11 +111,7 @@ def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusC
         if later:
             notes.append(f"the retain corpus holds {_records(len(later))} of requests that are still to come")
     return Texts(
-        forget=forget_records,
-        retain=retain_records,
-        holdout=holdout_records,
-        notes=notes,
-        requests=requests,
+        forget=forget_records, retain=retain_records, holdout=holdout_records, notes=notes, requests=requests
     )
     if isinstance(forget, ForgetConfig) and forget.request_number:
         return of_request(texts, forget.request_number, keep_later=forget.keep_later)

@@ -66,12 +66,7 @@ def read_files(config: FileCorpus, *, corpus: str) -> tuple[list[Record], list[s
 
 
 def read_subset(
-    path: str,
-    subset: str,
-    fields: Sequence[str],
-    *,
-    split: str | None = None,
-    alias: str | None = None,
+    path: str, subset: str, fields: Sequence[str], *, split: str | None = None, alias: str | None = None
 ) -> list[TableRow]:
     """Every row of one subset of a data set, with at least ``fields``, whose values the caller must check.
 
@@ -457,8 +452,7 @@ def _hub_table(config: FileCorpus, *, corpus: str) -> Table:
     # `datasets` raises ValueError for an unknown subset or split, and RuntimeError for a script
     except (OSError, ValueError, RuntimeError, DatasetsError) as err:
         raise UserError(
-            f"the hub data set `{name}` cannot be read: {_one_line(err)}",
-            f"check {keys}, {local}",
+            f"the hub data set `{name}` cannot be read: {_one_line(err)}", f"check {keys}, {local}"
         ) from err
     return Table(names=data.column_names, take=data.select_columns)
 

@@ -63,10 +63,7 @@ class Located:
 
 
 def locate(
-    records: Sequence[Record],
-    items: Sequence[Item],
-    tokenizer: PreTrainedTokenizerBase,
-    style: PromptStyle,
+    records: Sequence[Record], items: Sequence[Item], tokenizer: PreTrainedTokenizerBase, style: PromptStyle
 ) -> list[Located]:
     """Locate each of ``items``, which `tokenize` made of ``records`` (all blocks of a record, in order).
 

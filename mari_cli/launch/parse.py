@@ -27,10 +27,7 @@ def parse(cfg: DictConfig, experiment: Experiment | None = None, *, checked: boo
     values, and for keys of ``experiment`` that nothing would read. Without ``checked`` the dataclasses check
     nothing."""
     if not describes_a_run(cfg):
-        raise UserError(
-            f"`{experiment.file if experiment else cfg}` does not describe a run",
-            BEGIN,
-        )
+        raise UserError(f"`{experiment.file if experiment else cfg}` does not describe a run", BEGIN)
     kind = OmegaConf.get_type(cfg)
     assert kind is not None
     task = kind.task

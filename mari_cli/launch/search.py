@@ -210,8 +210,7 @@ def _run_trials(planned: PlannedSearch, aim: Aim, runs: "_Runs") -> list[Trial]:
         told = [_tell(trial, result, aim) for trial, result in zip(asked, results, strict=True)]
         trials += told
         json_files.atomic_write_json(
-            planned.directory / TRIALS,
-            {"schema_version": 1, "trials": [*map(asdict, trials)]},
+            planned.directory / TRIALS, {"schema_version": 1, "trials": [*map(asdict, trials)]}
         )
         if not first:
             _require_aim(aim, results)
@@ -306,11 +305,7 @@ class _Runs:
         return self._job(trial.method, number, trial.settings, trial.run)
 
     def of_report(self, report: Report) -> SweepJob | Failed:
-        changes = {
-            **report.trial.settings,
-            **report_changes(self.planned.settings),
-            "seed": report.seed,
-        }
+        changes = {**report.trial.settings, **report_changes(self.planned.settings), "seed": report.seed}
         return self._job(report.method, self.planned.num_trials, changes, report.run)
 
     def _job(self, method: int, number: int, changes: dict[str, Any], run: str) -> SweepJob | Failed:

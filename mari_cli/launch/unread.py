@@ -5,15 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
-from mari_cli.config import (
-    AuditRun,
-    EvaluateRun,
-    FileCorpus,
-    FinetuneRun,
-    ForgetFiles,
-    RunConfig,
-    UnlearnRun,
-)
+from mari_cli.config import AuditRun, EvaluateRun, FileCorpus, FinetuneRun, ForgetFiles, RunConfig, UnlearnRun
 from mari_cli.errors import UserError
 from mari_cli.launch.experiment import CORPORA, Experiment
 from mari_cli.launch.values import leaves

@@ -9,13 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from mari_cli.losses.base import RetainLoss, RetainTermConfig, register
-from mari_cli.losses.support import (
-    ContextConfig,
-    SupportConfig,
-    SupportRequest,
-    SupportSource,
-    unread_by,
-)
+from mari_cli.losses.support import ContextConfig, SupportConfig, SupportRequest, SupportSource, unread_by
 from mari_cli.sections import display_name, non_negative, require
 
 if TYPE_CHECKING:
@@ -159,14 +153,7 @@ class MariConfig(RetainTermConfig):
         observed tokens, the anchor and the NLL of the retain data where their weights are not 0."""
         import torch
 
-        from mari_cli.losses.objective import (
-            Needs,
-            Objective,
-            cast_like,
-            mean_nll,
-            retain_side,
-            step_mean,
-        )
+        from mari_cli.losses.objective import Needs, Objective, cast_like, mean_nll, retain_side, step_mean
         from mari_cli.losses.readings import Anchor, LogP, PooledInformation, SupportInformation
 
         reverse = self.retain_divergence is RetainDivergence.reverse

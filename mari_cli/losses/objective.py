@@ -278,14 +278,7 @@ def differentiate(
         loss = scale(objective.terms(step, point)["loss"])
         weights = dict(zip(point, torch.autograd.grad(loss, list(point.values())), strict=True))
     readings, gradients = head_pass(
-        head,
-        rows,
-        step,
-        weights,
-        chunk=chunk,
-        reference=reference,
-        reduce=reduce,
-        keep_logits=keep_logits,
+        head, rows, step, weights, chunk=chunk, reference=reference, reduce=reduce, keep_logits=keep_logits
     )
     if not counts_pools:
         readings = {
@@ -296,13 +289,7 @@ def differentiate(
 
 
 def _point(
-    needs: Needs,
-    step: Step,
-    rows: Mapping[str, Rows],
-    head: Head,
-    *,
-    chunk: int,
-    reference: Head | None,
+    needs: Needs, step: Step, rows: Mapping[str, Rows], head: Head, *, chunk: int, reference: Head | None
 ) -> dict[Reading, Tensor]:
     """The point where the objective's gradient is taken: 0 for readings in which the objective is linear,
     their values for the others."""

@@ -254,8 +254,7 @@ ATTACKS = {
         "model's own distribution at their position",
         source="Zhang et al. 2024 (Min-K%++)",
         column=Column(
-            "min_k_plus_plus",
-            score=lambda answer: min_k_plus_plus(answer.standardised_T, answer.min_k),
+            "min_k_plus_plus", score=lambda answer: min_k_plus_plus(answer.standardised_T, answer.min_k)
         ),
     ),
     "reference": Attack(

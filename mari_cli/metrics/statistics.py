@@ -54,11 +54,7 @@ def _values(name: str, values: ArrayLike) -> Floats:
 
 
 def _percentiles(
-    samples: Sequence[NDArray[Any]],
-    statistic: Callable[..., Any],
-    how: How,
-    *,
-    paired: bool,
+    samples: Sequence[NDArray[Any]], statistic: Callable[..., Any], how: How, *, paired: bool
 ) -> tuple[float, float]:
     interval = stats.bootstrap(
         samples,
@@ -152,11 +148,7 @@ def _auc_by_ranks(forget: Floats, holdout: Floats, axis: int = -1) -> Any:
 
 
 def _of_two_sets(
-    value: float,
-    statistic: Callable[..., Any],
-    sets: tuple[Floats, Floats],
-    independent: int,
-    how: How,
+    value: float, statistic: Callable[..., Any], sets: tuple[Floats, Floats], independent: int, how: How
 ) -> Estimate:
     """An estimate whose two sets are resampled separately, so that no resample lacks one of them."""
     n = sets[0].size + sets[1].size
@@ -236,10 +228,7 @@ def privleak_estimate(
 
     with np.errstate(invalid="ignore"):  # scipy also computes a standard error, here of infinities
         low, high = _percentiles(
-            (np.arange(forget.size), np.arange(holdout.size)),
-            statistic,
-            how,
-            paired=False,
+            (np.arange(forget.size), np.arange(holdout.size)), statistic, how, paired=False
         )
     if low < high and np.isfinite([low, high]).all():
         return Estimate(value=value, n=n, low=low, high=high)
@@ -251,11 +240,7 @@ ROUNDING = 1e-9
 
 
 def over_seeds(
-    estimates: Mapping[int, Estimate],
-    *,
-    confidence: float = 0.95,
-    low: float = -np.inf,
-    high: float = np.inf,
+    estimates: Mapping[int, Estimate], *, confidence: float = 0.95, low: float = -np.inf, high: float = np.inf
 ) -> OverSeeds:
     """The mean over seeds with Student's t interval, cut to the metric's range ``low`` to ``high``.
 

@@ -82,12 +82,7 @@ def context_targets(
 
     def fill(tensors: Mapping[str, Tensor]) -> None:
         nearest_Mk, weights_Mk = nearest(
-            retain_ND,
-            forget_MD,
-            temperature=temperature,
-            neighbours=neighbours,
-            block=block,
-            device=device,
+            retain_ND, forget_MD, temperature=temperature, neighbours=neighbours, block=block, device=device
         )
         for start in range(0, len(forget_MD), rows):
             here = slice(start, start + rows)

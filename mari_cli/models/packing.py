@@ -55,10 +55,7 @@ def foresee_layout(model: PreTrainedModel, packing: Packing) -> Layout:
 
 
 def _choose(
-    model: PreTrainedModel,
-    packing: Packing,
-    try_it: Callable[[PreTrainedModel], str | None],
-    why: str,
+    model: PreTrainedModel, packing: Packing, try_it: Callable[[PreTrainedModel], str | None], why: str
 ) -> Layout:
     if packing is Packing.never:
         return Layout(False, "asked for")

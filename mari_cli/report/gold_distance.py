@@ -3,14 +3,7 @@
 from collections.abc import Sequence
 
 from mari_cli.errors import counted
-from mari_cli.metrics.corpora import (
-    AUC_FROM_GOLD,
-    DISTANCE,
-    FORGET_SIDE,
-    FROM_GOLD,
-    FROM_TARGET,
-    KEPT_SIDE,
-)
+from mari_cli.metrics.corpora import AUC_FROM_GOLD, DISTANCE, FORGET_SIDE, FROM_GOLD, FROM_TARGET, KEPT_SIDE
 from mari_cli.metrics.distance import lost, to_gold
 from mari_cli.metrics.estimate import Estimate
 from mari_cli.report.comparison import ComparisonRow, metric_of

@@ -27,13 +27,7 @@ from mari_cli.report.comparison import (
 from mari_cli.report.format import interval, listed, number, percent
 from mari_cli.report.gold_distance import differing_distances, distance, distances, drift
 from mari_cli.report.read import RunData
-from mari_cli.report.verdict import (
-    decisive,
-    guesses,
-    headline,
-    headline_of_model,
-    headline_of_several,
-)
+from mari_cli.report.verdict import decisive, guesses, headline, headline_of_model, headline_of_several
 from mari_cli.suites.registry import judged_metrics
 
 

@@ -45,10 +45,7 @@ STEP = _shape("object", properties={"kind": _TEXT}, additionalProperties=_shape(
 EXAMPLES = _shape(
     "array",
     items=_shape(
-        "object",
-        required=["answer"],
-        properties={"answer": _TEXT},
-        additionalProperties=_TEXT_OR_NONE,
+        "object", required=["answer"], properties={"answer": _TEXT}, additionalProperties=_TEXT_OR_NONE
     ),
 )
 ENVIRONMENT = _shape("object")

@@ -27,8 +27,7 @@ class Trial:
 def by_cost(trials: Sequence[Trial]) -> list[Trial]:
     """Those that have a value, the best first; of equals the earlier one."""
     return sorted(
-        (trial for trial in trials if trial.cost is not None),
-        key=lambda trial: (trial.cost, trial.number),
+        (trial for trial in trials if trial.cost is not None), key=lambda trial: (trial.cost, trial.number)
     )
 
 

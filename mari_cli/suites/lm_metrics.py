@@ -40,13 +40,7 @@ BENCHMARKS: dict[str, Known] = {
     "mmlu_other": _mmlu(" other", "its other subjects"),
     MMLU_SAMPLE: _mmlu(" (sample)", "57 subjects: the 281 development questions that lm_eval carries"),
     "arc_easy": Known("ARC-Easy", "acc", 0.25, "school science of mostly four choices", "Clark et al. 2018"),
-    "arc_challenge": Known(
-        "ARC-Challenge",
-        "acc_norm",
-        0.25,
-        "harder school science",
-        "Clark et al. 2018",
-    ),
+    "arc_challenge": Known("ARC-Challenge", "acc_norm", 0.25, "harder school science", "Clark et al. 2018"),
     "piqa": Known("PIQA", "acc", 0.5, "which of two ways reaches an everyday goal", "Bisk et al. 2020"),
     "hellaswag": Known(
         "HellaSwag", "acc_norm", 0.25, "which of four endings a short text has", "Zellers et al. 2019"

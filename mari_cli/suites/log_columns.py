@@ -204,9 +204,7 @@ _NONE = (
 _COLLAPSED = "a model whose losses are not numbers has no truth ratio: evaluate it again in float32"
 _LOSS = ColumnType("a loss in nats", _loss, _COLLAPSED)
 _LOSSES = ColumnType(
-    "losses of wrong answers in nats",
-    lambda value: bool(value) and all(map(_loss, value)),
-    _COLLAPSED,
+    "losses of wrong answers in nats", lambda value: bool(value) and all(map(_loss, value)), _COLLAPSED
 )
 
 

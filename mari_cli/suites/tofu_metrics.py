@@ -5,14 +5,7 @@ from dataclasses import replace
 from math import exp, expm1, inf, log
 from typing import TYPE_CHECKING, Any
 
-from mari_cli.metrics.aggregation import (
-    Aggregation,
-    ByIntervals,
-    Column,
-    harmonic_mean,
-    ks_distance,
-    mean_of,
-)
+from mari_cli.metrics.aggregation import Aggregation, ByIntervals, Column, harmonic_mean, ks_distance, mean_of
 from mari_cli.metrics.generation import NO_WORDS
 from mari_cli.metrics.membership import ATTACKS, LOSS, membership_metrics
 from mari_cli.metrics.memorization import EXACT_MEMORIZATION, EXTRACTION_STRENGTH

@@ -37,10 +37,7 @@ THEIRS = "log_truth_ratio_open_unlearning"
 
 
 def of_losses(
-    name: str,
-    answer_nll: float | None,
-    paraphrase_nll: float | None,
-    wrong_nlls: Sequence[float] | None,
+    name: str, answer_nll: float | None, paraphrase_nll: float | None, wrong_nlls: Sequence[float] | None
 ) -> Row:
     """The fields of a row of set ``name`` that the known losses of its answers give.
 

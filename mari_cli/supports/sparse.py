@@ -64,12 +64,7 @@ def kept(
     there by ``fill``. ``key`` is all that determines them besides the arguments. ``stored_tokens`` are kept
     beside the label; ``name`` is for messages."""
     tokens = min(stored_tokens, vocabulary - 1) + 1
-    whole_key = {
-        **key,
-        "definition": DEFINITION,
-        "distributions": list(names),
-        "stored_tokens": tokens,
-    }
+    whole_key = {**key, "definition": DEFINITION, "distributions": list(names), "stored_tokens": tokens}
     parts = {"ids": TensorSpec((len(labels_M), tokens), torch.int32)} | {
         part: TensorSpec((len(labels_M), tokens + 1), torch.float32) for part in names
     }

@@ -44,8 +44,7 @@ def alternative_items(config: UnlearnRun, lm: LanguageModel, forget: Corpus) -> 
         return []
     if any(record.prompt is None for record in forget.records):
         raise UserError(
-            f"{loss.kind} needs prompts, but the forget corpus holds running text",
-            "choose another `loss`",
+            f"{loss.kind} needs prompts, but the forget corpus holds running text", "choose another `loss`"
         )
     if asked is None:
         in_turn = islice(cycle(loss.alternative_answers), len(forget.items))

@@ -32,11 +32,7 @@ NOWHERE = Origin()
 
 
 def describe_run(
-    path: Path,
-    result: Mapping[str, Any],
-    config: RunConfig,
-    origin: Origin,
-    places: Mapping[str, str],
+    path: Path, result: Mapping[str, Any], config: RunConfig, origin: Origin, places: Mapping[str, str]
 ) -> dict[str, Any]:
     """All that the manifest of the run at ``path`` says of it. ``places``: by role, where models lie that it
     was compared with."""

@@ -8,16 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from mari_cli import distributed
-from mari_cli.config import (
-    Device,
-    ForgetConfig,
-    ModelConfig,
-    OptimConfig,
-    Precision,
-    UnlearnRun,
-    bytes_of,
-)
-from mari_cli.data.corpora import load_corpora, of_request
+from mari_cli.config import Device, ForgetConfig, ModelConfig, OptimConfig, Precision, UnlearnRun, bytes_of
+from mari_cli.data.corpora import load_corpora
 from mari_cli.errors import UserError
 from mari_cli.losses import objective as losses
 from mari_cli.losses.objective import Objective
@@ -25,13 +17,7 @@ from mari_cli.losses.support import SupportSource
 from mari_cli.measure import devices
 from mari_cli.measure.devices import DeviceSpec
 from mari_cli.models.device import choose_compute
-from mari_cli.models.load import (
-    LanguageModel,
-    check_vocabulary,
-    context_of,
-    load_tokenizer,
-    with_tokenizer,
-)
+from mari_cli.models.load import LanguageModel, check_vocabulary, context_of, load_tokenizer, with_tokenizer
 from mari_cli.models.lora import add_adapters
 from mari_cli.models.packing import foresee_layout
 from mari_cli.models.skeleton import skeleton

@@ -126,11 +126,7 @@ class RunRecord:
             },
             "training": training,
             "distance_to_gold": entered
-            and {
-                "forget": list(entered.forget),
-                "kept": list(entered.kept),
-                "left_out": entered.left_out,
-            },
+            and {"forget": list(entered.forget), "kept": list(entered.kept), "left_out": entered.left_out},
             "notes": list(notes),
         }
         result |= {} if audit is None else {"audit": list(audit)}

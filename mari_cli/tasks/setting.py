@@ -10,14 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from mari_cli import distributed
-from mari_cli.config import (
-    CorpusConfig,
-    ModelConfig,
-    OptimConfig,
-    OptimizerName,
-    Parallel,
-    RunConfig,
-)
+from mari_cli.config import CorpusConfig, ModelConfig, OptimConfig, OptimizerName, Parallel, RunConfig
 from mari_cli.data.corpora import Texts, load_corpora
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import check_prompts, count_tokens
@@ -101,8 +94,7 @@ def tokenize_corpora(config: RunConfig, setting: Setting, lm: LanguageModel) -> 
     ]
     return {
         role: Corpus(
-            records,
-            lm.tokenize(records, corpus=role, block_size=corpus.block_size, truncate=corpus.truncate),
+            records, lm.tokenize(records, corpus=role, block_size=corpus.block_size, truncate=corpus.truncate)
         )
         for role, corpus, records in roles
         if records is not None

@@ -53,11 +53,7 @@ def adapt(config: FinetuneRun | UnlearnRun, lm: LanguageModel) -> None:
 
 
 def save_checkpoint(
-    run: Run,
-    lm: LanguageModel,
-    config: FinetuneRun | UnlearnRun,
-    base: ModelConfig,
-    base_hash: str,
+    run: Run, lm: LanguageModel, config: FinetuneRun | UnlearnRun, base: ModelConfig, base_hash: str
 ) -> None:
     """Save what was trained as the checkpoint of ``run``: a plain model, or adapters of ``base``, whose
     weights' hash is ``base_hash``."""
@@ -148,15 +144,7 @@ def fine_tune(
         evaluate_every=config.evaluate_every * steps_per_epoch,
         section=section,
     )
-    return fit(
-        lm,
-        job,
-        config,
-        weights=weights,
-        state_dir=state_dir,
-        log=log,
-        description=description,
-    )
+    return fit(lm, job, config, weights=weights, state_dir=state_dir, log=log, description=description)
 
 
 def fine_tuned_model(

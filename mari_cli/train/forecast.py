@@ -201,12 +201,7 @@ def count_step(
         assert world is not None
         stepped = replace(stepped, weights=Weights.float32)  # what is stepped are shards, which are float32
         shards = PlannedShards(
-            model,
-            world,
-            tracker,
-            processes=distributed.size(),
-            weights=config.weights,
-            head=lm.compute.dtype,
+            model, world, tracker, processes=distributed.size(), weights=config.weights, head=lm.compute.dtype
         )
         trained //= distributed.size()
     with tracker:
@@ -319,12 +314,7 @@ def fake_reference(
 
 
 def forecast_fine_tuning(
-    lm: LanguageModel,
-    groups: Group,
-    settings: Settings,
-    config: OptimConfig,
-    *,
-    processes: int = 1,
+    lm: LanguageModel, groups: Group, settings: Settings, config: OptimConfig, *, processes: int = 1
 ) -> Forecast:
     """The cost of a plain fine-tuning step over the forget and retain items of ``groups`` as one corpus,
     through the same engine, with as many sequences in a forward pass as the two have together."""

@@ -52,12 +52,7 @@ class Journal:
     """Logs each step, and says to stop at a step whose numbers are not finite and whose update is skipped."""
 
     def __init__(
-        self,
-        log: RecordWriter,
-        *,
-        behind: int,
-        token_seconds: float | None,
-        loss_scaling: bool,
+        self, log: RecordWriter, *, behind: int, token_seconds: float | None, loss_scaling: bool
     ) -> None:
         """``behind``: how many steps are not yet read when one is added. ``token_seconds`` as of the function
         of that name. With ``loss_scaling`` a gradient may be infinite now and then: its step was skipped, and

@@ -133,11 +133,7 @@ class Asking:
         cut = [model.cut(vocabulary) for model in models]
         return self.keep(
             lambda write: write_combined(
-                write,
-                cut,
-                partial(combine, **settings),
-                chunk=self.chunk(vocabulary),
-                said=said,
+                write, cut, partial(combine, **settings), chunk=self.chunk(vocabulary), said=said
             ),
             ["q"],
             models[0].remembered,
