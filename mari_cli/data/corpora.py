@@ -103,19 +103,29 @@ def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusC
         of_corpus["retain"] = [_spelt_alike(record) for record in retain_records]
     for one, other in combinations(of_corpus, 2):
         notes += _note_shared(of_corpus[one], of_corpus[other], corpora=(one, other))
-    if isinstance(forget, ForgetConfig) and (number := forget.request_number) is not None:
-        forget_records = requests[number - 1].records
-        still_to_come = requests[number:] if forget.keep_later else []
-        later = [record for request in still_to_come for record in request.records]
-        retain_records = [*later, *retain_records]
-        if later:
-            notes.append(f"the retain corpus holds {_records(len(later))} of requests that are still to come")
-    return Texts(
-        forget=forget_records, retain=retain_records, holdout=holdout_records, notes=notes, requests=requests
+    texts = Texts(
+        forget=forget_records,
+        retain=retain_records,
+        holdout=holdout_records,
+        notes=notes,
+        requests=requests,
     )
     if isinstance(forget, ForgetConfig) and forget.request_number:
         return of_request(texts, forget.request_number, keep_later=forget.keep_later)
     return texts
+
+
+def of_request(texts: Texts, number: int, *, keep_later: bool) -> Texts:
+    """The request ``number`` of ``texts``: later ones are retained until then, or left out."""
+    later = texts.requests[number:] if keep_later else []
+    kept = [record for request in later for record in request.records]
+    told = f"the retain corpus holds {_records(len(kept))} of requests that are still to come"
+    return replace(
+        texts,
+        forget=texts.requests[number - 1].records,
+        retain=[*kept, *texts.retain],
+        notes=[*texts.notes, told] if kept else texts.notes,
+    )
 
 
 def split(records: list[Record], *, fraction: float, seed: int) -> tuple[list[Record], list[Record]]:

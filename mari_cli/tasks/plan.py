@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from mari_cli import distributed
 from mari_cli.config import Device, ForgetConfig, ModelConfig, OptimConfig, Precision, UnlearnRun, bytes_of
-from mari_cli.data.corpora import load_corpora
+from mari_cli.data.corpora import load_corpora, of_request
 from mari_cli.errors import UserError
 from mari_cli.losses import objective as losses
 from mari_cli.losses.objective import Objective

@@ -6,7 +6,10 @@ from functools import partial
 import pytest
 import torch
 
-from mari_cli.losses.divergences import forward, jeffreys, jensen_shannon, reverse
+from mari_cli.losses.divergences.forward import forward
+from mari_cli.losses.divergences.jeffreys import jeffreys
+from mari_cli.losses.divergences.jensen_shannon import jensen_shannon
+from mari_cli.losses.divergences.reverse import reverse
 from mari_cli.losses.pointwise import pointwise
 
 ALL = {

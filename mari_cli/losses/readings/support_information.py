@@ -1,7 +1,7 @@
 """The divergence of each forget position's prediction from the distribution q that the retain data supports.
 
 q is stored as K tokens and one tail (`Supported`), so the gradient needs p at the K tokens alone. With D(q,
-p) in nats and the score s = p ∘ ∂D/∂p (losses/divergences.py), the gradient of D is s - p Σ s, and that of
+p) in nats and the score s = p ∘ ∂D/∂p (losses/divergences/), the gradient of D is s - p Σ s, and that of
 Huber(log p(y)/q(y)) at the observed token y is clip(log p(y)/q(y), -1, 1) (onehot(y) - p).
 """
 

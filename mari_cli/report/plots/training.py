@@ -63,7 +63,7 @@ def loss_curves(runs: list[RunData]) -> Plot | None:
 def approach(runs: list[RunData]) -> Plot | None:
     """Each metric that is followed, by training step, beside gold's interval: at rest, or passing by?"""
     rows = style.limit_runs(comparison_rows(runs))
-    drawn = style.every_seed(results(rows))
+    drawn = [(row, run) for row in results(rows) for run in row.runs]
     panels = [name for name in headlines("followed") if any(_points(run, name) for _, run in drawn)]
     if not panels:
         return None
