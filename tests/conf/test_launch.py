@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -468,7 +468,7 @@ def test_a_sweep_never_writes_where_something_is(tmp_path):
 
 def record(cfg, options):
     """A run that is cut off where seed 1 finds a file `stop`."""
-    out, inputs = Path(cfg.out), Inputs(values=versions(cfg)).as_json()
+    out, inputs = Path(cfg.out), asdict(Inputs(values=versions(cfg)))
     if options.resume:
         run = Run.resume(out)
     else:
@@ -624,7 +624,7 @@ def test_any_task_can_be_swept():
 
 def write_run(directory: Path, *overrides: str, task: str = "unlearn") -> config.RunConfig:
     cfg = launch.parse(launch.compose(Experiment(task, [*overrides, f"out={directory}"])))
-    inputs = Inputs(values=versions(cfg)).as_json()
+    inputs = asdict(Inputs(values=versions(cfg)))
     Run.create(directory, config.to_yaml(cfg), command=["mari"], task=task, inputs=inputs)
     return cfg
 

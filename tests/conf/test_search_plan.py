@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def measure(cfg, options):
     if options.resume:
         run = Run.resume(out)
     else:
-        inputs = Inputs(values=versions(cfg)).as_json()
+        inputs = asdict(Inputs(values=versions(cfg)))
         run = Run.create(out, config.to_yaml(cfg), command=options.command, task="unlearn", inputs=inputs)
     if Path("kill").exists() and out.name.startswith(Path("kill").read_text()):
         os.kill(os.getpid(), signal.SIGKILL)
