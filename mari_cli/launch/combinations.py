@@ -107,9 +107,9 @@ def compose_combinations(given: Experiment) -> Composed:
             except HydraException as error:
                 told = explain(error, experiment.task)
                 alone = "`METHOD:KEY=choice(…)` searches a key for the one method that has it"
-                ways = [told.hint, alone] if "chosen here" in (told.hint or "") else [told.hint]
-                where = f", in `{chosen[job]}`" if chosen[job] else ""
-                raise UserError(f"{told}{where}", "; ".join(filter(None, ways))) from error
+                if not chosen[job] or "chosen here" not in (told.hint or ""):
+                    raise
+                raise UserError(f"{told}, in `{chosen[job]}`", f"{told.hint}; {alone}") from error
         directory = Path(str(composed[0].hydra.sweep.dir))
     hydras = [master.hydra, *(cfg.hydra for cfg in composed)]
     for cfg in composed:
