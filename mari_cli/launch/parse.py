@@ -38,7 +38,9 @@ def parse(cfg: DictConfig, experiment: Experiment | None = None, *, checked: boo
         raise UserError(f"`{key}` is not set", f"set it: `{key}=…`")
     _expand_paths(cfg, nodes)
     try:
-        refuse_senseless(_resolved(cfg), free=[key for key, node, _ in nodes if _is_free(node)])
+        sections = [(key, node) for key, node, _ in nodes if OmegaConf.is_dict(node)]  # some with any keys
+        free = [key for key, node in sections if not is_dataclass(OmegaConf.get_type(node))]
+        refuse_senseless(_resolved(cfg), free=free)
         parsed = OmegaConf.to_object(cfg) if checked else _unchecked(cfg)
     except OmegaConfBaseException as error:
         raise explain(error, task) from error
@@ -66,11 +68,6 @@ def _unchecked(node: Any) -> Any:
 def describes_a_run(cfg: DictConfig) -> bool:
     kind = OmegaConf.get_type(cfg)
     return is_dataclass(kind) and issubclass(kind, RunConfig)
-
-
-def _is_free(node: Any) -> bool:
-    """Whether ``node`` is a section with any keys, as `model.architecture`."""
-    return OmegaConf.is_dict(node) and not is_dataclass(OmegaConf.get_type(node))
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:

@@ -77,13 +77,9 @@ def summarise(runs: list[RunData]) -> Narrative:
     if len(made) != 1:
         head, claims = headline_of_several(made), _claims_of_several(made)
     elif made[0].role == "model":
+        head, claims = headline_of_model(made[0]), [*_beside_gold(made[0]), *_by_suite(made[0])]
         measures = _measures(made[0], [*judged_metrics("forgotten"), *judged_metrics("kept")])
-        head = headline_of_model(made[0])
-        claims = [
-            Claim(heading="What the model knows", measures=measures),
-            *_beside_gold(made[0]),
-            *_by_suite(made[0]),
-        ]
+        claims.insert(0, Claim(heading="What the model knows", measures=measures))
     else:
         head = headline(made[0])
         claims = [

@@ -71,7 +71,9 @@ def reason_of(error: ChildFailedError, processes: int, cfg: RunConfig) -> Except
     if "Refused: " in said:
         message, hint = json.loads(said.partition("Refused: ")[2])
         return UserError(message, hint)
-    return RuntimeError(f"process {told[0].local_rank} of {processes} failed\n{_traceback(told[0])}")
+    raised = told[0].message
+    where = raised["extraInfo"]["py_callstack"] if isinstance(raised, dict) else raised
+    return RuntimeError(f"process {told[0].local_rank} of {processes} failed\n{where}")
 
 
 def _said(failure: ProcessFailure) -> str:
@@ -89,11 +91,6 @@ def require_gpus(cfg: RunConfig, processes: int) -> None:
             f"`--nproc {processes}`, but this machine has {there} GPUs",
             f"use `--nproc {there}`, or `train.device=cpu`",
         )
-
-
-def _traceback(failure: ProcessFailure) -> str:
-    told = failure.message
-    return str(told["extraInfo"]["py_callstack"]) if isinstance(told, dict) else str(told)
 
 
 # -- under torchrun ------------------------------------------------------------------------------------------
