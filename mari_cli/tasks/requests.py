@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from mari_cli.errors import UserError, shell_path
-from mari_cli.places import place
+from mari_cli.places import is_there, place
 from mari_cli.storage import json_files
 from mari_cli.storage.layout import CHECKPOINT, CONFIG, MANIFEST, REQUESTS, RUN
 from mari_cli.storage.manifest import Types, read_manifest, require_types
@@ -58,6 +58,8 @@ class KnownRun:
 
     path: Path
     manifest: Mapping[str, Any]
+    hashes: set[str]
+    """Of the manifests of all known runs."""
 
     @property
     def task(self) -> str:
@@ -95,9 +97,20 @@ class KnownRun:
         corpora = self.manifest["config"].get("corpora")
         return self.records if self.task == "finetune" and corpora != "retain" else frozenset()
 
-    def is_child_of(self, other: "KnownRun") -> bool:
+    @property
+    def parent(self) -> str | None:
+        """Hash of the manifest of the known run that it began with, by its own manifest."""
         named = self.manifest["lineage"].get("model", {}).get("manifest")
-        return named == other.manifest["sha256"] or (self.start is not None and self.start == other.final)
+        return named if named in self.hashes else None
+
+    def is_child_of(self, other: "KnownRun") -> bool:
+        """By its manifest; where that names none, by weights, which several runs may have left."""
+        by_weights = self.start is not None and self.start == other.final
+        return self.parent == other.manifest["sha256"] if self.parent else by_weights
+
+    @property
+    def began(self) -> str:
+        return f"`{self.path}` began with {'it' if self.parent else 'the same weights'}"
 
 
 @dataclass(frozen=True)
@@ -126,7 +139,7 @@ def requests(roots: Sequence[Path]) -> tuple[list[RequestLine], list[str]]:
     """A line for each run that has to do with a request, request by request; and what could not be read."""
     known: list[KnownRun] = []
     pending: list[PendingRequest] = []
-    notes: list[str] = []
+    notes, hashes = list[str](), set[str]()
     for root in roots:
         for summary in list_runs(root):
             if not (summary.path / MANIFEST).is_file():
@@ -140,7 +153,8 @@ def requests(roots: Sequence[Path]) -> tuple[list[RequestLine], list[str]]:
                 require_types(summary.path / MANIFEST, manifest, TYPES)
                 if _is_of_several(manifest["config"]):
                     continue  # it has a run in it for each of them
-                known.append(KnownRun(summary.path, manifest))
+                known.append(KnownRun(summary.path, manifest, hashes))
+                hashes.add(manifest["sha256"])
             except UserError as error:
                 notes.append(str(error))
     ids = dict.fromkeys([*(id for run in known for id in run.ids), *(one.id for one in pending)])
@@ -186,9 +200,10 @@ def _of_request(
             yield RequestLine(
                 id, str(base), f"still holds it: base of the adapters of `{run.path}`", "", "", ""
             )
-        elif run.start and not any(other.final == run.start for other in known):
+        elif run.start and not run.parent:
             model = run.manifest["start"]["model"]
-            if model and model not in seen and run.manifest["models"].get("target") == run.start:
+            gone = any(other.final == run.start for other in known) and not is_there(model or "")
+            if model and not gone and model not in seen and run.manifest["models"].get("target") == run.start:
                 seen.add(model)
                 yield RequestLine(
                     id, str(model), f"still holds it: `{run.path}` began with it", "", run.start[:12], ""
@@ -214,7 +229,7 @@ def _holders(
 ) -> dict[Path, str]:
     """By path, why a run's model holds what ``asked`` should have unlearned, and ``pending`` are to."""
     found: dict[Path, str] = {}
-    removals = [(done.records, done.is_child_of, f"`{done.path}` began with it") for done in asked]
+    removals = [(done.records, done.is_child_of, done.began) for done in asked]
     removals += [(one.records, one.starts_from, f"`{one.run}` begins with it") for one in pending]
     for records, starts_from, began in removals:
 
@@ -233,12 +248,12 @@ def _holders(
                 continue
             found[run.path] = why
             queue += [
-                (child, f"made from `{run.path}`")
+                (child, f"made from {'' if child.parent else 'the same weights as '}`{run.path}`")
                 for child in known
                 if child.final and child.is_child_of(run)
             ]
             if run.task == "unlearn":  # which adds nothing: what it began with holds it too
-                queue += [(other, f"`{run.path}` began with it") for other in known if run.is_child_of(other)]
+                queue += [(other, run.began) for other in known if run.is_child_of(other)]
     return found
 
 

@@ -119,6 +119,24 @@ def test_weights_lead_from_run_to_run_where_no_manifest_does(archive):
     assert archive.told("R1")["copy"].startswith(HELD)
 
 
+def test_a_copy_of_a_model_is_not_taken_for_the_model_itself(tmp_path, monkeypatch):
+    """As of runs that took no step: they left the weights with which they began."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "somewhere").mkdir()
+    found = Archive(tmp_path)
+    found.run("copy", "unlearn", start="w", final="w", records=("x",), kept=0)
+    found.run("done", "unlearn", start="w", final="u", records=("a",), ids=("R1",))
+    found.run("other", "unlearn", start="w", final="v", records=("b",))
+    assert found.told("R1") == {
+        "done": "unlearned (npo)",
+        "copy": f"{HELD}: `{tmp_path / 'done'}` began with the same weights",
+        "other": f"{HELD}: made from the same weights as `{tmp_path / 'copy'}`",
+        "somewhere": f"{HELD}: `{tmp_path / 'done'}` began with it",
+    }
+    found.run("next", "unlearn", start="w", final="x", records=("c",), parent="copy")
+    assert found.told("R1")["next"] == f"{HELD}: made from `{tmp_path / 'copy'}`"
+
+
 def test_a_part_of_the_request_is_not_the_whole(archive):
     archive.run("part", "unlearn", start="t", final="p", records=("a",), parent="target")
     archive.run("more", "unlearn", start="t", final="q", records=("a", "b", "c"), parent="target")
@@ -144,7 +162,7 @@ def test_of_a_request_that_was_not_done_the_chain_before_holds_it(tmp_path):
     assert archive.told("R2") == {
         "second": "not done: no step was kept, and the model is the one from before",
         "first": f"{HELD}: `{tmp_path / 'second'}` began with it",
-        "third": f"{HELD}: made from `{tmp_path / 'first'}`",
+        "third": f"{HELD}: made from `{tmp_path / 'second'}`",
         "somewhere": f"{HELD}: `{tmp_path / 'first'}` began with it",
     }
 
