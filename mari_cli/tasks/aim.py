@@ -47,9 +47,9 @@ def _is_not_measured(config: RunConfig, metric: str) -> tuple[str, str] | None:
     if group == "facts" and isinstance(config.forget, FileCorpus):
         return "no file marks its facts, the fictional corpus does", "choose another aim"
     # a group, as `mmlu`, has figures of its parts, and a task further figures, as `hellaswag_acc`
-    asked = (name.removesuffix("_sample") for name in measured.benchmarks)
-    if group == "benchmark" and not metric.partition("/")[2].startswith(tuple(asked)):
-        return "`metrics.benchmarks` does not ask it", f"`metrics.benchmarks=[{metric.partition('/')[2]}]`"
+    begins = tuple(name.removesuffix("_sample") for name in measured.benchmarks)
+    if group == "benchmark" and not asked.startswith(begins):
+        return "`metrics.benchmarks` does not ask it", f"`metrics.benchmarks=[{asked}]`"
     suite = suite_of(metric)
     if suite and (not isinstance(config, UnlearnRun) or config.suite.kind == "corpora"):
         return f"no suite is asked, and it belongs to `{suite}`", "choose the suite: `mari config list suite`"

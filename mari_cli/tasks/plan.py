@@ -253,14 +253,14 @@ def _subject(config: UnlearnRun, objective: Objective, on: DeviceSpec, lengths: 
     setting = Setting(texts, tokenizer, compute)
     corpora = tokenize_corpora(config, setting, lm)
     config, prepared, notes = supporting.prepare_support(config, setting, corpora, lm.style)
-    for note in [*texts.notes, *notes_on_reading(corpora, lm, config.model), *notes]:
-        say(f"note: {note}")
     _check_beside(config, setting, corpora, prepared.given if prepared else {})
     context_layer(config, lm)
     alternatives = alternative_items(config, lm, corpora["forget"])
     draws, _ = draws_of(config, corpora, alternatives, objective.needs)
     held_out = {"holdout": corpora["holdout"].items} if "holdout" in corpora else {}
     draws = replace(draws, items={**draws.items, **held_out})
+    for note in [*texts.notes, *notes_on_reading(corpora, lm, config.model), *notes]:
+        say(f"note: {note}")
     return _Subject(config, lm, draws, source, corpora, requests)
 
 
