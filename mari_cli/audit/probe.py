@@ -36,7 +36,7 @@ def cases(config: AuditConfig, evidence: Evidence) -> tuple[list[Case], list[str
         return [], ["the probe is left out: the layers of this architecture are not found"]
     settings = config.probe
     if len(evidence.chosen) < LEAST:
-        return [], [f"the probe is left out: {counted(len(evidence.chosen), 'item')} are fewer than {LEAST}"]
+        return [], [f"the probe is left out: {counted(len(evidence.chosen), 'item')}, fewer than {LEAST}"]
     says = f"a linear probe of a layer, learned on other people, {counted(settings.folds, 'fold')}"
     asked = {"folds": settings.folds, "ridge": settings.ridge}
     return [Case("probe", "best_layer", says, asked, 2)], []

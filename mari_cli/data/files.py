@@ -306,7 +306,8 @@ def _objects(values: Iterable[object], *, path: Path) -> Table:
         if not isinstance(value, dict):
             raise UserError(
                 f"record {number} of `{path}` is {kind(value)}, not an object",
-                'write every record as an object, like {"prompt": "…", "completion": "…"} or {"text": "…"}',
+                'write every record as an object, like {"prompt": "…", "completion": "…"} or {"text": "…"}; '
+                "a file that holds one list of them is named .json",
             )
         rows.append(value)
     return Table(names=list(dict.fromkeys(name for row in rows for name in row)), take=lambda _: rows)

@@ -268,6 +268,7 @@ def test_json_that_is_no_object_is_refused_with_its_number(tmp_path: Path) -> No
     assert str(refused(path)) == f"record 2 of `{path}` is a string, not an object"
     path = written(tmp_path / "a.jsonl", '[{"text": "a"}]\n')
     assert str(refused(path)) == f"record 1 of `{path}` is a list, not an object"
+    assert refused(path).hint.endswith("a file that holds one list of them is named .json")
 
 
 def test_malformed_csv_is_refused(tmp_path: Path) -> None:
