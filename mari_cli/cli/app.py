@@ -266,9 +266,10 @@ def sweep(
     code is then 1.
 
     A range makes it a search: choice(1,3,10), interval(0,1), tag(log,interval(1e-5,1e-3)) or
-    int(interval(1,8)). Commas separate methods, METHOD:KEY=RANGE is of one method alone, and every method
-    gets sweep.trials trials of the same steps. sweep.aim is the metric to choose by (distance_to_gold), and
-    sweep.report_seeds names the seeds on which the best trial of each method is run again.
+    int(interval(1,8)). Commas separate methods, METHOD:KEY=RANGE or METHOD:KEY=VALUE is of one method alone,
+    and every method gets sweep.trials trials of the same steps. sweep.aim is the metric to choose by
+    (distance_to_gold), and sweep.report_seeds names the seeds on which the best trial of each method is run
+    again.
     """
     from mari_cli import launch
 

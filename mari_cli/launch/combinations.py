@@ -2,7 +2,7 @@
 that are left for a search."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mari_cli.config import RunConfig
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, nearest
 from mari_cli.launch.experiment import Experiment
 from mari_cli.launch.groups import conf_folder
 from mari_cli.launch.hydra_errors import explain
@@ -48,6 +48,8 @@ class Composed:
     ranges: list[Override]
     """What is searched, of every method; with ``of_methods`` and ``steering`` empty: nothing is."""
     of_methods: list[tuple[str, Override]]
+    own: list[tuple[str, Override]]
+    """Settings of one method alone, which `combinations` hold."""
     left_out: set[str]
     """Methods that the file names, and the command line does not."""
     steering: dict[str, str]
@@ -86,12 +88,15 @@ def compose_combinations(given: Experiment) -> Composed:
         of_methods = [
             (method, parser.parse_override(f"{key}={value}")) for (method, key), value in typed_for.items()
         ]
+        own = [(method, override) for method, override in of_methods if not override.is_sweep_override()]
+        of_methods = [one for one in of_methods if one not in own]
         steering = {**in_file.of_search, **words.of_search}
         searches = bool(of_methods or steering or any(one.is_interval_sweep() for one in last.values()))
         ranges = [override for override in last.values() if searches and is_range(override)]
         parted = [override for override in last.values() if override not in ranges]
         combinations = [tuple(job) for batch in BasicSweeper.split_arguments(parted, None) for job in batch]
         lists = {part.get_key_element() for part in parted if part.is_sweep_override()}
+        combinations = _with_own(combinations, lists, own)
         chosen = {
             job: " ".join(word for word in job if word.partition("=")[0] in lists) for job in combinations
         }
@@ -106,7 +111,9 @@ def compose_combinations(given: Experiment) -> Composed:
                 composed.append(loader.load_sweep_config(master, list(job)))
             except HydraException as error:
                 told = explain(error, experiment.task)
-                alone = "`METHOD:KEY=choice(…)` searches a key for the one method that has it"
+                alone = (
+                    "`METHOD:KEY=VALUE` sets a key of one method alone, `METHOD:KEY=choice(…)` searches it"
+                )
                 if not chosen[job] or "chosen here" not in (told.hint or ""):
                     raise
                 raise UserError(f"{told}, in `{chosen[job]}`", f"{told.hint}; {alone}") from error
@@ -133,8 +140,41 @@ def compose_combinations(given: Experiment) -> Composed:
         launcher=_launcher(master.hydra, experiment),
         ranges=ranges,
         of_methods=of_methods,
+        own=own,
         left_out=left_out,
         steering=steering,
+    )
+
+
+def _with_own(
+    combinations: Sequence[tuple[str, ...]], lists: Collection[str], own: Sequence[tuple[str, Override]]
+) -> list[tuple[str, ...]]:
+    """Each combination with the settings of its own methods, which hold over those of every method.
+
+    ``lists``: the keys whose values name methods. Raises UserError for a method that is in no combination.
+    """
+    found, known = [], dict[str, None]()
+    for job in combinations:
+        methods = [value for key, _, value in (word.partition("=") for word in job) if key in lists]
+        known |= dict.fromkeys(methods)
+        of_job = {override.get_key_element(): override for method, override in own if method in methods}
+        kept = (word for word in job if word.partition("=")[0] not in of_job)
+        found.append((*kept, *(str(override.input_line) for override in of_job.values())))
+    for method, override in own:
+        if method not in known:
+            raise not_in_the_sweep(method, override, list(known))
+    return found
+
+
+def not_in_the_sweep(method: str, override: Override, known: Sequence[str]) -> UserError:
+    """The error that ``override`` is for a method that is none of ``known``."""
+    guess = nearest(method, known)
+    hint = f"the methods are {', '.join(known)}"
+    if not known:
+        hint = f"without a list of methods, as `loss=npo,simnpo`, write `{override.input_line}`"
+    return UserError(
+        f"`{method}:{override.input_line}` is for a method that is not in the sweep",
+        f"did you mean `{guess}:…`?" if guess else hint,
     )
 
 

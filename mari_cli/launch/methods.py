@@ -12,9 +12,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from mari_cli.config import RunConfig
-from mari_cli.errors import UserError, did_you_mean, nearest
+from mari_cli.errors import UserError, did_you_mean
 from mari_cli.launch import saved_sweep
-from mari_cli.launch.combinations import Composed
+from mari_cli.launch.combinations import Composed, not_in_the_sweep
 from mari_cli.launch.experiment import Experiment
 from mari_cli.launch.hydra_errors import keys
 from mari_cli.launch.parse import parse
@@ -98,7 +98,7 @@ def plan_methods(composed: Composed) -> tuple[SearchConfig, list[Method]]:
     methods = []
     for number, (varied, overrides, text) in enumerate(parts):
         name = _name(composed, number)
-        ranges = tuple(_ranges_of(composed, name, varied))
+        ranges = tuple(_ranges_of(composed, number, name))
         methods.append(Method(number, name, varied, overrides, text, ranges))
     _check_prefixes(composed, methods)
     if given.get("sampler") == Sampler.grid and given.get("trials") is None:
@@ -182,7 +182,8 @@ def read_methods(directory: Path, about: Mapping[str, Any]) -> tuple[SearchConfi
 
 
 def _name(composed: Composed, number: int) -> str:
-    varied = composed.varied[number]
+    of_all = set(composed.varied[0]).intersection(*composed.varied)
+    varied = {key: value for key, value in composed.varied[number].items() if key in of_all}
     if len(varied) == 1:
         return next(iter(varied.values()))
     loss = getattr(composed.configs[number], "loss", None)
@@ -191,17 +192,19 @@ def _name(composed: Composed, number: int) -> str:
     )
 
 
-def _ranges_of(composed: Composed, name: str, varied: Mapping[str, str]) -> Iterator[Range]:
-    """Those of every method, then those of this one, which hold over the others."""
+def _ranges_of(composed: Composed, number: int, name: str) -> Iterator[Range]:
+    """Those of every method, without keys that are set for this one, then its own, which hold over them."""
     found = {str(override.key_or_group): override for override in composed.ranges}
+    for word in composed.combinations[number]:
+        found.pop(word.partition("=")[0], None)
     for prefix, override in composed.of_methods:
-        if prefix in (name, *varied.values()):
+        if prefix in (name, *composed.varied[number].values()):
             found[str(override.key_or_group)] = override
     for override in found.values():
         if not is_range(override):
             raise UserError(
                 f"`{name}:{override.input_line}` is no range",
-                "write `METHOD:KEY=choice(1,3,10)`; what a method has without any choice belongs to its file",
+                "write `METHOD:KEY=choice(1,3,10)`, or one value: `METHOD:KEY=3`",
             )
         yield range_of(override)
 
@@ -210,11 +213,7 @@ def _check_prefixes(composed: Composed, methods: Sequence[Method]) -> None:
     known = list(dict.fromkeys(word for m in methods for word in (*m.varied.values(), m.name)))
     for prefix, override in composed.of_methods:
         if prefix not in known:
-            guess = nearest(prefix, known)
-            raise UserError(
-                f"`{prefix}:{override.input_line}` is for a method that is not in the sweep",
-                f"did you mean `{guess}:…`?" if guess else f"the methods are {', '.join(known)}",
-            )
+            raise not_in_the_sweep(prefix, override, known)
 
 
 def _is_fixed(method: Method, settings: SearchConfig) -> bool:

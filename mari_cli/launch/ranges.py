@@ -1,8 +1,8 @@
 """The words of a sweep: which of its KEY=VALUE separate methods, which are searched, and which steer the
 search itself.
 
-A comma separates methods (`loss=npo,simnpo`), `choice(…)`, `range(…)` and `interval(…)` are searched,
-`sweep.KEY=VALUE` steers, and `METHOD:KEY=RANGE` is a range of one method alone.
+A comma separates methods (`loss=npo,simnpo`), `choice(…)`, `range(…)` and `interval(…)` are searched, and
+`sweep.KEY=VALUE` steers. `METHOD:KEY=VALUE` is a setting of one method alone, `METHOD:KEY=RANGE` its range.
 """
 
 import re
@@ -34,7 +34,7 @@ class Words:
     of_search: dict[str, str]
     """By name, without `sweep.`."""
     of_methods: tuple[tuple[str, str, str], ...]
-    """(METHOD, KEY, RANGE)."""
+    """(METHOD, KEY, VALUE or RANGE)."""
 
 
 def take_apart(overrides: Sequence[str]) -> Words:

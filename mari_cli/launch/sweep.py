@@ -62,6 +62,8 @@ class PlannedSweep:
     directory: Path
     jobs: tuple[SweepJob, ...]
     resumed: bool = False
+    launcher: tuple[str, ...] | None = None
+    """Overrides that choose it, where a method has settings of its own: such jobs Hydra does not compose."""
 
     @property
     def configs(self) -> list[RunConfig]:
@@ -114,6 +116,9 @@ def plan_sweep(composed: Composed) -> PlannedSweep:
         kept = [override for override in overrides if not override.startswith("out=")]
         command = Experiment(composed.task, kept, experiment.file).command
         jobs.append(SweepJob(number, overrides, varied, replace(cfg, out=str(out)), command))
+    if composed.own:
+        launcher = tuple(composed.launcher)
+        return PlannedSweep(composed.given, composed.task, directory, tuple(jobs), launcher=launcher)
     return PlannedSweep(experiment, composed.task, directory, tuple(jobs))
 
 
@@ -168,6 +173,9 @@ def _launch(task: Task, planned: PlannedSweep, todo: Sequence[SweepJob]) -> list
     if planned.resumed:
         place = planned.directory / "resumed" / now().replace(":", "-")
         return launch_composed(task, planned.experiment, place, todo, total=len(planned.jobs))
+    if planned.launcher is not None:
+        experiment = Experiment(planned.task, list(planned.launcher))
+        return launch_composed(task, experiment, planned.directory, todo, total=len(planned.jobs))
     return _multirun(task, planned.experiment, planned.directory, todo, len(planned.jobs))
 
 

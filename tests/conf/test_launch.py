@@ -1,6 +1,7 @@
 """The door to Hydra, with small tasks of our own: what reaches a task, what comes back, and what is told."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -438,10 +439,61 @@ def test_a_key_that_one_method_lacks_is_told_with_the_method_and_how_the_other_g
     with pytest.raises(UserError) as refused:
         launch.plan(launch.Experiment("unlearn", ["loss=npo,mari_twins", "loss.beta=0.1,0.2"]))
     assert str(refused.value) == "unknown config key `loss.beta`, in `loss=mari_twins loss.beta=0.1`"
-    assert "`METHOD:KEY=choice(…)` searches a key for the one method that has it" in refused.value.hint
+    assert "`METHOD:KEY=VALUE` sets a key of one method alone," in refused.value.hint
     with pytest.raises(UserError, match=r"unknown config key `train.stps`$") as refused:
         launch.plan(launch.Experiment("unlearn", ["loss=npo,mari_twins", "train.stps=2"]))
     assert refused.value.hint == "did you mean `train.steps`?"
+
+
+def planned_jobs(*overrides):
+    return launch.plan(Experiment("unlearn", list(overrides))).jobs
+
+
+def test_a_setting_of_one_method_alone_is_in_its_runs_and_holds_over_that_of_all():
+    jobs = planned_jobs("loss=npo,mari_twins", "npo:loss.beta=0.5", "train.lr=1e-4", "npo:train.lr=2e-4")
+    assert [job.label for job in jobs] == [
+        "loss=npo loss.beta=0.5 train.lr=2e-4",
+        "loss=mari_twins train.lr=0.0001",
+    ]
+    assert [job.config.train.lr for job in jobs] == [2e-4, 1e-4]
+    assert jobs[0].config.loss.beta == 0.5
+    jobs = planned_jobs("loss=npo,kl_ga", "train.lr=1e-4,1e-3", "npo:loss.beta=0.5")
+    assert [getattr(job.config.loss, "beta", None) for job in jobs] == [0.5, 0.5, None, None]
+    assert [job.config.train.lr for job in jobs] == [1e-4, 1e-3, 1e-4, 1e-3]
+
+
+def test_a_sweep_with_a_setting_of_one_method_runs_and_is_kept_as_it_was_typed(tmp_path):
+    typed = ["loss=npo,kl_ga", "npo:loss.beta=0.5", f"out={tmp_path / 's'}"]
+    planned = launch.plan(Experiment("unlearn", typed))
+    results = launch.sweep(describe, planned)
+    assert [result["command"][2:] for result in results] == [["loss=npo", "loss.beta=0.5"], ["loss=kl_ga"]]
+    kept = json.loads((tmp_path / "s" / "sweep.json").read_text())
+    assert kept["command"] == ["mari", "sweep", "--task", "unlearn", *typed]
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "defaults: [unlearn, _self_]\nhydra:\n  sweeper:\n    params:\n"
+        "      loss: npo,kl_ga\n      npo:loss.beta: 0.5\n"
+    )
+    jobs = launch.plan(Experiment("unlearn", [f"out={tmp_path / 't'}"], file)).jobs
+    assert [getattr(job.config.loss, "beta", None) for job in jobs] == [0.5, None]
+
+
+def test_a_setting_of_no_method_of_the_sweep_is_refused():
+    for overrides, hint in (
+        (["loss=npo,kl_ga", "npoo:loss.beta=0.5"], "did you mean `npo:…`?"),
+        (["loss=npo,kl_ga", "mari_base:loss.prior=0.5"], "the methods are npo, kl_ga"),
+        (
+            ["loss=npo", "npo:loss.beta=0.5"],
+            "without a list of methods, as `loss=npo,simnpo`, write `loss.beta=0.5`",
+        ),
+    ):
+        with pytest.raises(UserError, match="is for a method that is not in the sweep") as refused:
+            planned_jobs(*overrides)
+        assert refused.value.hint.endswith(hint)
+    with pytest.raises(UserError, match=r"unknown config key `loss.betta`"):
+        planned_jobs("loss=npo,kl_ga", "npo:loss.betta=0.5")
+    with pytest.raises(UserError, match=r"two runs of the sweep are the same"):
+        planned_jobs("loss=npo,kl_ga", "loss.forget_weight=1,2", "npo:loss.forget_weight=3")
 
 
 def test_a_job_that_fails_is_a_value_and_the_others_survive(capfd):

@@ -111,6 +111,18 @@ def test_the_report_may_read_other_files_with_quotes_that_a_shell_took_away():
         assert (changed.forget.path, changed.train.lr) == ("a b.jsonl", 1)
 
 
+def test_a_setting_of_one_method_alone_is_in_its_trials_and_is_no_range():
+    planned = plan("loss=npo,kl_ga", LOG, "npo:loss.beta=0.5", "sweep.trials=2", "out=s")
+    assert [method.name for method in planned.methods] == ["npo", "kl_ga"]
+    assert [[one.key for one in method.ranges] for method in planned.methods] == [["train.lr"]] * 2
+    assert planned.methods[0].configured({"train.lr": 1e-3}).loss.beta == 0.5
+    own = ["loss=npo,kl_ga", LOG, "kl_ga:train.lr=1e-3", "sweep.trials=2", "out=s"]
+    fixed = plan(*own, "sweep.fixed=[kl_ga]")
+    assert fixed.methods[1].configured({}).train.lr == 1e-3
+    with pytest.raises(UserError, match="unequal budgets: `kl_ga` has no range"):
+        plan(*own)
+
+
 def test_without_a_range_a_sweep_is_what_it_was():
     assert isinstance(plan("loss=npo,kl_ga", "train.lr=choice(1e-4,1e-3)", "out=s"), launch.PlannedSweep)
 
