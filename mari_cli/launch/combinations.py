@@ -116,7 +116,8 @@ def compose_combinations(given: Experiment) -> Composed:
                 )
                 if not chosen[job] or "chosen here" not in (told.hint or ""):
                     raise
-                raise UserError(f"{told}, in `{chosen[job]}`", f"{told.hint}; {alone}") from error
+                hint = told.hint if own else f"{told.hint}; {alone}"
+                raise UserError(f"{told}, in `{chosen[job]}`", hint) from error
         directory = Path(str(composed[0].hydra.sweep.dir))
     hydras = [master.hydra, *(cfg.hydra for cfg in composed)]
     for cfg in composed:
@@ -163,19 +164,22 @@ def _with_own(
     for method, override in own:
         if method not in known:
             raise not_in_the_sweep(method, override, list(known))
+        if (key := override.get_key_element()) in lists:
+            raise UserError(
+                f"`{method}:{override.input_line}` changes what the list `{key}=…` says",
+                "write what is meant into the list",
+            )
     return found
 
 
 def not_in_the_sweep(method: str, override: Override, known: Sequence[str]) -> UserError:
     """The error that ``override`` is for a method that is none of ``known``."""
-    guess = nearest(method, known)
     hint = f"the methods are {', '.join(known)}"
+    if guess := nearest(method, known):
+        hint += f"; did you mean `{guess}:…`?"
     if not known:
-        hint = f"without a list of methods, as `loss=npo,simnpo`, write `{override.input_line}`"
-    return UserError(
-        f"`{method}:{override.input_line}` is for a method that is not in the sweep",
-        f"did you mean `{guess}:…`?" if guess else hint,
-    )
+        hint = f"a list names methods, as `loss=npo,simnpo`; without one write `{override.input_line}`"
+    return UserError(f"`{method}:{override.input_line}` is for a method that is not in the sweep", hint)
 
 
 def _words(overrides: Iterable[Override]) -> set[str]:

@@ -37,7 +37,8 @@ def test_without_gold_there_is_no_band(run: RunData) -> None:
     figure = approach([alone])
     assert figure is not None
     assert bands(figure.svg) == 0
-    assert "gold's" not in figure.caption
+    assert "gold" not in figure.caption
+    assert "gold" not in re.search(r'aria-label="([^"]*)"', figure.svg)[1]
 
 
 def test_a_metric_that_no_evaluation_has_gets_no_panel(run: RunData) -> None:

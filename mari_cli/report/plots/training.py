@@ -15,6 +15,7 @@ _TERM_WORDS = {
     "retain_nll": "NLL, retain",
     "forget_nll": "NLL, forget",
 }
+_FEWER = "Evaluations during training may look at fewer records than the marks (`train.evaluate_items`)."
 
 
 def loss_curves(runs: list[RunData]) -> Plot | None:
@@ -98,15 +99,12 @@ def approach(runs: list[RunData]) -> Plot | None:
             axis.set_title(metric.label)
             axis.set_xlabel("step")
             style.plain_numbers(axis, "x", ticks=6, whole=True)
-        svg = style.to_svg(figure, "metrics during training, beside gold")
-    caption = (
-        "The ring at step 0 is the model before, the circle the step that was kept. "
-        "Evaluations during training look at a sample of each corpus, before and gold at all of it."
-    )
+        svg = style.to_svg(figure, "metrics during training, by step")
+    caption = f"The ring at step 0 is the model before, the circle the step that was kept. {_FEWER}"
     if any(row.role == "gold" for row in rows):
         caption = (
-            "A line that stays on gold's has come to rest there; a line that crosses gold's has passed by. "
-            f"The band is the 95 % interval of gold. {caption}"
+            "A line that stays at gold's has come to rest there; a line that goes on away from gold's has "
+            f"passed by. The band is the 95 % interval of gold. {caption}"
         )
     return Plot(svg=svg, caption=style.note_limit(caption, runs), legend=style.legend_of(rows))
 
@@ -170,8 +168,7 @@ def trajectory(runs: list[RunData]) -> Plot | None:
         svg = style.to_svg(figure, "forgetting against retaining during training")
     caption = (
         "One dot an evaluation during training, joined in order; the circle is the step that was kept. "
-        "Evaluations during training look at a sample of each corpus, "
-        "the marks of before and gold at all of it."
+        f"{_FEWER}"
     )
     return Plot(svg=svg, caption=style.note_limit(caption, runs), legend=style.legend_of(rows))
 
