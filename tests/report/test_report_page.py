@@ -235,6 +235,7 @@ def test_every_figure_is_labelled_for_those_who_do_not_see_it(page: str) -> None
     labels = [attributes.get("aria-label") for tag, attributes in outline.tags if tag == "svg"]
     assert len(labels) == len(FIGURES)
     assert all(labels)
+    assert "<code>train.evaluate_items</code>" in page
 
 
 def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
