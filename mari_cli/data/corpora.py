@@ -104,11 +104,7 @@ def load_corpora(*, forget: CorpusConfig, retain: RetainConfig, holdout: CorpusC
     for one, other in combinations(of_corpus, 2):
         notes += _note_shared(of_corpus[one], of_corpus[other], corpora=(one, other))
     texts = Texts(
-        forget=forget_records,
-        retain=retain_records,
-        holdout=holdout_records,
-        notes=notes,
-        requests=requests,
+        forget=forget_records, retain=retain_records, holdout=holdout_records, notes=notes, requests=requests
     )
     if isinstance(forget, ForgetConfig) and forget.request_number:
         return of_request(texts, forget.request_number, keep_later=forget.keep_later)

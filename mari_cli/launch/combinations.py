@@ -85,11 +85,11 @@ def compose_combinations(given: Experiment) -> Composed:
         left_out = _words(parser.parse_overrides([*in_file.of_hydra])) - _words(last.values())
         of_file = [words for words in in_file.of_methods if words[0] not in left_out]
         typed_for = {(method, key): value for method, key, value in (*of_file, *words.of_methods)}
-        of_methods = [
-            (method, parser.parse_override(f"{key}={value}")) for (method, key), value in typed_for.items()
-        ]
-        own = [(method, override) for method, override in of_methods if not override.is_sweep_override()]
-        of_methods = [one for one in of_methods if one not in own]
+        own: list[tuple[str, Override]] = []
+        of_methods: list[tuple[str, Override]] = []
+        for (method, key), value in typed_for.items():
+            override = parser.parse_override(f"{key}={value}")
+            (of_methods if override.is_sweep_override() else own).append((method, override))
         steering = {**in_file.of_search, **words.of_search}
         searches = bool(of_methods or steering or any(one.is_interval_sweep() for one in last.values()))
         ranges = [override for override in last.values() if searches and is_range(override)]

@@ -22,7 +22,7 @@ def ascent(config: ForgetLossConfig, retain: RetainLoss) -> "Objective":
         nll = mean_nll("forget", step, readings)
         return -nll, {"forget_nll": nll}
 
-    return with_retain(config, retain, forget, [LogP("forget")], nonlinear=(), layer=None)
+    return with_retain(config, retain, forget, [LogP("forget")], nonlinear=())
 
 
 @register

@@ -146,12 +146,13 @@ def _check_tokens(role: str, batch: CollatedBatch, *, inputs: int, labels: int) 
         raise ValueError(f"the labels of `{role}` must be whole numbers, one for each of its `input_ids`")
     if not len(batch["labels"]):
         raise ValueError(f"the batch `{role}` is empty")
-    supervised = batch["labels"][:, 1:][batch["labels"][:, 1:] != -100]
+    labels_BT = batch["labels"][:, 1:]
+    supervised = labels_BT[labels_BT != -100]
     for what, tokens, known in (("label", supervised, labels), ("input", batch["input_ids"], inputs)):
         wrong = tokens[(tokens < 0) | (tokens >= known)]
         if len(wrong):
             raise ValueError(f"the {what} {wrong[0]} of `{role}` is no token: the model has {known}")
-    empty = (batch["labels"][:, 1:] == -100).all(1).nonzero().flatten().tolist()
+    empty = (labels_BT == -100).all(1).nonzero().flatten().tolist()
     if empty:
         raise ValueError(
             f"sequence {empty[0]} of `{role}` has no label: all are -100 (was its answer cut off?)"

@@ -38,7 +38,7 @@ class CEUConfig(HeldLossConfig):
     def objective(self) -> "Objective":
         import torch
 
-        from mari_cli.losses.objective import with_retain
+        from mari_cli.losses.objective import beside_retain
         from mari_cli.losses.readings import LogOdds
         from mari_cli.transfer import sent
 
@@ -55,8 +55,7 @@ class CEUConfig(HeldLossConfig):
                 value = value_N.sum() / count
             return value, {"ceu": value}
 
-        layer = self.retain_layer
-        return with_retain(self, self.retain_loss, forget, [odds], nonlinear=(odds,), layer=layer)
+        return beside_retain(self, forget, [odds], nonlinear=(odds,))
 
 
 def ceu(log_odds_N: "Tensor") -> "Tensor":

@@ -167,12 +167,12 @@ def with_retain(
     readings: Sequence[Reading],
     *,
     nonlinear: tuple[OfLogits, ...],
-    layer: int | None,
     reference_log_p: tuple[str, ...] = (),
+    layer: int | None = None,
 ) -> Objective:
     """forget_weight · ``forget`` + retain_weight · ``retain``. ``forget`` returns the value to minimise and
-    its terms; it needs ``readings``, and is not linear in ``nonlinear``: the gradient of the others is taken
-    at 0. ``layer``: whose hidden states ``retain=states`` compares; None: the middle layer.
+    its terms; it needs ``readings``, and is not linear in ``nonlinear``. ``layer``: whose hidden states
+    ``retain=states`` compares; None: the middle layer.
 
     A part of a step may hold no forget item, and has none of ``readings`` then: ``forget`` returns 0 for it,
     under the same names.
@@ -226,18 +226,40 @@ def retain_side(retain: RetainLoss, layer: int | None = None, *, reverse: bool =
     return RetainSide(f"retain_{retain.value}", reading, partial(step_mean, reading))
 
 
+def beside_retain(
+    config: HeldLossConfig,
+    forget: Callable[[Step, Readings], tuple[Tensor, Terms]],
+    readings: Sequence[Reading],
+    *,
+    nonlinear: tuple[OfLogits, ...],
+    reference_log_p: tuple[str, ...] = (),
+) -> Objective:
+    """`with_retain` with the retain loss and the layer of ``config``.
+
+    ``nonlinear``: the readings in which ``forget`` is not linear; the gradient of the others is taken at 0.
+    """
+    return with_retain(
+        config,
+        config.retain_loss,
+        forget,
+        readings,
+        nonlinear=nonlinear,
+        reference_log_p=reference_log_p,
+        layer=config.retain_layer,
+    )
+
+
 def mean_beside_retain(
     config: HeldLossConfig, name: str, reading: OfLogits, formula: Callable[[Tensor], Tensor] | None = None
 ) -> Objective:
-    """`with_retain` of the mean, called ``name``, of a reading or of its ``formula`` over the step's
-    positions, with the retain loss and the layer of ``config``."""
+    """`beside_retain` of the mean, called ``name``, of a reading or of its ``formula`` over the step's
+    positions."""
 
     def forget(step: Step, readings: Readings) -> tuple[Tensor, Terms]:
         value = step_mean(reading, step, readings, formula)
         return value, {name: value}
 
-    nonlinear, layer = (reading,) if formula else (), config.retain_layer
-    return with_retain(config, config.retain_loss, forget, [reading], nonlinear=nonlinear, layer=layer)
+    return beside_retain(config, forget, [reading], nonlinear=(reading,) if formula else ())
 
 
 FINE_TUNING = Objective(

@@ -36,7 +36,7 @@ class NPOConfig(HeldLossConfig):
     def objective(self) -> "Objective":
         import torch
 
-        from mari_cli.losses.objective import cast_like, lengths, sequence_log_p, with_retain
+        from mari_cli.losses.objective import beside_retain, cast_like, lengths, sequence_log_p
         from mari_cli.losses.readings import LogP
 
         def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
@@ -52,15 +52,7 @@ class NPOConfig(HeldLossConfig):
             return value, {"npo": value}
 
         log_p = LogP("forget")
-        return with_retain(
-            self,
-            self.retain_loss,
-            forget,
-            [log_p],
-            nonlinear=(log_p,),
-            layer=self.retain_layer,
-            reference_log_p=("forget",),
-        )
+        return beside_retain(self, forget, [log_p], nonlinear=(log_p,), reference_log_p=("forget",))
 
 
 @register
@@ -92,7 +84,7 @@ def preferring_alternatives(config: HeldLossConfig, *, beta: float) -> "Objectiv
     sequences, plus the retain loss of ``config``."""
     import torch
 
-    from mari_cli.losses.objective import cast_like, sequence_log_p, with_retain
+    from mari_cli.losses.objective import beside_retain, cast_like, sequence_log_p
     from mari_cli.losses.readings import LogP
 
     def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
@@ -106,15 +98,8 @@ def preferring_alternatives(config: HeldLossConfig, *, beta: float) -> "Objectiv
         return value, {"dpo": value}
 
     log_p = LogP("forget"), LogP("alternative")
-    return with_retain(
-        config,
-        config.retain_loss,
-        forget,
-        log_p,
-        nonlinear=log_p,
-        layer=config.retain_layer,
-        reference_log_p=("forget", "alternative"),
-    )
+    answers = ("forget", "alternative")
+    return beside_retain(config, forget, log_p, nonlinear=log_p, reference_log_p=answers)
 
 
 def npo(log_p_S: "Tensor", reference_S: "Tensor", *, beta: float) -> "Tensor":

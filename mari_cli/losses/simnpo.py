@@ -36,7 +36,7 @@ class SimNPOConfig(HeldLossConfig):
         non_negative("loss", self, "gamma")
 
     def objective(self) -> "Objective":
-        from mari_cli.losses.objective import sequence_mean, with_retain
+        from mari_cli.losses.objective import beside_retain, sequence_mean
         from mari_cli.losses.readings import LogP
 
         log_p = LogP("forget")
@@ -46,8 +46,7 @@ class SimNPOConfig(HeldLossConfig):
             value = sequence_mean(step, readings, of_answer, length_normalised=True)
             return value, {"simnpo": value}
 
-        layer = self.retain_layer
-        return with_retain(self, self.retain_loss, forget, [log_p], nonlinear=(log_p,), layer=layer)
+        return beside_retain(self, forget, [log_p], nonlinear=(log_p,))
 
 
 def simnpo(log_p_S: "Tensor", *, beta: float, gamma: float) -> "Tensor":

@@ -56,18 +56,20 @@ def only_own_tokens(tokenizer: Any) -> PreTrainedTokenizerBase:
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
     if not tokenizer("word", add_special_tokens=False)["input_ids"]:
-        fault, hint = (
-            "has no vocabulary",
+        raise UserError(
+            f"the tokenizer of `{where}` has no vocabulary",
             "it needs a tokenizer.json, or name another one with `model.tokenizer=…`",
         )
-    elif tokenizer.eos_token_id is None:
-        fault = "has no EOS token"
-        hint = "an answer has to end: give one with `model.tokenizer=…` that has an EOS token"
-    elif not tokenizer.is_fast:
-        fault, hint = "reports no character offsets", "use one with a tokenizer.json (`model.tokenizer=…`)"
-    else:
-        return
-    raise UserError(f"the tokenizer of `{where}` {fault}", hint)
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"the tokenizer of `{where}` has no EOS token",
+            "an answer has to end: give one with `model.tokenizer=…` that has an EOS token",
+        )
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"the tokenizer of `{where}` reports no character offsets",
+            "use one with a tokenizer.json (`model.tokenizer=…`)",
+        )
 
 
 def check_chat_template(tokenizer: Any) -> None:

@@ -292,9 +292,7 @@ def _missing(runs: list[RunData], rows: list[ComparisonRow]) -> list[str]:
             groups & {"holdout", "privacy"} or any(name.endswith("_auc") for name in names)
         ),
         "marked facts (unique and shared recall)": corpora and "facts" not in groups,
-        "generated answers (ROUGE-L)": not (
-            told or any("rouge" in n or "over items of the ROUGE" in metric_of(n).description for n in names)
-        ),
+        "generated answers (ROUGE-L)": not told,
         "marginal information (Fano bound)": corpora and "marginal" not in groups,
         "a benchmark (general ability: `metrics.benchmarks`)": "benchmark" not in groups,
         "examples of answers": not any(run.examples for run in runs),

@@ -83,15 +83,11 @@ def plan(
         )
     packed = lm.layout.packed
     groups = heaviest_step(draws.items_at, config.train.steps, packed=packed)
-    choice = planner.choose(
-        lm,
-        groups,
-        objective,
-        config.train,
-        limit=limit,
-        processes=processes,
-        tell=lambda tried: say(f"counting {tried}"),
-    )
+
+    def tell(tried: str) -> None:
+        say(f"counting {tried}")
+
+    choice = planner.choose(lm, groups, objective, config.train, limit=limit, processes=processes, tell=tell)
     if limit is not None:
         planner.require(choice, config.train, limit=limit)
     chosen = choice.chosen

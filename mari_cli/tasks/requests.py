@@ -58,7 +58,7 @@ class KnownRun:
 
     path: Path
     manifest: Mapping[str, Any]
-    hashes: set[str]
+    hashes: frozenset[str]
     """Of the manifests of all known runs."""
 
     @property
@@ -137,9 +137,9 @@ class PendingRequest:
 
 def requests(roots: Sequence[Path]) -> tuple[list[RequestLine], list[str]]:
     """A line for each run that has to do with a request, request by request; and what could not be read."""
-    known: list[KnownRun] = []
+    manifests: dict[Path, Mapping[str, Any]] = {}
     pending: list[PendingRequest] = []
-    notes, hashes = list[str](), set[str]()
+    notes: list[str] = []
     for root in roots:
         for summary in list_runs(root):
             if not (summary.path / MANIFEST).is_file():
@@ -151,12 +151,12 @@ def requests(roots: Sequence[Path]) -> tuple[list[RequestLine], list[str]]:
             try:
                 manifest = read_manifest(summary.path)
                 require_types(summary.path / MANIFEST, manifest, TYPES)
-                if _is_of_several(manifest["config"]):
-                    continue  # it has a run in it for each of them
-                known.append(KnownRun(summary.path, manifest, hashes))
-                hashes.add(manifest["sha256"])
+                if not _is_of_several(manifest["config"]):  # that has a run in it for each of them
+                    manifests[summary.path] = manifest
             except UserError as error:
                 notes.append(str(error))
+    hashes = frozenset(manifest["sha256"] for manifest in manifests.values())
+    known = [KnownRun(path, manifest, hashes) for path, manifest in manifests.items()]
     ids = dict.fromkeys([*(id for run in known for id in run.ids), *(one.id for one in pending)])
     return [line for id in ids for line in _of_request(id, known, [p for p in pending if p.id == id])], notes
 

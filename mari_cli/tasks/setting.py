@@ -122,8 +122,9 @@ def notes_on_reading(corpora: Mapping[str, Corpus], lm: LanguageModel, config: M
         if count := sum(item.input_ids[-1] not in stops for item in pairs):
             cut = f"cuts {counted(count, 'record')} of the {role} corpus"
             notes.append(f"the context of {counted(lm.max_length, 'token')} {cut}")
-    off = ("prompt_template", "`model.chat_template=off`"), ("chat_template_date", "a chat template")
-    key, need = off[not lm.style.chat]
+    key, need = "chat_template_date", "a chat template"
+    if lm.style.chat:
+        key, need = "prompt_template", "`model.chat_template=off`"
     if getattr(config, key) != getattr(ModelConfig, key):
         notes.append(f"nothing reads `model.{key}`: it needs {need}")
     return notes

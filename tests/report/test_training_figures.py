@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from synthetic_run import write_run
 
+from mari_cli.report.plots import style
 from mari_cli.report.plots.training import approach
 from mari_cli.report.read import RunData, read_run
 from mari_cli.suites.registry import headlines
@@ -47,3 +48,10 @@ def test_a_metric_that_no_evaluation_has_gets_no_panel(run: RunData) -> None:
     assert figure is not None
     assert figure.svg.count(">step</text>") == 3
     assert approach([replace(run, eval_rows=[])]) is None
+
+
+def test_a_loss_of_0_stands_on_a_plain_axis(run: RunData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A logarithmic axis would leave it out."""
+    rows = [row | {"forget/answer_nll": 30.0 * (number > 0)} for number, row in enumerate(run.eval_rows)]
+    monkeypatch.setattr(style, "log_scale", lambda *_: pytest.fail("a logarithmic axis"))
+    assert approach([replace(run, eval_rows=rows)]) is not None

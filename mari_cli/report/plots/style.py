@@ -235,6 +235,10 @@ def note_limit(caption: str, runs: list[RunData]) -> str:
     return caption.strip() + more
 
 
+def every_seed(rows: list[ComparisonRow]) -> list[tuple[ComparisonRow, RunData]]:
+    return [(row, run) for row in rows for run in row.runs]
+
+
 def first_seed(row: ComparisonRow) -> str:
     """The seed of the drawn run, for figures that can show the items of one run only."""
     return f": seed {row.run.seed}" if row.seeds else ""

@@ -1,7 +1,10 @@
 """Figures of training: metrics and loss terms by step, and forgetting against retaining."""
 
 import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+
+from matplotlib.axes import Axes
 
 from mari_cli.report.comparison import comparison_rows, metric_of, results
 from mari_cli.report.plots import style
@@ -34,11 +37,9 @@ def loss_curves(runs: list[RunData]) -> Plot | None:
     with style.draw_on(2.25 * lines + 0.1, columns=columns, rows=lines, used=len(panels)) as (figure, axes):
         for axis, term in zip(axes, panels, strict=False):
             seen: list[float] = []
-            for row, run in [(of, run) for of in drawn for run in of.runs]:
+            for row, run in style.every_seed(drawn):
                 colour = COLOURS[style.colour_of(row, rows)]
-                points = [
-                    (r["step"], r[term]) for r in run.train_rows if math.isfinite(r.get(term, math.nan))
-                ]
+                points = _points(run.train_rows, term)
                 if points:
                     seen += [y for _, y in points]
                     axis.plot(*zip(*points, strict=True), color=colour, linewidth=1.2)
@@ -64,19 +65,19 @@ def loss_curves(runs: list[RunData]) -> Plot | None:
 def approach(runs: list[RunData]) -> Plot | None:
     """Each metric that is followed, by training step, beside gold's interval: at rest, or passing by?"""
     rows = style.limit_runs(comparison_rows(runs))
-    drawn = [(row, run) for row in results(rows) for run in row.runs]
-    panels = [name for name in headlines("followed") if any(_points(run, name) for _, run in drawn)]
+    drawn = style.every_seed(results(rows))
+    panels = [name for name in headlines("followed") if any(_points(run.eval_rows, name) for _, run in drawn)]
     if not panels:
         return None
     columns = min(2, len(panels))
     lines = math.ceil(len(panels) / columns)
     with style.draw_on(2.5 * lines + 0.1, columns=columns, rows=lines, used=len(panels)) as (figure, axes):
         for axis, name in zip(axes, panels, strict=False):
-            seen = [y for _, run in drawn for _, y in _points(run, name)]
+            seen = [y for _, run in drawn for _, y in _points(run.eval_rows, name)]
             for row, run in drawn:
                 colour = COLOURS[style.colour_of(row, rows)]
                 kept = run.training.kept_step if run.training else None
-                points = _points(run, name)
+                points = _points(run.eval_rows, name)
                 axis.plot(*_columns(points), color=colour, marker="o", markersize=3, mew=0, linewidth=1.2)
                 circle = [point for point in points if point[0] == kept]
                 axis.plot(*_columns(circle), "o", markersize=10, mfc="none", mec=colour, mew=1.6)
@@ -91,12 +92,8 @@ def approach(runs: list[RunData]) -> Plot | None:
                 axis.axhline(place.value, color=COLOURS["gold"], linewidth=1.0)
                 if ends := style.ends_of(place):
                     axis.axhspan(*ends, color=COLOURS["gold"], alpha=0.18, linewidth=0)
-            metric = metric_of(name)
-            if metric.high == math.inf and 0 < 20 * max(style.NLL_FLOOR, min(seen)) < max(seen):
-                style.log_scale(axis, "y")
-            else:
-                style.plain_numbers(axis, "y", ticks=5)
-            axis.set_title(metric.label)
+            _scale(axis, "y", name, seen, ticks=5)
+            axis.set_title(metric_of(name).label)
             axis.set_xlabel("step")
             style.plain_numbers(axis, "x", ticks=6, whole=True)
         svg = style.to_svg(figure, "metrics during training, by step")
@@ -104,15 +101,23 @@ def approach(runs: list[RunData]) -> Plot | None:
     if any(row.role == "gold" for row in rows):
         caption = (
             "A line that stays at gold's has come to rest there; a line that goes on away from gold's has "
-            f"passed by. The band is the 95 % interval of gold. {caption}"
+            f"passed by. The band is gold's interval. {caption}"
         )
     return Plot(svg=svg, caption=style.note_limit(caption, runs), legend=style.legend_of(rows))
 
 
-def _points(run: RunData, name: str) -> list[tuple[float, float]]:
-    """(step, value) of every evaluation with a finite value."""
-    values = [(row["step"], row.get(name, math.nan)) for row in run.eval_rows]
-    return [point for point in values if math.isfinite(point[1])]
+def _points(rows: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
+    """(step, value) of every row with a finite value."""
+    return [(row["step"], row[name]) for row in rows if math.isfinite(row.get(name, math.nan))]
+
+
+def _scale(axis: Axes, which: str, name: str, seen: Sequence[float], *, ticks: int | None = None) -> None:
+    """A logarithmic axis for a metric without an upper end whose values lie far apart, else a plain one."""
+    apart = max(seen) > 20 * max(style.NLL_FLOOR, min(seen)) and min(seen) > 0
+    if metric_of(name).high == math.inf and apart:
+        style.log_scale(axis, which)
+    else:
+        style.plain_numbers(axis, which, ticks=ticks)
 
 
 def _columns(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
@@ -131,7 +136,7 @@ def trajectory(runs: list[RunData]) -> Plot | None:
     with style.draw_on(3.5, columns=len(panels)) as (figure, axes):
         for axis, x_name in zip(axes, panels, strict=True):
             seen = []
-            for row, run in [(of, run) for of in results(rows) for run in of.runs]:
+            for row, run in style.every_seed(results(rows)):
                 path = _path(run, x_name, y_name)
                 if not path:
                     continue
@@ -155,10 +160,7 @@ def trajectory(runs: list[RunData]) -> Plot | None:
                         seen.append(place[0].value)
                         style.mark(axis, place[0].value, place[1].value, row, rows, size=8)
             metric = metric_of(x_name)
-            if metric.high == math.inf and max(seen) > 20 * max(style.NLL_FLOOR, min(seen)) and min(seen) > 0:
-                style.log_scale(axis, "x")
-            else:
-                style.plain_numbers(axis, "x")
+            _scale(axis, "x", x_name, seen)
             axis.set_xlabel(f"{metric.label} ({metric.unit})")
             axis.set_ylabel(metric_of(y_name).label)
             style.plain_numbers(axis, "y", ticks=5)
