@@ -1,15 +1,18 @@
 """`mari unlearn`: from a model that knows something to one that does not, and a report of the difference."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.nn import Parameter
 
 from mari_cli.config import ModelConfig, UnlearnRun
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import objective as losses
+from mari_cli.losses.objective import Objective
 from mari_cli.models.backbone import choose_layer
+from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.options import RunOptions
 from mari_cli.progress import say
@@ -96,16 +99,8 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
         negation = None if config.loss.negation is None else Negation.of(lm.model, config.loss.negation)
         if negation:
             job = replace(job, evaluate=negation.around(job.evaluate))
-        if (chosen_filter := config.loss.gradient_filter) is not None:
-            found = read_components(
-                lm,
-                corpora["forget"].items,
-                objective,
-                config.train,
-                count=chosen_filter.components,
-                batch=config.train.forget_batch,
-            )
-            job = replace(job, filter_gradients=filter_with(chosen_filter, found))
+        if config.loss.gradient_filter is not None:
+            job = replace(job, filter_gradients=read_filter(config, lm, corpora["forget"].items, objective))
         notes += cut_metrics(record.run, target_hash)
         torch.manual_seed(dropout_seed(config.seed))
         outcome = fit(
@@ -140,6 +135,16 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
             outcome=outcome,
             audit=audit,
         )
+
+
+def read_filter(
+    config: UnlearnRun, lm: LanguageModel, forget: Sequence[Item], objective: Objective
+) -> Callable[[Mapping[str, Parameter]], None]:
+    """What changes the gradients of each step, from what ``lm`` makes of the ``forget`` items."""
+    chosen, train = config.loss.gradient_filter, config.train
+    assert chosen is not None
+    found = read_components(lm, forget, objective, train, count=chosen.components, batch=train.forget_batch)
+    return filter_with(chosen, found)
 
 
 # -- target and gold -----------------------------------------------------------------------------------------
