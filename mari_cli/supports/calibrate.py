@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 
 from scipy.optimize import brentq, minimize_scalar
 
+from mari_cli.progress import track
 from mari_cli.supports.sparse import Mistakes
 
 LEAST_POWER, MOST_POWER = 0.05, 16.0
@@ -80,11 +81,13 @@ def calibrated_twice(
     """
     found: list[tuple[float, float, CalibratedTwice]] = []
     for by, second in seconds.items():
-        own = [_at(first, by, second, wanted) for first in firsts]
+        shown = f"calibration, {by}"
+        own = [_at(first, by, second, wanted) for first in track(firsts, shown, len(firsts))]
         best = min(range(len(own)), key=lambda i: own[i][:2])
         low, high = firsts[max(best - 1, 0)], firsts[min(best + 1, len(firsts) - 1)]
         step = (high - low) / (second.between + 1)
-        own += [_at(low + step * k, by, second, wanted) for k in range(1, second.between + 1) if step]
+        finer = [low + step * k for k in range(1, second.between + 1) if step]
+        own += [_at(first, by, second, wanted) for first in track(finer, shown, len(finer))]
         found += own
         off, apart, nearest = min(found, key=lambda one: one[:2])
         if off == 0 and apart <= CLOSE:
