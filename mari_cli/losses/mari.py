@@ -135,7 +135,7 @@ class MariConfig(RetainTermConfig):
         found = {"pooling_scope": "`loss.estimator=pooled` or `token`"}
         if self.divergence is not Divergence.jensen_shannon:
             found |= dict.fromkeys(("prior", "forget_share"), "`loss.divergence=jensen_shannon`")
-        return found | unread_by(self.support.source)
+        return found | unread_by(self.support)
 
     @property
     def title(self) -> str:

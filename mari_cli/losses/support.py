@@ -75,6 +75,9 @@ class SupportConfig:
     quantiles: Flag = False
     """Whether the losses of the answers that q gets wrong are moved, in their order, to the quantiles of the
     losses of the model before step 1 on the holdout answers that it gets wrong."""
+    difficulty: Flag = False
+    """`twins`, `siblings`, `assistant`, `reinforced`: whether the loss and the share of right tokens that the
+    holdout sets are corrected, answer by answer, for how hard it is by the bigrams of the retain data."""
     model: str | None = None
     """`base`, `assistant`, `reinforced`, `gold`: the path of that model. Null: `base` and `assistant` are
     made of the run's own `model` before its target is fine-tuned, `reinforced` of the target."""
@@ -95,7 +98,7 @@ class SupportConfig:
         choices("loss.support", self)
         positive("loss.support", self, "floor", "key_records", "twins", "sharpen", "share")
         non_negative("loss.support", self, "weight", "contrast")
-        flags("loss.support", self, "quantiles")
+        flags("loss.support", self, "quantiles", "difficulty")
         require(
             self.twins <= MOST_TWINS,
             f"loss.support.twins must be at most {MOST_TWINS}, got {self.twins}: more tell no more",
@@ -123,7 +126,8 @@ class SourceSettings:
 _ADDED = {"weight": 1.0}
 _TWINS = {"generated": PLAIN_GENERATED, "contrast": PLAIN_CONTRAST}
 _SMALL = ("retain_model", "both_model")
-_READ_BY_TWINS = frozenset({"keys", "key_records", "twins", "sharpen", *_TWINS})
+_READ_BY_TWINS = frozenset({"keys", "key_records", "twins", "sharpen", "difficulty", *_TWINS})
+_CORRECTED = frozenset({"weight", "difficulty"})
 SETTINGS: dict[SupportSource, SourceSettings] = {
     SupportSource.neighbours: SourceSettings(frozenset()),
     SupportSource.auto: SourceSettings(_READ_BY_TWINS),
@@ -131,17 +135,20 @@ SETTINGS: dict[SupportSource, SourceSettings] = {
     SupportSource.base: SourceSettings(
         frozenset({"model", "share", "sharpen"}), by_holdout={"sharpen": 1.0}, tunes_own_model=True
     ),
-    SupportSource.siblings: SourceSettings(frozenset({*_SMALL, "weight"}), _SMALL, _ADDED),
-    SupportSource.assistant: SourceSettings(frozenset({"model", "weight"}), (), _ADDED, tunes_own_model=True),
-    SupportSource.reinforced: SourceSettings(frozenset({"model", "share", "weight"}), by_holdout=_ADDED),
+    SupportSource.siblings: SourceSettings(_CORRECTED | {*_SMALL}, _SMALL, _ADDED),
+    SupportSource.assistant: SourceSettings(_CORRECTED | {"model"}, (), _ADDED, tunes_own_model=True),
+    SupportSource.reinforced: SourceSettings(_CORRECTED | {"model", "share"}, by_holdout=_ADDED),
     SupportSource.gold: SourceSettings(frozenset({"model"}), ("model",)),
 }
 """By source. `floor` is read by all, `quantiles` by all but `neighbours`."""
 
 
-def unread_by(source: SupportSource) -> dict[str, str]:
-    """By key of a loss what ``source`` does not read, and what it needs."""
-    found = {}
+def unread_by(config: SupportConfig) -> dict[str, str]:
+    """By key of a loss what the source of ``config`` does not read, and what it needs."""
+    source, found = config.source, {}
+    chosen = SETTINGS[SupportSource.twins if source is SupportSource.auto else source].by_holdout
+    if not config.quantiles and all(getattr(config, name) is not None for name in chosen):
+        found["support.difficulty"] = "`loss.support.quantiles=true`, or a setting that the holdout chooses"
     for name in {name for settings in SETTINGS.values() for name in settings.reads} - SETTINGS[source].reads:
         readers = ", ".join(f"`{other}`" for other, settings in SETTINGS.items() if name in settings.reads)
         found[f"support.{name}"] = f"another `loss.support.source` ({readers})"

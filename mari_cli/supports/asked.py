@@ -13,6 +13,7 @@ from mari_cli.lm_head import Head
 from mari_cli.models.context import columns
 from mari_cli.models.reference import StoredReference
 from mari_cli.progress import track
+from mari_cli.supports.difficulty import Harder
 from mari_cli.supports.sparse import Mistakes, Write, item_means, mistakes
 from mari_cli.transfer import sent
 
@@ -64,6 +65,7 @@ def combined_mistakes(
     *,
     chunk: int,
     said: Callable[[Asked, slice], Tensor] = Asked.log_p,
+    harder: Harder | None = None,
 ) -> Mistakes:
     """The mistakes of the distribution that `write_combined` would write."""
     labels_N = models[0].remembered.labels_N
@@ -74,4 +76,5 @@ def combined_mistakes(
         label_c1 = labels_N[here].to(log_q_cV.device).unsqueeze(1)
         nll.append(-log_q_cV.gather(1, label_c1).squeeze(1).cpu())
         right.append((log_q_cV.argmax(1) == label_c1.squeeze(1)).cpu())
-    return mistakes(*(item_means(torch.cat(parts), models[0].remembered.rows) for parts in (nll, right)))
+    nll_S, right_S = (item_means(torch.cat(parts), models[0].remembered.rows) for parts in (nll, right))
+    return mistakes(nll_S, right_S, harder)

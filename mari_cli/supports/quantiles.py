@@ -5,6 +5,8 @@ model that never saw the forget data has losses on its answers like the holdout'
 of the answers that q gets wrong, the one with the k-th smallest loss is moved to the k-th quantile of the
 losses of the model before step 1 on the holdout answers that it gets wrong. (Not from the paper.)
 
+Where the forget answers are harder or easier (supports/difficulty.py), both are compared without that.
+
 Only the label's probability is moved, at the positions where q does not choose the label:
 
     q'(y) ∝ q(y) · exp(s),   one s for an answer; the other tokens share the rest as they did before
@@ -60,9 +62,16 @@ def moved_label(log_label_m: Tensor, log_best_m: Tensor, shift_m: Tensor, *, flo
 
 
 def match_quantiles(
-    log_label_M: Tensor, log_best_M: Tensor, rows: ItemRows, holdout_W: Sequence[float], *, floor: float
+    log_label_M: Tensor,
+    log_best_M: Tensor,
+    rows: ItemRows,
+    holdout_W: Sequence[float],
+    *,
+    floor: float,
+    harder_S: Tensor | None = None,
 ) -> Moved:
-    """The shifts at which the wrong answers' losses are those quantiles of ``holdout_W``, losses in nats.
+    """The shifts at which the wrong answers' losses, less ``harder_S``, are those quantiles of ``holdout_W``,
+    losses in nats.
 
     ``log_label_M`` and ``log_best_M``: log q of the label and of the most probable other token, float64.
     """
@@ -78,10 +87,11 @@ def match_quantiles(
     if not len(wrong_W) or not holdout_W:
         return Moved(none_S.repeat_interleave(counts_S), none_S[:0], none_S[:0])
     place_W = torch.empty(len(wrong_W), dtype=torch.float64)
-    before_W = losses(none_S)[wrong_W]
+    harder_W = (none_S if harder_S is None else harder_S)[wrong_W]
+    before_W = losses(none_S)[wrong_W] - harder_W
     place_W[before_W.argsort(stable=True)] = torch.arange(len(wrong_W)).double()
     known = torch.tensor(sorted(holdout_W), dtype=torch.float64)
-    wanted_W = torch.quantile(known, (place_W + 0.5) / len(wrong_W))
+    wanted_W = torch.quantile(known, (place_W + 0.5) / len(wrong_W)) + harder_W
     low_S, high_S = none_S - MOST, none_S + MOST
     wanted_S = losses(none_S)
     wanted_S[wrong_W] = wanted_W

@@ -19,6 +19,7 @@ from mari_cli.models.context import Targets, largest
 from mari_cli.models.reference import ItemRows
 from mari_cli.storage import hashing
 from mari_cli.storage.tensor_cache import TensorSpec, cache_tensors
+from mari_cli.supports.difficulty import Harder
 
 DEFINITION = 1
 """Part of every cache key: raise it when a change here changes what is stored."""
@@ -158,20 +159,31 @@ class Mistakes:
     right: float
 
 
-def mistakes(nll_S: Tensor, right_S: Tensor) -> Mistakes:
-    """The mistakes of S items with these losses and these shares of right tokens."""
+def mistakes(nll_S: Tensor, right_S: Tensor, harder: Harder | None = None) -> Mistakes:
+    """The mistakes of S items with these losses and these shares of right tokens, less what ``harder`` says
+    that these items cost more than the holdout's."""
     wrong_S = right_S < 1 if (right_S < 1).any() else right_S <= 1
-    return Mistakes(nll_S[wrong_S].mean().item(), right_S[wrong_S].double().mean().item())
+    nll_S, right_S = nll_S.double(), right_S.double()
+    if harder is not None:
+        nll_S, right_S = nll_S - harder.loss_S, right_S - harder.right_S
+    return Mistakes(nll_S[wrong_S].mean().item(), right_S[wrong_S].mean().item())
 
 
-def mistakes_of(said: Kept, supported: Callable[[Mapping[str, Tensor]], Tensor], *, floor: float) -> Mistakes:
+def mistakes_of(
+    said: Kept,
+    supported: Callable[[Mapping[str, Tensor]], Tensor],
+    *,
+    floor: float,
+    harder: Harder | None = None,
+) -> Mistakes:
     """The mistakes of q: an item's loss is the mean over its positions, as in `answer_nll`."""
     nll, right = [], []
     for _, log_p in said.blocks():
         q_mL = floored(supported(log_p), floor)
         nll.append(-q_mL[:, 0].log())
         right.append(label_leads(q_mL[:, :-1]))
-    return mistakes(*(item_means(torch.cat(parts), said.rows) for parts in (nll, right)))
+    nll_S, right_S = (item_means(torch.cat(parts), said.rows) for parts in (nll, right))
+    return mistakes(nll_S, right_S, harder)
 
 
 def label_and_best(

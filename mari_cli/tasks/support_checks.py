@@ -34,7 +34,7 @@ def check_support(config: UnlearnRun) -> None:
         read_keys(asked.keys)
     if not config.holdout.is_given:
         missing = {name: value for name, value in settings.by_holdout.items() if getattr(asked, name) is None}
-        missing |= {"quantiles": False} if asked.quantiles else {}
+        missing |= {name: False for name in ("quantiles", "difficulty") if getattr(asked, name)}
         if not missing:
             return
         names = listed([f"`loss.support.{name}`" for name in missing])

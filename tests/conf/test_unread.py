@@ -24,6 +24,10 @@ UNREAD = {
     "loss.context.temperature": ("unlearn loss=mari loss.context.temperature=1", "loss=mari_context"),
     "loss.context.layer": ("unlearn loss=mari_twins loss.context.layer=1", "loss=mari_context"),
     "loss.support.twins": ("unlearn loss=mari loss.support.twins=3", "loss=mari_twins"),
+    "loss.support.difficulty": (
+        "unlearn loss=mari_siblings loss.support.weight=1 loss.support.difficulty=true",
+        "loss.support.quantiles=true",
+    ),
     "loss.support.quantiles": ("unlearn loss=mari_context loss.support.quantiles=true", "loss=mari_auto"),
     "loss.support.weight": (
         "unlearn loss=mari_twins loss.support.weight=3",

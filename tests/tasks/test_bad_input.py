@@ -218,6 +218,7 @@ BAD = {
     "a layer that is not there": (f"unlearn {OWN} loss=mari_context loss.context.layer=3", "has 2 layers", "0 to 2"),
     # supports
     "a contrast that nothing sets": (f"unlearn {OWN} loss=mari_twins", "`loss.support.generated` and `loss.support.contrast` are chosen by the holdout, and there is none", "`loss.support.generated=0.4 loss.support.contrast=0.75`"),
+    "difficulty without a holdout": (f"unlearn {OWN} loss=mari_twins loss.support.generated=0 loss.support.contrast=1 loss.support.difficulty=true loss.support.quantiles=true", "`loss.support.quantiles` and `loss.support.difficulty` are chosen by the holdout, and there is none", "`loss.support.quantiles=false loss.support.difficulty=false`"),
     "quantiles of no holdout": (f"unlearn {OWN} loss=mari_twins loss.support.generated=0 loss.support.contrast=1 loss.support.quantiles=true", "`loss.support.quantiles` is chosen by the holdout, and there is none", "`loss.support.quantiles=false`"),
     "no names to be found": (f"unlearn {OWN} loss=mari_twins loss.support.generated=0 loss.support.contrast=3 loss.support.key_records=9", "no key strings: no words stand in 9 forget records", "`loss.support.keys=FILE`"),
     "names in a file that is not there": (f"unlearn {OWN} loss=mari_twins loss.support.contrast=3 loss.support.keys=nowhere.txt", "cannot read `loss.support.keys=nowhere.txt`", "one key string a line"),

@@ -26,6 +26,7 @@ from mari_cli.models.reference import ItemRows
 from mari_cli.options import RunOptions
 from mari_cli.suites.scores import ItemScore, score
 from mari_cli.suites.standard import Corpus
+from mari_cli.supports.difficulty import Bigrams
 from mari_cli.supports.sparse import choices
 from mari_cli.supports.twins import Way
 from mari_cli.tasks import supporting
@@ -122,6 +123,36 @@ def test_twins_are_set_so_that_the_forget_answers_are_as_unlikely_as_the_holdout
     if "as near as" in calibrated[0]:
         pytest.skip("this tiny target leaves nothing to calibrate")
     assert mean_nll(targets, asked.corpora["forget"].items) == pytest.approx(holdouts(asked), abs=4e-3)
+
+
+def test_with_difficulty_an_answer_is_compared_with_equally_hard_ones_of_the_holdout(cache):
+    asked = asking(cache, "loss=mari_twins", "loss.support.difficulty=true", "loss.support.generated=0")
+    targets, notes = asked.made()
+    assert any("for each nat that the bigrams of the retain data give it" in note for note in notes)
+    calibrated = next(note for note in notes if "generated" in note)
+    assert ", less what is harder in them," in calibrated
+    if "as near as" in calibrated:
+        pytest.skip("this tiny target leaves nothing to calibrate")
+    corpora = asked.corpora
+    lm = asked.load(asked.target)
+    scored = score(
+        lm, corpora["holdout"].items, batch_size=32, min_k=0.4,
+        track=lambda items, *_: iter(items), description="",
+    )  # fmt: skip
+    nll, right, tokens = (
+        torch.tensor(scored.column(name), dtype=torch.float64)
+        for name in ("answer_nll", "tokens_right", "tokens")
+    )
+    bigrams = Bigrams(corpora["retain"].items, len(head_of(lm.model).weight_VD))
+    x, x_holdout = (bigrams.difficulties(corpora[role].items) for role in ("forget", "holdout"))
+    wrong = right / tokens < 1
+    from_mean = x_holdout[wrong] - x_holdout[wrong].mean()
+    slope = (from_mean * nll[wrong]).sum() / from_mean.square().sum()
+    lengths = [item.num_targets for item in corpora["forget"].items]
+    own = torch.stack([-of.double().log().mean() for of in targets.q_MK[:, 0].split(lengths)])
+    q_wrong = choices(targets)[0] < 1
+    corrected = (own - slope * (x - x_holdout[wrong].mean()))[q_wrong].mean()
+    assert corrected.item() == pytest.approx(nll[wrong].mean().item(), abs=4e-3)
 
 
 def test_q_of_twins_is_raised_to_the_power_that_is_given(cache):
@@ -327,6 +358,14 @@ def test_key_strings_that_the_user_gives_and_nobody_holds_are_refused_under_auto
         ("twins", {"model": "nowhere"}, False),
         ("twins", {"keys": "names.txt", "sharpen": 2.0, "quantiles": True}, True),
         ("auto", {"contrast": 0.5}, True),
+        ("twins", {"difficulty": True}, True),
+        ("auto", {"difficulty": True, "contrast": 0.5}, True),
+        ("twins", {"difficulty": True, "generated": 0.5, "contrast": 0.5}, False),
+        ("twins", {"difficulty": True, "generated": 0.5, "contrast": 0.5, "quantiles": True}, True),
+        ("siblings", {"difficulty": True, "weight": 2.0}, False),
+        ("assistant", {"difficulty": True}, True),
+        ("base", {"difficulty": True}, False),
+        ("gold", {"difficulty": True, "quantiles": True}, False),
         ("auto", {"weight": 1.0}, False),
         ("gold", {"model": "gold"}, True),
         ("gold", {"model": "gold", "generated": 0.3}, False),
@@ -338,7 +377,7 @@ def test_key_strings_that_the_user_gives_and_nobody_holds_are_refused_under_auto
 )
 def test_a_setting_that_the_source_does_not_read_is_known(source, given, read):
     config = SupportConfig(source=SupportSource(source), **given)
-    unread = {key.removeprefix("support.") for key in unread_by(config.source)}
+    unread = {key.removeprefix("support.") for key in unread_by(config)}
     assert unread.isdisjoint(given) == read
 
 

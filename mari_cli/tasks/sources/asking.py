@@ -22,9 +22,10 @@ from mari_cli.storage import hashing, json_cache
 from mari_cli.suites.examiner import Examiner, items_hash
 from mari_cli.suites.scores import ItemScore
 from mari_cli.suites.standard import Corpus
-from mari_cli.supports import quantiles
+from mari_cli.supports import difficulty, quantiles
 from mari_cli.supports.asked import Asked, write_combined
 from mari_cli.supports.calibrate import Calibrated
+from mari_cli.supports.difficulty import Bigrams, Harder, harder
 from mari_cli.supports.quantiles import Moved, match_quantiles, move
 from mari_cli.supports.sparse import Kept, Mistakes, Write, kept, label_and_best, mistakes, targets
 from mari_cli.tasks.recitation import describe_recitation
@@ -35,6 +36,24 @@ from mari_cli.train.step import chunk_for, operand_head
 
 C = TypeVar("C", bound=Calibrated)
 Load = Callable[[ModelConfig], LanguageModel]
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """What the model before makes of answers that it never saw: the holdout's, none where there is none."""
+
+    scores: Sequence[ItemScore] = ()
+    harder: Harder | None = None
+    """By how much the forget answers are harder, where `difficulty` asks for that."""
+    key: str | None = None
+    """Content hash of all that determines `harder`."""
+
+    def mistakes(self) -> Mistakes:
+        return mistakes(*_losses_and_right(self.scores))
+
+    def wrong(self) -> list[float]:
+        """The losses, in nats, of the answers that are wrong."""
+        return [score.answer_nll for score in self.scores if score.tokens_right < score.tokens]
 
 
 @dataclass(frozen=True)
@@ -75,13 +94,21 @@ class Asking:
         )
         return Asked(operand_head(lm).frozen(), remembered)
 
-    def holdout(self, lm: LanguageModel, weights: str) -> list[ItemScore]:
-        """What the model before makes of the holdout; nothing where there is none."""
+    def unseen(self, lm: LanguageModel, weights: str) -> tuple[Unseen, list[str]]:
+        """What the model before makes of the holdout, and notes for the reader."""
         if "holdout" not in self.corpora:
-            return []
-        config = self.config
+            return Unseen(), []
+        config, items = self.config, {role: corpus.items for role, corpus in self.corpora.items()}
         examiner = Examiner(lm, config.metrics, config.seed, weights, self.cache, track, "target")
-        return examiner.score(self.corpora["holdout"].items, "holdout")
+        scores = examiner.score(items["holdout"], "holdout")
+        if not self.prepared.config.difficulty:
+            return Unseen(scores), []
+        bigrams = Bigrams(items["retain"], tokens_of(lm))
+        forget_S, holdout_S = bigrams.difficulties(items["forget"]), bigrams.difficulties(items["holdout"])
+        found = harder(forget_S, holdout_S, *_losses_and_right(scores))
+        read = [items_hash(items[role]) for role in ("forget", "retain", "holdout")]
+        key = hashing.content_hash([difficulty.DEFINITION, bigrams.vocabulary, weights, *read])
+        return Unseen(scores, found, key), tell(_of_difficulty(found))
 
     def tuned(self, name: str, model: ModelConfig, items: Sequence[Item], epochs: int) -> ModelConfig:
         """``model`` tuned on ``items``, to be asked as ``name``."""
@@ -154,36 +181,42 @@ def tell(*notes: str) -> list[str]:
     return list(notes)
 
 
+def _losses_and_right(scores: Sequence[ItemScore]) -> tuple[Tensor, Tensor]:
+    """Losses, in nats, and shares of right tokens [S], float64."""
+    columns = [[score.answer_nll, score.tokens_right / score.tokens] for score in scores]
+    nll_S, right_S = torch.tensor(columns, dtype=torch.float64).T
+    return nll_S, right_S
+
+
 def calibrate_by_holdout(
     asking: Asking,
     kind: type[C],
     calibrate: Callable[[Mistakes], C],
-    holdout: Sequence[ItemScore],
+    unseen: Unseen,
     key: Mapping[str, object],
 ) -> C:
     """What ``calibrate`` makes of the mistakes of the model before on the holdout. Kept: computed again with
     other batches it would be another in its last digits, and all that is kept by it would be made anew.
     ``key`` is what determines it besides."""
     items = asking.corpora["holdout"].items
-    whole = hashing.content_hash({**key, "holdout": items_hash(items), "by": "mistakes"})[:24]
+    by_difficulty = {"difficulty": unseen.key} if unseen.key else {}
+    whole_key = {**key, **by_difficulty, "holdout": items_hash(items), "by": "mistakes"}
+    whole = hashing.content_hash(whole_key)[:24]
     path = asking.cache / "support" / f"{whole}.json"
     found = json_cache.read(path)
     if found is None:
         own = None
         if distributed.is_rank_zero():
-            columns = (
-                [score.answer_nll for score in holdout],
-                [score.tokens_right / score.tokens for score in holdout],
-            )
-            own = asdict(calibrate(mistakes(*(torch.tensor(c, dtype=torch.float64) for c in columns))))
+            own = asdict(calibrate(unseen.mistakes()))
         found = json_cache.write(path, own)
     return kind(**found)
 
 
-def as_before(found: Calibrated) -> str:
+def as_before(found: Calibrated, unseen: Unseen) -> str:
     """How near a calibration came, as the end of a note."""
     wanted = f"the model before has on the holdout, {found.wanted:.4g}"
-    return f" as {wanted}" if found.exact else f", as near as it comes to what {wanted}"
+    less = ", less what is harder in them," if unseen.harder else ""
+    return f"{less} as {wanted}" if found.exact else f"{less or ','} as near as it comes to what {wanted}"
 
 
 def _plain(log_p: Mapping[str, Tensor]) -> Tensor:
@@ -193,7 +226,7 @@ def _plain(log_p: Mapping[str, Tensor]) -> Tensor:
 def make_targets(
     asking: Asking,
     said: Kept,
-    holdout: Sequence[ItemScore],
+    unseen: Unseen,
     notes: list[str],
     supported: Callable[[Mapping[str, Tensor]], Tensor] = _plain,
     **settings: Any,
@@ -201,18 +234,20 @@ def make_targets(
     """q as a step takes it, of what was ``said``, and ``notes`` with what the reader must know of q.
 
     ``supported``: q [m, K] in logarithms, of the kept distributions by name; ``settings``: what else
-    determines it. ``holdout``: what the model before makes of the holdout.
+    determines it.
     """
     config, change = asking.prepared.config, None
     if config.quantiles:
-        wrong = [score.answer_nll for score in holdout if score.tokens_right < score.tokens]
+        wrong = unseen.wrong()
         log_q = label_and_best(said, supported, floor=config.floor)
-        moved = match_quantiles(*log_q, said.rows, wrong, floor=config.floor)
+        harder_S = None if unseen.harder is None else unseen.harder.loss_S
+        moved = match_quantiles(*log_q, said.rows, wrong, floor=config.floor, harder_S=harder_S)
 
         def change(q_mK: Tensor, here: slice) -> Tensor:
             return move(q_mK, moved.shift_M[here], floor=config.floor)
 
         settings |= {"quantiles": quantiles.DEFINITION, "holdout": hashing.content_hash(wrong)}
+        settings |= {"difficulty": unseen.key} if unseen.key else {}
         notes += tell(_of_quantiles(moved))
     found = targets(
         said,
@@ -224,7 +259,17 @@ def make_targets(
         name="support, as a step takes it",
         change=change,
     )
-    return found, [*notes, *tell(*describe_recitation(found, asking.corpora, holdout))]
+    return found, [*notes, *tell(*describe_recitation(found, asking.corpora, unseen.scores))]
+
+
+def _of_difficulty(found: Harder | None) -> str:
+    if found is None:
+        return "support: difficulty changes nothing, for too few answers of the holdout are wrong"
+    return (
+        f"support: an unseen answer costs {found.slope:.3g} nats a token more for each nat that the bigrams "
+        f"of the retain data give it (correlation {found.correlation:.2f} on the holdout); they give "
+        f"{found.forget:.4g} nats a token to the forget answers, {found.holdout:.4g} to wrong holdout answers"
+    )
 
 
 def _of_quantiles(moved: Moved) -> str:

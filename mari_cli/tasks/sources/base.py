@@ -49,7 +49,7 @@ def make(asking: Asking) -> tuple[Targets, list[str]]:
     config = asking.prepared.config
     lm = asking.load(asking.target)
     before, most = weights_hash(lm.model), tokens_of(lm)
-    holdout = asking.holdout(lm, before)
+    unseen, notes = asking.unseen(lm, before)
     del lm
     tuned = asking.tuned(
         "base", asking.prepared.given["base"], asking.corpora["retain"].items, epochs_of_share(asking.config)
@@ -57,7 +57,7 @@ def make(asking: Asking) -> tuple[Targets, list[str]]:
     lm = asking.load(tuned)
     weights = weights_hash(lm.model)
     model = asking.of(lm, "forget", weights=weights)
-    power, notes = config.sharpen, []
+    power = config.sharpen
     if power is None:
         on_holdout = asking.of(lm, "holdout", weights=weights)
         chunk = asking.chunk(len(model.head.weight_VD))
@@ -72,16 +72,16 @@ def make(asking: Asking) -> tuple[Targets, list[str]]:
                 least=LEAST_POWER,
                 most=MOST_POWER,
             ),
-            holdout,
+            unseen,
             {"of": on_holdout.remembered.key, "before": before, "between": [LEAST_POWER, MOST_POWER]},
         )
         power = found.value
         notes += tell(
             f"support: predictions to the power {power:.4g}, so that holdout answers that it gets wrong "
-            f"have a loss of {found.reached:.4g}{as_before(found)}"
+            f"have a loss of {found.reached:.4g}{as_before(found, unseen)}"
         )
     del lm
-    return make_targets(asking, asking.combined([model], sharpened, most=most, power=power), holdout, notes)
+    return make_targets(asking, asking.combined([model], sharpened, most=most, power=power), unseen, notes)
 
 
 def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mapping[str, int]) -> SourceCost:

@@ -27,22 +27,23 @@ def apply_correction(
     """The targets that ``combine`` makes of ``lm``, which is the model before, and of ``others``, with the
     weight of the configuration, or with that which the holdout chooses."""
     before = weights_hash(lm.model)
-    holdout = asking.holdout(lm, before)
+    unseen, notes = asking.unseen(lm, before)
     models = [asking.of(lm, "forget", weights=before), *others]
-    weight, notes = asking.prepared.config.weight, []
+    weight = asking.prepared.config.weight
     if weight is None:
         vocabulary = min(len(model.head.weight_VD) for model in models)
         cut = [model.cut(vocabulary) for model in models]
 
         def loss(weight: float) -> float:
             q = partial(combine, weight=weight)
-            return combined_mistakes(cut, q, chunk=asking.chunk(vocabulary), said=said).loss
+            chunk = asking.chunk(vocabulary)
+            return combined_mistakes(cut, q, chunk=chunk, said=said, harder=unseen.harder).loss
 
         found = calibrate_by_holdout(
             asking,
             Calibrated,
             lambda wanted: calibrated(loss, wanted.loss, least=0.0, most=MOST_WEIGHT),
-            holdout,
+            unseen,
             {
                 "models": [model.remembered.key for model in models],
                 "by": combine.__name__,
@@ -53,6 +54,6 @@ def apply_correction(
         weight = found.value
         notes += tell(
             f"support: a correction of weight {weight:.4g}, so that forget answers that it gets wrong "
-            f"have a loss of {found.reached:.4g}{as_before(found)}"
+            f"have a loss of {found.reached:.4g}{as_before(found, unseen)}"
         )
-    return make_targets(asking, asking.combined(models, combine, said=said, weight=weight), holdout, notes)
+    return make_targets(asking, asking.combined(models, combine, said=said, weight=weight), unseen, notes)

@@ -29,8 +29,8 @@ def prepare(here: Preparing, known: Prepared) -> Prepared:
 def make(asking: Asking) -> tuple[Targets, list[str]]:
     gold = asking.of(asking.load(asking.prepared.given["model"]), "forget")
     lm = asking.load(asking.target)
-    holdout = asking.holdout(lm, weights_hash(lm.model))
-    return make_targets(asking, asking.combined([gold], golden, most=tokens_of(lm)), holdout, [])
+    unseen, notes = asking.unseen(lm, weights_hash(lm.model))
+    return make_targets(asking, asking.combined([gold], golden, most=tokens_of(lm)), unseen, notes)
 
 
 def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mapping[str, int]) -> SourceCost:

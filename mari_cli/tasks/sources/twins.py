@@ -16,14 +16,13 @@ from mari_cli.losses.support import SupportConfig
 from mari_cli.models.context import Targets
 from mari_cli.models.fingerprint import weights_hash
 from mari_cli.storage import hashing
-from mari_cli.suites.scores import ItemScore
 from mari_cli.supports import twins
 from mari_cli.supports.calibrate import LEAST_POWER, MOST_POWER, CalibratedTwice, Second, calibrated_twice
 from mari_cli.supports.keys import find_keys, given_keys, read_keys
 from mari_cli.supports.sparse import Kept, Mistakes, mistakes_of
 from mari_cli.supports.twins import Names, Way
 from mari_cli.tasks.setting import seed_for
-from mari_cli.tasks.sources.asking import Asking, as_before, calibrate_by_holdout, make_targets, tell
+from mari_cli.tasks.sources.asking import Asking, Unseen, as_before, calibrate_by_holdout, make_targets, tell
 from mari_cli.tasks.sources.prepared import Prepared, Preparing, asked_of
 from mari_cli.tasks.sources.source import SourceCost
 
@@ -105,22 +104,21 @@ def make(asking: Asking) -> tuple[Targets, list[str]]:
         batch_size=asking.config.metrics.batch_size,
     )
     said = asking.keep(fill, [*ways, "before"], before.remembered, key, vocabulary)
-    holdout = asking.holdout(lm, weights)
+    unseen, notes = asking.unseen(lm, weights)
     del lm, fill
-    notes: list[str] = []
     generated = config.generated if len(ways) > 1 else float(ways == [Way.generated])
     if generated is None or config.contrast is None:
-        (generated, contrast, power), note = _choose(asking, said, holdout, generated)
+        (generated, contrast, power), note = _choose(asking, said, unseen, generated)
         notes += tell(note)
     else:
         contrast, power = config.contrast, config.sharpen or 1.0
     supported = partial(twins.combined, generated=generated, contrast=contrast, power=power)
     settings = {"generated": generated, "contrast": contrast, "power": power}
-    return make_targets(asking, said, holdout, notes, supported, **settings)
+    return make_targets(asking, said, unseen, notes, supported, **settings)
 
 
 def _choose(
-    asking: Asking, said: Kept, holdout: Sequence[ItemScore], generated: float | None
+    asking: Asking, said: Kept, unseen: Unseen, generated: float | None
 ) -> tuple[tuple[float, float, float], str]:
     """Generated share, contrast and power, what has no value of them chosen by the holdout; and a note."""
     config = asking.prepared.config
@@ -129,7 +127,7 @@ def _choose(
 
     def mistaken(share: float, contrast: float, power: float) -> Mistakes:
         q = partial(twins.combined, generated=share, contrast=contrast, power=power)
-        return mistakes_of(said, q, floor=config.floor)
+        return mistakes_of(said, q, floor=config.floor, harder=unseen.harder)
 
     seconds = {
         "contrast": Second(
@@ -150,7 +148,7 @@ def _choose(
         asking,
         CalibratedTwice,
         lambda wanted: calibrated_twice(seconds, wanted, firsts=shares),
-        holdout,
+        unseen,
         {"of": said.key, "floor": config.floor, "shares": shares} | {"given": [contrast, power], **between},
     )
     chosen = (found.first, (contrast or 0.0) + found.value, power or 1.0)
@@ -160,7 +158,7 @@ def _choose(
         setting = f"to the power {found.value:.4g}"
     note = (
         f"support: {found.first:.2g} of the twins generated, {setting}, so that forget answers "
-        f"that it gets wrong have a loss of {found.reached:.4g}{as_before(found)}, and "
+        f"that it gets wrong have a loss of {found.reached:.4g}{as_before(found, unseen)}, and "
         f"{found.right:.3f} of their tokens right, where the holdout's have {found.wanted_right:.3f}"
     )
     return chosen, note
