@@ -26,8 +26,7 @@ def run_search(planned: "PlannedSearch") -> bool:
     from mari_cli.tasks.searched import describe_search
 
     settings = planned.settings
-    aims = [choose_aim(method.configured({}), settings.aim, settings.direction) for method in planned.methods]
-    aim = aims[0]
+    aim, *_ = [choose_aim(one.configured({}), settings.aim, settings.direction) for one in planned.methods]
     for line in plan_lines(planned, aim):
         note(line)
     found = launch.search(LoadedLater(planned.task), planned, aim)
@@ -143,8 +142,7 @@ def of_methods(planned: "PlannedSearch", found: "Searched", aim: "Aim") -> Grid:
                 ),
             ]
         )
-    seed = f"seed {planned.seed}"
-    heads = ["method", "trials", f"best on {seed}", f"median on {seed}"]
+    heads = ["method", "trials", f"best on seed {planned.seed}", f"median on seed {planned.seed}"]
     if planned.settings.report_seeds:
         seeds = ",".join(map(str, planned.settings.report_seeds))
         heads += [f"best on seeds {seeds}"]

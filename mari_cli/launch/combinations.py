@@ -40,6 +40,8 @@ class Composed:
     task: str
     directory: Path
     combinations: list[tuple[str, ...]]
+    lists: set[str]
+    """The keys whose values the combinations are of."""
     configs: list[RunConfig]
     texts: list[str]
     """The configurations as YAML, with their references."""
@@ -96,6 +98,11 @@ def compose_combinations(given: Experiment) -> Composed:
         parted = [override for override in last.values() if override not in ranges]
         combinations = [tuple(job) for batch in BasicSweeper.split_arguments(parted, None) for job in batch]
         lists = {part.get_key_element() for part in parted if part.is_sweep_override()}
+        if "out" in {*lists, *(override.get_key_element() for _, override in own)}:
+            raise UserError(
+                "`out` is the directory of the whole sweep, so it has one value",
+                "each run gets a directory of its own in it",
+            )
         combinations = _with_own(combinations, lists, own)
         chosen = {
             job: " ".join(word for word in job if word.partition("=")[0] in lists) for job in combinations
@@ -136,6 +143,7 @@ def compose_combinations(given: Experiment) -> Composed:
         task=task,
         directory=directory,
         combinations=combinations,
+        lists=lists,
         configs=configs,
         texts=[OmegaConf.to_yaml(cfg) for cfg in composed],
         launcher=_launcher(master.hydra, experiment),
@@ -174,6 +182,7 @@ def _with_own(
 
 def not_in_the_sweep(method: str, override: Override, known: Sequence[str]) -> UserError:
     """The error that ``override`` is for a method that is none of ``known``."""
+    known = [name for name in known if not name[:1].isdigit()]  # the values of `seed=1,2` name nothing
     hint = f"the methods are {', '.join(known)}"
     if guess := nearest(method, known):
         hint += f"; did you mean `{guess}:…`?"

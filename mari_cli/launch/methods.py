@@ -182,8 +182,7 @@ def read_methods(directory: Path, about: Mapping[str, Any]) -> tuple[SearchConfi
 
 
 def _name(composed: Composed, number: int) -> str:
-    of_all = set(composed.varied[0]).intersection(*composed.varied)
-    varied = {key: value for key, value in composed.varied[number].items() if key in of_all}
+    varied = {key: value for key, value in composed.varied[number].items() if key in composed.lists}
     if len(varied) == 1:
         return next(iter(varied.values()))
     loss = getattr(composed.configs[number], "loss", None)
@@ -246,8 +245,7 @@ def _check_fixed(composed: Composed, methods: Sequence[Method], settings: Search
 
 def _check_range(method: Method, of_key: Range, composed: Composed) -> None:
     key = of_key.key
-    budget = BUDGET[composed.task]
-    if key in budget:
+    if key in BUDGET[composed.task]:
         raise UserError(
             f"`{key}` is the budget of a trial, which is the same for all: it cannot be searched",
             f"set one value: `{key}=200`",
@@ -332,11 +330,12 @@ def _check_seeds(composed: Composed, methods: Sequence[Method], settings: Search
             "choose on one seed and report on others: another `seed=`, or leave it out of the list",
         )
     changes = report_changes(settings)
+    searched = {of_key.key for method in methods for of_key in method.ranges}
     for key in changes:
-        if key == "seed" or key in NEVER_SEARCHED or key in BUDGET[composed.task]:
+        if key in (*NEVER_SEARCHED, *BUDGET[composed.task], *searched):
             raise UserError(
                 f"`sweep.report_overrides` cannot change `{key}`",
-                "`sweep.report_seeds` names the seeds; budget and place are those of the search",
+                "`sweep.report_seeds` names the seeds; budget, place and what was chosen are the search's",
             )
     for method in methods if settings.report_seeds else ():
         for key in changes:

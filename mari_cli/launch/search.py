@@ -138,8 +138,7 @@ def take_up_search(directory: Path, about: dict[str, Any], launcher: Sequence[st
     with saved_sweep.hold_sweep(directory):  # refused now where it is running
         for path in sorted(directory.iterdir()):
             if (path / RUN).is_file() and not Run(path).finished:
-                unfinished = Run.unfinished(path)
-                require_resumable(unfinished, methods[0].configured({}))
+                require_resumable(Run.unfinished(path), methods[0].configured({}))
         read_trials(directory)
     return planned
 
@@ -207,13 +206,12 @@ def _run_trials(planned: PlannedSearch, aim: Aim, runs: "_Runs") -> list[Trial]:
             trials += known
             continue
         results = runs.carry_out([runs.of_trial(trial) for trial in asked], done=len(trials))
-        told = [_tell(trial, result, aim) for trial, result in zip(asked, results, strict=True)]
-        trials += told
+        if not first:
+            _require_aim(aim, results)  # before they are kept: a search that goes on is refused again
+        trials += [_tell(trial, result, aim) for trial, result in zip(asked, results, strict=True)]
         json_files.atomic_write_json(
             planned.directory / TRIALS, {"schema_version": 1, "trials": [*map(asdict, trials)]}
         )
-        if not first:
-            _require_aim(aim, results)
     return trials
 
 

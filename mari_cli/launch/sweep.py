@@ -116,10 +116,8 @@ def plan_sweep(composed: Composed) -> PlannedSweep:
         kept = [override for override in overrides if not override.startswith("out=")]
         command = Experiment(composed.task, kept, experiment.file).command
         jobs.append(SweepJob(number, overrides, varied, replace(cfg, out=str(out)), command))
-    if composed.own:
-        launcher = tuple(composed.launcher)
-        return PlannedSweep(composed.given, composed.task, directory, tuple(jobs), launcher=launcher)
-    return PlannedSweep(experiment, composed.task, directory, tuple(jobs))
+    launcher = tuple(composed.launcher) if composed.own else None
+    return PlannedSweep(composed.given, composed.task, directory, tuple(jobs), launcher=launcher)
 
 
 def take_up_sweep(directory: Path, about: Mapping[str, Any], launcher: Sequence[str] = ()) -> PlannedSweep:
@@ -196,11 +194,10 @@ def launch_composed(
 def _multirun(
     task: Task, experiment: Experiment, directory: Path, todo: Sequence[SweepJob], total: int
 ) -> list[Any]:
-    arguments = [*experiment.arguments, f"hydra.sweep.dir={quote(str(directory))}"]
     with session(experiment) as controller:
         batches = controller.multirun(
             config_name=experiment.primary,
             task_function=_GuardedTask(task, tuple(todo), total, Path.cwd()),
-            overrides=arguments,
+            overrides=[*experiment.arguments, f"hydra.sweep.dir={quote(str(directory))}"],
         )
         return [job.return_value for batch in batches for job in batch]

@@ -18,7 +18,7 @@ from mari_cli.search.aim import Aim
 from mari_cli.search.trials import Trial, best, middle
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SearchedMethod:
     """One method of a search."""
 

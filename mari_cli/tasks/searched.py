@@ -18,19 +18,15 @@ def describe_search(
     methods: Sequence[tuple[str, str, Sequence[Trial], Sequence[str]]],
 ) -> Search:
     """``methods``: the name of each, its ranges in words, its trials, and its finished runs of the report."""
+    searched = tuple(
+        SearchedMethod(name, ranges, tuple(trials), tuple(directory / run for run in reports))
+        for name, ranges, trials, reports in methods
+    )
     return Search(
         directory=directory,
         aim=aim,
         seed=seed,
         budget=budget,
         report_seeds=tuple(report_seeds),
-        methods=tuple(
-            SearchedMethod(
-                name=name,
-                ranges=ranges,
-                trials=tuple(trials),
-                reports=tuple(directory / run for run in reports),
-            )
-            for name, ranges, trials, reports in methods
-        ),
+        methods=searched,
     )

@@ -486,6 +486,10 @@ def test_a_setting_of_no_method_of_the_sweep_is_refused():
             ["loss=npo", "npo:loss.beta=0.5"],
             "a list names methods, as `loss=npo,simnpo`; without one write `loss.beta=0.5`",
         ),
+        (
+            ["npo:loss.beta=0.5", "seed=1,2"],
+            "a list names methods, as `loss=npo,simnpo`; without one write `loss.beta=0.5`",
+        ),
     ):
         with pytest.raises(UserError, match="is for a method that is not in the sweep") as refused:
             planned_jobs(*overrides)
@@ -499,6 +503,12 @@ def test_a_setting_of_no_method_of_the_sweep_is_refused():
         planned_jobs("loss=npo,kl_ga", "npo:loss.betta=0.5")
     with pytest.raises(UserError, match=r"changes what the list `loss.forget_weight=…` says"):
         planned_jobs("loss=npo,kl_ga", "loss.forget_weight=1,2", "npo:loss.forget_weight=3")
+
+
+@pytest.mark.parametrize("more", [["loss=npo", "out=a,b"], ["loss=npo,kl_ga", "npo:out=a"]])
+def test_a_sweep_has_one_directory(more):
+    with pytest.raises(UserError, match="`out` is the directory of the whole sweep"):
+        planned_jobs(*more)
 
 
 def test_a_job_that_fails_is_a_value_and_the_others_survive(capfd):

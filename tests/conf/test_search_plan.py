@@ -105,10 +105,10 @@ def test_the_runs_of_a_report_have_a_directory_each_however_long_the_name_of_the
 
 def test_the_report_may_read_other_files_with_quotes_that_a_shell_took_away():
     own = ["loss=npo", LOG, "sweep.trials=1", "sweep.report_seeds=[1]", "retain.path=r.jsonl", "out=s"]
-    for written in ("['forget.path=a b.jsonl',train.lr=1]", "[forget.path=a b.jsonl,train.lr=1]"):
+    for written in ("['forget.path=a b.jsonl',forget.limit=1]", "[forget.path=a b.jsonl,forget.limit=1]"):
         planned = plan(*own, "forget.path=f.jsonl", f"sweep.report_overrides={written}")
         changed = planned.methods[0].configured(report_changes(planned.settings))
-        assert (changed.forget.path, changed.train.lr) == ("a b.jsonl", 1)
+        assert (changed.forget.path, changed.forget.limit) == ("a b.jsonl", 1)
 
 
 def test_a_setting_of_one_method_alone_is_in_its_trials_and_is_no_range():
@@ -121,6 +121,13 @@ def test_a_setting_of_one_method_alone_is_in_its_trials_and_is_no_range():
     assert fixed.methods[1].configured({}).train.lr == 1e-3
     with pytest.raises(UserError, match="unequal budgets: `kl_ga` has no range"):
         plan(*own)
+
+
+def test_a_setting_of_one_method_is_no_part_of_the_names_of_methods():
+    own = ["train.micro_batch=4", "npo:train.micro_batch=2"]
+    planned = plan("loss=npo,kl_ga", LOG, *own, "sweep.trials=2", "out=s")
+    assert [method.name for method in planned.methods] == ["npo", "kl_ga"]
+    assert [method.configured({}).train.micro_batch for method in planned.methods] == [2, 4]
 
 
 def test_without_a_range_a_sweep_is_what_it_was():
@@ -190,6 +197,10 @@ BAD = {
     "unknown override": (
         [*SEARCH, "sweep.report_seeds=[1]", "sweep.report_overrides=['forget.peeple=3']"],
         "unknown config key `forget.peeple`",
+    ),
+    "an override of what is searched": (
+        [*SEARCH, "sweep.report_seeds=[1]", "sweep.report_overrides=[loss.beta=3]"],
+        "cannot change `loss.beta`",
     ),
     "unknown steering": ([*SEARCH, "sweep.trails=3"], "unknown config key `sweep.trails`"),
     "an unknown tag": (["train.lr=tag(lgo,interval(1,2))", "sweep.trials=2"], "no range has the tag `lgo`"),
@@ -288,6 +299,8 @@ def test_an_aim_that_no_run_measures_ends_the_search_after_its_first_round():
     with pytest.raises(UserError, match="no run measures `facts/unique_recall`") as refused:
         launch.search(measure, plan(*SEARCH), Aim("facts/unique_recall", "gold"))
     assert refused.value.hint == "choose another: `sweep.aim=…`"
+    with pytest.raises(UserError, match="no run measures `facts/unique_recall`"):  # and so when it goes on
+        launch.search(measure, launch.take_up(Path("s")), Aim("facts/unique_recall", "gold"))
     with pytest.raises(UserError, match="no run measures `distance_to_gold/kept_side`") as refused:
         launch.search(measure, plan(*SEARCH, "out=t"), Aim("distance_to_gold/kept_side", "down"))
     assert refused.value.hint == "choose another: `sweep.aim=distance_to_gold`"
