@@ -53,13 +53,9 @@ def run_directories(path: Path) -> list[Path]:
     if Run(path).finished:
         return [path]
     started = (path / RUN).is_file()
-    jobs = (
-        []
-        if started
-        else sorted((d for d in path.iterdir() if Run(d).finished), key=lambda job: in_order(job.name))
-    )
+    jobs = [] if started else [job for job in path.iterdir() if Run(job).finished]
     if jobs:
-        return jobs
+        return sorted(jobs, key=lambda job: in_order(job.name))
     if started:
         raise UserError(
             f"run `{path}` is not finished: it has no `result.json`",

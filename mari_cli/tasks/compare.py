@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mari_cli.errors import UserError, one_line
+from mari_cli.errors import UserError, counted, one_line
 from mari_cli.metrics.difference import Difference
 from mari_cli.report.comparison import (
     comparison_rows,
@@ -22,7 +22,9 @@ from mari_cli.report.narrative import confidence, summarise
 from mari_cli.report.page import render, write_report
 from mari_cli.report.read import estimates_of, read_runs
 from mari_cli.report.search import Search
+from mari_cli.storage.layout import RUN
 from mari_cli.storage.room_on_disk import require_writable
+from mari_cli.storage.run import Run
 from mari_cli.storage.run_list import run_directories
 from mari_cli.tasks.examined import as_json
 
@@ -65,7 +67,11 @@ def compare(runs: list[Path], out: Path | None = None, *, search: Search | None 
         differences = {name: apart for name, apart in told if apart is not None}
     names = Counter(row.run.name for row in made)
     given = Counter(run.resolve() for path in runs for run in run_directories(path))
-    twice = [one_line(run.name) for run, times in given.items() if times > 1]
+    warned = [f"`{one_line(run.name)}` was given more than once." for run, n in given.items() if n > 1]
+    for path in runs:  # a finished run of several requests has a run in it for each of them
+        begun = () if Run(path).finished else [job for job in path.iterdir() if (job / RUN).is_file()]
+        if cut := sum(not Run(job).finished for job in begun):
+            warned.append(f"left out of `{one_line(path.name)}`: {counted(cut, 'job')} not finished.")
     return Compared(
         results=[
             merge_seeds([run.result for run in row.runs], row.seeds, confidence=confidence_of(row.runs))
@@ -75,7 +81,7 @@ def compare(runs: list[Path], out: Path | None = None, *, search: Search | None 
         pair=pair,
         differences=differences,
         not_separable=not_separable(rows, confidence=confidence(found)),
-        warnings=[*(f"`{name}` was given more than once." for name in twice), *summarise(found).warnings],
+        warnings=[*warned, *summarise(found).warnings],
     )
 
 

@@ -282,6 +282,17 @@ def test_a_run_that_is_given_twice_stands_there_once_and_is_told(tmp_path: Path)
     assert compare([one, other]).warnings == []
 
 
+def test_a_job_of_a_sweep_that_did_not_end_is_left_out_and_is_told(tmp_path: Path) -> None:
+    write_run(tmp_path / "s" / "a")
+    cut = write_run(tmp_path / "s" / "b", method="npo")
+    (cut / "run.json").touch()
+    assert compare([tmp_path / "s"]).warnings == []
+    (cut / "result.json").unlink()
+    found = compare([tmp_path / "s"])
+    assert len(found.results) == 1
+    assert found.warnings == ["left out of `s`: 1 job not finished."]
+
+
 def test_no_name_moves_the_cursor_or_turns_the_text(tmp_path: Path) -> None:
     names = ("\x1b[31mred", "\u202eright", "two\nlines")
     paths = [write_run(tmp_path / f"{i}\n", name=name) for i, name in enumerate((*names, names[0]))]
