@@ -120,6 +120,7 @@ def distances_to_gold(
     return {role: _of_model(role, entered, values, draws, n, how.confidence) for role in models}
 
 
+@np.errstate(invalid="ignore")  # draws in which target and gold are equal: ∞ - ∞
 def difference_of_distances(
     ours: tuple[str, Models], theirs: tuple[str, Models], entered: Entered, how: How, metrics: Metrics
 ) -> dict[str, Difference]:

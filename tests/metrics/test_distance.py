@@ -234,6 +234,20 @@ def test_two_distances_are_told_apart_by_the_same_draws_and_not_by_two_intervals
     assert before.value == pytest.approx(one[DISTANCE].value - 1)
 
 
+@pytest.mark.filterwarnings("error")
+def test_draws_in_which_target_and_gold_are_equal_leave_no_interval_and_warn_of_nothing():
+    def of(*nlls):
+        return [
+            ItemValues(model="m", set="forget", item=i, values={"answer_nll": x}) for i, x in enumerate(nlls)
+        ]
+
+    models = {"target": of(1.0, 1.0, 1.0), "gold": of(1.0, 1.0, 2.0)}
+    near, far = ({**models, "unlearned": of(nll, 1.0, 1.5)} for nll in (1.5, 2.0))
+    entered = type(ENTERED)(("forget/answer_nll",), (), {})
+    apart = difference_of_distances(("unlearned", near), ("unlearned", far), entered, HOW)[FORGET_SIDE]
+    assert (apart.value, apart.low, apart.high) == (pytest.approx(-0.5), None, None)
+
+
 def test_distances_of_other_items_are_not_told_apart_by_items():
     whole = {"target": TARGET, "gold": GOLD, "unlearned": GOLD}
     part = {role: items[3:] for role, items in whole.items()}
