@@ -101,7 +101,7 @@ def _shapes(config: ModelConfig, vocabulary: int | None) -> tuple[PreTrainedConf
     options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code, **arguments}
     if Path(place).is_dir() and not arguments:
         with explain_damage(config.path, "model"):
-            check_files(Path(place), weights=False)
+            check_files(Path(place), weights=any(Path(place).glob("*.safetensors")))
     try:  # a directory, or a model that was downloaded before
         return AutoConfig.from_pretrained(place, local_files_only=True, **options), place
     except UNREADABLE as error:

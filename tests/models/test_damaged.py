@@ -154,6 +154,25 @@ def test_a_damaged_file_is_named(copy, name, content, told):
         loaded(directory)
 
 
+def test_weights_that_no_run_could_load_are_not_planned_with(copy):
+    def shapes(directory):
+        return skeleton(ModelConfig(name="x", path=str(directory)), vocabulary=None)
+
+    for kind, name in (("whole", "model.safetensors"), ("shards", "model-00002-of-00012.safetensors")):
+        file = copy(kind) / name
+        shapes(file.parent)
+        file.write_bytes(file.read_bytes()[:-1])
+        with pytest.raises(UserError, match=f"`{name}` is cut short or damaged"):
+            shapes(file.parent)
+        file.unlink()
+        if kind == "shards":
+            with pytest.raises(UserError, match=f"names `{name}`, which is not there"):
+                shapes(file.parent)
+            for shard in file.parent.glob("*.safetensors"):
+                shard.unlink()
+        shapes(file.parent)  # a plan needs no weights
+
+
 def test_a_template_that_runs_for_ever_is_stopped(copy, monkeypatch):
     monkeypatch.setattr("mari_cli.models.tokenizer.TEMPLATE_SECONDS", 0.1)
     directory = copy("whole")
