@@ -627,6 +627,13 @@ def test_a_sweep_of_which_something_has_changed_does_not_go_on(change, cut_sweep
     assert sorted(Path().rglob("*")) == before
 
 
+def test_a_sweep_that_goes_on_in_another_directory_is_told_what_is_not_found_there(cut_sweep, monkeypatch):
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    with pytest.raises(UserError, match=r"what is in letters.jsonl \(not found from this directory\)"):
+        launch.take_up(Path("..") / cut_sweep)
+
+
 @pytest.mark.parametrize("content", ["", "null", "[]", "{}", '{"jobs": [1]}', "[" * 100_000, '{"jobs'])
 def test_a_damaged_record_of_a_sweep_is_refused(content, cut_sweep):
     (cut_sweep / "sweep.json").write_text(content)
