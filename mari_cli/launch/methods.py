@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, IntegerNode, OmegaConf
 
 from mari_cli.config import RunConfig
 from mari_cli.errors import UserError, did_you_mean
@@ -24,7 +24,7 @@ from mari_cli.launch.typed import as_meant, quote
 from mari_cli.launch.unread import need_of, unread
 from mari_cli.search.plan import SearchConfig, read_settings
 from mari_cli.search.sampler import Sampler
-from mari_cli.search.space import Assignment, OneOf, Range, combinations, from_plain
+from mari_cli.search.space import Assignment, Interval, OneOf, Range, combinations, from_plain
 from mari_cli.storage.json_files import damaged
 from mari_cli.storage.layout import CONFIG, SWEEP
 
@@ -261,6 +261,9 @@ def _check_range(method: Method, of_key: Range, composed: Composed) -> None:
             f"`{key}` is a section or a list, and a search chooses numbers and words",
             f"separate methods by commas: `{key}=A,B`",
         )
+    if isinstance(node, IntegerNode) and isinstance(of_key, Interval) and not of_key.whole:
+        told = f"`{key}` takes whole numbers, and the interval {of_key.ends} holds others"
+        raise UserError(told, f"write `{key}=int(interval(LOW,HIGH))`")
     for value in of_key.extremes:
         method.configured({key: value})
 

@@ -114,11 +114,8 @@ def require_same(directory: Path, about: Mapping[str, Any], configs: Sequence[Ru
     named, here = _hash_paths(configs), _versions(configs, about.get("search"))
     gone = {path: "" if path in named else " (not found from this directory)" for path in about["named"]}
     changed = [f"what is in {path}{gone[path]}" for path in gone if named.get(path) != about["named"][path]]
-    others = {
-        name: (about["versions"].get(name), version)
-        for name, version in here.items()
-        if about["versions"].get(name) != version
-    }
+    was = about["versions"]
+    others = {name: (was.get(name), version) for name, version in here.items() if was.get(name) != version}
     refuse_changed(directory, "sweep", changed, others)
 
 

@@ -198,6 +198,10 @@ BAD = {
         [*SEARCH, "sweep.report_seeds=[1]", "sweep.report_overrides=['forget.peeple=3']"],
         "unknown config key `forget.peeple`",
     ),
+    "an interval of whole numbers": (
+        ["loss=npo", "train.warmup_steps=interval(0,4)", "sweep.trials=2"],
+        "`train.warmup_steps` takes whole numbers, and the interval 0 to 4 holds others",
+    ),
     "an override of what is searched": (
         [*SEARCH, "sweep.report_seeds=[1]", "sweep.report_overrides=[loss.beta=3]"],
         "cannot change `loss.beta`",
