@@ -26,6 +26,7 @@ from mari_cli.models.reference import ItemRows
 from mari_cli.options import RunOptions
 from mari_cli.suites.scores import ItemScore, score
 from mari_cli.suites.standard import Corpus
+from mari_cli.supports.calibrate import calibrated
 from mari_cli.supports.difficulty import Bigrams
 from mari_cli.supports.sparse import choices
 from mari_cli.supports.twins import Way
@@ -130,7 +131,7 @@ def test_with_difficulty_an_answer_is_compared_with_equally_hard_ones_of_the_hol
     targets, notes = asked.made()
     assert any("for each nat that the bigrams of the retain data give it" in note for note in notes)
     calibrated = next(note for note in notes if "generated" in note)
-    assert ", less what is harder in them," in calibrated
+    assert "(less what is harder in them)" in calibrated
     if "as near as" in calibrated:
         pytest.skip("this tiny target leaves nothing to calibrate")
     corpora = asked.corpora
@@ -285,6 +286,19 @@ def test_a_q_that_recites_more_than_the_holdout_is_warned_of_with_the_number(rec
     assert all(note.startswith("warning: ") is warned for note in notes)
     assert f"{recited / 40:.3f} of the {'unique facts' if known else 'answers'}" in notes[0]
     assert "0.050" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "sure"), [(6.0, 16.0, "less"), (0.0, 4.0, "more"), (0.0, 16.0, None)]
+)
+def test_a_calibration_that_ends_at_the_end_of_its_range_is_warned_of_with_what_to_do(least, most, sure):
+    found = calibrated(lambda power: power, 5.0, least=least, most=most)
+    note = asking_of_sources.of_calibration(
+        found, asking_of_sources.Unseen(), f"power {found.value:.4g}", "tune it longer"
+    )
+    assert note.startswith("warning: support: power") is (sure is not None)
+    if sure:
+        assert note.endswith(f"the holdout, 5: q is {sure} sure than wanted; tune it longer")
 
 
 def test_without_a_holdout_the_number_is_said():

@@ -212,11 +212,18 @@ def calibrate_by_holdout(
     return kind(**found)
 
 
-def as_before(found: Calibrated, unseen: Unseen) -> str:
-    """How near a calibration came, as the end of a note."""
+def of_calibration(
+    found: Calibrated, unseen: Unseen, setting: str, remedy: str, *, of: str = "forget", more: str = ""
+) -> str:
+    """The note on a ``setting`` that the holdout chose, by the loss of answers ``of`` a corpus; ``more`` is
+    said of these answers. A warning with ``remedy`` where no setting has the wanted loss."""
+    note = f"support: {setting}, so that {of} answers it gets wrong have {more}a loss of {found.reached:.4g}"
+    note += " (less what is harder in them)" if unseen.harder else ""
     wanted = f"the model before has on the holdout, {found.wanted:.4g}"
-    less = ", less what is harder in them," if unseen.harder else ""
-    return f"{less} as {wanted}" if found.exact else f"{less or ','} as near as it comes to what {wanted}"
+    if found.exact:
+        return f"{note} as {wanted}"
+    sure = "less" if found.reached > found.wanted else "more"
+    return f"warning: {note}, as near as it comes to what {wanted}: q is {sure} sure than wanted; {remedy}"
 
 
 def _plain(log_p: Mapping[str, Tensor]) -> Tensor:

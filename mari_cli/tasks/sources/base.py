@@ -20,9 +20,9 @@ from mari_cli.supports.asked import combined_mistakes
 from mari_cli.supports.calibrate import LEAST_POWER, MOST_POWER, Calibrated, calibrated
 from mari_cli.tasks.sources.asking import (
     Asking,
-    as_before,
     calibrate_by_holdout,
     make_targets,
+    of_calibration,
     tell,
     tokens_of,
 )
@@ -34,6 +34,8 @@ from mari_cli.tasks.sources.prepared import (
     model_before_fine_tuning,
 )
 from mari_cli.tasks.sources.source import SourceCost
+
+REMEDY = "tune its model for longer (`loss.support.share`), or give a holdout more like the forget data"
 
 
 def sharpened(log_p: Tensor, power: float) -> Tensor:
@@ -77,8 +79,7 @@ def make(asking: Asking) -> tuple[Targets, list[str]]:
         )
         power = found.value
         notes += tell(
-            f"support: predictions to the power {power:.4g}, so that holdout answers that it gets wrong "
-            f"have a loss of {found.reached:.4g}{as_before(found, unseen)}"
+            of_calibration(found, unseen, f"predictions to the power {power:.4g}", REMEDY, of="holdout")
         )
     del lm
     return make_targets(asking, asking.combined([model], sharpened, most=most, power=power), unseen, notes)

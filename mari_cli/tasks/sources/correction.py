@@ -10,7 +10,7 @@ from mari_cli.models.fingerprint import weights_hash
 from mari_cli.models.load import LanguageModel
 from mari_cli.supports.asked import Asked, combined_mistakes
 from mari_cli.supports.calibrate import Calibrated, calibrated
-from mari_cli.tasks.sources.asking import Asking, as_before, calibrate_by_holdout, make_targets, tell
+from mari_cli.tasks.sources.asking import Asking, calibrate_by_holdout, make_targets, of_calibration, tell
 
 MOST_WEIGHT = 16.0
 """Where the weight of a correction is looked for."""
@@ -52,8 +52,6 @@ def apply_correction(
             },
         )
         weight = found.value
-        notes += tell(
-            f"support: a correction of weight {weight:.4g}, so that forget answers that it gets wrong "
-            f"have a loss of {found.reached:.4g}{as_before(found, unseen)}"
-        )
+        remedy = "give a holdout more like the forget data, or another source (`loss=mari_twins`)"
+        notes += tell(of_calibration(found, unseen, f"a correction of weight {weight:.4g}", remedy))
     return make_targets(asking, asking.combined(models, combine, said=said, weight=weight), unseen, notes)

@@ -22,7 +22,14 @@ from mari_cli.supports.keys import find_keys, given_keys, read_keys
 from mari_cli.supports.sparse import Kept, Mistakes, mistakes_of
 from mari_cli.supports.twins import Names, Way
 from mari_cli.tasks.setting import seed_for
-from mari_cli.tasks.sources.asking import Asking, Unseen, as_before, calibrate_by_holdout, make_targets, tell
+from mari_cli.tasks.sources.asking import (
+    Asking,
+    Unseen,
+    calibrate_by_holdout,
+    make_targets,
+    of_calibration,
+    tell,
+)
 from mari_cli.tasks.sources.prepared import Prepared, Preparing, asked_of
 from mari_cli.tasks.sources.source import SourceCost
 
@@ -156,12 +163,10 @@ def _choose(
     if found.by == "power":
         chosen = (found.first, 0.0, found.value)
         setting = f"to the power {found.value:.4g}"
-    note = (
-        f"support: {found.first:.2g} of the twins generated, {setting}, so that forget answers "
-        f"that it gets wrong have a loss of {found.reached:.4g}{as_before(found, unseen)}, and "
-        f"{found.right:.3f} of their tokens right, where the holdout's have {found.wanted_right:.3f}"
-    )
-    return chosen, note
+    more = f"{found.right:.3f} of their tokens right, where the holdout's have {found.wanted_right:.3f}, and "
+    remedy = "give a holdout more like the forget data, or another source (`loss=mari_base`)"
+    setting = f"{found.first:.2g} of the twins generated, {setting}"
+    return chosen, of_calibration(found, unseen, setting, remedy, more=more)
 
 
 def _describe_keys(names: Names) -> str:
