@@ -1,6 +1,5 @@
 """A directory in the cache that takes long to make: locked while it is made, and checked before use."""
 
-import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,7 +8,7 @@ from filelock import FileLock
 
 from mari_cli import distributed
 from mari_cli.progress import say
-from mari_cli.storage.atomic import recover
+from mari_cli.storage.atomic import recover, remove
 
 
 def find_or_make(
@@ -34,9 +33,9 @@ def _find(path: Path, name: str, is_whole: Callable[[Path], bool]) -> bool:
     recover(path.parent)
     if not path.exists():
         return False
-    if is_whole(path):
+    if path.is_dir() and is_whole(path):
         say(f"{name}: from the cache ({path.parent})")
         return True
     say(f"{name}: the cache in `{path.parent}` is damaged and is made anew")
-    shutil.rmtree(path)
+    remove(path)
     return False

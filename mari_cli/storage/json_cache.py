@@ -35,7 +35,7 @@ def read_here(path: Path) -> Any:
             return kept["content"]
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError):  # no JSON, no text, or JSON of another shape
+    except (ValueError, TypeError, KeyError, RecursionError):  # no JSON, or JSON of another shape
         pass
     say(f"`{path}` in the cache is damaged and is made anew")
     return None

@@ -14,3 +14,6 @@ INPUTS = "inputs.json"
 """The inputs of a run (begun.py). The file appears with the directory and never changes."""
 REQUESTS = "requests.json"
 """In a run of several requests: the id of each, its run inside this one, and the hashes of its records."""
+CACHED = ("answers", "scores", "measured", "benchmarks", "audit",
+          "alternates", "context", "models", "reference", "support")  # fmt: skip
+"""The folders of a cache."""

@@ -96,7 +96,7 @@ def _seal(directory: Path, key: Mapping[str, Any], wanted: Mapping[str, TensorSp
 def _is_whole(directory: Path, key: Mapping[str, Any], wanted: Mapping[str, TensorSpec]) -> bool:
     try:
         return (directory / META).read_bytes() == _seal(directory, key, wanted)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return False
 
 

@@ -21,6 +21,7 @@ from mari_cli.errors import UserError
 from mari_cli.models.locate import find_model, refuse_other_formats, require_model, require_named
 from mari_cli.options import RunOptions
 from mari_cli.places import benchmark_folder, is_there, place
+from mari_cli.storage.layout import CACHED
 from mari_cli.storage.run import refuse_existing
 from mari_cli.storage.signature import check_key
 from mari_cli.suites.lm_names import refuse_unknown
@@ -119,8 +120,9 @@ def _models_beside(config: RunConfig) -> Iterator[tuple[str, str, str]]:
 
 
 def _check_places(config: RunConfig) -> None:
-    """Refuse an `out` or a `cache` that cannot be made. Neither is made yet."""
-    for key, path in (("out", Path(config.out)), ("cache", place(config.cache))):
+    """Refuse an `out` or a `cache` that cannot be made or filled. Neither is made yet."""
+    cache = place(config.cache)
+    for key, path in [("out", Path(config.out)), *(("cache", cache / name) for name in ("", *CACHED))]:
         try:
             there = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
         except OSError as error:

@@ -1,6 +1,7 @@
 """Tensors on disk are whole and theirs, or made anew."""
 
 import resource
+import shutil
 import threading
 import time
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mari_cli.errors import UserError
+from mari_cli.storage import json_cache
 from mari_cli.storage.tensor_cache import TensorSpec, cache_tensors, temporary_tensor
 
 WANTED = {"states": TensorSpec((5, 3), torch.bfloat16), "sums": TensorSpec((4,), torch.float64)}
@@ -89,6 +91,30 @@ def test_a_missing_or_shortened_file_is_detected(name, tmp_path):
         fill = Filler()
         cache_tensors(tmp_path, KEY, WANTED, fill, name="states")
         assert fill.calls == 1
+
+
+def test_a_file_for_a_folder_and_a_folder_for_a_file_are_made_anew(tmp_path):
+    for name in ("tensors", "meta.json", "states.bin"):
+        cache_tensors(tmp_path, KEY, WANTED, Filler(), name="states")
+        (path,) = tmp_path.rglob(name)
+        if path.is_dir():
+            shutil.rmtree(path)
+            path.write_text("x")
+        else:
+            path.unlink()
+            path.mkdir()
+        fill = Filler()
+        cache_tensors(tmp_path, KEY, WANTED, fill, name="states")
+        assert fill.calls == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"[" * 100_000, b'{"sha256": 1, "content": 2}', b"\xff"])
+def test_a_damaged_value_is_told_and_made_anew(content, tmp_path, capsys):
+    path = tmp_path / "value.json"
+    path.write_bytes(content)
+    assert json_cache.read(path) is None
+    assert "is damaged and is made anew" in capsys.readouterr().err
+    assert json_cache.write(path, [1]) == [1]
 
 
 def test_an_interrupted_writing_leaves_nothing_that_is_taken_for_whole(tmp_path):

@@ -61,6 +61,7 @@ FILES = {
     "notes.docx": "x",
     "typo.yaml": "defaults: [unlearn, _self_]\nloss:\n  mari_wait: 3\n",
     "taken/thesis.tex": "x",
+    "spoilt/answers": "x",
 }
 
 
@@ -248,6 +249,7 @@ BAD = {
     "an output directory that exists": (f"unlearn {OWN} out=taken", "output directory `taken` exists", "`out=`"),
     "an output directory below a file": (f"unlearn {OWN} out=notes.docx/run", "`{root}/notes.docx` is no directory", "`out=`"),
     "a cache that is a file": (f"unlearn {OWN} cache=notes.docx", "`{root}/notes.docx` is no directory", "`cache=`"),
+    "a cache whose answers are a file": (f"unlearn {OWN} cache=spoilt", "`{root}/spoilt/answers` is no directory to write in", "`cache=`"),
     "W&B online without a key": (f"unlearn {OWN} tracker=wandb tracker.mode=online", "no API key for online mode", "`tracker.mode=offline`"),
     # the other commands
     "fine-tuning into a directory that exists": (f"finetune {OWN} out=taken", "output directory `taken` exists", ""),

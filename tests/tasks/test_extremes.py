@@ -4,6 +4,7 @@ from tiny import TINY
 
 from mari_cli import launch
 from mari_cli.options import RunOptions
+from mari_cli.storage.layout import CACHED
 from mari_cli.tasks.unlearn import unlearn
 
 HUGE = 2**62
@@ -20,3 +21,4 @@ def test_the_largest_whole_numbers_mean_all_there_is(tmp_path):
     result = unlearn(launch.configured(launch.Experiment("unlearn", words)), RunOptions(["mari"]))
     assert (tmp_path / "run" / "config.yaml").read_text().count(str(HUGE)) >= len(KEYS)
     assert result["models"]["unlearned"]["metrics"]["forget/answer_nll"]["value"] > 0
+    assert {*CACHED} >= {path.name for path in (tmp_path / "cache").iterdir()}

@@ -44,12 +44,8 @@ def apply_correction(
             Calibrated,
             lambda wanted: calibrated(loss, wanted.loss, least=0.0, most=MOST_WEIGHT),
             unseen,
-            {
-                "models": [model.remembered.key for model in models],
-                "by": combine.__name__,
-                "before": before,
-                "most": MOST_WEIGHT,
-            },
+            {"models": [model.remembered.key for model in models], "by": combine.__name__}
+            | {"before": before, "most": MOST_WEIGHT},
         )
         weight = found.value
         remedy = "give a holdout more like the forget data, or another source (`loss=mari_twins`)"
