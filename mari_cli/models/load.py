@@ -325,11 +325,8 @@ def context_of(config: ModelConfig, shapes: PreTrainedConfig) -> int:
 
 def prompt_style(config: ModelConfig, tokenizer: PreTrainedTokenizerBase | None) -> PromptStyle:
     """The prompt style of ``config``. Raises UserError where the chat template contradicts ``config``."""
-    chat = (
-        config.chat_template is ChatTemplate.auto
-        and tokenizer is not None
-        and tokenizer.chat_template is not None
-    )
+    templated = tokenizer is not None and tokenizer.chat_template is not None
+    chat = templated and config.chat_template is ChatTemplate.auto
     if config.chat_template_args and not chat and tokenizer is not None:
         raise UserError(
             "`model.chat_template_args` has no effect: no chat template is used",

@@ -40,6 +40,8 @@ class Keys:
     """Items whose rare words replace a key string, because they have none, or none in their prompt."""
     retained: tuple[str, ...] = ()
     """Of `strings`, those that the retain data holds too; of strings that are found by counts, none."""
+    missed: tuple[str, ...] = ()
+    """Strings that were given and that no forget record holds."""
 
 
 def find_keys(
@@ -163,7 +165,8 @@ def given_keys(
         )
     texts = [(located.text, *span) for located in retain for span in located.own]
     retained = [string for string in met if any(patterns[string].search(*text) for text in texts)]
-    return Keys(tuple(tokens), tuple(sorted(met)), 0, tuple(sorted(retained)))
+    missed = tuple(string for string in patterns if string not in met)
+    return Keys(tuple(tokens), tuple(sorted(met)), 0, tuple(sorted(retained)), missed)
 
 
 def pattern(string: str) -> re.Pattern[str]:

@@ -141,12 +141,13 @@ def test_the_corpora_are_read_once(forget, monkeypatch):
 
 
 def test_what_a_run_says_before_it_begins_its_plan_says_too(tmp_path, capsys):
-    (tmp_path / "names.txt").write_text("Juno Dorner\nwho\n")
+    (tmp_path / "names.txt").write_text("Juno Dorner\nwho\nJuno Dornar\n")
     words = ("loss=mari_twins", f"loss.support.keys={tmp_path / 'names.txt'}", "model.max_length=64")
     planned(*words, "model.chat_template_date=2025-01-31")
     told = capsys.readouterr().err
     assert "note: nothing reads `model.chat_template_date`: it needs a chat template" in told
     assert "the retain data holds 1 of these strings too, as `who`: q leaves out what it says of them" in told
+    assert "no forget record holds 1 more of the file, as `Juno Dornar`" in told
 
 
 def test_lengths_stand_for_corpora_and_tokenizer():

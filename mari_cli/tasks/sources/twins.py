@@ -181,6 +181,8 @@ def _describe_keys(names: Names) -> str:
     if keys.retained:
         held = f"{len(keys.retained)} of these strings too, as `{keys.retained[0]}`"
         note += f"; the retain data holds {held}: q leaves out what it says of them"
+    if keys.missed:
+        note += f"; no forget record holds {len(keys.missed)} more of the file, as `{keys.missed[0]}`"
     return note
 
 
