@@ -27,6 +27,7 @@ from mari_cli.tasks.setting import (
     Setting,
     disk_of_run,
     named_beside,
+    note_on_template,
     notes_on_reading,
     read_setting,
     reference_at_path,
@@ -84,6 +85,7 @@ def check_run(config: R, options: RunOptions) -> tuple[Preflight[R], LanguageMod
     reference = reference_at_path(config, setting, instead)
     known: dict[str, str] = {}
     contexts: dict[str, int] = {}
+    notes = [*setting.texts.notes]
     for model, name in (
         (before, "the model before"),
         (gold, "the gold model"),
@@ -93,6 +95,7 @@ def check_run(config: R, options: RunOptions) -> tuple[Preflight[R], LanguageMod
             beside = load_for(config, setting, model)
             known |= inputs.of_model(beside, name)
             contexts[name] = beside.max_length
+            notes += note_on_template(model, name, setting)
             del beside
     lm = load_for(config, setting, config.model)
     known |= inputs.of_model(lm, "the model")
@@ -102,7 +105,7 @@ def check_run(config: R, options: RunOptions) -> tuple[Preflight[R], LanguageMod
     description = [f"model: {config.model.name} ({describe_architecture(lm.model)})"]
     if isinstance(config, UnlearnRun | FinetuneRun):
         description.append(f"layout: {lm.layout}")
-    notes = [*setting.texts.notes, *notes_on_reading(corpora, lm, config.model)]
+    notes += notes_on_reading(corpora, lm, config.model)
     return Preflight(
         config, options, setting, suite, gold, before, reference, corpora, known, description, notes
     ), lm

@@ -146,16 +146,24 @@ def named_beside(key: str, config: RunConfig, setting: Setting) -> ModelConfig |
     return None if path is None else model_beside(path, f"the {BESIDE[key]} at `{path}`", config, setting)
 
 
-def model_beside(path: str, what: str, config: RunConfig, setting: Setting) -> ModelConfig:
-    """The model at ``path``, called ``what``, to be measured beside the run's; refused where its own
-    tokenizer is another."""
+def model_beside(path: str, what: str, config: RunConfig, setting: Setting, instead: str = "") -> ModelConfig:
+    """The model at ``path``, called ``what``, to be asked beside the run's; refused where its own tokenizer
+    is another. ``instead``: what else the hint offers."""
     model = config.model.at(path)
     if load_tokenizer(model, []).get_vocab() != setting.tokenizer.get_vocab():
         raise UserError(
-            f"{what} has another tokenizer, so its losses are of other tokens",
-            "give a model with the tokenizer of the one that is measured",
+            f"{what} has another tokenizer, so its predictions are of other tokens",
+            f"give a model with the tokenizer of the one that the run is about{instead}",
         )
     return model
+
+
+def note_on_template(model: ModelConfig, what: str, setting: Setting) -> list[str]:
+    """A note where ``model``, called ``what``, has another chat template than that in which it is asked."""
+    own, asked = load_tokenizer(model, []).chat_template, setting.tokenizer.chat_template
+    if own == asked or model.chat_template == "off":
+        return []
+    return [f"{what} has another chat template than the run's model, and is asked as that one is"]
 
 
 def reference_at_path(config: RunConfig, setting: Setting, suite: Suite | None = None) -> ModelConfig | None:
@@ -169,10 +177,7 @@ def reference_at_path(config: RunConfig, setting: Setting, suite: Suite | None =
             f"`metrics.mia_reference` is about membership, which `suite={suite.name}` does not ask for",
             "leave out one of the two",
         )
-    if suite is None:
-        held_out = setting.texts.holdout is not None
-    else:
-        held_out = any("holdout" in name for name in suite.describe())
+    held_out = setting.texts.holdout is not None if suite is None else "holdout" in " ".join(suite.describe())
     if not held_out:
         raise UserError(
             "`metrics.mia_reference` needs a holdout",

@@ -20,7 +20,7 @@ from mari_cli.storage import hashing
 from mari_cli.suites.standard import Corpus
 from mari_cli.supports.twins import Way
 from mari_cli.tasks import inputs
-from mari_cli.tasks.setting import Setting
+from mari_cli.tasks.setting import Setting, note_on_template
 from mari_cli.tasks.sources import twins
 from mari_cli.tasks.sources.asking import Asking, Load
 from mari_cli.tasks.sources.prepared import Prepared, Preparing
@@ -57,7 +57,8 @@ def prepare_support(
     if request.source is SupportSource.auto:
         return _choose(here, known)
     known = SOURCES[request.source].prepare(here, known)
-    return config, known, [*known.notes]
+    notes = [note_on_template(of, f"the {name} of the support", setting) for name, of in known.given.items()]
+    return config, known, sum(notes, [*known.notes])
 
 
 def support(

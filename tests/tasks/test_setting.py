@@ -9,7 +9,7 @@ from tiny import TINY
 from mari_cli import launch
 from mari_cli.models.device import choose_compute
 from mari_cli.tasks.preflight import load_for
-from mari_cli.tasks.setting import notes_on_reading, read_setting, tokenize_corpora
+from mari_cli.tasks.setting import note_on_template, notes_on_reading, read_setting, tokenize_corpora
 
 
 def test_a_tokenizer_that_is_trained_here_reads_the_names_of_the_holdout_as_it_does_those_to_forget():
@@ -63,3 +63,27 @@ def test_a_setting_of_prompts_that_are_written_in_another_way_is_told(chat, sett
     lm = load_for(config, read, config.model)
     model = replace(config.model, **({setting: given[setting]} if setting else {}))
     assert notes_on_reading({}, lm, model) == told
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "words", "told"),
+    [
+        (None, None, [], False),
+        ("{{ messages }}", "{{ messages }}", [], False),
+        ("{{ messages }}", None, [], True),
+        (None, "{{ messages }}", [], True),
+        ("{{ messages }}", None, ["model.chat_template=off"], False),
+    ],
+)
+def test_a_model_beside_that_has_another_chat_template_is_told(own, others, words, told, tmp_path):
+    """Its numbers are those of a model that is asked in a way in which it was not trained."""
+    config = launch.configured(launch.Experiment("unlearn", TINY))
+    read = read_setting(config, choose_compute(config.train.device, config.train.precision))
+    for name, template in (("other", others), ("own", own)):
+        read.tokenizer.chat_template = template
+        read.tokenizer.save_pretrained(tmp_path / name)
+        (tmp_path / name / "config.json").write_text('{"model_type": "gpt2"}')
+    given = [word for word in TINY if not word.startswith(("model.", "finetune."))]
+    given += [f"model.path={tmp_path / 'own'}", *words]
+    model = launch.configured(launch.Experiment("unlearn", given)).model.at(str(tmp_path / "other"))
+    assert bool(note_on_template(model, "the gold model", read)) is told

@@ -5,12 +5,10 @@ from dataclasses import dataclass, field
 
 from mari_cli.config import ModelConfig, UnlearnRun
 from mari_cli.data.tokenize import PromptStyle
-from mari_cli.errors import UserError
 from mari_cli.losses.support import SupportConfig
-from mari_cli.models.load import load_tokenizer
 from mari_cli.suites.standard import Corpus
 from mari_cli.supports.twins import Names
-from mari_cli.tasks.setting import Setting
+from mari_cli.tasks.setting import Setting, model_beside
 
 
 @dataclass(frozen=True)
@@ -52,14 +50,8 @@ def epochs_of_share(config: UnlearnRun) -> int:
 def model_at(name: str, here: Preparing) -> ModelConfig:
     """The model that `loss.support` gives as ``name``. Raises UserError for one with another tokenizer."""
     key, path = f"loss.support.{name}", getattr(asked_of(here.config), name)
-    model = here.config.model.at(path)
-    if load_tokenizer(model, []).get_vocab() != here.setting.tokenizer.get_vocab():
-        raise UserError(
-            f"the model at `{key}={path}` has another tokenizer, so it predicts other tokens",
-            "give one with the tokenizer of the run's model, or take a source that needs no other model "
-            "(`loss=mari_twins`)",
-        )
-    return model
+    instead = ", or take a source that needs no other model (`loss=mari_twins`)"
+    return model_beside(path, f"the model at `{key}={path}`", here.config, here.setting, instead)
 
 
 def model_before_fine_tuning(here: Preparing) -> ModelConfig:
