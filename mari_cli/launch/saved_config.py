@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mari_cli import config
 from mari_cli.config import RunConfig
 from mari_cli.errors import UserError
-from mari_cli.launch.experiment import CORPORA, RUN_OPTION, is_run, label_of
+from mari_cli.launch.experiment import CORPORA, RUN_OPTION, label_of
 from mari_cli.launch.hydra_errors import explain
 from mari_cli.launch.parse import parse
 
@@ -25,7 +25,7 @@ def load_run_config(run: Path, *, checked: bool = False) -> RunConfig:
     """The config of the run in directory ``run``. Its `config.yaml` is resolved, so Hydra composes nothing.
     Raises UserError for a file that is no config of this version. Only with ``checked`` a value is refused
     that an earlier version allowed: a finished run was done with it."""
-    if not is_run(run):
+    if not (run / "config.yaml").is_file():
         raise UserError(
             f"`{run}` is no run directory: it has no `config.yaml`",
             "`mari runs list` shows the runs there are",
