@@ -98,8 +98,8 @@ def metrics_over_seeds(
 
 
 def confidence_of(runs: Iterable[RunData]) -> float:
-    """The confidence level of the runs' intervals from their configs, else 0.95."""
-    return float(next((level for run in runs if (level := run.setting("metrics.confidence"))), 0.95))
+    """The highest confidence level of the runs' intervals by their configs, in any order; else 0.95."""
+    return max((float(level) for run in runs if (level := run.setting("metrics.confidence"))), default=0.95)
 
 
 def side_of(role: ModelRole, runs: tuple[RunData, ...]) -> Side:

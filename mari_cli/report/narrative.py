@@ -332,8 +332,9 @@ def _claims_of_several(made: list[ComparisonRow]) -> list[Claim]:
 
 def _warnings(rows: list[ComparisonRow], runs: list[RunData]) -> list[str]:
     warnings = []
-    differing = differing_corpora(runs)
-    if differing:
+    if confidence(runs) == "stated":
+        warnings.append("Intervals are of several levels; a difference on the same items is of the highest.")
+    if differing := differing_corpora(runs):
         warnings.append(
             f"The runs were not measured on the same data ({listed(differing)} "
             f"differ{'s' * (len(differing) == 1)}): do not compare their numbers."
@@ -352,11 +353,9 @@ def _warnings(rows: list[ComparisonRow], runs: list[RunData]) -> list[str]:
             + ("What one was not asked is compared with nothing." if shared else "No metric is of all.")
         )
     for row in rows:
-        broken = [name for name in row.model.metrics if not math.isfinite(row.model.metrics[name].value)]
-        if broken:
-            warnings.append(
-                f"Not finite for “{row.label}”: {listed([metric_of(name).label for name in broken])}."
-            )
+        lost = [metric_of(name).label for name, e in row.model.metrics.items() if not math.isfinite(e.value)]
+        if lost:
+            warnings.append(f"Not finite for “{row.label}”: {listed(lost)}.")
     return warnings
 
 

@@ -102,3 +102,18 @@ def test_the_page_has_the_figure_in_its_tables_and_defines_it(tmp_path):
     assert "Distance to gold, in one figure" in page
     assert "forget side = mean over the metrics of |x - gold| / |target - gold|" in page
     assert json.loads((tmp_path / "a" / "result.json").read_text())["distance_to_gold"] == ENTERED
+
+
+def test_intervals_of_several_levels_are_warned_of_and_the_order_of_the_runs_moves_no_difference(tmp_path):
+    one, two = (write_run(tmp_path / name, method=name) for name in ("npo", "mari"))
+    config = two / "config.yaml"
+    config.write_text(config.read_text().replace("confidence: 0.95", "confidence: 0.5"))
+    there, back = compare([one, two]), compare([two, one])
+    for found in (there, back):
+        assert any(warning.startswith("Intervals are of several levels") for warning in found.warnings)
+    by_items = {name: apart for name, apart in there.differences.items() if apart.by == "items"}
+    assert by_items
+    for name, apart in by_items.items():
+        mirrored = back.differences[name]
+        assert (apart.low, apart.high) == pytest.approx((-mirrored.high, -mirrored.low), abs=1e-9), name
+    assert not any("several levels" in warning for warning in compare([one]).warnings)
