@@ -205,9 +205,7 @@ def calibrate_by_holdout(
     path = asking.cache / "support" / f"{whole}.json"
     found = json_cache.read(path)
     if found is None:
-        own = None
-        if distributed.is_rank_zero():
-            own = asdict(calibrate(unseen.mistakes()))
+        own = asdict(calibrate(unseen.mistakes())) if distributed.is_rank_zero() else None
         found = json_cache.write(path, own)
     return kind(**found)
 
