@@ -146,12 +146,14 @@ SETTINGS: dict[SupportSource, SourceSettings] = {
 def unread_by(config: SupportConfig) -> dict[str, str]:
     """By key of a loss what the source of ``config`` does not read, and what it needs."""
     source, found = config.source, {}
-    chosen = SETTINGS[SupportSource.twins if source is SupportSource.auto else source].by_holdout
-    if not config.quantiles and all(getattr(config, name) is not None for name in chosen):
-        found["support.difficulty"] = "`loss.support.quantiles=true`, or a setting that the holdout chooses"
     for name in {name for settings in SETTINGS.values() for name in settings.reads} - SETTINGS[source].reads:
         readers = ", ".join(f"`{other}`" for other, settings in SETTINGS.items() if name in settings.reads)
         found[f"support.{name}"] = f"another `loss.support.source` ({readers})"
+    chosen = SETTINGS[SupportSource.twins if source is SupportSource.auto else source].by_holdout
+    given = all(getattr(config, name) is not None for name in chosen)
+    if given and not config.quantiles and "difficulty" in SETTINGS[source].reads:
+        nulls = ", ".join(f"`loss.support.{name}=null`" for name in chosen)
+        found["support.difficulty"] = f"{nulls} or `loss.support.quantiles=true`"
     if source is SupportSource.neighbours:
         found["support.quantiles"] = "another `loss.support.source`"
     elif source is not SupportSource.auto:

@@ -9,9 +9,9 @@ nats a token, under a bigram model that is counted in the retain data:
 c are counts, T(v) the number of different tokens after v, T and N those of different and of all tokens, V the
 vocabulary (I. Witten, T. Bell 1991, "The zero-frequency problem", method C). Least squares on the holdout
 answers that the model before gets wrong give the slope b of their loss on x. Of a forget answer the expected
-loss is then the holdout's mean plus b (x - x̄): the regression estimator of a mean, a control variate. Where x
-says nothing of the loss, b is near 0, and hardly anything changes. The share of right tokens goes the same
-way. (Not from the paper.)
+loss is then the holdout's mean plus b (x - x̄): the regression estimator of a mean, a control variate. What x
+does not say of the loss is noise in b, the less the more answers there are. The share of right tokens goes
+the same way. (Not from the paper.)
 
 Shapes: S answers.
 """
@@ -28,8 +28,8 @@ from mari_cli.data.tokenize import Item
 
 DEFINITION = 1
 """Part of every cache key: raise it when a change here changes what is computed."""
-FEWEST = 3
-"""Wrong answers of the holdout that a slope needs."""
+FEWEST = 30
+"""Wrong answers of the holdout that a slope needs: of ten, chance alone makes one that moves q far."""
 
 
 class Bigrams:
@@ -43,14 +43,16 @@ class Bigrams:
             for before, token in pairs(item):
                 self.single[token] += 1
                 self.after[before][token] += 1
+        self.tokens = self.single.total()
+        self.tokens_after = {before: after.total() for before, after in self.after.items()}
 
     def probability(self, before: int, token: int) -> float:
         """P(``token`` | ``before``)."""
         kinds = len(self.single)
-        p = (self.single[token] + kinds / self.vocabulary) / (self.single.total() + kinds)
+        p = (self.single[token] + kinds / self.vocabulary) / (self.tokens + kinds)
         if (after := self.after.get(before)) is None:
             return p
-        return (after[token] + len(after) * p) / (after.total() + len(after))
+        return (after[token] + len(after) * p) / (self.tokens_after[before] + len(after))
 
     def difficulties(self, items: Sequence[Item]) -> Tensor:
         """The cross-entropy of each answer [S], in nats a token, float64."""
@@ -79,6 +81,8 @@ class Harder:
     """Nats of loss for each nat of difficulty, over those."""
     correlation: float
     """Of difficulty and loss, over those."""
+    answers: int
+    """How many those are."""
 
 
 def harder(forget_S: Tensor, holdout_S: Tensor, nll_S: Tensor, right_S: Tensor) -> Harder | None:
@@ -102,4 +106,5 @@ def harder(forget_S: Tensor, holdout_S: Tensor, nll_S: Tensor, right_S: Tensor) 
         holdout=float(x.mean()),
         slope=float(slope),
         correlation=correlation,
+        answers=len(x),
     )

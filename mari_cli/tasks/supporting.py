@@ -96,6 +96,8 @@ def _choose(here: Preparing, known: Prepared) -> tuple[UnlearnRun, Prepared | No
         if asked.keys is not None:
             raise
         note = f"support: neighbours, for twins cannot be made: {error}"
+        unread = [name for name in ("quantiles", "difficulty") if getattr(asked, name)]
+        note += "".join(f"; `loss.support.{name}` changes nothing then" for name in unread)
         return with_support(config, source=SupportSource.neighbours), None, [note]
     changes: dict[str, Any] = {"source": SupportSource.twins}
     notes = [*known.notes]

@@ -54,18 +54,19 @@ def test_the_expected_loss_is_the_regression_estimator():
 
 
 def test_answers_that_are_right_teach_nothing():
-    x = torch.tensor([0.1, 0.2, 2.0, 3.0, 4.0], dtype=torch.float64)
-    right = torch.tensor([1.0, 1.0, 0.5, 0.5, 0.5], dtype=torch.float64)
-    nll = torch.tensor([9.0, 0.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    x = torch.tensor([0.1, 0.2, 2.0, 3.0, 4.0] * 10, dtype=torch.float64)
+    right = torch.tensor([1.0, 1.0, 0.5, 0.5, 0.5] * 10, dtype=torch.float64)
+    nll = torch.tensor([9.0, 0.0, 2.0, 3.0, 4.0] * 10, dtype=torch.float64)
     found = harder(ONES, x, nll, right)
     assert found is not None
     assert found.slope == pytest.approx(1)
     assert found.holdout == pytest.approx(3)
+    assert found.answers == 30
 
 
 @pytest.mark.parametrize(
     ("x", "right"),
-    [([1.0, 2.0, 3.0], [1.0, 0.5, 0.5]), ([2.0, 2.0, 2.0], [0.5, 0.5, 0.5]), ([], [])],
+    [([1.0, 2.0] * 15, [1.0] + [0.5] * 29), ([2.0] * 30, [0.5] * 30), ([], [])],
 )
 def test_too_few_wrong_answers_and_equally_hard_ones_say_nothing(x, right):
     x, right = (torch.tensor(values, dtype=torch.float64) for values in (x, right))
@@ -73,8 +74,9 @@ def test_too_few_wrong_answers_and_equally_hard_ones_say_nothing(x, right):
 
 
 def test_mistakes_are_compared_without_what_harder_answers_cost():
-    x = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    x = torch.tensor([1.0, 2.0, 3.0] * 10, dtype=torch.float64)
     found = harder(torch.tensor([2.0, 4.0], dtype=torch.float64), x, 5 * x, 0.9 - 0.2 * x)
+    assert found is not None
     nll, right = torch.tensor([12.0, 21.0]), torch.tensor([0.5, 0.1])
     plain, without = mistakes(nll, right), mistakes(nll, right, found)
     assert plain.loss - without.loss == pytest.approx(5 * (3 - 2))

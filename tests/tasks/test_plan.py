@@ -147,7 +147,7 @@ def test_what_a_run_says_before_it_begins_its_plan_says_too(tmp_path, capsys):
     told = capsys.readouterr().err
     assert "note: nothing reads `model.chat_template_date`: it needs a chat template" in told
     assert "the retain data holds 1 of these strings too, as `who`: q leaves out what it says of them" in told
-    assert "no forget record holds 1 more of the file, as `Juno Dornar`" in told
+    assert "no forget record holds 1 string of the file, as `Juno Dornar`" in told
 
 
 def test_lengths_stand_for_corpora_and_tokenizer():

@@ -26,6 +26,7 @@ from mari_cli.models.reference import ItemRows
 from mari_cli.options import RunOptions
 from mari_cli.suites.scores import ItemScore, score
 from mari_cli.suites.standard import Corpus
+from mari_cli.supports import difficulty
 from mari_cli.supports.calibrate import calibrated
 from mari_cli.supports.difficulty import Bigrams
 from mari_cli.supports.sparse import choices
@@ -126,14 +127,32 @@ def test_twins_are_set_so_that_the_forget_answers_are_as_unlikely_as_the_holdout
     assert mean_nll(targets, asked.corpora["forget"].items) == pytest.approx(holdouts(asked), abs=4e-3)
 
 
-def test_with_difficulty_an_answer_is_compared_with_equally_hard_ones_of_the_holdout(cache):
+def test_nobody_is_warned_that_the_contrast_that_was_typed_misses_the_loss_of_the_holdout(cache):
+    _, notes = asking(cache, "loss=mari_twins", "loss.support.contrast=0.5").made()
+    (note,) = [note for note in notes if "of the twins generated" in note]
+    assert "as near as it comes" in note
+    assert not note.startswith("warning")
+
+
+@pytest.mark.parametrize("source", ["loss=mari_assistant", "loss=mari_twins"])
+def test_difficulty_changes_the_weight_and_the_quantiles_that_the_holdout_sets(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(difficulty, "FEWEST", 3)
+    given = ["loss.support.quantiles=true"] if source == "loss=mari_twins" else []
+    given += ["loss.support.generated=0", "loss.support.contrast=1"] if given else []
+    plain, _ = asking(tmp_path, source, *given).made()
+    corrected, notes = asking(tmp_path, source, *given, "loss.support.difficulty=true").made()
+    assert any("for each nat that the bigrams" in note for note in notes)
+    assert not torch.equal(plain.q_MK, corrected.q_MK)
+
+
+def test_with_difficulty_an_answer_is_compared_with_equally_hard_ones_of_the_holdout(cache, monkeypatch):
+    monkeypatch.setattr(difficulty, "FEWEST", 3)
     asked = asking(cache, "loss=mari_twins", "loss.support.difficulty=true", "loss.support.generated=0")
     targets, notes = asked.made()
     assert any("for each nat that the bigrams of the retain data give it" in note for note in notes)
     calibrated = next(note for note in notes if "generated" in note)
-    assert "(less what is harder in them)" in calibrated
-    if "as near as" in calibrated:
-        pytest.skip("this tiny target leaves nothing to calibrate")
+    assert "forget answers, less what is harder in them, that it gets wrong" in calibrated
+    assert "as near as" not in calibrated
     corpora = asked.corpora
     lm = asked.load(asked.target)
     scored = score(
@@ -293,9 +312,7 @@ def test_a_q_that_recites_more_than_the_holdout_is_warned_of_with_the_number(rec
 )
 def test_a_calibration_that_ends_at_the_end_of_its_range_is_warned_of_with_what_to_do(least, most, sure):
     found = calibrated(lambda power: power, 5.0, least=least, most=most)
-    note = asking_of_sources.of_calibration(
-        found, asking_of_sources.Unseen(), f"power {found.value:.4g}", "tune it longer"
-    )
+    note = asking_of_sources.of_calibration(found, f"power {found.value:.4g}", "tune it longer")
     assert note.startswith("warning: support: power") is (sure is not None)
     if sure:
         assert note.endswith(f"the holdout, 5: q is {sure} sure than wanted; tune it longer")

@@ -34,6 +34,7 @@ from mari_cli.tasks.sources.prepared import Prepared
 from mari_cli.tasks.training import fine_tuned_model
 from mari_cli.train.step import chunk_for, operand_head
 
+FORGET = "forget answers"
 C = TypeVar("C", bound=Calibrated)
 Load = Callable[[ModelConfig], LanguageModel]
 
@@ -46,7 +47,12 @@ class Unseen:
     harder: Harder | None = None
     """By how much the forget answers are harder, where `difficulty` asks for that."""
     key: str | None = None
-    """Content hash of all that determines `harder`."""
+    """Content hash of what determines `harder`, but for its last digits, which depend on batches."""
+
+    @property
+    def compared(self) -> str:
+        """The forget answers that are compared with the holdout's, in words."""
+        return FORGET if self.harder is None else f"{FORGET}, less what is harder in them,"
 
     def mistakes(self) -> Mistakes:
         return mistakes(*_losses_and_right(self.scores))
@@ -184,7 +190,7 @@ def tell(*notes: str) -> list[str]:
 def _losses_and_right(scores: Sequence[ItemScore]) -> tuple[Tensor, Tensor]:
     """Losses, in nats, and shares of right tokens [S], float64."""
     columns = [[score.answer_nll, score.tokens_right / score.tokens] for score in scores]
-    nll_S, right_S = torch.tensor(columns, dtype=torch.float64).T
+    nll_S, right_S = torch.tensor(columns, dtype=torch.float64).reshape(-1, 2).T
     return nll_S, right_S
 
 
@@ -211,17 +217,20 @@ def calibrate_by_holdout(
 
 
 def of_calibration(
-    found: Calibrated, unseen: Unseen, setting: str, remedy: str, *, of: str = "forget", more: str = ""
+    found: Calibrated, setting: str, remedy: str | None, *, whose: str = FORGET, right: str = ""
 ) -> str:
-    """The note on a ``setting`` that the holdout chose, by the loss of answers ``of`` a corpus; ``more`` is
-    said of these answers. A warning with ``remedy`` where no setting has the wanted loss."""
-    note = f"support: {setting}, so that {of} answers it gets wrong have {more}a loss of {found.reached:.4g}"
-    note += " (less what is harder in them)" if unseen.harder else ""
+    """A note on ``setting``, which the holdout chose, and on the loss that q has with it. Where no setting
+    gives the wanted loss, the note is a warning that ends with ``remedy``; no warning where that is None.
+
+    ``whose``: the answers that were compared, in words; ``right``: what is said of their tokens.
+    """
+    note = f"support: {setting}, so that {whose} that it gets wrong have {right}a loss of {found.reached:.4g}"
     wanted = f"the model before has on the holdout, {found.wanted:.4g}"
     if found.exact:
         return f"{note} as {wanted}"
+    missed = f"{note}, as near as it comes to what {wanted}"
     sure = "less" if found.reached > found.wanted else "more"
-    return f"warning: {note}, as near as it comes to what {wanted}: q is {sure} sure than wanted; {remedy}"
+    return f"warning: {missed}: q is {sure} sure than wanted; {remedy}" if remedy else missed
 
 
 def _plain(log_p: Mapping[str, Tensor]) -> Tensor:
@@ -253,7 +262,7 @@ def make_targets(
 
         settings |= {"quantiles": quantiles.DEFINITION, "holdout": hashing.content_hash(wrong)}
         settings |= {"difficulty": unseen.key} if unseen.key else {}
-        notes += tell(_of_quantiles(moved))
+        notes += tell(_of_quantiles(moved, unseen))
     found = targets(
         said,
         supported,
@@ -269,20 +278,23 @@ def make_targets(
 
 def _of_difficulty(found: Harder | None) -> str:
     if found is None:
-        return "support: difficulty changes nothing, for too few answers of the holdout are wrong"
+        few = f"fewer than {difficulty.FEWEST} holdout answers are wrong, or all of them are equally hard"
+        return f"support: difficulty changes nothing: {few}"
     return (
         f"support: an unseen answer costs {found.slope:.3g} nats a token more for each nat that the bigrams "
-        f"of the retain data give it (correlation {found.correlation:.2f} on the holdout); they give "
-        f"{found.forget:.4g} nats a token to the forget answers, {found.holdout:.4g} to wrong holdout answers"
+        f"of the retain data give it (correlation {found.correlation:.2f} on {found.answers} holdout "
+        f"answers); they give {found.forget:.4g} nats a token to the forget answers, {found.holdout:.4g} to "
+        "those"
     )
 
 
-def _of_quantiles(moved: Moved) -> str:
+def _of_quantiles(moved: Moved, unseen: Unseen) -> str:
     if not len(moved.wanted_W):
         return "support: no answer is moved to the losses of the holdout, for q gets none wrong"
     off = (moved.reached_W - moved.wanted_W).abs().mean()
+    such = "such" if unseen.harder is None else "equally hard"
     return (
-        f"support: {counted(len(moved.wanted_W), 'answer')} that q gets wrong moved to the losses that such "
-        f"answers of the holdout have, from {moved.wanted_W.min():.4g} to {moved.wanted_W.max():.4g}; "
+        f"support: {counted(len(moved.wanted_W), 'answer')} that q gets wrong moved to the losses that "
+        f"{such} answers of the holdout have, from {moved.wanted_W.min():.4g} to {moved.wanted_W.max():.4g}; "
         f"{off:.2g} away in the mean"
     )

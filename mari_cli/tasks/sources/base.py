@@ -35,7 +35,7 @@ from mari_cli.tasks.sources.prepared import (
 )
 from mari_cli.tasks.sources.source import SourceCost
 
-REMEDY = "tune its model for longer (`loss.support.share`), or give a holdout more like the forget data"
+REMEDY = "tune its model for more or fewer epochs (`loss.support.share`), or give another holdout"
 
 
 def sharpened(log_p: Tensor, power: float) -> Tensor:
@@ -78,9 +78,8 @@ def make(asking: Asking) -> tuple[Targets, list[str]]:
             {"of": on_holdout.remembered.key, "before": before, "between": [LEAST_POWER, MOST_POWER]},
         )
         power = found.value
-        notes += tell(
-            of_calibration(found, unseen, f"predictions to the power {power:.4g}", REMEDY, of="holdout")
-        )
+        setting = f"predictions to the power {power:.4g}"
+        notes += tell(of_calibration(found, setting, REMEDY, whose="holdout answers"))
     del lm
     return make_targets(asking, asking.combined([model], sharpened, most=most, power=power), unseen, notes)
 

@@ -44,10 +44,11 @@ def apply_correction(
             Calibrated,
             lambda wanted: calibrated(loss, wanted.loss, least=0.0, most=MOST_WEIGHT),
             unseen,
-            {"models": [model.remembered.key for model in models], "by": combine.__name__}
+            {"models": [model.remembered.key for model in models], "combined": combine.__name__}
             | {"before": before, "most": MOST_WEIGHT},
         )
         weight = found.value
         remedy = "give a holdout more like the forget data, or another source (`loss=mari_twins`)"
-        notes += tell(of_calibration(found, unseen, f"a correction of weight {weight:.4g}", remedy))
+        setting = f"a correction of weight {weight:.4g}"
+        notes += tell(of_calibration(found, setting, remedy, whose=unseen.compared))
     return make_targets(asking, asking.combined(models, combine, said=said, weight=weight), unseen, notes)

@@ -119,6 +119,8 @@ def make(asking: Asking) -> tuple[Targets, list[str]]:
         notes += tell(note)
     else:
         contrast, power = config.contrast, config.sharpen or 1.0
+        if config.difficulty and not config.quantiles:
+            notes += tell("support: difficulty changes nothing, for the holdout chooses nothing here")
     supported = partial(twins.combined, generated=generated, contrast=contrast, power=power)
     settings = {"generated": generated, "contrast": contrast, "power": power}
     return make_targets(asking, said, unseen, notes, supported, **settings)
@@ -163,10 +165,12 @@ def _choose(
     if found.by == "power":
         chosen = (found.first, 0.0, found.value)
         setting = f"to the power {found.value:.4g}"
-    more = f"{found.right:.3f} of their tokens right, where the holdout's have {found.wanted_right:.3f}, and "
-    remedy = "give a holdout more like the forget data, or another source (`loss=mari_base`)"
+    right = f"{found.right:.3f} of their tokens right, where the holdout's have {found.wanted_right:.3f}"
+    remedy = None  # nobody is warned of what was typed
+    if config.contrast is None:
+        remedy = "give a holdout more like the forget data, or another source (`loss=mari_base`)"
     setting = f"{found.first:.2g} of the twins generated, {setting}"
-    return chosen, of_calibration(found, unseen, setting, remedy, more=more)
+    return chosen, of_calibration(found, setting, remedy, whose=unseen.compared, right=f"{right}, and ")
 
 
 def _describe_keys(names: Names) -> str:
@@ -182,7 +186,8 @@ def _describe_keys(names: Names) -> str:
         held = f"{len(keys.retained)} of these strings too, as `{keys.retained[0]}`"
         note += f"; the retain data holds {held}: q leaves out what it says of them"
     if keys.missed:
-        note += f"; no forget record holds {len(keys.missed)} more of the file, as `{keys.missed[0]}`"
+        missed = counted(len(keys.missed), "string")
+        note += f"; no forget record holds {missed} of the file, as `{keys.missed[0]}`"
     return note
 
 
