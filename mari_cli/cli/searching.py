@@ -26,7 +26,8 @@ def run_search(planned: "PlannedSearch") -> bool:
     from mari_cli.tasks.searched import describe_search
 
     settings = planned.settings
-    aim, *_ = [choose_aim(one.configured({}), settings.aim, settings.direction) for one in planned.methods]
+    aims = [choose_aim(one.configured({}), settings.aim, settings.direction) for one in planned.methods]
+    aim = aims[0]
     for line in plan_lines(planned, aim):
         note(line)
     found = launch.search(LoadedLater(planned.task), planned, aim)

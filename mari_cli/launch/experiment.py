@@ -10,6 +10,7 @@ from mari_cli.launch.groups import CONF
 from mari_cli.launch.typed import as_meant, entries_of, quote, unquoted
 from mari_cli.launch.yaml_files import choices_in
 from mari_cli.places import is_there, place
+from mari_cli.storage.layout import INPUTS
 
 CORPORA = ("forget", "retain", "holdout")
 IMPLYING = ("model.path", *(f"{corpus}.path" for corpus in CORPORA), "forget.requests")
@@ -129,5 +130,6 @@ def _is_text(path: str) -> bool:
 
 
 def is_run(path: Path) -> bool:
-    """Also where its config is lost: as a model alone it would be measured on corpora of no run."""
-    return any(os.path.isfile(place(path) / name) for name in ("config.yaml", "run.json"))
+    """Whether ``path`` is the directory of a run, also of one whose config is lost: as a model alone it would
+    be measured on other corpora than its own."""
+    return any(os.path.isfile(place(path) / name) for name in ("config.yaml", INPUTS))

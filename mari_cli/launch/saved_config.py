@@ -17,6 +17,7 @@ from mari_cli.errors import UserError
 from mari_cli.launch.experiment import CORPORA, RUN_OPTION, label_of
 from mari_cli.launch.hydra_errors import explain
 from mari_cli.launch.parse import parse
+from mari_cli.storage.layout import CHECKPOINT, INPUTS
 
 TASKS = ("unlearn", "finetune", "evaluate", "audit")
 
@@ -26,6 +27,9 @@ def load_run_config(run: Path, *, checked: bool = False) -> RunConfig:
     Raises UserError for a file that is no config of this version. Only with ``checked`` a value is refused
     that an earlier version allowed: a finished run was done with it."""
     if not (run / "config.yaml").is_file():
+        if (run / INPUTS).is_file():
+            alone = f"its model alone is `{run / CHECKPOINT}`"
+            raise UserError(f"run `{run}` has lost its `config.yaml`", alone)
         raise UserError(
             f"`{run}` is no run directory: it has no `config.yaml`",
             "`mari runs list` shows the runs there are",

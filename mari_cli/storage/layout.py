@@ -15,5 +15,5 @@ INPUTS = "inputs.json"
 REQUESTS = "requests.json"
 """In a run of several requests: the id of each, its run inside this one, and the hashes of its records."""
 CACHED = ("answers", "scores", "measured", "benchmarks", "audit",
-          "alternates", "context", "models", "reference", "support")  # fmt: skip
+          "alternates", "context", "gradnorms", "models", "reference", "support")  # fmt: skip
 """The folders of a cache."""

@@ -71,7 +71,8 @@ def compare(runs: list[Path], out: Path | None = None, *, search: Search | None 
     for path in runs:  # a finished run of several requests has a run in it for each of them
         begun = () if Run(path).finished else [job for job in path.iterdir() if (job / RUN).is_file()]
         if cut := sum(not Run(job).finished for job in begun):
-            warned.append(f"left out of `{one_line(path.name)}`: {counted(cut, 'job')} not finished.")
+            where = one_line(path.resolve().name)
+            warned.append(f"left out of `{where}`: {counted(cut, 'job')} begun and not finished.")
     return Compared(
         results=[
             merge_seeds([run.result for run in row.runs], row.seeds, confidence=confidence_of(row.runs))

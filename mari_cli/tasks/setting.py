@@ -153,7 +153,7 @@ def model_beside(path: str, what: str, config: RunConfig, setting: Setting, inst
     if load_tokenizer(model, []).get_vocab() != setting.tokenizer.get_vocab():
         raise UserError(
             f"{what} has another tokenizer, so its predictions are of other tokens",
-            f"give a model with the tokenizer of the one that the run is about{instead}",
+            f"give a model with the tokenizer of the run's model{instead}",
         )
     return model
 
@@ -177,7 +177,10 @@ def reference_at_path(config: RunConfig, setting: Setting, suite: Suite | None =
             f"`metrics.mia_reference` is about membership, which `suite={suite.name}` does not ask for",
             "leave out one of the two",
         )
-    held_out = setting.texts.holdout is not None if suite is None else "holdout" in " ".join(suite.describe())
+    if suite is None:
+        held_out = setting.texts.holdout is not None
+    else:
+        held_out = any("holdout" in name for name in suite.describe())
     if not held_out:
         raise UserError(
             "`metrics.mia_reference` needs a holdout",

@@ -290,7 +290,7 @@ def test_a_job_of_a_sweep_that_did_not_end_is_left_out_and_is_told(tmp_path: Pat
     (cut / "result.json").unlink()
     found = compare([tmp_path / "s"])
     assert len(found.results) == 1
-    assert found.warnings == ["left out of `s`: 1 job not finished."]
+    assert found.warnings == ["left out of `s`: 1 job begun and not finished."]
 
 
 def test_no_name_moves_the_cursor_or_turns_the_text(tmp_path: Path) -> None:

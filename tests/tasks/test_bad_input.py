@@ -103,7 +103,7 @@ def workshop(tmp_path_factory) -> Path:
     del tensors["transformer.h.1.mlp.c_fc.weight"]
     save_file(tensors, root / "misfit" / "model.safetensors", {"format": "pt"})
     edit_json(variant("quantised") / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
-    (variant("lost") / "run.json").write_text("{}")
+    (variant("lost") / "inputs.json").write_text("{}")
     pickled = variant("pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     adapter = variant("adapter")
@@ -266,7 +266,7 @@ BAD = {
     "a closing audit beside a second gold model that is not there": (f"unlearn {OWN} audit=quick second_gold=finetune", "no second gold model at `finetune`", "`second_gold` is a model or run directory, or `none`"),
     "auditing beside a second gold model of a shorter context": ("audit model forget.path=letters.jsonl retain.path=rest.jsonl before=none second_gold=brief", "the context of the second gold model is 8 tokens", "the context of the run's"),
     "evaluating in float16 on a CPU": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl device=cpu precision=float16", "float16 needs a CUDA device", "`precision=bfloat16`"),
-    "evaluating a run whose config is lost": ("evaluate lost", "`lost` is no run directory: it has no `config.yaml`", "`mari runs list`"),
+    "evaluating a run whose config is lost": ("evaluate lost", "run `lost` has lost its `config.yaml`", "`lost/checkpoint`"),
     "resuming what is no run": ("unlearn --resume model", "`model` is no run directory", ""),
     "comparing what is no run": ("compare taken", "taken", ""),
 }  # fmt: skip
