@@ -195,7 +195,7 @@ BAD = {
     "more than the context": (f"unlearn {OWN} model.max_length=65", "exceeds the context of `model`, 64 tokens", "leave it out"),
     "a gold model that is not there": (f"unlearn {OWN} gold=nowhere", "no gold model at `nowhere`", "`gold` is"),
     "a gold model that does not fit": (f"unlearn {OWN} gold=misfit", "the checkpoint at `misfit` does not fit", "belong together"),
-    "a gold model that reads other tokens": (f"unlearn {OWN} gold=other_words", "the gold model at `other_words` has another tokenizer", "the tokenizer of the one"),
+    "a gold model that reads other tokens": (f"unlearn {OWN} gold=other_words", "the gold model at `other_words` has another tokenizer", "the tokenizer of the run's model"),
     "a gold model of a shorter context": (f"unlearn {OWN} gold=brief", "the context of the gold model is 8 tokens, and the longest item has", "the context of the run's"),
     # adapters, and what is stepped
     "adapters of rank 0": (f"unlearn {OWN} model.lora.rank=0", "`model.lora.rank` must be > 0, got 0", ""),
@@ -241,7 +241,7 @@ BAD = {
     # membership inference
     "a reference that is not there": (f"unlearn {OWN} holdout.path=unseen.jsonl metrics.mia_reference=nowhere", "no reference of membership inference at `nowhere`", "`metrics.mia_reference` is a model or run directory"),
     "a reference without a holdout": (f"unlearn {OWN} metrics.mia_reference=model", "`metrics.mia_reference` needs a holdout", "`holdout`"),
-    "a reference that reads other tokens": (f"unlearn {OWN} holdout.path=unseen.jsonl metrics.mia_reference=other_words", "has another tokenizer", "the tokenizer of the one"),
+    "a reference that reads other tokens": (f"unlearn {OWN} holdout.path=unseen.jsonl metrics.mia_reference=other_words", "has another tokenizer", "the tokenizer of the run's model"),
     "a reference of a shorter context": (f"unlearn {OWN} holdout.path=unseen.jsonl metrics.mia_reference=brief", "the context of the reference of membership inference is 8 tokens", "the context of the run's"),
     "a reference that does not fit": (f"finetune {OWN} holdout.path=unseen.jsonl metrics.mia_reference=misfit", "does not fit its model", ""),
     # this machine
@@ -258,10 +258,10 @@ BAD = {
     "evaluating what is not there": ("evaluate ./nowhere forget.path=letters.jsonl retain.path=rest.jsonl", "no model at `./nowhere`", ""),
     "evaluating beside a gold model that is not there": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl gold=nowhere", "no gold model at `nowhere`", "`none`"),
     "evaluating beside a gold model that does not fit": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl gold=misfit", "does not fit its model", ""),
-    "evaluating beside a gold model that reads other tokens": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl gold=rotated", "the gold model at `rotated` has another tokenizer", "the tokenizer of the one"),
+    "evaluating beside a gold model that reads other tokens": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl gold=rotated", "the gold model at `rotated` has another tokenizer", "the tokenizer of the run's model"),
     "evaluating beside a gold model of a shorter context": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl gold=brief", "the context of the gold model is 8 tokens", "the context of the run's"),
     "evaluating beside a model before that is not there": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl before=nowhere", "no model before at `nowhere`", "`none`"),
-    "evaluating beside a model before that reads other tokens": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl before=rotated", "the model before at `rotated` has another tokenizer", "the tokenizer of the one"),
+    "evaluating beside a model before that reads other tokens": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl before=rotated", "the model before at `rotated` has another tokenizer", "the tokenizer of the run's model"),
     "evaluating beside a model before of a shorter context": ("evaluate model forget.path=letters.jsonl retain.path=rest.jsonl before=brief", "the context of the model before is 8 tokens", "the context of the run's"),
     "a closing audit beside a second gold model that is not there": (f"unlearn {OWN} audit=quick second_gold=finetune", "no second gold model at `finetune`", "`second_gold` is a model or run directory, or `none`"),
     "auditing beside a second gold model of a shorter context": ("audit model forget.path=letters.jsonl retain.path=rest.jsonl before=none second_gold=brief", "the context of the second gold model is 8 tokens", "the context of the run's"),

@@ -50,7 +50,7 @@ class Unseen:
     """Content hash of what determines `harder`, but for its last digits, which depend on batches."""
 
     @property
-    def compared(self) -> str:
+    def answers(self) -> str:
         """The forget answers that are compared with the holdout's, in words."""
         return FORGET if self.harder is None else f"{FORGET}, less what is harder in them,"
 

@@ -50,5 +50,5 @@ def apply_correction(
         weight = found.value
         remedy = "give a holdout more like the forget data, or another source (`loss=mari_twins`)"
         setting = f"a correction of weight {weight:.4g}"
-        notes += tell(of_calibration(found, setting, remedy, whose=unseen.compared))
+        notes += tell(of_calibration(found, setting, remedy, whose=unseen.answers))
     return make_targets(asking, asking.combined(models, combine, said=said, weight=weight), unseen, notes)

@@ -170,7 +170,7 @@ def _choose(
     if config.contrast is None:
         remedy = "give a holdout more like the forget data, or another source (`loss=mari_base`)"
     setting = f"{found.first:.2g} of the twins generated, {setting}"
-    return chosen, of_calibration(found, setting, remedy, whose=unseen.compared, right=f"{right}, and ")
+    return chosen, of_calibration(found, setting, remedy, whose=unseen.answers, right=f"{right}, and ")
 
 
 def _describe_keys(names: Names) -> str:
