@@ -117,13 +117,11 @@ def holdouts(asked) -> float:
     return sum(column) / len(column)
 
 
-@pytest.mark.parametrize("given", ["generated=null", "generated=0", "contrast=0.5"])
+@pytest.mark.parametrize("given", ["generated=null", "generated=0"])
 def test_twins_are_set_so_that_the_forget_answers_are_as_unlikely_as_the_holdout(given, cache):
     asked = asking(cache, "loss=mari_twins", f"loss.support.{given}")
     targets, notes = asked.made()
-    calibrated = [note for note in notes if "generated" in note]
-    if "as near as" in calibrated[0]:
-        pytest.skip("this tiny target leaves nothing to calibrate")
+    assert not any("as near as" in note for note in notes)
     assert mean_nll(targets, asked.corpora["forget"].items) == pytest.approx(holdouts(asked), abs=4e-3)
 
 
