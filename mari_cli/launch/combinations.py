@@ -8,7 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
@@ -183,17 +182,13 @@ def _with_own(
 
 def not_in_the_sweep(method: str, override: Override, known: Sequence[str]) -> UserError:
     """The error that ``override`` is for a method that is none of ``known``."""
-    known = [name for name in known if not _is_number(name)]  # the values of `seed=1,2` name nothing
+    known = [name for name in known if not re.fullmatch(r"[-+]?[\d.]+", name)]  # `seed=1,2` names nothing
     hint = f"the methods are {', '.join(known)}"
     if guess := nearest(method, known):
         hint += f"; did you mean `{guess}:…`?"
     if not known:
         hint = f"a list names methods, as `loss=npo,simnpo`; without one write `{override.input_line}`"
     return UserError(f"`{method}:{override.input_line}` is for a method that is not in the sweep", hint)
-
-
-def _is_number(word: str) -> bool:
-    return isinstance(yaml.safe_load(word), int | float)
 
 
 def _words(overrides: Iterable[Override]) -> set[str]:

@@ -112,8 +112,8 @@ def job_directory(directory: Path, number: int) -> Path:
 def require_same(directory: Path, about: Mapping[str, Any], configs: Sequence[RunConfig]) -> None:
     """Refuse to go on where what the jobs name, or what computes, is not what the sweep was begun with."""
     named, here = _hash_paths(configs), _versions(configs, about.get("search"))
-    gone = {path: "" if path in named else " (not found from this directory)" for path in about["named"]}
-    changed = [f"what is in {path}{gone[path]}" for path in gone if named.get(path) != about["named"][path]]
+    told = {path: "" if path in named else " (not found from this directory)" for path in about["named"]}
+    changed = [f"what is in {path}{told[path]}" for path in told if named.get(path) != about["named"][path]]
     was = about["versions"]
     others = {name: (was.get(name), version) for name, version in here.items() if was.get(name) != version}
     refuse_changed(directory, "sweep", changed, others)

@@ -67,6 +67,13 @@ def run_directories(path: Path) -> list[Path]:
     )
 
 
+def unfinished_jobs(path: Path) -> list[Path]:
+    """The jobs of a sweep at ``path`` that began and are not finished: `run_directories` leaves them out."""
+    if Run(path).finished:  # the runs in a finished run are of its requests
+        return []
+    return [job for job in path.iterdir() if (job / RUN).is_file() and not Run(job).finished]
+
+
 def _summary(run: Run) -> RunSummary:
     try:
         about = run.about()

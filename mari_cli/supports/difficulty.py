@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from math import log
 
 import torch
+from scipy.stats import linregress
 from torch import Tensor
 
 from mari_cli.data.tokenize import Item
@@ -93,18 +94,16 @@ def harder(forget_S: Tensor, holdout_S: Tensor, nll_S: Tensor, right_S: Tensor) 
     """
     wrong_S = right_S < 1
     x = holdout_S[wrong_S]
-    if len(x) < FEWEST or (spread := x - x.mean()).square().sum() < 1e-12:
+    if len(x) < FEWEST or x.std() < 1e-6:
         return None
-    y, right = nll_S[wrong_S].double(), right_S[wrong_S].double()
+    of_loss, of_right = (linregress(x.numpy(), of[wrong_S].numpy()) for of in (nll_S, right_S))
     above_S = forget_S - x.mean()
-    slope, slope_right = ((spread * of).sum() / spread.square().sum() for of in (y, right))
-    correlation = float(torch.corrcoef(torch.stack([x, y]))[0, 1]) if y.std() > 0 else 0.0
     return Harder(
-        slope * above_S,
-        slope_right * above_S,
+        of_loss.slope * above_S,
+        of_right.slope * above_S,
         forget=float(forget_S.mean()),
         holdout=float(x.mean()),
-        slope=float(slope),
-        correlation=correlation,
+        slope=float(of_loss.slope),
+        correlation=float(of_loss.rvalue),
         answers=len(x),
     )

@@ -22,10 +22,8 @@ from mari_cli.report.narrative import confidence, summarise
 from mari_cli.report.page import render, write_report
 from mari_cli.report.read import estimates_of, read_runs
 from mari_cli.report.search import Search
-from mari_cli.storage.layout import RUN
 from mari_cli.storage.room_on_disk import require_writable
-from mari_cli.storage.run import Run
-from mari_cli.storage.run_list import run_directories
+from mari_cli.storage.run_list import run_directories, unfinished_jobs
 from mari_cli.tasks.examined import as_json
 
 
@@ -68,9 +66,8 @@ def compare(runs: list[Path], out: Path | None = None, *, search: Search | None 
     names = Counter(row.run.name for row in made)
     given = Counter(run.resolve() for path in runs for run in run_directories(path))
     warned = [f"`{one_line(run.name)}` was given more than once." for run, n in given.items() if n > 1]
-    for path in runs:  # a finished run of several requests has a run in it for each of them
-        begun = () if Run(path).finished else [job for job in path.iterdir() if (job / RUN).is_file()]
-        if cut := sum(not Run(job).finished for job in begun):
+    for path in runs:
+        if cut := len(unfinished_jobs(path)):
             where = one_line(path.resolve().name)
             warned.append(f"left out of `{where}`: {counted(cut, 'job')} begun and not finished.")
     return Compared(

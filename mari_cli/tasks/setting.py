@@ -160,8 +160,10 @@ def model_beside(path: str, what: str, config: RunConfig, setting: Setting, inst
 
 def note_on_template(model: ModelConfig, what: str, setting: Setting) -> list[str]:
     """A note where ``model``, called ``what``, has another chat template than that in which it is asked."""
+    if model.path is None or model.chat_template == "off":  # without a path its tokenizer is the run's
+        return []
     own, asked = load_tokenizer(model, []).chat_template, setting.tokenizer.chat_template
-    if own == asked or model.chat_template == "off":
+    if own == asked:
         return []
     return [f"{what} has another chat template than the run's model, and is asked as that one is"]
 

@@ -57,8 +57,10 @@ def prepare_support(
     if request.source is SupportSource.auto:
         return _choose(here, known)
     known = SOURCES[request.source].prepare(here, known)
-    notes = [note_on_template(of, f"the {name} of the support", setting) for name, of in known.given.items()]
-    return config, known, sum(notes, [*known.notes])
+    notes = [*known.notes]
+    for name, model in known.given.items():
+        notes += note_on_template(model, f"the {name} of the support", setting)
+    return config, known, notes
 
 
 def support(

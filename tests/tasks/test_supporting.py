@@ -108,12 +108,15 @@ def mean_nll(targets: Targets, items) -> float:
     return sum(answer_nll(of_item) for of_item in nll) / len(items)
 
 
-def holdouts(asked) -> float:
-    scored = score(
+def score_holdout(asked):
+    return score(
         asked.load(asked.target), asked.corpora["holdout"].items, batch_size=32, min_k=0.4,
         track=lambda items, *_: iter(items), description="",
     )  # fmt: skip
-    column = scored.column("answer_nll")
+
+
+def holdouts(asked) -> float:
+    column = score_holdout(asked).column("answer_nll")
     return sum(column) / len(column)
 
 
@@ -153,10 +156,7 @@ def test_with_difficulty_an_answer_is_compared_with_equally_hard_ones_of_the_hol
     assert "as near as" not in calibrated
     corpora = asked.corpora
     lm = asked.load(asked.target)
-    scored = score(
-        lm, corpora["holdout"].items, batch_size=32, min_k=0.4,
-        track=lambda items, *_: iter(items), description="",
-    )  # fmt: skip
+    scored = score_holdout(asked)
     nll, right, tokens = (
         torch.tensor(scored.column(name), dtype=torch.float64)
         for name in ("answer_nll", "tokens_right", "tokens")
@@ -189,10 +189,7 @@ def test_with_quantiles_the_mistakes_of_q_cost_what_those_of_the_holdout_cost_on
     asked = asking(cache, source, "loss.support.quantiles=true")
     targets, notes = asked.made()
     assert any("moved to the losses that such answers of the holdout have" in note for note in notes)
-    scored = score(
-        asked.load(asked.target), asked.corpora["holdout"].items, batch_size=32, min_k=0.4,
-        track=lambda items, *_: iter(items), description="",
-    )  # fmt: skip
+    scored = score_holdout(asked)
     columns = [scored.column(name) for name in ("answer_nll", "tokens_right", "tokens")]
     theirs = sorted(nll for nll, right, tokens in zip(*columns, strict=True) if right < tokens)
     right, _ = choices(targets)

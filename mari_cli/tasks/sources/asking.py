@@ -1,7 +1,7 @@
 """Models are asked, one after another, for what the retain data supports: the tools that sources share."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,8 +46,8 @@ class Unseen:
     scores: Sequence[ItemScore] = ()
     harder: Harder | None = None
     """By how much the forget answers are harder, where `difficulty` asks for that."""
-    key: str | None = None
-    """Content hash of what determines `harder`, but for its last digits, which depend on batches."""
+    key: Mapping[str, str] = field(default_factory=dict)
+    """What `harder` adds to a cache's key: a content hash of what determines it, but for its last digits."""
 
     @property
     def answers(self) -> str:
@@ -59,7 +59,8 @@ class Unseen:
 
     def wrong(self) -> list[float]:
         """The losses, in nats, of the answers that are wrong."""
-        return [score.answer_nll for score in self.scores if score.tokens_right < score.tokens]
+        nll_S, right_S = _losses_and_right(self.scores)
+        return nll_S[right_S < 1].tolist()
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Asking:
         found = harder(forget_S, holdout_S, *_losses_and_right(scores))
         read = [items_hash(items[role]) for role in ("forget", "retain", "holdout")]
         key = hashing.content_hash([difficulty.DEFINITION, bigrams.vocabulary, weights, *read])
-        return Unseen(scores, found, key), tell(_of_difficulty(found))
+        return Unseen(scores, found, {"difficulty": key}), tell(_of_difficulty(found))
 
     def tuned(self, name: str, model: ModelConfig, items: Sequence[Item], epochs: int) -> ModelConfig:
         """``model`` tuned on ``items``, to be asked as ``name``."""
@@ -205,8 +206,7 @@ def calibrate_by_holdout(
     other batches it would be another in its last digits, and all that is kept by it would be made anew.
     ``key`` is what determines it besides."""
     items = asking.corpora["holdout"].items
-    by_difficulty = {"difficulty": unseen.key} if unseen.key else {}
-    whole_key = {**key, **by_difficulty, "holdout": items_hash(items), "by": "mistakes"}
+    whole_key = {**key, **unseen.key, "holdout": items_hash(items), "by": "mistakes"}
     whole = hashing.content_hash(whole_key)[:24]
     path = asking.cache / "support" / f"{whole}.json"
     found = json_cache.read(path)
@@ -260,8 +260,7 @@ def make_targets(
         def change(q_mK: Tensor, here: slice) -> Tensor:
             return move(q_mK, moved.shift_M[here], floor=config.floor)
 
-        settings |= {"quantiles": quantiles.DEFINITION, "holdout": hashing.content_hash(wrong)}
-        settings |= {"difficulty": unseen.key} if unseen.key else {}
+        settings |= {"quantiles": quantiles.DEFINITION, "holdout": hashing.content_hash(wrong), **unseen.key}
         notes += tell(_of_quantiles(moved, unseen))
     found = targets(
         said,

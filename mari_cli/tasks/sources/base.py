@@ -35,8 +35,6 @@ from mari_cli.tasks.sources.prepared import (
 )
 from mari_cli.tasks.sources.source import SourceCost
 
-REMEDY = "tune its model for more or fewer epochs (`loss.support.share`), or give another holdout"
-
 
 def sharpened(log_p: Tensor, power: float) -> Tensor:
     """log q [c, V], of p to ``power``."""
@@ -79,7 +77,8 @@ def make(asking: Asking) -> tuple[Targets, list[str]]:
         )
         power = found.value
         setting = f"predictions to the power {power:.4g}"
-        notes += tell(of_calibration(found, setting, REMEDY, whose="holdout answers"))
+        remedy = "tune its model for more or fewer epochs (`loss.support.share`), or give another holdout"
+        notes += tell(of_calibration(found, setting, remedy, whose="holdout answers"))
     del lm
     return make_targets(asking, asking.combined([model], sharpened, most=most, power=power), unseen, notes)
 

@@ -32,7 +32,7 @@ def apply_correction(
     weight = asking.prepared.config.weight
     if weight is None:
         vocabulary = min(len(model.head.weight_VD) for model in models)
-        cut = [model.cut(vocabulary) for model in models]
+        cut, keys = [model.cut(vocabulary) for model in models], [model.remembered.key for model in models]
 
         def loss(weight: float) -> float:
             q = partial(combine, weight=weight)
@@ -44,8 +44,7 @@ def apply_correction(
             Calibrated,
             lambda wanted: calibrated(loss, wanted.loss, least=0.0, most=MOST_WEIGHT),
             unseen,
-            {"models": [model.remembered.key for model in models], "combined": combine.__name__}
-            | {"before": before, "most": MOST_WEIGHT},
+            {"models": keys, "combined": combine.__name__, "before": before, "most": MOST_WEIGHT},
         )
         weight = found.value
         remedy = "give a holdout more like the forget data, or another source (`loss=mari_twins`)"
