@@ -18,6 +18,7 @@ from mari_cli.errors import UserError, counted, duration, nearest
 from mari_cli.launch import saved_sweep
 from mari_cli.launch.combinations import Composed, directory_name
 from mari_cli.launch.experiment import Experiment
+from mari_cli.launch.lost_jobs import Failed
 from mari_cli.launch.methods import (
     BUDGET,
     Method,
@@ -30,7 +31,7 @@ from mari_cli.launch.methods import (
     short,
 )
 from mari_cli.launch.run import interruptible, require_resumable
-from mari_cli.launch.sweep import Failed, SweepJob, launch_composed
+from mari_cli.launch.sweep import SweepJob, launch_composed
 from mari_cli.options import Task
 from mari_cli.search.aim import Aim
 from mari_cli.search.plan import SearchConfig

@@ -4,6 +4,7 @@ import contextlib
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mari_cli.errors import UserError
 from mari_cli.launch import saved_sweep
 from mari_cli.launch.combinations import Composed, directory_name, is_of_launcher
 from mari_cli.launch.experiment import Experiment
+from mari_cli.launch.lost_jobs import Failed, lost_jobs_fail, of_broken_pool
 from mari_cli.launch.run import interruptible, require_resumable, run
 from mari_cli.launch.saved_config import load_run_config
 from mari_cli.launch.session import session
@@ -24,13 +26,6 @@ from mari_cli.launch.typed import quote
 from mari_cli.options import PreparedRun, RunOptions, Task
 from mari_cli.storage.layout import RUN
 from mari_cli.storage.run import Run, now
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A job of a sweep that ended in an error."""
-
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -194,10 +189,14 @@ def launch_composed(
 def _multirun(
     task: Task, experiment: Experiment, directory: Path, todo: Sequence[SweepJob], total: int
 ) -> list[Any]:
-    with session(experiment) as controller:
-        batches = controller.multirun(
-            config_name=experiment.primary,
-            task_function=_GuardedTask(task, tuple(todo), total, Path.cwd()),
-            overrides=[*experiment.arguments, f"hydra.sweep.dir={quote(str(directory))}"],
-        )
+    with session(experiment) as controller, lost_jobs_fail():
+        try:
+            batches = controller.multirun(
+                config_name=experiment.primary,
+                task_function=_GuardedTask(task, tuple(todo), total, Path.cwd()),
+                overrides=[*experiment.arguments, f"hydra.sweep.dir={quote(str(directory))}"],
+            )
+        except BrokenProcessPool as error:
+            lost = of_broken_pool(error)
+            return [Run(job.out).result() if Run(job.out).finished else lost for job in todo]
         return [job.return_value for batch in batches for job in batch]

@@ -1,0 +1,135 @@
+"""Jobs that end without a value: killed for memory, at a time limit, or with their machine.
+
+submitit and joblib raise for such a job, which ends the sweep and leaves the other jobs to themselves. And
+submitit asks SLURM's accounting whether a job lives, and waits for ever where a cluster keeps no accounting.
+Here each such job has a value, as a job that raises has.
+"""
+
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+
+from mari_cli.errors import UserError
+
+ASK_EVERY = 10.0
+"""Seconds between two looks at SLURM's queue."""
+GRACE = 30.0
+"""Seconds that the result of a job that left SLURM's queue may take to arrive on a shared disk."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A job of a sweep that ended in an error."""
+
+    reason: str
+
+
+def of_broken_pool(error: BrokenProcessPool) -> Failed:
+    """Every unfinished job of joblib: its pool ends with the first process that dies."""
+    reason = "a process of the sweep was killed, often for want of memory, and took the others along"
+    return Failed(f"{type(error).__name__}: {reason} (fewer `--jobs` take less memory)")
+
+
+@contextmanager
+def lost_jobs_fail() -> Iterator[None]:
+    """Jobs that submitit launches meanwhile end in a value, however they end. An interrupt cancels them."""
+    try:
+        import submitit
+    except ImportError:  # an extra
+        yield
+        return
+
+    class Executor(submitit.AutoExecutor):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            try:
+                super().__init__(*arguments, **named)
+            except RuntimeError as error:
+                raise UserError(
+                    f"submitit cannot launch here: {error}",
+                    "start the sweep on a node of the cluster; `--launcher joblib` needs none",
+                ) from error
+
+        def map_array(self, *arguments: Any) -> list[Any]:
+            try:
+                jobs, queue = super().map_array(*arguments), _Queue()
+            except submitit.core.utils.FailedJobError as error:
+                raise UserError(
+                    f"SLURM takes no job of this sweep: {_last_line(error)}",
+                    "`hydra.launcher.KEY=VALUE` says what is asked for, as `hydra.launcher.partition=gpu`",
+                ) from error
+            return [_Watched(job, jobs, queue) for job in jobs]
+
+    plain = submitit.AutoExecutor
+    setattr(submitit, "AutoExecutor", Executor)  # noqa: B010  (a type is assigned to)
+    try:
+        yield
+    finally:
+        setattr(submitit, "AutoExecutor", plain)  # noqa: B010
+
+
+class _Queue:
+    """The jobs of this user that SLURM still has, by their numbers."""
+
+    def __init__(self) -> None:
+        self.numbers, self.asked = set[str](), -ASK_EVERY
+
+    def has(self, number: str) -> bool:
+        """Whether SLURM still has a job. True where SLURM does not answer."""
+        if time.monotonic() - self.asked > ASK_EVERY:
+            command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
+            answer = subprocess.run(command, capture_output=True, text=True)
+            if answer.returncode:
+                return True
+            self.numbers, self.asked = set(answer.stdout.split()), time.monotonic()
+        return number in self.numbers
+
+
+@dataclass
+class _Watched:
+    """A job of submitit as Hydra's launcher uses one. ``together``: every job that was launched with it."""
+
+    job: Any
+    together: Sequence[Any]
+    queue: _Queue
+
+    def results(self) -> list[Any]:
+        """Its one result, when there is one: a JobReturn."""
+        try:
+            self._wait()
+            if self.job.paths.result_pickle.exists():
+                return list(self.job.results())
+            reason = "the job's process was killed: for want of memory, at a time limit, or with its machine"
+        except KeyboardInterrupt:
+            for job in self.together:
+                job.cancel(check=False)
+            raise
+        except Exception as error:  # before or after the task, which catches its own
+            reason = f"{type(error).__name__}: {_last_line(error)}"
+        failed = Failed(f"{reason} (its log: {self.job.paths.stderr})")
+        return [JobReturn(status=JobStatus.COMPLETED, _return_value=failed)]
+
+    def _wait(self) -> None:
+        result, gone = self.job.paths.result_pickle, None
+        while not result.exists():
+            if gone is None and not self._lives():
+                gone = time.monotonic()
+            if gone is not None and time.monotonic() - gone >= (GRACE if self._is_of_slurm else 0):
+                return
+            time.sleep(1)
+
+    def _lives(self) -> bool:
+        return self.queue.has(self.job.job_id) if self._is_of_slurm else not self.job.done()
+
+    @property
+    def _is_of_slurm(self) -> bool:
+        return type(self.job).__name__ == "SlurmJob"
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["it said no more"])[-1]
