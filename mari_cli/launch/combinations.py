@@ -62,8 +62,9 @@ class Composed:
 
     @property
     def varied(self) -> list[dict[str, str]]:
-        """Of each combination the overrides that not all have."""
+        """Of each combination the overrides that not all have, and the one value left of a file's list."""
         common = set(self.combinations[0]).intersection(*self.combinations[1:])
+        common = {override for override in common if override.partition("=")[0] not in self.lists}
         return [
             dict(override.partition("=")[::2] for override in overrides if override not in common)
             for overrides in self.combinations
@@ -84,7 +85,8 @@ def compose_combinations(given: Experiment) -> Composed:
         task_overrides: Any = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
         parsed = parser.parse_overrides([*in_file.of_hydra, *task_overrides])
         last = {override.get_key_element(): override for override in parsed}  # what is typed holds
-        left_out = _words(parser.parse_overrides([*in_file.of_hydra])) - _words(last.values())
+        of_hydra_in_file = parser.parse_overrides([*in_file.of_hydra])
+        left_out = _words(of_hydra_in_file) - _words(last.values())
         of_file = [words for words in in_file.of_methods if words[0] not in left_out]
         typed_for = {(method, key): value for method, key, value in (*of_file, *words.of_methods)}
         own: list[tuple[str, Override]] = []
@@ -97,8 +99,10 @@ def compose_combinations(given: Experiment) -> Composed:
         ranges = [override for override in last.values() if searches and is_range(override)]
         parted = [override for override in last.values() if override not in ranges]
         combinations = [tuple(job) for batch in BasicSweeper.split_arguments(parted, None) for job in batch]
-        lists = {part.get_key_element() for part in parted if part.is_sweep_override()}
-        if "out" in {*lists, *(override.get_key_element() for _, override in own)}:
+        swept = {part.get_key_element() for part in parted if part.is_sweep_override()}
+        narrowed = {one.get_key_element() for one in of_hydra_in_file if one.is_sweep_override()} - swept
+        lists = swept | {part.get_key_element() for part in parted if part.get_key_element() in narrowed}
+        if "out" in {*swept, *(override.get_key_element() for _, override in own)}:
             raise UserError(
                 "`out` is the directory of the whole sweep, so it has one value",
                 "each run gets a directory of its own in it",

@@ -99,6 +99,18 @@ def test_a_method_of_a_file_is_left_out_on_the_command_line_with_its_ranges(tmp_
         plan("loss=kl_ga", "npo:loss.beta=choice(1,2)", "out=s", file=file)
 
 
+def test_one_method_of_a_file_may_be_left_with_all_that_the_file_says_of_it(tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        "defaults: [unlearn, _self_]\nhydra:\n  sweeper:\n    params:\n      loss: npo,kl_ga\n"
+        "      train.lr: choice(1e-4,1e-3)\n      npo:loss.beta: 0.5\n      kl_ga:loss.forget_weight: 0.2\n"
+    )
+    of_file = plan("loss=npo,kl_ga", "sweep.trials=2", "out=s", file=file).methods[0]
+    alone = plan("loss=npo", "sweep.trials=2", "out=s", file=file).methods[0]
+    assert (alone.name, alone.configured({}).loss) == ("npo", of_file.configured({}).loss)
+    assert alone.configured({}).loss.beta == 0.5
+
+
 def test_the_runs_of_a_report_have_a_directory_each_however_long_the_name_of_the_method_is():
     assert len({directory_name("0-best_" + "x" * 200, f"_seed={seed}") for seed in (1, 2)}) == 2
 
