@@ -25,9 +25,11 @@ from mari_cli.supports.twins import (
     Way,
     ask_twins,
     blended,
+    combined,
     contrasted,
     name_pools,
     name_tokens,
+    raised,
     swap_back,
     twin,
 )
@@ -277,3 +279,47 @@ def test_no_more_logits_exist_at_one_time_than_those_of_a_chunk(ways, tmp_path):
             ways=ways, seed=0, chunk=5, batch_size=8,
         )  # fmt: skip
     assert 0 < recorder.rows <= 5
+
+
+# -- a power of a distribution that is stored in part --------------------------------------------------------
+
+
+def stored(log_p_mV, tokens=6):
+    """log p [m, K+1] of the first ``tokens`` tokens, the most probable ones, and of the tail."""
+    log_p_mV = log_p_mV.sort(1, descending=True)[0]
+    return torch.cat([log_p_mV[:, :tokens], log_p_mV[:, tokens:].logsumexp(1, keepdim=True)], 1)
+
+
+@pytest.mark.parametrize("power", [0.3, 1.0, 2.4])
+def test_the_power_of_the_tail_is_near_the_sum_over_its_tokens(power):
+    log_p_mV = torch.randn(50, 400, dtype=torch.float64, generator=torch.manual_seed(0)).log_softmax(1)
+    log_p_mL = stored(log_p_mV)
+    exact_m = stored(power * log_p_mV)[:, -1]
+    found_m = raised(log_p_mL, log_p_mL[:, 1:-1].amin(1), power)[:, -1]
+    bound = found_m - exact_m if power > 1 else exact_m - found_m
+    assert (bound > -1e-12).all()
+    as_one_token_m = power * log_p_mL[:, -1]
+    assert ((found_m - exact_m).abs() <= (as_one_token_m - exact_m).abs() + 1e-12).all()
+
+
+@pytest.mark.parametrize("power", [0.3, 2.4])
+def test_the_power_of_an_even_tail_is_exact(power):
+    log_p_mV = torch.tensor([[0.5, 0.1, *[0.02] * 20]], dtype=torch.float64).log()
+    log_p_mL = stored(log_p_mV, tokens=3)
+    expected = stored(power * log_p_mV, tokens=3)
+    torch.testing.assert_close(raised(log_p_mL, log_p_mL[:, 1:-1].amin(1), power), expected)
+
+
+def test_the_power_of_no_tail_and_of_a_tail_below_the_least_token_is_a_token():
+    log_p_mL = torch.tensor([[0.6, 0.4, 0.0], [0.6, 0.399, 0.001]], dtype=torch.float64).log()
+    torch.testing.assert_close(raised(log_p_mL, log_p_mL[:, 1:-1].amin(1), 2.0), 2 * log_p_mL)
+
+
+def test_a_long_tail_does_not_take_what_the_most_probable_token_has():
+    """Of 400 tokens with 0.6 together and a label with 0.3 the power leaves little but the label."""
+    log_p_mV = torch.tensor([[0.3, *[0.1 / 5] * 5, *[0.6 / 400] * 400]], dtype=torch.float64).log()
+    log_p_mL = stored(log_p_mV)
+    log_p = {Way.plain: log_p_mL, Way.generated: log_p_mL, "before": log_p_mL}
+    q_mL = combined(log_p, generated=0.5, contrast=0.0, power=2.4).softmax(1)
+    assert (2.4 * log_p_mV).softmax(1)[0, 0] > 0.99
+    assert q_mL[0, 0] > 0.94  # with a tail as one token 0.16

@@ -122,7 +122,7 @@ def make(asking: Asking) -> tuple[Targets, list[str]]:
         if config.difficulty and not config.quantiles:
             notes += tell("support: difficulty changes nothing, for the holdout chooses nothing here")
     supported = partial(twins.combined, generated=generated, contrast=contrast, power=power)
-    settings = {"generated": generated, "contrast": contrast, "power": power}
+    settings = {"generated": generated, "contrast": contrast, "power": power, "combined": twins.COMBINED}
     return make_targets(asking, said, unseen, notes, supported, **settings)
 
 
@@ -158,7 +158,8 @@ def _choose(
         CalibratedTwice,
         lambda wanted: calibrated_twice(seconds, wanted, firsts=shares),
         unseen,
-        {"of": said.key, "floor": config.floor, "shares": shares} | {"given": [contrast, power], **between},
+        {"of": said.key, "floor": config.floor, "shares": shares}
+        | {"given": [contrast, power], "combined": twins.COMBINED, **between},
     )
     chosen = (found.first, (contrast or 0.0) + found.value, power or 1.0)
     setting = f"contrast {chosen[1]:.4g}"
