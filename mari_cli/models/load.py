@@ -36,14 +36,13 @@ from mari_cli.models.lora import (
     apply_adapter,
     has_adapters,
     merged_state,
-    read_base,
+    require_base,
     settle_ties,
     write_adapter,
 )
 from mari_cli.models.packing import Layout, choose_layout
 from mari_cli.models.speaking import stops
 from mari_cli.models.tokenizer import check_chat_template, check_tokenizer, only_own_tokens, train_tokenizer
-from mari_cli.places import is_there
 from mari_cli.storage import atomic, room_on_disk
 
 
@@ -161,12 +160,7 @@ def base_of(config: ModelConfig, *, weights: str, sha256: str) -> Base:
 
 def _load_adapted(config: ModelConfig, directory: Path) -> PreTrainedModel:
     """The base of the adapter in ``directory``, with the adapter merged in."""
-    base = read_base(directory)
-    if base.path.startswith(("/", ".", "~")) and not is_there(base.path):
-        raise UserError(
-            f"the base of the adapter at `{config.path}` is gone: no `{base.path}`",
-            "put it back; `model.lora.merge=true` leaves models that need no base",
-        )
+    base = require_base(directory)
     model = _load_pretrained(replace(config, path=base.path, revision=base.revision))
     if base.sha256 is not None and base.sha256 != weights_hash(model):
         raise UserError(

@@ -24,7 +24,7 @@ from mari_cli.config import LoraConfig, Weights
 from mari_cli.errors import UserError, counted, did_you_mean, first_line
 from mari_cli.models.files import UNREADABLE, gist
 from mari_cli.models.locate import ADAPTER_CONFIG, is_adapter
-from mari_cli.places import place
+from mari_cli.places import is_there, place
 
 ADAPTER = "default"
 """peft's name for the only adapter of a model."""
@@ -269,6 +269,17 @@ def read_base(directory: Path) -> Base:
     return base
 
 
+def require_base(directory: Path) -> Base:
+    """As `read_base`, and UserError is raised where the base, a local one, is gone."""
+    base = read_base(directory)
+    if base.path.startswith(("/", ".", "~")) and not is_there(base.path):
+        raise UserError(
+            f"the base of the adapter at `{directory}` is gone: no `{base.path}`",
+            "put it back; `model.lora.merge=true` leaves models that need no base",
+        )
+    return base
+
+
 def _directory_of(base: Base) -> Path:
     """The directory of ``base``, if it is one; of a run, its checkpoint."""
     there = place(base.path).resolve()
@@ -280,7 +291,7 @@ def _named_base(directory: Path) -> Base:
     try:
         content = json.loads((ours if ours.is_file() else directory / ADAPTER_CONFIG).read_text())
         if not ours.is_file():  # peft wrote the adapter
-            content = {"path": content["base_model_name_or_path"], "revision": content.get("revision")}
+            content = {"path": content.get("base_model_name_or_path"), "revision": content.get("revision")}
         base = Base(**content)
         if not all(isinstance(value, str | None) for value in asdict(base).values()):
             raise ValueError("its base is no text")
@@ -303,35 +314,26 @@ def apply_adapter(model: PreTrainedModel, directory: Path, base: Base) -> None:
     A head that differs from the embeddings after merging is no longer tied to them. Raises UserError for an
     adapter that is unreadable or does not fit ``model``.
     """
-    from peft.utils import set_peft_model_state_dict
-
     if base.weights == Weights.bfloat16.value:
         for parameter in model.parameters():
             parameter.copy_(parameter.to(torch.bfloat16))
     try:
         _inject_saved(model, directory, base)
-        tensors = load_file(directory / TENSORS)
-        state = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
-        outcome: Any = set_peft_model_state_dict(model, state, adapter_name=ADAPTER)
-        absent = _missing_names(model, outcome.missing_keys)
-        if not (absent or outcome.unexpected_keys):
-            _unwrap(model)
-            merge_adapters(model)
+        _fill(model, load_file(directory / TENSORS), directory, base)
+        _unwrap(model)
+        merge_adapters(model)
     except UNREADABLE as error:
         raise _unreadable(directory, base, error) from error
-    if strays := [*absent, *outcome.unexpected_keys]:
-        raise UserError(
-            f"the adapter at `{directory}` does not fit its base `{base.path}`: `{strays[0]}`",
-            "adapter and base must belong together",
-        )
     settle_ties(model)
 
 
 def shape_adapter(model: PreTrainedModel, directory: Path, base: Base) -> None:
-    """Change the shapes of a ``model`` without content as `apply_adapter` does: untie the head if needed."""
+    """Change the shapes of a ``model`` without content as `apply_adapter` does: untie the head if needed.
+    Raises UserError for an adapter whose names or shapes do not fit ``model``."""
     try:
         with torch.device("meta"):
-            _inject_saved(model, directory, base)
+            shapes = _inject_saved(model, directory, base)
+            _fill(model, {name: torch.empty(shape) for name, shape in shapes.items()}, directory, base)
         _unwrap(model)
     except UNREADABLE as error:
         raise _unreadable(directory, base, error) from error
@@ -346,16 +348,33 @@ def _unreadable(directory: Path, base: Base, error: Exception) -> UserError:
     )
 
 
-def _inject_saved(model: PreTrainedModel, directory: Path, base: Base) -> None:
-    """Add the layers of the adapter in ``directory`` to ``model``, without their saved weights."""
+def _inject_saved(model: PreTrainedModel, directory: Path, base: Base) -> dict[str, list[int]]:
+    """Add the layers of the adapter in ``directory`` to ``model``, without their saved weights. Returns the
+    shapes of these weights by their names in the file."""
     import peft
 
     settings = peft.PeftConfig.from_pretrained(str(directory))
     with safe_open(directory / TENSORS, "pt") as file:
-        shapes = {name.removeprefix(PREFIX): file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    _check_vocabulary(model, shapes, directory, base)
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    bare = {name.removeprefix(PREFIX): shape for name, shape in shapes.items()}
+    _check_vocabulary(model, bare, directory, base)
     _inject(settings, model)
     _check_mergeable(model, directory)
+    return shapes
+
+
+def _fill(model: PreTrainedModel, tensors: Mapping[str, Tensor], directory: Path, base: Base) -> None:
+    """Put ``tensors``, by their names in the file, into the layers of `_inject_saved`."""
+    from peft.utils import set_peft_model_state_dict
+
+    state = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+    outcome: Any = set_peft_model_state_dict(model, state, adapter_name=ADAPTER)
+    absent = _missing_names(model, outcome.missing_keys)
+    if strays := [*absent, *outcome.unexpected_keys]:
+        raise UserError(
+            f"the adapter at `{directory}` does not fit its base `{base.path}`: `{strays[0]}`",
+            "adapter and base must belong together",
+        )
 
 
 def _check_vocabulary(
@@ -410,14 +429,10 @@ def _missing_names(model: torch.nn.Module, missing: list[str]) -> list[str]:
     """The names in ``missing`` that the adapter's file should have: tensors of the adapter that are not tied
     to a tensor in the file."""
     own = (".lora_", ".modules_to_save.", ".trainable_tokens_delta.")
-    everything = model.state_dict()
-    given = {
-        tensor.data_ptr() for name, tensor in everything.items() if name not in missing and tensor.numel()
-    }
+    everything = model.state_dict(keep_vars=True)  # a tied tensor is the same object under each of its names
+    given = {id(tensor) for name, tensor in everything.items() if name not in missing}
     return [
-        name
-        for name in missing
-        if any(part in name for part in own) and everything[name].data_ptr() not in given
+        name for name in missing if any(part in name for part in own) and id(everything[name]) not in given
     ]
 
 

@@ -21,7 +21,7 @@ from mari_cli.models.files import (
 )
 from mari_cli.models.load import place_of, silence_transformers, switch_off_dropout
 from mari_cli.models.locate import is_adapter
-from mari_cli.models.lora import read_base, shape_adapter
+from mari_cli.models.lora import read_base, require_base, shape_adapter
 
 _LLAMA_1B = {
     "model_type": "llama", "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192,
@@ -95,7 +95,7 @@ def _shapes(config: ModelConfig, vocabulary: int | None) -> tuple[PreTrainedConf
         return config_of(config.architecture, **ours), "model.architecture"
     place, arguments = place_of(config.path)
     if is_adapter(Path(place)):
-        base = read_base(Path(place))
+        base = require_base(Path(place))
         shapes, _ = _shapes(replace(config, path=base.path, revision=base.revision), vocabulary)
         return shapes, f"{place}, merged into {base.path}"
     options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code, **arguments}

@@ -226,6 +226,54 @@ def test_an_adapter_that_is_torn_or_of_another_model_is_refused(kept, tmp_path):
             loaded(adapter)
 
 
+def other_rank(there):
+    settings = json.loads((there / "adapter_config.json").read_text())
+    (there / "adapter_config.json").write_text(json.dumps(settings | {"r": 3}))
+
+
+def other_tensors(change):
+    def changed(there):
+        tensors = load_file(there / "adapter_model.safetensors")
+        change(tensors, next(iter(tensors)))
+        save_file(tensors, there / "adapter_model.safetensors")
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        other_rank,
+        other_tensors(lambda tensors, name: tensors.pop(name)),
+        other_tensors(lambda tensors, name: tensors.update({name: tensors[name][:, 1:].contiguous()})),
+        other_tensors(lambda tensors, name: tensors.update({f"{name}s": torch.ones(1)})),
+        lambda there: (there / "adapter_model.safetensors").write_bytes(b"torn"),
+        lambda there: shutil.move(there.with_name("base"), there.with_name("elsewhere")),
+        lambda there: (there / "base.json").write_text(json.dumps({"path": None})),
+    ],
+    ids=["rank", "one less", "a shape", "one more", "torn", "no base", "no name"],
+)  # fmt: skip
+def test_an_adapter_is_refused_by_a_plan_as_by_a_run(damage, kept):
+    _, adapter, _ = kept
+    damage(adapter)
+    config, told = ModelConfig(name="x", path=str(adapter)), []
+    for load in (lambda: loaded(adapter), lambda: skeleton(config, vocabulary=None)):
+        with pytest.raises(UserError) as refusal:
+            load()
+        told.append((str(refusal.value), refusal.value.hint))
+    assert told[0] == told[1]
+
+
+def test_an_adapter_of_pefts_that_names_no_base_is_told_so(kept):
+    _, adapter, _ = kept
+    (adapter / "base.json").unlink()
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    settings.pop("base_model_name_or_path")
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="names no base"):
+        loaded(adapter)
+
+
 def test_a_model_from_an_architecture_is_no_base_of_an_adapter():
     with pytest.raises(UserError, match="needs a base that stays on disk"):
         base_of(ModelConfig(name="tiny", architecture=LLAMA), weights="float32", sha256="")
