@@ -15,8 +15,9 @@ from mari_cli.data.batches import collate
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError
 from mari_cli.lm_head import backbone_of
-from mari_cli.models.backbone import rows, run_backbone
+from mari_cli.models.backbone import choose_layer, rows, run_backbone
 from mari_cli.models.load import LanguageModel
+from mari_cli.models.lora import has_adapters
 
 
 def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
@@ -26,6 +27,20 @@ def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
     if not lists:
         raise UserError(f"the layers of `{type(model).__name__}` are not found", "leave out what reads them")
     return lists[0]
+
+
+def require_trained(model: PreTrainedModel, layer: int | None) -> None:
+    """Refuse a hidden ``layer`` (as `choose_layer` takes it) that ``model`` has not, or that no step could
+    change, because all adapters are above it."""
+    read = choose_layer(model, layer)
+    if not has_adapters(model):
+        return
+    above = {id(p) for block in blocks_of(model)[read:] for p in block.parameters()}
+    if not any(p.requires_grad and id(p) not in above for p in model.parameters()):
+        raise UserError(
+            f"the loss reads hidden layer {read}, but no layer below it has adapters: no step can change it",
+            "choose a higher layer, or adapt lower ones with `model.lora.targets`",
+        )
 
 
 def readable_layers(model: PreTrainedModel) -> int:

@@ -17,6 +17,7 @@ from mari_cli.losses.support import SupportSource
 from mari_cli.measure import devices
 from mari_cli.measure.devices import DeviceSpec
 from mari_cli.models.device import choose_compute
+from mari_cli.models.layers import require_trained
 from mari_cli.models.load import LanguageModel, check_vocabulary, context_of, load_tokenizer, with_tokenizer
 from mari_cli.models.lora import add_adapters
 from mari_cli.models.packing import foresee_layout
@@ -75,6 +76,8 @@ def plan(
     objective = losses.build(config.loss)
     trained = {"target": config.finetunes_target, "gold": config.finetunes_gold}
     subject = _subject(config, objective, on, lengths)
+    if objective.needs.states is not None:
+        require_trained(subject.lm.model, objective.needs.states.layer)
     config, lm, draws, requests = subject.config, subject.lm, subject.draws, subject.requests
     if (sequences := sum(draws.sizes.values())) > MOST_SEQUENCES:
         raise UserError(

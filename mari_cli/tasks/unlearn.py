@@ -11,7 +11,7 @@ from mari_cli.config import ModelConfig, UnlearnRun
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import objective as losses
 from mari_cli.losses.objective import Objective
-from mari_cli.models.backbone import choose_layer
+from mari_cli.models.layers import require_trained
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.options import RunOptions
@@ -52,13 +52,13 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
         flight.models["the answers of `loss.path`"] = content_hash([item.labels for item in alternatives])
     config, prepared, chosen = supporting.prepare_support(config, setting, corpora, base.style)
     layer = context_layer(config, base)
-    if objective.needs.states is not None:
-        choose_layer(base.model, objective.needs.states.layer)  # raises now where the model has no such layer
     if config.loss.gradient_filter is not None:
         mlp_matrices(base.model)  # raises now where the model has none
     if prepared:
         flight.models.update(supporting.load_given(prepared, corpora, flight.load))
     make_trainable(config, base)
+    if objective.needs.states is not None:
+        require_trained(base.model, objective.needs.states.layer)
     draws, validation = draws_of(config, corpora, alternatives, objective.needs)
     # a step that does not fit is refused, or made to fit, before target and gold are trained
     config = replace(

@@ -14,6 +14,7 @@ from mari_cli import launch
 from mari_cli.errors import UserError
 from mari_cli.tasks.evaluate import evaluate
 from mari_cli.tasks.finetune import finetune
+from mari_cli.tasks.plan import plan
 from mari_cli.tasks.unlearn import unlearn
 
 pytestmark = pytest.mark.smoke
@@ -56,6 +57,21 @@ def test_adapters_move_what_they_sit_on_and_nothing_else(tmp_path, cache):
         for model in models
     ]
     assert {"transformer.h.0.attn.c_attn.weight"} in moved  # the target's difference; others are golds
+
+
+@pytest.mark.parametrize(
+    ("words", "layer"),
+    [(["loss=rmu", "loss.layer=0"], 0), (["loss=npo", "loss.retain_loss=states", "loss.retain_layer=0"], 0),
+     (["loss=rmu", "model.architecture.n_layer=2", "model.lora.targets=[transformer.h.1.attn.c_attn]"], 1)],
+)  # fmt: skip
+def test_a_layer_that_no_adapter_can_change_is_refused_by_a_run_and_by_a_plan(words, layer, tmp_path, cache):
+    told = f"reads hidden layer {layer}, but no layer below it has adapters"
+    with pytest.raises(UserError, match=told):
+        run(tmp_path / "run", cache, *LORA, *words)
+    assert not (tmp_path / "run").exists()
+    planned = launch.prepare(launch.Experiment("unlearn", [*TINY, *LORA, *words]))
+    with pytest.raises(UserError, match=told):
+        plan(planned.config, lengths="64")
 
 
 def test_target_and_gold_are_the_same_with_adapters_and_without(tmp_path, cache):
