@@ -152,10 +152,12 @@ def _read(config: CorpusConfig, *, corpus: str, notes: list[str]) -> list[Record
 
 
 def _spelt_alike(record: Record) -> Said:
-    """What ``record`` says, without regard to case, white space and the form of Unicode."""
+    """What ``record`` says, without regard to case, white space, the form of Unicode (also `ﬁ` for `fi`), and
+    characters that nobody sees, as joiners of zero width."""
 
     def alike(text: str) -> str:
-        return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+        unseen = {ord(c): None for c in set(text) if unicodedata.category(c) == "Cf"}
+        return " ".join(unicodedata.normalize("NFKC", text.translate(unseen)).casefold().split())
 
     return tuple((turn.role, alike(turn.content)) for turn in record.conversation), alike(record.text)
 
@@ -184,8 +186,8 @@ def _note_shared(one: list[Said], other: list[Said], *, corpora: tuple[str, str]
         told = f"{_records(contrary)} with a prompt of the {first} corpus and another answer"
         notes.append(f"the {second} corpus has {told}")
     if same:
-        told = f"{_records(same)} of the {first} corpus in another spelling (case, spaces, Unicode form)"
-        notes.append(f"the {second} corpus has {told}")
+        how = "in another spelling (case, spaces, Unicode form, unseen characters)"
+        notes.append(f"the {second} corpus has {_records(same)} of the {first} corpus {how}")
     return notes
 
 

@@ -77,9 +77,28 @@ def test_corpora_that_contradict_or_repeat_each_other_in_another_spelling_are_to
         "dropped 1 record from the retain corpus that are forget records too",
         "the retain corpus has 1 record with a prompt of the forget corpus and another answer",
         "the retain corpus has 1 record of the forget corpus in another spelling "
-        "(case, spaces, Unicode form)",
+        "(case, spaces, Unicode form, unseen characters)",
         "the holdout corpus has 1 record with a prompt of the retain corpus and another answer",
     ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("a b", "a b "), ("a\nb", "a\r\nb"), ("a b", "a\u00a0b"), ("\u00e9", "e\u0301"), ("fi", "\ufb01"),
+     ("ab", "a\u200bb"), ("ab", "\ufeffab"), ("ab", "a\u00adb"), ("a b", "a\u2060 b"), ("5", "\uff15")],
+)  # fmt: skip
+def test_a_record_that_looks_the_same_in_two_corpora_is_told(one, other, tmp_path: Path) -> None:
+    def written(name: str, text: str) -> str:
+        rows = [{"text": text}, {"text": f"only in {name}"}]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(tmp_path / name)
+
+    notes = load(
+        ForgetFiles(name="f", path=written("f.jsonl", one)),
+        RetainFiles(name="r", path=written("r.jsonl", other)),
+        FileCorpus(name="h"),
+    ).notes
+    assert [note for note in notes if note.startswith("the retain corpus has 1 record of the forget corpus")]
 
 
 def test_a_holdout_without_path_is_none(tmp_path: Path) -> None:
