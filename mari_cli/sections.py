@@ -5,9 +5,10 @@ a `Section`; SCHEMAS holds all schemas by name.
 """
 
 import re
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import MISSING
 
@@ -19,7 +20,7 @@ kind. mari_cli/config/schemas.py fills SCHEMAS."""
 
 if TYPE_CHECKING:
     Flag = bool
-else:  # OmegaConf accepts numbers and `on` as a bool; `flags` accepts only true and false
+else:  # OmegaConf accepts numbers and `on` as a bool; `flag` accepts only true and false
     Flag = Any
 
 
@@ -31,78 +32,80 @@ def require(condition: bool, message: str, hint: str | None = None) -> None:
         raise error
 
 
-def positive(section: str, config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        require(value is None or value > 0, f"{section}.{name} must be > 0, got {value}")
+T = TypeVar("T")
+ACCEPTED = "accepted"
+"""Of a field's metadata: what it may hold, in words and as a function."""
 
 
-def flags(section: str, config: object, *names: str, null: str | None = None) -> None:
-    """Accept only true and false, not a number or another word; the key ``null`` may also be null."""
-    for name in names:
-        value = getattr(config, name)
-        require(
-            isinstance(value, bool) or (value is None and name == null),
-            f"{section}.{name} must be true or false, got {value}",
-        )
+def _accepted(default: T, words: str, holds: Callable[[Any], bool], *, null: bool = True) -> T:
+    """A field that refuses what does not hold; ``null``: it may also be null, if its type says so."""
+    rule = words, lambda value: holds(value) if value is not None else null
+    return field(default=default, metadata={ACCEPTED: rule})
 
 
-def non_negative(section: str, config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        require(value is None or value >= 0, f"{section}.{name} must be >= 0, got {value}")
+def positive(default: T) -> T:
+    return _accepted(default, "> 0", lambda value: value > 0)
 
 
-def seeds(section: str, config: object, *names: str) -> None:
-    """Accept only seeds that random, numpy and torch accept."""
-    for name in names:
-        value = getattr(config, name)
-        given = [] if value is None else value if isinstance(value, list) else [value]
-        require(
-            all(0 <= seed < 2**SEED_BITS for seed in given),
-            f"{section}{name} must be from 0 to 2**{SEED_BITS} - 1, got {value}",
-        )
+def non_negative(default: T) -> T:
+    return _accepted(default, ">= 0", lambda value: value >= 0)
 
 
-def fraction(section: str, config: object, *names: str, open_above: bool = False) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None:
-            require(
-                0 <= value < 1 or (value == 1 and not open_above),
-                f"{section}.{name} must be {'in [0, 1)' if open_above else 'in [0, 1]'}, got {value}",
-            )
+def flag(default: T) -> T:
+    """Only true and false, not a number or another word; null where that is the default."""
+    return _accepted(default, "true or false", lambda value: isinstance(value, bool), null=default is None)
 
 
-def between(section: str, config: object, *names: str) -> None:
-    """Accept only numbers above 0 and below 1."""
-    for name in names:
-        value = getattr(config, name)
-        require(value is None or 0 < value < 1, f"{section}.{name} must be between 0 and 1, got {value}")
+def seeds(default: T) -> T:
+    """A seed, or a list of them, that random, numpy and torch accept."""
+
+    def holds(value: Any) -> bool:
+        return all(0 <= seed < 2**SEED_BITS for seed in (value if isinstance(value, list) else [value]))
+
+    return _accepted(default, f"from 0 to 2**{SEED_BITS} - 1", holds)
 
 
-def choices(section: str, config: Any) -> None:
-    """Turn a word into the member that it names, in each field of ``config`` that holds a StrEnum.
+def fraction(default: T, *, open_above: bool = False) -> T:
+    words = "in [0, 1)" if open_above else "in [0, 1]"
+    return _accepted(default, words, lambda value: 0 <= value < 1 or (value == 1 and not open_above))
 
-    The code compares members by identity: a plain word would silently choose another branch.
+
+def between(default: T) -> T:
+    """A number above 0 and below 1."""
+    return _accepted(default, "between 0 and 1", lambda value: 0 < value < 1)
+
+
+class Checked:
+    """A dataclass whose fields say what they accept.
+
+    A word that names a member of a StrEnum becomes that member: the code compares members by identity, and a
+    plain word would silently choose another branch.
     """
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if not (isinstance(field.type, type) and issubclass(field.type, StrEnum)) or value == MISSING:
-            continue
-        words = [str(member) for member in field.type]
-        require(value in words, f"{section}.{field.name} must be one of {', '.join(words)}, got {value}")
-        object.__setattr__(config, field.name, field.type(value))
+
+    section = ""
+    """Before the names of its keys, as the user types them."""
+
+    def __post_init__(self) -> None:
+        for key in fields(self):  # type: ignore[arg-type]
+            value, name = getattr(self, key.name), f"{self.section}.{key.name}".lstrip(".")
+            if ACCEPTED in key.metadata:
+                words, holds = key.metadata[ACCEPTED]
+                require(holds(value), f"{name} must be {words}, got {value}")
+            elif isinstance(key.type, type) and issubclass(key.type, StrEnum) and value != MISSING:
+                known = [str(member) for member in key.type]
+                require(value in known, f"{name} must be one of {', '.join(known)}, got {value}")
+                object.__setattr__(self, key.name, key.type(value))
 
 
 # -- sections of several kinds -------------------------------------------------------------------------------
 
 
 @dataclass(kw_only=True)
-class Section:
+class Section(Checked):
     """A section whose keys depend on its kind. The option of the group chooses the kind, as `loss=npo`, and a
     saved configuration names the kind; the label ``name`` chooses nothing."""
 
+    section = "section"
     kind: str = MISSING
     """The name of this section's schema in SCHEMAS. Each class accepts only its own kind."""
     name: str = MISSING
@@ -124,7 +127,7 @@ class Section:
             f"`section={meant}` chooses {meant}; a label is any other word",
         )
         label("section", self)
-        choices("section", self)
+        super().__post_init__()
 
 
 def label(section: str, config: Any) -> None:

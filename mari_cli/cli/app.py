@@ -7,7 +7,7 @@ paths, YAML), stderr carries everything else.
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -151,7 +151,7 @@ def plan(
     """
     from mari_cli import launch
 
-    cfg = launch.configured(launch.Experiment("unlearn", overrides or [], config))
+    cfg: Any = launch.configured(launch.Experiment("unlearn", overrides or [], config))
 
     from mari_cli.tasks.early_checks import check_beside
 
@@ -161,13 +161,7 @@ def plan(
     from mari_cli.tasks import plan_table
     from mari_cli.tasks.plan import plan as plan_run
 
-    found = plan_run(
-        cfg,  # type: ignore[arg-type]
-        lengths=lengths,
-        memory=memory,
-        device=device,
-        processes=nproc,
-    )
+    found = plan_run(cfg, lengths=lengths, memory=memory, device=device, processes=nproc)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:

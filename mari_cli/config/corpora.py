@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from mari_cli.sections import Flag, Section, between, flags, fraction, positive, require, seeds
+from mari_cli.sections import Flag, Section, between, flag, fraction, positive, require, seeds
 
 
 class Form(StrEnum):
@@ -17,17 +17,13 @@ class Form(StrEnum):
 class CorpusConfig(Section):
     """The keys of every corpus."""
 
-    limit: int | None = None
+    section = "corpus"
+    limit: int | None = positive(None)
     """Number of records to keep, from the first on; null: all."""
-    block_size: int | None = None
+    block_size: int | None = positive(None)
     """Tokens in a block of running text; null: the longest sequence of the model."""
-    truncate: Flag = False
+    truncate: Flag = flag(False)
     """Whether to cut a prompt/completion pair that is longer than the context; false: an error."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        flags("corpus", self, "truncate")
-        positive("corpus", self, "limit", "block_size")
 
     @property
     def is_given(self) -> bool:
@@ -40,18 +36,12 @@ class FictionalCorpus(CorpusConfig):
     """A corpus about invented people (data/fictional.py)."""
 
     kind: str = "fictional"
-    people: int = 20
-    seed: int = 0
+    people: int = positive(20)
+    seed: int = seeds(0)
     """Seed of the invented towns, prizes and people."""
-    overlap: float = 0.5
+    overlap: float = fraction(0.5)
     """Share, in [0, 1], of a person's facts that documents of other people state, too."""
     form: Form = Form.qa
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        seeds("corpus.", self, "seed")
-        positive("corpus", self, "people")
-        fraction("corpus", self, "overlap")
 
 
 @dataclass(kw_only=True)
@@ -70,12 +60,11 @@ class FileCorpus(CorpusConfig):
     text_field: str | None = None
     """Fields to read; null: the first of `prompt`/`completion`, `question`/`answer`, `messages`,
     `conversations`, `instruction`/`input`/`output` and `text` that the table has."""
-    passage_characters: int = 1000
+    passage_characters: int = positive(1000)
     """The least length of a passage. Plain text is cut into passages, which are joined whole paragraphs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive("corpus", self, "passage_characters")
         require(
             (self.prompt_field is None) == (self.completion_field is None),
             "prompt_field and completion_field go together: set both or neither",
@@ -98,20 +87,19 @@ class FileCorpus(CorpusConfig):
 class ForgetConfig(CorpusConfig):
     """What only the forget corpus has: it may be several requests that arrive one after another."""
 
+    section = "forget"
     requests: Any = None
     """The requests in their order: a list of files, folders or names of fictional people (a list inside it is
     one request of several of them), a folder whose entries are the requests in the order of their names (2
     before 10), or a number, of equal parts of the forget corpus. null: all of the corpus is one request."""
-    request_number: int | None = None
+    request_number: int | None = positive(None)
     """The one of `requests` that this run unlearns, counted from 1; null: each of them, one after another."""
-    keep_later: Flag = True
+    keep_later: Flag = flag(True)
     """While a request is unlearned, the records of those after it are retain data: nobody has asked to forget
     them yet. false: no step sees them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        flags("forget", self, "keep_later")
-        positive("forget", self, "request_number")
         given = self.requests
         is_number = isinstance(given, int) and not isinstance(given, bool)
         require(
@@ -145,14 +133,12 @@ class ForgetFictional(FictionalCorpus, ForgetConfig):
 @dataclass(kw_only=True)
 class ForgetFiles(FileCorpus, ForgetConfig):
     kind: str = "files"
-    fraction: float | None = None
+    fraction: float | None = between(None)
     """Share of the text at `path` to forget, drawn by `fraction_seed`; the rest is the retain corpus."""
-    fraction_seed: int = 0
+    fraction_seed: int = seeds(0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        seeds("forget.", self, "fraction_seed")
-        between("forget", self, "fraction")
         require(
             self.requests is None or self.fraction is None,
             "forget.requests says what is forgotten, so forget.fraction must be null",
@@ -169,16 +155,12 @@ class ForgetFiles(FileCorpus, ForgetConfig):
 class RetainConfig(CorpusConfig):
     """The keys of the retain corpus only."""
 
-    drop_overlap: Flag = False
+    section = "retain"
+    drop_overlap: Flag = flag(False)
     """Whether to drop retain records that are also forget records; false: such records are an error."""
-    validation_fraction: float = 0.0
+    validation_fraction: float = fraction(0.0, open_above=True)
     """Share of the retain records that the stop rule watches and unlearning does not train on; 0: it watches
     training records. Held-out records are not protected (experiments/tofu_stories15m)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        flags("retain", self, "drop_overlap")
-        fraction("retain", self, "validation_fraction", open_above=True)
 
 
 @dataclass(kw_only=True)

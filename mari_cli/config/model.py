@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from mari_cli.sections import Flag, flags, fraction, label, positive, require
+from mari_cli.sections import Checked, Flag, flag, fraction, label, positive, require
 
 TODAY = date(2024, 7, 26)
 """The date for chat templates: the default date in Llama's template."""
@@ -22,27 +22,26 @@ class ChatTemplate(StrEnum):
 
 
 @dataclass(kw_only=True)
-class LoraConfig:
+class LoraConfig(Checked):
     """Low-rank adapters on frozen weights (E. Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language
     Models", https://arxiv.org/abs/2106.09685). A target or gold model that the run fine-tunes first is
     trained without adapters."""
 
-    rank: int | None = None
+    section = "model.lora"
+    rank: int | None = positive(None)
     """Rank of the adapters; null: no adapters, and every weight is trained."""
-    alpha: float | None = None
+    alpha: float | None = positive(None)
     """The adapters' product is scaled by alpha / rank; null: alpha is twice the rank."""
-    dropout: float = 0.0
+    dropout: float = fraction(0.0, open_above=True)
     """Dropout on the adapters' input; needs `train.dropout=true`."""
     targets: list[str] | None = None
     """Names of linear layers, as `q_proj`; null: all linear layers except the head."""
-    merge: Flag = True
+    merge: Flag = flag(True)
     """true: `checkpoint/` holds a plain model with merged adapters. false: `checkpoint/` holds the adapters
     and the name of their base, which must stay in its place."""
 
     def __post_init__(self) -> None:
-        flags("model.lora", self, "merge")
-        positive("model.lora", self, "rank", "alpha")
-        fraction("model.lora", self, "dropout", open_above=True)
+        super().__post_init__()
         require(self.targets is None or bool(self.targets), "model.lora.targets must not be empty")
         if self.rank is None:
             for name, off in (("alpha", None), ("dropout", 0.0), ("targets", None), ("merge", True)):
@@ -50,15 +49,16 @@ class LoraConfig:
 
 
 @dataclass(kw_only=True)
-class ModelConfig:
+class ModelConfig(Checked):
     """The model: an existing one at ``path``, or a new one with random weights from ``architecture``."""
 
+    section = "model"
     name: str = MISSING
     """Label in tables and run names."""
     path: str | None = None
     """A hub id, a directory that `save_pretrained` wrote, a run directory of mari, or a .gguf file."""
     revision: str | None = None
-    trust_remote_code: Flag = False
+    trust_remote_code: Flag = flag(False)
     """Whether to run Python code that belongs to the model: true or false, never another word or a number."""
     architecture: dict[str, Any] | None = None
     """Fields of a transformers configuration with `model_type`; `vocab_size` comes from the tokenizer."""
@@ -66,7 +66,7 @@ class ModelConfig:
     """Path or hub id; null: the model's own; `train`: a byte-level BPE trained on the run's corpora."""
     tokenizer_vocab_size: int = 2048
     """Number of tokens of a tokenizer that the run trains."""
-    max_length: int | None = None
+    max_length: int | None = positive(None)
     """Longest sequence in tokens; null: the model's context."""
     chat_template: ChatTemplate = ChatTemplate.auto
     chat_template_args: dict[str, Any] = field(default_factory=dict)
@@ -87,8 +87,8 @@ class ModelConfig:
         return replace(self, path=path, architecture=None, revision=None, tokenizer=None)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         label("model", self)
-        positive("model", self, "max_length")
         require(
             self.tokenizer_vocab_size >= LEAST_VOCABULARY,
             f"model.tokenizer_vocab_size must be >= {LEAST_VOCABULARY} (every byte, BOS and EOS), "
@@ -98,7 +98,6 @@ class ModelConfig:
             self.tokenizer_vocab_size <= 2**20,
             f"model.tokenizer_vocab_size must be at most {2**20}, got {self.tokenizer_vocab_size}",
         )
-        flags("model", self, "trust_remote_code")
         require(
             self.path is None or self.architecture is None,
             "model.path and model.architecture exclude each other",

@@ -16,7 +16,7 @@ from mari_cli.config.suites import SuiteConfig, TofuSuite
 from mari_cli.config.tracker import TrackerConfig
 from mari_cli.config.train import Device, FinetuneConfig, OptimConfig, Parallel, Precision, UnlearnConfig
 from mari_cli.losses.base import LossConfig
-from mari_cli.sections import require, seeds
+from mari_cli.sections import Checked, require, seeds
 
 
 class TargetChoice(StrEnum):
@@ -32,12 +32,12 @@ class Corpora(StrEnum):
 
 
 @dataclass(kw_only=True)
-class RunConfig:
+class RunConfig(Checked):
     """The keys of every run."""
 
     task: str = MISSING
     """The command of the run. Each class accepts only its own command."""
-    seed: int = 0
+    seed: int = seeds(0)
     out: str = MISSING
     """The run directory, which must not exist yet."""
     cache: str = MISSING
@@ -53,11 +53,11 @@ class RunConfig:
     """The request for erasure behind the run, if any, and the key that signs its manifest."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         own = type(self).task
         require(
             self.task == own, f"task is {own} here, got {self.task}", "the command chooses it: leave it out"
         )
-        seeds("", self, "seed")
 
 
 @dataclass(kw_only=True)

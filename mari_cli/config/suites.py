@@ -14,6 +14,7 @@ class SuiteConfig(Section):
     """A benchmark in addition to the questions of the corpora; the kind `corpora` is none. The kind is the
     name of a module of `mari_cli.suites`."""
 
+    section = "suite"
     kind: str = "corpora"
     name: str = "corpora"
 
@@ -39,14 +40,13 @@ class TofuSuite(PublishedSuite):
     holdout: str | None = "auto"
     """The subset of authors that no model has seen, for membership inference; `auto`: the subset of the
     split, as `holdout10` for `forget10`; null: no membership inference."""
-    items: int | None = None
+    items: int | None = positive(None)
     """The most questions of each set, from the first on (TOFU's published evaluations: 300); null: all."""
-    max_new_tokens: int = 200
+    max_new_tokens: int = positive(200)
     """The most tokens of a generated answer (`metrics.generate`)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive("suite", self, "items", "max_new_tokens")
         require(
             re.fullmatch(r"forget\d\d", self.split) is not None,
             f"suite.split must be forget01, forget05 or forget10, got {self.split}",
@@ -61,14 +61,10 @@ class MuseSuite(PublishedSuite):
     name: str = "muse"
     path: str = MISSING
     """A hub data set, or a folder with its subsets as folders: `knowmem/forget_qa.json`, …"""
-    verbatim_tokens: int = 128
+    verbatim_tokens: int = positive(128)
     """Number of new tokens after a passage, and of the true tokens with which they are compared."""
-    knowledge_tokens: int = 32
+    knowledge_tokens: int = positive(32)
     """The most tokens of an answer to a question."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive("suite", self, "verbatim_tokens", "knowledge_tokens")
 
 
 @dataclass(kw_only=True)
@@ -81,12 +77,8 @@ class RwkuSuite(PublishedSuite):
     """A hub data set, or a folder with its files: `forget_level1.json`, …"""
     subject: str | None = None
     """The person to forget, as `Stephen King`; null: all two hundred people."""
-    max_new_tokens: int = 30
+    max_new_tokens: int = positive(30)
     """The most tokens of a generated answer."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive("suite", self, "max_new_tokens")
 
 
 @dataclass(kw_only=True)

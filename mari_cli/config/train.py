@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from math import isfinite
 
-from mari_cli.sections import Flag, flags, fraction, non_negative, positive, require
+from mari_cli.sections import Checked, Flag, flag, fraction, non_negative, positive, require
 
 SIZE_UNITS = {"GiB": 2**30, "MiB": 2**20, "GB": 10**9, "MB": 10**6}
 
@@ -70,21 +70,22 @@ class Parallel(StrEnum):
 
 
 @dataclass(kw_only=True)
-class OptimConfig:
+class OptimConfig(Checked):
     """The keys of every training."""
 
-    lr: float = 1e-4
-    weight_decay: float = 0.0
-    warmup_steps: int = 0
+    section = "train"
+    lr: float = positive(1e-4)
+    weight_decay: float = non_negative(0.0)
+    warmup_steps: int = non_negative(0)
     schedule: Schedule = Schedule.constant
-    max_grad_norm: float | None = 1.0
-    micro_batch: int | None = None
+    max_grad_norm: float | None = positive(1.0)
+    micro_batch: int | None = positive(None)
     """Sequences of each corpus per forward pass; null: the whole step. Changes memory, never the result
     (but see loss.pooling_scope)."""
-    chunk: int | None = None
+    chunk: int | None = positive(None)
     """Positions whose logits are computed at the same time; null: as many as 128 MiB hold. Changes memory,
     never the result."""
-    keep_logits: Flag | None = None
+    keep_logits: Flag | None = flag(None)
     """Whether to keep the logits of a loss that pools over the step, instead of computing them twice; null:
     if they need at most 2 GiB. Changes memory, never the result."""
     precision: Precision = Precision.auto
@@ -95,8 +96,8 @@ class OptimConfig:
     weights: Weights = Weights.float32
     """Type of the model's weights during training. `bfloat16`: the gradients have this type, too, and the
     optimiser updates float32 copies of the trained weights; untrained weights (with LoRA) stay rounded."""
-    gradient_checkpointing: Flag = False
-    dropout: Flag = False
+    gradient_checkpointing: Flag = flag(False)
+    dropout: Flag = flag(False)
     """Whether to use the architecture's dropout. With dropout another `micro_batch`, packing, number of
     processes or choice of `memory` draws other masks, as another seed would."""
     packing: Packing = Packing.auto
@@ -113,11 +114,9 @@ class OptimConfig:
     """The memory for a step, as `40GiB`; null: the free memory of the CUDA device, and no limit on a CPU."""
 
     def __post_init__(self) -> None:
-        flags("train", self, "gradient_checkpointing", "dropout", "keep_logits", null="keep_logits")
-        positive("train", self, "lr", "max_grad_norm", "micro_batch", "chunk")
+        super().__post_init__()
         if self.memory_limit is not None:
             bytes_of(self.memory_limit, "train.memory_limit")
-        non_negative("train", self, "weight_decay", "warmup_steps")
         require(
             self.weights is Weights.float32 or self.precision in (Precision.auto, Precision.bfloat16),
             f"train.weights=bfloat16 needs train.precision=bfloat16 or auto, got {self.precision}",
@@ -126,17 +125,12 @@ class OptimConfig:
 
 @dataclass(kw_only=True)
 class FinetuneConfig(OptimConfig):
-    epochs: int = 10
-    batch_size: int = 16
-    until_accuracy: float | None = None
+    epochs: int = positive(10)
+    batch_size: int = positive(16)
+    until_accuracy: float | None = fraction(None)
     """Share of correctly predicted training tokens at which training stops; null: run all epochs."""
-    evaluate_every: int = 1
+    evaluate_every: int = positive(1)
     """Epochs between two evaluations of the training accuracy, each with a state to resume from."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive("train", self, "epochs", "batch_size", "evaluate_every")
-        fraction("train", self, "until_accuracy")
 
 
 class Keep(StrEnum):
@@ -145,22 +139,21 @@ class Keep(StrEnum):
 
 
 @dataclass(kw_only=True)
-class StopConfig:
-    retain_drop: float | None = 0.03
+class StopConfig(Checked):
+    section = "train.stop"
+    retain_drop: float | None = fraction(0.03)
     """Stop if retain validation accuracy falls by more than this in total (the paper's rule); null: off."""
-    retain_patience: int = 50
+    retain_patience: int = non_negative(50)
     """Steps for which it may stay below, for a method that holds the retain data wins back what its first
     steps lose. 0: stop at the first evaluation that finds it below, as the paper does."""
-    at_holdout: Flag = True
+    at_holdout: Flag = flag(True)
     """Stop when the forget loss reaches the holdout loss (needs a holdout corpus)."""
     true_token_gap: float | None = None
     """Stop when the logit of the true tokens of the forget items exceeds that of the five likeliest
     alternatives by at most this, in nats (needs neither holdout nor gold); null: off."""
 
     def __post_init__(self) -> None:
-        flags("train.stop", self, "at_holdout")
-        fraction("train.stop", self, "retain_drop")
-        non_negative("train.stop", self, "retain_patience")
+        super().__post_init__()
         require(
             self.true_token_gap is None or isfinite(self.true_token_gap),
             f"train.stop.true_token_gap must be a number of nats or null, got {self.true_token_gap}",
@@ -169,23 +162,18 @@ class StopConfig:
 
 @dataclass(kw_only=True)
 class UnlearnConfig(OptimConfig):
-    steps: int = 200
-    forget_batch: int = 16
-    retain_batch: int = 16
+    steps: int = positive(200)
+    forget_batch: int = positive(16)
+    retain_batch: int = positive(16)
     """Sequences of each corpus in one optimiser step."""
-    evaluate_every: int = 20
+    evaluate_every: int = positive(20)
     """Steps between two evaluations, each with a state to resume from."""
-    evaluate_items: int = 200
+    evaluate_items: int = positive(200)
     """The most items of each corpus in an evaluation during training."""
-    evaluate_benchmarks: Flag = False
+    evaluate_benchmarks: Flag = flag(False)
     """Whether these evaluations include `metrics.benchmarks`. With weights in shards (`train.parallel=fsdp`)
     all processes ask all questions, and no question may need a generated answer."""
     stop: StopConfig = field(default_factory=StopConfig)
     keep: Keep = Keep.best
     """`best`: of the states that the retain rule allows, the one whose forget loss is nearest to the holdout
     loss (without a holdout corpus: the last allowed state)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        flags("train", self, "evaluate_benchmarks")
-        positive("train", self, "steps", "forget_batch", "retain_batch", "evaluate_every", "evaluate_items")

@@ -8,7 +8,7 @@ OpenUnlearning's. The alternates come from a file, or the model before step 1 wr
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mari_cli.losses.base import Alternates, HeldLossConfig, register
+from mari_cli.losses.base import HeldLossConfig, register
 from mari_cli.sections import positive, require, seeds
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ INSTRUCTION = (
 @dataclass(kw_only=True)
 class AltPOConfig(HeldLossConfig):
     kind: str = "altpo"
-    beta: float = 0.1
+    beta: float = positive(0.1)
     """Inverse temperature, as in NPO."""
     path: str | None = None
     """A file with pairs of a forget prompt and another answer to it, in any format of a corpus. Null: the
@@ -34,17 +34,15 @@ class AltPOConfig(HeldLossConfig):
     """Names of the fields of `path`, as those of a corpus."""
     instruction: str = INSTRUCTION
     """The prompt by which the model before step 1 is asked, with {prompt} and {answer}."""
-    alternates: int = 5
+    alternates: int = positive(5)
     """Answers that the model writes to each prompt; each step takes the next one."""
-    temperature: float = 1.0
-    max_new_tokens: int = 200
-    seed: int = 0
+    temperature: float = positive(1.0)
+    max_new_tokens: int = positive(200)
+    seed: int = seeds(0)
     """Seed of the answers that the model writes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive("loss", self, "beta", "alternates", "temperature", "max_new_tokens")
-        seeds("loss.", self, "seed")
         require("{prompt}" in self.instruction, "loss.instruction must hold {prompt}")
 
     def unread(self) -> dict[str, str]:
@@ -53,7 +51,7 @@ class AltPOConfig(HeldLossConfig):
         return super().unread() | (dict.fromkeys(asked, "`loss.path=null`") if self.path else by_file)
 
     @property
-    def alternates_request(self) -> Alternates:
+    def alternates_request(self) -> "AltPOConfig":
         return self
 
     def objective(self) -> "Objective":

@@ -7,14 +7,15 @@ before torch is loaded, so such a file imports torch inside functions, or for an
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from mari_cli.losses.support import SupportRequest
 from mari_cli.sections import Section, display_name, non_negative, require
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mari_cli.losses.altpo import AltPOConfig
+    from mari_cli.losses.mari import MariConfig
     from mari_cli.losses.objective import Objective
 
 
@@ -32,22 +33,6 @@ class RetainLoss(StrEnum):
     states = "states"
 
 
-class Alternates(Protocol):
-    """What a loss says of other answers to the forget prompts: from a file, or written by the model before
-    step 1."""
-
-    path: str | None
-    prompt_field: str | None
-    completion_field: str | None
-    instruction: str
-    """With {prompt} and {answer}."""
-    alternates: int
-    """The answers that the model writes to each prompt."""
-    temperature: float
-    max_new_tokens: int
-    seed: int
-
-
 @dataclass(frozen=True)
 class GradientFilter:
     """A filter for the gradient of every step; only the matrices of the MLPs are trained."""
@@ -61,11 +46,11 @@ class GradientFilter:
 
 @dataclass(kw_only=True)
 class LossConfig(Section):
-    retain_weight: float = 1.0
+    section = "loss"
+    retain_weight: float = non_negative(1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        non_negative("loss", self, "retain_weight")
         every = [field.name for field in fields(self) if field.name.endswith("_weight")]
         weights = [name for name in every if self.holds_retain or name != "retain_weight"]
         require(
@@ -105,7 +90,7 @@ class LossConfig(Section):
         return None
 
     @property
-    def alternates_request(self) -> "Alternates | None":
+    def alternates_request(self) -> "AltPOConfig | None":
         """The source of the answers that the loss prefers, one for each forget prompt; None: no such
         answers."""
         return None
@@ -122,7 +107,7 @@ class LossConfig(Section):
         return None
 
     @property
-    def support_request(self) -> SupportRequest | None:
+    def support_request(self) -> "MariConfig | None":
         """The distribution that the loss wants at each forget position, made before step 1; None: no
         distribution."""
         return None
@@ -132,11 +117,7 @@ class LossConfig(Section):
 class ForgetLossConfig(LossConfig):
     """A term on the forget data; the loss itself fixes the retain loss."""
 
-    forget_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        non_negative("loss", self, "forget_weight")
+    forget_weight: float = non_negative(1.0)
 
 
 @dataclass(kw_only=True)
@@ -144,12 +125,11 @@ class RetainTermConfig(LossConfig):
     """A loss beside which any retain loss may stand."""
 
     retain_loss: RetainLoss = RetainLoss.nll
-    retain_layer: int | None = None
+    retain_layer: int | None = non_negative(None)
     """The hidden layer that `retain_loss=states` compares; 0: the embeddings, null: the middle layer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        non_negative("loss", self, "retain_layer")
         require(
             self.retain_layer is None or self.retain_loss is RetainLoss.states,
             f"loss.retain_layer={self.retain_layer} needs loss.retain_loss=states",

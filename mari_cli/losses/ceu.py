@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mari_cli.losses.base import HeldLossConfig, RetainLoss, register
-from mari_cli.sections import Flag, flags
+from mari_cli.sections import Flag, flag
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,14 +26,10 @@ if TYPE_CHECKING:
 @dataclass(kw_only=True)
 class CEUConfig(HeldLossConfig):
     kind: str = "ceu"
-    skip_first: Flag = True
+    skip_first: Flag = flag(True)
     """Leave out the first token of each answer (of each block of running text), after a footnote of the
     paper."""
     retain_loss: RetainLoss = RetainLoss.none
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        flags("loss", self, "skip_first")
 
     def objective(self) -> "Objective":
         import torch

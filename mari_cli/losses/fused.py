@@ -201,6 +201,11 @@ def at_label(x_cV: Tensor, labels_c: Tensor) -> Tensor:
     return x_cV.gather(-1, labels_c.unsqueeze(-1)).squeeze(-1)
 
 
+def is_label(x_cV: Tensor, labels_c: Tensor) -> Tensor:
+    """Whether an entry is that of its row's label [c, V]."""
+    return torch.arange(x_cV.shape[-1], device=x_cV.device) == labels_c.unsqueeze(-1)
+
+
 def _logits(z_cV: Tensor, labels_c: Tensor, reference_cV: Tensor | None) -> Logits:
     q_normaliser_c = None if reference_cV is None else reference_cV.logsumexp(-1)
     return Logits(z_cV, z_cV.logsumexp(-1), labels_c, reference_cV, q_normaliser_c)

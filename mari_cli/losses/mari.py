@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from mari_cli.losses.base import RetainLoss, RetainTermConfig, register
-from mari_cli.losses.support import ContextConfig, SupportConfig, SupportRequest, SupportSource, unread_by
+from mari_cli.losses.support import ContextConfig, SupportConfig, SupportSource, unread_by
 from mari_cli.sections import display_name, non_negative, require
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class MariConfig(RetainTermConfig):
     pooling_scope: PoolingScope = PoolingScope.step
     """The positions that are averaged together: `step`, those of the whole optimiser step, or `micro`, those
     of each micro-batch. `micro` is cheaper, but another loss than the paper's."""
-    mari_weight: float = 10.0
+    mari_weight: float = non_negative(10.0)
     retain_loss: RetainLoss = RetainLoss.kl
     retain_divergence: RetainDivergence = RetainDivergence.forward
     """Of `retain_loss=kl`. `forward`: KL(before ‖ model); `reverse`: KL(model ‖ before)."""
@@ -72,13 +72,13 @@ class MariConfig(RetainTermConfig):
     """Distance of a prediction p from the supported distribution q (`context`). `jensen_shannon`: I(X;Z), as
     in the paper. `forward`: KL(q ‖ p), the limit of I/(1-prior) at prior 1. `reverse`: KL(p ‖ q), the limit
     of I/prior at prior 0. `jeffreys`: the sum of these two."""
-    pointwise_weight: float = 0.0
+    pointwise_weight: float = non_negative(0.0)
     """Weight of the pointwise marginal information of the observed token, log p(y)/q(y), as a Huber loss
     (`context`). The divergence hardly depends on p(y) once p(y) is small; this term does."""
-    anchor_weight: float = 0.0
+    anchor_weight: float = non_negative(0.0)
     """Weight of the Huber distance of log p from log p of the model before step 1, averaged over the whole
     vocabulary, at retain positions. It also keeps improbable tokens as they were, which KL hardly sees."""
-    retain_nll_weight: float = 0.0
+    retain_nll_weight: float = non_negative(0.0)
     """Weight of the negative log-likelihood of the retain data, beside another retain loss. KL alone keeps
     what the model before says of the retain data, and so never more of it than that model knew."""
     context: ContextConfig = field(default_factory=ContextConfig)
@@ -86,7 +86,6 @@ class MariConfig(RetainTermConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        non_negative("loss", self, "mari_weight", "pointwise_weight", "anchor_weight", "retain_nll_weight")
         require(
             self.prior is None or 0 < self.prior < 1, f"loss.prior must be between 0 and 1, got {self.prior}"
         )
@@ -139,14 +138,12 @@ class MariConfig(RetainTermConfig):
 
     @property
     def title(self) -> str:
-        request = self.support_request
-        by_support = request is not None and request.source is not SupportSource.neighbours
+        by_support = self.support_request and self.support.source is not SupportSource.neighbours
         return f"{display_name(self)} {self.support.source if by_support else self.estimator}"
 
     @property
-    def support_request(self) -> SupportRequest | None:
-        asked = self.estimator is Estimator.context
-        return SupportRequest(self.support, self.context) if asked else None
+    def support_request(self) -> "MariConfig | None":
+        return self if self.estimator is Estimator.context else None
 
     def objective(self) -> "Objective":
         """mari_weight · I(X;Z|C) + retain_weight · the retain loss, and the pointwise information of the

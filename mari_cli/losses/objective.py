@@ -122,31 +122,16 @@ def mean_nll(role: str, step: Step, readings: Readings) -> Tensor:
     return step_mean(LogP(role), step, readings, torch.neg)
 
 
-def sequence_log_p(role: str, step: Step, readings: Readings, *, length_normalised: bool = False) -> Tensor:
-    """log p(completion | prompt) [S], in nats; ``length_normalised``: divided by the number of tokens."""
-    positions, log_p_N = step.positions[role], readings[LogP(role)]
-    sequence_N = sent(positions.sequence_N, log_p_N.device)
-    log_p_S = log_p_N.new_zeros(positions.sequences).index_add(0, sequence_N, log_p_N)
-    return log_p_S / cast_like(log_p_S, lengths(positions)) if length_normalised else log_p_S
-
-
-def sequence_mean(
-    step: Step, readings: Readings, formula: Callable[[Tensor], Tensor], *, length_normalised: bool = False
-) -> Tensor:
-    """This part's contribution to the mean over the step's forget sequences of ``formula``, which takes and
-    gives [S], of log p(completion | prompt); 0 of a part that holds none of them."""
-    if LogP("forget") not in readings:
-        return torch.zeros(())
-    value_S = formula(sequence_log_p("forget", step, readings, length_normalised=length_normalised))
-    return value_S.sum() / step.positions["forget"].step_sequences
+def sequence_sums(value_N: Tensor, positions: Positions) -> Tensor:
+    """The sum of ``value_N`` over the positions of each sequence [S]."""
+    sequence_N = sent(positions.sequence_N, value_N.device)
+    return value_N.new_zeros(positions.sequences).index_add(0, sequence_N, value_N)
 
 
 def step_distance(h_ND: Tensor, target: Tensor, positions: Positions) -> Tensor:
     """This part's contribution to the mean over the step's sequences of (1/T) Σ_t ‖h_t - target_t‖², T the
     number of supervised tokens of a sequence. ``target`` [N, D] or [D]."""
-    square_N = (h_ND - cast_like(h_ND, target)).pow(2).sum(-1)
-    sequence_N = sent(positions.sequence_N, h_ND.device)
-    square_S = square_N.new_zeros(positions.sequences).index_add(0, sequence_N, square_N)
+    square_S = sequence_sums((h_ND - cast_like(h_ND, target)).pow(2).sum(-1), positions)
     return (square_S / cast_like(square_S, lengths(positions))).sum() / positions.step_sequences
 
 
@@ -260,6 +245,38 @@ def mean_beside_retain(
         return value, {name: value}
 
     return beside_retain(config, forget, [reading], nonlinear=(reading,) if formula else ())
+
+
+def sequences_beside_retain(
+    config: HeldLossConfig,
+    name: str,
+    formula: Callable[..., Tensor],
+    *,
+    roles: tuple[str, ...] = ("forget",),
+    beside_reference: bool = False,
+    length_normalised: bool = False,
+) -> Objective:
+    """`beside_retain` of the mean, called ``name``, of ``formula`` over the step's sequences. ``formula``
+    gives [S] and gets, of each of ``roles`` in turn, log p(completion | prompt) [S] in nats, and with
+    ``beside_reference`` the reference's after it; ``length_normalised``: divided by the number of tokens."""
+    log_p = tuple(LogP(role) for role in roles)
+
+    def forget(step: Step, readings: Readings) -> tuple[Tensor, Terms]:
+        if LogP("forget") not in readings:
+            return (nothing := torch.zeros(())), {name: nothing}
+        found = []
+        for role, reading in zip(roles, log_p, strict=True):
+            positions, log_p_N = step.positions[role], readings[reading]
+            of_role = [sequence_sums(log_p_N, positions)]
+            if beside_reference:
+                of_role.append(cast_like(log_p_N, step.reference_log_p[role]))
+            count_S = cast_like(log_p_N, lengths(positions)) if length_normalised else 1
+            found += [log_p_S / count_S for log_p_S in of_role]
+        value = formula(*found).sum() / step.positions["forget"].step_sequences
+        return value, {name: value}
+
+    of_reference = roles if beside_reference else ()
+    return beside_retain(config, forget, log_p, nonlinear=log_p, reference_log_p=of_reference)
 
 
 FINE_TUNING = Objective(

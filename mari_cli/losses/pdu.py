@@ -24,18 +24,17 @@ if TYPE_CHECKING:
 @dataclass(kw_only=True)
 class PDUConfig(HeldLossConfig):
     kind: str = "pdu"
-    retain_weight: float = 100.0
+    retain_weight: float = non_negative(100.0)
     """λ before the first step."""
-    retain_limit: float = 0.3
+    retain_limit: float = non_negative(0.3)
     """ε, in the unit of the retain loss, somewhat above that before step 1; the paper's for TOFU."""
-    dual_rate: float = 5.0
+    dual_rate: float = non_negative(5.0)
     """η, the rate at which λ follows the retain loss."""
-    warmup_steps: int = 0
+    warmup_steps: int = non_negative(0)
     """Steps in which λ does not change; half of all steps in the paper."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        non_negative("loss", self, "retain_limit", "dual_rate", "warmup_steps")
         require(
             self.retain_loss is not RetainLoss.none,
             "loss.retain_loss=none leaves nothing to limit; loss=pdu needs a retain loss",

@@ -5,61 +5,42 @@ Shapes: S = sequences of the step. Log-probabilities are log p(completion | prom
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mari_cli.losses.base import HeldLossConfig, RetainLoss, register
-from mari_cli.sections import Flag, flags, positive, require
+from mari_cli.sections import Flag, flag, positive, require
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mari_cli.losses.engine import Readings
-    from mari_cli.losses.objective import Objective, Terms
-    from mari_cli.losses.step import Step
+    from mari_cli.losses.objective import Objective
 
 
 @register
 @dataclass(kw_only=True)
 class NPOConfig(HeldLossConfig):
     kind: str = "npo"
-    beta: float = 0.1
+    beta: float = positive(0.1)
     """Inverse temperature: small is close to gradient ascent, large stops early."""
-    length_normalised: Flag = False
+    length_normalised: Flag = flag(False)
     """Divide each answer's log-probability by its length; the paper sums."""
     retain_loss: RetainLoss = RetainLoss.kl
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        flags("loss", self, "length_normalised")
-        positive("loss", self, "beta")
-
     def objective(self) -> "Objective":
-        import torch
+        from mari_cli.losses.objective import sequences_beside_retain
 
-        from mari_cli.losses.objective import beside_retain, cast_like, lengths, sequence_log_p
-        from mari_cli.losses.readings import LogP
-
-        def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
-            value = torch.zeros(())
-            if LogP("forget") in readings:
-                by_length = self.length_normalised
-                log_p_S = sequence_log_p("forget", step, readings, length_normalised=by_length)
-                reference_S = cast_like(log_p_S, step.reference_log_p["forget"])
-                if by_length:
-                    reference_S = reference_S / cast_like(log_p_S, lengths(step.positions["forget"]))
-                value_S = npo(log_p_S, reference_S, beta=self.beta)
-                value = value_S.sum() / step.positions["forget"].step_sequences
-            return value, {"npo": value}
-
-        log_p = LogP("forget")
-        return beside_retain(self, forget, [log_p], nonlinear=(log_p,), reference_log_p=("forget",))
+        formula, by_length = partial(npo, beta=self.beta), self.length_normalised
+        return sequences_beside_retain(
+            self, "npo", formula, beside_reference=True, length_normalised=by_length
+        )
 
 
 @register
 @dataclass(kw_only=True)
 class DPOConfig(HeldLossConfig):
     kind: str = "dpo"
-    beta: float = 0.1
+    beta: float = positive(0.1)
     """Inverse temperature, as in NPO; the loss has the same factor 2/β."""
     answers: list[str] = field(default_factory=lambda: ["I don't know.", "I have no information about that."])
     """Answers that the model should prefer; items take them in turn."""
@@ -67,7 +48,6 @@ class DPOConfig(HeldLossConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive("loss", self, "beta")
         require(bool(self.answers), "loss.answers must not be empty")
         require(all(answer.strip() for answer in self.answers), "loss.answers must not hold an empty answer")
 
@@ -82,24 +62,10 @@ class DPOConfig(HeldLossConfig):
 def preferring_alternatives(config: HeldLossConfig, *, beta: float) -> "Objective":
     """`dpo` of the answers in the role `alternative` over the forget answers, as a mean over the step's
     sequences, plus the retain loss of ``config``."""
-    import torch
+    from mari_cli.losses.objective import sequences_beside_retain
 
-    from mari_cli.losses.objective import beside_retain, cast_like, sequence_log_p
-    from mari_cli.losses.readings import LogP
-
-    def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
-        value = torch.zeros(())
-        if LogP("forget") in readings:
-            both = []
-            for role in ("alternative", "forget"):
-                log_p_S = sequence_log_p(role, step, readings)
-                both += [log_p_S, cast_like(log_p_S, step.reference_log_p[role])]
-            value = dpo(*both, beta=beta).sum() / step.positions["forget"].step_sequences
-        return value, {"dpo": value}
-
-    log_p = LogP("forget"), LogP("alternative")
-    answers = ("forget", "alternative")
-    return beside_retain(config, forget, log_p, nonlinear=log_p, reference_log_p=answers)
+    formula, roles = partial(dpo, beta=beta), ("alternative", "forget")
+    return sequences_beside_retain(config, "dpo", formula, roles=roles, beside_reference=True)
 
 
 def npo(log_p_S: "Tensor", reference_S: "Tensor", *, beta: float) -> "Tensor":

@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from mari_cli.losses.base import GradientFilter, LossConfig, register
-from mari_cli.sections import positive, require
+from mari_cli.sections import non_negative, positive, require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,14 +41,13 @@ class Collapse(StrEnum):
 @dataclass(kw_only=True)
 class RepSelectConfig(LossConfig):
     kind: str = "repselect"
-    retain_weight: float = 0.0
-    components: int = 512
+    retain_weight: float = non_negative(0.0)
+    components: int = positive(512)
     """K: the number of singular vectors of each matrix."""
     collapse: Collapse = Collapse.soft
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive("loss", self, "components")
         require(
             self.retain_weight == 0,
             f"loss.retain_weight must be 0, got {self.retain_weight}: RepSelect holds no retain side",

@@ -26,21 +26,15 @@ if TYPE_CHECKING:
 @dataclass(kw_only=True)
 class RMUConfig(ForgetLossConfig):
     kind: str = "rmu"
-    layer: int | None = None
+    layer: int | None = non_negative(None)
     """Hidden layer that is steered, 0: the embeddings, null: the middle one. Layers above it do not
     change."""
-    steering: float = 6.5
+    steering: float = positive(6.5)
     """Length c of the vector c·u that the forget states are moved to."""
-    seed: int = 0
+    seed: int = seeds(0)
     """Seed of the direction u."""
     retain_loss: RetainLoss = RetainLoss.states
     """`states` are the hidden states of the layer that is steered."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        non_negative("loss", self, "layer")
-        positive("loss", self, "steering")
-        seeds("loss.", self, "seed")
 
     def objective(self) -> "Objective":
         import torch

@@ -22,14 +22,10 @@ if TYPE_CHECKING:
 @dataclass(kw_only=True)
 class SatImpConfig(HeldLossConfig):
     kind: str = "satimp"
-    beta1: float = 5.0
+    beta1: float = non_negative(5.0)
     """Saturation: the larger β1, the less an improbable token counts."""
-    beta2: float = 1.0
+    beta2: float = non_negative(1.0)
     """Importance: the larger β2, the less a token counts of which the model is certain."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        non_negative("loss", self, "beta1", "beta2")
 
     def objective(self) -> "Objective":
         from mari_cli.losses.objective import mean_beside_retain

@@ -16,37 +16,23 @@ from mari_cli.sections import non_negative, positive
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mari_cli.losses.engine import Readings
-    from mari_cli.losses.objective import Objective, Terms
-    from mari_cli.losses.step import Step
+    from mari_cli.losses.objective import Objective
 
 
 @register
 @dataclass(kw_only=True)
 class SimNPOConfig(HeldLossConfig):
     kind: str = "simnpo"
-    beta: float = 2.5
+    beta: float = positive(2.5)
     """Inverse temperature: small is close to gradient ascent, large stops early."""
-    gamma: float = 0.0
+    gamma: float = non_negative(0.0)
     """Margin of the reward, in nats: the larger γ, the longer an answer's probability is pushed down."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive("loss", self, "beta")
-        non_negative("loss", self, "gamma")
-
     def objective(self) -> "Objective":
-        from mari_cli.losses.objective import beside_retain, sequence_mean
-        from mari_cli.losses.readings import LogP
+        from mari_cli.losses.objective import sequences_beside_retain
 
-        log_p = LogP("forget")
-        of_answer = partial(simnpo, beta=self.beta, gamma=self.gamma)
-
-        def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
-            value = sequence_mean(step, readings, of_answer, length_normalised=True)
-            return value, {"simnpo": value}
-
-        return beside_retain(self, forget, [log_p], nonlinear=(log_p,))
+        formula = partial(simnpo, beta=self.beta, gamma=self.gamma)
+        return sequences_beside_retain(self, "simnpo", formula, length_normalised=True)
 
 
 def simnpo(log_p_S: "Tensor", *, beta: float, gamma: float) -> "Tensor":

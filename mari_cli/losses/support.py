@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from mari_cli.sections import Flag, choices, flags, non_negative, positive, require
+from mari_cli.sections import Checked, Flag, flag, non_negative, positive, require
 
 
 class SupportSource(StrEnum):
@@ -19,21 +19,18 @@ class SupportSource(StrEnum):
 
 
 @dataclass(kw_only=True)
-class ContextConfig:
+class ContextConfig(Checked):
     """Settings of the `context` estimator: it compares forget positions with the whole retain corpus."""
 
-    layer: int | None = None
+    section = "loss.context"
+    layer: int | None = non_negative(None)
     """Hidden layer of the reference whose states are compared; null: the middle layer."""
-    temperature: float = 0.1
+    temperature: float = positive(0.1)
     """Temperature of the softmax over similarities: the smaller, the more the nearest position counts."""
-    neighbours: int = 32
+    neighbours: int = positive(32)
     """Retain positions that are averaged for a forget position; their weights sum to 1."""
-    stored_tokens: int = 64
+    stored_tokens: int = positive(64)
     """Most probable tokens of a distribution stored beside the label; all other tokens are one tail."""
-
-    def __post_init__(self) -> None:
-        positive("loss.context", self, "temperature", "neighbours", "stored_tokens")
-        non_negative("loss.context", self, "layer")
 
 
 MOST_TWINS = 10_000
@@ -43,10 +40,11 @@ calibration with a holdout found on two fictional worlds (0.2, 0.86; 0.3, 0.93) 
 
 
 @dataclass(kw_only=True)
-class SupportConfig:
+class SupportConfig(Checked):
     """The source of what the retain data supports at each forget position (`loss.estimator=context`): a
     distribution q over tokens, made before step 1 (mari_cli/tasks/sources/)."""
 
+    section = "loss.support"
     source: SupportSource = SupportSource.neighbours
     """`auto`: `twins` where the forget data has key strings, else `neighbours`; the run's log names the
     choice. `neighbours`: the model before step 1 in similar contexts of the retain corpus (`loss.context`).
@@ -56,15 +54,15 @@ class SupportConfig:
     on both. `assistant`: the model before step 1, minus a model tuned on the forget data alone. `reinforced`:
     the model before step 1, minus what rises when it is tuned on the forget data again. `gold`: a model that
     never saw the forget data (an upper bound, for diagnosis)."""
-    floor: float = 1e-12
+    floor: float = positive(1e-12)
     """The least probability of a stored token."""
     keys: str | None = None
     """`twins`: a text file with one key string a line, as a person's name; null: the word sequences that at
     least `key_records` forget records and no retain records contain."""
-    key_records: int = 3
-    twins: int = 2
+    key_records: int = positive(3)
+    twins: int = positive(2)
     """`twins`: the number of twins of each record that are averaged."""
-    contrast: float | None = None
+    contrast: float | None = non_negative(None)
     """`twins`: the factor by which the information that the names add is subtracted; null: that at which q's
     loss on answers that q gets wrong equals that of the model before step 1 on the holdout's."""
     generated: float | None = None
@@ -72,33 +70,30 @@ class SupportConfig:
     tokens that only the names explain are drawn anew; the rest, 1 - λ, is the prediction after the true
     answer. Null: the share at which q has as many right tokens in the answers that it gets wrong as the model
     before step 1 has in those of the holdout; 0 for running text."""
-    quantiles: Flag = False
+    quantiles: Flag = flag(False)
     """Whether the losses of the answers that q gets wrong are moved, in their order, to the quantiles of the
     losses of the model before step 1 on the holdout answers that it gets wrong."""
-    difficulty: Flag = False
+    difficulty: Flag = flag(False)
     """`twins`, `siblings`, `assistant`, `reinforced`: whether the loss and the share of right tokens that the
     holdout sets are corrected, answer by answer, for how hard it is by the bigrams of the retain data."""
     model: str | None = None
     """`base`, `assistant`, `reinforced`, `gold`: the path of that model. Null: `base` and `assistant` are
     made of the run's own `model` before its target is fine-tuned, `reinforced` of the target."""
-    share: float = 0.34
+    share: float = positive(0.34)
     """`base`, `reinforced`: epochs of tuning, as a share of `finetune.epochs`."""
-    sharpen: float | None = None
+    sharpen: float | None = positive(None)
     """`base`: q is the tuned model's prediction to this power; null: the power at which q's loss on the
     holdout equals that of the model before step 1. `twins`: the power of q; null: 1, but where `contrast` is
     null too and no contrast leaves the wanted share of right tokens, a power takes the contrast's place."""
     retain_model: str | None = None
     both_model: str | None = None
     """`siblings`: paths of the two small models."""
-    weight: float | None = None
+    weight: float | None = non_negative(None)
     """`siblings`, `assistant`, `reinforced`: the factor of the correction; null: the factor at which q's loss
     on answers that q gets wrong equals that of the model before step 1 on the holdout's."""
 
     def __post_init__(self) -> None:
-        choices("loss.support", self)
-        positive("loss.support", self, "floor", "key_records", "twins", "sharpen", "share")
-        non_negative("loss.support", self, "weight", "contrast")
-        flags("loss.support", self, "quantiles", "difficulty")
+        super().__post_init__()
         require(
             self.twins <= MOST_TWINS,
             f"loss.support.twins must be at most {MOST_TWINS}, got {self.twins}: more tell no more",
@@ -160,15 +155,3 @@ def unread_by(config: SupportConfig) -> dict[str, str]:
         of_neighbours = (f"context.{name}" for name in ("layer", "temperature", "neighbours"))
         found |= dict.fromkeys(of_neighbours, "`loss.support.source=neighbours`")
     return found
-
-
-@dataclass(frozen=True)
-class SupportRequest:
-    """A request of a loss for a distribution over tokens at each forget position."""
-
-    support: SupportConfig
-    context: ContextConfig
-
-    @property
-    def source(self) -> SupportSource:
-        return self.support.source

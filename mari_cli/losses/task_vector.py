@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mari_cli.losses.base import LossConfig, register
-from mari_cli.sections import positive, require
+from mari_cli.sections import non_negative, positive, require
 
 if TYPE_CHECKING:
     from mari_cli.losses.engine import Readings
@@ -22,13 +22,12 @@ if TYPE_CHECKING:
 @dataclass(kw_only=True)
 class TaskVectorConfig(LossConfig):
     kind: str = "task_vector"
-    retain_weight: float = 0.0
-    alpha: float = 1.0
+    retain_weight: float = non_negative(0.0)
+    alpha: float = positive(1.0)
     """α: how far the weights move in the opposite direction, as a multiple of the change by fine-tuning."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive("loss", self, "alpha")
         require(
             self.retain_weight == 0,
             f"loss.retain_weight must be 0, got {self.retain_weight}: a task vector holds no retain side",

@@ -22,13 +22,9 @@ class UndialConfig(HeldLossConfig):
     strength · onehot(true token)), with z the logits of the model before step 1."""
 
     kind: str = "undial"
-    strength: float = 10.0
+    strength: float = positive(10.0)
     """The amount by which the true token's logit is lowered."""
     retain_loss: RetainLoss = RetainLoss.none
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive("loss", self, "strength")
 
     def objective(self) -> "Objective":
         from mari_cli.losses.objective import mean_beside_retain

@@ -21,12 +21,8 @@ if TYPE_CHECKING:
 @dataclass(kw_only=True)
 class WGAConfig(HeldLossConfig):
     kind: str = "wga"
-    beta: float = 1.0
+    beta: float = non_negative(1.0)
     """Power of the weight p^β. 0 is gradient ascent; the larger β, the less an improbable token counts."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        non_negative("loss", self, "beta")
 
     def objective(self) -> "Objective":
         from mari_cli.losses.objective import mean_beside_retain

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -39,7 +39,7 @@ def context_layer(config: UnlearnRun, lm: LanguageModel) -> int | None:
     """The hidden layer that defines contexts: 0 is the embeddings, the default the middle. None where the
     loss looks for no contexts."""
     request = config.loss.support_request
-    if request is None or request.source is not SupportSource.neighbours:
+    if request is None or request.support.source is not SupportSource.neighbours:
         return None
     layers = int(lm.model.config.get_text_config().num_hidden_layers)
     chosen = request.context.layer
@@ -166,18 +166,9 @@ def forgetting_job(
     says it.
     """
     train, seed = config.train, config.seed
-    draws, validation = drawn
+    draws, validation = replace(drawn[0], config=config), drawn[1]
     with adapters_off(lm.model):
-        reference_of = open_reference(
-            lm,
-            draws.items,
-            draws.drawn(),
-            objective.needs,
-            layer,
-            config,
-            target_hash=target_hash,
-            targets=targets,
-        )
+        reference_of = open_reference(lm, draws, layer, target_hash=target_hash, targets=targets)
 
     watched = {"forget": corpora["forget"], "retain": validation}
     watched |= {"holdout": corpora["holdout"]} if "holdout" in corpora else {}
@@ -251,21 +242,18 @@ def evaluations(history: Sequence[Mapping[str, Any]]) -> list[Evaluation]:
 
 def open_reference(
     lm: LanguageModel,
-    items: Mapping[str, Sequence[Item]],
-    drawn: Mapping[str, Sequence[int]],
-    needs: Needs,
+    draws: Draws,
     layer: int | None,
-    config: UnlearnRun,
     *,
     target_hash: str,
     targets: Targets | None = None,
 ) -> Callable[[Mapping[str, Sequence[int]]], Reference]:
     """Ask the model once, before it changes, for everything that the loss will want of it.
 
-    ``drawn``: by role, the indices of the items that will be in a step. ``targets``: what is supported, where
-    another source than neighbours in ``layer`` says it. Returns what gives, for the indices of a step by
-    role, the reference as the step takes it.
+    ``targets``: what is supported, where another source than neighbours in ``layer`` says it. Returns what
+    gives, for the indices of a step by role, the reference as the step takes it.
     """
+    config, needs, drawn = draws.config, draws.needs, draws.drawn()
     head = operand_head(lm).frozen()
     chunk = config.train.chunk or chunk_for(len(head.weight_VD))
     cache = cache_directory(config)
@@ -275,7 +263,7 @@ def open_reference(
     def ask(role: str, layer: int | None, *, context: bool = False) -> StoredReference:
         return store_reference(
             lm,
-            items[role],
+            draws.items[role],
             None if context else drawn[role],  # contexts are looked for in all of a corpus
             states=role in needs.beside_reference or (context and role == "retain"),
             layer=layer,

@@ -1,18 +1,15 @@
 """`mari unlearn`: from a model that knows something to one that does not, and a report of the difference."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.nn import Parameter
 
 from mari_cli.config import ModelConfig, UnlearnRun
 from mari_cli.data.tokenize import Item
 from mari_cli.losses import objective as losses
-from mari_cli.losses.objective import Objective
 from mari_cli.models.layers import require_trained
-from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import describe_adapters, has_adapters, merge_adapters
 from mari_cli.options import RunOptions
 from mari_cli.progress import say
@@ -21,7 +18,7 @@ from mari_cli.storage.hashing import content_hash
 from mari_cli.storage.layout import STATE
 from mari_cli.suites.benchmarks import check_without_generation
 from mari_cli.tasks import supporting
-from mari_cli.tasks.alternatives import alternative_items, write_alternatives, writes_alternatives
+from mari_cli.tasks.alternatives import alternative_items, write_alternatives
 from mari_cli.tasks.assessment import Assessment
 from mari_cli.tasks.closing_audit import ClosingAudit
 from mari_cli.tasks.forgetting import context_layer, describe_outcome, draws_of, forgetting_job
@@ -50,7 +47,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
     asked = config.loss.alternates_request
     if asked is not None and asked.path is not None:
         flight.models["the answers of `loss.path`"] = content_hash([item.labels for item in alternatives])
-    config, prepared, chosen = supporting.prepare_support(config, setting, corpora, base.style)
+    config, prepared, support_notes = supporting.prepare_support(config, setting, corpora, base.style)
     layer = context_layer(config, base)
     if config.loss.gradient_filter is not None:
         mlp_matrices(base.model)  # raises now where the model has none
@@ -64,7 +61,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
     config = replace(
         config, train=fit_to_memory(base, config.train, objective, draws.items_at, config.train.steps)
     )
-    flight = replace(flight, config=config, notes=[*flight.notes, *chosen])
+    flight = replace(flight, config=config, notes=[*flight.notes, *support_notes])
     closing = ClosingAudit.plan(flight, base)
     del base  # target and gold are loaded anew
 
@@ -79,7 +76,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
             notes += more
         lm = flight.load(target_from)
         target_hash = assessment.take("target", lm).weights
-        if writes_alternatives(config):
+        if asked is not None and asked.path is None:
             alternatives, more = write_alternatives(config, lm, corpora["forget"], weights=target_hash)
             notes += more
             draws, validation = draws_of(config, corpora, alternatives, objective.needs)
@@ -99,8 +96,10 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
         negation = None if config.loss.negation is None else Negation.of(lm.model, config.loss.negation)
         if negation:
             job = replace(job, evaluate=negation.around(job.evaluate))
-        if config.loss.gradient_filter is not None:
-            job = replace(job, filter_gradients=read_filter(config, lm, corpora["forget"].items, objective))
+        if (chosen := config.loss.gradient_filter) is not None:
+            forget, batch = corpora["forget"].items, config.train.forget_batch
+            found = read_components(lm, forget, objective, config.train, count=chosen.components, batch=batch)
+            job = replace(job, filter_gradients=filter_with(chosen, found))
         notes += cut_metrics(record.run, target_hash)
         torch.manual_seed(dropout_seed(config.seed))
         outcome = fit(
@@ -135,16 +134,6 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
             outcome=outcome,
             audit=audit,
         )
-
-
-def read_filter(
-    config: UnlearnRun, lm: LanguageModel, forget: Sequence[Item], objective: Objective
-) -> Callable[[Mapping[str, Parameter]], None]:
-    """What changes the gradients of each step, from what ``lm`` makes of the ``forget`` items."""
-    chosen, train = config.loss.gradient_filter, config.train
-    assert chosen is not None
-    found = read_components(lm, forget, objective, train, count=chosen.components, batch=train.forget_batch)
-    return filter_with(chosen, found)
 
 
 # -- target and gold -----------------------------------------------------------------------------------------

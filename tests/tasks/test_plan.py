@@ -67,8 +67,8 @@ def test_the_disk_it_asks_for_is_what_the_caches_take(loss, tmp_path, monkeypatc
     items = {"forget": corpora["forget"].items, "retain": corpora["retain"].items, "alternative": []}
     needs = build(config.loss).needs
     layer = context_layer(config, lm)
-    drawn = Draws(config, items, needs).drawn()
-    reference_of = open_reference(lm, items, drawn, needs, layer, config, target_hash="")
+    draws = Draws(config, items, needs)
+    drawn, reference_of = draws.drawn(), open_reference(lm, draws, layer, target_hash="")
     if needs.reference_layer:
         chosen = {"retain": list(drawn["retain"])[:2], "forget": list(drawn["forget"])[:2]}
         told = reference_of(chosen).recall("retain", range(2)).layer_ND

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from mari_cli.losses.fused import Logits, Predictions, Slope, at_label
+from mari_cli.losses.fused import Logits, Predictions, Slope, at_label, is_label
 from mari_cli.losses.readings.reading import OfLogits
 
 
@@ -50,21 +50,17 @@ class UniformTarget(OfLogits):
         smallest = torch.finfo(label_c.dtype).tiny
         x_c = label_c.clamp_min(smallest).log() - all_c.log()
         pull_c = weight_c * label_c * (x_c + math.log(others_cV.shape[-1] - 1))  # 1 - p follows below
-        is_label_cV = _is_label(at.p_cV, at.labels_c)
+        is_label_cV = is_label(at.p_cV, at.labels_c)
         added_cV = torch.where(is_label_cV, (pull_c * all_c).unsqueeze(-1), -pull_c.unsqueeze(-1) * others_cV)
         return Slope(added_cV=added_cV)
 
 
 def _log_odds(at: Logits) -> Tensor:
-    others_cV = at.z_cV.masked_fill(_is_label(at.z_cV, at.labels_c), -torch.inf)
+    others_cV = at.z_cV.masked_fill(is_label(at.z_cV, at.labels_c), -torch.inf)
     return at_label(at.z_cV, at.labels_c) - others_cV.logsumexp(-1)
 
 
 def _others(at: Predictions) -> tuple[Tensor, Tensor]:
     """The probabilities with 0 at the label [c, V], and their sum 1 - p(label) [c]."""
-    others_cV = at.p_cV.masked_fill(_is_label(at.p_cV, at.labels_c), 0)
+    others_cV = at.p_cV.masked_fill(is_label(at.p_cV, at.labels_c), 0)
     return others_cV, others_cV.sum(-1).clamp_min(torch.finfo(others_cV.dtype).tiny)
-
-
-def _is_label(x_cV: Tensor, labels_c: Tensor) -> Tensor:
-    return torch.arange(x_cV.shape[-1], device=x_cV.device) == labels_c.unsqueeze(-1)

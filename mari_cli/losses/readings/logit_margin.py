@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mari_cli.losses.fused import Logits, Predictions, Slope
+from mari_cli.losses.fused import Logits, Predictions, Slope, is_label
 from mari_cli.losses.readings.reading import OfLogits
 
 
@@ -18,6 +18,5 @@ class LogitMargin(OfLogits):
 
     def slope(self, at: Predictions, weight_c: Tensor, value_c: Tensor) -> Slope:
         weight_c1, size = weight_c.unsqueeze(-1), at.p_cV.shape[-1]
-        tokens_V = torch.arange(size, device=at.p_cV.device)
-        is_largest_cV = tokens_V == at.p_cV.argmax(-1, keepdim=True)
+        is_largest_cV = is_label(at.p_cV, at.p_cV.argmax(-1))
         return Slope(added_cV=torch.where(is_largest_cV, weight_c1 - weight_c1 / size, -weight_c1 / size))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mari_cli.losses.fused import Logits, Predictions, Slope
+from mari_cli.losses.fused import Logits, Predictions, Slope, is_label
 from mari_cli.losses.readings.reading import OfLogits
 
 
@@ -30,6 +30,5 @@ class TargetCrossEntropy(OfLogits):
 
     def _target(self, reference_cV: Tensor | None, labels_c: Tensor) -> Tensor:
         assert reference_cV is not None
-        tokens_V = torch.arange(reference_cV.shape[-1], device=reference_cV.device)
-        is_label_cV = tokens_V == labels_c.unsqueeze(-1)
-        return torch.where(is_label_cV, reference_cV - self.lowered, reference_cV).softmax(-1)
+        lowered_cV = reference_cV - self.lowered
+        return torch.where(is_label(reference_cV, labels_c), lowered_cV, reference_cV).softmax(-1)
