@@ -22,8 +22,7 @@ def run_search(planned: "PlannedSearch") -> bool:
     """Plan, run and report a search; whether every run of it came to an end."""
     from mari_cli import launch
     from mari_cli.tasks.aim import choose_aim
-    from mari_cli.tasks.compare import compare
-    from mari_cli.tasks.searched import describe_search
+    from mari_cli.tasks.compare import compare, describe_search
 
     settings = planned.settings
     aims = [choose_aim(one.configured({}), settings.aim, settings.direction) for one in planned.methods]
@@ -39,11 +38,7 @@ def run_search(planned: "PlannedSearch") -> bool:
         note(line)
     described = describe_search(
         planned.directory,
-        aim,
-        seed=planned.seed,
-        budget=", ".join(f"{key}={value}" for key, value in planned.budget.items()),
-        report_seeds=settings.report_seeds,
-        methods=[
+        [
             (
                 method.name,
                 "; ".join(f"{of_key.key}: {of_key.words}" for of_key in method.ranges),
@@ -52,6 +47,10 @@ def run_search(planned: "PlannedSearch") -> bool:
             )
             for method in planned.methods
         ],
+        aim=aim,
+        seed=planned.seed,
+        budget=", ".join(f"{key}={value}" for key, value in planned.budget.items()),
+        report_seeds=tuple(settings.report_seeds),
     )
     if described.runs:
         page = planned.directory / "report.html"

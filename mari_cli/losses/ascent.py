@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 def ascent(config: ForgetLossConfig, retain: RetainLoss) -> "Objective":
     """-forget_weight · NLL(forget) + retain_weight · the retain loss."""
-    from mari_cli.losses.objective import mean_nll, with_retain
+    from mari_cli.losses.objective import beside_retain, mean_nll
     from mari_cli.losses.readings import LogP
 
     def forget(step: "Step", readings: "Readings") -> "tuple[Tensor, Terms]":
         nll = mean_nll("forget", step, readings)
         return -nll, {"forget_nll": nll}
 
-    return with_retain(config, retain, forget, [LogP("forget")], nonlinear=())
+    return beside_retain(config, forget, [LogP("forget")], nonlinear=(), retain=retain)
 
 
 @register

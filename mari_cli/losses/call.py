@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mari_cli.lm_head import Head, backbone_of, check_parity, head_of
 from mari_cli.losses.base import LossConfig
 from mari_cli.losses.engine import log_probabilities
-from mari_cli.losses.objective import differentiate
+from mari_cli.losses.objective import differentiate, sequence_sums
 from mari_cli.losses.step import Positions, Rows, Step
 
 _CHECKED: WeakSet[nn.Module] = WeakSet()
@@ -100,8 +100,7 @@ def unlearning_loss(
             if of_layer_ND is not None:
                 layers_of[role] = of_layer_ND
             log_p_N = log_probabilities(frozen, reference_ND, labels_N, chunk=chunk).double()
-            sequence_N = positions[role].sequence_N.to(log_p_N.device)
-            log_p[role] = log_p_N.new_zeros(positions[role].sequences).index_add(0, sequence_N, log_p_N)
+            log_p[role] = sequence_sums(log_p_N, positions[role])
         detached = None if layer_ND is None else layer_ND.detach()
         rows[role] = Rows(last_ND.detach(), labels_N, reference_ND, None, detached)
     pooled = needs.pooled

@@ -145,23 +145,27 @@ def lengths(positions: Positions) -> Tensor:
     return torch.bincount(positions.sequence_N, minlength=positions.sequences)
 
 
-def with_retain(
+def beside_retain(
     config: ForgetLossConfig,
-    retain: RetainLoss,
     forget: Callable[[Step, Readings], tuple[Tensor, Terms]],
     readings: Sequence[Reading],
     *,
     nonlinear: tuple[OfLogits, ...],
     reference_log_p: tuple[str, ...] = (),
+    retain: RetainLoss | None = None,
     layer: int | None = None,
 ) -> Objective:
     """forget_weight · ``forget`` + retain_weight · ``retain``. ``forget`` returns the value to minimise and
-    its terms; it needs ``readings``, and is not linear in ``nonlinear``. ``layer``: whose hidden states
-    ``retain=states`` compares; None: the middle layer.
+    its terms; it needs ``readings``, and is not linear in ``nonlinear``: the gradient of the others is taken
+    at 0. ``layer``: whose hidden states ``retain=states`` compares; None: the middle layer. Without
+    ``retain`` both are those of ``config``.
 
     A part of a step may hold no forget item, and has none of ``readings`` then: ``forget`` returns 0 for it,
     under the same names.
     """
+    if retain is None:
+        assert isinstance(config, HeldLossConfig)
+        retain, layer = config.retain_loss, config.retain_layer
     held = retain_side(retain, layer)
 
     def terms(step: Step, read: Readings) -> Terms:
@@ -209,29 +213,6 @@ def retain_side(retain: RetainLoss, layer: int | None = None, *, reverse: bool =
     kl = ReverseKL if reverse else KL
     reading = (JensenShannon if retain is RetainLoss.jensen_shannon else kl)("retain")
     return RetainSide(f"retain_{retain.value}", reading, partial(step_mean, reading))
-
-
-def beside_retain(
-    config: HeldLossConfig,
-    forget: Callable[[Step, Readings], tuple[Tensor, Terms]],
-    readings: Sequence[Reading],
-    *,
-    nonlinear: tuple[OfLogits, ...],
-    reference_log_p: tuple[str, ...] = (),
-) -> Objective:
-    """`with_retain` with the retain loss and the layer of ``config``.
-
-    ``nonlinear``: the readings in which ``forget`` is not linear; the gradient of the others is taken at 0.
-    """
-    return with_retain(
-        config,
-        config.retain_loss,
-        forget,
-        readings,
-        nonlinear=nonlinear,
-        reference_log_p=reference_log_p,
-        layer=config.retain_layer,
-    )
 
 
 def mean_beside_retain(

@@ -39,7 +39,7 @@ class RMUConfig(ForgetLossConfig):
     def objective(self) -> "Objective":
         import torch
 
-        from mari_cli.losses.objective import step_distance, with_retain
+        from mari_cli.losses.objective import beside_retain, step_distance
         from mari_cli.losses.readings import HiddenStates
 
         states = HiddenStates("forget", self.layer)
@@ -52,7 +52,8 @@ class RMUConfig(ForgetLossConfig):
                 steered = step_distance(h_ND, target_D, step.positions["forget"])
             return steered, {"forget_steering": steered}
 
-        return with_retain(self, self.retain_loss, forget, [states], nonlinear=(), layer=self.layer)
+        retain, layer = self.retain_loss, self.layer
+        return beside_retain(self, forget, [states], nonlinear=(), retain=retain, layer=layer)
 
 
 def direction(size: int, *, seed: int) -> "Tensor":

@@ -1,7 +1,6 @@
 """The definitions of the metrics of a report, as HTML for its end."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 
 from markdown_it import MarkdownIt
@@ -10,14 +9,8 @@ from markupsafe import Markup
 from mari_cli.docs import pages
 from mari_cli.docs.pages import Page, find, page_about
 
-
-@dataclass(frozen=True)
-class Definition:
-    """``anchor`` is unique in a report; ``html`` is the page without its title."""
-
-    anchor: str
-    title: str
-    html: Markup
+Definition = tuple[str, str, Markup]
+"""An anchor, unique in a report, a title, and the page without its title."""
 
 
 def anchor_of(metric: str) -> str | None:
@@ -53,4 +46,4 @@ def _definition(page: Page) -> Definition:
         if token.type.startswith("heading"):
             token.tag = f"h{int(token.tag[1:]) + 2}"
     html = reader.renderer.render(tokens[end_of_title:], reader.options, {})
-    return Definition(_anchor(page), page.title, Markup(html))
+    return _anchor(page), page.title, Markup(html)

@@ -25,11 +25,8 @@ _COLUMNS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class ItemCell:
-    text: str
-    order: float | str
-    """The value by which a column is sorted."""
+ItemCell = tuple[str, float | str]
+"""A text, and the value by which its column is sorted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +74,9 @@ def _table(row: ComparisonRow, suite: str | None, set: str) -> ItemTable:
     rows = []
     for place, item in now.items():
         apart = _minus(item, beside.get(place), main)
-        cells = [ItemCell(text=str(place), order=place), _word_cell((item.key or "")[:8])]
-        cells += [_word_cell(item.fact or "")] if facts else []
+        key = (item.key or "")[:8]
+        cells: list[ItemCell] = [(str(place), place), (key, key)]
+        cells += [(item.fact or "", item.fact or "")] if facts else []
         cells += [_value_cell(before.get(place), main)] if before else []
         cells += [_value_cell(item, main)]
         cells += [_value_cell(gold.get(place), main)] if gold else []
@@ -120,11 +118,7 @@ def _value_cell(item: ItemValues | None, name: str) -> ItemCell:
 
 def _cell(value: float | None, *, signed: bool = False) -> ItemCell:
     if value is None:
-        return ItemCell(text="–", order=math.inf)
+        return "–", math.inf
     whole = value.is_integer() and abs(value) < 1e5
     text = f"{value:.0f}" if whole else number(value, signed=signed)
-    return ItemCell(text=text, order=value if math.isfinite(value) else math.inf)
-
-
-def _word_cell(text: str) -> ItemCell:
-    return ItemCell(text=text, order=text)
+    return text, value if math.isfinite(value) else math.inf

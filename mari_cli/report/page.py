@@ -374,9 +374,9 @@ def _examples(runs: list[RunData]) -> list[tuple[str | None, str, list[tuple[str
     found: dict[tuple[str | None, str], list[tuple[str, str, str]]] = {}
     for row in reading_order(rows):
         for example in row.run.examples:
-            if row.role in example.outputs:
-                said = (row.label, colour_of(row, rows), example.outputs[row.role])
-                found.setdefault((example.prompt, example.answer), []).append(said)
+            if (output := example.get(row.role)) is not None:
+                said = (row.label, colour_of(row, rows), output)
+                found.setdefault((example.get("prompt"), example["answer"]), []).append(said)
     return [(prompt, answer, outputs) for (prompt, answer), outputs in found.items()]
 
 

@@ -80,15 +80,6 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Example:
-    """A forget question with each model's answer, by role. The text is untrusted: escape it for display."""
-
-    prompt: str | None
-    answer: str
-    outputs: dict[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunData:
     """All data of one run that a report needs."""
 
@@ -109,7 +100,9 @@ class RunData:
     eval_rows: list[dict[str, float]] = field(default_factory=list)
     """One row per evaluation during training: ``step`` and metrics by full name."""
     items: list[ItemValues] = field(default_factory=list)
-    examples: list[Example] = field(default_factory=list)
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    """Forget questions: `prompt`, `answer` and, by role, what each model said. The text is untrusted: escape
+    it for display."""
     config: dict[str, Any] = field(default_factory=dict)
     config_yaml: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
@@ -218,7 +211,7 @@ def read_run(path: Path, *, result: dict[str, Any] | None = None) -> RunData:
             item_values(_parse_json(line, ITEM, items_file, line=number))
             for number, line in enumerate(items, start=1)
         ],
-        examples=[_example(entry) for entry in _read_json(path / "examples.json", EXAMPLES, default=[])],
+        examples=_read_json(path / "examples.json", EXAMPLES, default=[]),
         config=_parse_config(config_yaml, config_file),
         config_yaml=config_yaml,
         environment=_read_json(path / "environment.json", ENVIRONMENT, default={}),
@@ -312,14 +305,6 @@ def _training(value: Mapping[str, Any]) -> Training:
     return Training(
         steps=int(value["steps"]),
         **{f.name: value.get(f.name) for f in fields(Training) if f.name != "steps"},
-    )
-
-
-def _example(entry: Mapping[str, Any]) -> Example:
-    return Example(
-        prompt=entry.get("prompt"),
-        answer=entry["answer"],
-        outputs={role: entry[role] for role in BESIDE if entry.get(role) is not None},
     )
 
 

@@ -35,36 +35,17 @@ class HeatCell:
     """Percent: how far the value is from 0 to the largest of the table."""
 
 
-@dataclass(frozen=True)
-class HeatLine:
-    label: str
-    n: str
-    cells: list[HeatCell]
+HeatTable = tuple[Metric, list[str], list[tuple[str, str, list[HeatCell]]]]
+"""A metric, the steps, and the lines: label, number of items, and a cell for each step."""
 
 
-@dataclass(frozen=True)
-class HeatTable:
-    metric: Metric
-    steps: list[str]
-    lines: list[HeatLine]
-
-
-@dataclass(frozen=True)
-class RequestMatrix:
-    sentences: list[str]
-    tables: list[HeatTable]
-    legend: str
-    """What the words in the cells mean."""
-
-
-def request_matrix(runs: list[RunData]) -> RequestMatrix | None:
-    """Of one run of several requests; None of any other."""
+def request_matrix(runs: list[RunData]) -> tuple[list[str], list[HeatTable], str] | None:
+    """Sentences, tables, and what the words in the cells mean; None of any but one run of several
+    requests."""
     found = runs[0].result.get("requests") if len(runs) == 1 else None
     if not found:
         return None
-    return RequestMatrix(
-        _sentences(found), [_table(found, name) for name in shown_metrics(found)], legend(found)
-    )
+    return _sentences(found), [_table(found, name) for name in shown_metrics(found)], legend(found)
 
 
 def _sentences(found: Mapping[str, Any]) -> list[str]:
@@ -98,18 +79,15 @@ def _table(found: Mapping[str, Any], name: str) -> HeatTable:
     top = max(values, default=0.0) or 1.0
     if metric_of(name).is_share:
         top = 1.0
-    return HeatTable(
-        metric_of(name),
-        list(found["steps"]),
-        [
-            HeatLine(
-                label_of_row(found, row["of"]),
-                "/".join(dict.fromkeys(str(cell["value"]["n"]) for cell in row["cells"] if cell)),
-                [_cell(cell, top) for cell in row["cells"]],
-            )
-            for row in rows
-        ],
-    )
+    lines = [
+        (
+            label_of_row(found, row["of"]),
+            "/".join(dict.fromkeys(str(cell["value"]["n"]) for cell in row["cells"] if cell)),
+            [_cell(cell, top) for cell in row["cells"]],
+        )
+        for row in rows
+    ]
+    return metric_of(name), list(found["steps"]), lines
 
 
 def _value(cell: Mapping[str, Any] | None) -> float | None:

@@ -21,7 +21,8 @@ from mari_cli.report.comparison import (
 from mari_cli.report.narrative import confidence, summarise
 from mari_cli.report.page import render, write_report
 from mari_cli.report.read import estimates_of, read_runs
-from mari_cli.report.search import Search
+from mari_cli.report.search import Search, SearchedMethod
+from mari_cli.search.trials import Trial
 from mari_cli.storage.room_on_disk import require_writable
 from mari_cli.storage.run_list import run_directories, unfinished_jobs
 from mari_cli.tasks.examined import as_json
@@ -81,6 +82,18 @@ def compare(runs: list[Path], out: Path | None = None, *, search: Search | None 
         not_separable=not_separable(rows, confidence=confidence(found)),
         warnings=[*warned, *summarise(found).warnings],
     )
+
+
+def describe_search(
+    directory: Path, methods: Sequence[tuple[str, str, Sequence[Trial], Sequence[str]]], **about: Any
+) -> Search:
+    """A search that has ended, as the report reads it. ``methods``: the name of each, its ranges in words,
+    its trials, and its finished runs of the report; ``about``: the other fields of `Search`."""
+    searched = (
+        SearchedMethod(name, ranges, tuple(trials), tuple(directory / run for run in reports))
+        for name, ranges, trials, reports in methods
+    )
+    return Search(directory=directory, methods=tuple(searched), **about)
 
 
 def merge_seeds(

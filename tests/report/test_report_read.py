@@ -23,7 +23,7 @@ def test_a_run_directory_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert run.setting("metrics.prior") == 0.5
     assert run.setting("metrics.nothing") is None
     assert run.data["forget"]["records"] == 160
-    assert run.examples[0].outputs.keys() == {"target", "unlearned", "gold"}
+    assert run.examples[0].keys() >= {"target", "unlearned", "gold"}
 
 
 def test_null_is_read_as_a_number_that_is_not_finite(tmp_path: Path) -> None:
