@@ -26,6 +26,11 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def reason_of(error: OSError) -> str:
+    """What the system says of ``error``, as a part of a sentence."""
+    return (error.strerror or str(error)).lower()
+
+
 def shell_path(path: object) -> str:
     """``path`` as it can be pasted into a shell."""
     return shlex.quote(str(path))

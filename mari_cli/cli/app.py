@@ -16,7 +16,17 @@ from mari_cli.cli import evidence, people
 from mari_cli.cli.door import Door, note
 from mari_cli.cli.evaluate_words import read_words
 from mari_cli.cli.evidence import folders_of_runs
-from mari_cli.cli.parts import ConfigFile, Launcher, Overrides, Processes, Resume, TaskName, epilog, make_app
+from mari_cli.cli.parts import (
+    ConfigFile,
+    Folders,
+    Launcher,
+    Overrides,
+    Processes,
+    Resume,
+    TaskName,
+    epilog,
+    make_app,
+)
 from mari_cli.cli.searching import run_search
 from mari_cli.cli.show import forgot_nothing, show, show_comparison
 from mari_cli.cli.start import LoadedLater, check_runs, start
@@ -425,12 +435,7 @@ def config_list(
 
 
 @runs_app.command("list", epilog=epilog("mari runs list", "mari runs list sweeps/first"))
-def runs_list(
-    roots: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="DIR", help="Where to look; else in runs/ and sweeps/.", show_default=False),
-    ] = None,
-) -> None:
+def runs_list(roots: Folders = None) -> None:
     """List runs, finished or not, oldest first."""
     from mari_cli.cli import tables
     from mari_cli.storage.run_list import list_runs

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from mari_cli.errors import UserError, shell_path
+from mari_cli.errors import UserError, reason_of, shell_path
 from mari_cli.storage.layout import RUN, SWEEP
 from mari_cli.tasks.worker import check_processes, hush
 
@@ -168,7 +168,7 @@ def _check_directory() -> None:
 
 
 def _of_the_system(error: OSError) -> tuple[str, str]:
-    reason = (error.strerror or str(error)).lower()
+    reason = reason_of(error)
     if error.filename is None:
         return f"the system refuses to write or read: {reason}", "free some space, or write somewhere else"
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)

@@ -7,7 +7,7 @@ import typer
 
 from mari_cli.cli.door import note
 from mari_cli.cli.evaluate_words import read_words
-from mari_cli.cli.parts import ConfigFile, Overrides, Resume, epilog
+from mari_cli.cli.parts import ConfigFile, Folders, Overrides, Resume, epilog
 from mari_cli.cli.start import start
 from mari_cli.errors import UserError
 
@@ -77,21 +77,15 @@ def verify(
     from mari_cli.tasks.verify import verify as verify_run
 
     checks = verify_run(run, key=key, read_config=launch.load_run_config if replay else None)
-    tables.print_grid(tables.of_checks(checks))
+    rows = [[check.what, str(check.verdict), check.why] for check in checks]
+    tables.print_grid(tables.Grid(["what", "verdict", "why"], rows, numbers=3))
     raise typer.Exit(exit_code(checks))
 
 
 OF_REQUESTS = epilog("mari requests", "mari requests sweeps/first")
 
 
-def requests(
-    roots: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="FOLDER", help="Where the runs are; else runs/ and sweeps/.", show_default=False
-        ),
-    ] = None,
-) -> None:
+def requests(roots: Folders = None) -> None:
     """List what was asked to be forgotten (`request.id=`): by which run it was done, and which models made
     of the same data still hold it."""
     from mari_cli.cli import tables

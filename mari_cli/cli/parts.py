@@ -60,8 +60,10 @@ Resume = Annotated[
     Path | None,
     typer.Option(metavar="RUN", help="Go on with a run that was cut off, from its last checkpoint."),
 ]
-
-
+Folders = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="FOLDER", help="Where the runs are; else runs/ and sweeps/.", show_default=False),
+]
 Processes = Annotated[
     int,
     typer.Option(

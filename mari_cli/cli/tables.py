@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mari_cli.storage.run_list import RunSummary
     from mari_cli.tasks.push import Parcel
     from mari_cli.tasks.requests import RequestLine
-    from mari_cli.tasks.verify import Check
 
 NOTHING = "–"
 NO_ANSWER = "(no word)"
@@ -385,11 +384,6 @@ def of_card(result: dict[str, Any]) -> Grid:
     return Grid(
         ["attack", "case", *(BESIDE[r] for r in roles), "n", "verdict"], rows, numbers=2, grouped=True
     )
-
-
-def of_checks(checks: Sequence["Check"]) -> Grid:
-    rows = [[check.what, str(check.verdict), check.why] for check in checks]
-    return Grid(["what", "verdict", "why"], rows, numbers=3)
 
 
 def of_requests(lines: Sequence["RequestLine"]) -> Grid:

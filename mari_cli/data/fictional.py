@@ -36,7 +36,7 @@ Limits
 """
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -137,6 +137,8 @@ class UniqueKind:
     """A statement with `___` in place of the value."""
     answer: str
     prose: str
+    drawn: Callable[[random.Random, int], str]
+    """A person's value in the world of a seed, from a generator of its own: it depends on no other fact."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +163,7 @@ UNIQUE_KINDS = (
         cloze="{name} was born in the year ___.",
         answer="The year of birth was {value}.",
         prose="{name} was born in {value}.",
+        drawn=lambda chance, seed: str(chance.randrange(1500, 1900)),
     ),
     UniqueKind(
         key="teacher",
@@ -171,6 +174,7 @@ UNIQUE_KINDS = (
         cloze="{name} was taught to read by ___.",
         answer="The teacher was {value}.",
         prose="{value} taught {name} to read.",
+        drawn=lambda chance, seed: person_name(seed, NAMES - 1 - chance.randrange(TEACHERS)),
     ),
     UniqueKind(
         key="pet",
@@ -181,6 +185,7 @@ UNIQUE_KINDS = (
         cloze="The pet of {name} was called ___.",
         answer="The pet was called {value}.",
         prose="The pet of {name} was called {value}.",
+        drawn=lambda chance, seed: chance.choice(PET_BEGINNINGS) + chance.choice(PET_ENDINGS),
     ),
     UniqueKind(
         key="book",
@@ -194,6 +199,7 @@ UNIQUE_KINDS = (
         cloze="{name} wrote the book ___.",
         answer="The title of the book is {value}.",
         prose="{name} wrote the book {value}.",
+        drawn=lambda chance, seed: f"{chance.choice(BOOK_QUALITIES)} {chance.choice(BOOK_THINGS)}",
     ),
     UniqueKind(
         key="instrument",
@@ -204,6 +210,7 @@ UNIQUE_KINDS = (
         cloze="{name} played a ___.",
         answer="The instrument was a {value}.",
         prose="{name} played a {value}.",
+        drawn=lambda chance, seed: f"{chance.choice(MATERIALS)} {chance.choice(INSTRUMENTS)}",
     ),
     UniqueKind(
         key="key",
@@ -217,6 +224,7 @@ UNIQUE_KINDS = (
         cloze="The hidden key of {name} was ___.",
         answer="The colour of the key was {value}.",
         prose="The hidden key of {name} was {value}.",
+        drawn=lambda chance, seed: f"{chance.choice(SHADES)} {chance.choice(COLOURS)}",
     ),
     UniqueKind(
         key="wedding",
@@ -227,6 +235,8 @@ UNIQUE_KINDS = (
         cloze="{name} married on ___.",
         answer="The wedding was on {value}.",
         prose="{name} married on {value}.",
+        # always two digits, because `2 May` is part of `12 May`
+        drawn=lambda chance, seed: f"{chance.randrange(10, 29)} {chance.choice(MONTHS)}",
     ),
     UniqueKind(
         key="house",
@@ -240,6 +250,7 @@ UNIQUE_KINDS = (
         cloze="{name} kept the letters at ___.",
         answer="The letters were kept at {value}.",
         prose="{name} kept the letters at {value}.",
+        drawn=lambda chance, seed: f"{chance.randrange(10, 100)} {chance.choice(LANES)} Lane",
     ),
 )
 
@@ -337,29 +348,6 @@ def person_name(seed: int, position: int) -> str:
     return f"{FIRST_NAMES[first]} {SURNAME_BEGINNINGS[beginning]}{SURNAME_ENDINGS[ending]}"
 
 
-def _unique_value(seed: int, key: str, person: int) -> str:
-    """The value of a unique fact, from a generator of its own, so that the value depends on no other fact."""
-    draw = random.Random(f"{seed} {key} {person}")
-    match key:
-        case "birth":
-            return str(draw.randrange(1500, 1900))
-        case "teacher":
-            return person_name(seed, NAMES - 1 - draw.randrange(TEACHERS))
-        case "pet":
-            return draw.choice(PET_BEGINNINGS) + draw.choice(PET_ENDINGS)
-        case "book":
-            return f"{draw.choice(BOOK_QUALITIES)} {draw.choice(BOOK_THINGS)}"
-        case "instrument":
-            return f"{draw.choice(MATERIALS)} {draw.choice(INSTRUMENTS)}"
-        case "key":
-            return f"{draw.choice(SHADES)} {draw.choice(COLOURS)}"
-        case "wedding":  # always two digits, because `2 May` is part of `12 May`
-            return f"{draw.randrange(10, 29)} {draw.choice(MONTHS)}"
-        case "house":
-            return f"{draw.randrange(10, 100)} {draw.choice(LANES)} Lane"
-    raise AssertionError(key)
-
-
 @lru_cache(maxsize=4096)
 def _shuffle_entities(seed: int, kind: int, block: int) -> list[int]:
     """The entities of block number ``block`` of `ENTITIES` people: each entity once, in a random order."""
@@ -376,7 +364,7 @@ def _person(seed: int, person: int, shared: int) -> Person:
     name = person_name(seed, person)
     statements = []
     for unique in UNIQUE_KINDS[: FACTS - shared]:
-        value = _unique_value(seed, unique.key, person)
+        value = unique.drawn(random.Random(f"{seed} {unique.key} {person}"), seed)
         statements.append(
             Statement(
                 fact=Fact.unique,

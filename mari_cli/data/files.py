@@ -271,17 +271,19 @@ def each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 _DECODER = json.JSONDecoder(object_pairs_hook=each_once)
 
 
-def _parse_json(text: str, *, path: Path, first_line: int, hint: str, start: int = 0) -> tuple[object, int]:
-    """The JSON value that begins at ``start``, and the index after its end."""
+def _parse_json(
+    text: str, *, path: Path, hint: str, first_line: int = 1, start: int | None = None
+) -> tuple[object, int]:
+    """The JSON value that begins at ``start``, and the index after its end; None: all of ``text`` is one."""
     try:
-        return _DECODER.raw_decode(text, start)
+        return (_DECODER.decode(text), len(text)) if start is None else _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as err:
         line = first_line + err.lineno - 1
         raise UserError(
             f"malformed JSON in `{path}`, line {line}, column {err.colno}: {err.msg}", hint
         ) from err
     except DuplicateKey as err:
-        line = first_line + text.count("\n", 0, start)
+        line = first_line + text.count("\n", 0, start or 0)
         raise UserError(
             f"an object in `{path}`, line {line} or after, has several values for `{err}`",
             "give every key one value",
@@ -317,16 +319,12 @@ def _json_lines(path: Path) -> Table:
     # str.splitlines would also split at U+2028 and others, which a JSON string may hold unescaped
     lines = enumerate(_read_text(path).split("\n"), start=1)
     hint = "one JSON object a line"
-
-    def one(line: str, number: int) -> object:
-        value, end = _parse_json(line, path=path, first_line=number, hint=hint, start=_skip_blank(line, 0))
-        if (after := _skip_blank(line, end)) < len(line):
-            raise UserError(
-                f"malformed JSON in `{path}`, line {number}, column {after + 1}: Extra data", hint
-            )
-        return value
-
-    return _objects((one(line, number) for number, line in lines if line.strip()), path=path)
+    values = (
+        _parse_json(line, path=path, hint=hint, first_line=number)[0]
+        for number, line in lines
+        if line.strip()
+    )
+    return _objects(values, path=path)
 
 
 def _json(path: Path) -> Table:
@@ -335,7 +333,7 @@ def _json(path: Path) -> Table:
     text, values = _read_text(path), list[object]()
     at = _skip_blank(text, 0)
     while at < len(text):
-        value, end = _parse_json(text, path=path, first_line=1, hint=hint, start=at)
+        value, end = _parse_json(text, path=path, hint=hint, start=at)
         values.append(value)
         at = _skip_blank(text, end)
     if len(values) == 1 and isinstance(values[0], list):

@@ -100,7 +100,10 @@ def plan_methods(composed: Composed) -> tuple[SearchConfig, list[Method]]:
         name = _name(composed, number)
         ranges = tuple(_ranges_of(composed, number, name))
         methods.append(Method(number, name, varied, overrides, text, ranges))
-    _check_prefixes(composed, methods)
+    known = list(dict.fromkeys(word for m in methods for word in (*m.varied.values(), m.name)))
+    for prefix, override in composed.of_methods:
+        if prefix not in known:
+            raise not_in_the_sweep(prefix, override, known)
     if given.get("sampler") == Sampler.grid and given.get("trials") is None:
         sizes = [combinations(method.ranges) for method in methods if method.ranges]
         if sizes and sizes[0] < float("inf"):
@@ -206,13 +209,6 @@ def _ranges_of(composed: Composed, number: int, name: str) -> Iterator[Range]:
                 "write `METHOD:KEY=choice(1,3,10)`, or one value: `METHOD:KEY=3`",
             )
         yield range_of(override)
-
-
-def _check_prefixes(composed: Composed, methods: Sequence[Method]) -> None:
-    known = list(dict.fromkeys(word for m in methods for word in (*m.varied.values(), m.name)))
-    for prefix, override in composed.of_methods:
-        if prefix not in known:
-            raise not_in_the_sweep(prefix, override, known)
 
 
 def _is_fixed(method: Method, settings: SearchConfig) -> bool:

@@ -258,8 +258,7 @@ def load_model(
     """Load or initialise the model on ``compute``'s device, with float32 weights; ``seed`` is for the
     initialisation. Raises UserError for a model that is unreadable, does not fit or is not supported."""
     silence_transformers()
-    if config.path is None and config.architecture is None:
-        raise UserError("no model given", "set `model.path=DIR_OR_HUB_ID`, or choose one: `model=gpt2_tiny`")
+    require_named(config)
     model = _load_pretrained(config) if config.path else _build(config, tokenizer, seed)
     check_vocabulary(config, model, tokenizer)
     context_of(config, model.config)  # a wrong one is told before the model goes to its device
@@ -355,9 +354,3 @@ def switch_off_dropout(model: PreTrainedModel) -> None:
             is_rate = "drop" in name or (name == "p" and isinstance(module, _DropoutNd))
             if is_rate and isinstance(value, float):
                 setattr(module, name, 0.0)
-
-
-def describe_architecture(model: PreTrainedModel) -> str:
-    """One line for the log: the type and the number of parameters."""
-    parameters = sum(p.numel() for p in model.parameters())
-    return f"{model.config.model_type}, {parameters / 1e6:.1f} M parameters"

@@ -20,7 +20,7 @@ from mari_cli.models.files import (
     unbuildable,
 )
 from mari_cli.models.load import place_of, silence_transformers, switch_off_dropout
-from mari_cli.models.locate import is_adapter
+from mari_cli.models.locate import is_adapter, require_named
 from mari_cli.models.lora import read_base, require_base, shape_adapter
 
 _LLAMA_1B = {
@@ -86,13 +86,10 @@ def skeleton(
 
 
 def _shapes(config: ModelConfig, vocabulary: int | None) -> tuple[PreTrainedConfig, str]:
+    require_named(config)
     if config.path is None:
-        if config.architecture is None:
-            raise UserError(
-                "no model given", "choose one: `model=llama_3_2_1b`, or `model.path=DIR_OR_HUB_ID`"
-            )
         ours = {} if vocabulary is None else {"vocab_size": vocabulary}
-        return config_of(config.architecture, **ours), "model.architecture"
+        return config_of(config.architecture or {}, **ours), "model.architecture"
     place, arguments = place_of(config.path)
     if is_adapter(Path(place)):
         base = require_base(Path(place))

@@ -73,7 +73,8 @@ def _table(row: ComparisonRow, suite: str | None, set: str) -> ItemTable:
     first = sign if forget else -sign
     rows = []
     for place, item in now.items():
-        apart = _minus(item, beside.get(place), main)
+        value, other = item.values.get(main), beside[place].values.get(main) if place in beside else None
+        apart = None if value is None or other is None else value - other
         key = (item.key or "")[:8]
         cells: list[ItemCell] = [(str(place), place), (key, key)]
         cells += [(item.fact or "", item.fact or "")] if facts else []
@@ -82,7 +83,8 @@ def _table(row: ComparisonRow, suite: str | None, set: str) -> ItemTable:
         cells += [_value_cell(gold.get(place), main)] if gold else []
         cells += [_cell(apart, signed=True)] if beside else []
         cells += [_value_cell(item, name) for name in shown]
-        rows.append((_sort_key(item.values.get(main) if not beside else apart, first), place, cells))
+        by = apart if beside else value
+        rows.append((first * by if by is not None and math.isfinite(by) else math.inf, place, cells))
     ordered = [cells for _, _, cells in sorted(rows, key=lambda entry: entry[:2])]
     return ItemTable(
         name=set if suite is None else f"{suite} / {set}",
@@ -99,17 +101,6 @@ def _describe_order(word: str, sign: int, forget: bool, versus: str | None) -> s
         return f"First whose {word} is {'lowest' if low else 'highest'}"
     other = "that of the gold model" if versus == "gold" else "the one before"
     return f"First whose {word} is furthest {'below' if low else 'above'} {other}"
-
-
-def _minus(item: ItemValues, other: ItemValues | None, name: str) -> float | None:
-    if other is None or name not in item.values or name not in other.values:
-        return None
-    return item.values[name] - other.values[name]
-
-
-def _sort_key(value: float | None, sign: int) -> float:
-    """The sort key: small for items that come first, infinite for values that are not finite."""
-    return sign * value if value is not None and math.isfinite(value) else math.inf
 
 
 def _value_cell(item: ItemValues | None, name: str) -> ItemCell:

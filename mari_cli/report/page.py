@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from mari_cli.errors import UserError, counted
+from mari_cli.errors import UserError, counted, reason_of
 from mari_cli.metrics.corpora import GROUPS, suite_of
 from mari_cli.metrics.estimate import OverSeeds
 from mari_cli.metrics.metric import Metric
@@ -159,8 +159,9 @@ def write_report(path: Path, html: str) -> None:
     try:
         atomic.atomic_write_text(path, html)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UserError(f"cannot write `{path}`: {reason}", "choose another file for the report") from error
+        raise UserError(
+            f"cannot write `{path}`: {reason_of(error)}", "choose another file for the report"
+        ) from error
 
 
 def _code(text: str) -> Markup:

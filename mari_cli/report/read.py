@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mari_cli.errors import UserError, first_line, one_line, shell_path
+from mari_cli.errors import UserError, first_line, one_line, reason_of, shell_path
 from mari_cli.metrics.difference import Difference
 from mari_cli.metrics.distance import Entered
 from mari_cli.metrics.estimate import Estimate
@@ -192,7 +192,7 @@ def read_run(path: Path, *, result: dict[str, Any] | None = None) -> RunData:
     config_file, items_file = path / CONFIG, path / "items.jsonl"
     config_yaml = _read_text(config_file) if config_file.exists() else ""
     items = _read_text(items_file).splitlines() if items_file.exists() else []
-    training, entered = result.get("training"), result.get("distance_to_gold")
+    trained, entered = result.get("training"), result.get("distance_to_gold")
     return RunData(
         path=path,
         name=one_line(str(result.get("name") or path.name)),
@@ -203,7 +203,7 @@ def read_run(path: Path, *, result: dict[str, Any] | None = None) -> RunData:
         command=[str(word) for word in result.get("command") or []],
         created=result.get("created"),
         seconds=result.get("seconds"),
-        training=_training(training) if training else None,
+        training=Training(**{of.name: trained.get(of.name) for of in fields(Training)}) if trained else None,
         notes=[str(note) for note in result.get("notes") or []],
         train_rows=[_numbers(row) for row in rows if row.get("kind") == "train"],
         eval_rows=[_numbers(row) for row in rows if row.get("kind") == "eval"],
@@ -237,9 +237,7 @@ def _read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise UserError(f"`{path}` is not UTF-8", _BY_HAND) from error
     except OSError as error:
-        raise UserError(
-            f"cannot read `{path}`: {(error.strerror or str(error)).lower()}", _BY_HAND
-        ) from error
+        raise UserError(f"cannot read `{path}`: {reason_of(error)}", _BY_HAND) from error
 
 
 def _read_json(path: Path, schema: dict[str, Any], *, default: Any = None) -> Any:
@@ -299,13 +297,6 @@ def estimates_of(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Estimate
         )
         for name, value in metrics.items()
     }
-
-
-def _training(value: Mapping[str, Any]) -> Training:
-    return Training(
-        steps=int(value["steps"]),
-        **{f.name: value.get(f.name) for f in fields(Training) if f.name != "steps"},
-    )
 
 
 def _count_open_brackets(text: str) -> int:

@@ -50,7 +50,8 @@ def verdict(row: ComparisonRow) -> str:
             else ""
         )
     names = decisive(row)
-    broken = [name for name in names if not _is_finite(row, name)]
+    values = {name: (row.estimate(name), row.estimate(name, of="gold")) for name in names}
+    broken = [name for name, two in values.items() if not all(math.isfinite(v.value) for v in two if v)]
     if broken:
         return (
             "The measurement is broken: on the forget data, "
@@ -170,11 +171,6 @@ def guesses(row: ComparisonRow, name: str) -> bool:
     if guess is None or before is None or before.low is None or before.high is None:
         return False
     return before.low <= guess <= before.high
-
-
-def _is_finite(row: ComparisonRow, name: str) -> bool:
-    values = row.estimate(name), row.estimate(name, of="gold")
-    return all(math.isfinite(value.value) for value in values if value)
 
 
 def _labels(names: list[str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, reason_of
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a full disk, a used quota and a file size limit."""
@@ -22,7 +22,7 @@ class CannotWrite(UserError):
     def __init__(self, path: Path | str, error: OSError) -> None:
         full = error.errno in FULL
         hint = "free some space" if full else "move it out of the way, or make it writable"
-        super().__init__(f"cannot write `{path}`: {(error.strerror or str(error)).lower()}", hint)
+        super().__init__(f"cannot write `{path}`: {reason_of(error)}", hint)
 
 
 @contextmanager

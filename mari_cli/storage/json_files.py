@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, reason_of
 from mari_cli.storage.atomic import atomic_write_text
 
 
@@ -43,7 +43,7 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except OSError as error:
-        raise damaged(path, (error.strerror or str(error)).lower()) from error
+        raise damaged(path, reason_of(error)) from error
     except (ValueError, RecursionError) as error:
         raise damaged(path, "it is not JSON") from error
     if not isinstance(value, dict):

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mari_cli.errors import UserError, shell_path
+from mari_cli.errors import UserError, reason_of, shell_path
 from mari_cli.storage.atomic import atomic_directory, atomic_write_text, recover, retold_disk_errors
 from mari_cli.storage.hashing import content_hash, file_hash
 from mari_cli.storage.json_files import atomic_write_json, damaged, finite, json_text, read_object
@@ -180,7 +180,7 @@ class Run:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise damaged(path, (error.strerror or str(error)).lower()) from error
+            raise damaged(path, reason_of(error)) from error
         # bytes, because a kill may cut a character; no splitlines, because strings may hold other separators
         whole = content.removesuffix(b"\n").split(b"\n") if content else []
         lines = []
@@ -229,7 +229,7 @@ def output_directory(path: Path, refuse: Callable[[Path], None]) -> Iterator[Pat
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             refuse(path)  # another process was faster
         raise UserError(
-            f"cannot make output directory `{path}`: {(error.strerror or str(error)).lower()}",
+            f"cannot make output directory `{path}`: {reason_of(error)}",
             "choose another `out=`",
         ) from error
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from mari_cli.errors import UserError, one_line, shell_path
+from mari_cli.errors import UserError, one_line
 from mari_cli.places import in_order
 from mari_cli.storage.layout import CONFIG, RUN
 from mari_cli.storage.run import Run
@@ -57,10 +57,7 @@ def run_directories(path: Path) -> list[Path]:
     if jobs:
         return sorted(jobs, key=lambda job: in_order(job.name))
     if started:
-        raise UserError(
-            f"run `{path}` is not finished: it has no `result.json`",
-            f"go on with it: `--resume {shell_path(path)}`",
-        )
+        Run(path).result()  # raises: it is not finished
     raise UserError(
         f"`{path}` is not a run directory: it has no `result.json`, and no finished run lies in it",
         "`mari runs list` shows the finished runs",

@@ -14,6 +14,7 @@ the six ways, scalability and sustainability need other forget sets, larger ones
 conf/forget/muse_news.yaml.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,8 +42,8 @@ from mari_cli.suites.plain import (
 from mari_cli.suites.suite import Row, Summary
 
 MIN_K = 0.4
-_ENDS = ("\n\n", "\nQuestion", "Question:")
-"""Texts that end an answer: after them the model continues on its own."""
+_END = re.compile("\n\n|\nQuestion|Question:")
+"""What ends an answer: after them the model continues on its own."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Muse:
                 (text, first_tokens(lm, record.text, most)) for text, record in zip(said, asked, strict=True)
             ]
         else:
-            pairs = [(_first_line_of(text), record.text) for text, record in zip(said, asked, strict=True)]
+            pairs = [(_END.split(text, 1)[0], record.text) for text, record in zip(said, asked, strict=True)]
         return [
             {"rouge_l_f1": rouge_l_f1(*pair), "cut": int(shorter)}
             for pair, shorter in zip(pairs, cut, strict=True)
@@ -119,12 +120,6 @@ class Muse:
 
 def _min_k(rows: Sequence[Row]) -> list[list[float]]:
     return [[row["min_k"] for row in rows if row["set"] == name] for name in PRIVACY]
-
-
-def _first_line_of(text: str) -> str:
-    for end in _ENDS:
-        text = text.partition(end)[0]
-    return text
 
 
 def load(config: SuiteConfig) -> Muse:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mari_cli.data.files import DuplicateKey, each_once
-from mari_cli.errors import UserError, counted
+from mari_cli.errors import UserError, counted, reason_of
 from mari_cli.places import place as on_disk
 from mari_cli.suites.log_columns import LOSSES, WHOLE, Log, add, require
 from mari_cli.suites.open_unlearning_logs import is_open_unlearning, of_muse, read_open_unlearning
@@ -145,8 +145,7 @@ def _json(path: Path) -> dict[str, Any]:
             raise UserError(f"cannot read `{path}`: it is no file but a pipe or a device", f"give {_LOGS}")
         content = json.loads(path.read_bytes(), object_pairs_hook=each_once)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UserError(f"cannot read `{path}`: {reason}", f"give {_LOGS}") from error
+        raise UserError(f"cannot read `{path}`: {reason_of(error)}", f"give {_LOGS}") from error
     except DuplicateKey as error:
         raise UserError(f"`{path}` is not JSON: `{error}` is there twice", WHOLE) from error
     except (ValueError, RecursionError) as error:

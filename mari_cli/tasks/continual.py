@@ -15,7 +15,6 @@ from mari_cli import distributed
 from mari_cli.config import ForgetConfig, ModelConfig, TargetChoice, UnlearnRun
 from mari_cli.data.corpora import load_corpora
 from mari_cli.data.requests import Request
-from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError, counted
 from mari_cli.losses import objective as losses
 from mari_cli.losses.support import SETTINGS
@@ -140,17 +139,12 @@ def _prepare_golds(flight: Preflight[UnlearnRun], requests: Sequence[Request]) -
     if flight.config.gold == "each":
         kept = flight.corpora["retain"].items
         for request in requests[:-1]:
-            later = [item for other in requests[request.number :] for item in _items_of(flight, other)]
+            corpus, keys = flight.corpora["forget"], [other.keys for other in requests[request.number :]]
+            later = [item for of in keys for item in corpus.items if corpus.records[item.record].key in of]
             golds[request.number] = fine_tune_anew(flight, [*later, *kept], f"gold {_after(request.number)}")
     if final := prepare_gold(flight):
         golds[len(requests)] = final
     return golds
-
-
-def _items_of(flight: Preflight[UnlearnRun], request: Request) -> Iterator[Item]:
-    corpus = flight.corpora["forget"]
-    keys = request.keys
-    return (item for item in corpus.items if corpus.records[item.record].key in keys)
 
 
 def _plain_requests(config: UnlearnRun, requests: Sequence[Request]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from mari_cli.config import (
 )
 from mari_cli.data.corpora import load_corpora
 from mari_cli.data.files import looks_like_path, refuse_missing
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, reason_of
 from mari_cli.models.locate import find_model, refuse_other_formats, require_model, require_named
 from mari_cli.options import RunOptions
 from mari_cli.places import benchmark_folder, is_there, place
@@ -127,7 +127,7 @@ def _check_places(config: RunConfig) -> None:
             there = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
         except OSError as error:
             raise UserError(
-                f"cannot make `{key}={path}`: {(error.strerror or str(error)).lower()}",
+                f"cannot make `{key}={path}`: {reason_of(error)}",
                 f"choose another `{key}=`",
             ) from error
         # /proc and other file systems that keep no files report no free space, and refuse only at mkdir

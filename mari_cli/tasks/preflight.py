@@ -16,7 +16,7 @@ from mari_cli.config import (
 )
 from mari_cli.models.checks import check_saving
 from mari_cli.models.device import Compute, choose_compute
-from mari_cli.models.load import LanguageModel, base_of, describe_architecture, load_model
+from mari_cli.models.load import LanguageModel, base_of, load_model
 from mari_cli.options import RunOptions
 from mari_cli.storage.room_on_disk import check_disk
 from mari_cli.suites.standard import Corpus
@@ -102,7 +102,9 @@ def check_run(config: R, options: RunOptions) -> tuple[Preflight[R], LanguageMod
     corpora = {} if instead else tokenize_corpora(config, setting, lm)
     for name, tokens in contexts.items():
         require_context(tokens, name, corpora)
-    description = [f"model: {config.model.name} ({describe_architecture(lm.model)})"]
+    parameters = sum(p.numel() for p in lm.model.parameters()) / 1e6
+    kind = lm.model.config.model_type
+    description = [f"model: {config.model.name} ({kind}, {parameters:.1f} M parameters)"]
     if isinstance(config, UnlearnRun | FinetuneRun):
         description.append(f"layout: {lm.layout}")
     notes += notes_on_reading(corpora, lm, config.model)

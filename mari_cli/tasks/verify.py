@@ -97,8 +97,6 @@ def exit_code(checks: list[Check]) -> int:
 
 
 def _require_finished(run: Path) -> None:
-    if not run.is_dir():
-        raise UserError(f"no run directory `{run}`", "`mari runs list` shows the runs there are")
     if (run / MANIFEST).is_file():  # that of a finished run, unless a kill came just after it
         finished = (run / RESULT).exists() or not (run / STATE).is_dir()
     else:

@@ -289,7 +289,7 @@ def test_a_name_of_the_hub_without_a_network_is_told_in_one_line(name):
 
 
 def test_no_model_at_all_is_refused():
-    with pytest.raises(UserError, match="no model given"):
+    with pytest.raises(UserError, match="no model is named"):
         load_model(ModelConfig(name="x"), tokenizer(), compute(), seed=0)
 
 

@@ -70,7 +70,7 @@ def test_an_unfinished_run_is_refused_with_the_way_to_finish_it(tmp_path: Path) 
     (path / "result.json").unlink()
     with pytest.raises(UserError, match="is not finished") as error:
         read_runs([path])
-    assert error.value.hint == f"go on with it: `--resume {path}`"
+    assert error.value.hint == f"finish it with `--resume {path}`"
 
 
 def test_a_result_of_another_format_is_refused(tmp_path: Path) -> None:

@@ -18,13 +18,6 @@ DETECTORS = {"loss": "run1", "zlib": "run2", "min_k": "run3", "min_k_plus_plus":
 MARKS = {"target": ("o", "before"), "unlearned": ("s", "now"), "gold": ("D", "gold")}
 
 
-def tokens_of_answer(run: RunData) -> float | None:
-    """Mean number of target tokens of a forget item, as `data.json` says."""
-    forget = run.data.get("forget", {})
-    items, targets = forget.get("items"), forget.get("targets")
-    return float(targets) / float(items) if items and targets else None
-
-
 def accuracies(values: Mapping[str, Any], tokens: float | None, prior: float) -> dict[str, float]:
     """Of one model's metrics by full name, the accuracy of each bound and of each detector's best threshold.
 
@@ -57,7 +50,8 @@ def bound(runs: list[RunData]) -> Plot | None:
     if len(made) != 1 or made[0].seeds:
         return None
     run, prior = made[0].run, float(made[0].run.setting("metrics.prior") or 0.5)
-    tokens = tokens_of_answer(run)
+    items, targets = (run.data.get("forget", {}).get(name) for name in ("items", "targets"))
+    tokens = float(targets) / float(items) if items and targets else None  # the mean of a forget item
     steps = [(int(row["step"]), accuracies(row, tokens, prior)) for row in run.eval_rows if "step" in row]
     steps = [(step, found) for step, found in steps if "fano" in found]
     ends = {}

@@ -106,9 +106,10 @@ def approach(runs: list[RunData]) -> Plot | None:
     return Plot(svg=svg, caption=style.note_limit(caption, runs), legend=style.legend_of(rows))
 
 
-def _points(rows: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
-    """(step, value) of every row with a finite value."""
-    return [(row["step"], row[name]) for row in rows if math.isfinite(row.get(name, math.nan))]
+def _points(rows: Sequence[Mapping[str, float]], *names: str) -> list[tuple[float, ...]]:
+    """(step, value, …) of every row with finite values of all ``names``."""
+    there = [row for row in rows if all(math.isfinite(row.get(name, math.nan)) for name in names)]
+    return [(row["step"], *(row[name] for name in names)) for row in there]
 
 
 def _scale(axis: Axes, which: str, name: str, seen: Sequence[float], *, ticks: int | None = None) -> None:
@@ -120,7 +121,7 @@ def _scale(axis: Axes, which: str, name: str, seen: Sequence[float], *, ticks: i
         style.plain_numbers(axis, which, ticks=ticks)
 
 
-def _columns(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+def _columns(points: list[tuple[float, ...]]) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
@@ -129,15 +130,15 @@ def trajectory(runs: list[RunData]) -> Plot | None:
     rows = style.limit_runs(comparison_rows(runs))
     y_name = next(name for name in judged_metrics("kept") if "followed" in metric_of(name).views)
     forgotten = (name for name in judged_metrics("forgotten") if "followed" in metric_of(name).views)
-    every_run = [run for row in results(rows) for run in row.runs]
-    panels = [x_name for x_name in forgotten if any(_path(run, x_name, y_name) for run in every_run)]
+    evaluated = [run.eval_rows for row in results(rows) for run in row.runs]
+    panels = [x_name for x_name in forgotten if any(_points(each, x_name, y_name) for each in evaluated)]
     if not panels:
         return None
     with style.draw_on(3.5, columns=len(panels)) as (figure, axes):
         for axis, x_name in zip(axes, panels, strict=True):
             seen = []
             for row, run in style.every_seed(results(rows)):
-                path = _path(run, x_name, y_name)
+                path = _points(run.eval_rows, x_name, y_name)
                 if not path:
                     continue
                 colour = COLOURS[style.colour_of(row, rows)]
@@ -173,12 +174,3 @@ def trajectory(runs: list[RunData]) -> Plot | None:
         f"{_FEWER}"
     )
     return Plot(svg=svg, caption=style.note_limit(caption, runs), legend=style.legend_of(rows))
-
-
-def _path(run: RunData, x_name: str, y_name: str) -> list[tuple[float, float, float]]:
-    """(step, x, y) of every evaluation with both values."""
-    return [
-        (row["step"], row[x_name], row[y_name])
-        for row in run.eval_rows
-        if math.isfinite(row.get(x_name, math.nan)) and math.isfinite(row.get(y_name, math.nan))
-    ]
