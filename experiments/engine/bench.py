@@ -34,17 +34,19 @@ from mari_cli.losses.mari import Divergence, Estimator, MariConfig
 from mari_cli.losses.objective import FINE_TUNING, build, differentiate
 from mari_cli.losses.step import Positions, Rows, Step
 from mari_cli.measure import fake
-from mari_cli.measure.memory import MemoryTracker, allocator_peak, held
+from mari_cli.measure.memory import MemoryTracker
+from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import add_adapters
 from mari_cli.models.packing import Layout, choose_layout
 from mari_cli.models.skeleton import PUBLISHED
-from mari_cli.train.forecast import AsOn, Settings, forecast, forecast_fine_tuning
+from mari_cli.train.forecast import Settings, forecast, forecast_fine_tuning
 from mari_cli.train.optim import adamw
 from mari_cli.train.step import Recalled, Reference, backward, operand_head
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
 import naive
+from allocated import allocator_peak, held
 
 HERE = Path(__file__).parent
 LLAMA_1B, LLAMA_8B = PUBLISHED["meta-llama/Llama-3.2-1B"], PUBLISHED["meta-llama/Llama-3.1-8B"]
@@ -152,7 +154,9 @@ def language_model(
         model = AutoModelForCausalLM.from_config(shapes, dtype=dtype)
         if lora:
             add_adapters(model, LoraConfig(rank=lora), seed=0)
-    compute = AsOn(torch.device("cpu"), torch.bfloat16 if sixteen else torch.float32, "", mixes=sixteen)
+    compute = Compute(
+        torch.device("cpu"), torch.bfloat16 if sixteen else torch.float32, "", as_on_cuda=sixteen
+    )
     return LanguageModel(model, None, "", 1024, None, compute, Layout(False, "counted at one length"))
 
 
@@ -271,7 +275,7 @@ def timed_model(architecture: dict) -> LanguageModel:
     torch.manual_seed(0)
     values = dict(architecture)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
-    compute = AsOn(torch.device("cpu"), torch.float32, "")
+    compute = Compute(torch.device("cpu"), torch.float32, "")
     return LanguageModel(model.eval(), None, "", 1024, None, compute, Layout(False, "one length"))
 
 

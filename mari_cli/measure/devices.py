@@ -56,9 +56,9 @@ def this_cpu() -> DeviceSpec:
     return DeviceSpec("this CPU", _measured_flops(), memory, CPU_SHARE, "a matrix product here", cuda=False)
 
 
-def _measured_flops(size: int = 768) -> float:
+def _measured_flops() -> float:
+    size, best = 768, float("inf")
     a = torch.rand(size, size)
-    best = float("inf")
     for _ in range(4):  # the first product starts the threads and is slower
         started = time.perf_counter()
         a @ a

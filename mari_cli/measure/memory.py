@@ -121,24 +121,3 @@ class MemoryTracker(TorchDispatchMode):
         self.total += size
         if self.total > self.peak:
             self.peak, self.at_peak = self.total, {name: size for name, size in self.now.items() if size}
-
-
-def allocator_peak(work: Callable[[], object]) -> int:
-    """The peak, in bytes, of the memory that ``work`` allocates on the CPU, from torch's profiler. This peak,
-    which includes temporary memory inside operators, tests `MemoryTracker`."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        work()
-    found: Any = profile.profiler
-    events = [event for event in found.kineto_results.events() if event.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak
-
-
-def held(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the storages of ``tensors``, each storage counted once."""
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
-    return sum(storage.nbytes() for storage in storages.values())

@@ -19,6 +19,8 @@ class Compute:
     dtype: torch.dtype
     reason: str
     """The reason for this precision, for the log."""
+    as_on_cuda: bool = False
+    """Whether it stands for a CUDA device, whatever ``device`` is: what is planned runs on a CPU."""
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
@@ -28,7 +30,7 @@ class Compute:
     @property
     def widens(self) -> bool:
         """Whether a product of 16-bit operands can return float32 without a cast."""
-        return self.device.type == "cuda"
+        return self.as_on_cuda or self.device.type == "cuda"
 
     @property
     def needs_loss_scaling(self) -> bool:

@@ -154,21 +154,19 @@ def forgetting_job(
     drawn: tuple[Draws, Corpus],
     objective: Objective,
     *,
-    layer: int | None,
     target_hash: str,
     targets: Targets | None = None,
 ) -> Job:
     """What the loop is given to unlearn ``lm``, which is asked here for all that the loss wants of the model
     before.
 
-    ``drawn``: of `draws_of`. ``layer``: where contexts are compared. ``target_hash``: of the weights of
-    ``lm`` as it came, adapters apart. ``targets``: what is supported, where another source than neighbours
-    says it.
+    ``drawn``: of `draws_of`. ``target_hash``: of the weights of ``lm`` as it came, adapters apart.
+    ``targets``: what is supported, where another source than neighbours says it.
     """
     train, seed = config.train, config.seed
     draws, validation = replace(drawn[0], config=config), drawn[1]
     with adapters_off(lm.model):
-        reference_of = open_reference(lm, draws, layer, target_hash=target_hash, targets=targets)
+        reference_of = open_reference(lm, draws, target_hash=target_hash, targets=targets)
 
     watched = {"forget": corpora["forget"], "retain": validation}
     watched |= {"holdout": corpora["holdout"]} if "holdout" in corpora else {}
@@ -243,15 +241,14 @@ def evaluations(history: Sequence[Mapping[str, Any]]) -> list[Evaluation]:
 def open_reference(
     lm: LanguageModel,
     draws: Draws,
-    layer: int | None,
     *,
     target_hash: str,
     targets: Targets | None = None,
 ) -> Callable[[Mapping[str, Sequence[int]]], Reference]:
     """Ask the model once, before it changes, for everything that the loss will want of it.
 
-    ``targets``: what is supported, where another source than neighbours in ``layer`` says it. Returns what
-    gives, for the indices of a step by role, the reference as the step takes it.
+    ``targets``: what is supported, where another source than neighbours says it. Returns what gives, for the
+    indices of a step by role, the reference as the step takes it.
     """
     config, needs, drawn = draws.config, draws.needs, draws.drawn()
     head = operand_head(lm).frozen()
@@ -277,8 +274,8 @@ def open_reference(
     asked: dict[str, StoredReference] = {}
     request = config.loss.support_request
     if request is not None and targets is None:
+        context, layer = request.context, context_layer(config, lm)
         asked = {role: ask(role, layer, context=True) for role in ("retain", "forget")}
-        context = request.context
         targets = context_targets(
             asked["retain"],
             asked["forget"],

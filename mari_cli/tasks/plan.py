@@ -1,7 +1,7 @@
 """`mari plan`: what a run of `mari unlearn` will cost, without weights and without a GPU."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 import torch
@@ -16,7 +16,7 @@ from mari_cli.losses.objective import Objective
 from mari_cli.losses.support import SupportSource
 from mari_cli.measure import devices
 from mari_cli.measure.devices import DeviceSpec
-from mari_cli.models.device import choose_compute
+from mari_cli.models.device import Compute, choose_compute
 from mari_cli.models.layers import require_trained
 from mari_cli.models.load import LanguageModel, check_vocabulary, context_of, load_tokenizer, with_tokenizer
 from mari_cli.models.lora import add_adapters
@@ -44,7 +44,7 @@ from mari_cli.tasks.setting import (
 from mari_cli.tasks.shares import batches, require_whole_shares
 from mari_cli.tasks.supporting import source_of
 from mari_cli.train import planner
-from mari_cli.train.forecast import AsOn, Settings, forecast_fine_tuning
+from mari_cli.train.forecast import Settings, forecast_fine_tuning
 from mari_cli.train.workload import count_positions, count_tokens, heaviest_step, sample_steps
 
 MOST_SEQUENCES = 2**14
@@ -75,10 +75,9 @@ def plan(
         limit = bytes_of(config.train.memory_limit, "train.memory_limit")
     objective = losses.build(config.loss)
     trained = {"target": config.finetunes_target, "gold": config.finetunes_gold}
-    subject = _subject(config, objective, on, lengths)
+    config, lm, draws, shapes, corpora, requests = _subject(config, objective, on, lengths)
     if objective.needs.states is not None:
-        require_trained(subject.lm.model, objective.needs.states.layer)
-    config, lm, draws, requests = subject.config, subject.lm, subject.draws, subject.requests
+        require_trained(lm.model, objective.needs.states.layer)
     if (sequences := sum(draws.sizes.values())) > MOST_SEQUENCES:
         raise UserError(
             f"a step of {sequences} sequences is not planned: each is counted, {MOST_SEQUENCES} at most",
@@ -104,7 +103,7 @@ def plan(
     return {
         "model": {
             "name": config.model.name,
-            "shapes": subject.shapes,
+            "shapes": shapes,
             "parameters": sum(p.numel() for p in lm.model.parameters()),
             "trained": sum(p.numel() for p in lm.model.parameters() if p.requires_grad),
             "precision": lm.compute.precision,
@@ -139,7 +138,7 @@ def plan(
             "ratio": chosen.peak / baseline.peak,
         },
         "support": cost_of_support(config, lm, draws),
-        "audit": cost_of_audit(config, lm, subject.corpora),
+        "audit": cost_of_audit(config, lm, corpora),
         "disk": cost_on_disk(config, lm, draws, requests),
         "time": {
             "assumed_share_of_peak": on.share if on.flops else None,
@@ -178,43 +177,27 @@ def _asked_memory(memory: str) -> int:
         raise UserError(str(error), "for instance `--memory 40GiB`") from error
 
 
-def _compute(config: UnlearnRun, on: DeviceSpec) -> AsOn:
+def _compute(config: UnlearnRun, on: DeviceSpec) -> Compute:
     """The device and the precision of the run's steps; refused where one of its trainings cannot be there."""
     _compute_of(config.finetune, on, "finetune.")
     return _compute_of(config.train, on, "train.")
 
 
-def _compute_of(training: OptimConfig, on: DeviceSpec, section: str) -> AsOn:
+def _compute_of(training: OptimConfig, on: DeviceSpec, section: str) -> Compute:
     """As `choose_compute` would settle it there."""
     if not on.cuda or training.device is Device.cpu:
-        there = choose_compute(Device.cpu, training.precision, training.weights, section=section)
-        return AsOn(there.device, there.dtype, there.reason, mixes=False)
-    asked = training.precision
-    dtype, reason = (
-        (torch.bfloat16, f"auto: {on.name}")
-        if asked is Precision.auto
-        else (getattr(torch, asked), "asked for")
-    )
-    return AsOn(torch.device("cpu"), dtype, reason, mixes=True)
+        return choose_compute(Device.cpu, training.precision, training.weights, section=section)
+    auto = training.precision is Precision.auto
+    dtype = torch.bfloat16 if auto else getattr(torch, training.precision)
+    return Compute(torch.device("cpu"), dtype, f"auto: {on.name}" if auto else "asked for", as_on_cuda=True)
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """What is planned."""
-
-    config: UnlearnRun
-    """With the support that is chosen for it; of several requests that with the most to forget."""
-    lm: LanguageModel
-    """Without weights."""
-    draws: Draws
-    shapes: str
-    """Where they are from."""
-    corpora: Mapping[str, Corpus]
-    """Empty where lengths stand for them."""
-    requests: int
-
-
-def _subject(config: UnlearnRun, objective: Objective, on: DeviceSpec, lengths: str | None) -> _Subject:
+def _subject(
+    config: UnlearnRun, objective: Objective, on: DeviceSpec, lengths: str | None
+) -> tuple[UnlearnRun, LanguageModel, Draws, str, Mapping[str, Corpus], int]:
+    """What is planned: the configuration, with the support that is chosen for it, and of several requests
+    that with the most to forget; the model without weights; the draws; where the shapes are from; the
+    corpora, none where ``lengths`` stands for them; and the number of requests."""
     compute, requests = _compute(config, on), 1
     if lengths is not None:
         if config.in_turn and not isinstance(asked := cast(ForgetConfig, config.forget).requests, str):
@@ -222,7 +205,7 @@ def _subject(config: UnlearnRun, objective: Objective, on: DeviceSpec, lengths: 
         model, source = skeleton(
             config.model, vocabulary=_vocabulary(config.model), dropout=config.train.dropout
         )
-        lm = _language_model(config, model, None, compute)
+        lm = _laid_out(config, model, None, compute)
         items = imagined_items(lengths, config, lm.max_length)
         answers = "alternative" in objective.needs.roles and config.loss.wanted_tokens is None
         if answers and items["forget"][0].supervised_from == 1:
@@ -233,7 +216,7 @@ def _subject(config: UnlearnRun, objective: Objective, on: DeviceSpec, lengths: 
         if source_of(config.loss) is SupportSource.auto:
             config = supporting.with_support(config, source=SupportSource.twins)
         context_layer(config, lm)
-        return _Subject(config, lm, Imagined(config, items, objective.needs), source, {}, requests)
+        return config, lm, Imagined(config, items, objective.needs), source, {}, requests
     try:
         texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
         tokenizer = load_tokenizer(config.model, words_of(texts))
@@ -248,7 +231,7 @@ def _subject(config: UnlearnRun, objective: Objective, on: DeviceSpec, lengths: 
     vocabulary = len(tokenizer) if config.model.path is None else None
     model, source = skeleton(config.model, vocabulary=vocabulary, dropout=config.train.dropout)
     check_vocabulary(config.model, model, tokenizer)
-    lm = _language_model(config, model, tokenizer, compute)
+    lm = _laid_out(config, model, tokenizer, compute)
     setting = Setting(texts, tokenizer, compute)
     corpora = tokenize_corpora(config, setting, lm)
     config, prepared, notes = supporting.prepare_support(config, setting, corpora, lm.style)
@@ -260,7 +243,7 @@ def _subject(config: UnlearnRun, objective: Objective, on: DeviceSpec, lengths: 
     draws = replace(draws, items={**draws.items, **held_out})
     for note in [*texts.notes, *notes_on_reading(corpora, lm, config.model), *notes]:
         say(f"note: {note}")
-    return _Subject(config, lm, draws, source, corpora, requests)
+    return config, lm, draws, source, corpora, requests
 
 
 def _check_beside(
@@ -291,7 +274,7 @@ def _vocabulary(config: ModelConfig) -> int | None:
     )
 
 
-def _language_model(run: UnlearnRun, model: PreTrainedModel, tokenizer: Any, compute: AsOn) -> LanguageModel:
+def _laid_out(run: UnlearnRun, model: PreTrainedModel, tokenizer: Any, compute: Compute) -> LanguageModel:
     """As the run will train it: laid out, and with its adapters."""
     config, layout = run.model, foresee_layout(model, run.train.packing)
     with torch.device("meta"):

@@ -48,7 +48,7 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
     if asked is not None and asked.path is not None:
         flight.models["the answers of `loss.path`"] = content_hash([item.labels for item in alternatives])
     config, prepared, support_notes = supporting.prepare_support(config, setting, corpora, base.style)
-    layer = context_layer(config, base)
+    context_layer(config, base)  # raises now where the model has no such layer
     if config.loss.gradient_filter is not None:
         mlp_matrices(base.model)  # raises now where the model has none
     if prepared:
@@ -83,16 +83,8 @@ def unlearn(config: UnlearnRun, options: RunOptions) -> dict[str, Any]:
         adapt(config, lm)
         if has_adapters(lm.model):
             say(f"training {describe_adapters(lm.model)}")
-        job = forgetting_job(
-            config,
-            lm,
-            corpora,
-            (draws, validation),
-            objective,
-            layer=layer,
-            target_hash=target_hash,
-            targets=targets,
-        )
+        drawn = draws, validation
+        job = forgetting_job(config, lm, corpora, drawn, objective, target_hash=target_hash, targets=targets)
         negation = None if config.loss.negation is None else Negation.of(lm.model, config.loss.negation)
         if negation:
             job = replace(job, evaluate=negation.around(job.evaluate))

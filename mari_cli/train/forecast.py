@@ -106,17 +106,6 @@ class Forecast:
         return self.gradients + sum(self.parts[part] for part in ("weights", "optimizer", "reference"))
 
 
-@dataclass(frozen=True)
-class AsOn(Compute):
-    """A CPU that computes as another device would."""
-
-    mixes: bool = False
-
-    @property
-    def widens(self) -> bool:
-        return self.mixes
-
-
 def forecast(
     lm: LanguageModel,
     groups: Group,
@@ -131,7 +120,7 @@ def forecast(
     shapes are looked at, its compute and its layout. ``processes`` share the step as ``config.parallel``
     says."""
     world = fake.mode()
-    compute = AsOn(torch.device("cpu"), lm.compute.dtype, "", mixes=lm.compute.widens)
+    compute = Compute(torch.device("cpu"), lm.compute.dtype, "", as_on_cuda=lm.compute.widens)
     blank = replace(lm, model=fake.twin(lm.model, world), compute=compute)
     if lm.layout.packed and lm.compute.widens:
         attention.install(blank.model, as_on_cuda=True)

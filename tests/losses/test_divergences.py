@@ -10,7 +10,7 @@ from mari_cli.losses.divergences.forward import forward
 from mari_cli.losses.divergences.jeffreys import jeffreys
 from mari_cli.losses.divergences.jensen_shannon import jensen_shannon
 from mari_cli.losses.divergences.reverse import reverse
-from mari_cli.losses.pointwise import pointwise
+from mari_cli.losses.readings.support_information import pointwise
 
 ALL = {
     "jensen_shannon": partial(jensen_shannon, prior=0.3, share=0.7),

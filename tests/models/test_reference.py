@@ -23,7 +23,7 @@ from mari_cli.models.load import load_model
 from mari_cli.models.reference import store_reference
 from mari_cli.storage.run import Run
 from mari_cli.tasks.alternatives import alternative_items
-from mari_cli.tasks.forgetting import context_layer, draws_of, forgetting_job
+from mari_cli.tasks.forgetting import draws_of, forgetting_job
 from mari_cli.tasks.manifest import NOWHERE
 from mari_cli.tasks.record import RunRecord
 from mari_cli.tasks.setting import read_setting, tokenize_corpora
@@ -59,7 +59,6 @@ def unlearned(loss: str, tmp_path, *overrides: str) -> tuple[list[tuple[int, boo
     objective = build(config.loss)
     needs = objective.needs
     alternatives = alternative_items(config, lm, corpora["forget"]) if "alternative" in needs.roles else []
-    layer = context_layer(config, lm)
     run = Run.create(tmp_path / "run", "seed: 0\n", command=[])
     record = RunRecord(run, config, NOWHERE, Tracker(), 0.0)
 
@@ -73,7 +72,7 @@ def unlearned(loss: str, tmp_path, *overrides: str) -> tuple[list[tuple[int, boo
     hook = torch.nn.modules.module.register_module_forward_pre_hook(note)  # of every module there is
     try:
         drawn = draws_of(config, corpora, alternatives, needs)
-        job = forgetting_job(config, lm, corpora, drawn, objective, layer=layer, target_hash="")
+        job = forgetting_job(config, lm, corpora, drawn, objective, target_hash="")
         state_dir = record.run.path / "state"
         fit(lm, job, config.train, state_dir=state_dir, log=record.log, description="")
     finally:

@@ -17,7 +17,7 @@ from mari_cli.suites.examiner import Examiner
 from mari_cli.suites.standard import measure
 from mari_cli.tasks import plan as planning
 from mari_cli.tasks import setting as settings
-from mari_cli.tasks.forgetting import Draws, context_layer, open_reference
+from mari_cli.tasks.forgetting import Draws, open_reference
 from mari_cli.tasks.imagined_items import imagined_items
 from mari_cli.tasks.plan import plan
 from mari_cli.tasks.plan_table import rows
@@ -66,9 +66,8 @@ def test_the_disk_it_asks_for_is_what_the_caches_take(loss, tmp_path, monkeypatc
     corpora = settings.tokenize_corpora(config, setting, lm)
     items = {"forget": corpora["forget"].items, "retain": corpora["retain"].items, "alternative": []}
     needs = build(config.loss).needs
-    layer = context_layer(config, lm)
     draws = Draws(config, items, needs)
-    drawn, reference_of = draws.drawn(), open_reference(lm, draws, layer, target_hash="")
+    drawn, reference_of = draws.drawn(), open_reference(lm, draws, target_hash="")
     if needs.reference_layer:
         chosen = {"retain": list(drawn["retain"])[:2], "forget": list(drawn["forget"])[:2]}
         told = reference_of(chosen).recall("retain", range(2)).layer_ND

@@ -6,6 +6,7 @@ from functools import cache, partial
 
 import pytest
 import torch
+from allocated import allocator_peak, held
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mari_cli.config import Memory, OptimizerName, Packing, Parallel, UnlearnConfig
@@ -15,14 +16,13 @@ from mari_cli.losses.mari import Estimator, MariConfig, PoolingScope
 from mari_cli.losses.objective import FINE_TUNING, build
 from mari_cli.losses.preference import NPOConfig
 from mari_cli.measure import fake
-from mari_cli.measure.memory import allocator_peak, held
+from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel, checkpoint_activations
 from mari_cli.models.packing import Layout, choose_layout
 from mari_cli.train import planner
 from mari_cli.train import step as steps
 from mari_cli.train.forecast import (
     GIB,
-    AsOn,
     Forecast,
     Settings,
     count_step,
@@ -59,7 +59,7 @@ def language_model(architecture=LLAMA, dtype=torch.float32, device="cpu", **chan
         for name in ("p", "attn_dropout", "resid_dropout"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
-    compute = AsOn(torch.device(device), dtype, "", mixes=device == "cuda")
+    compute = Compute(torch.device(device), dtype, "", as_on_cuda=device == "cuda")
     return LanguageModel(model.to(device), None, "tiny", 256, None, compute, Layout(False, ""))
 
 
@@ -184,7 +184,7 @@ def test_the_forecast_of_a_packed_step_is_what_the_allocator_says_within_5_perce
 
 def test_as_on_a_gpu_one_kernel_attends_over_all_documents_and_holds_its_output_once():
     lm = packed(dtype=torch.bfloat16, num_hidden_layers=2)
-    gpu = replace(lm, compute=AsOn(torch.device("cpu"), torch.bfloat16, "", mixes=True))
+    gpu = replace(lm, compute=Compute(torch.device("cpu"), torch.bfloat16, "", as_on_cuda=True))
     config = UnlearnConfig(chunk=128)
     on_gpu, on_cpu = (
         forecast(where, MIXED, build(TOKEN), Settings.of(config), config) for where in (gpu, lm)

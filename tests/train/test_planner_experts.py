@@ -18,7 +18,7 @@ from mari_cli.models.device import Compute
 from mari_cli.models.load import LanguageModel
 from mari_cli.models.lora import add_adapters
 from mari_cli.models.packing import foresee_layout
-from mari_cli.train.forecast import AsOn, Settings, Unforeseeable, count_step, fake_reference, forecast
+from mari_cli.train.forecast import Settings, Unforeseeable, count_step, fake_reference, forecast
 from mari_cli.train.step import backward
 
 SIZES = {
@@ -53,7 +53,7 @@ CPU = torch.device("cpu")
 COMPUTE = {
     "cpu float32": Compute(CPU, torch.float32, ""),
     "cpu bfloat16": Compute(CPU, torch.bfloat16, ""),
-    "gpu bfloat16": AsOn(CPU, torch.bfloat16, "", mixes=True),
+    "gpu bfloat16": Compute(CPU, torch.bfloat16, "", as_on_cuda=True),
 }
 TOKEN = MariConfig(name="mari", estimator=Estimator.token)
 NPO = NPOConfig(name="npo")

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from allocated import allocator_peak, held
 from test_planner import CONTEXT, GPT2, GROUPS, NPO, POOLED, TOKEN, language_model, reference
 from together import together
 from torch.distributed.tensor import DTensor
@@ -14,7 +15,6 @@ from torch.distributed.tensor import DTensor
 from mari_cli import distributed
 from mari_cli.config import LoraConfig, Parallel, UnlearnConfig, Weights
 from mari_cli.losses.objective import build
-from mari_cli.measure.memory import allocator_peak, held
 from mari_cli.models.load import checkpoint_activations
 from mari_cli.models.lora import add_adapters
 from mari_cli.tasks.memory_budget import fit_to_memory

@@ -3,17 +3,20 @@
 q is stored as K tokens and one tail (`Supported`), so the gradient needs p at the K tokens alone. With D(q,
 p) in nats and the score s = p ∘ ∂D/∂p (losses/divergences/), the gradient of D is s - p Σ s, and that of
 Huber(log p(y)/q(y)) at the observed token y is clip(log p(y)/q(y), -1, 1) (onehot(y) - p).
+
+The gradients of the divergences vanish where p and q are both small, but a forgotten token has to end there,
+so they stop too early with q of a model that never saw the data. The Huber loss's gradient does not vanish.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from mari_cli.losses import marginal
 from mari_cli.losses.divergences import divergence_of
 from mari_cli.losses.mari import Divergence
-from mari_cli.losses.pointwise import pointwise
 from mari_cli.losses.readings.reading import Chunk, OfPredictions, Push
 from mari_cli.losses.step import Rows, Step
 
@@ -34,7 +37,7 @@ class SupportInformation(OfPredictions):
     def shape(self, rows: Mapping[str, Rows], step: Step) -> tuple[int, ...] | None:
         return (1 + self.pointwise, len(rows[self.role].h_ND)) if self.role in rows else None
 
-    def push(self, part: Chunk, rows: Rows, step: Step, weight: torch.Tensor) -> Push:
+    def push(self, part: Chunk, rows: Rows, step: Step, weight: Tensor) -> Push:
         """With the score s of the K tokens and of the rest as one outcome, the gradient is p (s_rest/p_rest -
         Σ s) at all tokens, plus s - p s_rest/p_rest at the K tokens."""
         supported = rows.supported
@@ -72,3 +75,11 @@ class SupportInformation(OfPredictions):
             ids_cK,
             score_cL[:, :-1] - p_cK * each_c1,
         )
+
+
+def pointwise(log_q_c: Tensor, log_p_c: Tensor) -> tuple[Tensor, Tensor]:
+    """Huber(log p(y) - log q(y)) [c], and its derivative at log p(y) [c], which is in [-1, 1]. Huber(x) is
+    x²/2 where |x| < 1, else |x| - 1/2 (P. Huber 1964), x in nats."""
+    x_c = log_p_c - log_q_c
+    slope_c = x_c.clamp(-1, 1)
+    return slope_c * (x_c - slope_c / 2), slope_c
