@@ -120,7 +120,7 @@ def test_the_forecast_of_a_process_is_what_the_allocator_says(case, peaks):
 def test_shards_are_planned_with_micro_batches_whatever_their_weights_are_computed_in(weights, loss, tie):
     """As on a GPU that mixes precisions: a gradient is reduced as it comes, and nothing adds it up again."""
     lm = language_model(dtype=torch.bfloat16, tie_word_embeddings=tie)
-    lm = replace(lm, compute=replace(lm.compute, mixes=True))
+    lm = replace(lm, compute=replace(lm.compute, as_on_cuda=True))
     config = UnlearnConfig(chunk=64, parallel=FSDP, weights=weights)
 
     def planned(micro_batch: int | None):
