@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -40,12 +41,34 @@ def of_broken_pool(error: BrokenProcessPool) -> Failed:
 def lost_jobs_fail() -> Iterator[None]:
     """Jobs that submitit launches meanwhile end in a value, however they end. An interrupt cancels them."""
     try:
-        import submitit
+        plugin: Any = import_module("hydra_plugins.hydra_submitit_launcher.submitit_launcher")
     except ImportError:  # an extra
         yield
         return
+    launch = plugin.BaseSubmititLauncher.launch
 
-    class Executor(submitit.AutoExecutor):
+    def launch_watched(launcher: Any, *jobs: Any, **named: Any) -> Any:
+        import submitit  # changes the process's logging, so only where it launches
+
+        plain = submitit.AutoExecutor
+        setattr(submitit, "AutoExecutor", _watching(plain))  # noqa: B010  (a type is assigned to)
+        try:
+            return launch(launcher, *jobs, **named)
+        finally:
+            setattr(submitit, "AutoExecutor", plain)  # noqa: B010
+
+    plugin.BaseSubmititLauncher.launch = launch_watched
+    try:
+        yield
+    finally:
+        plugin.BaseSubmititLauncher.launch = launch
+
+
+def _watching(executor: Any) -> type:
+    """The class ``executor`` of submitit, with jobs that are watched, and with errors in one line."""
+    from submitit.core.utils import FailedJobError
+
+    class Executor(executor):  # type: ignore[misc]
         def __init__(self, *arguments: Any, **named: Any) -> None:
             try:
                 super().__init__(*arguments, **named)
@@ -58,19 +81,14 @@ def lost_jobs_fail() -> Iterator[None]:
         def map_array(self, *arguments: Any) -> list[Any]:
             try:
                 jobs, queue = super().map_array(*arguments), _Queue()
-            except submitit.core.utils.FailedJobError as error:
+            except FailedJobError as error:
                 raise UserError(
                     f"SLURM takes no job of this sweep: {_last_line(error)}",
                     "`hydra.launcher.KEY=VALUE` says what is asked for, as `hydra.launcher.partition=gpu`",
                 ) from error
             return [_Watched(job, jobs, queue) for job in jobs]
 
-    plain = submitit.AutoExecutor
-    setattr(submitit, "AutoExecutor", Executor)  # noqa: B010  (a type is assigned to)
-    try:
-        yield
-    finally:
-        setattr(submitit, "AutoExecutor", plain)  # noqa: B010
+    return Executor
 
 
 class _Queue:
