@@ -51,7 +51,7 @@ def lost_jobs_fail() -> Iterator[None]:
         import submitit  # changes the process's logging, so only where it launches
 
         plain = submitit.AutoExecutor
-        setattr(submitit, "AutoExecutor", _watching(plain))  # noqa: B010  (a type is assigned to)
+        setattr(submitit, "AutoExecutor", _with_watched_jobs(plain))  # noqa: B010  (a type is assigned to)
         try:
             return launch(launcher, *jobs, **named)
         finally:
@@ -64,7 +64,7 @@ def lost_jobs_fail() -> Iterator[None]:
         plugin.BaseSubmititLauncher.launch = launch
 
 
-def _watching(executor: Any) -> type:
+def _with_watched_jobs(executor: Any) -> type:
     """The class ``executor`` of submitit, with jobs that are watched, and with errors in one line."""
     from submitit.core.utils import FailedJobError
 
