@@ -100,8 +100,8 @@ def compose_combinations(given: Experiment) -> Composed:
         parted = [override for override in last.values() if override not in ranges]
         combinations = [tuple(job) for batch in BasicSweeper.split_arguments(parted, None) for job in batch]
         swept = {part.get_key_element() for part in parted if part.is_sweep_override()}
-        narrowed = {one.get_key_element() for one in of_hydra_in_file if one.is_sweep_override()} - swept
-        lists = swept | {part.get_key_element() for part in parted if part.get_key_element() in narrowed}
+        swept_in_file = {one.get_key_element() for one in of_hydra_in_file if one.is_sweep_override()}
+        lists = swept | (swept_in_file & {part.get_key_element() for part in parted})
         if "out" in {*swept, *(override.get_key_element() for _, override in own)}:
             raise UserError(
                 "`out` is the directory of the whole sweep, so it has one value",

@@ -16,7 +16,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 
-from mari_cli.errors import UserError
+from mari_cli.errors import UserError, first_line
 
 ASK_EVERY = 10.0
 """Seconds between two looks at SLURM's queue."""
@@ -83,7 +83,7 @@ def _with_watched_jobs(executor: Any) -> type:
                 jobs, queue = super().map_array(*arguments), _Queue()
             except FailedJobError as error:
                 raise UserError(
-                    f"SLURM takes no job of this sweep: {_last_line(error)}",
+                    f"SLURM takes no job of this sweep: {first_line(error)}",
                     "`hydra.launcher.KEY=VALUE` says what is asked for, as `hydra.launcher.partition=gpu`",
                 ) from error
             return [_Watched(job, jobs, queue) for job in jobs]
@@ -92,20 +92,20 @@ def _with_watched_jobs(executor: Any) -> type:
 
 
 class _Queue:
-    """The jobs of this user that SLURM still has, by their numbers."""
+    """The jobs of this user that SLURM still has, by their numbers; None where SLURM does not answer."""
 
     def __init__(self) -> None:
-        self.numbers, self.asked = set[str](), -ASK_EVERY
+        self.numbers: set[str] | None = None
+        self.asked = -ASK_EVERY
 
     def has(self, number: str) -> bool:
         """Whether SLURM still has a job. True where SLURM does not answer."""
         if time.monotonic() - self.asked > ASK_EVERY:
             command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
             answer = subprocess.run(command, capture_output=True, text=True)
-            if answer.returncode:
-                return True
-            self.numbers, self.asked = set(answer.stdout.split()), time.monotonic()
-        return number in self.numbers
+            self.numbers = None if answer.returncode else set(answer.stdout.split())
+            self.asked = time.monotonic()
+        return self.numbers is None or number in self.numbers
 
 
 @dataclass
@@ -128,7 +128,7 @@ class _Watched:
                 job.cancel(check=False)
             raise
         except Exception as error:  # before or after the task, which catches its own
-            reason = f"{type(error).__name__}: {_last_line(error)}"
+            reason = f"{type(error).__name__}: {first_line(error)}"
         failed = Failed(f"{reason} (its log: {self.job.paths.stderr})")
         return [JobReturn(status=JobStatus.COMPLETED, _return_value=failed)]
 
@@ -147,7 +147,3 @@ class _Watched:
     @property
     def _is_of_slurm(self) -> bool:
         return type(self.job).__name__ == "SlurmJob"
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["it said no more"])[-1]

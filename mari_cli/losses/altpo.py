@@ -8,7 +8,7 @@ OpenUnlearning's. The alternates come from a file, or the model before step 1 wr
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mari_cli.losses.base import HeldLossConfig, register
+from mari_cli.losses.base import Alternates, HeldLossConfig, register
 from mari_cli.sections import positive, require, seeds
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class AltPOConfig(HeldLossConfig):
         return super().unread() | (dict.fromkeys(asked, "`loss.path=null`") if self.path else by_file)
 
     @property
-    def alternates_request(self) -> "AltPOConfig":
+    def alternates_request(self) -> Alternates:
         return self
 
     def objective(self) -> "Objective":

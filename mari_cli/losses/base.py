@@ -7,15 +7,14 @@ before torch is loaded, so such a file imports torch inside functions, or for an
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from mari_cli.losses.support import SupportRequest
 from mari_cli.sections import Section, display_name, non_negative, require
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mari_cli.losses.altpo import AltPOConfig
-    from mari_cli.losses.mari import MariConfig
     from mari_cli.losses.objective import Objective
 
 
@@ -31,6 +30,22 @@ class RetainLoss(StrEnum):
     kl = "kl"
     jensen_shannon = "jensen_shannon"
     states = "states"
+
+
+class Alternates(Protocol):
+    """What a loss says of other answers to the forget prompts: from a file, or written by the model before
+    step 1."""
+
+    path: str | None
+    prompt_field: str | None
+    completion_field: str | None
+    instruction: str
+    """With {prompt} and {answer}."""
+    alternates: int
+    """The answers that the model writes to each prompt."""
+    temperature: float
+    max_new_tokens: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -90,7 +105,7 @@ class LossConfig(Section):
         return None
 
     @property
-    def alternates_request(self) -> "AltPOConfig | None":
+    def alternates_request(self) -> "Alternates | None":
         """The source of the answers that the loss prefers, one for each forget prompt; None: no such
         answers."""
         return None
@@ -107,7 +122,7 @@ class LossConfig(Section):
         return None
 
     @property
-    def support_request(self) -> "MariConfig | None":
+    def support_request(self) -> SupportRequest | None:
         """The distribution that the loss wants at each forget position, made before step 1; None: no
         distribution."""
         return None

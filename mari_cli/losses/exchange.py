@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from mari_cli import distributed
 from mari_cli.losses.engine import Gradients
@@ -62,12 +63,14 @@ def _by_pools(
         own_N = owned[role]
         positions[role] = whole[role].at(own_N)
         on_device_N = sent(own_N, of_role.h_ND.device)
+
+        def gather_rows(x_ND: Tensor, role: str = role, index_N: Tensor = on_device_N) -> Tensor:
+            return distributed.all_gather(x_ND, lengths[role])[index_N]
+
         own_rows[role] = Rows(
-            distributed.all_gather(of_role.h_ND, lengths[role])[on_device_N],
+            gather_rows(of_role.h_ND),
             sent(positions[role].labels_N, of_role.h_ND.device),
-            None
-            if of_role.reference_ND is None
-            else distributed.all_gather(of_role.reference_ND, lengths[role])[on_device_N],
+            None if of_role.reference_ND is None else gather_rows(of_role.reference_ND),
         )
     terms, gradients = differentiate(replace(step, positions=positions, pools=pools), own_rows)
     h = {}

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from mari_cli.losses.base import RetainLoss, RetainTermConfig, register
-from mari_cli.losses.support import ContextConfig, SupportConfig, SupportSource, unread_by
+from mari_cli.losses.support import ContextConfig, SupportConfig, SupportRequest, SupportSource, unread_by
 from mari_cli.sections import display_name, non_negative, require
 
 if TYPE_CHECKING:
@@ -138,12 +138,14 @@ class MariConfig(RetainTermConfig):
 
     @property
     def title(self) -> str:
-        by_support = self.support_request and self.support.source is not SupportSource.neighbours
+        request = self.support_request
+        by_support = request is not None and request.source is not SupportSource.neighbours
         return f"{display_name(self)} {self.support.source if by_support else self.estimator}"
 
     @property
-    def support_request(self) -> "MariConfig | None":
-        return self if self.estimator is Estimator.context else None
+    def support_request(self) -> SupportRequest | None:
+        asked = self.estimator is Estimator.context
+        return SupportRequest(self.support, self.context) if asked else None
 
     def objective(self) -> "Objective":
         """mari_weight · I(X;Z|C) + retain_weight · the retain loss, and the pointwise information of the

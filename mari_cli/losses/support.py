@@ -155,3 +155,15 @@ def unread_by(config: SupportConfig) -> dict[str, str]:
         of_neighbours = (f"context.{name}" for name in ("layer", "temperature", "neighbours"))
         found |= dict.fromkeys(of_neighbours, "`loss.support.source=neighbours`")
     return found
+
+
+@dataclass(frozen=True)
+class SupportRequest:
+    """A request of a loss for a distribution over tokens at each forget position."""
+
+    support: SupportConfig
+    context: ContextConfig
+
+    @property
+    def source(self) -> SupportSource:
+        return self.support.source

@@ -12,7 +12,7 @@ from mari_cli.data.files import read_files
 from mari_cli.data.records import Record
 from mari_cli.data.tokenize import Item
 from mari_cli.errors import UserError, counted
-from mari_cli.losses.altpo import AltPOConfig
+from mari_cli.losses.base import Alternates
 from mari_cli.models.fingerprint import cache_key, described
 from mari_cli.models.load import LanguageModel
 from mari_cli.progress import track
@@ -108,7 +108,7 @@ def write_alternatives(
     return _with_answers(config, lm, forget, answers), [note]
 
 
-def _questions(asked: AltPOConfig, lm: LanguageModel, forget: Corpus) -> list[Item]:
+def _questions(asked: Alternates, lm: LanguageModel, forget: Corpus) -> list[Item]:
     """The instruction with each forget prompt. Raises UserError where one leaves no room for an answer."""
     records = [
         Record(
@@ -143,7 +143,7 @@ def _with_answers(
         raise UserError(f"with the answers that {config.loss.kind} prefers, {error}", error.hint) from error
 
 
-def _of_file(asked: AltPOConfig, forget: Corpus) -> list[list[str]]:
+def _of_file(asked: Alternates, forget: Corpus) -> list[list[str]]:
     found: dict[str, list[str]] = {}
     corpus = FileCorpus(
         path=asked.path, prompt_field=asked.prompt_field, completion_field=asked.completion_field
@@ -169,7 +169,7 @@ def _of_file(asked: AltPOConfig, forget: Corpus) -> list[list[str]]:
     return chosen
 
 
-def _longest(item: Item, asked: AltPOConfig, lm: LanguageModel) -> Item:
+def _longest(item: Item, asked: Alternates, lm: LanguageModel) -> Item:
     """The prompt of ``item`` with an answer as long as the model may write, and its end."""
     question, _ = question_and_truth(item)
     room = max(1, min(asked.max_new_tokens + 1, lm.max_length - len(question)))

@@ -185,7 +185,7 @@ def config_of(
 def _tunes_for_support(config: UnlearnRun) -> bool:
     """Whether the support is tuned from the run's own model, as it is before the target is fine-tuned."""
     request = config.loss.support_request
-    if request is None or not SETTINGS[request.support.source].tunes_own_model:
+    if request is None or not SETTINGS[request.source].tunes_own_model:
         return False
     return request.support.model is None and config.finetunes_target
 

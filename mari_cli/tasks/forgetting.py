@@ -39,7 +39,7 @@ def context_layer(config: UnlearnRun, lm: LanguageModel) -> int | None:
     """The hidden layer that defines contexts: 0 is the embeddings, the default the middle. None where the
     loss looks for no contexts."""
     request = config.loss.support_request
-    if request is None or request.support.source is not SupportSource.neighbours:
+    if request is None or request.source is not SupportSource.neighbours:
         return None
     layers = int(lm.model.config.get_text_config().num_hidden_layers)
     chosen = request.context.layer

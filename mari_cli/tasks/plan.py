@@ -1,7 +1,7 @@
 """`mari plan`: what a run of `mari unlearn` will cost, without weights and without a GPU."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -75,7 +75,8 @@ def plan(
         limit = bytes_of(config.train.memory_limit, "train.memory_limit")
     objective = losses.build(config.loss)
     trained = {"target": config.finetunes_target, "gold": config.finetunes_gold}
-    config, lm, draws, shapes, corpora, requests = _subject(config, objective, on, lengths)
+    subject = _subject(config, objective, on, lengths)
+    config, lm, draws, requests = subject.config, subject.lm, subject.draws, subject.requests
     if objective.needs.states is not None:
         require_trained(lm.model, objective.needs.states.layer)
     if (sequences := sum(draws.sizes.values())) > MOST_SEQUENCES:
@@ -103,7 +104,7 @@ def plan(
     return {
         "model": {
             "name": config.model.name,
-            "shapes": shapes,
+            "shapes": subject.shapes,
             "parameters": sum(p.numel() for p in lm.model.parameters()),
             "trained": sum(p.numel() for p in lm.model.parameters() if p.requires_grad),
             "precision": lm.compute.precision,
@@ -138,7 +139,7 @@ def plan(
             "ratio": chosen.peak / baseline.peak,
         },
         "support": cost_of_support(config, lm, draws),
-        "audit": cost_of_audit(config, lm, corpora),
+        "audit": cost_of_audit(config, lm, subject.corpora),
         "disk": cost_on_disk(config, lm, draws, requests),
         "time": {
             "assumed_share_of_peak": on.share if on.flops else None,
@@ -192,12 +193,23 @@ def _compute_of(training: OptimConfig, on: DeviceSpec, section: str) -> Compute:
     return Compute(torch.device("cpu"), dtype, f"auto: {on.name}" if auto else "asked for", as_on_cuda=True)
 
 
-def _subject(
-    config: UnlearnRun, objective: Objective, on: DeviceSpec, lengths: str | None
-) -> tuple[UnlearnRun, LanguageModel, Draws, str, Mapping[str, Corpus], int]:
-    """What is planned: the configuration, with the support that is chosen for it, and of several requests
-    that with the most to forget; the model without weights; the draws; where the shapes are from; the
-    corpora, none where ``lengths`` stands for them; and the number of requests."""
+@dataclass(frozen=True)
+class _Subject:
+    """What is planned."""
+
+    config: UnlearnRun
+    """With the support that is chosen for it; of several requests that with the most to forget."""
+    lm: LanguageModel
+    """Without weights."""
+    draws: Draws
+    shapes: str
+    """Where they are from."""
+    corpora: Mapping[str, Corpus]
+    """Empty where lengths stand for them."""
+    requests: int
+
+
+def _subject(config: UnlearnRun, objective: Objective, on: DeviceSpec, lengths: str | None) -> _Subject:
     compute, requests = _compute(config, on), 1
     if lengths is not None:
         if config.in_turn and not isinstance(asked := cast(ForgetConfig, config.forget).requests, str):
@@ -216,7 +228,7 @@ def _subject(
         if source_of(config.loss) is SupportSource.auto:
             config = supporting.with_support(config, source=SupportSource.twins)
         context_layer(config, lm)
-        return config, lm, Imagined(config, items, objective.needs), source, {}, requests
+        return _Subject(config, lm, Imagined(config, items, objective.needs), source, {}, requests)
     try:
         texts = load_corpora(forget=config.forget, retain=config.retain, holdout=config.holdout)
         tokenizer = load_tokenizer(config.model, words_of(texts))
@@ -243,7 +255,7 @@ def _subject(
     draws = replace(draws, items={**draws.items, **held_out})
     for note in [*texts.notes, *notes_on_reading(corpora, lm, config.model), *notes]:
         say(f"note: {note}")
-    return config, lm, draws, source, corpora, requests
+    return _Subject(config, lm, draws, source, corpora, requests)
 
 
 def _check_beside(

@@ -31,7 +31,7 @@ from mari_cli.tasks.support_checks import check_support
 def source_of(loss: LossConfig) -> SupportSource | None:
     """Who supports; None where the loss asks nobody."""
     request = loss.support_request
-    return None if request is None else request.support.source
+    return None if request is None else request.source
 
 
 def with_support(config: UnlearnRun, **changes: Any) -> UnlearnRun:
@@ -48,13 +48,13 @@ def prepare_support(
     made."""
     check_support(config)
     request = config.loss.support_request
-    if request is None or request.support.source is SupportSource.neighbours:
+    if request is None or request.source is SupportSource.neighbours:
         return config, None, []
     here = Preparing(config, setting, corpora, style)
     known = Prepared(request.support, request.context.stored_tokens)
-    if request.support.source is SupportSource.auto:
+    if request.source is SupportSource.auto:
         return _choose(here, known)
-    known = SOURCES[request.support.source].prepare(here, known)
+    known = SOURCES[request.source].prepare(here, known)
     notes = [*known.notes]
     for name, model in known.given.items():
         notes += note_on_template(model, f"the {name} of the support", setting)
