@@ -15,7 +15,7 @@ FRAMES = 12
 """Own frames from `mari unlearn` to the first logits of a step."""
 LONGEST = 490
 """Lines of a file."""
-LINES = 42_637
+LINES = 42_693
 """Lines of the package. What is new may raise it: its commit says by how much, and for what."""
 PAIRS = 3
 """Pairs of functions that differ in a verb's ending."""

@@ -2,7 +2,13 @@
 
 The cache has a source's log-probabilities, in nats, at the M forget positions: of one distribution, or of
 several over the same tokens, from which q is computed. No tensor exceeds a chunk of positions times V.
-Shapes: M forget positions, c or m some of them, V vocabulary, K stored tokens; K+1: these and the tail.
+
+A function of several distributions is no function of the sums of their tails: where one is certain of a token
+that another excludes, the product of both sums is many times the sum of the products. For such a function
+some tokens of the tail are drawn and stored too, each with its weight.
+
+Shapes: M forget positions, c or m some of them, V vocabulary, K stored tokens; K+1: these and the tail; R
+drawn tokens; L = K + 1 + R.
 """
 
 import math
@@ -23,8 +29,13 @@ from mari_cli.supports.difficulty import Harder
 
 DEFINITION = 1
 """Part of every cache key: raise it when a change here changes what is stored."""
+DRAWN_DEFINITION = 1
+"""The same for `draw_of_tail`."""
 BLOCK = 65536
 """Positions per block where no tensor is as wide as the vocabulary."""
+
+DRAWN = "drawn"
+"""The name of the weights of the drawn tokens, beside those of the distributions."""
 
 Write = Callable[[Tensor, Mapping[str, Tensor]], None]
 """A function of the numbers of some forget positions [c], and of log p [c, V] of each distribution."""
@@ -40,7 +51,8 @@ class Kept:
     ids_MK: Tensor
     """Tokens, int32: the position's label first."""
     log_p: Mapping[str, Tensor]
-    """Log-probability of each token and of the tail [M, K+1], float32, by the distribution's name."""
+    """By the distribution's name, the log-probability of each token, of the tail, and of the drawn tokens
+    [M, L], float32; if R > 0, `DRAWN`: the logarithm of the number of tokens that each stands for [M, R]."""
 
     def blocks(self) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """All positions in blocks, in float64."""
@@ -60,22 +72,27 @@ def kept(
     directory: Path,
     key: Mapping[str, Any],
     name: str,
+    drawn_tokens: int = 0,
 ) -> Kept:
     """The distributions ``names`` at the positions of ``rows``: from the cache in ``directory``, or written
     there by ``fill``. ``key`` is all that determines them besides the arguments. ``stored_tokens`` are kept
-    beside the label; ``name`` is for messages."""
+    beside the label, and ``drawn_tokens`` of the tail; ``name`` is for messages."""
     tokens = min(stored_tokens, vocabulary - 1) + 1
+    drawn = min(drawn_tokens, vocabulary - tokens)
     whole_key = {**key, "definition": DEFINITION, "distributions": list(names), "stored_tokens": tokens}
     parts = {"ids": TensorSpec((len(labels_M), tokens), torch.int32)} | {
-        part: TensorSpec((len(labels_M), tokens + 1), torch.float32) for part in names
+        part: TensorSpec((len(labels_M), tokens + 1 + drawn), torch.float32) for part in names
     }
+    if drawn:
+        whole_key["drawn"] = [DRAWN_DEFINITION, drawn]
+        parts[DRAWN] = TensorSpec((len(labels_M), drawn), torch.float32)
 
     def fill_in(tensors: Mapping[str, Tensor]) -> None:
         def write(at_c: Tensor, log_p: Mapping[str, Tensor]) -> None:
             ids_cK = most_probable([log_p[part] for part in names], labels_M[at_c], tokens=tokens)
             tensors["ids"][at_c] = ids_cK.int().cpu()
-            for part in names:
-                tensors[part][at_c] = with_tail(log_p[part], ids_cK).float().cpu()
+            for part, said in in_part({name: log_p[name] for name in names}, ids_cK, drawn=drawn).items():
+                tensors[part][at_c] = said.float().cpu()
 
         fill(write)
 
@@ -97,6 +114,38 @@ def with_tail(log_p_cV: Tensor, ids_cK: Tensor) -> Tensor:
     named_cK = log_p_cV.gather(1, ids_cK)
     tail_c = log_p_cV.scatter(1, ids_cK, -math.inf).logsumexp(1)
     return torch.cat([named_cK, tail_c.unsqueeze(1)], 1)
+
+
+def in_part(log_p: Mapping[str, Tensor], ids_cK: Tensor, *, drawn: int) -> dict[str, Tensor]:
+    """What `Kept.log_p` has of the distributions ``log_p`` [c, V], with ``drawn`` tokens of the tail."""
+    parts = {name: with_tail(log_p_cV, ids_cK) for name, log_p_cV in log_p.items()}
+    if not drawn:
+        return parts
+    drawn_cR, weight_cR = draw_of_tail(list(log_p.values()), ids_cK, tokens=drawn)
+    parts = {name: torch.cat([part, log_p[name].gather(1, drawn_cR)], 1) for name, part in parts.items()}
+    return parts | {DRAWN: weight_cR}
+
+
+def draw_of_tail(log_p: Sequence[Tensor], ids_cK: Tensor, *, tokens: int) -> tuple[Tensor, Tensor]:
+    """``tokens`` tokens [c, R] that are none of ``ids_cK``, and the logarithm of the number of tokens that
+    each stands for: Σ exp(weight) f(token) is near the sum of f over the tail. Where the tail has no more
+    tokens, all of them, with weight 0.
+
+    The draws are systematic: the tail, in the order of the largest probability b that any of ``log_p`` [c, V]
+    gives a token, is cut into R parts of equal share, and the token in the middle of each part is taken. A
+    token's share is the mean of b / Σ b and of 1 / (tokens of the tail), so that neither a probable token nor
+    the many improbable ones are missed. Nothing is random.
+    """
+    best_cV = reduce(torch.maximum, log_p).scatter(1, ids_cK, -math.inf)
+    in_tail = best_cV.shape[1] - ids_cK.shape[1]
+    best_cT, id_cT = (of[:, :in_tail] for of in best_cV.sort(dim=1, descending=True, stable=True))
+    if in_tail <= tokens:
+        return id_cT, torch.zeros_like(best_cT)
+    share_cT = (best_cT.double().softmax(1).nan_to_num(0) + 1 / in_tail) / 2
+    ends_cT = share_cT.cumsum(1)
+    middles_R = (torch.arange(tokens, dtype=ends_cT.dtype, device=ends_cT.device) + 0.5) / tokens
+    place_cR = torch.searchsorted(ends_cT, middles_R * ends_cT[:, -1:]).clamp_max(in_tail - 1)
+    return id_cT.gather(1, place_cR), -(tokens * share_cT.gather(1, place_cR)).log()
 
 
 def floored(log_q_mL: Tensor, floor: float) -> Tensor:

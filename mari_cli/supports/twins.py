@@ -32,7 +32,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import partial, reduce
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,11 +50,11 @@ from mari_cli.models.load import LanguageModel
 from mari_cli.models.reference import StoredReference
 from mari_cli.progress import track
 from mari_cli.supports.keys import Keys
-from mari_cli.supports.sparse import Write
+from mari_cli.supports.sparse import DRAWN, Write
 
 DEFINITION = 2
 """Part of every cache key: raise it when twins are computed in another way."""
-COMBINED = 2
+COMBINED = 3
 """The same for `combined`."""
 RARE = 0.1
 """A name of the retain data is a word with a capital in at most this share of the retain items."""
@@ -240,30 +240,28 @@ def contrasted(log_r: Tensor, log_p0: Tensor, contrast: float) -> Tensor:
     return torch.where(log_r > -math.inf, log_r + taken_off, log_r)
 
 
-def raised(log_r_mL: Tensor, most_m: Tensor, power: float) -> Tensor:
-    """β log r [m, K+1], not normalised, of the stored tokens and of the tail; β is ``power``.
-
-    The tail's is the logarithm of Σ r(i)^β over its tokens i, none of which exceeds exp(``most_m``). The tail
-    counts as the fewest tokens which that allows, r(tail) · most^(β−1). Counted as one token it would
-    outweigh the stored tokens where β > 1, although each of its tokens is less probable than they are.
-    """
-    tail_m = log_r_mL[:, -1]
-    each_m = torch.minimum(tail_m, most_m)
-    tail_m = torch.where(each_m > -math.inf, tail_m + (power - 1) * each_m, tail_m)
-    return torch.cat([power * log_r_mL[:, :-1], tail_m.unsqueeze(1)], 1)
-
-
 def combined(log_p: Mapping[str, Tensor], *, generated: float, contrast: float, power: float) -> Tensor:
-    """log q [m, K+1], not normalised, of the log-probabilities of each `Way` and of the model `before`.
-    ``generated`` is λ, ``contrast`` is a, ``power`` is β."""
-    if generated == 0:
-        log_r = log_p[Way.plain]
-    elif generated == 1:
-        log_r = log_p[Way.generated]
-    else:
-        log_r = blended(log_p[Way.plain], log_p[Way.generated], generated)
-    least_stored_m = reduce(torch.maximum, log_p.values())[:, 1:-1].amin(1)
-    return raised(contrasted(log_r, log_p["before"], contrast), least_stored_m, power)
+    """log q [m, K+1], not normalised, of log-probabilities [m, L], of each `Way` and of the model `before`.
+    ``generated`` is λ, ``contrast`` is a, ``power`` is β.
+
+    The tail of q is Σ q(i) over its tokens i. Of the drawn tokens the sum of q and that of r are known: their
+    ratio times the tail of r is the tail of q. It is exact where nothing but one way's r is asked for, or
+    where all tokens are stored or drawn.
+    """
+
+    def both(of: Mapping[str, Tensor]) -> Tensor:
+        if generated in (0, 1):
+            return of[Way.generated if generated else Way.plain]
+        return blended(of[Way.plain], of[Way.generated], generated)
+
+    log_r = both(log_p)
+    log_q = power * contrasted(log_r, log_p["before"], contrast)
+    weight_mR = log_p.get(DRAWN, log_q[:, :0])
+    tail = log_q.shape[1] - weight_mR.shape[1] - 1
+    sums = {way.value: (weight_mR + log_p[way][:, tail + 1 :]).logsumexp(1) for way in Way if way in log_p}
+    of_q_m = (weight_mR + log_q[:, tail + 1 :]).logsumexp(1)
+    tail_m = torch.where(of_q_m > -math.inf, log_r[:, tail] + of_q_m - both(sums), -math.inf)
+    return torch.cat([log_q[:, :tail], tail_m.unsqueeze(1)], 1)
 
 
 @torch.no_grad()

@@ -89,7 +89,8 @@ def cost_on_disk(config: UnlearnRun, lm: LanguageModel, draws: Draws, requests: 
         else:
             cost = _of_source(source, config, draws)
             support = cost.states * forget * width * each
-            support += forget * (8 * stored + 4 * cost.distributions * (stored + 1))
+            drawn = min(cost.drawn_tokens, vocabulary - stored)
+            support += forget * (8 * stored + 4 * cost.distributions * (stored + 1 + drawn) + 4 * drawn)
             if cost.holdout_states:
                 support += total_over(items.get("holdout", ()), lambda item: item.num_targets) * width * each
             if cost.training_tokens:  # the model that is trained

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from mari_cli.models.reference import ItemRows
 from mari_cli.supports.sparse import (
+    DRAWN,
     choices,
+    draw_of_tail,
     floored,
     kept,
     mistakes,
@@ -32,7 +34,7 @@ LABELS = torch.tensor([3, 0, 11, 5, 5, 7])
 ROWS = ItemRows({0: 2, 1: 3, 4: 1})
 
 
-def said(directory, *, stored_tokens=4, key=None, chunk=6, calls=None, parts=("q",), seed=1):
+def said(directory, *, stored_tokens=4, key=None, chunk=6, calls=None, parts=("q",), seed=1, drawn=0):
     dense = {part: log_p(6, seed + n) for n, part in enumerate(parts)}
 
     def fill(write):
@@ -43,7 +45,7 @@ def said(directory, *, stored_tokens=4, key=None, chunk=6, calls=None, parts=("q
 
     return dense, kept(
         fill, list(parts), rows=ROWS, labels_M=LABELS, vocabulary=V, stored_tokens=stored_tokens,
-        directory=directory, key=key or {"of": 1}, name="support",
+        directory=directory, key=key or {"of": 1}, name="support", drawn_tokens=drawn,
     )  # fmt: skip
 
 
@@ -89,6 +91,75 @@ def test_a_tail_of_no_token_stays_nothing():
     q = floored(torch.tensor([[-0.1, -50.0, -math.inf]]).double(), 1e-3)
     assert q[0, 2] == 0
     assert q[0, 1] >= 1e-3
+
+
+# -- tokens drawn of the tail --------------------------------------------------------------------------------
+
+
+def sums(log_p_cV, ids, drawn, of):
+    """Σ of(p) over the tail: the sum itself, and its estimate from the drawn tokens."""
+    at, weight = draw_of_tail([log_p_cV], ids, tokens=drawn)
+    exact = of(log_p_cV.scatter(1, ids, -math.inf)).sum(1)
+    exact -= of(torch.tensor(-math.inf, dtype=log_p_cV.dtype)) * ids.shape[1]
+    return exact, (weight.exp() * of(log_p_cV.gather(1, at))).sum(1)
+
+
+@pytest.mark.parametrize("drawn", [8, 50])
+def test_all_of_a_short_tail_is_drawn_each_token_once(drawn):
+    dense = log_p(6, 1)
+    ids = most_probable([dense], LABELS, tokens=4)
+    at, weight = draw_of_tail([dense], ids, tokens=drawn)
+    assert all(sorted(row) == list(range(V)) for row in torch.cat([ids, at], 1).tolist())
+    assert not weight.any()
+
+
+@pytest.mark.parametrize("power", [0.3, 1.0, 2.4])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+def test_drawn_tokens_stand_for_the_sum_over_the_tail(power, scale):
+    z = torch.randn(40, 5000, generator=torch.manual_seed(0), dtype=torch.float64)
+    dense = (scale * z).log_softmax(-1)
+    ids = most_probable([dense], torch.arange(40), tokens=17)
+    exact, near = sums(dense, ids, 64, lambda log_p_m: (power * log_p_m).exp())
+    torch.testing.assert_close(near, exact, rtol=0.25, atol=0)
+    exact, near = sums(dense, ids, 64, lambda log_p_m: (log_p_m > -math.inf).double())
+    torch.testing.assert_close(near, exact, rtol=0.15, atol=0)
+
+
+def test_no_stored_token_and_none_of_no_probability_alone_is_drawn():
+    dense = torch.full((1, 500), -math.inf, dtype=torch.float64)
+    dense[0, :40] = math.log(1 / 40)
+    ids = torch.arange(10).unsqueeze(0)
+    at, weight = draw_of_tail([dense], ids, tokens=20)
+    assert at.min() >= 10
+    assert ((at >= 10) & (at < 40)).sum() >= 10  # half of the shares are theirs
+    torch.testing.assert_close(weight.exp().sum(), torch.tensor(490.0, dtype=torch.float64), rtol=0.1, atol=0)
+    nothing = torch.full((1, 500), -math.inf, dtype=torch.float64)
+    assert draw_of_tail([nothing], ids, tokens=20)[1].isfinite().all()
+
+
+@pytest.mark.parametrize("drawn", [3, 99])
+def test_the_draws_are_stored_with_their_weights_whatever_the_chunk(drawn, tmp_path):
+    parts = ("plain", "before")
+    dense, whole = said(tmp_path / "whole", parts=parts, drawn=drawn)
+    _, by_one = said(tmp_path / "by_one", parts=parts, drawn=drawn, chunk=1)
+    some = min(drawn, V - 5)
+    assert {name: tuple(kept.shape) for name, kept in whole.log_p.items()} == {
+        "plain": (6, 5 + 1 + some), "before": (6, 5 + 1 + some), DRAWN: (6, some)
+    }  # fmt: skip
+    for name in whole.log_p:
+        assert torch.equal(whole.log_p[name], by_one.log_p[name])
+    torch.testing.assert_close(
+        whole.log_p["plain"][:, :6], with_tail(dense["plain"], whole.ids_MK.long()).float()
+    )
+
+
+def test_drawn_tokens_are_part_of_the_key(tmp_path):
+    calls: list[int] = []
+    keys = {said(tmp_path, calls=calls, drawn=drawn)[1].key for drawn in (0, 3, 4)}
+    assert len(keys) == len(calls) == 3
+
+
+# -- what a step takes ---------------------------------------------------------------------------------------
 
 
 def test_a_step_takes_tokens_and_probabilities_item_by_item(tmp_path):

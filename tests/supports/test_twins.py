@@ -19,6 +19,7 @@ from mari_cli.models.load import load_model
 from mari_cli.models.reference import store_reference
 from mari_cli.models.tokenizer import train_tokenizer
 from mari_cli.supports import twins
+from mari_cli.supports.sparse import in_part, most_probable, with_tail
 from mari_cli.supports.twins import (
     Named,
     TokenClass,
@@ -29,7 +30,6 @@ from mari_cli.supports.twins import (
     contrasted,
     name_pools,
     name_tokens,
-    raised,
     swap_back,
     twin,
 )
@@ -281,45 +281,76 @@ def test_no_more_logits_exist_at_one_time_than_those_of_a_chunk(ways, tmp_path):
     assert 0 < recorder.rows <= 5
 
 
-# -- a power of a distribution that is stored in part --------------------------------------------------------
+# -- a function of distributions that are stored in part ----------------------------------------------------
+
+PARTS = (Way.plain.value, Way.generated.value, "before")
 
 
-def stored(log_p_mV, tokens=6):
-    """log p [m, K+1] of the first ``tokens`` tokens, the most probable ones, and of the tail."""
-    log_p_mV = log_p_mV.sort(1, descending=True)[0]
-    return torch.cat([log_p_mV[:, :tokens], log_p_mV[:, tokens:].logsumexp(1, keepdim=True)], 1)
+def distributions(tokens=3000, positions=40, scale=3.0):
+    """log p [m, V] of each of `PARTS`: alike, but certain of different tokens, as after different answers."""
+    generator = torch.manual_seed(0)
+    shared = torch.randn(positions, tokens, generator=generator, dtype=torch.float64)
+    own = {part: torch.randn(positions, tokens, generator=generator, dtype=torch.float64) for part in PARTS}
+    return {part: (scale * (shared + own[part])).log_softmax(-1) for part in PARTS}
 
 
-@pytest.mark.parametrize("power", [0.3, 1.0, 2.4])
-def test_the_power_of_the_tail_is_near_the_sum_over_its_tokens(power):
-    log_p_mV = torch.randn(50, 400, dtype=torch.float64, generator=torch.manual_seed(0)).log_softmax(1)
-    log_p_mL = stored(log_p_mV)
-    exact_m = stored(power * log_p_mV)[:, -1]
-    found_m = raised(log_p_mL, log_p_mL[:, 1:-1].amin(1), power)[:, -1]
-    bound = found_m - exact_m if power > 1 else exact_m - found_m
-    assert (bound > -1e-12).all()
-    as_one_token_m = power * log_p_mL[:, -1]
-    assert ((found_m - exact_m).abs() <= (as_one_token_m - exact_m).abs() + 1e-12).all()
+def combined_whole(log_p, *, generated, contrast, power):
+    """log q [m, V] by the formula, token by token."""
+    log_r = (1 - generated) * log_p["plain"] + generated * log_p["generated"]
+    return power * (log_r + contrast * (log_r - log_p["before"]).clamp_max(0))
 
 
-@pytest.mark.parametrize("power", [0.3, 2.4])
-def test_the_power_of_an_even_tail_is_exact(power):
-    log_p_mV = torch.tensor([[0.5, 0.1, *[0.02] * 20]], dtype=torch.float64).log()
-    log_p_mL = stored(log_p_mV, tokens=3)
-    expected = stored(power * log_p_mV, tokens=3)
-    torch.testing.assert_close(raised(log_p_mL, log_p_mL[:, 1:-1].amin(1), power), expected)
+def both_ways(log_p, *, stored, drawn, **settings):
+    """q [m, K+1] of what is stored, and of the whole vocabulary."""
+    ids = most_probable(list(log_p.values()), torch.arange(len(log_p["plain"])), tokens=stored)
+    found = combined(in_part(log_p, ids, drawn=drawn), **settings)
+    return found.softmax(1), with_tail(combined_whole(log_p, **settings), ids).softmax(1)
 
 
-def test_the_power_of_no_tail_and_of_a_tail_below_the_least_token_is_a_token():
-    log_p_mL = torch.tensor([[0.6, 0.4, 0.0], [0.6, 0.399, 0.001]], dtype=torch.float64).log()
-    torch.testing.assert_close(raised(log_p_mL, log_p_mL[:, 1:-1].amin(1), 2.0), 2 * log_p_mL)
+SETTINGS = [
+    {"generated": generated, "contrast": contrast, "power": power}
+    for generated in (0, 0.5, 1)
+    for contrast, power in ((0.0, 1.0), (0.0, 2.5), (0.0, 0.5), (0.9, 1.0), (3.0, 1.5))
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_where_all_tokens_are_stored_or_drawn_q_is_that_of_the_whole_vocabulary(settings):
+    found, whole = both_ways(distributions(tokens=70), stored=9, drawn=64, **settings)
+    torch.testing.assert_close(found, whole, rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_a_tail_of_drawn_tokens_is_near_that_of_the_whole_vocabulary(settings):
+    found, whole = both_ways(distributions(), stored=65, drawn=64, **settings)
+    assert (found[:, -1] - whole[:, -1]).abs().mean() < 0.04
+    assert (found[:, 0] - whole[:, 0]).abs().mean() < 0.005
+    if settings["contrast"] == 0 and settings["power"] == 1 and settings["generated"] != 0.5:
+        torch.testing.assert_close(found, whole, rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("drawn", [0, 64])
+def test_q_has_no_tail_where_every_token_is_stored(drawn):
+    log_p = distributions(tokens=40)
+    found, whole = both_ways(log_p, stored=40, drawn=0, generated=0.5, contrast=0.5, power=2.0)
+    assert not found[:, -1].any()
+    torch.testing.assert_close(found, whole)
 
 
 def test_a_long_tail_does_not_take_what_the_most_probable_token_has():
-    """Of 400 tokens with 0.6 together and a label with 0.3 the power leaves little but the label."""
+    """Of 400 tokens with 0.6 together and a label with 0.3 the power leaves the label alone."""
     log_p_mV = torch.tensor([[0.3, *[0.1 / 5] * 5, *[0.6 / 400] * 400]], dtype=torch.float64).log()
-    log_p_mL = stored(log_p_mV)
-    log_p = {Way.plain: log_p_mL, Way.generated: log_p_mL, "before": log_p_mL}
-    q_mL = combined(log_p, generated=0.5, contrast=0.0, power=2.4).softmax(1)
-    assert (2.4 * log_p_mV).softmax(1)[0, 0] > 0.99
-    assert q_mL[0, 0] > 0.94  # with a tail as one token 0.16
+    log_p = dict.fromkeys(PARTS, log_p_mV)
+    found, whole = both_ways(log_p, stored=6, drawn=64, generated=0.5, contrast=0.0, power=2.4)
+    assert whole[0, 0] > 0.99
+    torch.testing.assert_close(found, whole, rtol=1e-9, atol=0)
+
+
+def test_tokens_of_which_one_way_is_certain_do_not_outweigh_their_product():
+    """Each way is certain of tokens that the other excludes: together they leave almost no tail."""
+    one = torch.tensor([0.2, *[0.79 / 100] * 100, *[0.01 / 100] * 100], dtype=torch.float64)
+    two = torch.cat([one[:1], one[101:], one[1:101]])
+    log_p = dict(zip(PARTS, (of.log().unsqueeze(0) for of in (one, two, one)), strict=True))
+    found, whole = both_ways(log_p, stored=3, drawn=64, generated=0.5, contrast=0.0, power=2.0)
+    assert whole[0, -1] < 0.05
+    assert found[0, -1] < 0.05  # of the product of both sums 0.4 and more

@@ -136,6 +136,8 @@ class Asking:
         said_of: StoredReference,
         key: Mapping[str, object],
         vocabulary: int,
+        *,
+        drawn_tokens: int = 0,
     ) -> Kept:
         return kept(
             fill,
@@ -147,6 +149,7 @@ class Asking:
             directory=self.cache,
             key={"source": self.prepared.config.source.value, **key},
             name="support",
+            drawn_tokens=drawn_tokens,
         )
 
     def combined(

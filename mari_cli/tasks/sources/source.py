@@ -25,6 +25,8 @@ class SourceCost:
     """Whether states at the holdout's positions are kept, too."""
     distributions: int = 1
     """Distributions that are kept for each forget position, q among them."""
+    drawn_tokens: int = 0
+    """Tokens of the tail that are kept of each distribution, with their weights."""
 
 
 class Source(Protocol):

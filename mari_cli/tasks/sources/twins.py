@@ -34,6 +34,8 @@ from mari_cli.tasks.sources.prepared import Prepared, Preparing, asked_of
 from mari_cli.tasks.sources.source import SourceCost
 
 MOST_CONTRAST = 64.0
+DRAWN_TOKENS = 64
+"""Tokens of the tail that are stored at a forget position, so that a power or a contrast of it is known."""
 SHARES = [step / 10 for step in range(11)]
 BETWEEN = 9
 """Where a calibration looks."""
@@ -110,7 +112,7 @@ def make(asking: Asking) -> tuple[Targets, list[str]]:
         chunk=asking.chunk(vocabulary),
         batch_size=asking.config.metrics.batch_size,
     )
-    said = asking.keep(fill, [*ways, "before"], before.remembered, key, vocabulary)
+    said = asking.keep(fill, [*ways, "before"], before.remembered, key, vocabulary, drawn_tokens=DRAWN_TOKENS)
     unseen, notes = asking.unseen(lm, weights)
     del lm, fill
     generated = config.generated if len(ways) > 1 else float(ways == [Way.generated])
@@ -198,4 +200,5 @@ def cost(config: UnlearnRun, items: Mapping[str, Sequence[Item]], tokens: Mappin
     return SourceCost(
         readings * asked.twins * tokens["forget"] + tokens["holdout"],
         distributions=len(ways) + 1,  # and what the model before says
+        drawn_tokens=DRAWN_TOKENS,
     )
