@@ -167,3 +167,13 @@ def test_every_experiment_composes_alone_and_as_a_sweep(file):
     planned = launch.plan(Experiment("unlearn", file=file))
     assert planned.methods if isinstance(planned, launch.PlannedSearch) else planned.jobs
     launch.parse(launch.compose(Experiment(planned.task, file=file)))
+
+
+def test_what_is_shipped_for_long_answers_is_what_complete_tofu_was_measured_with():
+    experiment = EXPERIMENTS / "rest_at_gold" / "tofu.yaml"
+    measured = ("method=twins_long", "loss.retain_nll_weight=3", "loss.support.difficulty=true")
+    cfg = launch.parse(launch.compose(Experiment("unlearn", measured, experiment)))
+    shipped = parsed("unlearn", "loss=mari_long")
+    assert isinstance(cfg, config.UnlearnRun)
+    assert isinstance(shipped, config.UnlearnRun)
+    assert cfg.loss == shipped.loss
